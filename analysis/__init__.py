@@ -1,0 +1,44 @@
+"""From the tracked runs to leaderboards, LaTeX tables and plots.
+
+Importing this package imports neither MLflow nor matplotlib: `load_runs` and the names of `analysis.plots`
+do so at their first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from analysis.leaderboard import leaderboard, render
+from analysis.metrics import METRICS, Metric, describe
+from analysis.runs import load_predictions, load_runs, load_series
+from analysis.statistics import relative_costs, summarize
+from analysis.tables import document, latex
+
+if TYPE_CHECKING:
+    from analysis.plots import PLOTS, accuracy_against_cost, metric_against_members, reliability, save
+
+__all__ = [
+    "METRICS",
+    "PLOTS",
+    "Metric",
+    "accuracy_against_cost",
+    "describe",
+    "document",
+    "latex",
+    "leaderboard",
+    "load_predictions",
+    "load_runs",
+    "load_series",
+    "metric_against_members",
+    "relative_costs",
+    "reliability",
+    "render",
+    "save",
+    "summarize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from analysis import plots
+
+    return getattr(plots, name)

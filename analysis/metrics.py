@@ -1,0 +1,115 @@
+"""What every column is called, its unit, how it is written and which direction is better.
+
+This is the only place that says so: leaderboards, LaTeX tables and plots all read `METRICS`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is shown.
+
+    Attributes:
+        name: The column of `load_runs` (or of `relative_costs`) that holds it.
+        title: What a reader calls it.
+        unit: Its unit, or "" for a plain number.
+        format: How one number is written, as in `format(93.2, ".2f")`.
+        better: Which direction is better; None where neither is (diversity, number of members).
+        spread: Whether tables show its standard deviation. The relative costs are counts that hardly vary.
+    """
+
+    name: str
+    title: str
+    unit: str
+    format: str
+    better: Literal["higher", "lower"] | None
+    spread: bool = True
+
+    @property
+    def header(self) -> str:
+        """Title and unit, for the head of a column."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def arrow(self) -> str:
+        """An arrow that points to better values; "" where neither direction is better."""
+        return {"higher": "↑", "lower": "↓", None: ""}[self.better]
+
+    def write(self, value: float) -> str:
+        """Write one number; "" for one that is not there."""
+        return "" if math.isnan(value) else format(value, self.format)
+
+    def write_spread(self, std: float) -> str:
+        """Write a standard deviation; that of a single seed does not exist and reads "n/a"."""
+        return "n/a" if math.isnan(std) else format(std, self.format)
+
+
+_ALL = (
+    Metric("accuracy", "Accuracy", "%", ".2f", "higher"),
+    Metric("nll", "NLL", "nats", ".3f", "lower"),
+    Metric("brier", "Brier", "", ".4f", "lower"),
+    Metric("ece", "ECE", "", ".4f", "lower"),
+    Metric("adaptive_ece", "Adaptive ECE", "", ".4f", "lower"),
+    Metric("single/accuracy", "Single accuracy", "%", ".2f", "higher"),
+    Metric("single/nll", "Single NLL", "nats", ".3f", "lower"),
+    Metric("ood_auroc", "OOD AUROC", "", ".3f", "higher"),
+    Metric("corruption_error", "Corruption error", "%", ".2f", "lower"),
+    Metric("diversity/disagreement", "Disagreement", "", ".3f", None),
+    Metric("diversity/total_variation", "Total variation", "", ".3f", None),
+    Metric("diversity/kl", "KL between members", "nats", ".3f", None),
+    Metric("diversity/cosine", "Cosine between members", "", ".3f", None),
+    Metric("diversity/l2", "L2 between members", "", ".3f", None),
+    Metric("members", "Members", "", ".0f", None, spread=False),
+    Metric("train_cost", "Train cost", "×", ".2f", "lower", spread=False),
+    Metric("train_time", "Train time", "×", ".2f", "lower"),
+    Metric("predict_cost", "Predict cost", "×", ".2f", "lower", spread=False),
+    Metric("cost/forward_examples", "Forward passes", "examples", ".3g", "lower"),
+    Metric("cost/backward_examples", "Backward passes", "examples", ".3g", "lower"),
+    Metric("cost/optimizer_steps", "Optimizer steps", "", ".3g", "lower"),
+    Metric("cost/train_seconds", "Training time", "s", ".3g", "lower"),
+    Metric("cost/peak_memory_bytes", "Peak memory", "bytes", ".3g", "lower"),
+    Metric("cost/parameters_trained", "Parameters trained", "", ".3g", "lower"),
+    Metric("cost/parameters_kept", "Parameters kept", "", ".3g", "lower"),
+    Metric("cost/forwards_per_example", "Forward passes an example", "", ".2f", "lower"),
+    Metric("cost/seconds_per_1000_predictions", "Time of 1,000 predictions", "s", ".3g", "lower"),
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+
+SHOWN = (
+    "accuracy",
+    "nll",
+    "brier",
+    "ece",
+    "ood_auroc",
+    "corruption_error",
+    "diversity/disagreement",
+    "train_cost",
+    "predict_cost",
+)
+"""The columns of a leaderboard, where the runs have them. The CSV form has every metric."""
+
+
+def describe(name: str) -> Metric:
+    """Say how a metric is shown.
+
+    A metric of one companion dataset (`ood_auroc/svhn`, `corruption_error/fog`) is shown as its mean is,
+    `spent/…` as `cost/…`. A metric nobody described is shown with four digits and no better direction.
+
+    Args:
+        name: The column's name.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    group, _, rest = name.partition("/")
+    if group == "spent" and f"cost/{rest}" in METRICS:
+        metric = METRICS[f"cost/{rest}"]
+        return replace(metric, name=name, title=f"{metric.title}, spent")
+    if group in METRICS and rest:
+        return replace(METRICS[group], name=name, title=f"{METRICS[group].title}, {rest}")
+    return Metric(name, name, "", ".4g", None)

@@ -1,0 +1,247 @@
+"""Three plots: what accuracy costs, whether confidence is right, what each further member brings."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.metrics import METRICS
+from analysis.runs import load_predictions, load_series
+from analysis.statistics import relative_costs
+from analysis.style import WIDTH, Color, Look, add_legend, cells, looks, panels, plain, save, spread, styled
+
+BINS = 15
+_SMALL = 3  # reliability diagrams side by side
+_LONG = 17  # characters of a name that fit above one of them
+_FEW = 10  # examples that a bin needs to be drawn
+_DODGE = 0.016  # logarithm of the least factor between neighbours
+_SHIFT = 0.04  # members between lines that meet
+
+
+def accuracy_against_cost(frame: pd.DataFrame) -> Figure:
+    """Plot accuracy over training cost, one panel a dataset and architecture.
+
+    The cost is relative to plain training of one network (`relative_costs`), on a logarithmic axis; bars are
+    the sample standard deviation over seeds. Methods of nearly equal cost are moved apart by 1.6 % each, around
+    their mean cost and in its order (those of equal cost in the order of their accuracy).
+
+    Args:
+        frame: Rows of `load_runs`.
+
+    Raises:
+        LookupError: If no run of `sgd` is there to compare with.
+    """
+    frame = relative_costs(frame)
+    if "train_cost" not in frame:
+        raise LookupError(f"no relative training cost to plot: {' '.join(frame.attrs['notes'])}")
+    frame = frame[frame["train_cost"].notna() & frame["accuracy"].notna()]
+    look = looks(set(frame["label"]))
+    with styled():
+        figure, axes = panels(len(cells(frame)), 2.1, list(look))
+        for ax, (title, rows) in zip(axes, cells(frame), strict=True):
+            groups = rows.groupby("label")
+            y = groups["accuracy"].mean().sort_values()
+            x = _dodge(groups["train_cost"].mean()[y.index])
+            std = groups["accuracy"].agg(spread)
+            for label in y.index:
+                _draw(ax, [x[label]], [y[label]], [std[label]], look[label], line="")
+            _cost_axis(ax, x)
+            ax.set(title=plain(title), xlabel="Training cost (× plain training)", ylabel="Accuracy (%)")
+        handles = [Line2D([], [], linestyle="", **style.options()) for style in look.values()]
+        add_legend(figure, handles, list(look))
+    return figure
+
+
+def reliability(frame: pd.DataFrame) -> Figure:
+    """Plot accuracy over confidence, a small diagram a method and a line a dataset and architecture.
+
+    The predictions of all seeds together are sorted into 15 bins of equal width by the probability of the
+    predicted class; a point stands at the mean confidence of its bin and grows with the bin's share of the
+    examples. Bins of fewer than 10 examples are left out. Points below the diagonal mean overconfidence. The
+    numbers are the ECE (of all bins), averaged over seeds.
+
+    Args:
+        frame: Rows of `load_runs`; their predictions are read.
+    """
+    predictions = load_predictions(frame)
+    labels = list(looks(set(frame["label"])))
+    groups = cells(frame)
+    colors = {title: style.color for title, style in looks([title for title, _ in groups]).items()}
+    across = min(_SMALL, len(labels))
+    down = -(-len(labels) // across)
+    titles = [_wrap(label) for label in labels]
+    with styled():
+        row = 0.97 * WIDTH / across + 0.11 * max(title.count("\n") for title in titles)
+        figure = Figure(figsize=(WIDTH, down * row + 0.55 + 0.16 * len(groups)), layout="constrained")
+        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for ax, label, name in zip(axes.flat, labels, titles, strict=False):
+            numbers = []
+            for title, rows in groups:
+                chosen = rows[rows["label"] == label]
+                if len(chosen):
+                    _draw_bins(ax, [predictions[run] for run in chosen["run_id"]], colors[title])
+                    numbers.append((_mean_ece(chosen), colors[title]))
+            _finish_diagram(ax, name, numbers)
+        _label_edges(axes, len(labels))
+        handles = [Line2D([], [], color=color, marker="o", markersize=3.5) for color in colors.values()]
+        add_legend(figure, handles, list(colors), title="Numbers: ECE" if "ece" in frame else None)
+    return figure
+
+
+def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll", "ece"] = "accuracy") -> Figure:
+    """Plot a metric of the first k members over k, one panel a dataset and architecture.
+
+    Lines are means over seeds, bars sample standard deviations; where lines meet, they stand side by side.
+    Methods with a single member are left out, but for plain training, which is the dashed line.
+
+    Args:
+        frame: Rows of `load_runs`; their series are read.
+        metric: "accuracy", "nll" or "ece".
+
+    Raises:
+        LookupError: If no run has the series over more than one member.
+    """
+    series = load_series(frame, f"members/{metric}")
+    series = series.merge(frame[["run_id", "label", "method", "dataset", "architecture"]], on="run_id")
+    many = set(series.loc[series["step"] > 1, "label"])
+    if not many:
+        raise LookupError(f"no run has {metric} over more than one member")
+    series = series[series["label"].isin(many) | (series["method"] == "sgd")]
+    look = {label: style for label, style in looks(set(frame["label"])).items() if label in set(series["label"])}
+    with styled():
+        figure, axes = panels(len(cells(series)), 2.0, list(look))
+        for ax, (title, rows) in zip(axes, cells(series), strict=True):
+            lines = [label for label in look if label in many]
+            for label, curve in rows.groupby("label"):
+                if label in many:
+                    points = curve.groupby("step")["value"]
+                    mean, std = points.mean(), points.agg(spread)
+                    x = mean.index.to_numpy(float) + _SHIFT * (lines.index(str(label)) - (len(lines) - 1) / 2)
+                    _draw(ax, list(x), list(mean), list(std), look[str(label)], line="-")
+                else:
+                    ax.axhline(curve["value"].mean(), color=look[str(label)].color, linestyle="--")
+            last = int(rows["step"].max())
+            ax.set_xticks(range(1, last + 1, math.ceil(last / 12)))
+            ax.set(title=plain(title), xlabel="Members", ylabel=METRICS[metric].header)
+        handles = [
+            Line2D([], [], **style.options()) if label in many else Line2D([], [], color=style.color, linestyle="--")
+            for label, style in look.items()
+        ]
+        add_legend(figure, handles, list(look))
+    return figure
+
+
+PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "cost": accuracy_against_cost,
+    "reliability": reliability,
+    "members": metric_against_members,
+}
+
+
+def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+    """Sort predictions into bins of equal width by the probability of the predicted class.
+
+    Args:
+        probabilities: Shape (N, C).
+        labels: Shape (N,).
+        bins: How many bins; each holds its upper edge, the first its lower one too.
+
+    Returns:
+        One row a bin that is not empty: confidence and accuracy (means, 0 to 1), share (of the examples).
+    """
+    confidence = probabilities.max(axis=1).astype(float)
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    correct = (probabilities.argmax(axis=1) == labels).astype(float)
+    table = pd.DataFrame({"bin": index, "confidence": confidence, "accuracy": correct})
+    out = table.groupby("bin").agg(
+        confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), share=("accuracy", "size")
+    )
+    out["share"] /= len(labels)
+    return out.reset_index(drop=True)
+
+
+def _draw(ax: Axes, x: Sequence[float], y: Sequence[float], std: Sequence[float], look: Look, *, line: str) -> None:
+    """Draw points with error bars; a single seed's have none."""
+    bars = None if np.isnan(np.asarray(std)).all() else std
+    ax.errorbar(x, y, bars, linestyle=line, elinewidth=0.7, capsize=1.5, **look.options())
+
+
+def _draw_bins(ax: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], color: Color) -> None:
+    probabilities = np.concatenate([run[0] for run in runs])  # (seeds · N, C)
+    table = bin_confidence(probabilities, np.concatenate([run[1] for run in runs]))
+    table = table[table["share"] * len(probabilities) >= _FEW]
+    ax.plot(table["confidence"], table["accuracy"], color=color, linewidth=0.8)
+    ax.scatter(table["confidence"], table["accuracy"], s=2 + 25 * table["share"], color=color, linewidths=0)
+
+
+def _mean_ece(rows: pd.DataFrame) -> str:
+    return METRICS["ece"].write(float(rows["ece"].mean())) if "ece" in rows else ""
+
+
+def _wrap(label: str) -> str:
+    """Break a long name, before its arguments if it has any."""
+    parts = [label] if len(label) <= _LONG else label.replace("(", "\0(", 1).split("\0")
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, _LONG))
+
+
+def _finish_diagram(ax: Axes, title: str, numbers: Sequence[tuple[str, Color]]) -> None:
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.7, linestyle="--", zorder=0.5)
+    for line, (ece, color) in enumerate(reversed(numbers)):
+        ax.text(0.97, 0.04 + 0.13 * line, ece, color=color, fontsize=6, ha="right", transform=ax.transAxes)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_title(plain(title), fontsize=6.5, pad=3)
+
+
+def _label_edges(axes: np.ndarray, used: int) -> None:
+    """Label the left and the lowest diagrams and remove those that no method fills."""
+    across = axes.shape[1]
+    for i, ax in enumerate(axes.flat):
+        if i >= used:
+            ax.remove()
+        elif i + across >= used:
+            ax.tick_params(labelbottom=True)
+            if i >= axes.size - across:
+                ax.set_xlabel("Confidence", fontsize=7)
+        if i % across == 0:
+            ax.set_ylabel("Accuracy", fontsize=7)
+
+
+def _dodge(cost: pd.Series[float]) -> pd.Series[float]:
+    """Move methods of nearly equal cost apart on a logarithmic axis, around their mean and in their order."""
+    order = cost.round(2).sort_values(kind="stable").index
+    groups = [[math.log(cost[label])] for label in order]
+    left = [group[0] for group in groups]  # where each group begins
+    i = 1
+    while i < len(groups):
+        if left[i] - left[i - 1] < _DODGE * (len(groups[i - 1]) - 1e-9):
+            groups[i - 1 : i + 1] = [groups[i - 1] + groups[i]]
+            middle = sum(groups[i - 1]) / len(groups[i - 1])
+            left[i - 1 : i + 1] = [middle - _DODGE * (len(groups[i - 1]) - 1) / 2]
+            i = max(i - 1, 1)
+        else:
+            i += 1
+    places = [start + _DODGE * k for start, group in zip(left, groups, strict=True) for k in range(len(group))]
+    return pd.Series(np.exp(places), index=order)
+
+
+def _cost_axis(ax: Axes, cost: pd.Series[float]) -> None:
+    ax.set_xscale("log")
+    low, high = float(cost.min()), float(cost.max())
+    ax.set_xlim(low / 1.3, max(high, 1.2 * low) * 1.3)
+    ax.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=12))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+__all__ = ["PLOTS", "accuracy_against_cost", "bin_confidence", "metric_against_members", "reliability", "save"]

@@ -1,0 +1,180 @@
+"""From an MLflow store to one tidy table: a row a finished cell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+DEFAULT_STORE = "sqlite:///runs/mlflow.db"
+SERIES = ("train/", "members/")  # metrics with one value a step: they are not columns of the frame
+_TEXT = ("label", "method", "architecture", "dataset", "evaluated_on", "key")
+_PAGE = 1000  # runs a search returns at once
+
+
+def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:
+    """Load the finished cells of a study, one row each, sorted by dataset, architecture, label and seed.
+
+    The columns:
+
+    - `label` (what the study calls the method), `method` (its canonical expression), `architecture`,
+      `dataset`, `seed` (int), `evaluated_on` ("test" or "validation")
+    - `key` (SHA-256 of the cell's specification), `run_id`, `artifact_uri`, `study`, `store`
+    - every final metric as a float under the name it is tracked by, NaN where it is not defined:
+      `accuracy`, `corruption_error` and `single/accuracy` in per cent; `nll`, `single/nll` and `diversity/kl`
+      in nats; `ece`, `adaptive_ece`, `ood_auroc` and `diversity/disagreement` between 0 and 1;
+      `cost/*_examples` in examples, `cost/train_seconds` and `cost/seconds_per_1000_predictions` in seconds,
+      `cost/peak_memory_bytes` in bytes. `cost/…` is what the run costs alone, `spent/…` what it took here.
+
+    `frame.attrs["unfinished"]` lists the cells without a result (label, architecture, dataset, seed, state,
+    reason; state "missing" for a key without a run), which a leaderboard mentions below its table. Runs that
+    exist only as members of a deep ensemble are left out.
+
+    Args:
+        study: The study's name, which is the MLflow experiment's.
+        store: The MLflow tracking store: a URI, or the path of an SQLite file.
+            Default: `sqlite:///runs/mlflow.db`, below the current folder.
+        keys: Take only the cells with these keys (those a study file asks for today). Default: all.
+
+    Raises:
+        FileNotFoundError: If the store's file does not exist.
+        LookupError: If the store has no such study, or the study no finished run.
+        ValueError: If two finished runs carry the same key.
+    """
+    uri = _store_uri(store)
+    client = _open(uri)
+    cells = [run for run in _search(client, study, uri) if run.data.tags.get("role") == "cell"]
+    if keys is not None:
+        wanted = set(keys)
+        cells = [run for run in cells if run.data.tags.get("key") in wanted]
+    finished = [run for run in cells if run.data.tags.get("state") == "finished"]
+    _refuse_duplicates(study, finished)
+    done = {run.data.tags["key"] for run in finished}
+    unfinished = [_describe(run) for run in cells if run.data.tags.get("key") not in done]
+    if not finished:
+        raise LookupError(f"study {study!r} has no finished runs ({_count_states(unfinished)}) in {uri}")
+    frame = pd.DataFrame([_row(run, study, uri) for run in finished])
+    frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
+    known = {run.data.tags.get("key") for run in cells}
+    unfinished += [{"state": "missing"} for key in sorted(keys or ()) if key not in known]
+    frame.attrs["unfinished"] = unfinished
+    return frame
+
+
+def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Load a metric that has one value a step, of every run in a frame.
+
+    Args:
+        frame: Rows of `load_runs`.
+        name: For example `train/loss` (a step is an epoch, from 1), `members/accuracy` (a step is the number
+            of members, from 1).
+
+    Returns:
+        Columns run_id, step, value; sorted by run (in the frame's order) and step. A run without the metric
+        has no rows. Of a step tracked twice the later value counts.
+    """
+    rows = [
+        (run_id, point.step, point.timestamp, point.value)
+        for uri, runs in frame.groupby("store", sort=False)
+        for client in [_open(str(uri))]
+        for run_id in runs["run_id"]
+        for point in client.get_metric_history(run_id, name)
+    ]
+    series = pd.DataFrame(rows, columns=["run_id", "step", "timestamp", "value"])
+    order = {run_id: position for position, run_id in enumerate(frame["run_id"])}
+    series["position"] = series["run_id"].map(order)
+    series = series.sort_values(["position", "step", "timestamp"], kind="stable")
+    series = series.drop_duplicates(["run_id", "step"], keep="last", ignore_index=True)
+    return series[["run_id", "step", "value"]].astype({"step": int, "value": float})
+
+
+def load_predictions(frame: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Load what the runs of a frame predicted on their evaluation examples.
+
+    Args:
+        frame: Rows of `load_runs`.
+
+    Returns:
+        For each run_id the member-averaged probabilities, float32 of shape (N, C), and the labels, int64 of
+        shape (N,).
+
+    Raises:
+        FileNotFoundError: If a run's predictions are gone.
+    """
+    return {row["run_id"]: _read_predictions(row) for row in frame.to_dict("records")}
+
+
+def _read_predictions(row: dict[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+    from mlflow.artifacts import download_artifacts
+
+    uri = f"{str(row['artifact_uri']).rstrip('/')}/predictions.npz"
+    try:  # an artifact on this machine is read in place, others are downloaded
+        path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
+        with np.load(path) as arrays:
+            return arrays["probabilities"], arrays["labels"]
+    except OSError as error:
+        cell = f"{row['label']} · {row['architecture']} · {row['dataset']} · seed {row['seed']}"
+        raise FileNotFoundError(f"no predictions of {cell} at {uri}") from error
+
+
+def _store_uri(store: str | None) -> str:
+    uri = store or DEFAULT_STORE
+    return uri if "://" in uri or uri == "databricks" else f"sqlite:///{uri}"
+
+
+def _open(uri: str) -> MlflowClient:
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    if uri.startswith("sqlite:///") and not Path(path).is_file():  # MLflow would make an empty one
+        raise FileNotFoundError(f"no tracked runs: {path} does not exist")
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _search(client: MlflowClient, study: str, uri: str) -> list[Any]:
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
+        raise LookupError(f"no study {study!r} in {uri}; there is: {', '.join(names) or 'none'}")
+    runs: list[Any] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment.experiment_id], max_results=_PAGE, page_token=token)
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def _refuse_duplicates(study: str, finished: Iterable[Any]) -> None:
+    counts = Counter(run.data.tags["key"] for run in finished)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(f"study {study!r} has more than one finished run of key {', '.join(sorted(twice))}")
+
+
+def _row(run: Any, study: str, uri: str) -> dict[str, object]:
+    tags = run.data.tags
+    row: dict[str, object] = {name: tags.get(name, "") for name in _TEXT}
+    row |= {"seed": int(tags["seed"]), "run_id": run.info.run_id, "artifact_uri": run.info.artifact_uri}
+    row |= {"study": study, "store": uri}
+    metrics = {name: float(value) for name, value in run.data.metrics.items()}
+    return row | {name: metrics[name] for name in sorted(metrics) if not name.startswith(SERIES)}
+
+
+def _describe(run: Any) -> dict[str, str]:
+    tags = run.data.tags
+    names = ("label", "architecture", "dataset", "seed", "reason")
+    return {name: tags.get(name, "") for name in names} | {"state": tags.get("state", "running")}
+
+
+def _count_states(unfinished: list[dict[str, str]]) -> str:
+    states = Counter(cell["state"] for cell in unfinished)
+    return ", ".join(f"{states[state]} {state}" for state in sorted({"running", "failed", *states}))

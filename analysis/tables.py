@@ -1,0 +1,196 @@
+"""LaTeX tables from a leaderboard, ready for a paper."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.leaderboard import leaderboard, sections
+from analysis.metrics import Metric, describe
+
+COLUMNS = ("accuracy", "nll", "ece", "ood_auroc", "corruption_error", "train_cost", "predict_cost")
+"""The columns of a table unless others are asked for, as far as the runs have them."""
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "−": "$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\rightarrow$",
+    "∞": r"$\infty$",
+    "–": "--",
+    "—": "---",
+    "…": r"\dots{}",
+}
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho finalsigma "
+    "sigma tau upsilon phi chi psi omega"
+)
+_CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+_NO_COMMAND = {"omicron": "o", "finalsigma": r"\varsigma"}
+_SPECIAL |= {chr(ord("α") + i): "$" + _NO_COMMAND.get(name, "\\" + name) + "$" for i, name in enumerate(_GREEK.split())}
+_SPECIAL |= dict(zip("ΓΔΘΛΞΠΣΦΨΩ", (f"$\\{n}$" for n in _CAPITALS.split()), strict=True))
+
+_PREAMBLE = r"""\documentclass{article}
+\usepackage[utf8]{inputenc}
+\usepackage[a4paper,margin=1.5cm,landscape]{geometry}
+\usepackage{booktabs}
+\setlength{\belowcaptionskip}{6pt}
+\begin{document}
+"""
+
+
+def latex(
+    board: pd.DataFrame,
+    metrics: Sequence[str] = COLUMNS,
+    *,
+    caption: str | None = None,
+    label: str = "tab:leaderboard",
+) -> str:
+    r"""Write a `table` environment with booktabs rules: mean and spread, the best of each column in bold.
+
+    The best is the best mean among the methods of one dataset and architecture; means that read the same as
+    the best are bold too. A metric of which neither direction is better, or that only one method has, is not
+    set in bold. It needs `\usepackage{booktabs}`.
+
+    Args:
+        board: What `leaderboard` returns, or the rows of `load_runs`.
+        metrics: The columns, as far as the runs have them.
+        caption: LaTeX that replaces the caption written here, which says what is shown and over how many seeds.
+        label: For `\ref`.
+    """
+    if "run_id" in board:
+        board = leaderboard(board)
+    shown = [describe(name) for name in metrics if _has(board, name)]
+    cells = list(sections(board, metrics))
+    body = pd.concat([_format(rows, shown) for _, rows, _ in cells], ignore_index=True)
+    body.index = pd.Index([escape(str(name)) for name in board["label"]])
+    body.columns = pd.Index([_header(metric) for metric in shown])
+    written = body.style.to_latex(
+        column_format="l" + "r" * len(shown),
+        position="tb",
+        position_float="centering",
+        hrules=True,
+        label=label,
+        caption=caption or _caption(board, [title for title, _, _ in cells]),
+    )
+    return _head_sections(str(written), cells) if len(cells) > 1 else str(written)
+
+
+def _head_sections(written: str, cells: Sequence[tuple[str, pd.DataFrame, list[Metric]]]) -> str:
+    r"""Put a rule and a title above the rows of each dataset and architecture."""
+    head, _, rest = written.partition("\\midrule\n")
+    lines = rest.splitlines(keepends=True)
+    columns = lines[0].count(" & ") + 1
+    body: list[str] = []
+    for title, rows, _ in cells:
+        body += ["\\midrule\n", f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{escape(title)}}}}} \\\\\n"]
+        body += lines[: len(rows)]
+        lines = lines[len(rows) :]
+    return head + "".join([*body, *lines])
+
+
+def document(*tables: str) -> str:
+    """Wrap tables into a document that pdflatex compiles as it is.
+
+    Args:
+        tables: What `latex` returned.
+    """
+    return _PREAMBLE + "\n".join(tables) + "\\end{document}\n"
+
+
+def escape(text: str) -> str:
+    r"""Write a name so that LaTeX prints it as it is.
+
+    Greek letters and a few signs become math; of other characters outside Latin scripts, which pdflatex cannot
+    print, a question mark remains.
+    """
+    return "".join(_SPECIAL.get(character) or _printable(character) for character in text)
+
+
+def _printable(character: str) -> str:
+    if character.isascii():
+        return character if character.isprintable() else " "
+    name = unicodedata.name(character, "")
+    if name.startswith("LATIN") and ord(character) < 0x100 and character not in "ÐðÞþ":
+        return character
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return "".join(_SPECIAL.get(c, c) for c in plain) or "?"
+
+
+def _has(board: pd.DataFrame, name: str) -> bool:
+    return f"{name}_mean" in board and bool(board[f"{name}_mean"].notna().any())
+
+
+def _header(metric: Metric) -> str:
+    arrow = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", None: ""}[metric.better]
+    return f"{escape(metric.header)}{arrow}"
+
+
+def _format(rows: pd.DataFrame, shown: Sequence[Metric]) -> pd.DataFrame:
+    """The figures of one dataset and architecture as LaTeX."""
+    columns = {}
+    for metric in shown:
+        means = [metric.write(float(mean)) for mean in rows[f"{metric.name}_mean"]]
+        best = _best(means, metric)
+        stds = [metric.write_spread(float(std)) for std in rows[f"{metric.name}_std"]]
+        columns[metric.name] = [
+            _figure(mean, std if metric.spread else "", bold=mean == best)
+            for mean, std in zip(means, stds, strict=True)
+        ]
+    return pd.DataFrame(columns)
+
+
+def _best(means: Sequence[str], metric: Metric) -> str | None:
+    """The best mean as it is written, so that entries which read the same are treated the same."""
+    present = [mean for mean in means if mean]
+    if metric.better is None or len(present) < 2:
+        return None
+    return (max if metric.better == "higher" else min)(present, key=float)
+
+
+def _figure(mean: str, std: str, *, bold: bool) -> str:
+    if not mean:
+        return "--"
+    spread = f" \\pm {std}" if std != "n/a" else r" \pm \mathrm{n/a}"
+    figure = mean + spread if std else mean
+    return f"$\\mathbf{{{figure}}}$" if bold else f"${figure}$"
+
+
+def _caption(board: pd.DataFrame, titles: Sequence[str]) -> str:
+    counts = sorted(int(n) for n in board["n"].unique())
+    if len(counts) == 1:
+        over = f"$n = {counts[0]}$ seed{'s' if counts[0] > 1 else ''}"
+    else:
+        over = f"$n = {counts[-1]}$ seeds (fewer for {_fewer(board, titles)})"
+    where = f"{escape(titles[0])}, " if len(titles) == 1 else ""
+    split = escape(str(board["evaluated_on"].iloc[0]))
+    split = split if where else split.capitalize()
+    within = "" if len(titles) == 1 else " of each dataset and architecture"
+    return (
+        f"{where}{split} data: mean $\\pm$ sample standard deviation over {over}. "
+        f"The best mean of each column{within} is bold."
+    )
+
+
+def _fewer(board: pd.DataFrame, titles: Sequence[str]) -> str:
+    """Name the entries with fewer seeds than the others, and how many they have."""
+    rows = board[board["n"] < board["n"].max()].to_dict("records")
+    where = "" if len(titles) == 1 else " on {dataset}, {architecture}"
+    named = [
+        (str(row["label"]) + where.format(dataset=row["dataset"], architecture=row["architecture"]), row["n"])
+        for row in rows
+    ]
+    return "; ".join(f"{escape(name)}: {n}" for name, n in named)

@@ -1,0 +1,56 @@
+"""The shape of a dataset, known before anything is downloaded: what a study needs to check and plan."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Shape(NamedTuple):
+    """What networks and schedules must know about a dataset.
+
+    Attributes:
+        in_channels: channels of the pictures.
+        image_size: their side, in pixels.
+        classes: the number of classes.
+        train: training pictures, without those held out.
+    """
+
+    in_channels: int
+    image_size: int
+    classes: int
+    train: int
+
+
+DOWNLOADED = {
+    "cifar10": Shape(3, 32, 10, 50_000),
+    "cifar100": Shape(3, 32, 100, 50_000),
+    "fashion_mnist": Shape(1, 28, 10, 60_000),
+}
+"""The official sizes of datasets that may have to be downloaded."""
+
+
+@lru_cache(maxsize=32)
+def shape(dataset: str, *, validation: int | None = None, train_size: int | None = None) -> Shape:
+    """Give a dataset's shape; files that need no download are read, and so checked, for it.
+
+    Args:
+        dataset: its name, as for `load`.
+        validation: pictures held out; None for the dataset's default.
+        train_size: pictures kept of the rest; None for all.
+
+    Raises:
+        ValueError: if the name is unknown, a number does not fit, or a file's contents are wrong.
+        FileNotFoundError: if a file is missing.
+    """
+    from data import load
+
+    if dataset not in DOWNLOADED:
+        task = load(dataset, root=Path(), validation=validation, train_size=train_size)
+        return Shape(task.in_channels, task.image_size, task.classes, len(task.train.labels))
+    known = DOWNLOADED[dataset]
+    left = known.train - (validation or 0)
+    if left < 1:
+        raise ValueError(f"{dataset}: cannot hold out validation={validation} of {known.train} training images")
+    if train_size is not None and train_size > left:
+        raise ValueError(f"{dataset}: cannot keep train_size={train_size} training images; there are {left}")
+    return known._replace(train=train_size or left)

@@ -1,0 +1,152 @@
+"""Evaluate a prepared method on everything its task holds; the only place that opens the test set."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from data import Batches, Task, normalised
+from harness import metrics
+from harness.cost import Cost, Counter
+from methods import Method
+
+Average = Literal["probabilities", "logits"]
+BATCH = 1024
+"""Examples predicted at once."""
+
+
+@dataclass
+class Evaluation:
+    """What evaluation found.
+
+    Attributes:
+        metrics: name → value.
+        curves: name → values for the first 1 … K members.
+        forwards_per_example: forward passes that one prediction takes.
+        seconds_per_1000: seconds for 1,000 predictions, in batches.
+        probabilities: of the test examples, (N, C) float32.
+        labels: (N,) int64.
+    """
+
+    metrics: dict[str, float]
+    curves: dict[str, list[float]]
+    forwards_per_example: float
+    seconds_per_1000: float
+    probabilities: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    labels: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+    def save_predictions(self, file: BinaryIO) -> None:
+        """Write the predictions as .npz."""
+        np.savez_compressed(file, probabilities=self.probabilities, labels=self.labels)
+
+
+@torch.no_grad()
+def evaluate(method: Method, task: Task, average: Average, counter: Counter) -> Evaluation:
+    """Score every test example exactly once, and the companions of the task.
+
+    Args:
+        method: prepared for prediction.
+        task: its test set, OOD and corrupted companions.
+        average: how members are combined.
+        counter: of the method's networks.
+    """
+    method.eval()
+    test = Batches(task.test, BATCH, mean=task.mean, std=task.std)
+    y = task.test.labels.cpu()
+    passes = forwards_per_example(method, next(iter(test))[0], counter)
+    start = time.perf_counter()
+    logits = member_logits(method, (x for x, _ in test))
+    seconds = 1000 * (time.perf_counter() - start) / len(y)
+    log_p = metrics.ensemble(logits, average)
+    found = {
+        "accuracy": metrics.accuracy(log_p, y),
+        "nll": metrics.nll(log_p, y),
+        "brier": metrics.brier(log_p, y),
+        "ece": metrics.ece(log_p, y),
+        "adaptive_ece": metrics.adaptive_ece(log_p, y),
+        "members": float(len(logits)),
+    }
+    singles = [metrics.ensemble(single[None]) for single in logits]
+    found["single/accuracy"] = mean(metrics.accuracy(single, y) for single in singles)
+    found["single/nll"] = mean(metrics.nll(single, y) for single in singles)
+    found |= out_of_distribution(method, task, metrics.entropy(log_p), average)
+    found |= corruption(method, task, y, average)
+    if len(logits) > 1:
+        found |= {f"diversity/{name}": value for name, value in metrics.diversity(logits).items()}
+    vectors = weight_vectors(method)
+    if len(vectors) > 1:
+        found |= {f"diversity/{name}": value for name, value in metrics.weight_distances(vectors).items()}
+    return Evaluation(
+        found,
+        curves(logits, y, average),
+        passes,
+        seconds,
+        log_p.exp().float().numpy(),
+        y.numpy(),
+    )
+
+
+def mean(values: Iterable[float]) -> float:
+    """Give the arithmetic mean."""
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def forwards_per_example(method: Method, x: Tensor, counter: Counter) -> float:
+    """Count the forward passes of one prediction; also warms the device up before timing."""
+    kept, counter.cost, counter.counting = counter.cost, Cost(), True
+    method.predict(x)
+    count, counter.cost, counter.counting = counter.cost.forward_examples, kept, False
+    return count / len(x)
+
+
+def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
+    """Predict batch by batch: (K, N, C) on the CPU."""
+    return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
+
+
+def out_of_distribution(method: Method, task: Task, inside: Tensor, average: Average) -> dict[str, float]:
+    """Give the AUROC of telling each OOD companion by entropy, and their mean."""
+    found = {}
+    for name, load in task.ood.items():
+        pictures = normalised(load(), task, BATCH)
+        outside = metrics.entropy(metrics.ensemble(member_logits(method, pictures), average))
+        found[f"ood_auroc/{name}"] = metrics.auroc(inside, outside)
+    return {"ood_auroc": mean(found.values()), **found} if found else {}
+
+
+def corruption(method: Method, task: Task, y: Tensor, average: Average) -> dict[str, float]:
+    """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions."""
+    errors: dict[str, list[float]] = {}
+    for name, _, images in task.corrupted():
+        pictures = normalised(images, task, BATCH)
+        log_p = metrics.ensemble(member_logits(method, pictures), average)
+        errors.setdefault(f"corruption_error/{name}", []).append(100 - metrics.accuracy(log_p, y))
+    found = {name: mean(values) for name, values in errors.items()}
+    return {"corruption_error": mean(found.values()), **found} if found else {}
+
+
+def curves(logits: Tensor, y: Tensor, average: Average) -> dict[str, list[float]]:
+    """Give the metrics of the first 1 … K members together."""
+    found: dict[str, list[float]] = {"accuracy": [], "nll": [], "ece": []}
+    for k in range(1, len(logits) + 1):
+        log_p = metrics.ensemble(logits[:k], average)
+        for name, metric in (("accuracy", metrics.accuracy), ("nll", metrics.nll), ("ece", metrics.ece)):
+            found[name].append(metric(log_p, y))
+    return found
+
+
+def weight_vectors(method: Method) -> Tensor:
+    """Give every member's weights as a vector, without BatchNorm's: (K, D)."""
+    names = [
+        f"{name}.{key}".lstrip(".")
+        for name, layer in method.net.named_modules()
+        if not isinstance(layer, _BatchNorm)
+        for key, _ in layer.named_parameters(recurse=False)
+    ]
+    return torch.stack([torch.cat([w[name].flatten() for name in names]).cpu() for w in method.members()])

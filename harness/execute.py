@@ -1,0 +1,272 @@
+"""Execute one run: resume or start it, train, prepare, evaluate; its result is written last."""
+
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+import data
+from data import Batches, Shape, Task
+from harness import checkpoint as checkpoints
+from harness.build import make_method
+from harness.checkpoint import Checkpoint, CheckpointError
+from harness.cost import Cost, Counter, PeakMemory, parameters_kept, parameters_trained
+from harness.evaluate import evaluate
+from harness.folder import RunFolder, write, write_json, write_lines
+from harness.precision import use_bfloat16
+from harness.run import DatasetSpec, Run
+from harness.train import DivergenceError, make_optimizer, train_epoch
+from methods.plugins import available
+from methods.streams import stream
+
+State = Literal["finished", "failed", "diverged"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may differ between two executions of the same run without changing what is computed.
+
+    Attributes:
+        runs: the folder of run folders.
+        downloads: the folder of datasets.
+        device: "cpu", "cuda", "cuda:1" …
+        checkpoint_seconds: the least time between two checkpoints of a run; 0 for one every epoch.
+        plugins: files of the user's own methods.
+    """
+
+    runs: Path = Path("runs")
+    downloads: Path = Path("downloads")
+    device: str = "cpu"
+    checkpoint_seconds: float = 10.0
+    plugins: tuple[Path, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """How a run ended, and why if it did not finish."""
+
+    state: State
+    reason: str = ""
+
+
+def execute(run: Run, settings: Settings, needed: list[str], report: Callable[[], None] = lambda: None) -> Outcome:
+    """Execute a run; whatever goes wrong in it is recorded in its folder and never raised.
+
+    Args:
+        run: what to run.
+        settings: where and on what.
+        needed: keys of the finished runs it starts from.
+        report: called at the end of every epoch.
+
+    Returns:
+        How it ended. A run that was finished already is left alone.
+    """
+    folder = RunFolder(settings.runs, run.key)
+    try:
+        with folder.lock():
+            if not folder.finished:
+                folder.failure.unlink(missing_ok=True)
+                write_json(folder.spec, run.spec())
+                Execution(run, settings, folder, report).finish(needed)
+        return Outcome("finished")
+    except Exception as error:
+        state: State = "diverged" if isinstance(error, DivergenceError) else "failed"
+        reason = f"{error}" if isinstance(error, DivergenceError) else f"{type(error).__name__}: {error}"
+        failure = {"state": state, "reason": reason, "traceback": traceback.format_exc()}
+        try:
+            write_json(folder.failure, failure)
+        except OSError as second:
+            reason += f" (and the failure could not be recorded: {second})"
+        return Outcome(state, reason)
+
+
+class Execution:
+    """One run in one process."""
+
+    def __init__(self, run: Run, settings: Settings, folder: RunFolder, report: Callable[[], None]) -> None:
+        """Load the data and build the method."""
+        self.run, self.folder, self.report, self.settings = run, folder, report, settings
+        self.device = torch.device(settings.device)
+        self.memory = PeakMemory(self.device)
+        self.task = load_task(run.dataset, settings.downloads, self.device)
+        self.counter = Counter()
+        shape = Shape(self.task.in_channels, self.task.image_size, self.task.classes, len(self.task.train.labels))
+        methods = available(settings.plugins)
+        self.method = make_method(run, methods, shape, self.attach).to(self.device)
+        self.optimizer: torch.optim.Optimizer | None = None
+        if self.method.epochs:
+            checkpoints.check_names(self.method)
+            self.optimizer = make_optimizer(self.method, self.method.recipe)
+            self.optimizer.register_step_post_hook(self.counter.step)
+        self.epoch = 0
+        self.training = self.batches("data")
+        self.history: list[dict[str, Any]] = []
+
+    def attach(self, net: nn.Module) -> nn.Module:
+        """Set up a network as it is drawn: memory layout, cost hooks, precision."""
+        net = net.to(memory_format=torch.channels_last)
+        net.register_forward_pre_hook(self.counter)
+        if self.run.precision == "bfloat16":
+            use_bfloat16(net, self.device.type)
+        return net
+
+    def finish(self, needed: list[str]) -> None:
+        """Do what is left of the run."""
+        parts = [RunFolder(self.settings.runs, key) for key in needed]
+        prepared = self.resume()
+        if not prepared:
+            if not self.epoch:
+                self.method.receive([checkpoints.load(part.checkpoint, part.key).method for part in parts])
+            self.train()
+            with self.counter.training(self.device):
+                self.method.prepare(self.batches("prepare"))
+            self.save(prepared=True)
+        self.write_result([read_cost(part) for part in parts])
+        self.folder.progress.unlink(missing_ok=True)
+
+    def resume(self) -> bool:
+        """Load the checkpoint if there is one; say whether it is the finished state.
+
+        A checkpoint that cannot be read is put aside and the run starts anew.
+        """
+        if not self.folder.checkpoint.exists():
+            return False
+        try:
+            saved = checkpoints.load(self.folder.checkpoint, self.run.key)
+        except CheckpointError as error:
+            aside = self.folder.checkpoint.with_name("checkpoint.corrupt.pt")
+            self.folder.checkpoint.replace(aside)
+            print(f"{error}; put aside as {aside.name}, {self.run} starts anew", file=sys.stderr)
+            return False
+        self.method.load_state_dict(saved.method)
+        if self.optimizer:
+            checkpoints.load_optimizer_state(self.optimizer, saved.optimizer)
+        self.epoch, self.history, self.counter.cost = saved.epoch, saved.history, saved.cost
+        write_lines(self.folder.metrics, self.history)
+        return saved.prepared
+
+    def save(self, *, prepared: bool = False) -> None:
+        """Write a checkpoint, then the epochs it holds."""
+        state = {} if prepared or not self.optimizer else checkpoints.optimizer_state(self.optimizer)
+        Checkpoint(
+            key=self.run.key,
+            epoch=self.epoch,
+            prepared=prepared,
+            method=self.method.state_dict(),
+            optimizer=state,
+            cost=self.counter.cost,
+            history=self.history,
+        ).save(self.folder.checkpoint)
+        write_lines(self.folder.metrics, self.history)
+
+    def batches(self, purpose: str) -> Batches:
+        """Give the augmented training data; a pass's order is a function of (seed, purpose, epoch)."""
+        return Batches(
+            self.task.train,
+            self.run.recipe.batch_size,
+            mean=self.task.mean,
+            std=self.task.std,
+            augmentation=self.task.augmentation,
+            stream=lambda: stream(self.run.seed, purpose, self.epoch),
+        )
+
+    def train(self) -> None:
+        """Train the epochs that are left."""
+        assert self.optimizer or not self.method.epochs
+        saved = time.monotonic()
+        for epoch in range(self.epoch, self.method.epochs):
+            assert self.optimizer is not None
+            with self.counter.training(self.device):
+                loss, rate = train_epoch(self.method, self.optimizer, self.training, epoch)
+            self.epoch = epoch + 1
+            line = {"epoch": self.epoch, "time": time.time(), "train/loss": loss, "train/lr": rate}
+            self.history.append(line)
+            if time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                self.save()
+                saved = time.monotonic()
+            write_json(self.folder.progress, {**line, "epochs": self.method.epochs}, durable=False)
+            self.report()
+
+    def write_result(self, needed: list[dict[str, Any]]) -> None:
+        """Evaluate, and write predictions and result."""
+        found = evaluate(self.method, self.task, self.run.average, self.counter)
+        bad = [name for name, value in found.metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
+        write(self.folder.predictions, found.save_predictions)
+        spent = self.counter.cost
+        alone = sum((Cost(**{name: part[name] for name in spent.as_dict()}) for part in needed), spent)
+        trained = sum(part["parameters_trained"] for part in needed) + parameters_trained(self.method)
+        result = {
+            "key": self.run.key,
+            "run": str(self.run),
+            "spec": self.run.spec(),
+            "evaluated_on": "test",
+            "metrics": found.metrics,
+            "members": found.curves,
+            "cost": {
+                **without_seconds(alone),
+                "parameters_trained": trained,
+                "parameters_kept": parameters_kept(self.method),
+                "forwards_per_example": found.forwards_per_example,
+            },
+            "spent": without_seconds(spent),
+            "timing": {
+                "cost/train_seconds": alone.train_seconds,
+                "spent/train_seconds": spent.train_seconds,
+                "cost/seconds_per_1000_predictions": found.seconds_per_1000,
+                "cost/peak_memory_bytes": self.memory.bytes(),
+                "finished": time.time(),
+            },
+            "provenance": provenance(self.device),
+        }
+        write_json(self.folder.result, result)
+
+
+def without_seconds(cost: Cost) -> dict[str, int]:
+    """Give the counts of a cost, which are the same whenever the run is repeated."""
+    return {name: value for name, value in cost.as_dict().items() if name != "train_seconds"}
+
+
+def read_cost(folder: RunFolder) -> dict[str, Any]:
+    """Read what a finished run would have cost alone."""
+    result = json.loads(folder.result.read_text())
+    return {**result["cost"], "train_seconds": result["timing"]["cost/train_seconds"]}
+
+
+@lru_cache(maxsize=2)
+def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device) -> Task:
+    """Load a dataset to the device; a worker keeps the last two."""
+    loaded = data.load(dataset.name, root=downloads, validation=dataset.validation, train_size=dataset.train_size)
+    return loaded.to(device)
+
+
+@cache
+def commit() -> str:
+    """Give the version of this code: git's name of the commit, or "unknown" outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    where = Path(__file__).parent
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def provenance(device: torch.device) -> dict[str, str]:
+    """Say what the result was made with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": f"{device.type} ({name})",
+        "threads": str(torch.get_num_threads()),
+    }

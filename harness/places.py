@@ -1,0 +1,122 @@
+"""The places of a YAML file, and the errors found at them."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+Place = tuple[str | int, ...]
+
+
+class StudyError(Exception):
+    """A study that cannot be run; the message lists every error with its place."""
+
+
+class Errors:
+    """The errors of one study file, each with its place."""
+
+    def __init__(self, path: Path, lines: "Lines") -> None:
+        """Start with none."""
+        self.path, self.lines = path, lines
+        self.found: dict[str, None] = {}
+
+    def add(self, place: Place, message: str) -> None:
+        """Add an error, once."""
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+        line = self.lines.of(place)
+        self.found[f"{self.path}:{line}: {name}: {message}" if name else f"{self.path}: {message}"] = None
+
+    def report(self, raw: dict[str, Any], error: ValidationError, at: Place = ()) -> dict[str, Any]:
+        """Add what pydantic found wrong with `raw`, which stands at the place `at`.
+
+        Returns:
+            `raw` without the parts that are wrong.
+        """
+        messages: dict[Place, list[str]] = {}
+        for detail in error.errors():
+            place = place_in(raw, detail["loc"])
+            message = detail["msg"].removeprefix("Value error, ")
+            if detail["type"] == "missing":
+                message = f"{detail['loc'][-1]!r} is missing"
+            elif detail["type"] == "extra_forbidden":
+                message = "unknown key"
+            messages.setdefault(place, []).append(message)
+        for place, reasons in messages.items():
+            self.add((*at, *place), "; or ".join(dict.fromkeys(reasons)))
+        return without(raw, list(messages))
+
+    def repeated_keys(self) -> None:
+        """Report keys written twice, of which YAML would keep only the last."""
+        for place in self.lines.repeated:
+            self.add(place, "this key is written twice")
+
+    def raise_any(self) -> None:
+        """Raise `StudyError` if there was any error."""
+        if self.found:
+            count = "1 error" if len(self.found) == 1 else f"{len(self.found)} errors"
+            raise StudyError(f"{count} in the study; nothing was started\n" + "\n".join(f"  {e}" for e in self.found))
+
+
+class Lines:
+    """The line of every place in a YAML text."""
+
+    def __init__(self, text: str) -> None:
+        """Read the places."""
+        self.lines: dict[Place, int] = {}
+        self.repeated: list[Place] = []
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None:
+            self.walk(root, ())
+
+    def walk(self, node: yaml.Node, place: Place) -> None:
+        """Note a node's line and its children's."""
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            for i, item in enumerate(node.value):
+                self.walk(item, (*place, i))
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inside = (*place, str(key.value))
+                if inside in self.lines:
+                    self.repeated.append(inside)
+                self.lines[inside] = key.start_mark.line + 1
+                self.walk(value, inside)
+
+    def of(self, place: Place) -> int:
+        """Give the line of a place, or of the nearest one around it."""
+        known = tuple(place)
+        while known and known not in self.lines:
+            known = known[:-1]
+        return self.lines.get(known, 1)
+
+
+def place_in(raw: Any, location: Sequence[str | int]) -> Place:
+    """Keep of a pydantic location the parts that are places in the file."""
+    place: list[str | int] = []
+    for part in location:
+        if (isinstance(raw, dict) and part in raw) or (
+            isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        ):
+            raw = raw[part]  # type: ignore[index]
+            place.append(part)
+    return tuple(place)
+
+
+def without(raw: dict[str, Any], places: Sequence[Place]) -> dict[str, Any]:
+    """Copy a tree of YAML values, leaving out some places (the last item of a list first)."""
+    raw = deepcopy(raw)
+    for place in sorted(filter(None, places), key=order, reverse=True):
+        parent: Any = raw
+        for part in place[:-1]:
+            parent = parent[part] if place_in(parent, [part]) else None
+        if place_in(parent, [place[-1]]):
+            del parent[place[-1]]
+    return raw
+
+
+def order(place: Place) -> list[tuple[bool, int, str]]:
+    """Sort places with list items by their number."""
+    return [(isinstance(part, int), part if isinstance(part, int) else 0, str(part)) for part in place]

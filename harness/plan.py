@@ -1,0 +1,138 @@
+"""The plan of a study: which runs it takes, in which order, and which of them are done."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import data
+from harness.build import imagine_method
+from harness.execute import Outcome
+from harness.folder import RunFolder
+from harness.run import Run
+from harness.study import Study
+from methods import Method
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a plan.
+
+    Attributes:
+        run: its spec.
+        label: what the study calls its method.
+        role: a "cell" of the study, or a "component" that only exists because a cell needs it.
+        needs: keys of the runs that must be finished first.
+        epochs: that it trains itself.
+        warning: what its author may not have meant.
+    """
+
+    run: Run
+    label: str
+    role: Literal["cell", "component"]
+    needs: tuple[str, ...]
+    epochs: int
+    warning: str = ""
+
+
+class Plan:
+    """All runs of a study by key, needed ones before those that need them."""
+
+    def __init__(self, study: Study) -> None:
+        """Expand the study's cells and what they need."""
+        self.study = study
+        self.runs: dict[str, Planned] = {}
+        self.imagined: dict[tuple[str, ...], Method] = {}
+        for cell in study.cells():
+            self.add(cell.run, cell.label, "cell")
+
+    def add(self, run: Run, label: str, role: Literal["cell", "component"]) -> str:
+        """Add a run and the runs it needs; give its key."""
+        known = self.runs.get(run.key)
+        if known:
+            if known.role == "component" and role == "cell":
+                self.runs[run.key] = replace(known, label=label, role=role)
+            return run.key
+        method = self.imagine(run)
+        if method.needs() and method.seed != run.seed:
+            method = imagine_method(run, self.study.methods, shape(run))
+        needs = tuple(
+            self.add(needed := run.needed(need, self.study.methods), str(needed.method), "component")
+            for need in method.needs()
+        )
+        self.runs[run.key] = Planned(run, label, role, needs, method.epochs, warning(run, method))
+        return run.key
+
+    def imagine(self, run: Run) -> Method:
+        """Build a run's method without memory, once for all seeds."""
+        place = (run.dataset.name, run.architecture, str(run.method), run.recipe.model_dump_json())
+        if place not in self.imagined:
+            self.imagined[place] = imagine_method(run, self.study.methods, shape(run))
+        return self.imagined[place]
+
+    def epochs_as_written(self, key: str) -> int:
+        """Count the epochs of a run if everything it needs were trained for it alone."""
+        planned = self.runs[key]
+        return planned.epochs + sum(self.epochs_as_written(need) for need in planned.needs)
+
+    def finished(self, root: Path) -> set[str]:
+        """List the runs whose result is there."""
+        return {key for key in self.runs if RunFolder(root, key).finished}
+
+
+def shape(run: Run) -> data.Shape:
+    """Give the shape of a run's data without loading it."""
+    return data.shape(run.dataset.name, validation=run.dataset.validation, train_size=run.dataset.train_size)
+
+
+def warning(run: Run, method: Method) -> str:
+    """Warn of cycles that no epoch is long enough for."""
+    method.epoch = max(method.epochs - 1, 0)
+    batches = -(-shape(run).train // run.recipe.batch_size)
+    cycle = method.batches_per_update()
+    if cycle <= batches:
+        return ""
+    return (
+        f"{run.method} on {run.dataset.label}: an epoch has {batches} minibatches, fewer than the {cycle} of a "
+        "cycle: shared weights step once an epoch"
+    )
+
+
+class Schedule:
+    """Hands out the runs that are left, each as soon as what it needs is finished."""
+
+    def __init__(self, runs: Mapping[str, Planned], finished: set[str]) -> None:
+        """Start from what is finished."""
+        self.runs = runs
+        self.finished = set(finished)
+        self.failed: dict[str, Outcome] = {}
+        self.waiting = deque(key for key in runs if key not in finished)
+        self.running: set[str] = set()
+
+    def take(self) -> str | None:
+        """Take the next run that can start now, or None."""
+        for key in list(self.waiting):
+            broken = next((need for need in self.runs[key].needs if need in self.failed), None)
+            if broken:
+                self.waiting.remove(key)
+                reason = f"it needs {self.runs[broken].run}, which {self.failed[broken].state}"
+                self.failed[key] = Outcome("failed", reason)
+            elif self.finished.issuperset(self.runs[key].needs):
+                self.waiting.remove(key)
+                self.running.add(key)
+                return key
+        return None
+
+    def end(self, key: str, outcome: Outcome) -> None:
+        """Note how a run ended."""
+        self.running.discard(key)
+        if outcome.state == "finished":
+            self.finished.add(key)
+        else:
+            self.failed[key] = outcome
+
+    def again(self, key: str) -> None:
+        """Put a run back whose worker died."""
+        self.running.discard(key)
+        self.waiting.appendleft(key)

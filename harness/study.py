@@ -1,0 +1,250 @@
+"""A study: a YAML file naming a grid of cells. Checked as a whole, every error with its place in the file."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+import data
+from harness.build import imagine_method
+from harness.expression import MethodSpec, closest, parse
+from harness.places import Errors, Lines, StudyError
+from harness.run import DatasetSpec, Run
+from methods import Method
+from methods.plugins import available, from_file
+from methods.recipe import Part, Recipe
+
+STUDIES = Path(__file__).parent / "studies"
+PLAIN = MethodSpec(name="sgd")
+
+
+class Override(Part):
+    """Recipe values for some of the cells."""
+
+    dataset: str | None = None
+    architecture: str | None = None
+    recipe: dict[str, Any]
+
+
+class Entry(Part):
+    """A method of the study and what tables call it."""
+
+    label: str
+    method: MethodSpec
+
+    @model_validator(mode="before")
+    @classmethod
+    def read(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read an expression, or one pair `label: expression`."""
+        label, text = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (None, value)
+        if not isinstance(text, str):
+            raise ValueError("expected a method like swa(late_phase_bn(K=5), start=0.8), or one pair label: method")
+        spec, errors = parse(text, (info.context or {})["methods"])
+        if errors:
+            raise ValueError("; ".join(errors))
+        return {"label": str(label or spec), "method": spec}
+
+
+class StudyFile(BaseModel):
+    """What a study's YAML may hold."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    description: str = ""
+    datasets: Annotated[list[DatasetSpec], Field(min_length=1)]
+    architectures: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[list[Entry], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    recipe: Recipe
+    overrides: list[Override] = []
+    precision: Literal["float32", "bfloat16"] = "float32"
+    average: Literal["probabilities", "logits"] = "probabilities"
+    plugins: list[Path] = []
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def name_datasets(cls, value: Any) -> Any:
+        """Let a plain name stand for a dataset."""
+        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study, with the name that its tables give the method."""
+
+    run: Run
+    label: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study."""
+
+    name: str
+    file: StudyFile
+    methods: Mapping[str, type[Method]]
+    plugins: tuple[Path, ...] = ()
+
+    def recipe(self, dataset: DatasetSpec, architecture: str) -> Recipe:
+        """Give the recipe of a (dataset, architecture) pair: the study's, with the overrides that match."""
+        values = self.file.recipe.model_dump(exclude_unset=True)
+        for override in self.file.overrides:
+            if override.dataset in (None, dataset.name) and override.architecture in (None, architecture):
+                values |= override.recipe
+        return Recipe.model_validate(values)
+
+    def cells(self) -> list[Cell]:
+        """Expand the grid, seed by seed, so that an unfinished study has whole rows."""
+        return [
+            Cell(
+                Run(
+                    dataset=dataset,
+                    architecture=architecture,
+                    method=entry.method,
+                    seed=seed,
+                    recipe=self.recipe(dataset, architecture),
+                    precision=self.file.precision,
+                    average=self.file.average,
+                ),
+                entry.label,
+            )
+            for seed in self.file.seeds
+            for dataset in self.file.datasets
+            for architecture in self.file.architectures
+            for entry in self.file.methods
+        ]
+
+
+def find(name: str) -> Path:
+    """Find a study by its name among those that come with the project, or by its path.
+
+    Raises:
+        StudyError: if there is none.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise StudyError(f"study {name}: no such file")
+        return path
+    path = STUDIES / f"{name}.yaml"
+    if not path.is_file():
+        raise StudyError(f"unknown study {name!r}; there are {', '.join(names())}, or give the path of a .yaml file")
+    return path
+
+
+def names() -> list[str]:
+    """List the studies that come with the project."""
+    return sorted(path.relative_to(STUDIES).with_suffix("").as_posix() for path in STUDIES.rglob("*.yaml"))
+
+
+def load(name: str, plugins: Sequence[Path] = ()) -> Study:
+    """Read a study and check everything that can be checked before training.
+
+    Args:
+        name: of a study that comes with the project, or the path of a YAML file.
+        plugins: Python files whose methods join the study, with their defaults where it does not list them.
+
+    Raises:
+        StudyError: listing all errors, each with its line and its place in the file.
+    """
+    path = find(name)
+    text = path.read_text(encoding="utf-8")
+    try:
+        raw = yaml.safe_load(text)
+        lines = Lines(text)
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise StudyError(f"{path}: expected a mapping with the keys {', '.join(StudyFile.model_fields)}")
+    errors = Errors(path, lines)
+    files = [path.parent / plugin for plugin in raw.get("plugins") or []] + list(plugins)
+    try:
+        methods = available(files)
+        added = [name for file in files for name in from_file(file)]
+    except (ValueError, FileNotFoundError) as error:
+        errors.add(("plugins",), str(error))
+        methods, added = available(), []
+    errors.repeated_keys()
+    file = validate(add_methods(raw, added), methods, errors)
+    study = Study(path.stem, file, methods, tuple(files)) if file else None
+    if study:
+        check_overrides(study, errors)
+        check_builds(study, errors)
+    errors.raise_any()
+    assert study is not None
+    study.file.datasets = [with_digest(dataset) for dataset in study.file.datasets]
+    return study
+
+
+def with_digest(dataset: DatasetSpec) -> DatasetSpec:
+    """Note the content of an `npz:` file, so that a changed file makes other runs."""
+    if not dataset.name.startswith("npz:"):
+        return dataset
+    with Path(dataset.name.removeprefix("npz:")).open("rb") as file:
+        return dataset.model_copy(update={"digest": hashlib.file_digest(file, "sha256").hexdigest()})
+
+
+def add_methods(raw: dict[str, Any], added: Sequence[str]) -> dict[str, Any]:
+    """Add plugin methods that the study does not name itself."""
+    listed = raw.get("methods")
+    if not isinstance(listed, list):
+        return raw
+    text = " ".join(str(item) for item in listed)
+    return {**raw, "methods": [*listed, *(name for name in added if name not in text)]}
+
+
+def validate(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> StudyFile | None:
+    """Check the values of a study; what is wrong is reported and left out, so that the rest is checked too."""
+    for _ in range(3):
+        try:
+            return StudyFile.model_validate(raw, context={"methods": methods})
+        except ValidationError as error:
+            raw = errors.report(raw, error)
+    return None
+
+
+def check_overrides(study: Study, errors: Errors) -> None:
+    """Report overrides that match nothing or that no recipe accepts."""
+    base = study.file.recipe.model_dump(exclude_unset=True)
+    for i, override in enumerate(study.file.overrides):
+        datasets = [dataset.name for dataset in study.file.datasets]
+        for field, value, known in (
+            ("dataset", override.dataset, datasets),
+            ("architecture", override.architecture, study.file.architectures),
+        ):
+            if value is not None and value not in known:
+                errors.add(("overrides", i, field), f"{value!r} is not in this study; {closest(value, known)}")
+        try:
+            Recipe.model_validate(base | override.recipe)
+        except ValidationError as error:
+            errors.report(override.recipe, error, ("overrides", i, "recipe"))
+
+
+def check_builds(study: Study, errors: Errors) -> None:
+    """Report datasets, architectures and methods that cannot be built together, in the first seed."""
+    file = study.file
+    for i, dataset in enumerate(file.datasets):
+        try:
+            shape = data.shape(dataset.name, validation=dataset.validation, train_size=dataset.train_size)
+        except (ValueError, OSError) as error:
+            errors.add(("datasets", i), str(error))
+            continue
+        for j, architecture in enumerate(file.architectures):
+            try:
+                recipe = study.recipe(dataset, architecture)
+                plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=file.seeds[0], recipe=recipe)
+                imagine_method(plain, study.methods, shape)
+            except ValidationError:
+                continue  # reported as an override
+            except ValueError as error:
+                errors.add(("architectures", j), str(error))
+                continue
+            for k, entry in enumerate(file.methods):
+                try:
+                    imagine_method(plain.model_copy(update={"method": entry.method}), study.methods, shape)
+                except ValueError as error:
+                    errors.add(("methods", k), f"{entry.method} on {architecture}: {error}")

@@ -1,0 +1,240 @@
+"""The mirror of run folders in MLflow. The folders are the truth; whatever is missing here can be sent again.
+
+Epochs carry the time of metrics.jsonl, and a run is found by its key, so that sending twice adds nothing twice.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.folder import RunFolder
+from harness.plan import Planned
+
+PATIENCE = 60.0
+"""Seconds until a tracking server that was away is tried again."""
+LIVE = 5.0
+"""Seconds between two updates of a running run."""
+
+
+def default_store(runs: Path) -> str:
+    """Give the store of a folder of runs: $MLFLOW_TRACKING_URI, else a database beside the runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}"
+
+
+class TrackingError(Exception):
+    """The tracking store cannot be used now."""
+
+
+class Mirror:
+    """Sends run folders to one MLflow experiment, named after the study."""
+
+    def __init__(self, store: str, study: str, runs: Path) -> None:
+        """Name the store; it is opened at the first sending.
+
+        Args:
+            store: MLflow's tracking URI.
+            study: the experiment.
+            runs: the folder of run folders.
+        """
+        self.store, self.study, self.runs = store, study, runs
+        self.problem = ""
+        self.unsent: set[str] = set()
+        self.retry_at = 0.0
+        self.client: Any = None
+        self.known: dict[str, tuple[str, dict[str, str]]] = {}
+        self.sent: dict[str, int] = {}
+        self.updated: dict[str, float] = {}
+
+    def open(self) -> None:
+        """Make the store and the experiment ready; a store that is away is noted as `problem`."""
+        self.attempt("", self.connect)
+
+    def send(self, planned: Planned, *, live: bool = False) -> None:
+        """Send what is new in a run's folder; if the store is away, the run is noted as unsent.
+
+        Args:
+            planned: the run.
+            live: it is still running; send only now and then.
+        """
+        key = planned.run.key
+        if live and time.monotonic() - self.updated.get(key, 0.0) < LIVE:
+            return
+        self.updated[key] = time.monotonic()
+        self.attempt(key, lambda: self.update(planned))
+
+    def attempt(self, key: str, action: Callable[[], None]) -> None:
+        """Do something with the store, unless it was away a moment ago."""
+        if time.monotonic() >= self.retry_at:
+            try:
+                if self.client is None and action != self.connect:
+                    self.connect()
+                action()
+            except TrackingError as error:
+                self.problem = str(error)
+                self.retry_at = time.monotonic() + PATIENCE
+            else:
+                self.problem = ""
+                self.unsent.discard(key)
+                return
+        if key:
+            self.unsent.add(key)
+
+    def connect(self) -> None:
+        """Open the store, and learn which runs it has.
+
+        Raises:
+            TrackingError: if it cannot be reached, or mlflow is not installed.
+        """
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise TrackingError(f"mlflow is not installed ({error})") from error
+        local = not self.store.startswith(("http:", "https:", "databricks"))
+        if self.store.startswith("sqlite:///"):
+            Path(self.store.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        with reachable(self.store):
+            client = MlflowClient(self.store)
+            experiment = client.get_experiment_by_name(self.study)
+            if experiment is None:
+                place = (self.runs.absolute() / "artifacts" / self.study).as_uri() if local else None
+                self.experiment = client.create_experiment(self.study, artifact_location=place)
+            else:
+                self.experiment = experiment.experiment_id
+            token = None
+            while True:
+                page = client.search_runs([self.experiment], max_results=1000, page_token=token)
+                for run in page:
+                    if "key" in run.data.tags:
+                        self.known[run.data.tags["key"]] = (run.info.run_id, dict(run.data.tags))
+                token = page.token
+                if not token:
+                    break
+        self.client = client
+
+    def update(self, planned: Planned) -> None:
+        """Bring one run up to date.
+
+        Raises:
+            TrackingError: if the store cannot be reached.
+        """
+        folder = RunFolder(self.runs, planned.run.key)
+        result = read_json(folder.result)
+        failure = read_json(folder.failure)
+        state = "finished" if result else failure["state"] if failure else "running"
+        tags = {"label": planned.label, "role": planned.role, "state": state}
+        if failure and not result:
+            tags["reason"] = failure["reason"][:4000]
+        with reachable(self.store):
+            run_id, old = self.known.get(planned.run.key) or self.create(planned)
+            if old.get("state") != "finished":
+                self.send_epochs(run_id, folder)
+                if result:
+                    tags |= {**result["provenance"], "evaluated_on": result["evaluated_on"]}
+                    self.send_result(run_id, folder, result)
+            changed = {name: value for name, value in tags.items() if old.get(name) != value}
+            if changed:
+                self.set_tags(run_id, changed)
+            if old.get("state") != state and state != "running":
+                end = int(1000 * result["timing"]["finished"]) if result else None
+                self.client.set_terminated(run_id, "FINISHED" if result else "FAILED", end)
+            elif state == "running" and old.get("state") not in (None, "running"):
+                self.client.update_run(run_id, status="RUNNING")
+            self.known[planned.run.key] = (run_id, {**old, **tags})
+
+    def create(self, planned: Planned) -> tuple[str, dict[str, str]]:
+        """Make the MLflow run of a run."""
+        from mlflow.entities import Param
+
+        run = planned.run
+        tags = {
+            "key": run.key,
+            "label": planned.label,
+            "role": planned.role,
+            "method": str(run.method),
+            "method_version": str(run.method.version),
+            "dataset": run.dataset.label,
+            "architecture": run.architecture,
+            "seed": str(run.seed),
+        }
+        name = f"{planned.label} · {run.architecture} · {run.dataset.label} · seed {run.seed}"
+        made = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        params = flatten(run.model_dump(mode="json"))
+        self.client.log_batch(made.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        self.known[run.key] = (made.info.run_id, tags)
+        return self.known[run.key]
+
+    def send_epochs(self, run_id: str, folder: RunFolder) -> None:
+        """Send the epochs not sent yet by this process."""
+        lines = folder.read_epochs()
+        new = lines[self.sent.get(folder.key, 0) :]
+        self.log(
+            run_id,
+            [
+                (name, value, line["time"], line["epoch"])
+                for line in new
+                for name, value in line.items()
+                if name not in ("time", "epoch")
+            ],
+        )
+        self.sent[folder.key] = len(lines)
+
+    def send_result(self, run_id: str, folder: RunFolder, result: Mapping[str, Any]) -> None:
+        """Send the metrics and files of a finished run."""
+        when = result["timing"]["finished"]
+        values = dict(result["metrics"])
+        for group in ("cost", "spent"):
+            values |= {f"{group}/{name}": value for name, value in result[group].items()}
+        values |= {name: v for name, v in result["timing"].items() if name != "finished" and v is not None}
+        points = [(name, value, when, 0) for name, value in values.items()]
+        for name, curve in result["members"].items():
+            points += [(f"members/{name}", value, when, k) for k, value in enumerate(curve, start=1)]
+        self.log(run_id, points)
+        for path in (folder.result, folder.predictions):
+            self.client.log_artifact(run_id, str(path))
+
+    def log(self, run_id: str, points: list[tuple[str, float, float, int]]) -> None:
+        """Send (name, value, time, step) points, at most 1,000 at once."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, float(value), int(1000 * when), step) for name, value, when, step in points]
+        for i in range(0, len(metrics), 1000):
+            self.client.log_batch(run_id, metrics=metrics[i : i + 1000])
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+@contextmanager
+def reachable(store: str) -> Iterator[None]:
+    """Turn every way in which a store can fail into `TrackingError`, naming the store."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrackingError(f"cannot use the tracking store {store}: {first[:300]}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file, {} if there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested values to dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found

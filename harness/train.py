@@ -1,0 +1,66 @@
+"""The training loop: one for all methods, naming none."""
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import torch
+from torch.optim import SGD, Adam, Optimizer
+
+from data import Batches
+from methods import Batch, Method, Recipe
+from methods.streams import stream
+
+
+class DivergenceError(Exception):
+    """The loss is no longer a number."""
+
+
+def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
+    """Make the recipe's optimizer over the method's parameter groups, in torch's fused implementation."""
+    groups = method.param_groups()
+    if recipe.optimizer == "adam":
+        return Adam(groups, lr=recipe.lr, fused=True)
+    return SGD(
+        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0, fused=True
+    )
+
+
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Group minibatches by `size`; the last group may be smaller."""
+    iterator = iter(batches)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def train_epoch(method: Method, optimizer: Optimizer, batches: Batches, epoch: int) -> tuple[float, float]:
+    """Train for one epoch.
+
+    Args:
+        method: what to train.
+        optimizer: over its parameter groups.
+        batches: one pass over the training data.
+        epoch: counted from 0.
+
+    Returns:
+        The mean training loss of the epoch's minibatches, and the last learning rate.
+
+    Raises:
+        DivergenceError: if the loss is not finite.
+    """
+    torch.manual_seed(stream(method.seed, "torch", epoch).initial_seed())
+    method.begin_epoch(epoch)
+    method.train()
+    steps, done = len(batches), 0
+    total = torch.zeros(())
+    for group in grouped(batches, method.batches_per_update()):
+        rate = method.lr(epoch + done / steps)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate * parameters["lr_scale"]
+        total = total + method.update(group, optimizer) * len(group)
+        done += len(group)
+    loss = total.item() / steps
+    if not math.isfinite(loss):
+        raise DivergenceError(f"the training loss became {loss} in epoch {epoch + 1} at learning rate {rate:.3g}")
+    method.end_epoch(epoch)
+    return loss, rate

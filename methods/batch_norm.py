@@ -1,0 +1,71 @@
+"""Re-estimation of BatchNorm's running statistics, for weights that were never trained themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from methods.base import Batch, Method
+
+
+def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
+    """List the BatchNorm layers of a network by name."""
+    return {name: layer for name, layer in net.named_modules() if isinstance(layer, _BatchNorm)}
+
+
+@torch.no_grad()
+def reestimate(method: Method, batches: Iterable[Batch], weights: Mapping[str, Tensor] | None = None) -> None:
+    """Set running means and variances to their average over one pass of the data, in place.
+
+    Each batch counts by its number of examples. Dropout is off. A network without BatchNorm costs no pass.
+
+    Args:
+        method: runs its network as `method(x, weights)`.
+        batches: one pass of training data.
+        weights: the weights to run, whose running statistics are written; None for the network's own.
+
+    Raises:
+        ValueError: if there is no batch.
+
+    References:
+        Izmailov et al., Averaging weights leads to wider optima, 2018, section 3.2; the weighting is that of
+        their code and of torchcontrib.
+    """
+    layers = {name: layer for name, layer in batch_norms(method.net).items() if layer.track_running_stats}
+    if not layers:
+        return
+    for name, layer in layers.items():
+        for statistic, start in (("running_mean", 0.0), ("running_var", 1.0), ("num_batches_tracked", 0)):
+            (weights or {}).get(f"{name}.{statistic}", getattr(layer, statistic)).fill_(start)
+    seen = 0
+    with only_training(method.net, layers.values()):
+        for x, _ in batches:
+            seen += len(x)
+            for layer in layers.values():
+                layer.momentum = len(x) / seen
+            method(x, weights)
+    if not seen:
+        raise ValueError("cannot re-estimate BatchNorm statistics: there is no batch of data")
+
+
+@contextmanager
+def only_training(net: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Put these layers in training mode and the rest of the network in evaluation mode, then all back."""
+    modes = {module: module.training for module in net.modules()}
+    momenta = {layer: layer.momentum for layer in layers}
+    net.eval()
+    for layer in momenta:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum

@@ -1,0 +1,69 @@
+"""Where methods come from: the registry, other installed packages, and files of the user's own."""
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from inspect import isabstract, isclass
+from pathlib import Path
+
+from methods import METHODS
+from methods.base import Method
+
+GROUP = "economical_ensembles.methods"
+"""The entry-point group in which an installed package names its methods."""
+
+
+def from_file(path: Path) -> dict[str, type[Method]]:
+    """Load the methods of a Python file.
+
+    A file with one `Method` subclass names it by the file's own name; a file with several names them in a dict
+    `METHODS`, as the registry does.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be run, or holds no method or several without names.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"plugin {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"economical_ensembles_plugin_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"plugin {path}: not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"plugin {path}: {type(error).__name__}: {error}") from error
+    if hasattr(module, "METHODS"):
+        return dict(module.METHODS)
+    found = [
+        value
+        for value in vars(module).values()
+        if isclass(value) and issubclass(value, Method) and value.__module__ == spec.name and not isabstract(value)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"plugin {path}: expected one subclass of methods.Method, found {len(found)}; "
+            'name several in a dict METHODS = {"name": Class}'
+        )
+    return {path.stem: found[0]}
+
+
+def available(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
+    """List every method by name: the registry, entry points, and those of the plugin files.
+
+    Raises:
+        ValueError: if two sources give the same name.
+    """
+    methods = dict(METHODS)
+    sources = [(f"entry point {point.value}", {point.name: point.load()}) for point in entry_points(group=GROUP)]
+    sources += [(f"plugin {path}", from_file(path)) for path in plugins]
+    for source, found in sources:
+        for name, method in found.items():
+            if name in methods:
+                raise ValueError(f"{source}: there is a method named {name!r} already")
+            if not (isclass(method) and issubclass(method, Method)):
+                raise ValueError(f"{source}: {name!r} is not a subclass of methods.Method")
+            methods[name] = method
+    return methods

@@ -1,0 +1,125 @@
+"""The recipe: how a network is trained plainly (epochs, rate, optimizer, criterion)."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+Position = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0, le=1)]
+"""A place in training: a whole number is an epoch, a fraction is a part of all epochs (0.6 of 200 is 120)."""
+
+
+def epoch_at(position: int | float, epochs: int) -> int:
+    """Turn a position into an epoch, counted from 0.
+
+    Args:
+        position: an epoch (int), or a fraction of all epochs (float in [0, 1]).
+        epochs: the length of training.
+    """
+    return position if isinstance(position, int) else round(position * epochs)
+
+
+def start_at(position: int | float, epochs: int) -> int:
+    """Turn a method's start T0 into an epoch.
+
+    Raises:
+        ValueError: when training would be over before it.
+    """
+    epoch = epoch_at(position, epochs)
+    if not 0 <= epoch < epochs:
+        raise ValueError(f"start {position} is epoch {epoch}, but training has only epochs 0 to {epochs - 1}")
+    return epoch
+
+
+class Part(BaseModel):
+    """A frozen piece of a recipe; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Constant(Part):
+    """The rate stays as it is."""
+
+    kind: Literal["constant"] = "constant"
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Give the rate's factor in an epoch."""
+        return 1.0
+
+
+class Linear(Part):
+    """The rate falls linearly, epoch by epoch, from `start` to `end`, then stays (Izmailov et al., 2018).
+
+    The late-phase paper's schedule: 0.1 to epoch 100 of 200, linearly to 0.001 at 180 (its appendix A).
+    """
+
+    kind: Literal["linear"]
+    start: Position = 0.5
+    end: Position = 0.9
+    ratio: Annotated[float, Field(gt=0)] = 0.01
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Give the rate's factor in an epoch."""
+        start, end = epoch_at(self.start, epochs), epoch_at(self.end, epochs)
+        progress = min(max((epoch - start) / max(end - start, 1), 0.0), 1.0)
+        return 1.0 + (self.ratio - 1.0) * progress
+
+
+class Step(Part):
+    """The rate is multiplied by `ratio` at each milestone."""
+
+    kind: Literal["step"]
+    milestones: tuple[Position, ...]
+    ratio: Annotated[float, Field(gt=0)] = 0.2
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Give the rate's factor in an epoch."""
+        return float(self.ratio ** sum(epoch >= epoch_at(m, epochs) for m in self.milestones))
+
+
+class Cosine(Part):
+    """The rate warms up linearly and falls along half a cosine, epoch by epoch (Loshchilov & Hutter, 2016)."""
+
+    kind: Literal["cosine"]
+    warmup: Annotated[int, Field(ge=0)] = 0
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Give the rate's factor in an epoch."""
+        if epoch < self.warmup:
+            return (epoch + 1) / self.warmup
+        return 0.5 * (1.0 + math.cos(math.pi * (epoch - self.warmup) / max(epochs - self.warmup, 1)))
+
+
+Schedule = Annotated[Constant | Linear | Step | Cosine, Field(discriminator="kind")]
+
+
+class Recipe(Part):
+    """How a network is trained plainly; methods depart from it."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    schedule: Schedule = Constant()
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def rate(self, epoch: float) -> float:
+        """Give the learning rate at a position in training (whole epochs since its start, and a fraction).
+
+        The rate is held within an epoch, as all three papers do.
+        """
+        return self.lr * self.schedule.factor(math.floor(epoch), self.epochs)
+
+    def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Give the training loss: the mean cross-entropy, in nats.
+
+        Args:
+            logits: (B, C).
+            y: (B,) class numbers.
+        """
+        return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)

@@ -1,0 +1,100 @@
+"""A method around another one: it trains as the inner method does, and collects or changes something."""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from methods.base import Batch, MakeMethod, Method, Weights
+from methods.recipe import Recipe
+from methods.streams import MakeNet
+
+
+class Wrapper(Method):
+    """Hand every hook to the inner method.
+
+    An override of `loss` or `forward` here never reaches the inner method, whose `update` calls its own.
+    """
+
+    def __init__(self, make_net: MakeNet, recipe: Recipe, of: MakeMethod) -> None:
+        """Build the inner method.
+
+        Raises:
+            ValueError: when the inner method trains nothing itself.
+        """
+        nn.Module.__init__(self)
+        self.inner = of(make_net, recipe)
+        self.settle(self.inner.recipe, self.inner.seed, epochs=self.inner.epochs)
+        me, it = type(self).__name__, type(self.inner).__name__
+        if not self.inner.epochs:
+            raise ValueError(f"{me} cannot be made of {it}, which trains no network itself; put it inside of {it}")
+
+    @property
+    def net(self) -> nn.Module:  # type: ignore[override]
+        """The network of the inner method."""
+        return self.inner.net
+
+    def copy_inner(self) -> Method:
+        """Make a frozen copy of the inner method, to be filled later."""
+        return deepcopy(self.inner).requires_grad_(False)
+
+    def needs(self) -> list[Any]:
+        """List what the inner method needs."""
+        return self.inner.needs()
+
+    def receive(self, states: Sequence[dict[str, Any]]) -> None:
+        """Give the states to the inner method."""
+        self.inner.receive(states)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the inner method enter the epoch, then this one."""
+        self.inner.begin_epoch(epoch)
+        super().begin_epoch(epoch)
+
+    def batches_per_update(self) -> int:
+        """Ask the inner method."""
+        return self.inner.batches_per_update()
+
+    def lr(self, epoch: float) -> float:
+        """Ask the inner method."""
+        return self.inner.lr(epoch)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Ask the inner method."""
+        return self.inner.param_groups()
+
+    def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Run the network of the inner method."""
+        return self.inner(x, weights)  # type: ignore[no-any-return]
+
+    def loss(self, x: Tensor, y: Tensor, weights: Weights | None = None) -> Tensor:
+        """Ask the inner method."""
+        return self.inner.loss(x, y, weights)
+
+    def update(self, batches: Sequence[Batch], optimizer: Optimizer) -> Tensor:
+        """Let the inner method take its step."""
+        return self.inner.update(batches, optimizer)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Let the inner method leave the epoch."""
+        self.inner.end_epoch(epoch)
+
+    def predictors(self) -> list[Method]:
+        """List the methods whose members predict, now: the inner one, or copies of it."""
+        return [self.inner]
+
+    def members(self) -> list[dict[str, Tensor]]:
+        """Give the members of every predictor."""
+        return [weights for method in self.predictors() for weights in method.members()]
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Prepare every predictor."""
+        for method in self.predictors():
+            method.prepare(batches)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Give the logits of the members of every predictor, (K, B, C)."""
+        return torch.cat([method.predict(x) for method in self.predictors()])

@@ -1,0 +1,90 @@
+"""Wide residual networks with pre-activation blocks (WRN-28-10 and its relatives)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """BatchNorm and activation *before* each of two 3 x 3 convolutions; the input is added at the end."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.dropout: nn.Module = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = None
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
+        active = F.relu(self.bn1(x))
+        # Only a projection sees the activated input; an identity shortcut carries x itself.
+        carried: Tensor = x if self.shortcut is None else self.shortcut(active)
+        h = self.dropout(F.relu(self.bn2(self.conv1(active))))
+        out: Tensor = carried + self.conv2(h)
+        return out
+
+
+class WideResNet(nn.Module):
+    """Wide residual network WRN-d-k: three groups of (d - 4) / 6 blocks with 16k, 32k and 64k channels.
+
+    No convolution has a bias. Convolutions and the last layer have Kaiming-normal weights (fan in), the last
+    layer's bias starts at zero. WRN-28-10 has 36,479,194 parameters for 3 channels and 10 classes. Dropout
+    acts right before the second convolution of a block, behind BatchNorm and activation, as in the paper.
+
+    Args:
+        depth: Number of layers d, of the form 6n + 4.
+        width: Widening factor k.
+        in_channels: Channels of the input images.
+        classes: Number of classes.
+        image_size: Side of the square input images, in pixels; any size fits, as features are averaged.
+        dropout: Probability of dropping a unit before a block's second convolution; 0 for no dropout modules.
+
+    Raises:
+        ValueError: If `depth` is not 6n + 4 with n at least 1, or `width` is less than 1.
+
+    References:
+        Zagoruyko & Komodakis, Wide residual networks, BMVC 2016, table 1 and section 2.4.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        width: int,
+        in_channels: int,
+        classes: int,
+        image_size: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(
+                f"wrn-{depth}-{width}: the depth must be 6n + 4 (10, 16, 22, 28, ...), for three groups of n "
+                f"blocks with two convolutions each"
+            )
+        if width < 1:
+            raise ValueError(f"wrn-{depth}-{width}: the width must be at least 1")
+        self.conv = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.blocks = nn.Sequential()
+        channels = 16
+        for group, out_channels in enumerate((16 * width, 32 * width, 64 * width)):
+            for index in range((depth - 4) // 6):
+                stride = 2 if index == 0 and group > 0 else 1
+                self.blocks.append(Block(channels, out_channels, stride, dropout))
+                channels = out_channels
+        self.bn = nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, C, H, W)."""
+        h = F.relu(self.bn(self.blocks(self.conv(x))))
+        logits: Tensor = self.fc(h.mean((2, 3)))
+        return logits

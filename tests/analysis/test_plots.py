@@ -1,0 +1,91 @@
+"""What the plots show, and that they can be saved."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from analysis import PLOTS, accuracy_against_cost, metric_against_members, reliability, save
+from analysis.plots import bin_confidence
+from analysis.style import looks
+from matplotlib import pyplot
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_every_plot_saves_three_files_and_leaves_nothing_behind(frame, tmp_path):
+    before = dict(matplotlib.rcParams)
+    for name, plot in PLOTS.items():
+        files = save(plot(frame), tmp_path / "new" / f"a.{name}")
+        assert [file.name for file in files] == [f"a.{name}.{suffix}" for suffix in ("pdf", "svg", "png")]
+        assert files[0].read_bytes()[:5] == b"%PDF-" and files[2].read_bytes()[1:4] == b"PNG"
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
+
+
+def test_the_same_figure_is_the_same_file(frame, tmp_path):
+    first = [file.read_bytes() for file in save(accuracy_against_cost(frame), tmp_path / "one")]
+    assert first == [file.read_bytes() for file in save(accuracy_against_cost(frame), tmp_path / "two")]
+
+
+def test_no_text_is_cut_off_or_overlaps_the_legend(frame):
+    for plot in PLOTS.values():
+        figure = plot(frame)
+        figure.draw_without_rendering()
+        page, box = figure.bbox, figure.get_tightbbox().transformed(figure.dpi_scale_trans)
+        assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1
+        assert box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1
+        top = figure.legends[0].get_window_extent().y1
+        assert all(ax.get_tightbbox().y0 >= top - 1 for ax in figure.axes)
+
+
+def test_cost_plot(frame):
+    figure = accuracy_against_cost(frame)
+    assert [ax.get_title() for ax in figure.axes] == ["cifar10 · resnet20", "digits · lenet"]
+    assert [ax.get_xscale() for ax in figure.axes] == ["log", "log"]
+    points = {tuple(np.round(bar[0].get_xydata()[0], 2)) for bar in figure.axes[0].containers}
+    assert (3.0, 95.2) in points  # the deep ensemble
+    assert {y for _, y in points} == {95.2, 94.1, 93.2}
+    x = sorted(x for x, _ in points)
+    assert all(0.97 < cost < 1.06 for cost in x[:3]) and len(set(x)) == 4  # none hides another
+    assert legend(figure) == ["sgd", "deep_ensemble(K=3)", r"late_phase_bn(K=5) <&_%\$|*", "swa"]
+
+
+def test_cost_plot_without_sgd(frame):
+    with pytest.raises(LookupError, match="no finished run of sgd"):
+        accuracy_against_cost(frame[frame["label"] != "sgd"])
+
+
+def test_members_plot(frame):
+    figure = metric_against_members(frame, "nll")
+    assert legend(figure) == ["sgd", "deep_ensemble(K=3)", r"late_phase_bn(K=5) <&_%\$|*"]
+    assert figure.axes[0].get_ylabel() == "NLL (nats)"
+    deep = next(bar[0].get_xydata() for bar in figure.axes[1].containers)
+    np.testing.assert_allclose(np.round(deep[:, 0]), [1, 2, 3])
+    np.testing.assert_allclose(deep[:, 1], [0.10, 0.08, 0.06])
+
+
+def test_members_plot_of_single_members(frame):
+    with pytest.raises(LookupError, match="nll over more than one member"):
+        metric_against_members(frame[frame["label"] == "sgd"], "nll")
+
+
+def test_reliability_plot(frame):
+    figure = reliability(frame)
+    assert len(figure.axes) == 4  # a diagram a method
+    assert legend(figure) == ["cifar10 · resnet20", "digits · lenet"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.0100", "0.0300"]  # ECE, from below
+
+
+def test_bins():
+    p = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [1.0, 0.0], [0.5, 0.5]])
+    table = bin_confidence(p, np.array([0, 0, 0, 0, 1]), bins=5)  # edges 0.4, 0.6, 0.8, 1
+    expected = {"confidence": [0.55, (0.9 + 0.9 + 1) / 3], "accuracy": [0.5, 2 / 3], "share": [0.4, 0.6]}
+    pd.testing.assert_frame_equal(table, pd.DataFrame(expected))
+
+
+def test_every_method_looks_different():
+    found = looks([f"method {i}" for i in range(80)] + ["sgd"])
+    assert len({(look.color, look.marker) for look in found.values()}) == 81
+    assert found["sgd"].color == (0.0, 0.0, 0.0)

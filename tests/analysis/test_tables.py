@@ -1,0 +1,65 @@
+"""LaTeX tables: a golden one, what is bold, what is escaped, and that it compiles."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from analysis import document, latex, leaderboard
+from analysis.tables import escape
+
+GOLDEN = Path(__file__).parent / "golden"
+HARD = "\\ { } $ & # ^ _ ~ % < > | \" ' ` [x] ε σ0=½ Ω × ± – é ł 日本 \x07"
+
+
+def test_golden(frame):
+    assert latex(frame) == (GOLDEN / "table.tex").read_text(encoding="utf-8")
+
+
+def test_a_board_gives_the_same_table(frame):
+    assert latex(leaderboard(frame)) == latex(frame)
+
+
+def test_best_is_bold_and_ties_as_written_are_too(runs):
+    figures = {"a": (90.0, 0.2), "b": (95.0, 0.1), "c": (95.001, 0.3)}
+    text = latex(runs(*({"label": k, "accuracy": a, "nll": n} for k, (a, n) in figures.items())))
+    assert text.count(r"$\mathbf{95.00 \pm \mathrm{n/a}}$") == 2
+    assert r"$\mathbf{0.100 \pm \mathrm{n/a}}$" in text
+    assert text.count(r"\mathbf") == 3
+
+
+def test_one_entry_is_best_of_nothing(runs):
+    text = latex(runs({"label": "a", "accuracy": 90.0}))
+    assert r"\mathbf" not in text
+    assert "cifar10 $\\cdot$ resnet20, test data: " in text and "$n = 1$ seed." in text
+
+
+def test_caption_names_entries_with_fewer_seeds(frame):
+    text = latex(frame[frame["dataset"] == "digits"])
+    assert r"over $n = 2$ seeds (fewer for deep\_ensemble(K=3): 1)" in text
+
+
+def test_caption_and_label_can_be_given(frame):
+    text = latex(frame, ["accuracy"], caption="Mine.", label="tab:mine")
+    assert "\\caption{Mine.}\n\\label{tab:mine}\n" in text and "NLL" not in text
+
+
+def test_escape():
+    assert escape("a_b & 50% $x$ #1 {y}") == r"a\_b \& 50\% \$x\$ \#1 \{y\}"
+    assert escape("\\^~<>|") == (
+        r"\textbackslash{}\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}\textbar{}"
+    )
+    assert escape("γθ σ0 Ω × é 日 ł") == r"$\gamma$$\theta$ $\sigma$0 $\Omega$ $\times$ é ? ?"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_it_compiles(frame, runs, tmp_path):
+    rows = [{"label": HARD + str(i), "dataset": HARD, "accuracy": 90.0 + i, "nll": 0.1} for i in range(2)]
+    more = [row | {"dataset": "b"} for row in rows]
+    text = document(latex(frame), latex(runs(*rows, *more), label="tab:two"), latex(runs(*rows), label="tab:b"))
+    (tmp_path / "tables.tex").write_text(text, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "tables.pdf").stat().st_size > 10_000

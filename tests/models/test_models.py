@@ -1,0 +1,244 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import MODELS, architecture_names, build
+from models.resnet import CResNet20
+
+# (name, channels, classes, image size, parameters)
+COUNTS = [
+    ("lenet5", 3, 10, 32, 62_458),
+    ("lenet5", 1, 10, 28, 62_158),
+    ("lenet5", 1, 10, 8, 21_838),
+    ("cresnet20", 3, 10, 32, 272_474),
+    ("wrn-28-10", 3, 10, 32, 36_479_194),
+    ("wrn-28-10", 3, 100, 32, 36_536_884),
+    ("wrn-16-2", 3, 10, 32, 691_674),
+]
+SMALL = [("lenet5", 8), ("lenet5", 28), ("lenet5", 32), ("cresnet20", 8), ("wrn-10-1", 8), ("wrn-10-2", 32)]
+
+
+def count(net):
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(("name", "channels", "classes", "size", "parameters"), COUNTS)
+def test_parameter_count(name, channels, classes, size, parameters):
+    with torch.device("meta"):
+        net = build(name, in_channels=channels, classes=classes, image_size=size)
+    assert count(net) == parameters
+
+
+@pytest.mark.parametrize(("name", "size"), SMALL)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_logits_and_a_gradient_for_every_parameter(name, size, channels):
+    torch.manual_seed(0)
+    net = build(name, in_channels=channels, classes=7, image_size=size, dropout=0.1)
+    x = torch.randn(4, channels, size, size).contiguous(memory_format=torch.channels_last)
+    logits = net(x)
+    assert logits.shape == (4, 7)
+    assert logits.dtype == torch.float32
+    F.cross_entropy(logits, torch.arange(4)).backward()
+    for parameter_name, parameter in net.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+    # A bias right before BatchNorm would have no effect; here it comes after an activation, so all have one.
+    assert all(parameter.grad.abs().max() > 0 for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(("name", "size"), SMALL)
+def test_functional_call_equals_the_forward(name, size):
+    net = build(name, in_channels=1, classes=3, image_size=size).eval()
+    x = torch.randn(2, 1, size, size)
+    weights = {key: value.clone() for key, value in net.state_dict().items()}
+    assert torch.equal(torch.func.functional_call(net, weights, (x,)), net(x))
+    vmapped = torch.func.vmap(lambda w: torch.func.functional_call(net, w, (x,)))
+    stacked = {key: torch.stack([value, value]) for key, value in weights.items()}
+    torch.testing.assert_close(vmapped(stacked)[1], net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "cresnet20", "wrn-10-1"])
+def test_weights_follow_the_global_seed(name):
+    def draw(seed):
+        torch.manual_seed(seed)
+        return build(name, in_channels=1, classes=10, image_size=8).state_dict()
+
+    first, again, other = draw(1), draw(1), draw(2)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("lenet5", 2), ("cresnet20", 9), ("wrn-10-1", 3), ("wrn-16-1", 6)])
+def test_dropout_modules_exist_only_when_asked_for(name, expected):
+    def drops(p):
+        net = build(name, in_channels=1, classes=10, image_size=8, dropout=p)
+        return [module for module in net.modules() if isinstance(module, nn.Dropout)]
+
+    assert drops(0.0) == []
+    assert [module.p for module in drops(0.3)] == [0.3] * expected
+
+
+@pytest.mark.parametrize("name", ["lenet5", "cresnet20", "wrn-10-1"])
+def test_dropout_changes_neither_weights_nor_names_nor_evaluation(name):
+    torch.manual_seed(0)
+    plain = build(name, in_channels=1, classes=10, image_size=8)
+    torch.manual_seed(0)
+    dropped = build(name, in_channels=1, classes=10, image_size=8, dropout=0.5)
+    assert plain.state_dict().keys() == dropped.state_dict().keys()
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.equal(plain.eval()(x), dropped.eval()(x))
+    assert not torch.equal(dropped.train()(x), dropped(x))
+
+
+def seen_by(module, net, x):
+    """The input that a module of the network receives."""
+    seen = []
+    handle = module.register_forward_hook(lambda _, args, __: seen.append(args[0].detach()))
+    net(x)
+    handle.remove()
+    return seen[0]
+
+
+def test_dropout_stands_right_before_the_second_convolution():
+    net = build("wrn-10-1", in_channels=1, classes=10, image_size=8, dropout=0.5)
+    block = net.blocks[0]
+    dropped = seen_by(block.conv2, net, torch.randn(16, 1, 8, 8))
+    # Behind BatchNorm and activation about half of the values are zero, and dropout zeroes half of the rest.
+    assert (dropped == 0).float().mean() == pytest.approx(0.75, abs=0.05)
+    assert (dropped >= 0).all()
+    block = build("cresnet20", in_channels=1, classes=10, image_size=8, dropout=0.5).blocks[0]
+    dropped = seen_by(block.conv2, block, torch.randn(16, 16, 8, 8))
+    assert (dropped == 0).float().mean() == pytest.approx(0.75, abs=0.05)
+    net = build("lenet5", in_channels=1, classes=10, image_size=8, dropout=0.5)
+    assert (seen_by(net.fc3, net, torch.randn(16, 1, 8, 8)) == 0).float().mean() == pytest.approx(0.5, abs=0.06)
+
+
+def bn(x, weights, name):
+    """BatchNorm with the batch's own statistics, from its definition."""
+    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
+    scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    return (x - mean) / (var + 1e-5).sqrt() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+
+
+def spread(net):
+    """Give BatchNorm other scales and shifts than one and zero, so that its place in the network matters."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return dict(net.double().named_parameters())
+
+
+def test_wide_resnet_is_pre_activation():
+    torch.manual_seed(0)
+    net = build("wrn-16-2", in_channels=3, classes=5, image_size=16)
+    w = spread(net)
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    h = F.conv2d(x, w["conv.weight"], padding=1)
+    for i, stride in enumerate([1, 1, 2, 1, 2, 1]):
+        active = F.relu(bn(h, w, f"blocks.{i}.bn1"))
+        inner = F.conv2d(active, w[f"blocks.{i}.conv1.weight"], stride=stride, padding=1)
+        inner = F.conv2d(F.relu(bn(inner, w, f"blocks.{i}.bn2")), w[f"blocks.{i}.conv2.weight"], padding=1)
+        projection = w.get(f"blocks.{i}.shortcut.weight")
+        assert (projection is not None) == (i % 2 == 0)
+        h = inner + (h if projection is None else F.conv2d(active, projection, stride=stride))
+    h = F.relu(bn(h, w, "bn")).mean((2, 3))
+    torch.testing.assert_close(net(x), h @ w["fc.weight"].T + w["fc.bias"])
+
+
+def test_cresnet20_is_post_activation():
+    torch.manual_seed(0)
+    net = build("cresnet20", in_channels=3, classes=5, image_size=8)
+    w = spread(net)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    h = F.relu(bn(F.conv2d(x, w["conv.weight"], padding=1), w, "bn"))
+    for i in range(9):
+        name, stride = f"blocks.{i}", 2 if i in (3, 6) else 1
+        inner = F.conv2d(h, w[f"{name}.conv1.weight"], stride=stride, padding=1)
+        inner = F.conv2d(F.relu(bn(inner, w, f"{name}.bn1")), w[f"{name}.conv2.weight"], padding=1)
+        if stride == 2:
+            h = bn(F.conv2d(h, w[f"{name}.shortcut.0.weight"], stride=2), w, f"{name}.shortcut.1")
+        h = F.relu(bn(inner, w, f"{name}.bn2") + h)
+    torch.testing.assert_close(net(x), h.mean((2, 3)) @ w["classifier.weight"].T + w["classifier.bias"])
+
+
+@pytest.mark.parametrize(("size", "paddings"), [(32, (0, 0)), (28, (2, 0)), (8, (2, 2))])
+def test_lenet_normalises_after_each_activation(size, paddings):
+    torch.manual_seed(0)
+    net = build("lenet5", in_channels=1, classes=4, image_size=size)
+    w = spread(net)
+    x = h = torch.randn(5, 1, size, size, dtype=torch.float64)
+    for i, padding in enumerate(paddings, start=1):
+        h = F.conv2d(h, w[f"conv{i}.weight"], w[f"conv{i}.bias"], padding=padding)
+        h = F.max_pool2d(bn(F.relu(h), w, f"bn{i}"), 2)
+    h = h.flatten(1)
+    for i in (1, 2):
+        h = F.relu(h @ w[f"fc{i}.weight"].T + w[f"fc{i}.bias"])
+        h = bn(h[:, :, None, None], w, f"bn{i + 2}").flatten(1)
+    torch.testing.assert_close(net(x), h @ w["fc3.weight"].T + w["fc3.bias"])
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    for name in ("cresnet20", "wrn-16-4"):
+        net = build(name, in_channels=3, classes=10, image_size=32)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                assert module.bias is None
+                fan_in = module.weight[0].numel()
+                deviation = 4 * (2 * module.weight.numel()) ** -0.5  # four standard errors, relative
+                assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=deviation)
+            if isinstance(module, nn.BatchNorm2d):
+                assert (module.weight == 1).all()
+                assert (module.bias == 0).all()
+    assert (net.fc.bias == 0).all()
+
+
+def test_convolutional_classifier_of_the_subspaces_paper():
+    net = CResNet20(in_channels=3, classes=10, image_size=32, classifier="conv")
+    assert not any(isinstance(module, nn.Linear) for module in net.modules())
+    assert count(net) == 272_464
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(ValueError, match="classifier must be 'linear' or 'conv'"):
+        CResNet20(in_channels=3, classes=10, image_size=32, classifier="other")
+
+
+def test_names():
+    assert list(MODELS) == ["lenet5", "cresnet20", "wrn"]
+    assert architecture_names() == ["lenet5", "cresnet20", "wrn-DEPTH-WIDTH"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lenet", r"known are lenet5, cresnet20, wrn-DEPTH-WIDTH; did you mean 'lenet5'\?"),
+        ("resnet20", "did you mean 'cresnet20'"),
+        ("mlp", "known are lenet5"),
+        ("wrn", "needs its depth and width, for example 'wrn-28-10'"),
+        ("wrn-28", "needs its depth and width"),
+        ("wrn-28-ten", "needs its depth and width"),
+        ("wrn-12-1", r"wrn-12-1: the depth must be 6n \+ 4"),
+        ("wrn-4-1", r"wrn-4-1: the depth must be 6n \+ 4"),
+        ("wrn-10-0", "the width must be at least 1"),
+        ("cresnet20-4", "unknown architecture"),
+    ],
+)
+def test_wrong_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, in_channels=3, classes=10, image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 3}, "at least 4 x 4 pixels, got 3 x 3"),
+        ({"dropout": 1.0}, r"lenet5: dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": -0.1}, "dropout must be in"),
+        ({"classes": 0}, "classes must be at least 1, got 0"),
+        ({"in_channels": 0}, "in_channels must be at least 1"),
+    ],
+)
+def test_wrong_numbers(change, message):
+    with pytest.raises(ValueError, match=message):
+        build("lenet5", **{"in_channels": 1, "classes": 10, "image_size": 8, **change})
