@@ -44,8 +44,9 @@ def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
     order = order.sort_values([*CELL, "first", "second", "label"], na_position="last")
     board.insert(2, "rank", pd.Series(_ranks(order), dtype="Int64"))
     notes = [*_seed_notes(board), *board.attrs.get("notes", []), *_unfinished_notes(frame)]
+    partial = board.attrs["partial"]
     board = board.loc[order.index].reset_index(drop=True)
-    board.attrs = {"by": by, "notes": notes}
+    board.attrs = {"by": by, "partial": partial, "notes": notes}
     return board
 
 

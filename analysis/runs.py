@@ -58,12 +58,12 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
     _refuse_duplicates(study, finished)
     done = {run.data.tags["key"] for run in finished}
     unfinished = [_describe(run) for run in cells if run.data.tags.get("key") not in done]
+    known = {run.data.tags.get("key") for run in cells}
+    unfinished += [{"state": "missing"} for key in set(keys or ()) - known]
     if not finished:
         raise LookupError(f"study {study!r} has no finished runs ({_count_states(unfinished)}) in {uri}")
     frame = pd.DataFrame([_row(run, study, uri) for run in finished])
     frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
-    known = {run.data.tags.get("key") for run in cells}
-    unfinished += [{"state": "missing"} for key in sorted(keys or ()) if key not in known]
     frame.attrs["unfinished"] = unfinished
     return frame
 
@@ -113,13 +113,14 @@ def load_predictions(frame: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndar
 
 def _read_predictions(row: dict[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
 
     uri = f"{str(row['artifact_uri']).rstrip('/')}/predictions.npz"
     try:  # an artifact on this machine is read in place, others are downloaded
         path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
         with np.load(path) as arrays:
             return arrays["probabilities"], arrays["labels"]
-    except OSError as error:
+    except (OSError, MlflowException) as error:
         cell = f"{row['label']} · {row['architecture']} · {row['dataset']} · seed {row['seed']}"
         raise FileNotFoundError(f"no predictions of {cell} at {uri}") from error
 

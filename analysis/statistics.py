@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from analysis.metrics import METRICS, describe
@@ -62,7 +64,7 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns dataset, architecture, label, method, n (the number of seeds), evaluated_on, and for each
         metric `<name>_mean` and `<name>_std`: the sample standard deviation (n − 1), NaN for a single seed.
-        A value that a seed lacks is left out of both; `attrs["notes"]` says which entries that concerns.
+        A value that a seed lacks is left out of both; `attrs["partial"]` and `attrs["notes"]` say where.
 
     Raises:
         ValueError: If test and validation figures are mixed, if one entry holds a seed twice, or if it holds
@@ -77,15 +79,13 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {f"{name}_mean": mean[name] for name in names} | {f"{name}_std": std[name] for name in names}
     ordered = [f"{name}_{part}" for name in names for part in ("mean", "std")]
     out = pd.concat([out, pd.DataFrame(columns, index=out.index)[ordered]], axis=1).reset_index()
-    notes = list(frame.attrs.get("notes", []))
-    n = out["n"].to_numpy()
-    for name in filter(METRICS.__contains__, names):
-        present = count[name].to_numpy()
-        for row in out.index[(present > 0) & (present < n)]:
-            cell = (out["dataset"].iloc[row], out["architecture"].iloc[row])
-            entry = f"{out['label'].iloc[row]} ({_name(cell)})"
-            notes.append(f"{entry}: {describe(name).title} from {present[row]} of {n[row]} seeds.")
-    out.attrs = {**frame.attrs, "notes": notes}
+    partial = _find_partial(out, count)
+    notes = [
+        f"{entry['label']} ({entry['dataset']} · {entry['architecture']}): {describe(entry['metric']).title} "
+        f"from {entry['present']} of {entry['n']} seeds."
+        for entry in partial
+    ]
+    out.attrs = {**frame.attrs, "partial": partial, "notes": [*frame.attrs.get("notes", []), *notes]}
     return out
 
 
@@ -108,6 +108,17 @@ def _refuse_mixtures(frame: pd.DataFrame) -> None:
         if rows["method"].nunique() > 1:
             methods = ", ".join(sorted(rows["method"].unique()))
             raise ValueError(f"{name} stands for different methods ({methods}): pass `keys`")
+
+
+def _find_partial(entries: pd.DataFrame, count: pd.DataFrame) -> list[dict[str, Any]]:
+    """Find the described metrics that some seeds of an entry have and others lack."""
+    found: list[dict[str, Any]] = []
+    for name in filter(METRICS.__contains__, count.columns):
+        for entry, present in zip(entries.to_dict("records"), count[name], strict=True):
+            if 0 < present < entry["n"]:
+                kept = {str(key): entry[key] for key in (*_ENTRY, "n")}
+                found.append(kept | {"metric": name, "present": int(present)})
+    return found
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series[float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -84,7 +85,7 @@ def latex(
         position_float="centering",
         hrules=True,
         label=label,
-        caption=caption or _caption(board, [title for title, _, _ in cells]),
+        caption=caption or _caption(board, [title for title, _, _ in cells], metrics),
     )
     return _head_sections(str(written), cells) if len(cells) > 1 else str(written)
 
@@ -169,7 +170,7 @@ def _figure(mean: str, std: str, *, bold: bool) -> str:
     return f"$\\mathbf{{{figure}}}$" if bold else f"${figure}$"
 
 
-def _caption(board: pd.DataFrame, titles: Sequence[str]) -> str:
+def _caption(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str]) -> str:
     counts = sorted(int(n) for n in board["n"].unique())
     if len(counts) == 1:
         over = f"$n = {counts[0]}$ seed{'s' if counts[0] > 1 else ''}"
@@ -181,16 +182,26 @@ def _caption(board: pd.DataFrame, titles: Sequence[str]) -> str:
     within = "" if len(titles) == 1 else " of each dataset and architecture"
     return (
         f"{where}{split} data: mean $\\pm$ sample standard deviation over {over}. "
-        f"The best mean of each column{within} is bold."
+        f"The best mean of each column{within} is bold.{_partial(board, titles, metrics)}"
     )
 
 
 def _fewer(board: pd.DataFrame, titles: Sequence[str]) -> str:
     """Name the entries with fewer seeds than the others, and how many they have."""
     rows = board[board["n"] < board["n"].max()].to_dict("records")
-    where = "" if len(titles) == 1 else " on {dataset}, {architecture}"
+    return "; ".join(f"{_entry(row, titles)}: {row['n']}" for row in rows)
+
+
+def _partial(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str]) -> str:
+    """Name the entries whose mean of one metric is over fewer seeds than n."""
     named = [
-        (str(row["label"]) + where.format(dataset=row["dataset"], architecture=row["architecture"]), row["n"])
-        for row in rows
+        f" {_entry(entry, titles)}: {escape(describe(entry['metric']).title)} from {entry['present']} seeds."
+        for entry in board.attrs.get("partial", [])
+        if entry["metric"] in metrics
     ]
-    return "; ".join(f"{escape(name)}: {n}" for name, n in named)
+    return "".join(named)
+
+
+def _entry(row: Mapping[Any, object], titles: Sequence[str]) -> str:
+    where = "" if len(titles) == 1 else f" on {row['dataset']}, {row['architecture']}"
+    return escape(f"{row['label']}{where}")

@@ -54,11 +54,12 @@ def gaussian_blur(images: Tensor, severity: int, generator: Generator) -> Tensor
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, -1, 1)
-    n, c, h, w = images.shape
-    blurred = F.pad(images.reshape(n * c, 1, h, w), (radius, radius, radius, radius), mode="replicate")
-    blurred = F.conv2d(F.conv2d(blurred, kernel), kernel.transpose(2, 3))
-    return blurred.view(n, c, h, w)
+    kernel = kernel / kernel.sum()
+    h, w = images.shape[2:]
+    padded = F.pad(images, (radius, radius, radius, radius), mode="replicate")
+    # Sums of shifted images, rows then columns: on a CPU far faster than a convolution with so few channels.
+    rows = sum((weight * padded[:, :, i : i + h] for i, weight in enumerate(kernel)), torch.zeros(()))
+    return sum((weight * rows[:, :, :, i : i + w] for i, weight in enumerate(kernel)), torch.zeros(()))
 
 
 def brightness(images: Tensor, severity: int, generator: Generator) -> Tensor:

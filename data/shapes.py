@@ -4,6 +4,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from data.splits import check_counts
+
 
 class Shape(NamedTuple):
     """What networks and schedules must know about a dataset.
@@ -48,9 +50,6 @@ def shape(dataset: str, *, validation: int | None = None, train_size: int | None
         task = load(dataset, root=Path(), validation=validation, train_size=train_size)
         return Shape(task.in_channels, task.image_size, task.classes, len(task.train.labels))
     known = DOWNLOADED[dataset]
-    left = known.train - (validation or 0)
-    if left < 1:
-        raise ValueError(f"{dataset}: cannot hold out validation={validation} of {known.train} training images")
-    if train_size is not None and train_size > left:
-        raise ValueError(f"{dataset}: cannot keep train_size={train_size} training images; there are {left}")
-    return known._replace(train=train_size or left)
+    held_out = validation or 0
+    check_counts(dataset, known.train, held_out, train_size)
+    return known._replace(train=known.train - held_out if train_size is None else train_size)

@@ -71,9 +71,10 @@ def make_task(name: str, source: Source, validation: int | None, train_size: int
         ValueError: If there are not that many images, or a class is left without any.
     """
     held_out = source.validation if validation is None else validation
+    check_counts(name, len(source.train.labels), held_out, train_size)
     train, rest = _hold_out(name, source.train, held_out)
     if train_size is not None:
-        train = _shrink(name, train, train_size)
+        train = _shrink(train, train_size)
     mean, std = channel_statistics(train.images)
     return Task(
         name=name,
@@ -89,14 +90,34 @@ def make_task(name: str, source: Source, validation: int | None, train_size: int
     )
 
 
+def check_counts(name: str, available: int, held_out: int, train_size: int | None) -> None:
+    """Refuse to hold out or to keep more training images than there are.
+
+    Args:
+        name: The dataset's name, used in messages.
+        available: All its training images.
+        held_out: How many are to be held out.
+        train_size: How many of the rest are to be kept; None for all.
+
+    Raises:
+        ValueError: Naming what is possible.
+    """
+    if not 0 <= held_out < available:
+        raise ValueError(
+            f"{name}: cannot hold out validation={held_out} training images; there are {available}, "
+            f"so 0 to {available - 1} are possible"
+        )
+    left = available - held_out
+    if train_size is not None and not 1 <= train_size <= left:
+        raise ValueError(
+            f"{name}: cannot keep train_size={train_size} training images; after holding out validation images "
+            f"there are {left}, so 1 to {left} are possible"
+        )
+
+
 def _hold_out(name: str, train: Split, count: int) -> tuple[Split, Split | None]:
     """The training set without its last `count` images, and those images (None if there are none)."""
     available = len(train.labels)
-    if not 0 <= count < available:
-        raise ValueError(
-            f"{name}: cannot hold out validation={count} training images; there are {available}, "
-            f"so 0 to {available - 1} are possible"
-        )
     if count == 0:
         return train, None
     kept, held = available - count, train.labels[available - count :]
@@ -109,13 +130,7 @@ def _hold_out(name: str, train: Split, count: int) -> tuple[Split, Split | None]
     return Split(train.images[:kept], train.labels[:kept]), Split(train.images[kept:], held)
 
 
-def _shrink(name: str, train: Split, count: int) -> Split:
+def _shrink(train: Split, count: int) -> Split:
     """A fixed stratified subset of `count` images, in their old order; a smaller subset is part of a larger one."""
-    available = len(train.labels)
-    if not 1 <= count <= available:
-        raise ValueError(
-            f"{name}: cannot keep train_size={count} training images; after holding out validation images "
-            f"there are {available}, so 1 to {available} are possible"
-        )
     chosen = stratified_order(train.labels, _SUBSET_SEED)[:count].sort().values
     return Split(train.images[chosen], train.labels[chosen])

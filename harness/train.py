@@ -21,9 +21,23 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     groups = method.param_groups()
     if recipe.optimizer == "adam":
         return Adam(groups, lr=recipe.lr, fused=True)
-    return SGD(
-        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0, fused=True
-    )
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    sgd = SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    if recipe.momentum:
+        sgd.register_step_pre_hook(begin_momentum)
+    return sgd
+
+
+def begin_momentum(optimizer: Optimizer, args: object, kwargs: object) -> None:
+    """Give a parameter's momentum its start, zero, at its first gradient.
+
+    torch's fused SGD fails where some parameters of a group have had a gradient and others have not, as late-phase
+    members do in a short cycle.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None and p not in optimizer.state:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

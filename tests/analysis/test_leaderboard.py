@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from analysis import describe, leaderboard, render
 
 GOLDEN = Path(__file__).parent / "golden"

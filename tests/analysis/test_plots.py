@@ -4,10 +4,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
+
 from analysis import PLOTS, accuracy_against_cost, metric_against_members, reliability, save
 from analysis.plots import bin_confidence
 from analysis.style import looks
-from matplotlib import pyplot
 
 
 def legend(figure):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from analysis import load_predictions, load_runs, load_series
 
 
@@ -40,6 +41,11 @@ def test_keys_restrict(store, frame):
     assert chosen.attrs["unfinished"] == [{"state": "missing"}]
 
 
+def test_more_runs_than_a_page(store, frame, monkeypatch):
+    monkeypatch.setattr("analysis.runs._PAGE", 4)
+    assert load_runs("paper", store=store.uri)["run_id"].tolist() == frame["run_id"].tolist()
+
+
 def test_no_store(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"nothing\.db does not exist"):
         load_runs("paper", store=f"sqlite:///{tmp_path}/nothing.db")
@@ -50,13 +56,18 @@ def test_no_store(tmp_path, monkeypatch):
 
 
 def test_no_study_names_those_there(store):
-    with pytest.raises(LookupError, match="'papre'.*there is: paper, twice, unfinished"):
+    with pytest.raises(LookupError, match=r"'papre'.*there is: paper, twice, unfinished"):
         load_runs("papre", store=store.uri)
 
 
 def test_nothing_finished_says_what_there_is(store):
-    with pytest.raises(LookupError, match="no finished runs .1 failed, 1 running."):
+    with pytest.raises(LookupError, match=r"no finished runs \(1 failed, 1 running\)"):
         load_runs("unfinished", store=store.uri)
+
+
+def test_nothing_of_these_keys(store):
+    with pytest.raises(LookupError, match=r"no finished runs \(0 failed, 1 missing, 0 running\)"):
+        load_runs("paper", store=store.uri, keys=["0" * 64])
 
 
 def test_the_same_key_twice(store):

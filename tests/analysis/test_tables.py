@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from analysis import document, latex, leaderboard
 from analysis.tables import escape
 

@@ -1,0 +1,265 @@
+"""What every method must keep to, over the registry and over compositions of it."""
+
+from copy import deepcopy
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from optuna.distributions import BaseDistribution
+
+from harness import checkpoint
+from harness.expression import hyperparameters
+from harness.train import grouped, make_optimizer
+from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, Line, MakeNet, Method, Recipe, Snapshot
+from tests.conftest import TinyNet, build, separable
+
+COMPOSED = {
+    "swa(late_phase_bn)": partial(SWA, of=partial(LatePhaseBatchNorm, K=3, start=2), start=3),
+    "swa(late_phase_bn, members)": partial(
+        SWA, of=partial(LatePhaseBatchNorm, K=3, start=2, prediction="members"), start=3
+    ),
+    "swa(line, pair)": partial(SWA, of=partial(Line, prediction="pair"), start=3),
+    "snapshot(late_phase_bn)": partial(Snapshot, of=partial(LatePhaseBatchNorm, K=3, start=2), M=3),
+    "snapshot(swa)": partial(Snapshot, of=partial(SWA, start=3), M=3),
+}
+TRAINED = {name: method for name, method in METHODS.items() if name != "deep_ensemble"} | COMPOSED
+ENSEMBLES = {
+    "deep_ensemble": DeepEnsemble,
+    "deep_ensemble(late_phase_bn)": partial(
+        DeepEnsemble, of=partial(LatePhaseBatchNorm, K=3, start=2, prediction="members"), K=2
+    ),
+}
+
+
+def run(method: Method, optimizer, batches, first: int = 0, last: int | None = None) -> list[float]:
+    """Train some epochs as the harness does; the losses by epoch."""
+    losses = []
+    for epoch in range(first, method.epochs if last is None else last):
+        torch.manual_seed(epoch)
+        method.begin_epoch(epoch)
+        method.train()
+        total = 0.0
+        for i, group in enumerate(grouped(batches, method.batches_per_update())):
+            rate = method.lr(epoch + i / len(batches))
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = rate * parameters["lr_scale"]
+            total += method.update(group, optimizer).item() * len(group)
+        method.end_epoch(epoch)
+        losses.append(total / len(batches))
+    return losses
+
+
+def finish(method: Method, batches) -> Method:
+    method.prepare(batches)
+    return method.eval()
+
+
+def trained(make, recipe, batches, seed: int = 0) -> Method:
+    method = build(make, recipe, seed)
+    run(method, make_optimizer(method, recipe), batches)
+    return finish(method, batches)
+
+
+def assert_same_state(one: Method, other: Method) -> None:
+    assert one.state_dict().keys() == other.state_dict().keys()
+    for name, value in one.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other.state_dict()[name]), name
+        else:
+            assert value == other.state_dict()[name], name
+
+
+@torch.no_grad()
+def predictions(method: Method) -> torch.Tensor:
+    return method.predict(separable(11, seed=5)[0])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trains_and_predicts(name, recipe, batches):
+    method = build(TRAINED[name], recipe)
+    keys = set(method.state_dict())
+    losses = run(method, make_optimizer(method, recipe), batches)
+    assert losses[-1] < losses[0], "the loss falls on a separable task"
+    finish(method, batches)
+    assert set(method.state_dict()) == keys, "structure never changes"
+    logits = predictions(method)
+    assert logits.shape[1:] == (11, 3)
+    assert logits.isfinite().all()
+    x, y = separable(60, seed=7)
+    with torch.no_grad():
+        error = method.predict(x).softmax(-1).mean(0).argmax(-1) != y
+    assert error.float().mean() < 0.2
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_same_seed_same_bits_other_seed_other_bits(name, recipe, batches):
+    one, same, other = (predictions(trained(TRAINED[name], recipe, batches, seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "stop"), list(product(TRAINED, (1, 3, 5, 6))))
+def test_resuming_into_a_spoiled_instance_gives_the_same_bits(name, stop, recipe, batches):
+    whole = trained(TRAINED[name], recipe, batches)
+    first = build(TRAINED[name], recipe)
+    optimizer = make_optimizer(first, recipe)
+    run(first, optimizer, batches, last=stop)
+    state, momenta = deepcopy(first.state_dict()), deepcopy(checkpoint.optimizer_state(optimizer))
+
+    second = build(TRAINED[name], recipe)
+    with torch.no_grad():
+        for tensor in [*second.parameters(), *second.buffers()]:
+            tensor.fill_(7)
+    second.load_state_dict(state)
+    optimizer = make_optimizer(second, recipe)
+    checkpoint.load_optimizer_state(optimizer, momenta)
+    run(second, optimizer, batches, first=stop)
+    finish(second, batches)
+    assert_same_state(second, whole)
+    assert torch.equal(predictions(second), predictions(whole))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_finished_state_predicts_the_same(name, recipe, batches):
+    whole = trained(TRAINED[name], recipe, batches)
+    other = build(TRAINED[name], recipe)
+    other.load_state_dict(whole.state_dict())
+    assert torch.equal(predictions(other.eval()), predictions(whole))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_prediction_changes_nothing(name, recipe, batches):
+    method = trained(TRAINED[name], recipe, batches)
+    state = deepcopy(method.state_dict())
+    once = predictions(method)
+    assert torch.equal(once, predictions(method))
+    for key, value in method.state_dict().items():
+        assert value == state[key] if isinstance(value, dict) else torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, recipe, batches):
+    whole = trained(TRAINED[name], recipe, batches)
+    method = build(TRAINED[name], recipe)
+    optimizer = make_optimizer(method, recipe)
+    for epoch in range(method.epochs):
+        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        copy = finish(deepcopy(method), batches)
+        assert predictions(copy).isfinite().all()
+    assert_same_state(finish(method, batches), whole)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_members_are_networks_and_predict_each(name, recipe, batches):
+    method = trained(TRAINED[name], recipe, batches)
+    net = {**dict(method.net.named_parameters()), **dict(method.net.named_buffers())}
+    for weights in method.members():
+        assert {key: value.shape for key, value in weights.items()} == {key: t.shape for key, t in net.items()}
+    if name != "mc_dropout":  # whose members share their weights
+        x, _ = separable(11, seed=5)
+        with torch.no_grad():
+            expected = torch.stack([method(x, weights) for weights in method.members()])
+        assert torch.equal(predictions(method), expected)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_rate_is_a_pure_function_and_positive(name, recipe):
+    method = build(TRAINED[name], recipe)
+    positions = [i / 8 for i in range(8 * recipe.epochs)]
+    rates = [method.lr(position) for position in positions]
+    method.epoch = 4
+    assert [method.lr(position) for position in reversed(positions)] == rates[::-1]
+    assert all(rate > 0 for rate in rates)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_trained_parameter_is_in_one_group(name, recipe):
+    method = build(TRAINED[name], recipe)
+    grouped_parameters = [p for group in method.param_groups() for _, p in group["params"]]
+    names = [n for group in method.param_groups() for n, _ in group["params"]]
+    assert len(set(names)) == len(names)
+    assert {id(p) for p in grouped_parameters} == {id(p) for p in method.parameters() if p.requires_grad}
+    assert len(grouped_parameters) == len({id(p) for p in grouped_parameters})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_lie_inside_the_search_space(name):
+    known = hyperparameters(METHODS[name])
+    for key, distribution in METHODS[name].space.items():
+        assert isinstance(distribution, BaseDistribution)
+        assert distribution._contains(distribution.to_internal_repr(known[key][1])), key
+    assert METHODS[name].__doc__
+
+
+WRAPPERS = {"swa": partial(SWA, start=3), "snapshot": partial(Snapshot, M=2), "deep_ensemble": DeepEnsemble}
+
+
+@pytest.mark.parametrize(("outer", "inner"), list(product(WRAPPERS, {**METHODS, **COMPOSED})))
+def test_every_wrapper_takes_every_method_or_says_why_not(outer, inner, recipe, batches):
+    of = {"late_phase_bn": partial(LatePhaseBatchNorm, K=3, start=2)}.get(inner, {**METHODS, **COMPOSED}[inner])
+    try:
+        method = build(WRAPPERS[outer], recipe, of=of)
+    except ValueError as error:
+        assert "cannot be made of" in str(error)
+        return
+    if method.epochs:
+        run(method, make_optimizer(method, recipe), batches)
+        finish(method, batches)
+    else:
+        assert len(method.needs()) == 5
+    assert predictions(method.eval()).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_a_deep_ensemble_is_its_independent_runs(name, recipe, batches):
+    ensemble = build(ENSEMBLES[name], recipe, seed=2)
+    size = len(ensemble.needs())
+    assert [need.seed for need in ensemble.needs()] == list(range(2 * size, 3 * size))
+    assert {need.epoch for need in ensemble.needs()} == {recipe.epochs}
+    of = ENSEMBLES[name].keywords["of"] if isinstance(ENSEMBLES[name], partial) else METHODS["sgd"]
+    parts = [trained(of, recipe, batches, need.seed) for need in ensemble.needs()]
+    ensemble.receive([part.state_dict() for part in parts])
+    finish(ensemble, batches)
+    assert torch.equal(predictions(ensemble), torch.cat([predictions(part) for part in parts]))
+    assert sum(1 for _ in ensemble.members()) == sum(len(part.members()) for part in parts)
+
+
+def test_ensembles_of_different_seeds_share_no_member(recipe):
+    seeds = [need.seed for seed in range(4) for need in build(DeepEnsemble, recipe, seed).needs()]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_every_method_starts_from_the_same_weights(recipe):
+    plain = Method(MakeNet(TinyNet, 3), recipe)
+    for name, make in TRAINED.items():
+        method = build(make, recipe, 3)
+        for key, value in plain.net.state_dict().items():
+            assert torch.equal(method.net.state_dict()[key], value), name
+
+
+def test_hooks_are_called_in_order(recipe, batches):
+    calls: list[str] = []
+
+    class Spy(Method):
+        def __init__(self, make_net: MakeNet, recipe: Recipe) -> None:
+            super().__init__(make_net, recipe)
+            self.start_epoch = 1
+
+        def begin(self):
+            calls.append("begin")
+
+        def begin_epoch(self, epoch):
+            calls.append(f"epoch {epoch}")
+            super().begin_epoch(epoch)
+
+        def update(self, batches, optimizer):
+            calls.append("update")
+            return super().update(batches, optimizer)
+
+        def end_epoch(self, epoch):
+            calls.append(f"end {epoch}")
+
+    method = build(Spy, recipe)
+    run(method, make_optimizer(method, recipe), batches[:2], last=2)
+    assert calls == ["epoch 0", "update", "update", "end 0", "epoch 1", "begin", "update", "update", "end 1"]
