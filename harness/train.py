@@ -9,7 +9,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from data import Batches
 from methods import Batch, Method, Recipe
-from methods.streams import stream
+from methods.streams import seed_torch, stream
 
 
 class DivergenceError(Exception):
@@ -34,6 +34,8 @@ def begin_momentum(optimizer: Optimizer, args: object, kwargs: object) -> None:
     torch's fused SGD fails where some parameters of a group have had a gradient and others have not, as late-phase
     members do in a short cycle.
     """
+    if len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups):
+        return
     for group in optimizer.param_groups:
         for p in group["params"]:
             if p.grad is not None and p not in optimizer.state:
@@ -62,18 +64,20 @@ def train_epoch(method: Method, optimizer: Optimizer, batches: Batches, epoch: i
     Raises:
         DivergenceError: if the loss is not finite.
     """
-    torch.manual_seed(stream(method.seed, "torch", epoch).initial_seed())
+    seed_torch(stream(method.seed, "torch", epoch))
     method.begin_epoch(epoch)
     method.train()
     steps, done = len(batches), 0
-    total = torch.zeros(())
+    losses, sizes = [], []
     for group in grouped(batches, method.batches_per_update()):
         rate = method.lr(epoch + done / steps)
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate * parameters["lr_scale"]
-        total = total + method.update(group, optimizer) * len(group)
+        losses.append(method.update(group, optimizer))
+        sizes.append(len(group))
         done += len(group)
-    loss = total.item() / steps
+    values = torch.stack(losses).tolist()  # the one moment in which an epoch waits for the device
+    loss = math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / steps
     if not math.isfinite(loss):
         raise DivergenceError(f"the training loss became {loss} in epoch {epoch + 1} at learning rate {rate:.3g}")
     method.end_epoch(epoch)

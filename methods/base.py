@@ -165,11 +165,12 @@ class Method(nn.Module):
         optimizer.zero_grad()
         losses = []
         for x, y in batches:
-            loss = self.loss(x, y) / len(batches)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = self.loss(x, y)
+            mean = loss if len(batches) == 1 else loss / len(batches)
+            mean.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         optimizer.step()
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def end_epoch(self, epoch: int) -> None:
         """Leave an epoch: collect, restart."""

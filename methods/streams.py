@@ -24,6 +24,17 @@ def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def seed_torch(generator: torch.Generator) -> None:
+    """Let torch's global randomness follow `generator` from here on.
+
+    `torch.manual_seed` would do, but before CUDA is used it notes a stack trace at every call.
+    """
+    seed = generator.initial_seed()
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+
+
 @contextmanager
 def seeded(generator: torch.Generator, devices: list[torch.device] | None = None) -> Iterator[None]:
     """Let torch's global randomness (weight initialisation, dropout) follow `generator` for a while.
@@ -33,7 +44,7 @@ def seeded(generator: torch.Generator, devices: list[torch.device] | None = None
         devices: CUDA devices whose state is put back afterwards too.
     """
     with torch.random.fork_rng(devices=devices or []):
-        torch.manual_seed(generator.initial_seed())
+        seed_torch(generator)
         yield
 
 
