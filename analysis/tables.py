@@ -48,6 +48,9 @@ _PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage[a4paper,margin=1.5cm,landscape]{geometry}
 \usepackage{booktabs}
+\usepackage{etoolbox}
+\AtBeginEnvironment{tabular}{\footnotesize}
+\setlength{\tabcolsep}{4pt}
 \setlength{\belowcaptionskip}{6pt}
 \begin{document}
 """
@@ -63,8 +66,8 @@ def latex(
     r"""Write a `table` environment with booktabs rules: mean and spread, the best of each column in bold.
 
     The best is the best mean among the methods of one dataset and architecture; means that read the same as
-    the best are bold too. A metric of which neither direction is better, or that only one method has, is not
-    set in bold. It needs `\usepackage{booktabs}`.
+    the best are bold too. Costs, a metric of which neither direction is better, and one that only one
+    method has are not set in bold. It needs `\usepackage{booktabs}`.
 
     Args:
         board: What `leaderboard` returns, or the rows of `load_runs`.
@@ -157,7 +160,7 @@ def _format(rows: pd.DataFrame, shown: Sequence[Metric]) -> pd.DataFrame:
 def _best(means: Sequence[str], metric: Metric) -> str | None:
     """The best mean as it is written, so that entries which read the same are treated the same."""
     present = [mean for mean in means if mean]
-    if metric.better is None or len(present) < 2:
+    if metric.better is None or not metric.spread or len(present) < 2:
         return None
     return (max if metric.better == "higher" else min)(present, key=float)
 
@@ -182,7 +185,7 @@ def _caption(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
     within = "" if len(titles) == 1 else " of each dataset and architecture"
     return (
         f"{where}{split} data: mean $\\pm$ sample standard deviation over {over}. "
-        f"The best mean of each column{within} is bold.{_partial(board, titles, metrics)}"
+        f"The best mean of each metric{within} is bold.{_partial(board, titles, metrics)}"
     )
 
 
