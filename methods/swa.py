@@ -2,7 +2,6 @@
 
 from typing import Annotated, ClassVar
 
-import torch
 from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field
 
@@ -63,10 +62,7 @@ class SWA(Wrapper):
                 f"in epoch {self.inner.start_epoch}: its members have no values yet"
             )
         self.ratio = ratio
-        self.average = self.copy_inner()
-        for method in self.average.modules():
-            if isinstance(method, Method):
-                method.statistics_stale = True
+        self.average = self.copy_inner(stale=True)
 
     def lr(self, epoch: float) -> float:
         """Hold the recipe's rate, then lower it linearly to `ratio` of it, and hold that."""
@@ -76,24 +72,11 @@ class SWA(Wrapper):
         progress = 1.0 if end <= start else min(max((int(epoch) - start) / (end - start), 0.0), 1.0)
         return self.recipe.lr * (1.0 + (self.ratio - 1.0) * progress)
 
-    @torch.no_grad()
     def end_epoch(self, epoch: int) -> None:
         """Add this epoch's weights to the average."""
         super().end_epoch(epoch)
-        if not self.begun:
-            return
-        share = 1.0 / (epoch - self.start_epoch + 1)
-        for average, weights in zip(self.average.parameters(), self.inner.parameters(), strict=True):
-            average.lerp_(weights, share)
-        for buffer, values in zip(self.average.buffers(), self.inner.buffers(), strict=True):
-            buffer.copy_(values)
-        self.follow()
-
-    def follow(self) -> None:
-        """Bring the copy to the inner method's epoch."""
-        for copy, method in zip(self.average.modules(), self.inner.modules(), strict=True):
-            if isinstance(copy, Method) and isinstance(method, Method):
-                copy.epoch = method.epoch
+        if self.begun:
+            self.blend(self.average, 1.0 / (epoch - self.start_epoch + 1))
 
     def predictors(self) -> list[Method]:
         """Predict with the average; before averaging started, with the inner method."""

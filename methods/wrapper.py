@@ -37,9 +37,31 @@ class Wrapper(Method):
         """The network of the inner method."""
         return self.inner.net
 
-    def copy_inner(self) -> Method:
-        """Make a frozen copy of the inner method, to be filled later."""
-        return deepcopy(self.inner).requires_grad_(False)
+    def copy_inner(self, *, stale: bool = False) -> Method:
+        """Make a frozen copy of the inner method, to be filled later.
+
+        Args:
+            stale: the copy's weights will be averages, so that its running statistics must be re-estimated.
+        """
+        copy = deepcopy(self.inner).requires_grad_(False)
+        for method in methods_within(copy):
+            method.statistics_stale |= stale
+        return copy
+
+    @torch.no_grad()
+    def blend(self, copy: Method, share: float) -> None:
+        """Move the weights of a copy towards the inner method's; its buffers and its epoch become the inner's.
+
+        Args:
+            copy: made by `copy_inner`.
+            share: of the inner method's weights in the result; 1 copies them.
+        """
+        for mine, theirs in zip(copy.parameters(), self.inner.parameters(), strict=True):
+            mine.lerp_(theirs, share)
+        for buffer, value in zip(copy.buffers(), self.inner.buffers(), strict=True):
+            buffer.copy_(value)
+        for follower, method in zip(methods_within(copy), methods_within(self.inner), strict=True):
+            follower.epoch = method.epoch
 
     def needs(self) -> list[Any]:
         """List what the inner method needs."""
@@ -98,3 +120,8 @@ class Wrapper(Method):
     def predict(self, x: Tensor) -> Tensor:
         """Give the logits of the members of every predictor, (K, B, C)."""
         return torch.cat([method.predict(x) for method in self.predictors()])
+
+
+def methods_within(method: Method) -> list[Method]:
+    """List a method and the methods inside it."""
+    return [part for part in method.modules() if isinstance(part, Method)]

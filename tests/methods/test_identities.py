@@ -441,6 +441,17 @@ def test_snapshots_are_the_states_at_the_cycles_ends(batches):
         assert_close(states[end - 1], weights, 0)
 
 
+def test_a_snapshot_of_an_average_re_estimates_its_statistics(recipe, batches):
+    """The last snapshot of an averaged run is the average itself, statistics and all."""
+    method = build(Snapshot, recipe, of=partial(SWA, start=3), M=2)
+    run(method, make_optimizer(method, recipe), batches)
+    reference = deepcopy(method.inner)
+    finish(method, batches)
+    finish(reference, batches)
+    assert_close(reference.members()[0], method.members()[-1], 0)
+    assert not torch.equal(method.members()[-1]["norm.running_mean"], method.inner.net.norm.running_mean)
+
+
 def test_snapshot_schedule_is_equation_2():
     method = build(Snapshot, Recipe(epochs=40, lr=0.2), M=4)
     for epoch in np.arange(0, 40, 0.25):
