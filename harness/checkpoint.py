@@ -76,8 +76,7 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, dict[str, Any]])
     for name, values in state.items():
         p = parameters[name]
         optimizer.state[p] = {
-            key: value.to(p.device) if isinstance(value, Tensor) and value.ndim else value
-            for key, value in values.items()
+            key: value.to(p.device) if isinstance(value, Tensor) else value for key, value in values.items()
         }
 
 

@@ -46,7 +46,8 @@ class Method(nn.Module):
         space: the search space of the keyword hyperparameters, each default inside its range.
         version: raised whenever the results of the method change; part of a run's key.
         epochs: how many epochs the method trains itself; 0 if it only combines what others trained.
-        start_epoch: T0, the epoch in which `begin` is called; `epochs` if it never is.
+        start_epoch: T0, the epoch in which the method departs from plain training and `begin` is called; `epochs`
+            if it never does.
         epoch: the current epoch, counted from 0; part of the state.
         statistics_stale: set on a copy whose weights were averaged or sampled, so that `prepare` must
             re-estimate the running statistics of BatchNorm.

@@ -24,6 +24,7 @@ class Dropout(Method):
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, p: Annotated[float, Field(gt=0, lt=1)] = 0.2) -> None:
         """Build a network whose dropout layers drop with probability `p`."""
         super().__init__(make_net.having(dropout=p), recipe)
+        self.start_epoch = 0
         if not self.dropout_layers():
             raise ValueError("this architecture has no place for dropout")
 

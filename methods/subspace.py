@@ -49,6 +49,7 @@ class Line(Method):
             alpha: the pair's place on the line; 0 are its ends (Figure 5).
         """
         super().__init__(make_net, recipe)
+        self.start_epoch = 0
         self.end = make_net()
         self.beta = beta
         self.alphas = self.generator("alpha")
