@@ -60,5 +60,8 @@ class Run(Part):
 
     def needed(self, need: Need, methods: Mapping[str, type[Method]]) -> "Run":
         """Give the run that a `Need` of this run's method names."""
-        method = self.method.of or MethodSpec(name="sgd", version=methods["sgd"].version)
+        method: MethodSpec | None = self.method
+        for _ in range(need.level):
+            method = method.of if method else None
+        method = method or MethodSpec(name="sgd", version=methods["sgd"].version)
         return self.model_copy(update={"method": method, "seed": need.seed})

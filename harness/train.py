@@ -64,7 +64,7 @@ def train_epoch(method: Method, optimizer: Optimizer, batches: Batches, epoch: i
     Raises:
         DivergenceError: if the loss is not finite.
     """
-    seed_torch(stream(method.seed, "torch", epoch))
+    seed_torch(stream(method.seed, "torch", epoch), next(method.net.parameters()).device)
     method.begin_epoch(epoch)
     method.train()
     steps, done = len(batches), 0

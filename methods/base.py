@@ -14,20 +14,24 @@ from methods.recipe import Recipe
 from methods.streams import MakeNet, stream
 
 Batch = tuple[Tensor, Tensor]
-"""x (B, C_in, H, W), y (B,)."""
+"""x (B, …), for pictures (B, C_in, H, W); y (B,), the class of each example."""
 Weights = Mapping[str, Tensor]
 """Tensors by the names they have in the network; those not named are the network's own."""
 
 
 class Need(NamedTuple):
-    """The state of another run that a method starts from.
+    """The state of another run of the same cell that a method starts from.
 
-    It names the run of the same cell with this `seed` and with the method that this one is made `of` (plain
-    training where it is made of none), after `epoch` epochs.
+    Attributes:
+        seed: the other run's seed.
+        epoch: its state after so many epochs, as trained; None for its finished state, prepared for prediction.
+        level: its method is the one that the asking method is made of, `level` steps inwards; plain training
+            where there is none. A wrapper hands the needs of its inner method on with one step more.
     """
 
     seed: int
-    epoch: int
+    epoch: int | None = None
+    level: int = 1
 
 
 class Method(nn.Module):
@@ -49,6 +53,7 @@ class Method(nn.Module):
         start_epoch: T0, the epoch in which the method departs from plain training and `begin` is called; `epochs`
             if it never does.
         epoch: the current epoch, counted from 0; part of the state.
+        collected: set on a copy that a wrapper fills from time to time.
         statistics_stale: set on a copy whose weights were averaged or sampled, so that `prepare` must
             re-estimate the running statistics of BatchNorm.
     """
@@ -62,6 +67,7 @@ class Method(nn.Module):
     epochs: int
     start_epoch: int
     epoch: int
+    collected: bool
     statistics_stale: bool
 
     def __init__(self, make_net: MakeNet, recipe: Recipe) -> None:
@@ -75,13 +81,12 @@ class Method(nn.Module):
         self.settle(recipe, make_net.seed, epochs=recipe.epochs)
         self.net = make_net()
 
-    def settle(self, recipe: Recipe, seed: int, *, epochs: int, start_epoch: int | None = None) -> None:
+    def settle(self, recipe: Recipe, seed: int, *, epochs: int) -> None:
         """Set the plain attributes; for `__init__` only."""
         self.recipe, self.seed = recipe, seed
-        self.epochs = epochs
-        self.start_epoch = epochs if start_epoch is None else start_epoch
+        self.epochs = self.start_epoch = epochs
         self.epoch = 0
-        self.statistics_stale = False
+        self.collected = self.statistics_stale = False
 
     # --- what the method starts from -----------------------------------------------------------------------
 
@@ -138,7 +143,7 @@ class Method(nn.Module):
         """Run the network.
 
         Args:
-            x: (B, C_in, H, W).
+            x: (B, …).
             weights: parameters and buffers to use in place of the network's own; buffers of BatchNorm
                 given here are updated in place in training mode.
 

@@ -40,28 +40,34 @@ def reestimate(method: Method, batches: Iterable[Batch], weights: Mapping[str, T
     layers = {name: layer for name, layer in batch_norms(method.net).items() if layer.track_running_stats}
     if not layers:
         return
-    for name, layer in layers.items():
-        for statistic, start in (("running_mean", 0.0), ("running_var", 1.0), ("num_batches_tracked", 0)):
-            (weights or {}).get(f"{name}.{statistic}", getattr(layer, statistic)).fill_(start)
-    seen = 0
+    own = dict(method.net.named_buffers()) | dict(weights or {})
+    statistics = [own[f"{name}.{key}"] for name in layers for key in ("running_mean", "running_var")]
+    sums = [torch.zeros_like(statistic, dtype=torch.float64) for statistic in statistics]
+    for statistic in statistics:
+        statistic.zero_()  # momentum 1 would keep a NaN
+    seen = batches_seen = 0
     with only_training(method.net, layers.values()):
         for x, _ in batches:
-            seen += len(x)
-            for layer in layers.values():
-                layer.momentum = len(x) / seen
             method(x, weights)
+            for total, statistic in zip(sums, statistics, strict=True):
+                total.add_(statistic, alpha=len(x))
+            seen, batches_seen = seen + len(x), batches_seen + 1
     if not seen:
         raise ValueError("cannot re-estimate BatchNorm statistics: there is no batch of data")
+    for total, statistic in zip(sums, statistics, strict=True):
+        statistic.copy_(total / seen)
+    for name in layers:
+        own[f"{name}.num_batches_tracked"].fill_(batches_seen)
 
 
 @contextmanager
 def only_training(net: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Put these layers in training mode and the rest of the network in evaluation mode, then all back."""
+    """Put these layers in training mode, each batch replacing the statistics, and the rest in evaluation mode."""
     modes = {module: module.training for module in net.modules()}
     momenta = {layer: layer.momentum for layer in layers}
     net.eval()
     for layer in momenta:
-        layer.training = True
+        layer.training, layer.momentum = True, 1.0
     try:
         yield
     finally:

@@ -54,7 +54,7 @@ class DeepEnsemble(Method):
 
     def needs(self) -> list[Need]:
         """Ask for the finished runs."""
-        return [Need(part.seed, part.epochs) for part in self.parts]
+        return [Need(part.seed) for part in self.parts]
 
     def receive(self, states: Sequence[dict[str, Any]]) -> None:
         """Take the finished states, already prepared for prediction."""

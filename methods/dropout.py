@@ -36,8 +36,7 @@ class Dropout(Method):
 class MCDropout(Dropout):
     """Train with dropout; predict with K networks thinned at random (Monte-Carlo dropout).
 
-    The masks are a function of the seed alone: every batch is predicted by the same K draws, one mask for each
-    place in the batch.
+    The masks are a function of the seed and the epoch.
 
     References:
         Gal & Ghahramani, Dropout as a Bayesian approximation, ICML 2016. 10 samples and p = 0.2 as in
@@ -61,11 +60,12 @@ class MCDropout(Dropout):
     def predict(self, x: Tensor) -> Tensor:
         """Give the logits of K thinned networks, (K, B, C); BatchNorm stays in evaluation mode."""
         layers = self.dropout_layers()
-        devices = [x.device] if x.is_cuda else []
         try:
             for layer in layers:
                 layer.train()
-            with seeded(self.generator("dropout at test time"), devices):
+            # Deviation: every batch gets the same K draws of masks, one for each place in the batch, so that
+            # a prediction does not depend on what was predicted before.
+            with seeded(self.generator("dropout at test time"), x.device):
                 return torch.stack([self(x) for _ in range(self.K)])
         finally:
             for layer in layers:

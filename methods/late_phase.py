@@ -73,15 +73,17 @@ class LatePhase(Method):
                 "reestimate_members" passes over the data once a member, then collapses. Where members'
                 statistics are stale, as after weight averaging, "collapse" and "average" re-estimate as well.
         """
+        if prediction == "members" and statistics != "collapse":
+            raise ValueError(f"statistics={statistics} is about the average network, and prediction=members has none")
         super().__init__(make_net, recipe)
         self.start_epoch = start_at(start, self.epochs)
         self.K, self.sigma0, self.gamma_theta = K, sigma0, gamma_theta
         self.member_weight_decay = recipe.weight_decay if member_weight_decay is None else member_weight_decay
         self.member_momentum, self.prediction, self.statistics = member_momentum, prediction, statistics
-        self.names = self.late_layers()
+        self.names = self.late_layer_names()
         self.late = nn.ModuleList(nn.ModuleList(map(deepcopy, self.plain_layers())) for _ in range(K))
 
-    def late_layers(self) -> list[str]:
+    def late_layer_names(self) -> list[str]:
         """Name the layers that become late-phase weights."""
         raise NotImplementedError
 
@@ -118,8 +120,8 @@ class LatePhase(Method):
         for k in range(self.K):
             for layer, plain in zip(self.own_layers(k), self.plain_layers(), strict=True):
                 layer.load_state_dict(plain.state_dict())
-                for p in layer.parameters() if self.sigma0 else ():
-                    noise = torch.randn(p.shape, generator=generator).to(p.device)
+                for p in layer.parameters():
+                    noise = torch.randn(p.shape, generator=generator).to(p)
                     p.add_(noise * p.square().mean().sqrt(), alpha=self.sigma0)
 
     def batches_per_update(self) -> int:
@@ -143,8 +145,9 @@ class LatePhase(Method):
             losses.append(loss.detach())
         scale = 1 / len(batches) if self.gamma_theta == "1/K" else float(self.gamma_theta)
         if scale != 1.0:
-            gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-            torch._foreach_mul_(gradients, scale)
+            for p in self.net.parameters():
+                if p.grad is not None:
+                    p.grad.mul_(scale)
         optimizer.step()
         return torch.stack(losses).mean()
 
@@ -233,7 +236,7 @@ class LatePhaseBatchNorm(LatePhase):
         self.last_layer = last_layer
         super().__init__(make_net, recipe, **hyperparameters)
 
-    def late_layers(self) -> list[str]:
+    def late_layer_names(self) -> list[str]:
         """Name the BatchNorm layers and the last one."""
         norms = [name for name, layer in batch_norms(self.net).items() if layer.affine]
         if not norms:

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 from importlib.metadata import entry_points
-from inspect import isabstract, isclass
+from inspect import isclass
 from pathlib import Path
 
 from methods import METHODS
@@ -35,12 +35,15 @@ def from_file(path: Path) -> dict[str, type[Method]]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"plugin {path}: {type(error).__name__}: {error}") from error
-    if hasattr(module, "METHODS"):
-        return dict(module.METHODS)
+    named = getattr(module, "METHODS", METHODS)
+    if named is not METHODS:
+        if not isinstance(named, dict):
+            raise ValueError(f'plugin {path}: METHODS must be a dict {{"name": Class}}, not a {type(named).__name__}')
+        return dict(named)
     found = [
         value
         for value in vars(module).values()
-        if isclass(value) and issubclass(value, Method) and value.__module__ == spec.name and not isabstract(value)
+        if isclass(value) and issubclass(value, Method) and value.__module__ == spec.name
     ]
     if len(found) != 1:
         raise ValueError(

@@ -1,9 +1,9 @@
 """The recipe: how a network is trained plainly (epochs, rate, optimizer, criterion)."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,13 +21,25 @@ def epoch_at(position: int | float, epochs: int) -> int:
     return position if isinstance(position, int) else round(position * epochs)
 
 
+def check_position(position: int | float, epochs: int, name: str) -> None:
+    """Refuse a position beyond the end of training.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not 0 <= epoch_at(position, epochs) <= epochs:
+        raise ValueError(f"{name} {position} is beyond the {epochs} epochs of training")
+
+
 def start_at(position: int | float, epochs: int) -> int:
-    """Turn a method's start T0 into an epoch.
+    """Turn a method's start T0 into an epoch; a fraction below 1 leaves at least one epoch.
 
     Raises:
         ValueError: when training would be over before it.
     """
     epoch = epoch_at(position, epochs)
+    if isinstance(position, float) and 0 <= position < 1:
+        epoch = min(epoch, epochs - 1)
     if not 0 <= epoch < epochs:
         raise ValueError(f"start {position} is epoch {epoch}, but training has only epochs 0 to {epochs - 1}")
     return epoch
@@ -43,6 +55,9 @@ class Constant(Part):
     """The rate stays as it is."""
 
     kind: Literal["constant"] = "constant"
+
+    def check(self, epochs: int) -> None:
+        """Accept any length of training."""
 
     def factor(self, epoch: int, epochs: int) -> float:
         """Give the rate's factor in an epoch."""
@@ -60,6 +75,13 @@ class Linear(Part):
     end: Position = 0.9
     ratio: Annotated[float, Field(gt=0)] = 0.01
 
+    def check(self, epochs: int) -> None:
+        """Refuse places beyond the end, or in the wrong order."""
+        check_position(self.start, epochs, "schedule: start")
+        check_position(self.end, epochs, "schedule: end")
+        if epoch_at(self.end, epochs) < epoch_at(self.start, epochs):
+            raise ValueError(f"schedule: end {self.end} lies before start {self.start}")
+
     def factor(self, epoch: int, epochs: int) -> float:
         """Give the rate's factor in an epoch."""
         start, end = epoch_at(self.start, epochs), epoch_at(self.end, epochs)
@@ -74,6 +96,11 @@ class Step(Part):
     milestones: tuple[Position, ...]
     ratio: Annotated[float, Field(gt=0)] = 0.2
 
+    def check(self, epochs: int) -> None:
+        """Refuse milestones beyond the end."""
+        for milestone in self.milestones:
+            check_position(milestone, epochs, "schedule: milestone")
+
     def factor(self, epoch: int, epochs: int) -> float:
         """Give the rate's factor in an epoch."""
         return float(self.ratio ** sum(epoch >= epoch_at(m, epochs) for m in self.milestones))
@@ -84,6 +111,11 @@ class Cosine(Part):
 
     kind: Literal["cosine"]
     warmup: Annotated[int, Field(ge=0)] = 0
+
+    def check(self, epochs: int) -> None:
+        """Refuse a warm-up that never ends."""
+        if self.warmup >= epochs:
+            raise ValueError(f"schedule: a warm-up of {self.warmup} epochs does not end in {epochs} epochs")
 
     def factor(self, epoch: int, epochs: int) -> float:
         """Give the rate's factor in an epoch."""
@@ -107,6 +139,12 @@ class Recipe(Part):
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def check_schedule(self) -> Self:
+        """Refuse a schedule that does not fit into training."""
+        self.schedule.check(self.epochs)
+        return self
 
     def rate(self, epoch: float) -> float:
         """Give the learning rate at a position in training (whole epochs since its start, and a fraction).

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+CPU = torch.device("cpu")
+
 
 def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
     """Make the generator of one purpose in one epoch.
@@ -24,27 +26,28 @@ def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def seed_torch(generator: torch.Generator) -> None:
-    """Let torch's global randomness follow `generator` from here on.
+def seed_torch(generator: torch.Generator, device: torch.device = CPU) -> None:
+    """Let torch's global randomness on the CPU and on a device follow `generator` from here on.
 
     `torch.manual_seed` would do, but before CUDA is used it notes a stack trace at every call.
     """
     seed = generator.initial_seed()
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextmanager
-def seeded(generator: torch.Generator, devices: list[torch.device] | None = None) -> Iterator[None]:
+def seeded(generator: torch.Generator, device: torch.device = CPU) -> Iterator[None]:
     """Let torch's global randomness (weight initialisation, dropout) follow `generator` for a while.
 
     Args:
         generator: whose seed is taken.
-        devices: CUDA devices whose state is put back afterwards too.
+        device: where, besides the CPU; its state is put back afterwards.
     """
-    with torch.random.fork_rng(devices=devices or []):
-        seed_torch(generator)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_torch(generator, device)
         yield
 
 

@@ -25,10 +25,7 @@ class Line(Method):
         Wortsman et al., Learning neural network subspaces, ICML 2021, Algorithm 1, Equations 2–5, appendix D.3.
     """
 
-    space: ClassVar[dict[str, BaseDistribution]] = {
-        "beta": FloatDistribution(0.0, 4.0),
-        "alpha": FloatDistribution(0.0, 0.5),
-    }
+    space: ClassVar[dict[str, BaseDistribution]] = {"beta": FloatDistribution(0.0, 4.0)}
 
     def __init__(
         self,
@@ -47,14 +44,19 @@ class Line(Method):
             beta: strength of the penalty on the squared cosine between the ends (Equation 5).
             prediction: predict with the "midpoint" alone, or with the "pair" of points alpha and 1 − alpha.
             alpha: the pair's place on the line; 0 are its ends (Figure 5).
+
+        Raises:
+            ValueError: for a place without a pair.
         """
+        if prediction == "midpoint" and alpha:
+            raise ValueError(f"alpha={alpha} is the place of a pair; it needs prediction=pair")
         super().__init__(make_net, recipe)
         self.start_epoch = 0
         self.end = make_net()
         self.beta = beta
         self.alphas = self.generator("alpha")
         self.points = [0.5] if prediction == "midpoint" else [alpha, 1.0 - alpha]
-        self.statistics = nn.ModuleList(Statistics(self.net) for _ in self.points)
+        self.statistics = nn.ModuleList(Statistics(self.net) for _ in range(2))
         self.penalised = [
             f"{name}.{key}" if name else key
             for name, layer in self.net.named_modules()
@@ -88,7 +90,7 @@ class Line(Method):
 
     def members(self) -> list[dict[str, Tensor]]:
         """Give the networks at the points of prediction, each with its own statistics."""
-        pairs = zip(self.points, self.statistics, strict=True)
+        pairs = zip(self.points, self.statistics, strict=False)  # a midpoint uses the first set
         return [{**self.at(alpha), **statistics.named()} for alpha, statistics in pairs]  # type: ignore[operator]
 
     def prepare(self, batches: Iterable[Batch]) -> None:

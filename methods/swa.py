@@ -9,7 +9,7 @@ from methods.base import MakeMethod, Method
 from methods.recipe import Position, Recipe, start_at
 from methods.sgd import SGD
 from methods.streams import MakeNet
-from methods.wrapper import Wrapper
+from methods.wrapper import Wrapper, methods_within
 
 
 class SWA(Wrapper):
@@ -51,16 +51,17 @@ class SWA(Wrapper):
         """
         super().__init__(make_net, recipe, of)
         inner = type(self.inner).__name__
-        if any(not parameter.requires_grad for parameter in self.inner.parameters()):
+        if any(method.collected for method in methods_within(self.inner)):
             raise ValueError(
                 f"SWA cannot be made of {inner}, which keeps copies of its own: averaging them means nothing"
             )
         self.start_epoch = start_at(start, self.epochs)
-        if self.inner.start_epoch < self.epochs and self.start_epoch < self.inner.start_epoch:
-            raise ValueError(
-                f"averaging starts in epoch {self.start_epoch}, before {inner} itself starts "
-                f"in epoch {self.inner.start_epoch}: its members have no values yet"
-            )
+        for method in methods_within(self.inner):
+            if self.start_epoch < method.start_epoch < self.epochs:
+                raise ValueError(
+                    f"averaging starts in epoch {self.start_epoch}, before {type(method).__name__} itself starts "
+                    f"in epoch {method.start_epoch}: its members have no values yet"
+                )
         self.ratio = ratio
         self.average = self.copy_inner(stale=True)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from methods.base import Batch, MakeMethod, Method, Weights
+from methods.base import Batch, MakeMethod, Method, Need, Weights
 from methods.recipe import Recipe
 from methods.streams import MakeNet
 
@@ -45,6 +45,7 @@ class Wrapper(Method):
         """
         copy = deepcopy(self.inner).requires_grad_(False)
         for method in methods_within(copy):
+            method.collected = True
             method.statistics_stale |= stale
         return copy
 
@@ -63,9 +64,9 @@ class Wrapper(Method):
         for follower, method in zip(methods_within(copy), methods_within(self.inner), strict=True):
             follower.epoch = method.epoch
 
-    def needs(self) -> list[Any]:
-        """List what the inner method needs."""
-        return self.inner.needs()
+    def needs(self) -> list[Need]:
+        """List what the inner method needs, one step further in."""
+        return [need._replace(level=need.level + 1) for need in self.inner.needs()]
 
     def receive(self, states: Sequence[dict[str, Any]]) -> None:
         """Give the states to the inner method."""

@@ -10,8 +10,8 @@ from optuna.distributions import BaseDistribution
 
 from harness import checkpoint
 from harness.expression import hyperparameters
-from harness.train import grouped, make_optimizer
-from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, Line, MakeNet, Method, Recipe, Snapshot
+from harness.train import make_optimizer, train_epoch
+from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, Line, MakeNet, Method, Need, Recipe, Snapshot
 from tests.conftest import TinyNet, build, separable
 
 COMPOSED = {
@@ -33,21 +33,9 @@ ENSEMBLES = {
 
 
 def run(method: Method, optimizer, batches, first: int = 0, last: int | None = None) -> list[float]:
-    """Train some epochs as the harness does; the losses by epoch."""
-    losses = []
-    for epoch in range(first, method.epochs if last is None else last):
-        torch.manual_seed(epoch)
-        method.begin_epoch(epoch)
-        method.train()
-        total = 0.0
-        for i, group in enumerate(grouped(batches, method.batches_per_update())):
-            rate = method.lr(epoch + i / len(batches))
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = rate * parameters["lr_scale"]
-            total += method.update(group, optimizer).item() * len(group)
-        method.end_epoch(epoch)
-        losses.append(total / len(batches))
-    return losses
+    """Train some epochs with the harness's own loop; the losses by epoch."""
+    epochs = range(first, method.epochs if last is None else last)
+    return [train_epoch(method, optimizer, batches, epoch)[0] for epoch in epochs]
 
 
 def finish(method: Method, batches) -> Method:
@@ -193,22 +181,78 @@ def test_defaults_lie_inside_the_search_space(name):
 
 
 WRAPPERS = {"swa": partial(SWA, start=3), "snapshot": partial(Snapshot, M=2), "deep_ensemble": DeepEnsemble}
+INNER = {**TRAINED, "deep_ensemble": DeepEnsemble, "late_phase_bn": partial(LatePhaseBatchNorm, K=3, start=2)}
+COLLECTS = {"swa", "snapshot", *COMPOSED}
+REFUSED = {("swa", name): "keeps copies of its own" for name in COLLECTS} | {
+    (name, "deep_ensemble"): "trains no network itself" for name in ("swa", "snapshot")
+}
 
 
-@pytest.mark.parametrize(("outer", "inner"), list(product(WRAPPERS, {**METHODS, **COMPOSED})))
-def test_every_wrapper_takes_every_method_or_says_why_not(outer, inner, recipe, batches):
-    of = {"late_phase_bn": partial(LatePhaseBatchNorm, K=3, start=2)}.get(inner, {**METHODS, **COMPOSED}[inner])
-    try:
-        method = build(WRAPPERS[outer], recipe, of=of)
-    except ValueError as error:
-        assert "cannot be made of" in str(error)
-        return
-    if method.epochs:
-        run(method, make_optimizer(method, recipe), batches)
-        finish(method, batches)
-    else:
-        assert len(method.needs()) == 5
-    assert predictions(method.eval()).isfinite().all()
+@pytest.mark.parametrize(("outer", "inner"), REFUSED)
+def test_what_means_nothing_is_refused_with_the_reason(outer, inner, recipe):
+    with pytest.raises(ValueError, match=REFUSED[outer, inner]):
+        build(WRAPPERS[outer], recipe, of=INNER[inner])
+
+
+PAIRS = [
+    pair for pair in product(WRAPPERS, INNER) if pair not in REFUSED and pair[0] != "deep_ensemble"
+]  # which trains nothing
+
+
+@pytest.mark.parametrize(("outer", "inner"), PAIRS)
+def test_every_wrapper_around_every_method_resumes_with_the_same_bits(outer, inner, recipe, batches):
+    make = partial(WRAPPERS[outer], of=INNER[inner])
+    whole = trained(make, recipe, batches)
+    first = build(make, recipe)
+    optimizer = make_optimizer(first, recipe)
+    run(first, optimizer, batches, last=4)
+    second = build(make, recipe)
+    second.load_state_dict(deepcopy(first.state_dict()))
+    again = make_optimizer(second, recipe)
+    checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
+    run(second, again, batches, first=4)
+    assert_same_state(finish(second, batches), whole)
+    assert predictions(whole).isfinite().all()
+
+
+@pytest.mark.parametrize(("outer", "inner"), PAIRS)
+def test_a_wrapper_trains_as_its_inner_method_does(outer, inner, recipe, batches):
+    """But for the learning rate, training is the inner method's own, to the bit."""
+    wrapper = build(WRAPPERS[outer], recipe, of=INNER[inner])
+    run(wrapper, make_optimizer(wrapper, recipe), batches)
+    bare = build(INNER[inner], recipe)
+    bare.lr = wrapper.lr
+    run(bare, make_optimizer(bare, recipe), batches)
+    assert_same_state(wrapper.inner, bare)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_a_deep_ensemble_takes_every_method(inner, recipe):
+    ensemble = build(DeepEnsemble, recipe, of=INNER[inner], K=2)
+    assert len(ensemble.needs()) == 2
+    assert predictions(ensemble.eval()).isfinite().all()
+
+
+def test_needs_are_handed_out_with_their_level(recipe):
+    class Tuned(Method):
+        def needs(self):
+            return [Need(7, 3)]
+
+    assert build(SWA, recipe, of=Tuned).needs() == [Need(7, 3, level=2)]
+    assert build(Snapshot, recipe, of=partial(SWA, of=Tuned)).needs() == [Need(7, 3, level=3)]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_before_its_start_a_method_trains_plainly(name, recipe, batches):
+    """The trunk: with plain rates, the network up to T0 has the bits of plain training (a fork = alone)."""
+    method = build(TRAINED[name], recipe)
+    start = min(part.start_epoch for part in method.modules() if isinstance(part, Method) and not part.collected)
+    plain = build(METHODS["sgd"], recipe)
+    plain.lr = method.lr
+    run(method, make_optimizer(method, recipe), batches, last=start)
+    run(plain, make_optimizer(plain, recipe), batches, last=start)
+    for key, value in plain.net.state_dict().items():
+        assert torch.equal(method.net.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
@@ -216,7 +260,7 @@ def test_a_deep_ensemble_is_its_independent_runs(name, recipe, batches):
     ensemble = build(ENSEMBLES[name], recipe, seed=2)
     size = len(ensemble.needs())
     assert [need.seed for need in ensemble.needs()] == list(range(2 * size, 3 * size))
-    assert {need.epoch for need in ensemble.needs()} == {recipe.epochs}
+    assert {(need.epoch, need.level) for need in ensemble.needs()} == {(None, 1)}
     of = ENSEMBLES[name].keywords["of"] if isinstance(ENSEMBLES[name], partial) else METHODS["sgd"]
     parts = [trained(of, recipe, batches, need.seed) for need in ensemble.needs()]
     ensemble.receive([part.state_dict() for part in parts])

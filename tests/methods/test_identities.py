@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel
 
+import models
 from harness.train import make_optimizer
 from methods import SGD, SWA, DeepEnsemble, Dropout, LatePhaseBatchNorm, Line, MakeNet, MCDropout, Recipe, Snapshot
 from methods.batch_norm import reestimate
@@ -117,6 +118,31 @@ def test_swa_schedule_is_the_published_one():
     assert build(SWA, Recipe(epochs=200, lr=0.1), ratio=None).lr(199.9) == 0.1
 
 
+def test_swa_schedule_is_held_within_an_epoch():
+    swa = build(SWA, Recipe(epochs=200, lr=0.1))
+    assert swa.lr(112.9) == swa.lr(112) != swa.lr(113)
+
+
+def test_before_averaging_starts_swa_predicts_with_the_network(recipe, batches):
+    swa = build(SWA, recipe, start=3)
+    run(swa, make_optimizer(swa, recipe), batches, last=2)
+    (weights,) = swa.eval().members()
+    assert_close(dict(swa.inner.net.state_dict()), weights, 0)
+
+
+def test_swa_re_estimates_every_members_statistics(recipe, batches):
+    inner = partial(LatePhaseBatchNorm, K=3, start=2, sigma0=0.3, prediction="members")
+    method = build(SWA, recipe, of=inner, start=3)
+    run(method, make_optimizer(method, recipe), batches)
+    finish(method, batches)
+    for weights in method.members():
+        net = TinyNet()
+        net.load_state_dict(weights)
+        plain = SGD(MakeNet(lambda net=net: net, 0), recipe)
+        reestimate(plain, batches)
+        assert_close(dict(plain.net.state_dict()), weights)
+
+
 def test_swa_averages_each_member_over_time_then_members(recipe, batches):
     method = build(SWA, recipe, of=partial(LatePhaseBatchNorm, K=2, start=1, sigma0=0.1), start=3)
     optimizer = make_optimizer(method, recipe)
@@ -157,20 +183,36 @@ def test_reestimate_weights_batches_by_their_size(make_net, recipe, batches):
     np.testing.assert_allclose(method.net.norm.running_var, np.average(variances, 0, sizes), rtol=1e-5)
 
 
-def test_reestimate_writes_the_given_statistics_and_nothing_else(recipe, batches):
-    method = build(Dropout, recipe).train()
+def test_reestimate_writes_the_given_statistics_and_nothing_else(recipe):
+    """On LeNet-5, whose last BatchNorm comes after a dropout layer: with dropout on, its statistics would move."""
+    make_net = MakeNet(partial(models.build, "lenet5", in_channels=1, classes=3, image_size=8), 0)
+    method = Dropout(make_net, recipe, p=0.5).train()
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batches = [(part, torch.zeros(len(part), dtype=torch.long)) for part in x.split(16)]
     before = deepcopy(method.state_dict())
     weights = {name: tensor.detach().clone() for name, tensor in method.members()[0].items()}
-    torch.manual_seed(0)
-    reestimate(method, batches, weights)
-    once = weights["norm.running_mean"].clone()
-    torch.manual_seed(1)
-    reestimate(method, batches, weights)
-    assert torch.equal(once, weights["norm.running_mean"]), "dropout is off, and the pass starts afresh"
-    assert once.abs().sum() > 0
+    method.net.register_forward_hook(lambda net, x, out: recorded.append(out.requires_grad))
+    recorded: list[bool] = []
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        reestimate(method, batches, weights)
+        found.append({name: value.clone() for name, value in weights.items() if "running" in name})
+    assert_close(found[0], found[1], 0)
+    assert not any(recorded), "no gradients"
+    assert all(value.abs().sum() > 0 for value in found[0].values())
     assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items() if isinstance(v, torch.Tensor))
     assert all(module.training for module in method.net.modules())
-    assert method.net.norm.momentum == 0.1
+    assert {layer.momentum for layer in method.net.modules() if hasattr(layer, "momentum")} == {0.1}
+
+
+def test_reestimate_recovers_from_statistics_that_are_not_numbers(make_net, recipe, batches):
+    method = SGD(make_net, recipe)
+    reestimate(method, batches)
+    good = deepcopy(method.net.norm.state_dict())
+    method.net.norm.running_mean.fill_(float("nan"))
+    reestimate(method, batches)
+    assert_close(good, method.net.norm.state_dict(), 0)
 
 
 def test_reestimate_refuses_an_empty_pass(make_net, recipe):
@@ -254,11 +296,61 @@ def test_fresh_member_momentum_differs_from_plain_training(recipe, batches):
     assert not torch.equal(late.members()[0]["norm.weight"], plain.net.norm.weight)
 
 
+def test_keywords_without_effect_are_refused(recipe):
+    with pytest.raises(ValueError, match="statistics=average is about the average network"):
+        build(LatePhaseBatchNorm, recipe, prediction="members", statistics="average")
+    with pytest.raises(ValueError, match="alpha=0.3 is the place of a pair"):
+        build(Line, recipe, alpha=0.3)
+
+
 def test_members_are_used_equally(recipe, batches):
     """Seven minibatches an epoch, four members, four epochs: each member takes seven steps."""
     method = build(LatePhaseBatchNorm, Recipe(epochs=4, lr=0.01), K=4, start=0)
     run(method, make_optimizer(method, method.recipe), batches)
     assert [int(method.late_weights(k)["norm.num_batches_tracked"]) for k in range(4)] == [7, 7, 7, 7]
+
+
+def test_the_first_cycle_starts_with_the_first_member_at_t0(recipe, batches):
+    """Seven minibatches, K = 4, T0 = 2: in epoch 2 members 0–2 are used twice and member 3 once; then 1–3 and 0."""
+    method = build(LatePhaseBatchNorm, recipe, K=4, start=2)
+    optimizer = make_optimizer(method, recipe)
+    run(method, optimizer, batches, last=2)
+    before = int(method.net.norm.num_batches_tracked)
+    run(method, optimizer, batches, first=2, last=3)
+    assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [2, 2, 2, 1]
+    run(method, optimizer, batches, first=3, last=4)
+    assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [3, 4, 4, 3]
+
+
+def test_the_reported_loss_is_the_mean_over_minibatches(recipe, batches):
+    """With a rate of almost zero nothing moves, so that every minibatch's loss can be found again."""
+    recipe = recipe.model_copy(update={"lr": 1e-12})
+    method = build(LatePhaseBatchNorm, recipe, K=3, start=0)
+    (loss,) = run(method, make_optimizer(method, recipe), batches, last=1)
+    net = build(SGD, recipe).train().net
+    expected = np.mean([nn.functional.cross_entropy(net(x), y).item() for x, y in batches])
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_update_of_several_minibatches_is_one_of_their_mean(recipe, batches):
+    """What a method gets that only asks for more minibatches: gradient accumulation."""
+    batches = batches[:2]
+    one, other = (build(SGD, recipe) for _ in range(2))
+    one.batches_per_update = lambda: 2
+    run(one, make_optimizer(one, recipe), batches, last=1)
+    optimizer = make_optimizer(other, recipe)
+    other.train()
+    for x, y in batches:
+        (nn.functional.cross_entropy(other.net(x), y) / 2).backward()
+    optimizer.step()
+    assert_close(one.net.state_dict(), other.net.state_dict())
+
+
+def test_without_shared_gradients_gamma_has_nothing_to_scale(recipe, batches):
+    method = build(LatePhaseBatchNorm, recipe, K=2, start=0, gamma_theta=0.5)
+    method.net.conv.weight.requires_grad_(False)
+    losses = run(method, make_optimizer(method, recipe), batches)
+    assert losses[-1] < losses[0]
 
 
 def test_noise_has_the_scale_of_equation_2(recipe):

@@ -34,6 +34,7 @@ def test_a_file_with_several_methods_names_them(tmp_path):
         ("import nothing_of_this_name\n", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("def broken(:\n", "SyntaxError"),
         (GOOD + "METHODS = {'swa': Mine}\n", "there is a method named 'swa' already"),
+        ("METHODS = [3]\n", "METHODS must be a dict"),
         ("METHODS = {'mine': 3}\n", "'mine' is not a subclass of methods.Method"),
     ],
 )
@@ -42,6 +43,11 @@ def test_a_wrong_file_is_named(tmp_path, text, reason):
     with pytest.raises(ValueError, match="wrong.py") as error:
         plugins.available([path])
     assert reason in str(error.value)
+
+
+def test_a_file_may_import_the_registry(tmp_path):
+    text = GOOD.replace("import Method", "import METHODS, Method")
+    assert set(plugins.from_file(write(tmp_path / "mine.py", text))) == {"mine"}
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -42,6 +42,7 @@ def test_schedules(schedule, epochs, rates):
 def test_a_fraction_is_a_part_of_all_epochs_and_a_whole_number_an_epoch():
     assert [epoch_at(0.6, 200), epoch_at(120, 200), epoch_at(1.0, 50), epoch_at(1, 50)] == [120, 120, 50, 1]
     assert start_at(0.0, 5) == 0
+    assert start_at(0.95, 5) == 4, "a fraction below 1 leaves an epoch"
     with pytest.raises(ValueError, match=r"start 1\.0 is epoch 5, but training has only epochs 0 to 4"):
         start_at(1.0, 5)
 
@@ -55,6 +56,10 @@ def test_a_fraction_is_a_part_of_all_epochs_and_a_whole_number_an_epoch():
         {"momentum": 1},
         {"weight_decay": -1},
         {"colour": "red"},
+        {"schedule": {"kind": "linear", "start": 0.9, "end": 0.5}},
+        {"schedule": {"kind": "linear", "end": 9}},
+        {"schedule": {"kind": "step", "milestones": [6]}},
+        {"schedule": {"kind": "cosine", "warmup": 5}},
         {"schedule": {"kind": "linear", "start": 1.5}},
         {"schedule": {"kind": "zigzag"}},
     ],
