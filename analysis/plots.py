@@ -55,7 +55,11 @@ def accuracy_against_cost(frame: pd.DataFrame) -> Figure:
             for label in y.index:
                 _draw(ax, [x[label]], [y[label]], [std[label]], look[label], line="")
             _cost_axis(ax, x)
-            ax.set(title=plain(title), xlabel="Training cost (× plain training;\nequal costs moved apart)", ylabel="Accuracy (%)")
+            ax.set(
+                title=plain(title),
+                xlabel="Training cost (× plain training;\nequal costs moved apart)",
+                ylabel="Accuracy (%)",
+            )
         handles = [Line2D([], [], linestyle="", **style.options()) for style in look.values()]
         add_legend(figure, handles, list(look))
     return figure

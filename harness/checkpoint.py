@@ -1,6 +1,6 @@
 """Checkpoints: where a run's training stands, saved by names and loaded into a method built alike."""
 
-import pickle
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,15 @@ def load(path: Path, key: str) -> Checkpoint:
         CheckpointError: if it cannot be read, or belongs to another run or format.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself would take changed bytes for weights
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = content.pop("format")
         checkpoint = Checkpoint(**{**content, "cost": Cost(**content["cost"])})
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # there is hardly one that garbage cannot raise
         raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     if found != FORMAT or checkpoint.key != key:
         raise CheckpointError(f"{path}: of format {found} and run {checkpoint.key[:8]}, not {FORMAT} and {key[:8]}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def conclude(plan: "Plan", failed: Mapping[str, tuple[str, str]], unsent: set[st
     for column in ("run", "state", "reason", "folder"):
         table.add_column(column, overflow="fold")
     for key, (state, reason) in failed.items():
-        table.add_row(str(plan.runs[key].run), state, reason, key[:12])
+        table.add_row(escape(str(plan.runs[key].run)), state, escape(reason), key[:12])
     console.print(table)
     raise typer.Exit(1)
 
@@ -209,7 +210,7 @@ def status(study: Study, runs: Runs = Path("runs"), plugin: Plugins = None) -> N
             state = "running"
         counts[state] += 1
         if state not in ("finished", "to do"):
-            table.add_row(str(planned.run), state, detail)
+            table.add_row(escape(str(planned.run)), state, escape(detail))
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
     if table.rows:
         console.print(table)
@@ -335,7 +336,11 @@ def list_(what: Listing, plugin: Plugins = None) -> None:
         from methods.plugins import available
 
         rows = []
-        for name, method in available(plugin or []).items():
+        try:
+            methods = available(plugin or [])
+        except (ValueError, FileNotFoundError) as error:
+            raise Refusal(str(error)) from error
+        for name, method in methods.items():
             values = [f"{key}={literal(value)}" for key, (_, value) in hyperparameters(method).items() if key != "of"]
             made = "METHOD, " if "of" in hyperparameters(method) else ""
             rows.append((f"{name}({made}{', '.join(values)})", first_line(method.__doc__)))

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
@@ -12,7 +13,8 @@ from typing import Protocol
 
 import torch
 
-from harness.execute import Outcome, Settings, execute
+from harness.execute import Outcome, Settings, execute, fail
+from harness.folder import RunFolder
 from harness.plan import Planned, Schedule
 
 TRIES = 3
@@ -71,14 +73,15 @@ class Processes:
             pool = self.pool()
             futures: dict[Future[Outcome], str] = {}
             try:
-                self.feed(pool, futures, schedule, settings, watch)
+                self.feed(pool, futures, schedule, settings, watch, lost)
             except BrokenProcessPool:
                 for key in list(schedule.running):
                     lost[key] += 1
                     if lost[key] < TRIES:
                         schedule.again(key)
                         continue
-                    outcome = Outcome("failed", f"its worker process died {TRIES} times (killed, or out of memory)")
+                    reason = f"its worker process died {TRIES} times (killed, or out of memory)"
+                    outcome = fail(RunFolder(settings.runs, key), Outcome("failed", reason))
                     schedule.end(key, outcome)
                     watch.ended(schedule.runs[key], outcome)
             finally:
@@ -99,10 +102,14 @@ class Processes:
         schedule: Schedule,
         settings: Settings,
         watch: Watch,
+        lost: Mapping[str, int],
     ) -> None:
         """Keep every worker busy until nothing is left."""
         while True:
-            while len(futures) < self.workers and (key := schedule.take()):
+            # When a worker dies, all that ran are suspects: they come first, one at a time, so that the guilty one
+            # does not use up the tries of the others.
+            alone = any(key in lost for key in [*schedule.running, *schedule.waiting])
+            while len(futures) < (1 if alone else self.workers) and (key := schedule.take()):
                 planned = schedule.runs[key]
                 futures[pool.submit(execute, planned.run, settings, list(planned.needs))] = key
                 watch.started(planned)

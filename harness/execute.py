@@ -82,12 +82,16 @@ def execute(run: Run, settings: Settings, needed: list[str], report: Callable[[]
     except Exception as error:
         state: State = "diverged" if isinstance(error, DivergenceError) else "failed"
         reason = f"{error}" if isinstance(error, DivergenceError) else f"{type(error).__name__}: {error}"
-        failure = {"state": state, "reason": reason, "traceback": traceback.format_exc()}
-        try:
-            write_json(folder.failure, failure)
-        except OSError as second:
-            reason += f" (and the failure could not be recorded: {second})"
-        return Outcome(state, reason)
+        return fail(folder, Outcome(state, reason), traceback.format_exc())
+
+
+def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
+    """Record in a run's folder how it failed."""
+    try:
+        write_json(folder.failure, {**outcome._asdict(), "traceback": trace})
+    except OSError as error:
+        return outcome._replace(reason=f"{outcome.reason} (and the failure could not be recorded: {error})")
+    return outcome
 
 
 class Execution:

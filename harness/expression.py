@@ -3,6 +3,7 @@
 import ast
 import difflib
 import inspect
+import keyword
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, get_type_hints
@@ -37,13 +38,14 @@ class MethodSpec(Part):
 
 def literal(value: Any) -> str:
     """Write a value so that `parse` reads it back; a plain word needs no quotes."""
-    plain = isinstance(value, str) and value.isidentifier() and value not in ("True", "False", "None")
+    # Python would read another identifier for some letters beyond ASCII, and none for its keywords.
+    plain = isinstance(value, str) and value.isascii() and value.isidentifier() and not keyword.iskeyword(value)
     return str(value) if plain else repr(value)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Name what there is, the likeliest first."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=1)
     return (f"did you mean {near[0]!r}? " if near else "") + f"there are {', '.join(names)}"
 
@@ -98,16 +100,22 @@ def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str])
         elif len(call.args) > 1:
             errors.append(f"{name} is made of one other method, not of {len(call.args)}")
         of = read(call.args[0], methods, errors)
-    values = {}
-    for keyword in call.keywords if call else []:
-        if keyword.arg is None or keyword.arg == "of" or keyword.arg not in known:
+    # swa and swa(sgd) are the same; written out only where the inner method's version must be part of the key.
+    usual = [MethodSpec(name=n, version=m.version) for n, m in methods.items() if "of" in known and m is known["of"][1]]
+    if usual and of in (None, usual[0]):
+        of = usual[0] if usual[0].version > 1 else None
+    values: dict[str, Any] = {}
+    for argument in call.keywords if call else []:
+        key = argument.arg or "**"
+        if key == "of" or key not in known:
             options = [option for option in known if option != "of"]
             errors.append(
-                f"{name} has no hyperparameter {keyword.arg!r}; "
-                + (closest(str(keyword.arg), options) if options else "it has none")
+                f"{name} has no hyperparameter {key!r}; " + (closest(key, options) if options else "it has none")
             )
             continue
-        values[keyword.arg] = check(name, keyword.arg, keyword.value, known[keyword.arg], errors)
+        if key in values:
+            errors.append(f"{name}: {key} is written twice")
+        values[key] = check(name, key, argument.value, known[key], errors)
     changed = {key: values[key] for key in known if key in values and values[key] != known[key][1]}
     return MethodSpec(name=name, hyperparameters=changed, of=of, version=methods[name].version)
 
@@ -116,7 +124,7 @@ def check(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors
     """Read one value and check it against the hyperparameter's type."""
     try:
         value = node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         errors.append(f"{method}: {name} = {ast.unparse(node)} is not a plain value")
         return None
     try:

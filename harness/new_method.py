@@ -1,5 +1,7 @@
 """The files that `econ new-method` writes: a small working method, and its test."""
 
+import keyword
+
 METHOD = '''"""{title}: train on noisy inputs. Replace this by what your method does differently."""
 
 from typing import Annotated, ClassVar
@@ -76,7 +78,7 @@ def files(stem: str) -> dict[str, str]:
     Raises:
         ValueError: if it is not a name in snake_case.
     """
-    if not stem.isidentifier() or stem != stem.lower():
+    if not stem.isidentifier() or stem != stem.lower() or keyword.iskeyword(stem):
         raise ValueError(f"{stem!r} is not a name in snake_case, like my_method")
     name = "".join(word.capitalize() for word in stem.split("_"))
     title = stem.replace("_", " ").capitalize()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,18 @@ class Errors:
         """Start with none."""
         self.path, self.lines = path, lines
         self.found: dict[str, None] = {}
+        self.gone: set[Place] = set()
 
     def add(self, place: Place, message: str) -> None:
         """Add an error, once."""
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         line = self.lines.of(place)
         self.found[f"{self.path}:{line}: {name}: {message}" if name else f"{self.path}: {message}"] = None
+
+    def index(self, field: str, i: int) -> int:
+        """Give the place in the file of the i-th item of a list that is left after `report`."""
+        left = (n for n in count() if (field, n) not in self.gone)
+        return next(islice(left, i, None))
 
     def report(self, raw: dict[str, Any], error: ValidationError, at: Place = ()) -> dict[str, Any]:
         """Add what pydantic found wrong with `raw`, which stands at the place `at`.
@@ -46,6 +53,7 @@ class Errors:
             messages.setdefault(place, []).append(message)
         for place, reasons in messages.items():
             self.add((*at, *place), "; or ".join(dict.fromkeys(reasons)))
+            self.gone.add((*at, *place))
         return without(raw, list(messages))
 
     def repeated_keys(self) -> None:
@@ -56,8 +64,8 @@ class Errors:
     def raise_any(self) -> None:
         """Raise `StudyError` if there was any error."""
         if self.found:
-            count = "1 error" if len(self.found) == 1 else f"{len(self.found)} errors"
-            raise StudyError(f"{count} in the study; nothing was started\n" + "\n".join(f"  {e}" for e in self.found))
+            total = "1 error" if len(self.found) == 1 else f"{len(self.found)} errors"
+            raise StudyError(f"{total} in the study; nothing was started\n" + "\n".join(f"  {e}" for e in self.found))
 
 
 class Lines:
@@ -67,13 +75,17 @@ class Lines:
         """Read the places."""
         self.lines: dict[Place, int] = {}
         self.repeated: list[Place] = []
+        self.walked: set[int] = set()
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None:
             self.walk(root, ())
 
     def walk(self, node: yaml.Node, place: Place) -> None:
-        """Note a node's line and its children's."""
+        """Note a node's line and its children's, once: an alias repeats a node, even inside of itself."""
         self.lines.setdefault(place, node.start_mark.line + 1)
+        if id(node) in self.walked:
+            return
+        self.walked.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             for i, item in enumerate(node.value):
                 self.walk(item, (*place, i))

@@ -88,7 +88,9 @@ def shape(run: Run) -> data.Shape:
 
 def warning(run: Run, method: Method) -> str:
     """Warn of cycles that no epoch is long enough for."""
-    method.epoch = max(method.epochs - 1, 0)
+    for part in method.modules():  # a wrapper's inner method has an epoch of its own
+        if isinstance(part, Method):
+            part.epoch = max(part.epochs - 1, 0)
     batches = -(-shape(run).train // run.recipe.batch_size)
     cycle = method.batches_per_update()
     if cycle <= batches:

@@ -152,16 +152,17 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
         StudyError: listing all errors, each with its line and its place in the file.
     """
     path = find(name)
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
         lines = Lines(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(raw, dict):
         raise StudyError(f"{path}: expected a mapping with the keys {', '.join(StudyFile.model_fields)}")
     errors = Errors(path, lines)
-    files = [path.parent / plugin for plugin in raw.get("plugins") or []] + list(plugins)
+    listed = raw["plugins"] if isinstance(raw.get("plugins"), list) else []
+    files = [path.parent / plugin for plugin in listed if isinstance(plugin, str)] + list(plugins)
     try:
         methods = available(files)
         added = [name for file in files for name in from_file(file)]
@@ -172,6 +173,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
     file = validate(add_methods(raw, added), methods, errors)
     study = Study(path.stem, file, methods, tuple(files)) if file else None
     if study:
+        check_labels(study, errors)
         check_overrides(study, errors)
         check_builds(study, errors)
     errors.raise_any()
@@ -199,29 +201,46 @@ def add_methods(raw: dict[str, Any], added: Sequence[str]) -> dict[str, Any]:
 
 def validate(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> StudyFile | None:
     """Check the values of a study; what is wrong is reported and left out, so that the rest is checked too."""
-    for _ in range(3):
-        try:
-            return StudyFile.model_validate(raw, context={"methods": methods})
-        except ValidationError as error:
-            raw = errors.report(raw, error)
-    return None
+    try:
+        return StudyFile.model_validate(raw, context={"methods": methods})
+    except ValidationError as error:
+        rest = errors.report(raw, error)
+    try:
+        return StudyFile.model_validate({**rest, "seeds": rest.get("seeds") or [0]}, context={"methods": methods})
+    except ValidationError:
+        return None  # only for what is missing, which is reported
+
+
+def check_labels(study: Study, errors: Errors) -> None:
+    """Report methods that could not be told apart in tables, or that are listed twice."""
+    labels: dict[str, str] = {}
+    methods: dict[str, str] = {}
+    for k, entry in enumerate(study.file.methods):
+        place, method = ("methods", errors.index("methods", k)), str(entry.method)
+        if labels.setdefault(entry.label, method) != method:
+            errors.add(place, f"the label {entry.label!r} is that of {labels[entry.label]} already")
+        elif method in methods:
+            errors.add(place, f"{method} is listed already, as {methods[method]!r}")
+        methods.setdefault(method, entry.label)
 
 
 def check_overrides(study: Study, errors: Errors) -> None:
     """Report overrides that match nothing or that no recipe accepts."""
     base = study.file.recipe.model_dump(exclude_unset=True)
     for i, override in enumerate(study.file.overrides):
+        place = errors.index("overrides", i)
         datasets = [dataset.name for dataset in study.file.datasets]
         for field, value, known in (
             ("dataset", override.dataset, datasets),
             ("architecture", override.architecture, study.file.architectures),
         ):
             if value is not None and value not in known:
-                errors.add(("overrides", i, field), f"{value!r} is not in this study; {closest(value, known)}")
+                errors.add(("overrides", place, field), f"{value!r} is not in this study; {closest(value, known)}")
         try:
             Recipe.model_validate(base | override.recipe)
         except ValidationError as error:
-            errors.report(override.recipe, error, ("overrides", i, "recipe"))
+            rest = errors.report(override.recipe, error, ("overrides", place, "recipe"))
+            study.file.overrides[i] = override.model_copy(update={"recipe": rest})
 
 
 def check_builds(study: Study, errors: Errors) -> None:
@@ -231,7 +250,7 @@ def check_builds(study: Study, errors: Errors) -> None:
         try:
             shape = data.shape(dataset.name, validation=dataset.validation, train_size=dataset.train_size)
         except (ValueError, OSError) as error:
-            errors.add(("datasets", i), str(error))
+            errors.add(("datasets", errors.index("datasets", i)), str(error))
             continue
         for j, architecture in enumerate(file.architectures):
             try:
@@ -241,10 +260,11 @@ def check_builds(study: Study, errors: Errors) -> None:
             except ValidationError:
                 continue  # reported as an override
             except ValueError as error:
-                errors.add(("architectures", j), str(error))
+                errors.add(("architectures", errors.index("architectures", j)), str(error))
                 continue
             for k, entry in enumerate(file.methods):
                 try:
                     imagine_method(plain.model_copy(update={"method": entry.method}), study.methods, shape)
                 except ValueError as error:
-                    errors.add(("methods", k), f"{entry.method} on {architecture}: {error}")
+                    place = ("methods", errors.index("methods", k))
+                    errors.add(place, f"{entry.method} on {architecture}: {error}")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from harness.folder import RunFolder
 from harness.plan import Planned
 
@@ -96,9 +98,9 @@ class Mirror:
         except ImportError as error:
             raise TrackingError(f"mlflow is not installed ({error})") from error
         local = not self.store.startswith(("http:", "https:", "databricks"))
-        if self.store.startswith("sqlite:///"):
-            Path(self.store.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         with reachable(self.store):
+            if self.store.startswith("sqlite:///"):
+                make_database(Path(self.store.removeprefix("sqlite:///").partition("?")[0]))
             client = MlflowClient(self.store)
             experiment = client.get_experiment_by_name(self.study)
             if experiment is None:
@@ -132,25 +134,25 @@ class Mirror:
             tags["reason"] = failure["reason"][:4000]
         with reachable(self.store):
             run_id, old = self.known.get(planned.run.key) or self.create(planned)
+            if "state" not in old:  # it is new, or a kill came between its making and its first update
+                self.set_params(run_id, flatten(planned.run.model_dump(mode="json")))
             if old.get("state") != "finished":
                 self.send_epochs(run_id, folder)
                 if result:
                     tags |= {**result["provenance"], "evaluated_on": result["evaluated_on"]}
                     self.send_result(run_id, folder, result)
-            changed = {name: value for name, value in tags.items() if old.get(name) != value}
-            if changed:
-                self.set_tags(run_id, changed)
             if old.get("state") != state and state != "running":
                 end = int(1000 * result["timing"]["finished"]) if result else None
                 self.client.set_terminated(run_id, "FINISHED" if result else "FAILED", end)
             elif state == "running" and old.get("state") not in (None, "running"):
                 self.client.update_run(run_id, status="RUNNING")
+            changed = {name: value for name, value in tags.items() if old.get(name) != value}
+            if changed:  # last, for the state says that all of the above was done
+                self.set_tags(run_id, changed)
             self.known[planned.run.key] = (run_id, {**old, **tags})
 
     def create(self, planned: Planned) -> tuple[str, dict[str, str]]:
         """Make the MLflow run of a run."""
-        from mlflow.entities import Param
-
         run = planned.run
         tags = {
             "key": run.key,
@@ -164,8 +166,6 @@ class Mirror:
         }
         name = f"{planned.label} · {run.architecture} · {run.dataset.label} · seed {run.seed}"
         made = self.client.create_run(self.experiment, tags=tags, run_name=name)
-        params = flatten(run.model_dump(mode="json"))
-        self.client.log_batch(made.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
         self.known[run.key] = (made.info.run_id, tags)
         return self.known[run.key]
 
@@ -206,11 +206,30 @@ class Mirror:
         for i in range(0, len(metrics), 1000):
             self.client.log_batch(run_id, metrics=metrics[i : i + 1000])
 
+    def set_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Set parameters of a run."""
+        from mlflow.entities import Param
+
+        self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
         from mlflow.entities import RunTag
 
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def make_database(path: Path) -> None:
+    """Make an empty MLflow database, under another name first: one that a kill left half made is of no use."""
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+            temporary.replace(path)
 
 
 @contextmanager
@@ -229,7 +248,10 @@ def reachable(store: str) -> Iterator[None]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file, {} if there is none."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

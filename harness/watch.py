@@ -4,6 +4,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -23,7 +24,7 @@ class Show:
         """Show the runs of a plan."""
         self.plan, self.schedule, self.mirror, self.console = plan, schedule, mirror, console
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -90,24 +91,33 @@ class Show:
 
 
 def plan_table(plan: Plan, finished: set[str]) -> Table:
-    """Tabulate what a study trains: its cells, and the epochs as written and left."""
-    table = Table(title=f"study {plan.study.name}: {len(plan.runs)} runs")
-    for column in ("dataset", "architecture", "method", "seeds", "epochs as written", "runs left", "epochs left"):
-        table.add_column(column, justify="right" if column[0] in "ers" else "left")
-    groups: dict[tuple[str, str, str], list[str]] = {}
+    """Tabulate what a study trains: the runs and epochs of each method, as written and left.
+
+    "As written" counts for each cell all that it needs; what cells share is trained, and left, only once.
+    """
+    table = Table(title=f"study {plan.study.name}: {len(plan.runs)} runs, {len(finished)} of them finished")
+    table.add_column("method", overflow="fold")
+    for column in ("cells", "epochs as written", "runs left", "epochs left"):
+        table.add_column(column, justify="right")
+    groups: dict[str, dict[str, list[str]]] = {}
     for key, planned in plan.runs.items():
-        label = planned.label if planned.role == "cell" else f"(needed) {planned.label}"
-        groups.setdefault((planned.run.dataset.label, planned.run.architecture, label), []).append(key)
-    written = left = 0
-    for (dataset, architecture, label), keys in sorted(groups.items()):
-        cell = plan.runs[keys[0]].role == "cell"
-        own = sum(plan.epochs_as_written(key) for key in keys) if cell else 0
-        to_do = [key for key in keys if key not in finished]
-        rest = sum(plan.runs[key].epochs for key in to_do)
-        written, left = written + own, left + rest
-        table.add_row(
-            dataset, architecture, label, str(len(keys)), str(own) if cell else "", str(len(to_do)), str(rest)
-        )
-    table.add_section()
-    table.add_row("total", "", "", "", str(written), str(len(plan.runs) - len(finished)), str(left))
+        place = f"{planned.run.dataset.label} · {planned.run.architecture}"
+        name = planned.label if planned.role == "cell" else f"  needed: {planned.label}"
+        groups.setdefault(place, {}).setdefault(name, []).append(key)
+    totals = [0, 0, 0, 0]
+    for place, methods in groups.items():
+        table.add_row(escape(place), style="bold")
+        for name, keys in sorted(methods.items()):
+            cells = [key for key in keys if plan.runs[key].role == "cell"]
+            left = [key for key in keys if key not in finished]
+            counts = [
+                len(cells),
+                sum(plan.epochs_as_written(key) for key in cells),
+                len(left),
+                sum(plan.runs[key].epochs for key in left),
+            ]
+            table.add_row(escape(name), *(f"{count:,}" if count else "" for count in counts))
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        table.add_section()
+    table.add_row("total", *(f"{total:,}" for total in totals), style="bold")
     return table

@@ -30,8 +30,11 @@ def test_the_layout_names_files_that_exist_and_every_folder():
     text = (ROOT / "README.md").read_text()
     layout = text.split("## Layout")[1]
     named = set(re.findall(r"^\s+(\w+/[\w./]+|[\w.]+\.\w+)\s", layout, re.MULTILINE))
-    files = {path.relative_to(ROOT).as_posix() for name in ("methods", "models", "data", "harness", "analysis")
-             for path in (ROOT / name).glob("*.py")}
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for name in ("methods", "models", "data", "harness", "analysis")
+        for path in (ROOT / name).glob("*.py")
+    }
     files -= {file for file in files if file.endswith("__init__.py")}
     assert files <= named, sorted(files - named)
     assert all((ROOT / name).exists() for name in named), sorted(name for name in named if not (ROOT / name).exists())

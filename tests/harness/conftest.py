@@ -1,0 +1,193 @@
+"""A tiny dataset, studies made of it, and ways to run them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from harness.engines import Inline
+from harness.execute import Settings
+from harness.expression import parse
+from harness.folder import RunFolder
+from harness.plan import Plan, Schedule
+from harness.run import DatasetSpec, Run
+from harness.study import load, with_digest
+from methods import METHODS, Recipe
+
+RECIPE = {"epochs": 3, "batch_size": 16, "lr": 0.05}
+N_TRAIN, N_TEST = 60, 24
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute as one worker does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 60 + 24 pictures of three classes, 8 x 8, that differ in the bright rows, and noise as the companion."""
+    random = np.random.default_rng(0)
+
+    def pictures(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = np.arange(n) % 3
+        x = random.integers(0, 120, (n, 8, 8))
+        for i, c in enumerate(y):
+            x[i, 2 * c : 2 * c + 3] += 100
+        return x.astype(np.uint8), y
+
+    (x_train, y_train), (x_test, y_test) = pictures(N_TRAIN), pictures(N_TEST)
+    path = tmp_path_factory.mktemp("data") / "rows.npz"
+    noise = random.integers(0, 256, (10, 8, 8), dtype=np.uint8)
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, ood_noise=noise)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_run(npz: Path) -> Callable[..., Run]:
+    """Give a function that makes the spec of a small run: `make_run("swa(start=1)", seed=2, epochs=4)`."""
+
+    def make(
+        method: str = "sgd", seed: int = 0, methods: Any = METHODS, run: dict[str, Any] | None = None, **recipe: Any
+    ) -> Run:
+        spec, errors = parse(method, methods)
+        assert spec, errors
+        return Run(
+            dataset=with_digest(DatasetSpec(name=f"npz:{npz}")),
+            architecture="lenet5",
+            method=spec,
+            seed=seed,
+            recipe=Recipe(**(RECIPE | recipe)),
+            **(run or {}),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_study(npz: Path) -> Callable[..., Path]:
+    """Give a function that writes a study's YAML: `write_study(tmp_path / "s.yaml", seeds=[0, 1])`."""
+
+    def write(path: Path, **changes: Any) -> Path:
+        raw = {
+            "datasets": [f"npz:{npz}"],
+            "architectures": ["lenet5"],
+            "seeds": [0],
+            "recipe": RECIPE,
+            "methods": ["sgd"],
+            **changes,
+        }
+        path.write_text(
+            yaml.safe_dump({key: value for key, value in raw.items() if value is not None}, sort_keys=False)
+        )
+        return path
+
+    return write
+
+
+class Log:
+    """A `Watch` that remembers."""
+
+    def __init__(self) -> None:
+        self.starts: list[str] = []
+        self.ends: list[tuple[str, str]] = []
+        self.ticks = 0
+
+    def started(self, planned: Any) -> None:
+        self.starts.append(str(planned.run.method))
+
+    def ended(self, planned: Any, outcome: Any) -> None:
+        self.ends.append((str(planned.run.method), outcome.state))
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture(scope="session")
+def run_study() -> Callable[..., SimpleNamespace]:
+    """Give a function that runs what is left of a study and returns its plan, schedule and settings."""
+
+    def run(study: Path, runs: Path, engine: Any = None, watch: Any = None, **settings: Any) -> SimpleNamespace:
+        plugins = settings.pop("plugins", ())
+        plan = Plan(load(str(study), plugins))
+        schedule = Schedule(plan.runs, plan.finished(runs))
+        made = Settings(runs, checkpoint_seconds=0.0, plugins=plan.study.plugins, **settings)
+        watch = watch or Log()
+        (engine or Inline(1)).run(schedule, made, watch)
+        return SimpleNamespace(plan=plan, schedule=schedule, settings=made, log=watch)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def read_result() -> Callable[..., dict[str, Any]]:
+    """Give a function that reads of a run folder what must be the same however often the run was interrupted."""
+
+    def read(runs: Path, key: str) -> dict[str, Any]:
+        folder = RunFolder(runs, key)
+        result = json.loads(folder.result.read_text())
+        del result["timing"], result["provenance"]
+        epochs = [{name: v for name, v in line.items() if name != "time"} for line in folder.read_epochs()]
+        return {**result, "epochs": epochs, "predictions": folder.predictions.read_bytes()}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def econ() -> list[str]:
+    """Give the command line, to be started as a process of its own."""
+    return [sys.executable, "-m", "harness.cli"]
+
+
+@pytest.fixture(scope="session")
+def call(econ: list[str]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Give a function that runs the command line and waits."""
+
+    def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*econ, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, **options
+        )
+
+    return run
+
+
+def project() -> Path:
+    """Give the folder that holds the packages."""
+    return Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Give an environment of one thread, wide lines and no tracking server, in which the packages are found."""
+    import os
+
+    kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(project())}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an MLflow database once: copying it is far quicker."""
+    from harness.track import Mirror
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mirror = Mirror(f"sqlite:///{path}", "unused", path.parent)
+    mirror.open()
+    assert not mirror.problem
+    return path

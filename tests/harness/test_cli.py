@@ -1,0 +1,242 @@
+"""The command line: what it prints, what it leaves alone, and its exit codes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from harness import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process: exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(cli, "console", Console(width=200))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path, empty_store):
+    """A default store that need not be made."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
+
+
+def test_help_is_quick(econ, environment):
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([*econ, "--help"], env=environment, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0
+    for command in ("run", "status", "sync", "leaderboard", "table", "plot", "list", "new-method"):
+        assert command in done.stdout
+
+
+def test_the_help_of_every_command_needs_no_heavy_import(environment):
+    program = (
+        "import sys; from typer.testing import CliRunner; from harness.cli import app\n"
+        "for name in ('run', 'status', 'sync', 'leaderboard', 'table', 'plot', 'list', 'new-method'):\n"
+        "    assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"
+        "print({'torch', 'mlflow', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_a_dry_run_starts_nothing(call, tmp_path, write_study):
+    study = write_study(tmp_path / "s.yaml", methods=["sgd", "late_phase_bn(K=5, start=1)", "deep_ensemble(K=2)"])
+    code, out, err = call("run", study, "--dry-run")
+    assert (code, err) == (0, "")
+    assert "warning: late_phase_bn(K=5, start=1) on rows: an epoch has 4 minibatches" in out
+    assert "study s: 4 runs" in out
+    assert out.splitlines()[-2].replace("│", " ").split() == ["total", "3", "12", "4", "9"]
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def test_run_status_sync_and_leaderboard(call, tmp_path, write_study, store):
+    study = write_study(tmp_path / "s.yaml", methods=["sgd", {"averaged": "swa(start=1)"}], seeds=[0, 1])
+    code, out, _ = call("leaderboard", study)
+    assert code == 2
+    assert call("status", study)[1].startswith("0 finished, 0 running, 0 stopped, 0 failed, 4 to do")
+    code, out, err = call("run", study)
+    assert code == 0, err
+    assert "[4/4] swa(start=1) · lenet5 · rows · seed 1: finished in" in out
+    assert "study s: all 4 runs are finished" in out
+    code, out, _ = call("run", study)
+    assert code == 0
+    assert "finished in" not in out
+    assert call("status", study)[1].startswith("4 finished, 0 running, 0 stopped, 0 failed, 0 to do")
+    code, out, _ = call("sync", study)
+    assert (code, out) == (0, "4 runs of study s are in sqlite:///runs/mlflow.db\n")
+    code, out, err = call("leaderboard", study, "--format", "csv")
+    assert code == 0, err
+    assert "averaged" in out
+    code, out, err = call("leaderboard", study, "--by", "beauty")
+    assert code == 2
+    assert err.startswith("error: ")
+    code, out, _ = call("table", study, "--output", tmp_path / "deep" / "t.tex")
+    assert code == 0
+    assert r"\toprule" in (tmp_path / "deep" / "t.tex").read_text()
+
+
+BROKEN = """
+from methods import Method
+class Broken(Method):
+    def begin_epoch(self, epoch):
+        raise KeyError("[/red] what [bold]")
+"""
+
+
+def test_failures_give_exit_code_1_and_a_table(call, tmp_path, write_study, store):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    study = write_study(tmp_path / "s.yaml")
+    code, out, _ = call("run", study, "--plugin", tmp_path / "broken.py")
+    assert code == 1
+    assert "1 of 2 runs did not finish" in out
+    assert "[1/2] sgd · lenet5 · rows · seed 0: finished in" in out
+    assert "KeyError: '[/red] what [bold]'" in " ".join(out.split("did not finish")[1].split())
+    code, out, _ = call("status", study, "--plugin", tmp_path / "broken.py")
+    assert code == 0
+    assert out.startswith("1 finished, 0 running, 0 stopped, 1 failed, 0 to do")
+    assert "KeyError: '[/red] what [bold]'" in out
+
+
+def test_a_store_that_is_away_stops_nothing(call, tmp_path, write_study, empty_store):
+    study = write_study(tmp_path / "s.yaml")
+    code, out, _ = call("run", study, "--store", "http://127.0.0.1:9")
+    assert code == 0
+    assert "warning: cannot use the tracking store http://127.0.0.1:9: " in out
+    assert out.count("warning: ") == 1
+    assert "1 runs are not in the tracking store yet; `econ sync" in out
+    assert "study s: all 1 runs are finished" in out
+    code, _, err = call("sync", study, "--store", "http://127.0.0.1:9")
+    assert code == 2
+    assert "cannot use the tracking store" in err
+    assert "1 of 1 runs were not sent" in err
+    shutil.copy(empty_store, tmp_path / "later.db")
+    code, out, _ = call("sync", study, "--store", f"sqlite:///{tmp_path / 'later.db'}")
+    assert (code, out.split(" of ")[0]) == (0, "1 runs")
+    code, out, err = call("leaderboard", study, "--store", f"sqlite:///{tmp_path / 'later.db'}")
+    assert code == 0, err
+    assert "sgd" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "digts"), "error: unknown study 'digts'; there are "),
+        (("run", "nowhere.yaml"), "error: study nowhere.yaml: no such file"),
+        (("status", "digts"), "error: unknown study 'digts'"),
+        (
+            ("run", "bad.yaml"),
+            "error: 1 error in the study; nothing was started\n  bad.yaml:4: methods[0]: unknown meth",
+        ),
+        (("run", "digits", "--device", "tpu9"), "error: --device tpu9: "),
+        (("run", "digits", "--plugin", "no.py"), "no.py: no such file"),
+        (("new-method", "My-Method"), "error: 'My-Method' is not a name in snake_case"),
+        (("list", "methods", "--plugin", "no.py"), "error: plugin no.py: no such file"),
+        (("run", "digits", "--engine", "magic"), "Invalid value for '--engine'"),
+        (("run", "digits", "--workers", "0"), "Invalid value for '--workers'"),
+    ],
+)
+def test_mistakes_of_the_user_give_exit_code_2_and_no_traceback(call, tmp_path, arguments, message):
+    text = "datasets: [digits]\narchitectures: [lenet5]\nseeds: [0]\nmethods: [swe]\nrecipe: {epochs: 1}\n"
+    (tmp_path / "bad.yaml").write_text(text)
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+def test_lists(call):
+    code, out, _ = call("list", "methods")
+    assert code == 0
+    assert "swa(METHOD, start=0.8, ratio=0.5)" in out
+    assert "Average the weights at the ends of the last epochs" in " ".join(out.split())
+    assert "late_phase_bn(" in out
+    assert "gamma_theta=1.0" in out
+    for what, name in (("models", "lenet5"), ("datasets", "digits"), ("studies", "digits")):
+        code, out, _ = call("list", what)
+        assert code == 0
+        assert any(line.split()[0] == name and len(line.split()) > 3 for line in out.splitlines())
+    code, _, _ = call("list", "nonsense")
+    assert code == 2
+
+
+def test_new_method_writes_and_never_overwrites(call, tmp_path, write_study, store):
+    code, out, _ = call("new-method", "my_noise", "--into", "mine")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"my_noise.py", "test_my_noise.py"}
+    (tmp_path / "mine" / "my_noise.py").unlink()
+    (tmp_path / "mine" / "test_my_noise.py").write_text("mine")
+    code, _, err = call("new-method", "my_noise", "--into", "mine")
+    assert code == 2
+    assert "test_my_noise.py is there already; nothing was written" in err
+    assert (tmp_path / "mine" / "test_my_noise.py").read_text() == "mine"
+    assert not (tmp_path / "mine" / "my_noise.py").exists()
+    (tmp_path / "mine" / "test_my_noise.py").unlink()
+    call("new-method", "my_noise", "--into", "mine")
+    study = write_study(tmp_path / "s.yaml")
+    code, out, _ = call("run", study, "--plugin", "mine/my_noise.py")
+    assert code == 0
+    assert "my_noise · lenet5 · rows · seed 0: finished in" in out
+
+
+SLOW = """
+import time
+from methods import Method
+class Slow(Method):
+    def begin_epoch(self, epoch):
+        super().begin_epoch(epoch)
+        time.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("engine", ["inline", "processes"])
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path, econ, environment, write_study, engine, store):
+    (tmp_path / "slow.py").write_text(SLOW)
+    study = write_study(tmp_path / "s.yaml", methods=["slow"], plugins=["slow.py"], recipe={"epochs": 6})
+    command = [*econ, "run", str(study), "--engine", engine, "--workers", "1", "--checkpoint-seconds", "0"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while not list(tmp_path.glob("runs/*/checkpoint.pt")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and to its workers
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "interrupted; finished runs are kept, and the same command goes on with the others" in out
+    assert "Traceback" not in out
+    assert not list(tmp_path.glob("runs/*/result.json"))
+    assert not list(tmp_path.glob("runs/*/failure.json"))
+    (before,) = tmp_path.glob("runs/*/metrics.jsonl")
+    trained = before.read_text()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "study s: all 1 runs are finished" in done.stdout
+    assert before.read_text().startswith(trained), "it went on from where it stood"
+    assert len(before.read_text().splitlines()) == 6

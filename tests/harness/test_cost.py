@@ -1,0 +1,138 @@
+"""Costs: the exact numbers for each kind of method."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from harness.cost import Cost, Counter, PeakMemory, parameters_kept, parameters_trained
+from harness.engines import Inline
+from harness.execute import Settings, execute
+from harness.folder import RunFolder
+from methods import SGD, DeepEnsemble, LatePhaseBatchNorm, MCDropout, Recipe
+from tests.conftest import TinyNet, build
+
+N, EPOCHS, SIZE = 60, 3, 16
+STEPS = math.ceil(N / SIZE)
+PARAMETERS = sum(p.numel() for p in TinyNet().parameters())
+NORM, HEAD = 2 * 4, 4 * 9 * 3 + 3
+
+
+# method: forward examples, backward examples, steps, forwards a prediction
+EXPECTED = {
+    "sgd": (EPOCHS * N, EPOCHS * N, EPOCHS * STEPS, 1),
+    "dropout": (EPOCHS * N, EPOCHS * N, EPOCHS * STEPS, 1),
+    "mc_dropout(K=7)": (EPOCHS * N, EPOCHS * N, EPOCHS * STEPS, 7),
+    # A cycle of K minibatches is one step; each minibatch passes through one member.
+    "late_phase_bn(K=2, start=1)": (EPOCHS * N, EPOCHS * N, STEPS + 2 * math.ceil(STEPS / 2), 1),
+    "late_phase_bn(K=3, start=1, prediction=members)": (EPOCHS * N, EPOCHS * N, STEPS + 2 * math.ceil(STEPS / 3), 3),
+    "late_phase_bn(K=2, start=1, statistics=reestimate_members)": (
+        EPOCHS * N + 2 * N,
+        EPOCHS * N,
+        STEPS + 2 * math.ceil(STEPS / 2),
+        1,
+    ),
+    "swa(start=1)": (EPOCHS * N + N, EPOCHS * N, EPOCHS * STEPS, 1),
+    "snapshot(M=3)": (EPOCHS * N, EPOCHS * N, EPOCHS * STEPS, 3),
+    "line(prediction=pair)": (EPOCHS * N + 2 * N, EPOCHS * N, EPOCHS * STEPS, 2),
+}
+
+
+@pytest.mark.parametrize("method", EXPECTED)
+def test_exact_costs(method, make_run, tmp_path):
+    run = make_run(method)
+    assert execute(run, Settings(tmp_path), []).state == "finished"
+    result = json.loads(RunFolder(tmp_path, run.key).result.read_text())
+    forward, backward, steps, passes = EXPECTED[method]
+    expected = {"forward_examples": forward, "backward_examples": backward, "optimizer_steps": steps}
+    assert {name: result["cost"][name] for name in expected} == expected
+    assert result["spent"] == expected
+    assert result["cost"]["forwards_per_example"] == passes
+    assert result["timing"]["cost/train_seconds"] == result["timing"]["spent/train_seconds"] > 0
+    assert result["timing"]["cost/peak_memory_bytes"] is None or result["timing"]["cost/peak_memory_bytes"] > 10**7
+
+
+def test_a_deep_ensemble_costs_its_parts_and_spends_nothing(write_study, run_study, tmp_path):
+    study = write_study(tmp_path / "s.yaml", methods=["deep_ensemble(swa(start=1), K=2)"])
+    done = run_study(study, tmp_path / "runs", Inline(1))
+    assert not done.schedule.failed
+    results = {
+        str(p.run.method): json.loads(RunFolder(tmp_path / "runs", key).result.read_text())
+        for key, p in done.plan.runs.items()
+    }
+    whole, part = results["deep_ensemble(swa(start=1), K=2)"], results["swa(start=1)"]
+    assert len(done.plan.runs) == 3
+    for name in ("forward_examples", "backward_examples", "optimizer_steps", "parameters_trained", "parameters_kept"):
+        assert whole["cost"][name] == 2 * part["cost"][name] > 0, name
+    assert whole["cost"]["forwards_per_example"] == 2
+    assert whole["spent"] == {"forward_examples": 0, "backward_examples": 0, "optimizer_steps": 0}
+    parts = [
+        json.loads(RunFolder(tmp_path / "runs", key).result.read_text())["timing"]["cost/train_seconds"]
+        for key, p in done.plan.runs.items()
+        if p.role == "component"
+    ]
+    seconds = whole["timing"]["cost/train_seconds"] - whole["timing"]["spent/train_seconds"]
+    assert seconds == pytest.approx(sum(parts))
+
+
+def test_parameters_are_counted_once_if_shared():
+    recipe = Recipe(epochs=4)
+    plain = build(SGD, recipe)
+    assert (parameters_trained(plain), parameters_kept(plain)) == (PARAMETERS, PARAMETERS)
+    late = build(LatePhaseBatchNorm, recipe, K=3, start=1, prediction="members")
+    late.begin_epoch(1)
+    own = NORM + HEAD
+    assert parameters_trained(late) == PARAMETERS + 3 * own
+    assert parameters_kept(late) == PARAMETERS - own + 3 * own
+    average = build(LatePhaseBatchNorm, recipe, K=3, start=1)
+    average.begin_epoch(1)
+    assert parameters_kept(average) == PARAMETERS
+    assert parameters_kept(build(MCDropout, recipe, K=9)) == PARAMETERS
+    ensemble = build(DeepEnsemble, recipe, K=4)
+    assert (parameters_trained(ensemble), parameters_kept(ensemble)) == (0, 4 * PARAMETERS)
+
+
+def test_the_counter_counts_only_in_training():
+    counter = Counter()
+    net = nn.Linear(2, 1)
+    net.register_forward_pre_hook(counter)
+    copied = copy.deepcopy(net)
+    net(torch.zeros(5, 2))
+    assert counter.cost == Cost()
+    with counter.training(torch.device("cpu")):
+        net(torch.zeros(5, 2))
+        copied(torch.zeros(2, 2))
+        with torch.no_grad():
+            net(torch.zeros(100, 2))
+    net(torch.zeros(5, 2))
+    assert counter.cost.train_seconds > 0
+    counter.cost.train_seconds = 0.0
+    assert counter.cost == Cost(forward_examples=107, backward_examples=7)
+
+
+def test_seconds_are_counted_up_to_an_error():
+    counter = Counter()
+    with pytest.raises(RuntimeError), counter.training(torch.device("cpu")):
+        raise RuntimeError
+    assert counter.cost.train_seconds > 0
+    assert not counter.counting
+
+
+def test_sum_of_costs():
+    assert Cost(1, 2, 3, 0.5) + Cost(10, 20, 30, 0.25) == Cost(11, 22, 33, 0.75)
+
+
+@pytest.mark.parametrize("megabytes", [64])
+def test_peak_memory_sees_what_was_held_since(megabytes):
+    before = PeakMemory(torch.device("cpu")).bytes()
+    if before is None:
+        pytest.skip("the peak cannot be read on this system")
+    memory = PeakMemory(torch.device("cpu"))
+    held = torch.ones(megabytes * 2**18)
+    del held
+    after = memory.bytes()
+    assert after is not None
+    assert after - before > 0.9 * megabytes * 2**20

@@ -1,0 +1,217 @@
+"""Evaluation: every test example once, and the numbers that a reader would compute."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from data import Augmentation, Split, Task
+from harness import evaluate as evaluating
+from harness import metrics
+from harness.cost import Cost, Counter
+from harness.evaluate import evaluate, weight_vectors
+from methods import SGD, DeepEnsemble, LatePhaseBatchNorm, MakeNet, Recipe
+
+N, K, C = 53, 3, 4
+
+
+class Fixed(SGD):
+    """Predicts K logits read from the pictures, and counts which pictures it sees."""
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.seen = []
+        table = torch.randn(256, K, C, generator=torch.Generator().manual_seed(0))
+        self.table = 2 * table
+
+    def predict(self, x):
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        for _ in range(K):
+            self.net(x)
+        level = x[:, 0, 0, 0].round().long()
+        self.seen.append(level)
+        return self.table[level].permute(1, 0, 2)
+
+
+def pictures(levels):
+    return torch.as_tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
+
+
+def make_task(**changes):
+    generator = torch.Generator().manual_seed(1)
+    split = Split(pictures(range(N)), torch.randint(C, (N,), generator=generator))
+    values = {
+        "name": "made up",
+        "classes": C,
+        "train": split,
+        "validation": None,
+        "test": split,
+        # normalised pictures have the values 0 … 255
+        "mean": (0.0,),
+        "std": (1 / 255,),
+        "augmentation": Augmentation(padding=1),
+        "ood": {"high": lambda: pictures(range(100, 140)), "same": lambda: pictures(range(N))},
+        "corruptions": (),
+    }
+    return Task(**(values | changes))
+
+
+def make_method(counter):
+    def build():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, C))
+        net.register_forward_pre_hook(counter)
+        return net
+
+    return Fixed(MakeNet(build, 0), Recipe(epochs=1))
+
+
+@pytest.mark.parametrize("batch", [1024, 10, 1])
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_every_example_is_scored_once(monkeypatch, batch, average):
+    monkeypatch.setattr(evaluating, "BATCH", batch)
+    counter = Counter()
+    counter.cost = Cost(1, 2, 3, 4.0)
+    method, task = make_method(counter), make_task()
+    found = evaluate(method, task, average, counter)
+    seen = torch.cat(method.seen[1:]).tolist()  # the first call only warms up and counts
+    assert seen == [*range(N), *range(100, 140), *range(N)]
+    logits = method.table[:N].permute(1, 0, 2).double()
+    y = task.test.labels
+    p = logits.softmax(-1).mean(0) if average == "probabilities" else logits.mean(0).softmax(-1)
+    torch.testing.assert_close(torch.from_numpy(found.probabilities), p.float())
+    assert found.metrics["accuracy"] == pytest.approx(100 * (p.argmax(-1) == y).double().mean().item())
+    assert found.metrics["nll"] == pytest.approx(-p[range(N), y].log().mean().item())
+    assert found.metrics["brier"] == pytest.approx(metrics.brier(p.log(), y))
+    assert found.metrics["members"] == K
+    single = [100 * (logits[k].argmax(-1) == y).double().mean().item() for k in range(K)]
+    assert found.metrics["single/accuracy"] == pytest.approx(np.mean(single))
+    nll = [-logits[k].log_softmax(-1)[range(N), y].mean().item() for k in range(K)]
+    assert found.metrics["single/nll"] == pytest.approx(np.mean(nll))
+    for k in range(1, K + 1):
+        part = logits[:k]
+        q = part.softmax(-1).mean(0) if average == "probabilities" else part.mean(0).softmax(-1)
+        assert found.curves["nll"][k - 1] == pytest.approx(-q[range(N), y].log().mean().item())
+        assert found.curves["accuracy"][k - 1] == pytest.approx(100 * (q.argmax(-1) == y).double().mean().item())
+    assert found.curves["ece"][-1] == found.metrics["ece"]
+    assert found.metrics["diversity/kl"] == pytest.approx(metrics.diversity(logits)["kl"])
+    assert found.forwards_per_example == K
+    assert found.seconds_per_1000 > 0
+    assert counter.cost == Cost(1, 2, 3, 4.0), "evaluation is not counted"
+    assert not counter.counting
+    assert not method.net[1].weight.requires_grad or method.net[1].weight.grad is None
+
+
+def test_strange_pictures_are_the_positive_class():
+    counter = Counter()
+    method, task = make_method(counter), make_task()
+    method.table[100:140] = 0.0  # no idea: the highest entropy
+    found = evaluate(method, task, "probabilities", counter).metrics
+    assert found["ood_auroc/high"] == 1.0
+    assert found["ood_auroc/same"] == 0.5
+    assert found["ood_auroc"] == 0.75
+    method.table[100:140] = torch.tensor([90.0, 0, 0, 0])  # quite sure
+    assert evaluate(method, task, "probabilities", counter).metrics["ood_auroc/high"] == 0.0
+
+
+def test_auroc_of_entropies_against_sklearn():
+    counter = Counter()
+    method, task = make_method(counter), make_task()
+    found = evaluate(method, task, "probabilities", counter).metrics
+    p = method.table.double().softmax(-1).mean(1)
+    entropy = -(p * p.log()).sum(-1)
+    scores, outside = torch.cat([entropy[:N], entropy[100:140]]), [0] * N + [1] * 40
+    assert found["ood_auroc/high"] == pytest.approx(roc_auc_score(outside, scores))
+
+
+def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(monkeypatch):
+    counter = Counter()
+    task = make_task(ood={})
+
+    def corrupted(self):
+        for severity in range(1, 6):
+            yield "none", severity, self.test.images
+            yield "shift", severity, self.test.images + severity
+
+    monkeypatch.setattr(Task, "corrupted", corrupted)
+    method = make_method(counter)
+    found = evaluate(method, task, "probabilities", counter).metrics
+    p = method.table.softmax(-1).mean(1)
+    y = task.test.labels
+    errors = [100 * (p[s : N + s].argmax(-1) != y).double().mean().item() for s in range(6)]
+    assert found["corruption_error/none"] == pytest.approx(errors[0]) == pytest.approx(100 - found["accuracy"])
+    assert found["corruption_error/shift"] == pytest.approx(np.mean(errors[1:]))
+    assert found["corruption_error"] == pytest.approx((errors[0] + np.mean(errors[1:])) / 2)
+    assert "ood_auroc" not in found
+
+
+def test_without_companions_there_are_no_such_columns():
+    counter = Counter()
+    found = evaluate(make_method(counter), make_task(ood={}), "probabilities", counter).metrics
+    assert not [name for name in found if name.startswith(("ood", "corruption"))]
+
+
+def test_predictions_are_saved():
+    counter = Counter()
+    task = make_task()
+    found = evaluate(make_method(counter), task, "probabilities", counter)
+    file = BytesIO()
+    found.save_predictions(file)
+    file.seek(0)
+    with np.load(file) as arrays:
+        assert set(arrays) == {"probabilities", "labels"}
+        assert (arrays["probabilities"].dtype, arrays["labels"].dtype) == (np.float32, np.int64)
+        np.testing.assert_array_equal(arrays["labels"], task.test.labels.numpy())
+        np.testing.assert_array_equal(arrays["probabilities"], found.probabilities)
+        np.testing.assert_allclose(arrays["probabilities"].sum(1), 1, rtol=1e-6)
+
+
+class Normed(nn.Module):
+    """A network with and without BatchNorm's weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.norm = nn.BatchNorm2d(2)
+        self.head = nn.Linear(2 * 16, C)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).flatten(1))
+
+
+def test_weight_vectors_leave_batch_norm_out():
+    method = LatePhaseBatchNorm(MakeNet(Normed, 0), Recipe(epochs=2), K=2, start=0, prediction="members")
+    method.begin_epoch(0)
+    with torch.no_grad():
+        method.own_layers(1)[0].weight.fill_(9.0)  # BatchNorm of member 1
+        method.own_layers(1)[1].weight.add_(1.0)  # its last layer
+    vectors = weight_vectors(method)
+    net = method.net
+    parts = (net.conv.weight, net.conv.bias, net.head.weight, net.head.bias)
+    expected = torch.cat([part.flatten() for part in parts])
+    assert torch.equal(vectors[0], expected)
+    assert torch.equal(vectors[1], torch.cat([expected[: 18 + 2], expected[20 : 20 + 32 * C] + 1, expected[-C:]]))
+
+
+def test_weight_distances_are_those_of_the_members():
+    method = DeepEnsemble(MakeNet(Normed, 0), Recipe(epochs=2), K=2)
+    counter = Counter()
+    found = evaluate(method, make_task(), "probabilities", counter).metrics
+    one, two = (
+        torch.cat([p.flatten() for name, p in part.net.named_parameters() if "norm" not in name]).detach().numpy()
+        for part in method.parts
+    )
+    assert found["diversity/l2"] == pytest.approx(np.linalg.norm(one - two), rel=1e-5)
+    cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+    assert found["diversity/cosine"] == pytest.approx(cosine, rel=1e-4)
+
+
+def test_one_member_has_no_diversity():
+    method = SGD(MakeNet(Normed, 0), Recipe(epochs=2))
+    found = evaluate(method, make_task(), "probabilities", Counter())
+    assert not [name for name in found.metrics if name.startswith("diversity")]
+    assert found.metrics["single/nll"] == found.metrics["nll"]
+    assert [len(curve) for curve in found.curves.values()] == [1, 1, 1]
