@@ -99,7 +99,8 @@ def describe(name: str) -> Metric:
     """Say how a metric is shown.
 
     A metric of one companion dataset (`ood_auroc/svhn`, `corruption_error/fog`) is shown as its mean is,
-    `spent/…` as `cost/…`. A metric nobody described is shown with four digits and no better direction.
+    `spent/…` as `cost/…`, `logit_average/…` as the metric of averaged probabilities. A metric nobody described is
+    shown with four digits and no better direction.
 
     Args:
         name: The column's name.
@@ -110,6 +111,8 @@ def describe(name: str) -> Metric:
     if group == "spent" and f"cost/{rest}" in METRICS:
         metric = METRICS[f"cost/{rest}"]
         return replace(metric, name=name, title=f"{metric.title}, spent")
+    if group == "logit_average" and rest in METRICS:
+        return replace(METRICS[rest], name=name, title=f"{METRICS[rest].title}, logits averaged")
     if group in METRICS and rest:
         return replace(METRICS[group], name=name, title=f"{METRICS[group].title}, {rest}")
     return Metric(name, name, "", ".4g", None)

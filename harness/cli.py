@@ -187,8 +187,7 @@ def conclude(plan: "Plan", failed: Mapping[str, tuple[str, str]], unsent: set[st
 @app.command()
 def status(study: Study, runs: Runs = Path("runs"), plugin: Plugins = None) -> None:
     """Show how far a study is."""
-    from harness.folder import RunFolder
-    from harness.track import read_json
+    from harness.folder import RunFolder, read_json
 
     plan = make_plan(study, plugin)
     table = Table(title=f"study {plan.study.name}")
@@ -319,42 +318,18 @@ def plot(
 @app.command("list")
 def list_(what: Listing, plugin: Plugins = None) -> None:
     """List the methods, models, datasets or studies there are."""
-    if what is Listing.studies:
-        from harness.study import find, names
+    from harness import listing
 
-        rows = [(name, first_line(find(name).read_text())) for name in names()]
-    elif what is Listing.datasets:
-        from data import DATASETS
-
-        rows = [(name, first_line(load.__doc__)) for name, load in DATASETS.items()]
-    elif what is Listing.models:
-        from models import MODELS
-
-        rows = [(name, first_line(build.__doc__)) for name, build in MODELS.items()]
-    else:
-        from harness.expression import hyperparameters, literal
-        from methods.plugins import available
-
-        rows = []
-        try:
-            methods = available(plugin or [])
-        except (ValueError, FileNotFoundError) as error:
-            raise Refusal(str(error)) from error
-        for name, method in methods.items():
-            values = [f"{key}={literal(value)}" for key, (_, value) in hyperparameters(method).items() if key != "of"]
-            made = "METHOD, " if "of" in hyperparameters(method) else ""
-            rows.append((f"{name}({made}{', '.join(values)})", first_line(method.__doc__)))
+    try:
+        rows = listing.methods(plugin or []) if what is Listing.methods else listing.LISTINGS[what.value]()
+    except (ValueError, FileNotFoundError) as error:
+        raise Refusal(str(error)) from error
     listed = Table(show_header=False, box=None)
     listed.add_column(overflow="fold")
     listed.add_column(overflow="fold")
-    for row in rows:
-        listed.add_row(*row)
-    console.print(listed, markup=False)
-
-
-def first_line(text: str | None) -> str:
-    """Give the first line of a docstring or a comment."""
-    return next(iter((text or "").strip().splitlines()), "").lstrip("# ")
+    for name, description in rows:
+        listed.add_row(escape(name), escape(description))
+    console.print(listed)
 
 
 @app.command("new-method")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from harness import metrics
 from harness.cost import Cost, Counter
 from methods import Method
 
-Average = Literal["probabilities", "logits"]
 BATCH = 1024
 """Examples predicted at once."""
 
@@ -46,13 +45,12 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(method: Method, task: Task, average: Average, counter: Counter) -> Evaluation:
+def evaluate(method: Method, task: Task, counter: Counter) -> Evaluation:
     """Score every test example exactly once, and the companions of the task.
 
     Args:
         method: prepared for prediction.
         task: its test set, OOD and corrupted companions.
-        average: how members are combined.
         counter: of the method's networks.
     """
     method.eval()
@@ -62,33 +60,39 @@ def evaluate(method: Method, task: Task, average: Average, counter: Counter) -> 
     start = time.perf_counter()
     logits = member_logits(method, (x for x, _ in test))
     seconds = 1000 * (time.perf_counter() - start) / len(y)
-    log_p = metrics.ensemble(logits, average)
-    found = {
-        "accuracy": metrics.accuracy(log_p, y),
-        "nll": metrics.nll(log_p, y),
-        "brier": metrics.brier(log_p, y),
-        "ece": metrics.ece(log_p, y),
-        "adaptive_ece": metrics.adaptive_ece(log_p, y),
-        "members": float(len(logits)),
-    }
+    log_p = metrics.ensemble(logits)
+    found = score(log_p, y) | {"members": float(len(logits))}
     singles = [metrics.ensemble(single[None]) for single in logits]
     found["single/accuracy"] = mean(metrics.accuracy(single, y) for single in singles)
     found["single/nll"] = mean(metrics.nll(single, y) for single in singles)
-    found |= out_of_distribution(method, task, metrics.entropy(log_p), average)
-    found |= corruption(method, task, y, average)
+    found |= out_of_distribution(method, task, metrics.entropy(log_p))
+    found |= corruption(method, task, y)
     if len(logits) > 1:
+        averaged = score(metrics.ensemble(logits, average="logits"), y)
+        found |= {f"logit_average/{name}": value for name, value in averaged.items()}
         found |= {f"diversity/{name}": value for name, value in metrics.diversity(logits).items()}
     vectors = weight_vectors(method)
     if len(vectors) > 1:
         found |= {f"diversity/{name}": value for name, value in metrics.weight_distances(vectors).items()}
     return Evaluation(
         found,
-        curves(logits, y, average),
+        curves(logits, y),
         passes,
         seconds,
         log_p.exp().float().numpy(),
         y.numpy(),
     )
+
+
+def score(log_p: Tensor, y: Tensor) -> dict[str, float]:
+    """Give the metrics of one prediction, (N, C) log-probabilities, of the classes y, (N,)."""
+    return {
+        "accuracy": metrics.accuracy(log_p, y),
+        "nll": metrics.nll(log_p, y),
+        "brier": metrics.brier(log_p, y),
+        "ece": metrics.ece(log_p, y),
+        "adaptive_ece": metrics.adaptive_ece(log_p, y),
+    }
 
 
 def mean(values: Iterable[float]) -> float:
@@ -110,32 +114,32 @@ def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
 
 
-def out_of_distribution(method: Method, task: Task, inside: Tensor, average: Average) -> dict[str, float]:
+def out_of_distribution(method: Method, task: Task, inside: Tensor) -> dict[str, float]:
     """Give the AUROC of telling each OOD companion by entropy, and their mean."""
     found = {}
     for name, load in task.ood.items():
         pictures = normalised(load(), task, BATCH)
-        outside = metrics.entropy(metrics.ensemble(member_logits(method, pictures), average))
+        outside = metrics.entropy(metrics.ensemble(member_logits(method, pictures)))
         found[f"ood_auroc/{name}"] = metrics.auroc(inside, outside)
     return {"ood_auroc": mean(found.values()), **found} if found else {}
 
 
-def corruption(method: Method, task: Task, y: Tensor, average: Average) -> dict[str, float]:
+def corruption(method: Method, task: Task, y: Tensor) -> dict[str, float]:
     """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions."""
     errors: dict[str, list[float]] = {}
     for name, _, images in task.corrupted():
         pictures = normalised(images, task, BATCH)
-        log_p = metrics.ensemble(member_logits(method, pictures), average)
+        log_p = metrics.ensemble(member_logits(method, pictures))
         errors.setdefault(f"corruption_error/{name}", []).append(100 - metrics.accuracy(log_p, y))
     found = {name: mean(values) for name, values in errors.items()}
     return {"corruption_error": mean(found.values()), **found} if found else {}
 
 
-def curves(logits: Tensor, y: Tensor, average: Average) -> dict[str, list[float]]:
+def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
     """Give the metrics of the first 1 … K members together."""
     found: dict[str, list[float]] = {"accuracy": [], "nll": [], "ece": []}
     for k in range(1, len(logits) + 1):
-        log_p = metrics.ensemble(logits[:k], average)
+        log_p = metrics.ensemble(logits[:k])
         for name, metric in (("accuracy", metrics.accuracy), ("nll", metrics.nll), ("ece", metrics.ece)):
             found[name].append(metric(log_p, y))
     return found

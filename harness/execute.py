@@ -23,7 +23,7 @@ from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
 from harness.cost import Cost, Counter, PeakMemory, parameters_kept, parameters_trained
 from harness.evaluate import evaluate
-from harness.folder import RunFolder, write, write_json, write_lines
+from harness.folder import RunFolder, read_json, write, write_json, write_lines
 from harness.precision import use_bfloat16
 from harness.run import DatasetSpec, Run
 from harness.train import DivergenceError, make_optimizer, train_epoch
@@ -31,6 +31,10 @@ from methods.plugins import available
 from methods.streams import stream
 
 State = Literal["finished", "failed", "diverged"]
+
+
+class NeedError(Exception):
+    """A run that another one starts from is not there."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,14 @@ def execute(run: Run, settings: Settings, needed: list[str], report: Callable[[]
     try:
         with folder.lock():
             if not folder.finished:
-                folder.failure.unlink(missing_ok=True)
+                folder.sweep()
                 write_json(folder.spec, run.spec())
                 Execution(run, settings, folder, report).finish(needed)
         return Outcome("finished")
     except Exception as error:
         state: State = "diverged" if isinstance(error, DivergenceError) else "failed"
-        reason = f"{error}" if isinstance(error, DivergenceError) else f"{type(error).__name__}: {error}"
+        ours = isinstance(error, DivergenceError | NeedError)
+        reason = str(error) if ours else f"{type(error).__name__}: {error}"
         return fail(folder, Outcome(state, reason), traceback.format_exc())
 
 
@@ -127,10 +132,14 @@ class Execution:
     def finish(self, needed: list[str]) -> None:
         """Do what is left of the run."""
         parts = [RunFolder(self.settings.runs, key) for key in needed]
+        for part in parts:
+            if not part.finished:
+                reason = read_json(part.failure).get("reason", "it was not run")
+                raise NeedError(f"it needs the run {part.key[:12]}, which did not finish: {reason}")
         prepared = self.resume()
         if not prepared:
             if not self.epoch:
-                self.method.receive([checkpoints.load(part.checkpoint, part.key).method for part in parts])
+                self.method.receive([load_finished(part) for part in parts])
             self.train()
             with self.counter.training(self.device):
                 self.method.prepare(self.batches("prepare"))
@@ -203,7 +212,7 @@ class Execution:
 
     def write_result(self, needed: list[dict[str, Any]]) -> None:
         """Evaluate, and write predictions and result."""
-        found = evaluate(self.method, self.task, self.run.average, self.counter)
+        found = evaluate(self.method, self.task, self.counter)
         bad = [name for name, value in found.metrics.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
@@ -235,6 +244,19 @@ class Execution:
             "provenance": provenance(self.device),
         }
         write_json(self.folder.result, result)
+
+
+def load_finished(part: RunFolder) -> dict[str, Any]:
+    """Load the finished state of a needed run.
+
+    Raises:
+        NeedError: if it is gone or cannot be read; says how to get it back.
+    """
+    try:
+        return checkpoints.load(part.checkpoint, part.key).method
+    except (FileNotFoundError, CheckpointError) as error:
+        remedy = f"remove {part.path} and run the study again, which trains that run anew"
+        raise NeedError(f"it needs the state of a finished run: {error}; {remedy}") from error
 
 
 def without_seconds(cost: Cost) -> dict[str, int]:

@@ -39,6 +39,12 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path / "lock")
 
+    def sweep(self) -> None:
+        """Remove what an earlier try left behind: its failure, and files that a kill cut short."""
+        self.failure.unlink(missing_ok=True)
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink()
+
     def locked(self) -> bool:
         """Say whether some process works on the run now."""
         if not self.path.exists():
@@ -54,6 +60,14 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file, {} if there is none."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
 
 
 def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = True) -> None:

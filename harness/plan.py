@@ -10,6 +10,7 @@ import data
 from harness.build import imagine_method
 from harness.execute import Outcome
 from harness.folder import RunFolder
+from harness.places import StudyError
 from harness.run import Run
 from harness.study import Study
 from methods import Method
@@ -57,6 +58,9 @@ class Plan:
         method = self.imagine(run)
         if method.needs() and method.seed != run.seed:
             method = imagine_method(run, self.study.methods, shape(run))
+        for need in method.needs():
+            if need.epoch is not None:
+                raise StudyError(f"{run.method} needs a state after {need.epoch} epochs, but only final ones are kept")
         needs = tuple(
             self.add(needed := run.needed(need, self.study.methods), str(needed.method), "component")
             for need in method.needs()
@@ -113,14 +117,10 @@ class Schedule:
         self.running: set[str] = set()
 
     def take(self) -> str | None:
-        """Take the next run that can start now, or None."""
-        for key in list(self.waiting):
-            broken = next((need for need in self.runs[key].needs if need in self.failed), None)
-            if broken:
-                self.waiting.remove(key)
-                reason = f"it needs {self.runs[broken].run}, which {self.failed[broken].state}"
-                self.failed[key] = Outcome("failed", reason)
-            elif self.finished.issuperset(self.runs[key].needs):
+        """Take the next run that can start now, or None; one whose needs failed can start, and will say so."""
+        ended = self.finished | self.failed.keys()
+        for key in self.waiting:
+            if ended.issuperset(self.runs[key].needs):
                 self.waiting.remove(key)
                 self.running.add(key)
                 return key

@@ -39,7 +39,6 @@ class Run(Part):
     seed: Annotated[int, Field(ge=0)]
     recipe: Recipe
     precision: Literal["float32", "bfloat16"] = "float32"
-    average: Literal["probabilities", "logits"] = "probabilities"
 
     def spec(self) -> dict[str, Any]:
         """Give the run as JSON values, without fields equal to their default."""

@@ -3,7 +3,6 @@
 Epochs carry the time of metrics.jsonl, and a run is found by its key, so that sending twice adds nothing twice.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from harness.folder import RunFolder
+from harness.folder import RunFolder, read_json
 from harness.plan import Planned
 
 PATIENCE = 60.0
@@ -244,14 +243,6 @@ def reachable(store: str) -> Iterator[None]:
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrackingError(f"cannot use the tracking store {store}: {first[:300]}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file, {} if there is none."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        return {}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,9 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from harness.execute import Outcome
-from harness.folder import RunFolder
+from harness.folder import RunFolder, read_json
 from harness.plan import Plan, Planned, Schedule
-from harness.track import Mirror, read_json
+from harness.track import Mirror
 
 SHOWN = 0.5
 """Seconds between two looks at the running runs."""

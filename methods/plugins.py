@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from inspect import isclass
 from pathlib import Path
 
@@ -53,6 +53,19 @@ def from_file(path: Path) -> dict[str, type[Method]]:
     return {path.stem: found[0]}
 
 
+def load(point: EntryPoint) -> type[Method]:
+    """Load a method of an installed package.
+
+    Raises:
+        ValueError: if the package cannot give it.
+    """
+    try:
+        method: type[Method] = point.load()
+    except Exception as error:
+        raise ValueError(f"entry point {point.value}: {type(error).__name__}: {error}") from error
+    return method
+
+
 def available(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
     """List every method by name: the registry, entry points, and those of the plugin files.
 
@@ -60,7 +73,7 @@ def available(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
         ValueError: if two sources give the same name.
     """
     methods = dict(METHODS)
-    sources = [(f"entry point {point.value}", {point.name: point.load()}) for point in entry_points(group=GROUP)]
+    sources = [(f"entry point {point.value}", {point.name: load(point)}) for point in entry_points(group=GROUP)]
     sources += [(f"plugin {path}", from_file(path)) for path in plugins]
     for source, found in sources:
         for name, method in found.items():

@@ -81,9 +81,9 @@ def test_a_run_that_always_kills_its_worker_fails_alone(tmp_path, plugin, write_
     reason = "its worker process died 3 times (killed, or out of memory)"
     found = {str(done.plan.runs[key].run.method): outcome for key, outcome in done.schedule.failed.items()}
     ensemble = next(name for name in found if name.startswith("deep_ensemble"))
-    assert found.pop(ensemble)[1].endswith("· lenet5 · rows · seed 0, which failed")
+    assert found.pop(ensemble)[1].endswith(f"which did not finish: {reason}")
     assert found == {killer: ("failed", reason)}, "the slow one ran beside it and is innocent"
-    assert sorted(state for _, state in done.log.ends) == ["failed", "finished"]
+    assert sorted(state for _, state in done.log.ends) == ["failed", "failed", "finished"]
     key = next(key for key, p in done.plan.runs.items() if str(p.run.method) == killer)
     assert json.loads(RunFolder(tmp_path / "runs", key).failure.read_text())["reason"] == reason
 
@@ -101,18 +101,23 @@ def test_a_failing_method_stops_nothing_but_what_needs_it(tmp_path, write_study,
     plugin.write_text(BROKEN)
     study = write_study(tmp_path / "s.yaml", methods=["broken", "deep_ensemble(broken, K=2)", "sgd"])
     done = run_study(study, tmp_path / "runs", Inline(1), plugins=[plugin])
-    assert sorted(done.log.ends) == [("broken", "failed"), ("broken", "failed"), ("sgd", "finished")]
+    ensemble = "deep_ensemble(broken, K=2)"
+    ends = [("broken", "failed"), ("broken", "failed"), (ensemble, "failed"), ("sgd", "finished")]
+    assert sorted(done.log.ends) == ends
+    first = next(key for key, p in done.plan.runs.items() if str(p.run) == "broken · lenet5 · rows · seed 0")
     found = {str(done.plan.runs[key].run): tuple(outcome) for key, outcome in done.schedule.failed.items()}
     assert found == {
         "broken · lenet5 · rows · seed 0": ("failed", "ArithmeticError: boo"),
         "broken · lenet5 · rows · seed 1": ("failed", "ArithmeticError: boo"),
         "deep_ensemble(broken, K=2) · lenet5 · rows · seed 0": (
             "failed",
-            "it needs broken · lenet5 · rows · seed 0, which failed",
+            f"it needs the run {first[:12]}, which did not finish: ArithmeticError: boo",
         ),
     }
     again = run_study(study, tmp_path / "runs", Inline(1), plugins=[plugin])
-    assert sorted(again.log.starts) == ["broken", "broken"], "failed runs are tried again, finished ones are not"
+    assert sorted(again.log.starts) == ["broken", "broken", ensemble], (
+        "failed runs are tried again, finished ones are not"
+    )
 
 
 def test_make_engine():

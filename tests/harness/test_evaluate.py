@@ -70,22 +70,24 @@ def make_method(counter):
 
 
 @pytest.mark.parametrize("batch", [1024, 10, 1])
-@pytest.mark.parametrize("average", ["probabilities", "logits"])
-def test_every_example_is_scored_once(monkeypatch, batch, average):
+def test_every_example_is_scored_once(monkeypatch, batch):
     monkeypatch.setattr(evaluating, "BATCH", batch)
     counter = Counter()
     counter.cost = Cost(1, 2, 3, 4.0)
     method, task = make_method(counter), make_task()
-    found = evaluate(method, task, average, counter)
+    found = evaluate(method, task, counter)
     seen = torch.cat(method.seen[1:]).tolist()  # the first call only warms up and counts
     assert seen == [*range(N), *range(100, 140), *range(N)]
     logits = method.table[:N].permute(1, 0, 2).double()
     y = task.test.labels
-    p = logits.softmax(-1).mean(0) if average == "probabilities" else logits.mean(0).softmax(-1)
+    p = logits.softmax(-1).mean(0)
     torch.testing.assert_close(torch.from_numpy(found.probabilities), p.float())
     assert found.metrics["accuracy"] == pytest.approx(100 * (p.argmax(-1) == y).double().mean().item())
     assert found.metrics["nll"] == pytest.approx(-p[range(N), y].log().mean().item())
     assert found.metrics["brier"] == pytest.approx(metrics.brier(p.log(), y))
+    averaged = logits.mean(0).log_softmax(-1)
+    assert found.metrics["logit_average/nll"] == pytest.approx(-averaged[range(N), y].mean().item())
+    assert found.metrics["logit_average/nll"] != pytest.approx(found.metrics["nll"])
     assert found.metrics["members"] == K
     single = [100 * (logits[k].argmax(-1) == y).double().mean().item() for k in range(K)]
     assert found.metrics["single/accuracy"] == pytest.approx(np.mean(single))
@@ -93,7 +95,7 @@ def test_every_example_is_scored_once(monkeypatch, batch, average):
     assert found.metrics["single/nll"] == pytest.approx(np.mean(nll))
     for k in range(1, K + 1):
         part = logits[:k]
-        q = part.softmax(-1).mean(0) if average == "probabilities" else part.mean(0).softmax(-1)
+        q = part.softmax(-1).mean(0)
         assert found.curves["nll"][k - 1] == pytest.approx(-q[range(N), y].log().mean().item())
         assert found.curves["accuracy"][k - 1] == pytest.approx(100 * (q.argmax(-1) == y).double().mean().item())
     assert found.curves["ece"][-1] == found.metrics["ece"]
@@ -109,18 +111,18 @@ def test_strange_pictures_are_the_positive_class():
     counter = Counter()
     method, task = make_method(counter), make_task()
     method.table[100:140] = 0.0  # no idea: the highest entropy
-    found = evaluate(method, task, "probabilities", counter).metrics
+    found = evaluate(method, task, counter).metrics
     assert found["ood_auroc/high"] == 1.0
     assert found["ood_auroc/same"] == 0.5
     assert found["ood_auroc"] == 0.75
     method.table[100:140] = torch.tensor([90.0, 0, 0, 0])  # quite sure
-    assert evaluate(method, task, "probabilities", counter).metrics["ood_auroc/high"] == 0.0
+    assert evaluate(method, task, counter).metrics["ood_auroc/high"] == 0.0
 
 
 def test_auroc_of_entropies_against_sklearn():
     counter = Counter()
     method, task = make_method(counter), make_task()
-    found = evaluate(method, task, "probabilities", counter).metrics
+    found = evaluate(method, task, counter).metrics
     p = method.table.double().softmax(-1).mean(1)
     entropy = -(p * p.log()).sum(-1)
     scores, outside = torch.cat([entropy[:N], entropy[100:140]]), [0] * N + [1] * 40
@@ -138,7 +140,7 @@ def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(mo
 
     monkeypatch.setattr(Task, "corrupted", corrupted)
     method = make_method(counter)
-    found = evaluate(method, task, "probabilities", counter).metrics
+    found = evaluate(method, task, counter).metrics
     p = method.table.softmax(-1).mean(1)
     y = task.test.labels
     errors = [100 * (p[s : N + s].argmax(-1) != y).double().mean().item() for s in range(6)]
@@ -150,14 +152,14 @@ def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(mo
 
 def test_without_companions_there_are_no_such_columns():
     counter = Counter()
-    found = evaluate(make_method(counter), make_task(ood={}), "probabilities", counter).metrics
+    found = evaluate(make_method(counter), make_task(ood={}), counter).metrics
     assert not [name for name in found if name.startswith(("ood", "corruption"))]
 
 
 def test_predictions_are_saved():
     counter = Counter()
     task = make_task()
-    found = evaluate(make_method(counter), task, "probabilities", counter)
+    found = evaluate(make_method(counter), task, counter)
     file = BytesIO()
     found.save_predictions(file)
     file.seek(0)
@@ -199,7 +201,7 @@ def test_weight_vectors_leave_batch_norm_out():
 def test_weight_distances_are_those_of_the_members():
     method = DeepEnsemble(MakeNet(Normed, 0), Recipe(epochs=2), K=2)
     counter = Counter()
-    found = evaluate(method, make_task(), "probabilities", counter).metrics
+    found = evaluate(method, make_task(), counter).metrics
     one, two = (
         torch.cat([p.flatten() for name, p in part.net.named_parameters() if "norm" not in name]).detach().numpy()
         for part in method.parts
@@ -211,7 +213,7 @@ def test_weight_distances_are_those_of_the_members():
 
 def test_one_member_has_no_diversity():
     method = SGD(MakeNet(Normed, 0), Recipe(epochs=2))
-    found = evaluate(method, make_task(), "probabilities", Counter())
+    found = evaluate(method, make_task(), Counter())
     assert not [name for name in found.metrics if name.startswith("diversity")]
     assert found.metrics["single/nll"] == found.metrics["nll"]
     assert [len(curve) for curve in found.curves.values()] == [1, 1, 1]

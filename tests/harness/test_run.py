@@ -59,7 +59,7 @@ def changed(**update: object) -> Run:
 @pytest.mark.parametrize(
     "same",
     [
-        changed(precision="float32", average="probabilities"),
+        changed(precision="float32"),
         changed(dataset=DatasetSpec(name="digits", train_size=200, validation=None)),
         changed(recipe=SPEC.recipe.model_copy(update={"momentum": 0.9, "nesterov": True, "batch_size": 128})),
         changed(method=SPEC.method.model_copy(update={"version": 1})),
@@ -75,7 +75,6 @@ def test_fields_at_their_default_do_not_change_it(same):
         changed(seed=4),
         changed(architecture="cresnet20"),
         changed(precision="bfloat16"),
-        changed(average="logits"),
         changed(dataset=DatasetSpec(name="digits", train_size=201)),
         changed(dataset=DatasetSpec(name="digits", train_size=200, validation=0)),
         changed(recipe=SPEC.recipe.model_copy(update={"schedule": Constant()})),

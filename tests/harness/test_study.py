@@ -254,7 +254,6 @@ def test_the_grid(path):
             architectures="[lenet5, wrn-10-1]",
             seeds="[3, 1]",
             methods="[sgd, {averaged: 'swa(start=1)'}]",
-            average="logits",
         )
     )
     study = load(str(path))
@@ -265,7 +264,6 @@ def test_the_grid(path):
     assert [cell.run.dataset.label for cell in cells[:8]] == 4 * ["digits"] + 4 * ["digits n=50"]
     assert [cell.run.architecture for cell in cells[:4]] == ["lenet5", "lenet5", "wrn-10-1", "wrn-10-1"]
     assert [(cell.label, str(cell.run.method)) for cell in cells[:2]] == [("sgd", "sgd"), ("averaged", "swa(start=1)")]
-    assert {cell.run.average for cell in cells} == {"logits"}
     assert len({cell.run.key for cell in cells}) == 16
 
 

@@ -1,0 +1,19 @@
+"""How metrics are named."""
+
+import pytest
+
+from analysis.metrics import describe
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "unit", "better"),
+    [
+        ("accuracy", "Accuracy", "%", "higher"),
+        ("logit_average/nll", "NLL, logits averaged", "nats", "lower"),
+        ("corruption_error/fog", "Corruption error, fog", "%", "lower"),
+        ("never heard of", "never heard of", "", None),
+    ],
+)
+def test_describe(name, title, unit, better):
+    metric = describe(name)
+    assert (metric.name, metric.title, metric.unit, metric.better) == (name, title, unit, better)
