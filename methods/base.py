@@ -188,7 +188,7 @@ class Method(nn.Module):
         return [{**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}]
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Make ready to predict, once after training; write only what `predict` reads.
+        """Make ready to predict, once after training; write only buffers, and those that `predict` reads.
 
         Args:
             batches: augmented training data; each iteration is one pass over it.

@@ -5,7 +5,7 @@ one step (each member by its own gradient, the base weights by the scaled sum) d
 paper does with an optimizer per member. Members that were not used have no gradient, and take no step.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from methods.base import Batch, Method
 from methods.batch_norm import batch_norms, reestimate
+from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe, start_at
 from methods.streams import MakeNet
 
@@ -82,13 +83,14 @@ class LatePhase(Method):
         self.member_momentum, self.prediction, self.statistics = member_momentum, prediction, statistics
         self.names = self.late_layer_names()
         self.late = nn.ModuleList(nn.ModuleList(map(deepcopy, self.plain_layers())) for _ in range(K))
+        self.average = NamedBuffers(self.late_weights(0).items())
 
     def late_layer_names(self) -> list[str]:
         """Name the layers that become late-phase weights."""
         raise NotImplementedError
 
     def plain_layers(self) -> list[nn.Module]:
-        """List the network's own late layers: φ0 before T0, the average at the end."""
+        """List the network's own late layers, φ0: trained before T0, without a part in anything after it."""
         return [self.net.get_submodule(name) for name in self.names]
 
     def own_layers(self, k: int) -> list[nn.Module]:
@@ -160,10 +162,12 @@ class LatePhase(Method):
                         optimizer.state[p] = deepcopy(optimizer.state[source])
 
     def members(self) -> list[dict[str, Tensor]]:
-        """Give the K members, or the one average network (whose layers `prepare` writes)."""
-        if self.begun and self.prediction == "members":
+        """Give the K members, or the one average network (whose late weights `prepare` writes)."""
+        if not self.begun:
+            return super().members()
+        if self.prediction == "members":
             return [self.member(k) for k in range(self.K)]
-        return super().members()
+        return [{**super().members()[0], **self.average.named()}]
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Make the average network, and re-estimate what must be."""
@@ -175,51 +179,51 @@ class LatePhase(Method):
             self.average_layers(exactly=True)
         elif self.statistics == "reestimate" or self.statistics_stale:
             self.average_layers(exactly=False)
-            reestimate(self, batches)
+            reestimate(self, batches, self.members()[0])
         else:
             self.average_layers(exactly=self.statistics == "collapse")
 
     @torch.no_grad()
     def average_layers(self, *, exactly: bool) -> None:
-        """Write the members' mean into the network's own late layers (Equation 1).
+        """Write the members' mean into the average (Equation 1).
 
         Args:
             exactly: make a BatchNorm layer the mean of the K layers' outputs in evaluation mode; else average
                 its parameters and statistics one by one.
         """
-        for i, plain in enumerate(self.plain_layers()):
-            layers = [self.own_layers(k)[i] for k in range(self.K)]
+        members = [self.late_weights(k) for k in range(self.K)]
+        for name, value in self.average.named().items():
+            mean = torch.stack([member[name] for member in members]).double().mean(0)
+            value.copy_(mean)
+        for name, plain in zip(self.names, self.plain_layers(), strict=True):
             if exactly and isinstance(plain, _BatchNorm):
-                collapse(cast(list[_BatchNorm], layers), plain)
-                continue
-            for own, *theirs in zip(plain.parameters(), *(layer.parameters() for layer in layers), strict=True):
-                own.copy_(torch.stack(theirs).mean(0))
-            for own, *theirs in zip(plain.buffers(), *(layer.buffers() for layer in layers), strict=True):
-                own.copy_(torch.stack(theirs).mean(0) if own.is_floating_point() else theirs[0])
+                collapse(
+                    [layer_of(member, name) for member in members], layer_of(self.average.named(), name), plain.eps
+                )
 
 
-def collapse(layers: Sequence[_BatchNorm], into: _BatchNorm) -> None:
+def layer_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Pick one layer's tensors, by their names in the layer."""
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+
+def collapse(layers: Sequence[Mapping[str, Tensor]], into: Mapping[str, Tensor], eps: float) -> None:
     """Make one BatchNorm layer the mean of K layers' outputs, in evaluation mode.
 
     With member k's scale γ_k, shift β_k, running mean m_k and variance v_k, the mean output is affine in x: scale
     mean_k γ_k/√(v_k + ε), shift mean_k (β_k − γ_k m_k/√(v_k + ε)). The layer's own statistics become neutral.
+
+    Args:
+        layers: the tensors of each layer: weight, bias, running_mean, running_var.
+        into: the tensors of the layer that is written.
+        eps: ε of all of them.
     """
-    scale, shift = [], []
-    for layer in layers:
-        mean, variance = statistics_of(layer)
-        scale.append(layer.weight / (variance + layer.eps).sqrt())
-        shift.append(layer.bias - scale[-1] * mean)
-    into.weight.copy_(torch.stack(scale).mean(0))
-    into.bias.copy_(torch.stack(shift).mean(0))
-    mean, variance = statistics_of(into)
-    mean.fill_(0.0)
-    variance.fill_(1.0 - into.eps)
-
-
-def statistics_of(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Give the running mean and variance of a layer."""
-    assert layer.running_mean is not None and layer.running_var is not None
-    return layer.running_mean, layer.running_var
+    scales = [layer["weight"] / (layer["running_var"] + eps).sqrt() for layer in layers]
+    shifts = [layer["bias"] - scale * layer["running_mean"] for scale, layer in zip(scales, layers, strict=True)]
+    into["weight"].copy_(torch.stack(scales).mean(0))
+    into["bias"].copy_(torch.stack(shifts).mean(0))
+    into["running_mean"].fill_(0.0)
+    into["running_var"].fill_(1.0 - eps)
 
 
 class LatePhaseBatchNorm(LatePhase):

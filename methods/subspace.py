@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.base import Batch, Method, Weights
 from methods.batch_norm import reestimate
+from methods.named_buffers import NamedBuffers
 from methods.recipe import Recipe
 from methods.streams import MakeNet
 
@@ -56,7 +57,7 @@ class Line(Method):
         self.beta = beta
         self.alphas = self.generator("alpha")
         self.points = [0.5] if prediction == "midpoint" else [alpha, 1.0 - alpha]
-        self.statistics = nn.ModuleList(Statistics(self.net) for _ in range(2))
+        self.statistics = nn.ModuleList(NamedBuffers(self.net.named_buffers()) for _ in range(2))
         self.penalised = [
             f"{name}.{key}" if name else key
             for name, layer in self.net.named_modules()
@@ -97,18 +98,3 @@ class Line(Method):
         """Re-estimate the running statistics at every point that predicts (appendix D.3)."""
         for weights in self.members():
             reestimate(self, batches, weights)
-
-
-class Statistics(nn.Module):
-    """A set of a network's buffers of its own, by the network's names."""
-
-    def __init__(self, net: nn.Module) -> None:
-        """Copy the buffers."""
-        super().__init__()
-        self.keys = {name: name.replace(".", "/") for name, _ in net.named_buffers()}
-        for name, value in net.named_buffers():
-            self.register_buffer(self.keys[name], value.clone())
-
-    def named(self) -> dict[str, Tensor]:
-        """Give the buffers by the network's names."""
-        return {name: self.get_buffer(key) for name, key in self.keys.items()}

@@ -127,6 +127,16 @@ def test_prediction_changes_nothing(name, recipe, batches):
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_preparing_writes_only_buffers(name, recipe, batches):
+    """So that a wrapper that samples weights can keep a sample as its parameters and its buffers."""
+    method = build(TRAINED[name], recipe)
+    run(method, make_optimizer(method, recipe), batches)
+    before = {key: p.detach().clone() for key, p in method.named_parameters()}
+    finish(method, batches)
+    assert all(torch.equal(p, before[key]) for key, p in method.named_parameters())
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, recipe, batches):
     whole = trained(TRAINED[name], recipe, batches)
     method = build(TRAINED[name], recipe)

@@ -380,7 +380,7 @@ def test_collapse_is_the_mean_of_the_layers_outputs():
         layer.running_var.uniform_(0.1, 3)
     one = nn.BatchNorm2d(5).eval()
     with torch.no_grad():
-        collapse(layers, one)
+        collapse([layer.state_dict() for layer in layers], one.state_dict(), one.eps)
         x = torch.randn(7, 5, 3, 3)
         torch.testing.assert_close(one(x), torch.stack([layer(x) for layer in layers]).mean(0), rtol=0, atol=1e-6)
 
@@ -413,23 +413,25 @@ def test_other_ways_to_the_averages_statistics(statistics, recipe, batches):
     run(method, make_optimizer(method, recipe), batches)
     members = [{key: value.clone() for key, value in method.late_weights(k).items()} for k in range(3)]
     finish(method, batches)
-    norm = method.net.norm
+    found = method.average.named()
     mean = {key: torch.stack([member[key].float() for member in members]).mean(0) for key in members[0]}
     if statistics == "average":
-        assert_close({f"norm.{k}": v for k, v in norm.state_dict().items() if v.is_floating_point()}, mean)
+        assert_close({key: value for key, value in found.items() if value.is_floating_point()}, mean)
         return
     reference = deepcopy(method)
     if statistics == "reestimate":
-        assert_close({"norm.weight": norm.weight, "norm.bias": norm.bias}, mean)
-        reestimate(reference, batches)
-        torch.testing.assert_close(norm.running_mean, reference.net.norm.running_mean)
+        assert_close({key: found[key] for key in ("norm.weight", "norm.bias", "head.weight")}, mean)
+        weights = {**reference.member(0), **{key: value.clone() for key, value in found.items()}}
+        reestimate(reference, batches, weights)
+        assert_close(weights, {**weights, **found}, 0)
+        assert not torch.allclose(found["norm.running_mean"], mean["norm.running_mean"], rtol=1e-3)
     else:
         scales = []
         for k in range(3):
             weights = {**reference.member(k), **members[k]}
             reestimate(reference, batches, weights)
-            scales.append(weights["norm.weight"] / (weights["norm.running_var"] + norm.eps).sqrt())
-        torch.testing.assert_close(norm.weight, torch.stack(scales).mean(0))
+            scales.append(weights["norm.weight"] / (weights["norm.running_var"] + method.net.norm.eps).sqrt())
+        torch.testing.assert_close(found["norm.weight"], torch.stack(scales).mean(0))
 
 
 def test_late_phase_needs_batch_norm(recipe):
