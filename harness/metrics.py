@@ -133,8 +133,16 @@ def weight_distances(vectors: Tensor) -> dict[str, float]:
     Returns:
         cosine: similarity; l2: Euclidean distance.
     """
-    pairs = [(vectors[i].double(), vectors[j].double()) for i, j in combinations(range(len(vectors)), 2)]
+    k = len(vectors)
+    products = torch.zeros(k, k, dtype=torch.float64)
+    squares = torch.zeros(k, k, dtype=torch.float64)
+    for part in torch.split(vectors, 2**20, dim=1):  # in float64, a part at a time: D may be many millions
+        part = part.double()
+        products += part @ part.T
+        squares += torch.cdist(part, part, compute_mode="donot_use_mm_for_euclid_dist").square()
+    norms = products.diagonal().sqrt()
+    above = torch.ones(k, k).triu(1).bool()
     return {
-        "cosine": sum(F.cosine_similarity(a, b, dim=0).item() for a, b in pairs) / len(pairs),
-        "l2": sum((a - b).norm().item() for a, b in pairs) / len(pairs),
+        "cosine": (products / norms.outer(norms))[above].mean().item(),
+        "l2": squares.sqrt()[above].mean().item(),
     }
