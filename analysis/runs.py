@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -47,10 +48,17 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
         FileNotFoundError: If the store's file does not exist.
         LookupError: If the store has no such study, or the study no finished run.
         ValueError: If two finished runs carry the same key.
+        ConnectionError: If a tracking server does not answer.
     """
     uri = _store_uri(store)
     client = _open(uri)
-    cells = [run for run in _search(client, study, uri) if run.data.tags.get("role") == "cell"]
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tracked = _search(client, study, uri)
+    except MlflowException as error:
+        raise ConnectionError(f"cannot read the tracking store {uri}: {str(error)[:300]}") from error
+    cells = [run for run in tracked if run.data.tags.get("role") == "cell"]
     if keys is not None:
         wanted = set(keys)
         cells = [run for run in cells if run.data.tags.get("key") in wanted]
@@ -134,6 +142,8 @@ def _open(uri: str) -> MlflowClient:
     path = uri.removeprefix("sqlite:///").partition("?")[0]
     if uri.startswith("sqlite:///") and not Path(path).is_file():  # MLflow would make an empty one
         raise FileNotFoundError(f"no tracked runs: {path} does not exist")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away is soon said to be
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri)

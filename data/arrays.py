@@ -1,5 +1,6 @@
 """The user's own images, from one NumPy .npz file."""
 
+import re
 import zipfile
 import zlib
 from functools import partial
@@ -49,6 +50,9 @@ def load_npz(path: str, root: Path) -> Source:
     for name, shape in shapes.items():
         if expected is not None and shape is not None and shape != expected:
             problems.append(f"{name}: found images of shape {shape} (H, W, C), expected x_train's {expected}")
+    for name in arrays:
+        if name.startswith(_PREFIX) and not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            problems.append(f"{name}: a companion's name may have letters without accents, digits, '_', '.' and '-'")
     for part in ("train", "test"):
         _check_labels(part, arrays, problems)
     classes = _check_classes(arrays, problems)

@@ -10,17 +10,19 @@ import data
 from harness.build import imagine_method
 from harness.expression import MethodSpec, closest
 from harness.places import Errors
-from harness.run import Run
+from harness.run import DatasetSpec, Run
 from methods.recipe import Recipe
 
 if TYPE_CHECKING:
     from harness.study import Study
 
 PLAIN = MethodSpec(name="sgd")
+STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
+"""What takes the place of parts of a study that were all wrong, so that the rest can be checked."""
 
 
 def check_labels(study: Study, errors: Errors) -> None:
-    """Report methods that could not be told apart in tables, or that are listed twice."""
+    """Report what could not be told apart in tables, or is listed twice."""
     labels: dict[str, str] = {}
     methods: dict[str, str] = {}
     for k, entry in enumerate(study.file.methods):
@@ -30,6 +32,17 @@ def check_labels(study: Study, errors: Errors) -> None:
         elif method in methods:
             errors.add(place, f"{method} is listed already, as {methods[method]!r}")
         methods.setdefault(method, entry.label)
+    datasets: set[str] = set()
+    for i, dataset in enumerate(study.file.datasets):
+        place = ("datasets", errors.index("datasets", i))
+        whole = not any(gone[:2] == place for gone in errors.gone)
+        if whole and dataset.label in datasets:
+            errors.add(place, f"tables would call two datasets {dataset.label!r}")
+        datasets.add(dataset.label)
+    for field, values in (("architectures", study.file.architectures), ("seeds", study.file.seeds)):
+        for i, value in enumerate(values):
+            if value in values[:i]:
+                errors.add((field, errors.index(field, i)), f"{value!r} is listed already")
 
 
 def check_overrides(study: Study, errors: Errors) -> None:
@@ -42,7 +55,8 @@ def check_overrides(study: Study, errors: Errors) -> None:
             ("dataset", override.dataset, datasets),
             ("architecture", override.architecture, study.file.architectures),
         ):
-            if value is not None and value not in known:
+            replaced = known == STAND_INS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.gone)
+            if value is not None and value not in known and not replaced:
                 errors.add(("overrides", place, field), f"{value!r} is not in this study; {closest(value, known)}")
         try:
             Recipe.model_validate(base | override.recipe)
@@ -52,28 +66,60 @@ def check_overrides(study: Study, errors: Errors) -> None:
 
 
 def check_builds(study: Study, errors: Errors) -> None:
-    """Report datasets, architectures and methods that cannot be built together, in the first seed."""
-    file = study.file
-    for i, dataset in enumerate(file.datasets):
+    """Report datasets, architectures and methods that cannot be built together, in the first seed.
+
+    Where no dataset or no architecture is right, a stand-in lets the rest be checked all the same.
+    """
+    found = check_datasets(study, errors) or [(study.file.datasets[0], data.Shape(3, 32, 10, 50_000))]
+    for dataset, shape in found:
+        built = [
+            plain
+            for j, architecture in enumerate(study.file.architectures)
+            if (plain := check_architecture(study, errors, dataset, shape, j, architecture))
+        ]
+        if not built:
+            recipe = study.file.recipe
+            seed = study.file.seeds[0]
+            built = [Run(dataset=dataset, architecture="wrn-10-1", method=PLAIN, seed=seed, recipe=recipe)]
+        for plain in built:
+            check_methods(study, errors, plain, shape)
+
+
+def check_datasets(study: Study, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
+    """Report datasets that are not there, and give the shapes of the others."""
+    found = []
+    for i, dataset in enumerate(study.file.datasets):
         try:
             shape = data.shape(dataset.name, validation=dataset.validation, train_size=dataset.train_size)
         except (ValueError, OSError) as error:
             errors.add(("datasets", errors.index("datasets", i)), str(error))
-            continue
-        for j, architecture in enumerate(file.architectures):
-            try:
-                recipe = study.recipe(dataset, architecture)
-                plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=file.seeds[0], recipe=recipe)
-                imagine_method(plain, study.methods, shape)
-            except ValidationError:
-                continue  # reported as an override
-            except ValueError as error:
-                errors.add(("architectures", errors.index("architectures", j)), str(error))
-                continue
-            for k, entry in enumerate(file.methods):
-                try:
-                    imagine_method(plain.model_copy(update={"method": entry.method}), study.methods, shape)
-                except Exception as error:  # whatever a user's own method raises is the user's to read
-                    reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-                    place = ("methods", errors.index("methods", k))
-                    errors.add(place, f"{entry.method} on {architecture}: {reason}")
+        else:
+            found.append((dataset, shape))
+    return found
+
+
+def check_architecture(
+    study: Study, errors: Errors, dataset: DatasetSpec, shape: data.Shape, j: int, architecture: str
+) -> Run | None:
+    """Report an architecture that cannot be built for a dataset, or give its plain run."""
+    try:
+        recipe = study.recipe(dataset, architecture)
+        plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=study.file.seeds[0], recipe=recipe)
+        imagine_method(plain, study.methods, shape)
+    except ValidationError:
+        return None  # an override, reported by `check_overrides`
+    except ValueError as error:
+        errors.add(("architectures", errors.index("architectures", j)), str(error))
+        return None
+    return plain
+
+
+def check_methods(study: Study, errors: Errors, plain: Run, shape: data.Shape) -> None:
+    """Report methods that cannot be built in the place of a plain run's."""
+    for k, entry in enumerate(study.file.methods):
+        try:
+            imagine_method(plain.model_copy(update={"method": entry.method}), study.methods, shape)
+        except Exception as error:  # whatever a user's own method raises is the user's to read
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            place = ("methods", errors.index("methods", k))
+            errors.add(place, f"{entry.method} on {plain.architecture}: {reason}")

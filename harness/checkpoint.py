@@ -1,5 +1,6 @@
 """Checkpoints: where a run's training stands, saved by names and loaded into a method built alike."""
 
+import io
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,9 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the checkpoint in place of the one before."""
         content = {**vars(self), "cost": self.cost.as_dict(), "format": FORMAT}
-        write(path, lambda file: torch.save(content, file))
+        whole = io.BytesIO()  # torch hides a full disk behind an error of its own
+        torch.save(content, whole)
+        write(path, lambda file: file.write(whole.getbuffer()))
 
 
 def load(path: Path, key: str) -> Checkpoint:

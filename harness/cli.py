@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    import pandas as pd
+from harness.cli_options import Plugins, Refusal, Runs, Store, Study, console, make_plan, show
+from harness.cli_reports import reports
 
+if TYPE_CHECKING:
     from harness.plan import Plan
+    from harness.track import Mirror
 
 app = typer.Typer(
     name="econ",
@@ -24,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(soft_wrap=False)
+app.add_typer(reports)
 INTERRUPTED = 130
 
 
@@ -44,41 +46,6 @@ class Listing(StrEnum):
     studies = "studies"
 
 
-class Format(StrEnum):
-    """How a leaderboard is written."""
-
-    text = "text"
-    csv = "csv"
-    markdown = "markdown"
-    html = "html"
-
-
-class PlotName(StrEnum):
-    """What can be plotted."""
-
-    cost = "cost"
-    reliability = "reliability"
-    members = "members"
-    all = "all"
-
-
-Study = Annotated[str, typer.Argument(help="A study's name (see `econ list studies`), or the path of its YAML file.")]
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", help="A Python file with methods of your own; they join the study. Repeatable."),
-]
-Runs = Annotated[Path, typer.Option(help="The folder of run folders.")]
-Store = Annotated[
-    str | None,
-    typer.Option(help="MLflow tracking URI. Default: $MLFLOW_TRACKING_URI, else sqlite:///RUNS/mlflow.db."),
-]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")]
-
-
-class Refusal(Exception):  # noqa: N818 - what a user reads, no failure of the program
-    """Something the user can mend; its message says what and where."""
-
-
 def main() -> None:
     """Run the command line: a mistake of the user's gets a message, never a traceback."""
     try:
@@ -86,18 +53,6 @@ def main() -> None:
     except Refusal as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-
-
-def make_plan(study: str, plugins: list[Path] | None) -> "Plan":
-    """Read a study and expand it."""
-    from harness.places import StudyError
-    from harness.plan import Plan
-    from harness.study import load
-
-    try:
-        return Plan(load(study, plugins or []))
-    except StudyError as error:
-        raise Refusal(str(error)) from error
 
 
 @app.command()
@@ -133,7 +88,7 @@ def run(
     from harness.engines import make_engine
     from harness.execute import Settings
     from harness.plan import Schedule
-    from harness.track import Mirror, default_store
+    from harness.track import Mirror, store_uri
     from harness.watch import Show
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -142,7 +97,7 @@ def run(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     settings = Settings(runs, downloads, device, checkpoint_seconds, plan.study.plugins)
-    mirror = Mirror(store or default_store(runs), plan.study.name, runs)
+    mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
     schedule = Schedule(plan.runs, finished)
     for key in finished:
@@ -153,7 +108,7 @@ def run(
     except KeyboardInterrupt:
         console.print("interrupted; finished runs are kept, and the same command goes on with the others")
         raise typer.Exit(INTERRUPTED) from None
-    conclude(plan, schedule.failed, mirror.unsent, study)
+    conclude(plan, schedule.failed, mirror, study)
 
 
 def check_device(device: str) -> None:
@@ -166,11 +121,15 @@ def check_device(device: str) -> None:
         raise Refusal(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
-def conclude(plan: "Plan", failed: Mapping[str, tuple[str, str]], unsent: set[str], study: str) -> None:
+def conclude(plan: "Plan", failed: Mapping[str, tuple[str, str]], mirror: "Mirror", study: str) -> None:
     """Say how a study ended; a failure is an exit code other than 0."""
-    if unsent:
+    if mirror.unsent:
         console.print(
-            f"{len(unsent)} runs are not in the tracking store yet; `econ sync {study}` sends them", highlight=False
+            f"the tracking store lacks {len(mirror.unsent)} of the runs: {mirror.problem}; "
+            f"`econ sync {study}` sends them",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
     if not failed:
         console.print(f"study {plan.study.name}: all {len(plan.runs)} runs are finished")
@@ -221,10 +180,10 @@ def sync(study: Study, runs: Runs = Path("runs"), store: Store = None, plugin: P
     from rich.progress import track
 
     from harness.folder import RunFolder
-    from harness.track import Mirror, default_store
+    from harness.track import Mirror, store_uri
 
     plan = make_plan(study, plugin)
-    mirror = Mirror(store or default_store(runs), plan.study.name, runs)
+    mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
     started = [planned for key, planned in plan.runs.items() if RunFolder(runs, key).spec.exists()]
     for planned in track(started, "sending", console=console, disable=not console.is_terminal):
@@ -232,87 +191,6 @@ def sync(study: Study, runs: Runs = Path("runs"), store: Store = None, plugin: P
     if mirror.problem:
         raise Refusal(f"{mirror.problem}; {len(mirror.unsent)} of {len(started)} runs were not sent")
     console.print(f"{len(started)} runs of study {plan.study.name} are in {mirror.store}", highlight=False)
-
-
-def load_frame(study: str, runs: Path, store: str | None, plugins: list[Path] | None) -> "pd.DataFrame":
-    """Load a study's tracked cells."""
-    from analysis import load_runs
-    from harness.track import default_store
-
-    plan = make_plan(study, plugins)
-    keys = [key for key, planned in plan.runs.items() if planned.role == "cell"]
-    try:
-        return load_runs(plan.study.name, store=store or default_store(runs), keys=keys)
-    except (FileNotFoundError, LookupError, ValueError) as error:
-        raise Refusal(f"{error.args[0]}; train the study with `econ run {study}`, or `econ sync {study}`") from error
-
-
-def show(text: str, output: Path | None) -> None:
-    """Write text to a file or to the terminal."""
-    if output is None:
-        print(text.rstrip("\n"))
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
-    console.print(f"wrote {output}", highlight=False)
-
-
-@app.command()
-def leaderboard(
-    study: Study,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.text,
-    by: Annotated[str, typer.Option(help="The metric to rank by.")] = "accuracy",
-    output: Output = None,
-    runs: Runs = Path("runs"),
-    store: Store = None,
-    plugin: Plugins = None,
-) -> None:
-    """Rank a study's methods, with their cost, from the tracked runs."""
-    from analysis import leaderboard as rank
-    from analysis import render
-
-    frame = load_frame(study, runs, store, plugin)
-    width = console.width if format is Format.text and output is None and console.is_terminal else None
-    try:
-        text = render(rank(frame, by=by), format.value, width=width)
-    except ValueError as error:
-        raise Refusal(str(error)) from error
-    show(text, output)
-
-
-@app.command()
-def table(
-    study: Study,
-    output: Output = None,
-    standalone: Annotated[bool, typer.Option(help="A whole document for pdflatex, not only the table.")] = False,
-    runs: Runs = Path("runs"),
-    store: Store = None,
-    plugin: Plugins = None,
-) -> None:
-    """Write a study's LaTeX table (booktabs) from the tracked runs."""
-    from analysis import document, latex
-    from analysis import leaderboard as rank
-
-    text = latex(rank(load_frame(study, runs, store, plugin)))
-    show(document(text) if standalone else text, output)
-
-
-@app.command()
-def plot(
-    study: Study,
-    name: Annotated[PlotName, typer.Argument(help="Which plot.")] = PlotName.all,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("results"),
-    runs: Runs = Path("runs"),
-    store: Store = None,
-    plugin: Plugins = None,
-) -> None:
-    """Draw a study's plots (PDF, SVG, PNG) from the tracked runs."""
-    from analysis import PLOTS, save
-
-    frame = load_frame(study, runs, store, plugin)
-    for chosen in PLOTS if name is PlotName.all else [name.value]:
-        for path in save(PLOTS[chosen](frame), output / chosen):
-            console.print(f"wrote {path}", highlight=False)
 
 
 @app.command("list")

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,16 +22,19 @@ class Cost:
         backward_examples: examples passed backward.
         optimizer_steps: steps of the optimizer.
         train_seconds: of updates, `end_epoch` and `prepare`.
+        peak_memory_bytes: the most memory that training added on its CUDA device; 0 where it was not measured.
     """
 
     forward_examples: int = 0
     backward_examples: int = 0
     optimizer_steps: int = 0
     train_seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        """Add two costs."""
-        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
+        """Add two costs, of runs one after the other: the larger peak of memory stays."""
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)}
+        return Cost(**{**sums, "peak_memory_bytes": max(self.peak_memory_bytes, other.peak_memory_bytes)})
 
     def as_dict(self) -> dict[str, Any]:
         """Give the cost as JSON values."""
@@ -90,25 +92,19 @@ def parameters_kept(method: Method) -> int:
 
 
 class PeakMemory:
-    """The most memory held since its construction: of the CUDA device, else of this process.
+    """The most memory that a run adds on its CUDA device.
 
-    The process's peak is read from Linux; elsewhere it is unknown.
+    On the CPU it is not measured: what a process holds depends on what it ran before, and on what its allocator
+    keeps for the next step.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Forget earlier peaks."""
+        """Forget earlier peaks, and note the level to start from."""
         self.device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        elif (reset := Path("/proc/self/clear_refs")).exists():
-            reset.write_text("5")
+            self.start = torch.cuda.memory_allocated(device)
 
-    def bytes(self) -> int | None:
-        """Read the peak, in bytes."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        status = Path("/proc/self/status")
-        if not status.exists():
-            return None
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    def bytes(self) -> int:
+        """Read the peak above the start, in bytes; 0 on the CPU."""
+        return torch.cuda.max_memory_allocated(self.device) - self.start if self.device.type == "cuda" else 0

@@ -1,9 +1,6 @@
 """Execute one run: resume or start it, train, prepare, evaluate; its result is written last."""
 
-import json
 import math
-import platform
-import subprocess
 import sys
 import time
 import traceback
@@ -25,12 +22,17 @@ from harness.cost import Cost, Counter, PeakMemory, parameters_kept, parameters_
 from harness.evaluate import evaluate
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
 from harness.precision import use_bfloat16
+from harness.provenance import provenance
 from harness.run import DatasetSpec, Run
 from harness.train import DivergenceError, make_optimizer, train_epoch
 from methods.plugins import available
 from methods.streams import stream
 
 State = Literal["finished", "failed", "diverged"]
+COUNTED = ("forward_examples", "backward_examples", "optimizer_steps")
+"""What of a cost is the same whenever a run is repeated."""
+TIMED = ("train_seconds", "peak_memory_bytes")
+"""What of a cost differs from machine to machine."""
 
 
 class NeedError(Exception):
@@ -77,7 +79,7 @@ def execute(run: Run, settings: Settings, needed: list[str], report: Callable[[]
     """
     folder = RunFolder(settings.runs, run.key)
     try:
-        with folder.lock():
+        with folder.claim(f"waiting for another process that works on {run}"):
             if not folder.finished:
                 folder.sweep()
                 write_json(folder.spec, run.spec())
@@ -106,8 +108,9 @@ class Execution:
         """Load the data and build the method."""
         self.run, self.folder, self.report, self.settings = run, folder, report, settings
         self.device = torch.device(settings.device)
-        self.memory = PeakMemory(self.device)
         self.task = load_task(run.dataset, settings.downloads, self.device)
+        warm_up(self.device)
+        self.memory = PeakMemory(self.device)
         self.counter = Counter()
         shape = Shape(self.task.in_channels, self.task.image_size, self.task.classes, len(self.task.train.labels))
         methods = available(settings.plugins)
@@ -170,6 +173,8 @@ class Execution:
 
     def save(self, *, prepared: bool = False) -> None:
         """Write a checkpoint, then the epochs it holds."""
+        cost = self.counter.cost
+        cost.peak_memory_bytes = max(cost.peak_memory_bytes, self.memory.bytes())
         state = {} if prepared or not self.optimizer else checkpoints.optimizer_state(self.optimizer)
         Checkpoint(
             key=self.run.key,
@@ -210,7 +215,7 @@ class Execution:
             write_json(self.folder.progress, {**line, "epochs": self.method.epochs}, durable=False)
             self.report()
 
-    def write_result(self, needed: list[dict[str, Any]]) -> None:
+    def write_result(self, needed: list[tuple[Cost, int]]) -> None:
         """Evaluate, and write predictions and result."""
         found = evaluate(self.method, self.task, self.counter)
         bad = [name for name, value in found.metrics.items() if not math.isfinite(value)]
@@ -218,8 +223,7 @@ class Execution:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
         write(self.folder.predictions, found.save_predictions)
         spent = self.counter.cost
-        alone = sum((Cost(**{name: part[name] for name in spent.as_dict()}) for part in needed), spent)
-        trained = sum(part["parameters_trained"] for part in needed) + parameters_trained(self.method)
+        alone = sum((cost for cost, _ in needed), spent)
         result = {
             "key": self.run.key,
             "run": str(self.run),
@@ -228,17 +232,16 @@ class Execution:
             "metrics": found.metrics,
             "members": found.curves,
             "cost": {
-                **without_seconds(alone),
-                "parameters_trained": trained,
+                **part_of(alone, COUNTED),
+                "parameters_trained": parameters_trained(self.method) + sum(trained for _, trained in needed),
                 "parameters_kept": parameters_kept(self.method),
                 "forwards_per_example": found.forwards_per_example,
             },
-            "spent": without_seconds(spent),
+            "spent": part_of(spent, COUNTED),
             "timing": {
-                "cost/train_seconds": alone.train_seconds,
-                "spent/train_seconds": spent.train_seconds,
+                **part_of(alone, TIMED, "cost/"),
+                **part_of(spent, TIMED, "spent/"),
                 "cost/seconds_per_1000_predictions": found.seconds_per_1000,
-                "cost/peak_memory_bytes": self.memory.bytes(),
                 "finished": time.time(),
             },
             "provenance": provenance(self.device),
@@ -259,40 +262,34 @@ def load_finished(part: RunFolder) -> dict[str, Any]:
         raise NeedError(f"it needs the state of a finished run: {error}; {remedy}") from error
 
 
-def without_seconds(cost: Cost) -> dict[str, int]:
-    """Give the counts of a cost, which are the same whenever the run is repeated."""
-    return {name: value for name, value in cost.as_dict().items() if name != "train_seconds"}
+def part_of(cost: Cost, names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    """Give some of a cost's figures as JSON values; memory only where it was measured."""
+    values = {f"{prefix}{name}": getattr(cost, name) for name in names}
+    return {name: value for name, value in values.items() if value or not name.endswith("peak_memory_bytes")}
 
 
-def read_cost(folder: RunFolder) -> dict[str, Any]:
-    """Read what a finished run would have cost alone."""
-    result = json.loads(folder.result.read_text())
-    return {**result["cost"], "train_seconds": result["timing"]["cost/train_seconds"]}
+def read_cost(folder: RunFolder) -> tuple[Cost, int]:
+    """Read what a finished run would have cost alone, and how many parameters it trained."""
+    result = read_json(folder.result)
+    counts = dict(result["cost"])
+    timing = {name: result["timing"].get(f"cost/{name}", 0) for name in TIMED}
+    return Cost(**{name: counts[name] for name in COUNTED}, **timing), counts["parameters_trained"]
 
 
 @lru_cache(maxsize=2)
 def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device) -> Task:
     """Load a dataset to the device; a worker keeps the last two."""
     loaded = data.load(dataset.name, root=downloads, validation=dataset.validation, train_size=dataset.train_size)
+    for load in loaded.ood.values():
+        load()  # what evaluation needs must be there before training starts
     return loaded.to(device)
 
 
 @cache
-def commit() -> str:
-    """Give the version of this code: git's name of the commit, or "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    where = Path(__file__).parent
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def provenance(device: torch.device) -> dict[str, str]:
-    """Say what the result was made with."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "commit": commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": f"{device.type} ({name})",
-        "threads": str(torch.get_num_threads()),
-    }
+def warm_up(device: torch.device) -> None:
+    """Take one throw-away step, so that no run's seconds hold what a process does once, at its first."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).to(device)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
+    for _ in range(2):
+        net(torch.zeros(2, 1, 8, 8, device=device)).sum().backward()
+        optimizer.step()

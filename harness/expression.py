@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from methods import MakeMethod, Method
+from methods.plugins import digest_of
 from methods.recipe import Part
 
 
@@ -21,6 +22,8 @@ class MethodSpec(Part):
     hyperparameters: Mapping[str, Any] = Field(default_factory=dict)
     of: "MethodSpec | None" = None
     version: int = 1
+    source: str | None = None
+    """SHA-256 of the plugin file that defines it, so that an edited file makes other runs."""
 
     def __str__(self) -> str:
         """Write the method as a study does."""
@@ -117,7 +120,8 @@ def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str])
             errors.append(f"{name}: {key} is written twice")
         values[key] = check(name, key, argument.value, known[key], errors)
     changed = {key: values[key] for key in known if key in values and values[key] != known[key][1]}
-    return MethodSpec(name=name, hyperparameters=changed, of=of, version=methods[name].version)
+    method = methods[name]
+    return MethodSpec(name=name, hyperparameters=changed, of=of, version=method.version, source=digest_of(method))
 
 
 def check(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors: list[str]) -> Any:

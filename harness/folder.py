@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,13 +33,27 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there."""
-        return self.result.exists()
+        """Whether the result is there, and whole."""
+        return bool(read_json(self.result))
 
     def lock(self) -> FileLock:
         """Give the lock that whoever works on the run holds; the system frees it when its process ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path / "lock")
+
+    @contextmanager
+    def claim(self, notice: str) -> Iterator[None]:
+        """Work on the run alone; if another process does, say so and wait for it."""
+        lock = self.lock()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(notice, file=sys.stderr)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def sweep(self) -> None:
         """Remove what an earlier try left behind: its failure, and files that a kill cut short."""
@@ -63,10 +79,10 @@ class RunFolder:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file, {} if there is none."""
+    """Read a JSON file, {} if there is none, or none that a crash of the disk left whole."""
     try:
         return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
 
@@ -87,6 +103,12 @@ def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = Tru
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)
+        if durable and os.name == "posix":
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name, too
+            finally:
+                os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 

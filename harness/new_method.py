@@ -1,6 +1,9 @@
 """The files that `econ new-method` writes: a small working method, and its test."""
 
+import importlib.util
 import keyword
+
+from methods.plugins import available
 
 METHOD = '''"""{title}: train on noisy inputs. Replace this by what your method does differently."""
 
@@ -76,10 +79,12 @@ def files(stem: str) -> dict[str, str]:
         stem: the method's name in snake_case, which studies will use.
 
     Raises:
-        ValueError: if it is not a name in snake_case.
+        ValueError: if it is not a name in snake_case, or one that is taken.
     """
-    if not stem.isidentifier() or stem != stem.lower() or keyword.iskeyword(stem):
+    if not stem.isidentifier() or stem != stem.lower() or keyword.iskeyword(stem) or not stem.strip("_"):
         raise ValueError(f"{stem!r} is not a name in snake_case, like my_method")
+    if stem in available() or importlib.util.find_spec(stem):
+        raise ValueError(f"{stem!r} is the name of a method or of an installed package already")
     name = "".join(word.capitalize() for word in stem.split("_"))
     title = stem.replace("_", " ").capitalize()
     values = {"stem": stem, "name": name, "title": title}

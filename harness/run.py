@@ -26,8 +26,8 @@ class DatasetSpec(Part):
     def label(self) -> str:
         """Name the dataset in tables."""
         name = self.name.removeprefix("npz:").rpartition("/")[2].removesuffix(".npz")
-        parts = [name, *([f"n={self.train_size}"] if self.train_size else [])]
-        return " ".join(parts)
+        sizes = {"train": self.train_size, "validation": self.validation}
+        return " ".join([name, *(f"{part}={size}" for part, size in sizes.items() if size is not None)])
 
 
 class Run(Part):

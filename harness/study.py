@@ -1,6 +1,7 @@
 """A study: a YAML file naming a grid of cells. Checked as a whole, every error with its place in the file."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from harness.check import check_builds, check_labels, check_overrides
+from harness.check import STAND_INS, check_builds, check_labels, check_overrides
 from harness.expression import MethodSpec, parse
 from harness.places import Errors, Lines, StudyError
 from harness.run import DatasetSpec, Run
@@ -157,6 +158,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
     if not isinstance(raw, dict):
         raise StudyError(f"{path}: expected a mapping with the keys {', '.join(StudyFile.model_fields)}")
     errors = Errors(path, lines)
+    raw = with_places(raw, path.parent)
     listed = raw["plugins"] if isinstance(raw.get("plugins"), list) else []
     files = [path.parent / plugin for plugin in listed if isinstance(plugin, str)] + list(plugins)
     try:
@@ -164,7 +166,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
         added = [name for file in files for name in from_file(file)]
     except (ValueError, FileNotFoundError) as error:
         errors.add(("plugins",), str(error))
-        methods, added = available(), []
+        methods, added, files = available(), [], []
     errors.repeated_keys()
     file = validate(add_methods(raw, added), methods, errors)
     study = Study(path.stem, file, methods, tuple(files)) if file else None
@@ -176,6 +178,20 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
     assert study is not None
     study.file.datasets = [with_digest(dataset) for dataset in study.file.datasets]
     return study
+
+
+def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Read the paths of `npz:` datasets as relative to the study file, as its plugins' are."""
+
+    def place(item: Any) -> Any:
+        if isinstance(item, dict) and isinstance(item.get("name"), str):
+            return {**item, "name": place(item["name"])}
+        if isinstance(item, str) and item.removeprefix("npz:") not in (item, ""):
+            return f"npz:{folder / Path(item.removeprefix('npz:')).expanduser()}"
+        return item
+
+    datasets = raw.get("datasets")
+    return {**raw, "datasets": [place(item) for item in datasets]} if isinstance(datasets, list) else raw
 
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
@@ -191,17 +207,37 @@ def add_methods(raw: dict[str, Any], added: Sequence[str]) -> dict[str, Any]:
     listed = raw.get("methods")
     if not isinstance(listed, list):
         return raw
-    text = " ".join(str(item) for item in listed)
-    return {**raw, "methods": [*listed, *(name for name in added if name not in text)]}
+    named = {name for item in listed for name in names_in(item)}
+    return {**raw, "methods": [*listed, *(name for name in added if name not in named)]}
+
+
+def names_in(item: Any) -> set[str]:
+    """Give the names in a method's entry, written as an expression or as a pair of label and expression."""
+    texts = item.values() if isinstance(item, dict) else [item]
+    return {name for text in texts for name in re.findall(r"[^\W\d]\w*", str(text))}
 
 
 def validate(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> StudyFile | None:
-    """Check the values of a study; what is wrong is reported and left out, so that the rest is checked too."""
-    try:
-        return StudyFile.model_validate(raw, context={"methods": methods})
-    except ValidationError as error:
-        rest = errors.report(raw, error)
-    try:
-        return StudyFile.model_validate({**rest, "seeds": rest.get("seeds") or [0]}, context={"methods": methods})
-    except ValidationError:
-        return None  # only for what is missing, which is reported
+    """Check the values of a study; what is wrong is reported and replaced, so that the rest is checked too."""
+    for _ in range(4):
+        try:
+            return StudyFile.model_validate(raw, context={"methods": methods})
+        except ValidationError as error:
+            raw = stand_in(errors.report(raw, error), raw)
+    return None
+
+
+def stand_in(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """Put something plain in the place of required parts of a study that were wrong.
+
+    Args:
+        rest: the study without what is wrong.
+        raw: the study as it was.
+    """
+    filled = {**rest, **{key: value for key, value in STAND_INS.items() if not rest.get(key)}}
+    recipe = rest.get("recipe")
+    if not isinstance(recipe, dict):
+        written = raw.get("recipe")
+        epochs = written.get("epochs") if isinstance(written, dict) else None
+        recipe = {"epochs": epochs} if isinstance(epochs, int) and epochs > 0 else {}
+    return {**filled, "recipe": {"epochs": 10_000, **recipe}}

@@ -3,6 +3,7 @@
 Epochs carry the time of metrics.jsonl, and a run is found by its key, so that sending twice adds nothing twice.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +22,28 @@ LIVE = 5.0
 """Seconds between two updates of a running run."""
 
 
-def default_store(runs: Path) -> str:
-    """Give the store of a folder of runs: $MLFLOW_TRACKING_URI, else a database beside the runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}"
+def store_uri(store: str | None, runs: Path) -> str:
+    """Give the tracking URI of a folder of runs.
+
+    Args:
+        store: a URI, or the path of an SQLite file; None for $MLFLOW_TRACKING_URI, else a database beside the runs.
+        runs: the folder of run folders.
+    """
+    store = store or os.environ.get("MLFLOW_TRACKING_URI") or str(runs / "mlflow.db")
+    return store if "://" in store or store == "databricks" else f"sqlite:///{store}"
 
 
 class TrackingError(Exception):
-    """The tracking store cannot be used now."""
+    """The tracking store cannot be used now, or refuses what it is sent.
+
+    Attributes:
+        away: it cannot be used at all, so that nothing else should be tried for a while.
+    """
+
+    def __init__(self, message: str, *, away: bool = True) -> None:
+        """Say what is wrong."""
+        super().__init__(message)
+        self.away = away
 
 
 class Mirror:
@@ -76,7 +92,8 @@ class Mirror:
                 action()
             except TrackingError as error:
                 self.problem = str(error)
-                self.retry_at = time.monotonic() + PATIENCE
+                if error.away or self.client is None:
+                    self.retry_at = time.monotonic() + PATIENCE
             else:
                 self.problem = ""
                 self.unsent.discard(key)
@@ -96,6 +113,7 @@ class Mirror:
             from mlflow import MlflowClient
         except ImportError as error:
             raise TrackingError(f"mlflow is not installed ({error})") from error
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         local = not self.store.startswith(("http:", "https:", "databricks"))
         with reachable(self.store):
             if self.store.startswith("sqlite:///"):
@@ -132,7 +150,7 @@ class Mirror:
         if failure and not result:
             tags["reason"] = failure["reason"][:4000]
         with reachable(self.store):
-            run_id, old = self.known.get(planned.run.key) or self.create(planned)
+            run_id, old = self.known.get(planned.run.key) or self.find_or_create(planned)
             if "state" not in old:  # it is new, or a kill came between its making and its first update
                 self.set_params(run_id, flatten(planned.run.model_dump(mode="json")))
             if old.get("state") != "finished":
@@ -149,6 +167,16 @@ class Mirror:
             if changed:  # last, for the state says that all of the above was done
                 self.set_tags(run_id, changed)
             self.known[planned.run.key] = (run_id, {**old, **tags})
+
+    def find_or_create(self, planned: Planned) -> tuple[str, dict[str, str]]:
+        """Find the MLflow run of a run, which another driver may have made meanwhile, or make it."""
+        key = planned.run.key
+        with FileLock(self.runs / "tracking.lock"):
+            found = self.client.search_runs([self.experiment], filter_string=f"tags.key = '{key}'")
+            if not found:
+                return self.create(planned)
+        self.known[key] = (found[0].info.run_id, dict(found[0].data.tags))
+        return self.known[key]
 
     def create(self, planned: Planned) -> tuple[str, dict[str, str]]:
         """Make the MLflow run of a run."""
@@ -242,7 +270,8 @@ def reachable(store: str) -> Iterator[None]:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise TrackingError(f"cannot use the tracking store {store}: {first[:300]}") from error
+        refused = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+        raise TrackingError(f"cannot use the tracking store {store}: {first[:300]}", away=not refused) from error
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

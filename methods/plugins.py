@@ -1,7 +1,9 @@
 """Where methods come from: the registry, other installed packages, and files of the user's own."""
 
+import hashlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from methods import METHODS
 from methods.base import Method
 
+MODULE = "economical_ensembles_plugin_"
 GROUP = "economical_ensembles.methods"
 """The entry-point group in which an installed package names its methods."""
 
@@ -26,7 +29,9 @@ def from_file(path: Path) -> dict[str, type[Method]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"plugin {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"economical_ensembles_plugin_{path.stem}", path)
+    if not path.stem.isidentifier():
+        raise ValueError(f"plugin {path}: a study could not name it; call the file like my_method.py")
+    spec = importlib.util.spec_from_file_location(f"{MODULE}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"plugin {path}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
@@ -53,17 +58,22 @@ def from_file(path: Path) -> dict[str, type[Method]]:
     return {path.stem: found[0]}
 
 
-def load(point: EntryPoint) -> type[Method]:
-    """Load a method of an installed package.
+def digest_of(method: type[Method]) -> str | None:
+    """Give the SHA-256 of the plugin file that a method is defined in; None for one that is installed."""
+    if not method.__module__.startswith(MODULE):
+        return None
+    file = sys.modules[method.__module__].__file__
+    assert file is not None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
-    Raises:
-        ValueError: if the package cannot give it.
-    """
+
+def load(point: EntryPoint) -> dict[str, type[Method]]:
+    """Load a method of an installed package; one that cannot be loaded is left out, with a warning."""
     try:
-        method: type[Method] = point.load()
-    except Exception as error:
-        raise ValueError(f"entry point {point.value}: {type(error).__name__}: {error}") from error
-    return method
+        return {point.name: point.load()}
+    except Exception as error:  # whatever another package raises must not stop studies that do without it
+        warnings.warn(f"entry point {point.value}: {type(error).__name__}: {error}", stacklevel=2)
+        return {}
 
 
 def available(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
@@ -73,7 +83,7 @@ def available(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
         ValueError: if two sources give the same name.
     """
     methods = dict(METHODS)
-    sources = [(f"entry point {point.value}", {point.name: load(point)}) for point in entry_points(group=GROUP)]
+    sources = [(f"entry point {point.value}", load(point)) for point in entry_points(group=GROUP)]
     sources += [(f"plugin {path}", from_file(path)) for path in plugins]
     for source, found in sources:
         for name, method in found.items():

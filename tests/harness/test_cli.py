@@ -129,7 +129,8 @@ def test_a_store_that_is_away_stops_nothing(call, tmp_path, write_study, empty_s
     assert code == 0
     assert "warning: cannot use the tracking store http://127.0.0.1:9: " in out
     assert out.count("warning: ") == 1
-    assert "1 runs are not in the tracking store yet; `econ sync" in out
+    assert "the tracking store lacks 1 of the runs: cannot use the tracking store http://127.0.0.1:9" in out
+    assert "`econ sync" in out
     assert "study s: all 1 runs are finished" in out
     code, _, err = call("sync", study, "--store", "http://127.0.0.1:9")
     assert code == 2

@@ -96,13 +96,16 @@ def test_lines_come_back(tmp_path):
     assert folder.read_epochs() == lines[:1]
 
 
-def test_only_a_result_makes_a_run_finished(tmp_path):
+def test_only_a_whole_result_makes_a_run_finished(tmp_path):
     folder = RunFolder(tmp_path, "k")
     assert not folder.finished
     for path in (folder.spec, folder.checkpoint, folder.metrics, folder.predictions, folder.failure, folder.progress):
-        write(path, lambda file: file.write(b"{}"))
+        write(path, lambda file: file.write(b'{"key": "k"}'))
         assert not folder.finished
-    write(folder.result, lambda file: file.write(b"{}"))
+    for broken in (b"", b'{"key":'):
+        write(folder.result, lambda file, broken=broken: file.write(broken))
+        assert not folder.finished
+    write(folder.result, lambda file: file.write(b'{"key": "k"}'))
     assert folder.finished
 
 

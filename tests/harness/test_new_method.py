@@ -10,9 +10,15 @@ from harness.new_method import files
 from methods.plugins import from_file
 
 
-@pytest.mark.parametrize("name", ["my method", "MyMethod", "3d", "my-method", "", "class", "import"])
+@pytest.mark.parametrize("name", ["my method", "MyMethod", "3d", "my-method", "", "class", "import", "_"])
 def test_names_that_are_none(name):
     with pytest.raises(ValueError, match="is not a name in snake_case, like my_method"):
+        files(name)
+
+
+@pytest.mark.parametrize("name", ["swa", "torch", "json"])
+def test_names_that_are_taken(name):
+    with pytest.raises(ValueError, match="is the name of a method or of an installed package already"):
         files(name)
 
 

@@ -126,7 +126,7 @@ def test_the_content_of_an_npz_file_decides_not_its_path(tmp_path):
 
 
 def test_names_for_people():
-    assert str(SPEC) == "swa(late_phase_bn(K=2, start=0.25), start=2) · lenet5 · digits n=200 · seed 3"
+    assert str(SPEC) == "swa(late_phase_bn(K=2, start=0.25), start=2) · lenet5 · digits train=200 · seed 3"
     assert DatasetSpec(name="npz:/some/where/cells.npz").label == "cells"
 
 

@@ -90,7 +90,7 @@ def errors_of(path, text, plugins=()):
     path.write_text(text)
     with pytest.raises(StudyError) as caught:
         load(str(path), plugins)
-    head, *lines = str(caught.value).splitlines()
+    head, *lines = str(caught.value).replace(f": {path.parent}/", ": ").splitlines()
     assert head == f"{len(lines)} error{'s' * (len(lines) > 1)} in the study; nothing was started"
     return [line.strip().removeprefix(f"{path}:").strip() for line in lines]
 
@@ -261,7 +261,7 @@ def test_the_grid(path):
     assert study.name == "s"
     assert len(cells) == 16
     assert [cell.run.seed for cell in cells] == 8 * [3] + 8 * [1]
-    assert [cell.run.dataset.label for cell in cells[:8]] == 4 * ["digits"] + 4 * ["digits n=50"]
+    assert [cell.run.dataset.label for cell in cells[:8]] == 4 * ["digits"] + 4 * ["digits train=50"]
     assert [cell.run.architecture for cell in cells[:4]] == ["lenet5", "lenet5", "wrn-10-1", "wrn-10-1"]
     assert [(cell.label, str(cell.run.method)) for cell in cells[:2]] == [("sgd", "sgd"), ("averaged", "swa(start=1)")]
     assert len({cell.run.key for cell in cells}) == 16
@@ -326,3 +326,63 @@ def test_plugins_that_are_none(path, tmp_path, text, message):
     (tmp_path / "mine.py").write_text(text)
     (error,) = errors_of(path, base(plugins="[mine.py]"))
     assert error.startswith(f"6: plugins: plugin {tmp_path / 'mine.py'}: {message}")
+
+
+def test_a_wrong_recipe_hides_nothing_else(path):
+    """Neither its values, nor what is wrong with them together, nor what the rest of the file has."""
+    recipe = "{epochs: 10, lr: 0, schedule: {kind: linear, start: 0.9, end: 0.5}}"
+    text = base(recipe=recipe, datasets="[mnits]", architectures="[lenet6]", methods="[sgd, swa(start=20)]")
+    found = errors_of(path, text)
+    for place, reason in (
+        ("4: recipe.lr: ", "greater than 0"),
+        ("4: recipe: ", "end 0.5 lies before start 0.9"),
+        ("1: datasets[0]: ", "unknown dataset 'mnits'"),
+        ("2: architectures[0]: ", "unknown architecture 'lenet6'"),
+        ("5: methods[1]: swa(start=20)", "start 20 is epoch 20, but training has only epochs 0 to 9"),
+    ):
+        assert sum(line.startswith(place) and reason in line for line in found) == 1, (place, found)
+    assert len(found) == 5
+
+
+def test_what_tables_could_not_tell_apart_is_refused(path):
+    text = base(datasets="[digits, {name: digits}]", seeds="[0, 1, 0]", architectures="[lenet5, lenet5]")
+    assert errors_of(path, text) == [
+        "1: datasets[1]: tables would call two datasets 'digits'",
+        "2: architectures[1]: 'lenet5' is listed already",
+        "3: seeds[2]: 0 is listed already",
+    ]
+    path.write_text(base(datasets="[digits, {name: digits, validation: 0}]"))
+    assert [cell.run.dataset.label for cell in load(str(path)).cells()] == ["digits", "digits validation=0"]
+
+
+PLUGIN = "from methods import Method\nclass Mine(Method):\n    '''{doc}'''\n"
+
+
+def test_a_plugin_joins_even_if_its_name_is_part_of_another_one(path, tmp_path):
+    plugin = tmp_path / "bn.py"
+    plugin.write_text(PLUGIN.format(doc="Mine."))
+    path.write_text(base(methods="['label of it': late_phase_bn(K=2)]"))
+    assert [cell.label for cell in load(str(path), [plugin]).cells()] == ["label of it", "bn"]
+    path.write_text(base(methods="[swa(bn)]"))
+    assert [cell.label for cell in load(str(path), [plugin]).cells()] == ["swa(bn)"]
+
+
+def test_an_edited_plugin_makes_other_runs(path, tmp_path):
+    plugin = tmp_path / "mine.py"
+    keys = []
+    for doc in ("One.", "Two.", "One."):
+        plugin.write_text(PLUGIN.format(doc=doc))
+        path.write_text(base(methods="[sgd, mine]"))
+        keys.append([cell.run.key for cell in load(str(path), [plugin]).cells()])
+    assert keys[0] == keys[2] != keys[1]
+    assert keys[0][0] == keys[1][0], "an installed method's key is not touched"
+
+
+def test_paths_are_relative_to_the_study_file(path, tmp_path, monkeypatch):
+    arrays = {"x_train": np.zeros((4, 8, 8), np.uint8), "y_train": np.arange(4) % 2}
+    np.savez(tmp_path / "mine.npz", **arrays, x_test=arrays["x_train"], y_test=arrays["y_train"])
+    path.write_text(base(datasets="[npz:mine.npz]"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (cell,) = load(str(path)).cells()
+    assert cell.run.dataset.label == "mine"

@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 
 from harness import track
 from harness.execute import Outcome, fail
-from harness.folder import RunFolder, write_json, write_lines
+from harness.folder import RunFolder, read_json, write_json, write_lines
 from harness.plan import Plan
 from harness.study import load
-from harness.track import Mirror, default_store, flatten, read_json
+from harness.track import Mirror, flatten, store_uri
 
 
 @pytest.fixture
@@ -292,11 +292,13 @@ def test_a_store_that_comes_back_gets_everything(store, finished, tmp_path, monk
     check(mirror.store, plan, runs)
 
 
-def test_default_store(monkeypatch, tmp_path):
+def test_store_uri(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere")
-    assert default_store(tmp_path) == "http://somewhere"
+    assert store_uri(None, tmp_path) == "http://somewhere"
+    assert store_uri("mine.db", tmp_path) == "sqlite:///mine.db"
+    assert store_uri("sqlite:///x/y.db", tmp_path) == "sqlite:///x/y.db"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert default_store(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert store_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def test_reading_a_file_that_is_removed_at_this_moment(tmp_path, monkeypatch):
@@ -308,3 +310,33 @@ def test_reading_a_file_that_is_removed_at_this_moment(tmp_path, monkeypatch):
 
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": None, "d": {"e": [1]}}}) == {"a": 1, "b.c": None, "b.d.e": [1]}
+
+
+def test_two_drivers_make_one_run_of_a_key(finished, tmp_path):
+    """Both learn what the store has before either sends anything."""
+    plan, runs = finished
+    store = f"sqlite:///{tmp_path}/two.db"
+    mirrors = [Mirror(store, "rows", runs) for _ in range(2)]
+    for mirror in mirrors:
+        mirror.open()
+    for planned in plan.runs.values():
+        for mirror in mirrors:
+            mirror.send(planned)
+    assert [mirror.problem for mirror in mirrors] == ["", ""]
+    check(store, plan, runs)
+
+
+def test_what_the_store_refuses_keeps_nothing_else_waiting(finished, tmp_path, monkeypatch):
+    plan, runs = finished
+    mirror = Mirror(f"sqlite:///{tmp_path}/picky.db", "rows", runs)
+    mirror.open()
+    first, *rest = plan.runs.values()
+    send = mirror.log
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "log", lambda run_id, points: send(run_id, [("caf(é)", 1.0, 0.0, 0), *points]))
+        mirror.send(first)
+    assert "caf" in mirror.problem
+    assert mirror.unsent == {first.run.key}
+    for planned in rest:
+        mirror.send(planned)
+    assert mirror.unsent == {first.run.key}

@@ -55,6 +55,18 @@ def test_a_missing_file_is_named(tmp_path):
         plugins.available([tmp_path / "nowhere.py"])
 
 
+def test_a_broken_entry_point_is_left_out_with_a_warning(monkeypatch):
+    point = EntryPoint("theirs", "nothing_of_this_name:X", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    with pytest.warns(UserWarning, match="entry point nothing_of_this_name:X: ModuleNotFoundError"):
+        assert plugins.available() == METHODS
+
+
+def test_a_plugin_must_have_a_name_that_studies_can_write(tmp_path):
+    with pytest.raises(ValueError, match="call the file like my_method.py"):
+        plugins.from_file(write(tmp_path / "my-method.py", GOOD))
+
+
 def test_entry_points_join(monkeypatch):
     point = EntryPoint("theirs", "methods.swa:SWA", plugins.GROUP)
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])

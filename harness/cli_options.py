@@ -1,0 +1,53 @@
+"""What the commands share: their options, and how they refuse."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+
+console = Console(soft_wrap=False)
+
+Study = Annotated[str, typer.Argument(help="A study's name (see `econ list studies`), or the path of its YAML file.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file with methods of your own; they join the study. Repeatable."),
+]
+Runs = Annotated[Path, typer.Option(help="The folder of run folders.")]
+Store = Annotated[
+    str | None,
+    typer.Option(help="MLflow tracking URI. Default: $MLFLOW_TRACKING_URI, else sqlite:///RUNS/mlflow.db."),
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")]
+
+
+class Refusal(Exception):  # noqa: N818 - what a user reads, no failure of the program
+    """Something the user can mend; its message says what and where."""
+
+
+def make_plan(study: str, plugins: list[Path] | None) -> "Plan":
+    """Read a study and expand it."""
+    from harness.places import StudyError
+    from harness.plan import Plan
+    from harness.study import load
+
+    try:
+        return Plan(load(study, plugins or []))
+    except StudyError as error:
+        raise Refusal(str(error)) from error
+
+
+def show(text: str, output: Path | None) -> None:
+    """Write text to a file or to the terminal."""
+    if output is None:
+        print(text.rstrip("\n"))
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"--output {output}: {error.strerror}") from error
+    console.print(f"wrote {output}", highlight=False)

@@ -1,0 +1,129 @@
+"""The commands that read tracked runs: leaderboard, table, plot."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli_options import Output, Plugins, Refusal, Runs, Store, Study, console, make_plan, show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+reports = typer.Typer()
+
+
+class Format(StrEnum):
+    """How a leaderboard is written."""
+
+    text = "text"
+    csv = "csv"
+    markdown = "markdown"
+    html = "html"
+
+
+class PlotName(StrEnum):
+    """What can be plotted."""
+
+    cost = "cost"
+    reliability = "reliability"
+    members = "members"
+    all = "all"
+
+
+@contextmanager
+def refusing(hint: str = "") -> Iterator[None]:
+    """Turn what analysis cannot do into a message.
+
+    Args:
+        hint: what the user can do about it.
+    """
+    try:
+        yield
+    except (LookupError, OSError, ValueError) as error:
+        reason = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+        raise Refusal(f"{reason}; {hint}" if hint else reason) from error
+
+
+def load_frame(study: str, runs: Path, store: str | None, plugins: list[Path] | None) -> "pd.DataFrame":
+    """Load a study's tracked cells, with the labels that the study gives them today."""
+    from analysis import load_runs
+    from harness.track import store_uri
+
+    plan = make_plan(study, plugins)
+    labels = {key: planned.label for key, planned in plan.runs.items() if planned.role == "cell"}
+    with refusing(f"train the study with `econ run {study}`, or send its runs with `econ sync {study}`"):
+        frame = load_runs(plan.study.name, store=store_uri(store, runs), keys=labels)
+    frame["label"] = frame["key"].map(labels)
+    return frame
+
+
+@reports.command()
+def leaderboard(
+    study: Study,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.text,
+    by: Annotated[str, typer.Option(help="The metric to rank by.")] = "accuracy",
+    output: Output = None,
+    runs: Runs = Path("runs"),
+    store: Store = None,
+    plugin: Plugins = None,
+) -> None:
+    """Rank a study's methods, with their cost, from the tracked runs."""
+    from analysis import leaderboard as rank
+    from analysis import render
+
+    frame = load_frame(study, runs, store, plugin)
+    width = console.width if format is Format.text and output is None and console.is_terminal else None
+    with refusing():
+        text = render(rank(frame, by=by), format.value, width=width)
+    show(text, output)
+
+
+@reports.command()
+def table(
+    study: Study,
+    output: Output = None,
+    standalone: Annotated[bool, typer.Option(help="A whole document for pdflatex, not only the table.")] = False,
+    runs: Runs = Path("runs"),
+    store: Store = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a study's LaTeX table (booktabs) from the tracked runs."""
+    from analysis import document, latex
+    from analysis import leaderboard as rank
+
+    frame = load_frame(study, runs, store, plugin)
+    with refusing():
+        text = latex(rank(frame))
+    show(document(text) if standalone else text, output)
+
+
+@reports.command()
+def plot(
+    study: Study,
+    name: Annotated[PlotName, typer.Argument(help="Which plot.")] = PlotName.all,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("results"),
+    runs: Runs = Path("runs"),
+    store: Store = None,
+    plugin: Plugins = None,
+) -> None:
+    """Draw a study's plots (PDF, SVG, PNG) from the tracked runs; of all plots, those that its methods allow."""
+    from analysis import PLOTS, save
+
+    frame = load_frame(study, runs, store, plugin)
+    for chosen in PLOTS if name is PlotName.all else [name.value]:
+        try:
+            with refusing():
+                figure = PLOTS[chosen](frame)
+        except Refusal as error:
+            if name is not PlotName.all or not isinstance(error.__cause__, LookupError):
+                raise
+            console.print(f"no plot {chosen}: {error}", markup=False, highlight=False, soft_wrap=True)
+            continue
+        with refusing():
+            paths = save(figure, output / chosen)
+        for path in paths:
+            console.print(f"wrote {path}", highlight=False)
