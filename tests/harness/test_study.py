@@ -355,12 +355,12 @@ def test_what_tables_could_not_tell_apart_is_refused(path):
     assert [cell.run.dataset.label for cell in load(str(path)).cells()] == ["digits", "digits validation=0"]
 
 
-PLUGIN = "from methods import Method\nclass Mine(Method):\n    '''{doc}'''\n"
+MINE = "from methods import Method\nclass Mine(Method):\n    '''{doc}'''\n"
 
 
 def test_a_plugin_joins_even_if_its_name_is_part_of_another_one(path, tmp_path):
     plugin = tmp_path / "bn.py"
-    plugin.write_text(PLUGIN.format(doc="Mine."))
+    plugin.write_text(MINE.format(doc="Mine."))
     path.write_text(base(methods="['label of it': late_phase_bn(K=2)]"))
     assert [cell.label for cell in load(str(path), [plugin]).cells()] == ["label of it", "bn"]
     path.write_text(base(methods="[swa(bn)]"))
@@ -371,7 +371,7 @@ def test_an_edited_plugin_makes_other_runs(path, tmp_path):
     plugin = tmp_path / "mine.py"
     keys = []
     for doc in ("One.", "Two.", "One."):
-        plugin.write_text(PLUGIN.format(doc=doc))
+        plugin.write_text(MINE.format(doc=doc))
         path.write_text(base(methods="[sgd, mine]"))
         keys.append([cell.run.key for cell in load(str(path), [plugin]).cells()])
     assert keys[0] == keys[2] != keys[1]
