@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from harness.study import load
 from harness.train import make_optimizer
 from methods import MakeNet, Recipe
 from methods.plugins import from_file
@@ -24,6 +25,13 @@ def test_the_method_in_contributing_is_whole(tmp_path, batches):
     x, y = separable(60, 3)
     with torch.no_grad():
         assert (finish(method, batches).predict(x)[0].argmax(-1) == y).float().mean() > 0.8
+
+
+def test_the_readme_shows_the_study_as_it_is():
+    """Every method of the study has its row in both networks' boards."""
+    text = (ROOT / "README.md").read_text()
+    for entry in load("digits").file.methods:
+        assert len(re.findall(rf"^ *\d+  {re.escape(entry.label)} +3  ", text, re.MULTILINE)) == 2, entry.label
 
 
 def test_the_layout_names_files_that_exist_and_every_folder():
