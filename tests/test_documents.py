@@ -10,7 +10,7 @@ from harness.train import make_optimizer
 from methods import MakeNet, Recipe
 from methods.plugins import from_file
 from tests.conftest import TinyNet, separable
-from tests.methods.test_conformance import finish, run
+from tests.methods.loops import finish, run
 
 ROOT = Path(__file__).parent.parent
 

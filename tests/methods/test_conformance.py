@@ -10,9 +10,10 @@ from optuna.distributions import BaseDistribution
 
 from harness import checkpoint
 from harness.expression import hyperparameters
-from harness.train import make_optimizer, train_epoch
+from harness.train import make_optimizer
 from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, Line, MakeNet, Method, Need, Recipe, Snapshot
 from tests.conftest import TinyNet, build, separable
+from tests.methods.loops import finish, run, trained
 
 COMPOSED = {
     "swa(late_phase_bn)": partial(SWA, of=partial(LatePhaseBatchNorm, K=3, start=2), start=3),
@@ -30,23 +31,6 @@ ENSEMBLES = {
         DeepEnsemble, of=partial(LatePhaseBatchNorm, K=3, start=2, prediction="members"), K=2
     ),
 }
-
-
-def run(method: Method, optimizer, batches, first: int = 0, last: int | None = None) -> list[float]:
-    """Train some epochs with the harness's own loop; the losses by epoch."""
-    epochs = range(first, method.epochs if last is None else last)
-    return [train_epoch(method, optimizer, batches, epoch)[0] for epoch in epochs]
-
-
-def finish(method: Method, batches) -> Method:
-    method.prepare(batches)
-    return method.eval()
-
-
-def trained(make, recipe, batches, seed: int = 0) -> Method:
-    method = build(make, recipe, seed)
-    run(method, make_optimizer(method, recipe), batches)
-    return finish(method, batches)
 
 
 def assert_same_state(one: Method, other: Method) -> None:
@@ -317,3 +301,9 @@ def test_hooks_are_called_in_order(recipe, batches):
     method = build(Spy, recipe)
     run(method, make_optimizer(method, recipe), batches[:2], last=2)
     assert calls == ["epoch 0", "update", "update", "end 0", "epoch 1", "begin", "update", "update", "end 1"]
+
+
+def test_a_deep_ensemble_trains_nothing(recipe):
+    ensemble = build(DeepEnsemble, recipe, K=2)
+    assert ensemble.epochs == 0
+    assert ensemble.param_groups() == []

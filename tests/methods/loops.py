@@ -1,0 +1,43 @@
+"""Train methods in tests, by the harness's own loop."""
+
+from copy import deepcopy
+
+import torch
+
+from harness.train import make_optimizer, train_epoch
+from methods import Method
+from tests.conftest import build
+
+
+def run(method: Method, optimizer, batches, first: int = 0, last: int | None = None) -> list[float]:
+    """Train some epochs with the harness's own loop; the losses by epoch."""
+    epochs = range(first, method.epochs if last is None else last)
+    return [train_epoch(method, optimizer, batches, epoch)[0] for epoch in epochs]
+
+
+def finish(method: Method, batches) -> Method:
+    method.prepare(batches)
+    return method.eval()
+
+
+def trained(make, recipe, batches, seed: int = 0) -> Method:
+    method = build(make, recipe, seed)
+    run(method, make_optimizer(method, recipe), batches)
+    return finish(method, batches)
+
+
+def trajectory(method, recipe, batches):
+    """Train, keeping the network's state at the end of every epoch."""
+    optimizer = make_optimizer(method, recipe)
+    states = []
+    for epoch in range(method.epochs):
+        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        states.append(deepcopy(method.net.state_dict()))
+    return states
+
+
+def assert_close(one, other, tolerance=1e-6):
+    for name, value in one.items():
+        torch.testing.assert_close(
+            value, other[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )

@@ -1,0 +1,62 @@
+"""Re-estimation of running statistics against NumPy."""
+
+from copy import deepcopy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from methods import SGD, Dropout, MakeNet
+from methods.batch_norm import reestimate
+from tests.methods.loops import assert_close
+
+
+def test_reestimate_weights_batches_by_their_size(make_net, recipe, batches):
+    method = SGD(make_net, recipe)
+    reestimate(method, batches)
+    with torch.no_grad():
+        outputs = [method.net.conv(x).double() for x, _ in batches]
+    sizes = np.array([len(x) for x, _ in batches])
+    means = np.stack([out.mean((0, 2, 3)).numpy() for out in outputs])
+    variances = np.stack([out.var((0, 2, 3)).numpy() for out in outputs])
+    np.testing.assert_allclose(method.net.norm.running_mean, np.average(means, 0, sizes), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(method.net.norm.running_var, np.average(variances, 0, sizes), rtol=1e-5)
+
+
+def test_reestimate_writes_the_given_statistics_and_nothing_else(recipe):
+    """On LeNet-5, whose last BatchNorm comes after a dropout layer: with dropout on, its statistics would move."""
+    make_net = MakeNet(partial(models.build, "lenet5", in_channels=1, classes=3, image_size=8), 0)
+    method = Dropout(make_net, recipe, p=0.5).train()
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batches = [(part, torch.zeros(len(part), dtype=torch.long)) for part in x.split(16)]
+    before = deepcopy(method.state_dict())
+    weights = {name: tensor.detach().clone() for name, tensor in method.members()[0].items()}
+    method.net.register_forward_hook(lambda net, x, out: recorded.append(out.requires_grad))
+    recorded: list[bool] = []
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        reestimate(method, batches, weights)
+        found.append({name: value.clone() for name, value in weights.items() if "running" in name})
+    assert_close(found[0], found[1], 0)
+    assert not any(recorded), "no gradients"
+    assert all(value.abs().sum() > 0 for value in found[0].values())
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items() if isinstance(v, torch.Tensor))
+    assert all(module.training for module in method.net.modules())
+    assert {layer.momentum for layer in method.net.modules() if hasattr(layer, "momentum")} == {0.1}
+
+
+def test_reestimate_recovers_from_statistics_that_are_not_numbers(make_net, recipe, batches):
+    method = SGD(make_net, recipe)
+    reestimate(method, batches)
+    good = deepcopy(method.net.norm.state_dict())
+    method.net.norm.running_mean.fill_(float("nan"))
+    reestimate(method, batches)
+    assert_close(good, method.net.norm.state_dict(), 0)
+
+
+def test_reestimate_refuses_an_empty_pass(make_net, recipe):
+    with pytest.raises(ValueError, match="no batch"):
+        reestimate(SGD(make_net, recipe), [])

@@ -1,0 +1,39 @@
+"""Plain training against the loop everyone writes."""
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from harness.train import make_optimizer
+from methods import SGD
+from tests.conftest import build
+from tests.methods.loops import assert_close, run
+
+
+def test_sgd_is_the_loop_everyone_writes(recipe, batches):
+    method = build(SGD, recipe)
+    net = deepcopy(method.net)
+    run(method, make_optimizer(method, recipe), batches)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    net.train()
+    for _ in range(recipe.epochs):
+        for x, y in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+    assert_close(method.net.state_dict(), net.state_dict())
+
+
+def test_an_update_of_several_minibatches_is_one_of_their_mean(recipe, batches):
+    """What a method gets that only asks for more minibatches: gradient accumulation."""
+    batches = batches[:2]
+    one, other = (build(SGD, recipe) for _ in range(2))
+    one.batches_per_update = lambda: 2
+    run(one, make_optimizer(one, recipe), batches, last=1)
+    optimizer = make_optimizer(other, recipe)
+    other.train()
+    for x, y in batches:
+        (nn.functional.cross_entropy(other.net(x), y) / 2).backward()
+    optimizer.step()
+    assert_close(one.net.state_dict(), other.net.state_dict())
