@@ -18,21 +18,17 @@ from data import Batches, Shape, Task
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
-from harness.cost import Cost, Counter, PeakMemory, parameters_kept, parameters_trained
+from harness.cost import Counter, PeakMemory
 from harness.evaluate import evaluate
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
 from harness.precision import use_bfloat16
-from harness.provenance import provenance
+from harness.result import make_result
 from harness.run import DatasetSpec, Run
 from harness.train import DivergenceError, make_optimizer, train_epoch
 from methods.plugins import available
 from methods.streams import stream
 
 State = Literal["finished", "failed", "diverged"]
-COUNTED = ("forward_examples", "backward_examples", "optimizer_steps")
-"""What of a cost is the same whenever a run is repeated."""
-TIMED = ("train_seconds", "peak_memory_bytes")
-"""What of a cost differs from machine to machine."""
 
 
 class NeedError(Exception):
@@ -147,7 +143,7 @@ class Execution:
             with self.counter.training(self.device):
                 self.method.prepare(self.batches("prepare"))
             self.save(prepared=True)
-        self.write_result([read_cost(part) for part in parts])
+        self.write_result(parts)
         self.folder.progress.unlink(missing_ok=True)
 
     def resume(self) -> bool:
@@ -215,38 +211,17 @@ class Execution:
             write_json(self.folder.progress, {**line, "epochs": self.method.epochs}, durable=False)
             self.report()
 
-    def write_result(self, needed: list[tuple[Cost, int]]) -> None:
+    def write_result(self, parts: list[RunFolder]) -> None:
         """Evaluate, and write predictions and result."""
         found = evaluate(self.method, self.task, self.counter)
         bad = [name for name, value in found.metrics.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
         write(self.folder.predictions, found.save_predictions)
-        spent = self.counter.cost
-        alone = sum((cost for cost, _ in needed), spent)
-        result = {
-            "key": self.run.key,
-            "run": str(self.run),
-            "spec": self.run.spec(),
-            "evaluated_on": "test",
-            "metrics": found.metrics,
-            "members": found.curves,
-            "cost": {
-                **part_of(alone, COUNTED),
-                "parameters_trained": parameters_trained(self.method) + sum(trained for _, trained in needed),
-                "parameters_kept": parameters_kept(self.method),
-                "forwards_per_example": found.forwards_per_example,
-            },
-            "spent": part_of(spent, COUNTED),
-            "timing": {
-                **part_of(alone, TIMED, "cost/"),
-                **part_of(spent, TIMED, "spent/"),
-                "cost/seconds_per_1000_predictions": found.seconds_per_1000,
-                "finished": time.time(),
-            },
-            "provenance": provenance(self.device),
-        }
-        write_json(self.folder.result, result)
+        needed = [read_json(part.result) for part in parts]
+        write_json(
+            self.folder.result, make_result(self.run, self.method, found, self.counter.cost, needed, self.device)
+        )
 
 
 def load_finished(part: RunFolder) -> dict[str, Any]:
@@ -260,20 +235,6 @@ def load_finished(part: RunFolder) -> dict[str, Any]:
     except (FileNotFoundError, CheckpointError) as error:
         remedy = f"remove {part.path} and run the study again, which trains that run anew"
         raise NeedError(f"it needs the state of a finished run: {error}; {remedy}") from error
-
-
-def part_of(cost: Cost, names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
-    """Give some of a cost's figures as JSON values; memory only where it was measured."""
-    values = {f"{prefix}{name}": getattr(cost, name) for name in names}
-    return {name: value for name, value in values.items() if value or not name.endswith("peak_memory_bytes")}
-
-
-def read_cost(folder: RunFolder) -> tuple[Cost, int]:
-    """Read what a finished run would have cost alone, and how many parameters it trained."""
-    result = read_json(folder.result)
-    counts = dict(result["cost"])
-    timing = {name: result["timing"].get(f"cost/{name}", 0) for name in TIMED}
-    return Cost(**{name: counts[name] for name in COUNTED}, **timing), counts["parameters_trained"]
 
 
 @lru_cache(maxsize=2)

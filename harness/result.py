@@ -1,0 +1,77 @@
+"""A run's result: what evaluation found, what it cost, and what it was made with."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from harness.cost import Cost, parameters_kept, parameters_trained
+from harness.evaluate import Evaluation
+from harness.provenance import provenance
+from harness.run import Run
+from methods import Method
+
+COUNTED = ("forward_examples", "backward_examples", "optimizer_steps")
+"""What of a cost is the same whenever a run is repeated."""
+TIMED = ("train_seconds", "peak_memory_bytes")
+"""What of a cost differs from machine to machine."""
+
+
+def make_result(
+    run: Run,
+    method: Method,
+    found: Evaluation,
+    spent: Cost,
+    needed: Sequence[Mapping[str, Any]],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Put a run's result together, as JSON values.
+
+    Args:
+        run: its spec.
+        method: prepared for prediction.
+        found: by evaluation.
+        spent: on the run itself.
+        needed: results of the runs it started from, whose cost is part of what the run costs alone.
+        device: that trained it.
+
+    Returns:
+        Everything that is the same whenever the run is repeated, but for what stands under "timing".
+    """
+    alone = sum((cost_of(result) for result in needed), spent)
+    trained = parameters_trained(method) + sum(result["cost"]["parameters_trained"] for result in needed)
+    return {
+        "key": run.key,
+        "run": str(run),
+        "spec": run.spec(),
+        "evaluated_on": "test",
+        "metrics": found.metrics,
+        "members": found.curves,
+        "cost": {
+            **part_of(alone, COUNTED),
+            "parameters_trained": trained,
+            "parameters_kept": parameters_kept(method),
+            "forwards_per_example": found.forwards_per_example,
+        },
+        "spent": part_of(spent, COUNTED),
+        "timing": {
+            **part_of(alone, TIMED, "cost/"),
+            **part_of(spent, TIMED, "spent/"),
+            "cost/seconds_per_1000_predictions": found.seconds_per_1000,
+            "finished": time.time(),
+        },
+        "provenance": provenance(device),
+    }
+
+
+def part_of(cost: Cost, names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    """Give some of a cost's figures as JSON values; memory only where it was measured."""
+    values = {f"{prefix}{name}": getattr(cost, name) for name in names}
+    return {name: value for name, value in values.items() if value or not name.endswith("peak_memory_bytes")}
+
+
+def cost_of(result: Mapping[str, Any]) -> Cost:
+    """Read from a finished run's result what it would have cost alone."""
+    timing = {name: result["timing"].get(f"cost/{name}", 0) for name in TIMED}
+    return Cost(**{name: result["cost"][name] for name in COUNTED}, **timing)
