@@ -196,7 +196,6 @@ class Execution:
 
     def train(self) -> None:
         """Train the epochs that are left."""
-        assert self.optimizer or not self.method.epochs
         saved = time.monotonic()
         for epoch in range(self.epoch, self.method.epochs):
             assert self.optimizer is not None

@@ -15,7 +15,7 @@ from harness.expression import MethodSpec, parse
 from harness.places import Errors, Lines, StudyError
 from harness.run import DatasetSpec, Run
 from methods import Method
-from methods.plugins import available, from_file
+from methods.plugins import available
 from methods.recipe import Part, Recipe
 
 STUDIES = Path(__file__).parent / "studies"
@@ -163,7 +163,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
     files = [path.parent / plugin for plugin in listed if isinstance(plugin, str)] + list(plugins)
     try:
         methods = available(files)
-        added = [name for file in files for name in from_file(file)]
+        added = [name for name in methods if name not in available()]
     except (ValueError, FileNotFoundError) as error:
         errors.add(("plugins",), str(error))
         methods, added, files = available(), [], []

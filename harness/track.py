@@ -95,8 +95,9 @@ class Mirror:
                 if error.away or self.client is None:
                     self.retry_at = time.monotonic() + PATIENCE
             else:
-                self.problem = ""
                 self.unsent.discard(key)
+                if not self.unsent:
+                    self.problem = ""
                 return
         if key:
             self.unsent.add(key)

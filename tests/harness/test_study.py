@@ -386,3 +386,12 @@ def test_paths_are_relative_to_the_study_file(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     (cell,) = load(str(path)).cells()
     assert cell.run.dataset.label == "mine"
+
+
+def test_a_plugin_is_run_once_for_a_study(path, tmp_path):
+    mark = tmp_path / "mark"
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(MINE.format(doc="Mine.") + f"open({str(mark)!r}, 'a').write('x')\n")
+    path.write_text(base())
+    assert [cell.label for cell in load(str(path), [plugin]).cells()] == ["sgd", "mine"]
+    assert mark.read_text() == "x"

@@ -340,3 +340,6 @@ def test_what_the_store_refuses_keeps_nothing_else_waiting(finished, tmp_path, m
     for planned in rest:
         mirror.send(planned)
     assert mirror.unsent == {first.run.key}
+    assert "caf" in mirror.problem, "it is still said why, after others were sent"
+    mirror.send(first)
+    assert (mirror.unsent, mirror.problem) == (set(), "")
