@@ -225,7 +225,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path, econ, envir
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
-    while not list(tmp_path.glob("runs/*/checkpoint.pt")) and process.poll() is None:
+    while not list(tmp_path.glob("runs/*/metrics.jsonl")) and process.poll() is None:  # written after the checkpoint
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and to its workers
     out, _ = process.communicate(timeout=60)
