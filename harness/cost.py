@@ -87,7 +87,7 @@ def parameters_trained(method: Method) -> int:
 def parameters_kept(method: Method) -> int:
     """Count the parameters that prediction needs: those of all members, shared ones once."""
     names = {name for name, _ in method.net.named_parameters()}
-    tensors = [t for weights in method.members() for name, t in weights.items() if name in names]
+    tensors = [t for weights in list(method.members()) for name, t in weights.items() if name in names]
     return sum(t.numel() for t in {id(t): t for t in tensors}.values())
 
 

@@ -117,7 +117,7 @@ class Execution:
             self.optimizer = make_optimizer(self.method, self.method.recipe)
             self.optimizer.register_step_post_hook(self.counter.step)
         self.epoch = 0
-        self.training = self.batches("data")
+        self.training = [self.batches("data")]
         self.history: list[dict[str, Any]] = []
 
     def attach(self, net: nn.Module) -> nn.Module:
@@ -194,13 +194,19 @@ class Execution:
             stream=lambda: stream(self.run.seed, purpose, self.epoch),
         )
 
+    def in_order(self, order: int) -> Batches:
+        """Give the training data in one of its orders; order 0 is plain training's."""
+        while len(self.training) <= order:
+            self.training.append(self.batches(f"data {len(self.training)}"))
+        return self.training[order]
+
     def train(self) -> None:
         """Train the epochs that are left."""
         saved = time.monotonic()
         for epoch in range(self.epoch, self.method.epochs):
             assert self.optimizer is not None
             with self.counter.training(self.device):
-                loss, rate = train_epoch(self.method, self.optimizer, self.training, epoch)
+                loss, rate = train_epoch(self.method, self.optimizer, self.in_order, epoch)
             self.epoch = epoch + 1
             line = {"epoch": self.epoch, "time": time.time(), "train/loss": loss, "train/lr": rate}
             self.history.append(line)

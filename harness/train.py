@@ -1,8 +1,8 @@
 """The training loop: one for all methods, naming none."""
 
 import math
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 
 import torch
 from torch.optim import SGD, Adam, Optimizer
@@ -42,20 +42,21 @@ def begin_momentum(optimizer: Optimizer, args: object, kwargs: object) -> None:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
-def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Group minibatches by `size`; the last group may be smaller."""
-    iterator = iter(batches)
-    while group := list(islice(iterator, size)):
+def grouped(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[Batch]]:
+    """Group minibatches, asking anew for the `size` of each group; the last group may be smaller."""
+    while group := list(islice(batches, size())):
         yield group
 
 
-def train_epoch(method: Method, optimizer: Optimizer, batches: Batches, epoch: int) -> tuple[float, float]:
+def train_epoch(
+    method: Method, optimizer: Optimizer, data: Callable[[int], Batches], epoch: int
+) -> tuple[float, float]:
     """Train for one epoch.
 
     Args:
         method: what to train.
         optimizer: over its parameter groups.
-        batches: one pass over the training data.
+        data: gives one pass over the training data in each of its orders; order 0 is plain training's.
         epoch: counted from 0.
 
     Returns:
@@ -67,9 +68,10 @@ def train_epoch(method: Method, optimizer: Optimizer, batches: Batches, epoch: i
     seed_torch(stream(method.seed, "torch", epoch), next(method.net.parameters()).device)
     method.begin_epoch(epoch)
     method.train()
-    steps, done = len(batches), 0
+    passes = [data(order) for order in range(method.data_orders())]
+    steps, done = sum(map(len, passes)), 0
     losses, sizes = [], []
-    for group in grouped(batches, method.batches_per_update()):
+    for group in grouped(chain.from_iterable(zip(*passes, strict=True)), method.batches_per_update):
         rate = method.lr(epoch + done / steps)
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate * parameters["lr_scale"]

@@ -1,6 +1,6 @@
 """The ensembling methods: each a subclass of `Method`, one file a family."""
 
-from methods.base import Batch, MakeMethod, Method, Need, Weights
+from methods.base import About, Batch, MakeMethod, Method, Need, Weights
 from methods.deep_ensemble import DeepEnsemble
 from methods.dropout import Dropout, MCDropout
 from methods.late_phase import LatePhaseBatchNorm
@@ -27,6 +27,7 @@ __all__ = [
     "METHODS",
     "SGD",
     "SWA",
+    "About",
     "Batch",
     "DeepEnsemble",
     "Dropout",

@@ -1,7 +1,7 @@
 """The one interface of all methods. `Method` itself is plain training of one network."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from optuna.distributions import BaseDistribution
@@ -34,11 +34,32 @@ class Need(NamedTuple):
     level: int = 1
 
 
+class About(NamedTuple):
+    """What a reader asks about a method first; `econ list methods` prints it.
+
+    The costs are Python expressions of the method's hyperparameters, `epochs` and `start` (T0 as a fraction of all
+    epochs). Those of a method made of another one count that one's cost as 1.
+
+    Attributes:
+        family: the methods it belongs with.
+        paper: author and year.
+        training: examples passed forward and backward, relative to plain training.
+        passes: forward passes over the training data between training and the first prediction.
+        prediction: forward passes an example.
+    """
+
+    family: str
+    paper: str
+    training: str = "1"
+    passes: str = "0"
+    prediction: str = "1"
+
+
 class Method(nn.Module):
     """Train one network with minibatch SGD; a subclass overrides only what its method does differently.
 
     The hooks are called in this order: `needs`, `receive`; then in each epoch `begin_epoch` (at T0 it calls
-    `begin`), `update` for every group of `batches_per_update()` minibatches, `end_epoch`; after the last epoch
+    `begin`), `update` for every group of `batches_per_update()` minibatches, `end_epoch`, `watch`; after the last epoch
     `prepare`, and then `predict` as often as wanted. A state saved after any `end_epoch` or after `prepare`
     and loaded into a method built alike continues with the same bits.
 
@@ -49,10 +70,12 @@ class Method(nn.Module):
     Attributes:
         space: the search space of the keyword hyperparameters, each default inside its range.
         version: raised whenever the results of the method change; part of a run's key.
+        about: its family, paper and cost.
         epochs: how many epochs the method trains itself; 0 if it only combines what others trained.
         start_epoch: T0, the epoch in which the method departs from plain training and `begin` is called; `epochs`
             if it never does.
         epoch: the current epoch, counted from 0; part of the state.
+        watches: the held-out data that `watch` must be shown after every epoch; None for none.
         collected: set on a copy that a wrapper fills from time to time.
         statistics_stale: set on a copy whose weights were averaged or sampled, so that `prepare` must
             re-estimate the running statistics of BatchNorm.
@@ -60,6 +83,7 @@ class Method(nn.Module):
 
     space: ClassVar[dict[str, BaseDistribution]] = {}
     version: ClassVar[int] = 1
+    about: ClassVar[About] = About("", "")
 
     net: nn.Module
     recipe: Recipe
@@ -67,6 +91,7 @@ class Method(nn.Module):
     epochs: int
     start_epoch: int
     epoch: int
+    watches: Literal["validation", "test"] | None
     collected: bool
     statistics_stale: bool
 
@@ -86,6 +111,7 @@ class Method(nn.Module):
         self.recipe, self.seed = recipe, seed
         self.epochs = self.start_epoch = epochs
         self.epoch = 0
+        self.watches = None
         self.collected = self.statistics_stale = False
 
     # --- what the method starts from -----------------------------------------------------------------------
@@ -114,7 +140,14 @@ class Method(nn.Module):
         """At T0: give the members their values."""
 
     def batches_per_update(self) -> int:
-        """Say how many minibatches one update consumes in this epoch (the last update may get fewer)."""
+        """Say how many minibatches the next update consumes (the last one of an epoch may get fewer)."""
+        return 1
+
+    def data_orders(self) -> int:
+        """Say how many passes over the training data, each in an order of its own, this epoch makes side by side.
+
+        Minibatch i of the epoch comes from the order i mod `data_orders()`; the first order is plain training's.
+        """
         return 1
 
     def lr(self, epoch: float) -> float:
@@ -181,11 +214,23 @@ class Method(nn.Module):
     def end_epoch(self, epoch: int) -> None:
         """Leave an epoch: collect, restart."""
 
+    def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
+        """See held-out data after an epoch, if `watches` asks for it.
+
+        Args:
+            held_out: that data, not augmented.
+            training: augmented training data; each iteration is one pass over it.
+        """
+
     # --- prediction ----------------------------------------------------------------------------------------
 
-    def members(self) -> list[dict[str, Tensor]]:
-        """Give each member's weights and running statistics by the network's names."""
-        return [{**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}]
+    def members(self) -> Iterable[dict[str, Tensor]]:
+        """Give each member's weights and running statistics by the network's names, perhaps made one by one."""
+        return [self.own_weights()]
+
+    def own_weights(self) -> dict[str, Tensor]:
+        """Give the network's own weights and running statistics by its names."""
+        return {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Make ready to predict, once after training; write only buffers, and those that `predict` reads.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @torch.no_grad()
-def reestimate(method: Method, batches: Iterable[Batch], weights: Mapping[str, Tensor] | None = None) -> None:
+def reestimate(method: Method, batches: Iterable[Batch], *turns: Mapping[str, Tensor]) -> None:
     """Set running means and variances to their average over one pass of the data, in place.
 
     Each batch counts by its number of examples. Dropout is off. A network without BatchNorm costs no pass.
@@ -28,7 +29,8 @@ def reestimate(method: Method, batches: Iterable[Batch], weights: Mapping[str, T
     Args:
         method: runs its network as `method(x, weights)`.
         batches: one pass of training data.
-        weights: the weights to run, whose running statistics are written; None for the network's own.
+        turns: the weights to run, whose running statistics are written; none for the network's own. Several take
+            turns, a batch each, and must share their statistics.
 
     Raises:
         ValueError: if there is no batch.
@@ -40,14 +42,14 @@ def reestimate(method: Method, batches: Iterable[Batch], weights: Mapping[str, T
     layers = {name: layer for name, layer in batch_norms(method.net).items() if layer.track_running_stats}
     if not layers:
         return
-    own = dict(method.net.named_buffers()) | dict(weights or {})
+    own = dict(method.net.named_buffers()) | dict(turns[0] if turns else {})
     statistics = [own[f"{name}.{key}"] for name in layers for key in ("running_mean", "running_var")]
     sums = [torch.zeros_like(statistic, dtype=torch.float64) for statistic in statistics]
     for statistic in statistics:
         statistic.zero_()  # momentum 1 would keep a NaN
     seen = batches_seen = 0
     with only_training(method.net, layers.values()):
-        for x, _ in batches:
+        for (x, _), weights in zip(batches, cycle(turns or [None])):
             method(x, weights)
             for total, statistic in zip(sums, statistics, strict=True):
                 total.add_(statistic, alpha=len(x))

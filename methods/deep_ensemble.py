@@ -69,9 +69,9 @@ class DeepEnsemble(Method):
         """Run the network of the first run, or any member's by its weights."""
         return self.parts[0](x, weights)  # type: ignore[no-any-return]
 
-    def members(self) -> list[dict[str, Tensor]]:
+    def members(self) -> Iterable[dict[str, Tensor]]:
         """Give the members of every run."""
-        return [weights for part in self.parts for weights in part.members()]
+        return (weights for part in self.parts for weights in part.members())
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Do nothing: the runs were prepared when they finished."""

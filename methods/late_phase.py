@@ -107,7 +107,7 @@ class LatePhase(Method):
 
     def member(self, k: int) -> dict[str, Tensor]:
         """Give all weights of member k by the network's names."""
-        return {**super().members()[0], **self.late_weights(k)}
+        return {**self.own_weights(), **self.late_weights(k)}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Group base weights (with φ0, which gets no gradient after T0) and members' weights."""
@@ -161,13 +161,13 @@ class LatePhase(Method):
                     if source in optimizer.state and p not in optimizer.state:
                         optimizer.state[p] = deepcopy(optimizer.state[source])
 
-    def members(self) -> list[dict[str, Tensor]]:
+    def members(self) -> Iterable[dict[str, Tensor]]:
         """Give the K members, or the one average network (whose late weights `prepare` writes)."""
         if not self.begun:
             return super().members()
         if self.prediction == "members":
             return [self.member(k) for k in range(self.K)]
-        return [{**super().members()[0], **self.average.named()}]
+        return [{**self.own_weights(), **self.average.named()}]
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Make the average network, and re-estimate what must be."""
@@ -179,7 +179,7 @@ class LatePhase(Method):
             self.average_layers(exactly=True)
         elif self.statistics == "reestimate" or self.statistics_stale:
             self.average_layers(exactly=False)
-            reestimate(self, batches, self.members()[0])
+            reestimate(self, batches, next(iter(self.members())))
         else:
             self.average_layers(exactly=self.statistics == "collapse")
 

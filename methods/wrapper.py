@@ -28,6 +28,7 @@ class Wrapper(Method):
         nn.Module.__init__(self)
         self.inner = of(make_net, recipe)
         self.settle(self.inner.recipe, self.inner.seed, epochs=self.inner.epochs)
+        self.watches = self.inner.watches
         me, it = type(self).__name__, type(self.inner).__name__
         if not self.inner.epochs:
             raise ValueError(f"{me} cannot be made of {it}, which trains no network itself; put it inside of {it}")
@@ -81,6 +82,10 @@ class Wrapper(Method):
         """Ask the inner method."""
         return self.inner.batches_per_update()
 
+    def data_orders(self) -> int:
+        """Ask the inner method."""
+        return self.inner.data_orders()
+
     def lr(self, epoch: float) -> float:
         """Ask the inner method."""
         return self.inner.lr(epoch)
@@ -105,13 +110,17 @@ class Wrapper(Method):
         """Let the inner method leave the epoch."""
         self.inner.end_epoch(epoch)
 
+    def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
+        """Show held-out data to the inner method."""
+        self.inner.watch(held_out, training)
+
     def predictors(self) -> list[Method]:
         """List the methods whose members predict, now: the inner one, or copies of it."""
         return [self.inner]
 
-    def members(self) -> list[dict[str, Tensor]]:
+    def members(self) -> Iterable[dict[str, Tensor]]:
         """Give the members of every predictor."""
-        return [weights for method in self.predictors() for weights in method.members()]
+        return (weights for method in self.predictors() for weights in method.members())
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Prepare every predictor."""

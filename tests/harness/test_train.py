@@ -29,8 +29,8 @@ def batches(n=40, size=16):
 
 
 def test_grouped():
-    assert list(grouped(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(grouped([], 3)) == []
+    assert list(grouped(iter(range(7)), lambda: 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(grouped(iter([]), lambda: 3)) == []
 
 
 def test_an_epoch_is_what_a_reader_would_write():
@@ -49,7 +49,7 @@ def test_an_epoch_is_what_a_reader_would_write():
             loss.backward()
             plain.step()
             losses.append(loss.item())
-        found, last = train_epoch(method, optimizer, batches(), epoch)
+        found, last = train_epoch(method, optimizer, lambda _: batches(), epoch)
         assert last == pytest.approx(rate)
         assert found == pytest.approx(np.mean(losses), abs=1e-6)
     for p, q in zip(method.parameters(), naive.parameters(), strict=True):
@@ -84,7 +84,7 @@ class Told(SGD):
 
 def test_hooks_and_positions():
     method = build(Told, Recipe(epochs=3))
-    loss, _ = train_epoch(method, make_optimizer(method, method.recipe), batches(), 1)
+    loss, _ = train_epoch(method, make_optimizer(method, method.recipe), lambda _: batches(), 1)
     assert method.told == [
         ("begin", 1),
         ("lr", 1.0),
@@ -104,7 +104,7 @@ def test_groups_scale_the_rate():
 
     method = build(Half, Recipe(epochs=1, lr=0.2))
     optimizer = make_optimizer(method, method.recipe)
-    train_epoch(method, optimizer, batches(), 0)
+    train_epoch(method, optimizer, lambda _: batches(), 0)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.1]
 
@@ -128,7 +128,7 @@ def test_a_loss_that_is_no_number_ends_training():
 
     method = build(Lost, Recipe(epochs=2))
     with pytest.raises(DivergenceError, match=r"^the training loss became nan in epoch 2 at learning rate 0.1$"):
-        train_epoch(method, make_optimizer(method, method.recipe), batches(), 1)
+        train_epoch(method, make_optimizer(method, method.recipe), lambda _: batches(), 1)
 
 
 # --- one run --------------------------------------------------------------------------------------------------

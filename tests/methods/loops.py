@@ -12,7 +12,12 @@ from tests.conftest import build
 def run(method: Method, optimizer, batches, first: int = 0, last: int | None = None) -> list[float]:
     """Train some epochs with the harness's own loop; the losses by epoch."""
     epochs = range(first, method.epochs if last is None else last)
-    return [train_epoch(method, optimizer, batches, epoch)[0] for epoch in epochs]
+    return [train_epoch(method, optimizer, rotated(batches), epoch)[0] for epoch in epochs]
+
+
+def rotated(batches):
+    """The same minibatches in other orders: order i begins with minibatch i."""
+    return lambda order: batches[order:] + batches[:order]
 
 
 def finish(method: Method, batches) -> Method:

@@ -32,7 +32,7 @@ def test_reestimate_writes_the_given_statistics_and_nothing_else(recipe):
     x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     batches = [(part, torch.zeros(len(part), dtype=torch.long)) for part in x.split(16)]
     before = deepcopy(method.state_dict())
-    weights = {name: tensor.detach().clone() for name, tensor in method.members()[0].items()}
+    weights = {name: tensor.detach().clone() for name, tensor in method.own_weights().items()}
     method.net.register_forward_hook(lambda net, x, out: recorded.append(out.requires_grad))
     recorded: list[bool] = []
     found = []

@@ -260,7 +260,7 @@ def test_a_deep_ensemble_is_its_independent_runs(name, recipe, batches):
     ensemble.receive([part.state_dict() for part in parts])
     finish(ensemble, batches)
     assert torch.equal(predictions(ensemble), torch.cat([predictions(part) for part in parts]))
-    assert sum(1 for _ in ensemble.members()) == sum(len(part.members()) for part in parts)
+    assert sum(1 for _ in ensemble.members()) == sum(1 for part in parts for _ in part.members())
 
 
 def test_ensembles_of_different_seeds_share_no_member(recipe):

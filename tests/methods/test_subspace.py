@@ -83,4 +83,4 @@ def test_line_pair_and_its_statistics(recipe, batches):
         )
         plain = SGD(MakeNet(lambda net=net: net, 0), recipe)
         reestimate(plain, batches)
-        assert_close({k: v for k, v in plain.members()[0].items()}, weights, 1e-5)
+        assert_close({k: v for k, v in plain.own_weights().items()}, weights, 1e-5)
