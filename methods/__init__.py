@@ -3,7 +3,11 @@
 from methods.base import About, Batch, MakeMethod, Method, Need, Weights
 from methods.deep_ensemble import DeepEnsemble
 from methods.dropout import Dropout, MCDropout
-from methods.late_phase import LatePhaseBatchNorm
+from methods.gradient_accumulation import GradientAccumulation
+from methods.hypernetwork import HypernetEnsemble, LatePhaseHypernet
+from methods.late_layers import LatePhaseBatchNorm, LatePhaseLastLayer
+from methods.late_networks import Branched, LateIndependent, LatePhaseFull
+from methods.rank1 import LatePhaseRank1, Rank1
 from methods.recipe import Recipe
 from methods.sgd import SGD
 from methods.snapshot import Snapshot
@@ -19,6 +23,15 @@ METHODS: dict[str, type[Method]] = {
     "swa": SWA,
     "snapshot": Snapshot,
     "late_phase_bn": LatePhaseBatchNorm,
+    "late_phase_rank1": LatePhaseRank1,
+    "late_phase_hypernet": LatePhaseHypernet,
+    "late_phase_last_layer": LatePhaseLastLayer,
+    "late_phase_full": LatePhaseFull,
+    "late_independent": LateIndependent,
+    "rank1": Rank1,
+    "gradient_accumulation": GradientAccumulation,
+    "hypernet_ensemble": HypernetEnsemble,
+    "branched": Branched,
     "line": Line,
     "deep_ensemble": DeepEnsemble,
 }
@@ -29,15 +42,24 @@ __all__ = [
     "SWA",
     "About",
     "Batch",
+    "Branched",
     "DeepEnsemble",
     "Dropout",
+    "GradientAccumulation",
+    "HypernetEnsemble",
+    "LateIndependent",
     "LatePhaseBatchNorm",
+    "LatePhaseFull",
+    "LatePhaseHypernet",
+    "LatePhaseLastLayer",
+    "LatePhaseRank1",
     "Line",
     "MCDropout",
     "MakeMethod",
     "MakeNet",
     "Method",
     "Need",
+    "Rank1",
     "Recipe",
     "Snapshot",
     "Weights",

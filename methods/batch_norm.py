@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +20,11 @@ def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @torch.no_grad()
-def reestimate(method: Method, batches: Iterable[Batch], *turns: Mapping[str, Tensor]) -> None:
+def reestimate(
+    method: Method,
+    batches: Iterable[Batch],
+    weights: Mapping[str, Tensor] | Callable[[int], Mapping[str, Tensor]] | None = None,
+) -> None:
     """Set running means and variances to their average over one pass of the data, in place.
 
     Each batch counts by its number of examples. Dropout is off. A network without BatchNorm costs no pass.
@@ -29,8 +32,8 @@ def reestimate(method: Method, batches: Iterable[Batch], *turns: Mapping[str, Te
     Args:
         method: runs its network as `method(x, weights)`.
         batches: one pass of training data.
-        turns: the weights to run, whose running statistics are written; none for the network's own. Several take
-            turns, a batch each, and must share their statistics.
+        weights: the weights to run, whose running statistics are written; None for the network's own. A function
+            gives those of each batch by its number, for networks that share their statistics and take turns.
 
     Raises:
         ValueError: if there is no batch.
@@ -42,15 +45,16 @@ def reestimate(method: Method, batches: Iterable[Batch], *turns: Mapping[str, Te
     layers = {name: layer for name, layer in batch_norms(method.net).items() if layer.track_running_stats}
     if not layers:
         return
-    own = dict(method.net.named_buffers()) | dict(turns[0] if turns else {})
+    turn = weights if callable(weights) else lambda _: weights
+    own = dict(method.net.named_buffers()) | dict(turn(0) or {})
     statistics = [own[f"{name}.{key}"] for name in layers for key in ("running_mean", "running_var")]
     sums = [torch.zeros_like(statistic, dtype=torch.float64) for statistic in statistics]
     for statistic in statistics:
         statistic.zero_()  # momentum 1 would keep a NaN
     seen = batches_seen = 0
     with only_training(method.net, layers.values()):
-        for (x, _), weights in zip(batches, cycle(turns or [None])):
-            method(x, weights)
+        for i, (x, _) in enumerate(batches):
+            method(x, turn(i))
             for total, statistic in zip(sums, statistics, strict=True):
                 total.add_(statistic, alpha=len(x))
             seen, batches_seen = seen + len(x), batches_seen + 1

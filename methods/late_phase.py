@@ -5,7 +5,7 @@ one step (each member by its own gradient, the base weights by the scaled sum) d
 paper does with an optimizer per member. Members that were not used have no gradient, and take no step.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -13,20 +13,22 @@ import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from methods.base import Batch, Method
+from methods.base import Batch, Method, Weights
 from methods.batch_norm import batch_norms, reestimate
+from methods.collapse import average_layers
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe, start_at
-from methods.streams import MakeNet
+from methods.streams import MakeNet, seeded
 
 
 class LatePhase(Method):
-    """Train plainly until T0; then give some layers to K members that take turns, one minibatch each.
+    """Train plainly until T0; then give some weights to K members that take turns, one minibatch each.
 
-    A subclass says which layers. Members keep separate copies of them, parameters and running statistics.
+    A subclass says which weights, by calling `replicate`: layers of the network (every member keeps copies of
+    their parameters and running statistics), and factors, modules of which `generate` makes weights together with
+    the base weights: the interaction w = h(θ, φ) of the paper. Weights and factors before T0 are φ0.
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2, Algorithms 1 and 4.
@@ -45,90 +47,182 @@ class LatePhase(Method):
         recipe: Recipe,
         *,
         K: Annotated[int, Field(ge=1)] = 10,
-        start: Position = 0.6,
+        start: Position | None = 0.6,
         sigma0: Annotated[float, Field(ge=0)] = 0.0,
         gamma_theta: Annotated[float, Field(gt=0)] | Literal["1/K"] = 1.0,
         member_weight_decay: Annotated[float, Field(ge=0)] | None = None,
+        member_optimizer: Literal["recipe", "sgd", "nesterov", "adam"] = "recipe",
+        member_lr: Annotated[float, Field(gt=0)] = 1.0,
         member_momentum: Literal["fresh", "copy"] = "fresh",
+        leftover: Literal["step", "carry", "drop"] = "step",
+        frozen_base: bool = False,
         prediction: Literal["average", "members"] = "average",
         statistics: Literal["collapse", "average", "reestimate", "reestimate_members"] = "collapse",
     ) -> None:
-        """Give the late layers to members.
+        """Set the hyperparameters.
 
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
             K: the number of members.
-            start: T0, an epoch or a fraction of all epochs (120 of 200 in the paper).
+            start: T0, an epoch or a fraction of all epochs (120 of 200 in the paper); None: never.
             sigma0: standard deviation of the noise that tells members apart at T0, relative to the root mean
                 square of each tensor (Equation 2).
             gamma_theta: factor γ_θ on the base weights' gradient, summed over the cycle; "1/K" divides by the
                 number of minibatches in the cycle.
-            member_weight_decay: of the members' weights; None for the recipe's.
+            member_weight_decay: of the members' layers; None for the recipe's. Factors have none.
+            member_optimizer: the members' update U_φ: plain "sgd", "nesterov" (with the recipe's momentum),
+                "adam", or as the "recipe" says.
+            member_lr: factor on the learning rate of the members.
             member_momentum: at T0, members' optimizer state is "fresh" (as in the authors' code) or a "copy" of
-                the plain layers' state.
+                the state of φ0.
+            leftover: what an epoch's last minibatches do when they do not fill a cycle: the base weights "step" on
+                what there is, and the next epoch begins with the next member; or their gradient is "carried" into
+                the next epoch (Algorithm 4) or "dropped", cycles beginning with the first member (the authors'
+                code). Members step in any case.
+            frozen_base: keep the base weights as they are at T0 (the control of Table 9).
             prediction: predict with one network of "average" weights (Equation 1) or with all "members".
-            statistics: how the average network gets its BatchNorm statistics: "collapse" makes each layer the
-                exact mean of the K layers' outputs (as in the authors' code), "average" averages scale, shift,
-                mean and variance one by one, "reestimate" does so and passes over the data once,
-                "reestimate_members" passes over the data once a member, then collapses. Where members'
-                statistics are stale, as after weight averaging, "collapse" and "average" re-estimate as well.
+            statistics: how the average network gets its BatchNorm statistics where members have their own:
+                "collapse" makes each layer the exact mean of the K layers' outputs (as in the authors' code),
+                "average" averages scale, shift, mean and variance one by one, "reestimate" does so and passes over
+                the data once, "reestimate_members" passes over the data once a member, then collapses. Where
+                members' statistics are stale, as after weight averaging, "collapse" and "average" re-estimate.
         """
         if prediction == "members" and statistics != "collapse":
             raise ValueError(f"statistics={statistics} is about the average network, and prediction=members has none")
+        if member_momentum == "copy" and member_optimizer != "recipe":
+            raise ValueError(f"member_momentum=copy: {member_optimizer} cannot go on from the plain optimizer's state")
         super().__init__(make_net, recipe)
-        self.start_epoch = start_at(start, self.epochs)
+        self.start_epoch = self.epochs if start is None else start_at(start, self.epochs)
         self.K, self.sigma0, self.gamma_theta = K, sigma0, gamma_theta
         self.member_weight_decay = recipe.weight_decay if member_weight_decay is None else member_weight_decay
-        self.member_momentum, self.prediction, self.statistics = member_momentum, prediction, statistics
-        self.names = self.late_layer_names()
-        self.late = nn.ModuleList(nn.ModuleList(map(deepcopy, self.plain_layers())) for _ in range(K))
-        self.average = NamedBuffers(self.late_weights(0).items())
+        self.member_optimizer, self.member_lr, self.member_momentum = member_optimizer, member_lr, member_momentum
+        self.leftover, self.frozen_base = leftover, frozen_base
+        self.prediction, self.statistics = prediction, statistics
+        self.fresh: set[str] = set()
+        self.carrying = 0
 
-    def late_layer_names(self) -> list[str]:
-        """Name the layers that become late-phase weights."""
-        raise NotImplementedError
+    def replicate(self, names: Sequence[str], factors: Iterable[nn.Module] = (), *, late_factors: bool = True) -> None:
+        """Say which weights become late-phase weights; for `__init__` only.
 
-    def plain_layers(self) -> list[nn.Module]:
-        """List the network's own late layers, φ0: trained before T0, without a part in anything after it."""
-        return [self.net.get_submodule(name) for name in self.names]
+        Args:
+            names: layers of the network.
+            factors: φ0 of the modules that `generate` takes.
+            late_factors: whether members have factors of their own.
 
-    def own_layers(self, k: int) -> list[nn.Module]:
-        """List member k's copies of the late layers."""
+        Raises:
+            ValueError: where `statistics` asks for what members do not have.
+        """
+        self.names, self.factors, self.late_factors = list(names), nn.ModuleList(factors), late_factors
+        K = self.K if self.start_epoch < self.epochs else 0
+        self.late = nn.ModuleList(nn.ModuleList(map(deepcopy, self.plain_parts())) for _ in range(K))
+        self.average = NamedBuffers(self.weights_of(self.plain_parts()).items())
+        self.carried = NamedBuffers(self.shared_weights() if self.leftover == "carry" else ())
+        if self.statistics == "reestimate_members" and not self.own_statistics:
+            raise ValueError("statistics=reestimate_members: members have no BatchNorm statistics of their own")
+
+    # --- w = h(θ, φ) -----------------------------------------------------------------------------------------
+
+    def plain_parts(self) -> list[nn.Module]:
+        """List φ0: the network's own late layers, then the factors."""
+        return [*map(self.net.get_submodule, self.names), *(self.factors if self.late_factors else ())]
+
+    def own_parts(self, k: int) -> list[nn.Module]:
+        """List φ_k in the order of φ0."""
         return list(cast(nn.ModuleList, self.late[k]))
 
-    def late_weights(self, k: int) -> dict[str, Tensor]:
-        """Give member k's own parameters and buffers by the network's names."""
-        return {
+    def generate(self, factors: Sequence[nn.Module]) -> dict[str, Tensor]:
+        """Make weights, by the network's names, of the base weights and factors."""
+        return {}
+
+    def weights_of(self, parts: Sequence[nn.Module]) -> dict[str, Tensor]:
+        """Give the weights and statistics that φ decides, by the network's names."""
+        layers, factors = parts[: len(self.names)], parts[len(self.names) :]
+        own = {
             f"{name}.{key}": tensor
-            for name, layer in zip(self.names, self.own_layers(k), strict=True)
-            for key, tensor in [*layer.named_parameters(), *layer.named_buffers()]
+            for name, layer in zip(self.names, layers, strict=True)
+            for key, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
         }
+        return own | self.generate(factors or list(self.factors))
+
+    def late_weights(self, k: int) -> dict[str, Tensor]:
+        """Give what member k does not share, by the network's names."""
+        return self.weights_of(self.own_parts(k))
 
     def member(self, k: int) -> dict[str, Tensor]:
         """Give all weights of member k by the network's names."""
         return {**self.own_weights(), **self.late_weights(k)}
 
+    def own_weights(self) -> dict[str, Tensor]:
+        """Give the weights of the network of θ and φ0."""
+        return {**super().own_weights(), **self.generate(list(self.factors))}
+
+    def base_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """List θ by name, and φ0 of layers with it, which gets no gradient after T0."""
+        return ((name, p) for name, p in self.named_parameters() if not name.startswith(("late.", "factors.")))
+
+    def shared_weights(self) -> list[tuple[str, nn.Parameter]]:
+        """List all that members share, by name."""
+        factors = [] if self.late_factors else self.factors.named_parameters(prefix="factors")
+        return [*self.base_weights(), *factors]
+
     def param_groups(self) -> list[dict[str, Any]]:
-        """Group base weights (with φ0, which gets no gradient after T0) and members' weights."""
-        base = [(f"net.{name}", p) for name, p in self.net.named_parameters()]
-        late = [(f"late.{name}", p) for name, p in self.late.named_parameters()]
-        return [self.group(base, self.recipe.weight_decay), self.group(late, self.member_weight_decay)]
+        """Group base weights, members' layers, factors (not decayed) and members' factors."""
+        first_factor = len(self.names)
+        late = [
+            (f"late.{k}.{i}.{name}", p, i < first_factor)
+            for k in range(len(self.late))
+            for i, part in enumerate(self.own_parts(k))
+            for name, p in part.named_parameters()
+        ]
+        factors = [(f"factors.{name}", p) for name, p in self.factors.named_parameters()]
+        own = {"lr_scale": self.member_lr, "optimizer": self.member_optimizer}
+        groups = [
+            self.group(self.base_weights(), self.recipe.weight_decay),
+            self.group(factors, 0.0),
+            self.group([(name, p) for name, p, layer in late if layer], self.member_weight_decay) | own,
+            self.group([(name, p) for name, p, layer in late if not layer], 0.0) | own,
+        ]
+        return [group for group in groups if group["params"]]
+
+    def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Run the network; with the weights of θ and φ0 if none are given."""
+        return super().forward(x, weights if weights is not None else self.generate(list(self.factors)) or None)
+
+    # --- training --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Give every member the plain layers' values, with noise on the parameters (Equation 2)."""
+        """Give every member the values of φ0, with noise on the parameters (Equation 2)."""
         generator = self.generator("late-phase noise")
         for k in range(self.K):
-            for layer, plain in zip(self.own_layers(k), self.plain_layers(), strict=True):
-                layer.load_state_dict(plain.state_dict())
-                for p in layer.parameters():
+            for part, plain in zip(self.own_parts(k), self.plain_parts(), strict=True):
+                part.load_state_dict(plain.state_dict())
+                for p in part.parameters():
                     noise = torch.randn(p.shape, generator=generator).to(p)
                     p.add_(noise * p.square().mean().sqrt(), alpha=self.sigma0)
+            for name in self.fresh:
+                with seeded(self.generator(f"{name} of member {k}")):
+                    drawn = deepcopy(self.net.get_submodule(name)).cpu()
+                    drawn.reset_parameters()  # type: ignore[operator]
+                self.own_parts(k)[self.names.index(name)].load_state_dict(drawn.state_dict())
 
     def batches_per_update(self) -> int:
-        """Consume a cycle: one minibatch a member."""
-        return self.K if self.begun else 1
+        """Consume a cycle, one minibatch a member, or what is left of one."""
+        return self.batches_in_cycle() - self.carrying if self.begun else 1
+
+    def batches_in_cycle(self) -> int:
+        """Say how many minibatches fill a cycle."""
+        return self.K
+
+    def turn(self, i: int) -> int:
+        """Say which member sees minibatch i of the update.
+
+        Where a cycle ends with the epoch, the next epoch begins with the next member, so that all are used equally.
+        """
+        # Deviation: Algorithm 4 counts minibatches across epochs; leftover=carry does.
+        first = self.epoch - self.start_epoch if self.leftover == "step" else self.carrying
+        return (first + i) % self.K
 
     def update(self, batches: Sequence[Batch], optimizer: Optimizer) -> Tensor:
         """Let members take turns, then step once."""
@@ -137,118 +231,82 @@ class LatePhase(Method):
         if self.member_momentum == "copy" and self.epoch == self.start_epoch:
             self.copy_optimizer_state(optimizer)
         optimizer.zero_grad()
-        # Deviation: a cycle ends with the epoch (Algorithm 4 counts minibatches across epochs); the next epoch
-        # starts with the next member, so that all are used equally.
-        first = self.epoch - self.start_epoch
         losses = []
         for i, (x, y) in enumerate(batches):
-            loss = self.loss(x, y, self.late_weights((first + i) % self.K))
+            loss = self.loss(x, y, self.late_weights(self.turn(i)))
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-        scale = 1 / len(batches) if self.gamma_theta == "1/K" else float(self.gamma_theta)
-        if scale != 1.0:
-            for p in self.net.parameters():
-                if p.grad is not None:
-                    p.grad.mul_(scale)
+        self.finish_cycle(len(batches))
         optimizer.step()
         return torch.stack(losses).mean()
 
+    @torch.no_grad()
+    def finish_cycle(self, minibatches: int) -> None:
+        """Turn the base weights' summed gradient into the one they step on; None where they take no step."""
+        used = self.carrying + minibatches
+        complete = used >= self.batches_in_cycle()
+        scale = 1 / used if self.gamma_theta == "1/K" else float(self.gamma_theta)
+        stop = self.frozen_base or (not complete and self.leftover != "step")
+        if not stop and scale == 1.0 and self.leftover != "carry":
+            return
+        carried = self.carried.named()
+        for name, p in self.shared_weights():
+            if p.grad is None:
+                continue
+            if name in carried:
+                p.grad.add_(carried[name])
+                carried[name].copy_(torch.zeros_like(p) if complete else p.grad)
+            p.grad = None if stop else p.grad.mul_(scale)
+        self.carrying = 0 if complete or self.leftover != "carry" else used
+
     def copy_optimizer_state(self, optimizer: Optimizer) -> None:
-        """Start every member with the plain layers' optimizer state, if it has none."""
+        """Start every member with the optimizer state of φ0, if it has none."""
         for k in range(self.K):
-            for layer, plain in zip(self.own_layers(k), self.plain_layers(), strict=True):
-                for p, source in zip(layer.parameters(), plain.parameters(), strict=True):
+            for part, plain in zip(self.own_parts(k), self.plain_parts(), strict=True):
+                for p, source in zip(part.parameters(), plain.parameters(), strict=True):
                     if source in optimizer.state and p not in optimizer.state:
                         optimizer.state[p] = deepcopy(optimizer.state[source])
+
+    # --- prediction ------------------------------------------------------------------------------------------
+
+    @property
+    def own_statistics(self) -> bool:
+        """Whether members have running statistics of their own."""
+        return not batch_norms(self.net).keys().isdisjoint(self.names)
 
     def members(self) -> Iterable[dict[str, Tensor]]:
         """Give the K members, or the one average network (whose late weights `prepare` writes)."""
         if not self.begun:
             return super().members()
         if self.prediction == "members":
-            return [self.member(k) for k in range(self.K)]
+            return (self.member(k) for k in range(self.K))
         return [{**self.own_weights(), **self.average.named()}]
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Make the average network, and re-estimate what must be."""
-        if not self.begun or self.prediction == "members":
+        stale = self.statistics_stale or self.statistics in ("reestimate", "reestimate_members")
+        members_first = self.prediction == "members" or self.statistics == "reestimate_members"
+        if not self.begun:
             super().prepare(batches)
-        elif self.statistics == "reestimate_members":
+            return
+        if stale and members_first and self.own_statistics:
             for k in range(self.K):
                 reestimate(self, batches, self.member(k))
-            self.average_layers(exactly=True)
-        elif self.statistics == "reestimate" or self.statistics_stale:
-            self.average_layers(exactly=False)
-            reestimate(self, batches, next(iter(self.members())))
-        else:
-            self.average_layers(exactly=self.statistics == "collapse")
+        elif stale and self.prediction == "members":
+            reestimate(self, batches, lambda i: self.member(i % self.K))
+        if self.prediction == "average":
+            exactly = self.statistics == "reestimate_members" or (self.statistics == "collapse" and not stale)
+            average_layers([self.late_weights(k) for k in range(self.K)], self.average.named(), self.net, exactly)
+            if stale and not members_first:
+                reestimate(self, batches, *self.members())
 
-    @torch.no_grad()
-    def average_layers(self, *, exactly: bool) -> None:
-        """Write the members' mean into the average (Equation 1).
+    # --- state -----------------------------------------------------------------------------------------------
 
-        Args:
-            exactly: make a BatchNorm layer the mean of the K layers' outputs in evaluation mode; else average
-                its parameters and statistics one by one.
-        """
-        members = [self.late_weights(k) for k in range(self.K)]
-        for name, value in self.average.named().items():
-            mean = torch.stack([member[name] for member in members]).double().mean(0)
-            value.copy_(mean)
-        for name, plain in zip(self.names, self.plain_layers(), strict=True):
-            if exactly and isinstance(plain, _BatchNorm):
-                collapse(
-                    [layer_of(member, name) for member in members], layer_of(self.average.named(), name), plain.eps
-                )
+    def get_extra_state(self) -> dict[str, int]:
+        """Save how many minibatches of a cycle the last epoch left over."""
+        return {**super().get_extra_state(), "carrying": self.carrying}
 
-
-def layer_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Pick one layer's tensors, by their names in the layer."""
-    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-
-
-def collapse(layers: Sequence[Mapping[str, Tensor]], into: Mapping[str, Tensor], eps: float) -> None:
-    """Make one BatchNorm layer the mean of K layers' outputs, in evaluation mode.
-
-    With member k's scale γ_k, shift β_k, running mean m_k and variance v_k, the mean output is affine in x: scale
-    mean_k γ_k/√(v_k + ε), shift mean_k (β_k − γ_k m_k/√(v_k + ε)). The layer's own statistics become neutral.
-
-    Args:
-        layers: the tensors of each layer: weight, bias, running_mean, running_var.
-        into: the tensors of the layer that is written.
-        eps: ε of all of them.
-    """
-    scales = [layer["weight"] / (layer["running_var"] + eps).sqrt() for layer in layers]
-    shifts = [layer["bias"] - scale * layer["running_mean"] for scale, layer in zip(scales, layers, strict=True)]
-    into["weight"].copy_(torch.stack(scales).mean(0))
-    into["bias"].copy_(torch.stack(shifts).mean(0))
-    into["running_mean"].fill_(0.0)
-    into["running_var"].fill_(1.0 - eps)
-
-
-class LatePhaseBatchNorm(LatePhase):
-    """BatchNorm scale and shift (and the last layer) as late-phase weights.
-
-    Every member keeps its own running statistics; the convolutions stay shared.
-
-    References:
-        von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2.2.
-    """
-
-    def __init__(self, make_net: MakeNet, recipe: Recipe, *, last_layer: bool = True, **hyperparameters: Any) -> None:
-        """Take the BatchNorm layers, and the last layer unless `last_layer` is false; the rest as `LatePhase`."""
-        self.last_layer = last_layer
-        super().__init__(make_net, recipe, **hyperparameters)
-
-    def late_layer_names(self) -> list[str]:
-        """Name the BatchNorm layers and the last one."""
-        norms = [name for name, layer in batch_norms(self.net).items() if layer.affine]
-        if not norms:
-            raise ValueError("late-phase BatchNorm weights need an architecture with BatchNorm layers")
-        return norms + ([last_layer(self.net)] if self.last_layer else [])
-
-
-def last_layer(net: nn.Module) -> str:
-    """Name the last layer with a weight matrix: the classifier, a linear layer or a 1×1 convolution."""
-    names: list[str] = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    return names[-1]
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Load it."""
+        super().set_extra_state(state)
+        self.carrying = state["carrying"]

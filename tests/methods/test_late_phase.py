@@ -12,7 +12,7 @@ from torch.func import functional_call
 from harness.train import make_optimizer
 from methods import SGD, LatePhaseBatchNorm, Line, MakeNet, Recipe
 from methods.batch_norm import reestimate
-from methods.late_phase import collapse
+from methods.collapse import collapse
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import assert_close, finish, run
 

@@ -1,0 +1,242 @@
+"""Linear hypernetworks that generate a network's convolutions from small embeddings, which members may own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
+
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import About
+from methods.batch_norm import batch_norms
+from methods.late_layers import LATE_PHASE
+from methods.late_phase import LatePhase
+from methods.layers import last_layer as name_of_last_layer
+from methods.recipe import Position, Recipe
+from methods.streams import MakeNet, seeded
+
+STEM = 10
+"""Embedding size of a layer that is alone with its number of output channels, as the first one (Table S1)."""
+
+
+class Group(NamedTuple):
+    """Convolutions whose kernels come from the same hypernetwork.
+
+    Attributes:
+        shape: (out, k, …, in) of what one embedding vector generates, a chunk of a kernel.
+        D: size of an embedding vector.
+        chunks: of each layer by name, side by side along its input channels.
+        fan_in: inputs of a unit in the group's regular layers.
+    """
+
+    shape: tuple[int, ...]
+    D: int
+    chunks: dict[str, int]
+    fan_in: int
+
+
+def group_layers(kernels: Mapping[str, tuple[int, ...]], D: int | None, D_irregular: int | None) -> list[Group]:
+    """Group convolutions after the rule behind Table S1.
+
+    Regular layers have as many input as output channels. Those with the same kernel form a group: each is split in
+    two halves of its input channels, and a layer whose input fits one half joins them. With r regular layers of so
+    many output channels, the group's embeddings have 2r numbers; other layers, each a group of its own, have r (or 10
+    where there is no regular one).
+
+    Args:
+        kernels: (out, in, k, …) by the names of the layers, in the network's order.
+        D: embedding size of the regular groups; None: by the rule.
+        D_irregular: of other groups, but for layers without regular ones (the stem); None: by the rule.
+    """
+    regular = {name: shape for name, shape in kernels.items() if shape[0] == shape[1] and max(shape[2:]) > 1}
+    found: dict[tuple[int, ...], Group] = {}
+    for name, (out, channels, *kernel) in kernels.items():
+        alike = [shape for shape in regular.values() if shape[0] == out]
+        same = (out, out, *kernel) in alike
+        width = out // 2 if same and out % 2 == 0 else out
+        if same and channels in (width, out):
+            key, r = (out, *kernel, width), alike.count((out, out, *kernel))
+            size, fan_in = D or 2 * r, out
+        else:
+            key, width = (len(found), out, *kernel, channels), channels
+            size, fan_in = (D_irregular or len(alike)) if alike else STEM, channels
+        for k in kernel:
+            fan_in *= k
+        group = found.setdefault(key, Group((out, *kernel, width), size, {}, fan_in))
+        group.chunks[name] = channels // width
+    return list(found.values())
+
+
+class Embedding(nn.Module):
+    """The embedding of one layer: a matrix (D, chunks)."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        """Take (D, chunks)."""
+        super().__init__()
+        self.e = nn.Parameter(vectors.clone())
+
+
+class Hypernetwork(LatePhase):
+    """Generate every convolution of the network from embeddings, W = θ e; give the members embeddings late.
+
+    One hypernetwork θ serves a group of layers of the same shape. BatchNorm and the last layer are not generated. The
+    network's own kernels are gone: θ takes their place. Embeddings are not decayed.
+
+    References:
+        Sacramento et al., Economical ensembles with hypernetworks, 2020, section 2, appendices A and B, Table S1; von
+        Oswald et al., ICLR 2021, Table 7; Savarese & Maire, Learning implicitly recurrent CNNs, ICLR 2019.
+    """
+
+    def __init__(
+        self,
+        make_net: MakeNet,
+        recipe: Recipe,
+        *,
+        own: Sequence[Literal["embeddings", "batch_norm", "last_layer"]] = ("embeddings", "last_layer"),
+        head_init: Literal["copy", "fresh"] = "copy",
+        nested: bool = True,
+        D: Annotated[int, Field(ge=1)] | None = None,
+        D_irregular: Annotated[int, Field(ge=1)] | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        """Build the hypernetworks and the members.
+
+        Args:
+            make_net: draws the networks, of which everything but the kernels is used.
+            recipe: how a network is trained plainly.
+            own: what each member has of its own; without "embeddings" all share one network's kernels (the
+                ablations LL + BN and LL, Tables S12 and S13), without "batch_norm" they share its statistics too.
+            head_init: at T0 members' last layers are copies, or drawn afresh in torch's default way (appendix B).
+            nested: update the shared weights once a cycle (Algorithm 1); else, with every minibatch, those of one
+                random member and the shared ones.
+            D: embedding size of the regular groups; None: by the rule of Table S1. 6, with `D_irregular` 4, is the
+                version of 15.6 million parameters of a WRN-28-10 (Table S10; the sizes are not stated there).
+            D_irregular: embedding size of the other groups.
+            hyperparameters: of `LatePhase`.
+
+        Raises:
+            ValueError: for a network without convolutions, or without BatchNorm where members should own it.
+        """
+        super().__init__(make_net, recipe, **hyperparameters)
+        if not nested and self.leftover != "step":
+            raise ValueError(f"leftover={self.leftover} is about cycles, and nested=False has none")
+        self.nested = nested
+        convolutions = {n: layer for n, layer in self.net.named_modules() if isinstance(layer, nn.Conv1d | nn.Conv2d)}
+        last = name_of_last_layer(self.net)
+        convolutions.pop(last, None)
+        if not convolutions:
+            raise ValueError("a hypernetwork needs an architecture with convolutions, which it generates")
+        self.groups = group_layers({n: tuple(c.weight.shape) for n, c in convolutions.items()}, D, D_irregular)
+        with seeded(self.generator("hypernetwork")):
+            device = next(self.net.parameters()).device
+            self.theta = nn.ParameterList(self.draw_theta(group, device) for group in self.groups)
+            factors = list(chain.from_iterable(self.draw_embeddings(group, device) for group in self.groups))
+        for layer in convolutions.values():
+            del layer.weight
+        norms = [name for name, layer in batch_norms(self.net).items() if layer.affine]
+        if "batch_norm" in own and not norms:
+            raise ValueError("members can own BatchNorm only in an architecture with BatchNorm layers")
+        names = [*(norms if "batch_norm" in own else []), *([last] if "last_layer" in own else [])]
+        self.replicate(names, factors, late_factors="embeddings" in own)
+        self.fresh = {last} if head_init == "fresh" and "last_layer" in own else set()
+        self.turns = self.generator("specialist")
+
+    @staticmethod
+    def draw_theta(group: Group, device: torch.device) -> nn.Parameter:
+        """Draw θ, (D, out, k, …, in), Kaiming normal: with embeddings of length one, kernels are so as well."""
+        theta = torch.empty(group.D, *group.shape, device=device)
+        return nn.Parameter(theta.normal_(std=(2.0 / group.fan_in) ** 0.5))
+
+    @staticmethod
+    def draw_embeddings(group: Group, device: torch.device) -> Iterator[Embedding]:
+        """Draw pseudo-orthogonal embeddings over a group's layers, (D, chunks) each."""
+        vectors = torch.empty(sum(group.chunks.values()), group.D, device=device)
+        if device.type != "meta":  # which has no orthogonal vectors
+            nn.init.orthogonal_(vectors)
+        return (Embedding(part.T) for part in torch.split(vectors, list(group.chunks.values())))
+
+    def generate(self, factors: Sequence[nn.Module]) -> dict[str, Tensor]:
+        """Multiply each group's θ by the embeddings of its layers: kernels (out, in, k, …) by name."""
+        found = {}
+        remaining = iter(factors)
+        for group, theta in zip(self.groups, self.theta, strict=True):
+            vectors = torch.cat(
+                [cast(Embedding, next(remaining)).e for _ in group.chunks], dim=1
+            )  # (D, chunks of all layers)
+            chunks = (vectors.T @ theta.flatten(1)).reshape(-1, *group.shape)  # (chunks, out, k, …, in)
+            for name, own in zip(group.chunks, torch.split(chunks, list(group.chunks.values())), strict=True):
+                found[f"{name}.weight"] = own.movedim(0, -2).flatten(-2).movedim(-1, 1)
+        return found
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Start the epoch's stream of members."""
+        super().begin_epoch(epoch)
+        self.turns = self.generator("specialist")
+
+    def batches_in_cycle(self) -> int:
+        """Step after every minibatch unless updates are nested."""
+        return self.K if self.nested else 1
+
+    def turn(self, i: int) -> int:
+        """Let members take turns, or draw one if updates are not nested."""
+        return super().turn(i) if self.nested else int(torch.randint(self.K, (), generator=self.turns))
+
+
+class LatePhaseHypernet(Hypernetwork):
+    """Embeddings of a hypernetwork (and the last layer) as late-phase weights, averaged into one network.
+
+    References:
+        von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2.2, appendix A, Table 7.
+    """
+
+    about: ClassVar[About] = LATE_PHASE
+
+
+class HypernetEnsemble(Hypernetwork):
+    """An economical ensemble: specialists with embeddings, BatchNorm and a last layer of their own predict together.
+
+    The defaults are those of the best accuracy (Tables 1 and 2, under `swa(…)`). Those of the best detection of other
+    data (Tables 3 and 4) are nested=False, sigma0=0.5, own=("embeddings", "last_layer").
+
+    References:
+        Sacramento et al., Economical ensembles with hypernetworks, 2020.
+    """
+
+    about: ClassVar[About] = About("economical hypernetwork ensembles", "Sacramento et al. 2020", prediction="K")
+    space: ClassVar[dict[str, BaseDistribution]] = {
+        "K": IntDistribution(2, 20),
+        "start": FloatDistribution(0.0, 0.9),
+        "sigma0": FloatDistribution(0.0, 1.0),
+        "nested": CategoricalDistribution([True, False]),
+    }
+
+    def __init__(
+        self,
+        make_net: MakeNet,
+        recipe: Recipe,
+        *,
+        K: Annotated[int, Field(ge=1)] = 10,
+        start: Position | None = 0.6,
+        sigma0: Annotated[float, Field(ge=0)] = 0.25,
+        own: Sequence[Literal["embeddings", "batch_norm", "last_layer"]] = ("embeddings", "batch_norm", "last_layer"),
+        head_init: Literal["copy", "fresh"] = "fresh",
+        prediction: Literal["average", "members"] = "members",
+        **hyperparameters: Any,
+    ) -> None:
+        """Set N (`K`), T0 (`start`; 0: from scratch, None: one specialist throughout) and σ (`sigma0`).
+
+        The other arguments are those of `Hypernetwork`.
+        """
+        super().__init__(
+            make_net,
+            recipe,
+            K=K,
+            start=start,
+            sigma0=sigma0,
+            own=own,
+            head_init=head_init,
+            prediction=prediction,
+            **hyperparameters,
+        )

@@ -1,0 +1,30 @@
+"""Which layers of a network are which."""
+
+from torch import nn
+
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+"""Layers with one weight matrix or kernel."""
+
+
+def last_layer(net: nn.Module) -> str:
+    """Name the last layer with a weight matrix: the classifier, a linear layer or a 1×1 convolution.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    names: list[str] = [name for name, layer in net.named_modules() if isinstance(layer, WEIGHTED)]
+    if not names:
+        raise ValueError("this architecture has neither linear layers nor convolutions")
+    return names[-1]
+
+
+def weight_matrices(net: nn.Module) -> list[str]:
+    """Name the weight matrices and kernels of linear, convolutional and recurrent layers."""
+    names: list[str] = [
+        f"{layer_name}.{name}".lstrip(".")
+        for layer_name, layer in net.named_modules()
+        if isinstance(layer, (*WEIGHTED, nn.RNNBase))
+        for name, p in layer.named_parameters(recurse=False)
+        if name.startswith("weight") and p.ndim > 1
+    ]
+    return names
