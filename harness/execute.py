@@ -21,10 +21,11 @@ from harness.checkpoint import Checkpoint, CheckpointError
 from harness.cost import Counter, PeakMemory
 from harness.evaluate import evaluate
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
+from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
 from harness.result import make_result
 from harness.run import DatasetSpec, Run
-from harness.train import DivergenceError, make_optimizer, train_epoch
+from harness.train import DivergenceError, train_epoch
 from methods.plugins import available
 from methods.streams import stream
 

@@ -5,41 +5,15 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
 import torch
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from data import Batches
-from methods import Batch, Method, Recipe
+from methods import Batch, Method
 from methods.streams import seed_torch, stream
 
 
 class DivergenceError(Exception):
     """The loss is no longer a number."""
-
-
-def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
-    """Make the recipe's optimizer over the method's parameter groups, in torch's fused implementation."""
-    groups = method.param_groups()
-    if recipe.optimizer == "adam":
-        return Adam(groups, lr=recipe.lr, fused=True)
-    nesterov = recipe.nesterov and recipe.momentum > 0
-    sgd = SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
-    if recipe.momentum:
-        sgd.register_step_pre_hook(begin_momentum)
-    return sgd
-
-
-def begin_momentum(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    """Give a parameter's momentum its start, zero, at its first gradient.
-
-    torch's fused SGD fails where some parameters of a group have had a gradient and others have not, as late-phase
-    members do in a short cycle.
-    """
-    if len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups):
-        return
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if p.grad is not None and p not in optimizer.state:
-                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def grouped(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[Batch]]:

@@ -309,4 +309,4 @@ class LatePhase(Method):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Load it."""
         super().set_extra_state(state)
-        self.carrying = state["carrying"]
+        self.carrying = state.get("carrying", 0)  # a plain trunk, which a late phase may start from, has none

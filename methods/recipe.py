@@ -124,7 +124,50 @@ class Cosine(Part):
         return 0.5 * (1.0 + math.cos(math.pi * (epoch - self.warmup) / max(epochs - self.warmup, 1)))
 
 
-Schedule = Annotated[Constant | Linear | Step | Cosine, Field(discriminator="kind")]
+class Stage(Part):
+    """A part of training with a schedule of its own.
+
+    Attributes:
+        epochs: its length.
+        ratio: its first rate, relative to the recipe's.
+        schedule: of its epochs; places in it count from the stage's beginning.
+    """
+
+    epochs: Annotated[int, Field(ge=1)]
+    ratio: Annotated[float, Field(gt=0)] = 1.0
+    schedule: Annotated[Constant | Linear | Step | Cosine, Field(discriminator="kind")] = Constant()
+
+
+class Stages(Part):
+    """Schedules one after the other, as in training on from a finished run.
+
+    The late-phase paper trains on for 20 epochs after 200: a rate of 0.01, linear to 0.001 in 10 epochs, then constant
+    (its appendix B, Table 9).
+    """
+
+    kind: Literal["stages"]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    def check(self, epochs: int) -> None:
+        """Refuse stages that are shorter or longer than training."""
+        total = sum(stage.epochs for stage in self.stages)
+        if total != epochs:
+            raise ValueError(f"schedule: the stages have {total} epochs, training has {epochs}")
+        for stage in self.stages:
+            stage.schedule.check(stage.epochs)
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Give the rate's factor in an epoch."""
+        for stage in self.stages[:-1]:
+            if epoch < stage.epochs:
+                break
+            epoch -= stage.epochs
+        else:
+            stage = self.stages[-1]
+        return stage.ratio * stage.schedule.factor(epoch, stage.epochs)
+
+
+Schedule = Annotated[Constant | Linear | Step | Cosine | Stages, Field(discriminator="kind")]
 
 
 class Recipe(Part):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from harness.optimizers import make_optimizer
 from harness.study import load
-from harness.train import make_optimizer
 from methods import MakeNet, Recipe
 from methods.plugins import from_file
 from tests.conftest import TinyNet, separable

@@ -15,7 +15,8 @@ from torch import nn
 import models
 from data import Batches, load
 from harness.cost import Counter
-from harness.train import make_optimizer, train_epoch
+from harness.optimizers import make_optimizer
+from harness.train import train_epoch
 from methods import SGD, LatePhaseBatchNorm, Line, MakeMethod, MakeNet, Recipe
 from methods.streams import stream
 

@@ -11,7 +11,7 @@ import torch
 from harness import checkpoint as checkpoints
 from harness.checkpoint import Checkpoint, CheckpointError, check_names, load, load_optimizer_state, optimizer_state
 from harness.cost import Cost
-from harness.train import make_optimizer
+from harness.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, Recipe
 from tests.conftest import build, separable
 

@@ -11,7 +11,8 @@ import torch
 from harness import execute as executing
 from harness.execute import Settings, execute
 from harness.folder import RunFolder
-from harness.train import DivergenceError, grouped, make_optimizer, train_epoch
+from harness.optimizers import make_optimizer
+from harness.train import DivergenceError, grouped, train_epoch
 from methods import SGD, Recipe
 from tests.conftest import build, separable
 
@@ -115,7 +116,7 @@ def test_optimizers(optimizer, kind):
     made = make_optimizer(build(SGD, recipe), recipe)
     assert type(made) is kind
     if kind is torch.optim.SGD:
-        assert (made.defaults["nesterov"], made.defaults["momentum"]) == (False, 0.0)
+        assert [(group["nesterov"], group["momentum"]) for group in made.param_groups] == [(False, 0.0)]
 
 
 def test_a_loss_that_is_no_number_ends_training():

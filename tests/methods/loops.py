@@ -4,7 +4,8 @@ from copy import deepcopy
 
 import torch
 
-from harness.train import make_optimizer, train_epoch
+from harness.optimizers import make_optimizer
+from harness.train import train_epoch
 from methods import Method
 from tests.conftest import build
 

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 
 from harness import checkpoint
 from harness.expression import hyperparameters
-from harness.train import make_optimizer
+from harness.optimizers import make_optimizer
 from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, Line, MakeNet, Method, Need, Recipe, Snapshot
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import finish, run, trained

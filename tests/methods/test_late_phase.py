@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from harness.train import make_optimizer
+from harness.optimizers import make_optimizer
 from methods import SGD, LatePhaseBatchNorm, Line, MakeNet, Recipe
 from methods.batch_norm import reestimate
 from methods.collapse import collapse

@@ -98,3 +98,25 @@ def test_drawing_networks_is_reproducible_and_leaves_global_randomness_alone():
     assert not torch.equal(first.conv.weight, second.conv.weight)
     assert not torch.equal(make.having(seed=5)().conv.weight, first.conv.weight)
     assert torch.equal(make.having(dropout=0.5)().conv.weight, first.conv.weight)
+
+
+def test_stages_follow_each_other():
+    """The rates of the late-phase paper's Table 9: 200 epochs, then 20 more from a tenth of the rate."""
+    plain = {"kind": "linear", "start": 100, "end": 180, "ratio": 0.01}
+    more = {"epochs": 20, "ratio": 0.1, "schedule": {"kind": "linear", "start": 0, "end": 10, "ratio": 0.1}}
+    schedule = {"kind": "stages", "stages": [{"epochs": 200, "schedule": plain}, more]}
+    recipe = Recipe(epochs=220, lr=0.1, schedule=schedule)
+    first = Recipe(epochs=200, lr=0.1, schedule=plain)
+    assert [recipe.rate(e) for e in range(200)] == [first.rate(e) for e in range(200)]
+    assert [recipe.rate(e) for e in (200, 205, 210, 219)] == pytest.approx([0.01, 0.0055, 0.001, 0.001])
+    assert Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).rate(2) == 1.0
+
+
+def test_stages_must_fill_training():
+    with pytest.raises(ValueError, match="the stages have 3 epochs, training has 4"):
+        Recipe(epochs=4, schedule={"kind": "stages", "stages": [{"epochs": 1}, {"epochs": 2}]})
+    with pytest.raises(ValueError, match="a warm-up of 2 epochs does not end in 2 epochs"):
+        Recipe(
+            epochs=2,
+            schedule={"kind": "stages", "stages": [{"epochs": 2, "schedule": {"kind": "cosine", "warmup": 2}}]},
+        )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.train import make_optimizer
+from harness.optimizers import make_optimizer
 from methods import SWA, Recipe, Snapshot
 from tests.conftest import build
 from tests.methods.loops import assert_close, finish, run, trajectory

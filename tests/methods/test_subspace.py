@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from harness.train import make_optimizer
+from harness.optimizers import make_optimizer
 from methods import SGD, Line, MakeNet
 from methods.batch_norm import reestimate
 from tests.conftest import TinyNet, build, separable

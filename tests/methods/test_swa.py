@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from harness.train import make_optimizer
+from harness.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
 from methods.batch_norm import reestimate
 from tests.conftest import TinyNet, build
