@@ -1,8 +1,7 @@
 """The optimizer of a run: the recipe's, over the method's parameter groups."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch.optim import SGD, Adam, Optimizer
@@ -17,6 +16,7 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     default). Momentum is the recipe's, Adam's constants are torch's (0.9, 0.999, 1e-8).
     """
     groups = method.param_groups()
+    places = {id(group["params"][0][1]): i for i, group in enumerate(groups)}
     sgd, adam = [], []
     for group in groups:
         kind = group.pop("optimizer", "recipe")
@@ -30,7 +30,7 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
         made.append(SGD(sgd, lr=recipe.lr, fused=True))
     if adam:
         made.append(Adam(adam, lr=recipe.lr, fused=True))
-    optimizer = made[0] if len(made) == 1 else Together(made, groups)
+    optimizer = made[0] if len(made) == 1 else Together(made, places)
     if any(group["momentum"] for group in sgd):
         made[0].register_step_pre_hook(partial(begin_momentum, optimizer))
     return optimizer
@@ -39,14 +39,13 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
 class Together(Optimizer):
     """Two optimizers as one: each steps its own groups, all groups and states are in one place."""
 
-    def __init__(self, parts: Sequence[Optimizer], order: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, parts: Sequence[Optimizer], places: Mapping[int, int]) -> None:
         """Join the optimizers.
 
         Args:
             parts: over different parameters.
-            order: their groups, in the order in which they are listed.
+            places: of each group in the list of all, by the id of its first parameter.
         """
-        places = {id(group["params"][0][1]): i for i, group in enumerate(order)}
         groups = sorted(
             (group for part in parts for group in part.param_groups), key=lambda group: places[id(group["params"][0])]
         )

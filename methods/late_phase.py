@@ -117,7 +117,8 @@ class LatePhase(Method):
         K = self.K if self.start_epoch < self.epochs else 0
         self.late = nn.ModuleList(nn.ModuleList(map(deepcopy, self.plain_parts())) for _ in range(K))
         self.average = NamedBuffers(self.weights_of(self.plain_parts()).items())
-        self.carried = NamedBuffers(self.shared_weights() if self.leftover == "carry" else ())
+        carried = self.shared_weights() if self.leftover == "carry" else []
+        self.carried = NamedBuffers((name, torch.zeros_like(p)) for name, p in carried)
         if self.statistics == "reestimate_members" and not self.own_statistics:
             raise ValueError("statistics=reestimate_members: members have no BatchNorm statistics of their own")
 

@@ -1,0 +1,40 @@
+"""Gradient accumulation against a naive loop."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from harness.optimizers import make_optimizer
+from methods import SGD, GradientAccumulation, Recipe
+from tests.conftest import build
+from tests.methods.loops import run
+
+
+@pytest.mark.parametrize(("gamma", "scale"), [(1.0, lambda n: 1.0), ("1/K", lambda n: 1 / n), (0.5, lambda n: 0.5)])
+def test_gradients_of_a_cycle_are_summed(gamma, scale, batches):
+    """Plain steps before T0 = 1, then seven minibatches in cycles of three."""
+    batches = [(x.double(), y) for x, y in batches]
+    recipe = Recipe(epochs=3, lr=0.02, weight_decay=1e-2)
+    method = build(GradientAccumulation, recipe, K=3, start=1, gamma_theta=gamma).double()
+    naive = deepcopy(method.net).train()
+    optimizer = torch.optim.SGD(naive.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-2)
+    for epoch in range(3):
+        size = 3 if epoch else 1
+        for start in range(0, len(batches), size):
+            cycle = batches[start : start + size]
+            losses = [torch.nn.functional.cross_entropy(naive(x), y) for x, y in cycle]
+            optimizer.zero_grad()
+            (sum(losses) * (scale(len(cycle)) if epoch else 1)).backward()
+            optimizer.step()
+    run(method, make_optimizer(method, recipe), batches)
+    for name, value in naive.state_dict().items():
+        torch.testing.assert_close(method.net.state_dict()[name], value, rtol=1e-10, atol=1e-12)
+
+
+def test_a_cycle_of_one_is_plain_training_bitwise(recipe, batches):
+    one, plain = build(GradientAccumulation, recipe, K=1, start=2), build(SGD, recipe)
+    run(one, make_optimizer(one, recipe), batches)
+    run(plain, make_optimizer(plain, recipe), batches)
+    assert all(torch.equal(p, q) for p, q in zip(one.net.parameters(), plain.net.parameters(), strict=True))
+    assert [p.numel() for p in one.parameters()] == [p.numel() for p in plain.parameters()]
