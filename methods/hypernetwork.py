@@ -17,6 +17,7 @@ from methods.layers import last_layer as name_of_last_layer
 from methods.recipe import Position, Recipe
 from methods.streams import MakeNet, seeded
 
+Ownership = Literal["own", "shared"]
 STEM = 10
 """Embedding size of a layer that is alone with its number of output channels, as the first one (Table S1)."""
 
@@ -94,7 +95,9 @@ class Hypernetwork(LatePhase):
         make_net: MakeNet,
         recipe: Recipe,
         *,
-        own: Sequence[Literal["embeddings", "batch_norm", "last_layer"]] = ("embeddings", "last_layer"),
+        embeddings: Ownership = "own",
+        batch_norm: Ownership = "shared",
+        last_layer: Ownership = "own",
         head_init: Literal["copy", "fresh"] = "copy",
         nested: bool = True,
         D: Annotated[int, Field(ge=1)] | None = None,
@@ -106,8 +109,10 @@ class Hypernetwork(LatePhase):
         Args:
             make_net: draws the networks, of which everything but the kernels is used.
             recipe: how a network is trained plainly.
-            own: what each member has of its own; without "embeddings" all share one network's kernels (the
-                ablations LL + BN and LL, Tables S12 and S13), without "batch_norm" they share its statistics too.
+            embeddings: each member's "own", or "shared": one network's kernels for all (the ablations LL + BN and
+                LL, Tables S12 and S13).
+            batch_norm: each member's "own", or "shared", statistics too.
+            last_layer: each member's "own", or "shared".
             head_init: at T0 members' last layers are copies, or drawn afresh in torch's default way (appendix B).
             nested: update the shared weights once a cycle (Algorithm 1); else, with every minibatch, those of one
                 random member and the shared ones.
@@ -136,11 +141,11 @@ class Hypernetwork(LatePhase):
         for layer in convolutions.values():
             del layer.weight
         norms = [name for name, layer in batch_norms(self.net).items() if layer.affine]
-        if "batch_norm" in own and not norms:
+        if batch_norm == "own" and not norms:
             raise ValueError("members can own BatchNorm only in an architecture with BatchNorm layers")
-        names = [*(norms if "batch_norm" in own else []), *([last] if "last_layer" in own else [])]
-        self.replicate(names, factors, late_factors="embeddings" in own)
-        self.fresh = {last} if head_init == "fresh" and "last_layer" in own else set()
+        names = [*(norms if batch_norm == "own" else []), *([last] if last_layer == "own" else [])]
+        self.replicate(names, factors, late_factors=embeddings == "own")
+        self.fresh = {last} if head_init == "fresh" and last_layer == "own" else set()
         self.turns = self.generator("specialist")
 
     @staticmethod
@@ -198,7 +203,7 @@ class HypernetEnsemble(Hypernetwork):
     """An economical ensemble: specialists with embeddings, BatchNorm and a last layer of their own predict together.
 
     The defaults are those of the best accuracy (Tables 1 and 2, under `swa(…)`). Those of the best detection of other
-    data (Tables 3 and 4) are nested=False, sigma0=0.5, own=("embeddings", "last_layer").
+    data (Tables 3 and 4) are nested=False, sigma0=0.5, batch_norm=shared.
 
     References:
         Sacramento et al., Economical ensembles with hypernetworks, 2020.
@@ -220,7 +225,7 @@ class HypernetEnsemble(Hypernetwork):
         K: Annotated[int, Field(ge=1)] = 10,
         start: Position | None = 0.6,
         sigma0: Annotated[float, Field(ge=0)] = 0.25,
-        own: Sequence[Literal["embeddings", "batch_norm", "last_layer"]] = ("embeddings", "batch_norm", "last_layer"),
+        batch_norm: Ownership = "own",
         head_init: Literal["copy", "fresh"] = "fresh",
         prediction: Literal["average", "members"] = "members",
         **hyperparameters: Any,
@@ -235,7 +240,7 @@ class HypernetEnsemble(Hypernetwork):
             K=K,
             start=start,
             sigma0=sigma0,
-            own=own,
+            batch_norm=batch_norm,
             head_init=head_init,
             prediction=prediction,
             **hyperparameters,
