@@ -152,7 +152,7 @@ class LatePhase(Method):
 
     def member(self, k: int) -> dict[str, Tensor]:
         """Give all weights of member k by the network's names."""
-        return {**self.own_weights(), **self.late_weights(k)}
+        return {**super().own_weights(), **self.late_weights(k)}
 
     def own_weights(self) -> dict[str, Tensor]:
         """Give the weights of the network of θ and φ0."""
@@ -281,7 +281,7 @@ class LatePhase(Method):
             return super().members()
         if self.prediction == "members":
             return (self.member(k) for k in range(self.K))
-        return [{**self.own_weights(), **self.average.named()}]
+        return [{**super().own_weights(), **self.average.named()}]
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Make the average network, and re-estimate what must be."""
