@@ -1,30 +1,32 @@
 """Snapshot ensembles, of any method."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from pydantic import Field
-from torch import nn
 
-from methods.base import MakeMethod, Method
-from methods.recipe import Recipe
+from methods.base import About, MakeMethod
+from methods.recipe import Position, Recipe, start_at
 from methods.sgd import SGD
 from methods.streams import MakeNet
-from methods.wrapper import Wrapper
+from methods.wrapper import Collector, equally_spaced
 
 
-class Snapshot(Wrapper):
+class Snapshot(Collector):
     """Restart a cosine learning rate M times and keep the state at the end of every cycle as a member.
 
     References:
-        Huang et al., Snapshot ensembles: train 1, get M for free, ICLR 2017, Equation 2.
+        Huang et al., Snapshot ensembles: train 1, get M for free, ICLR 2017, Equation 2. Equally spaced snapshots
+        of an averaged run, without cycles, are those of the hypernetwork ensembles' authors (section 3):
+        `snapshot(swa, M=10, start=0.82, rate=inner)`.
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {
         "M": IntDistribution(2, 10),
         "ratio": FloatDistribution(0.25, 4.0, log=True),
     }
+    about: ClassVar[About] = About("snapshots", "Huang et al. 2017", prediction="M")
 
     def __init__(
         self,
@@ -34,6 +36,8 @@ class Snapshot(Wrapper):
         of: MakeMethod = SGD,
         M: Annotated[int, Field(ge=1)] = 5,
         ratio: Annotated[float, Field(gt=0)] = 1.0,
+        start: Position = 0.0,
+        rate: Literal["cosine", "inner"] = "cosine",
     ) -> None:
         """Train for `M` cycles of equal length (to a whole epoch).
 
@@ -43,32 +47,23 @@ class Snapshot(Wrapper):
             of: the method of which snapshots are taken.
             M: the number of cycles.
             ratio: the rate at each restart, relative to the recipe's.
+            start: where the first cycle begins, an epoch or a fraction of all epochs; until then the rate is that
+                of the method of which snapshots are taken.
+            rate: "cosine" restarts in every cycle; "inner" is that method's own rate throughout.
 
         Raises:
-            ValueError: when a cycle would be shorter than an epoch.
+            ValueError: when a cycle would be shorter than an epoch, or for a `ratio` without restarts.
         """
         super().__init__(make_net, recipe, of)
-        if self.epochs < M:
-            raise ValueError(f"M = {M} cycles do not fit into {self.epochs} epochs")
-        self.ends = [round((i + 1) * self.epochs / M) for i in range(M)]
+        if rate == "inner" and ratio != 1.0:
+            raise ValueError(f"ratio={ratio} is the rate at a restart, and rate=inner has no restarts")
+        first = start_at(start, self.epochs)
+        self.collect_at(equally_spaced(M, f"M = {M} cycles", first=first, epochs=self.epochs), first=first)
         self.start_epoch = self.ends[0] - 1
-        self.ratio = ratio
-        self.snapshots = nn.ModuleList(self.copy_inner() for _ in range(M))
+        self.ratio, self.rate = ratio, rate
 
     def lr(self, epoch: float) -> float:
         """Fall along half a cosine in every cycle, minibatch by minibatch (Equation 2)."""
-        cycle = min(sum(epoch >= end for end in self.ends), len(self.ends) - 1)
-        start = self.ends[cycle - 1] if cycle else 0
-        progress = (epoch - start) / (self.ends[cycle] - start)
-        return self.ratio * self.recipe.lr / 2 * (math.cos(math.pi * progress) + 1)
-
-    def end_epoch(self, epoch: int) -> None:
-        """Keep the state at the end of a cycle."""
-        super().end_epoch(epoch)
-        if epoch + 1 in self.ends:
-            self.snapshots[self.ends.index(epoch + 1)].load_state_dict(self.inner.state_dict())
-
-    def predictors(self) -> list[Method]:
-        """Predict with the snapshots taken so far; before the first, with the inner method."""
-        taken = [copy for copy, end in zip(self.snapshots, self.ends, strict=True) if self.epoch + 1 >= end]
-        return taken or [self.inner]  # type: ignore[return-value]
+        if self.rate == "inner" or epoch < self.first:
+            return self.inner.lr(epoch)
+        return self.ratio * self.recipe.lr / 2 * (math.cos(math.pi * self.progress(epoch)) + 1)

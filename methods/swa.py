@@ -1,84 +1,110 @@
 """Stochastic weight averaging, of any method."""
 
-from typing import Annotated, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from optuna.distributions import BaseDistribution, FloatDistribution
+import torch
 from pydantic import Field
+from torch import Tensor
+from torch.optim import Optimizer
 
-from methods.base import MakeMethod, Method
-from methods.recipe import Position, Recipe, start_at
-from methods.sgd import SGD
+from methods.averaging import Averaging, flat
+from methods.base import About, Batch, Method
+from methods.recipe import Recipe
 from methods.streams import MakeNet
-from methods.wrapper import Wrapper, methods_within
+from methods.wrapper import Collector
 
 
-class SWA(Wrapper):
+class SWA(Averaging):
     """Average the weights at the ends of the last epochs, at a high learning rate, into one network.
 
-    Of a method with several members, each member's weights are averaged over time; then the method makes its
-    prediction of the averages. Running statistics are re-estimated at the end with one pass over the training
-    data.
+    Running statistics are re-estimated at the end with one pass over the training data for each network of averaged
+    weights.
 
     References:
-        Izmailov et al., Averaging weights leads to wider optima, UAI 2018, Algorithm 1 and its code's schedule;
-        von Oswald et al., ICLR 2021, Algorithm 2 and appendix A (start at 160 of 200 epochs, rate 0.05).
+        Izmailov et al., Averaging weights leads to wider optima, UAI 2018, section 3.1, Algorithm 1 and its code's
+        schedule; von Oswald et al., ICLR 2021, Algorithm 2 and appendix A (start at 160 of 200 epochs, rate 0.05).
+        The ensembles are baselines of Wortsman et al., Learning neural network subspaces, ICML 2021, Figure 11.
     """
 
-    space: ClassVar[dict[str, BaseDistribution]] = {
-        "start": FloatDistribution(0.5, 0.95),
-        "ratio": FloatDistribution(0.05, 1.0, log=True),
-    }
+    about: ClassVar[About] = About(
+        "weight averaging",
+        "Izmailov et al. 2018",
+        passes="0 if prediction == 'checkpoints' else points if prediction == 'simplex' else 1",
+        prediction="checkpoints if prediction == 'checkpoints' else points if prediction == 'simplex' else 1",
+    )
 
     def __init__(
         self,
         make_net: MakeNet,
         recipe: Recipe,
         *,
-        of: MakeMethod = SGD,
-        start: Position = 0.8,
-        ratio: Annotated[float, Field(gt=0)] | None = 0.5,
+        every: Literal["epoch", "step"] = "epoch",
+        prediction: Literal["average", "checkpoints", "simplex"] = "average",
+        points: Annotated[int, Field(ge=1)] = 6,
+        **averaging: Any,
     ) -> None:
-        """Average from epoch `start` on.
+        """Average from epoch `start` on; the hyperparameters not named here are those of `Averaging`.
 
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
-            of: the method whose weights are averaged.
-            start: an epoch, or a fraction of all epochs; the state at the end of each epoch from there on
-                counts equally.
-            ratio: the rate while averaging, relative to the recipe's; reached linearly between 0.5 and 0.9
-                of `start`. None: the rate of the method that is averaged.
+            every: average the states at the ends of epochs, or the state after every "step" of the optimizer (von
+                Oswald et al., Algorithm 2).
+            prediction: predict with the "average"; with the ensemble of the `checkpoints`, each with the statistics
+                it was trained with; or with the ensemble of random points of the "simplex" between them.
+            points: how many points of the simplex; their weights are uniform, Dirichlet(1).
+            **averaging: the hyperparameters of `Averaging`.
+
+        Raises:
+            ValueError: for a prediction with checkpoints without a number of them, and for checkpoints or cycles,
+                which end with an epoch, where every step counts.
         """
-        super().__init__(make_net, recipe, of)
-        inner = type(self.inner).__name__
-        if any(method.collected for method in methods_within(self.inner)):
-            raise ValueError(
-                f"SWA cannot be made of {inner}, which keeps copies of its own: averaging them means nothing"
-            )
-        self.start_epoch = start_at(start, self.epochs)
-        for method in methods_within(self.inner):
-            if self.start_epoch < method.start_epoch < self.epochs:
-                raise ValueError(
-                    f"averaging starts in epoch {self.start_epoch}, before {type(method).__name__} itself starts "
-                    f"in epoch {method.start_epoch}: its members have no values yet"
-                )
-        self.ratio = ratio
-        self.average = self.copy_inner(stale=True)
+        super().__init__(make_net, recipe, **averaging)
+        checkpoints = averaging.get("checkpoints")
+        if prediction != "average" and checkpoints is None:
+            raise ValueError(f"prediction={prediction} keeps the checkpoints: it needs their number, checkpoints=m")
+        if every == "step" and (checkpoints is not None or self.rate == "cyclic"):
+            raise ValueError("every=step averages all states alike: it goes with neither checkpoints nor rate=cyclic")
+        self.every, self.prediction = every, prediction
+        self.steps = 0
+        if prediction != "average":
+            self.snapshots.extend(self.copy_inner() for _ in self.ends)
+        if prediction == "simplex":
+            self.visit_later(points)
 
-    def lr(self, epoch: float) -> float:
-        """Hold the recipe's rate, then lower it linearly to `ratio` of it, and hold that."""
-        if self.ratio is None:
-            return self.inner.lr(epoch)
-        start, end = 0.5 * self.start_epoch, 0.9 * self.start_epoch
-        progress = 1.0 if end <= start else min(max((int(epoch) - start) / (end - start), 0.0), 1.0)
-        return self.recipe.lr * (1.0 + (self.ratio - 1.0) * progress)
+    def update(self, batches: Sequence[Batch], optimizer: Optimizer) -> Tensor:
+        """Let the inner method take its step, and add it to the average if every step counts."""
+        loss = super().update(batches, optimizer)
+        if self.every == "step" and self.begun:
+            self.steps += 1
+            self.blend(self.average, 1.0 / self.steps)
+        return loss
 
-    def end_epoch(self, epoch: int) -> None:
-        """Add this epoch's weights to the average."""
-        super().end_epoch(epoch)
-        if self.begun:
-            self.blend(self.average, 1.0 / (epoch - self.start_epoch + 1))
+    def collect(self, i: int) -> None:
+        """Add the state at the end of cycle i to the average, unless its steps are there already."""
+        if self.every == "step":
+            self.follow(self.average)
+        else:
+            super().collect(i)
 
-    def predictors(self) -> list[Method]:
-        """Predict with the average; before averaging started, with the inner method."""
-        return [self.average if self.begun else self.inner]
+    def predictors(self) -> Iterable[Method]:
+        """Predict with the average, the checkpoints or points between them; at first with the inner method."""
+        return Collector.predictors(self) if self.prediction == "checkpoints" else super().predictors()
+
+    def point(self, i: int, mean: Tensor) -> Tensor:
+        """Give a random point of the simplex between the checkpoints collected so far."""
+        shares = torch.empty(self.taken).exponential_(generator=self.generator(f"point {i}"))
+        shares /= shares.sum()  # Dirichlet(1)
+        collected = [flat(snapshot.parameters()) for snapshot in list(self.snapshots)[: self.taken]]
+        return torch.stack([share * state for share, state in zip(shares, collected, strict=True)]).sum(0)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Save how many steps were averaged, if steps are, with the epoch."""
+        return super().get_extra_state() | ({"steps": self.steps} if self.every == "step" else {})
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Load the epoch and the number of steps."""
+        super().set_extra_state(state)
+        if self.every == "step":
+            self.steps = state["steps"]

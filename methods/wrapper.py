@@ -1,5 +1,6 @@
 """A method around another one: it trains as the inner method does, and collects or changes something."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -52,7 +53,7 @@ class Wrapper(Method):
 
     @torch.no_grad()
     def blend(self, copy: Method, share: float) -> None:
-        """Move the weights of a copy towards the inner method's; its buffers and its epoch become the inner's.
+        """Move the weights of a copy towards the inner method's.
 
         Args:
             copy: made by `copy_inner`.
@@ -60,10 +61,14 @@ class Wrapper(Method):
         """
         for mine, theirs in zip(copy.parameters(), self.inner.parameters(), strict=True):
             mine.lerp_(theirs, share)
+
+    @torch.no_grad()
+    def follow(self, copy: Method) -> None:
+        """Give a copy all of the inner method's state but its weights: buffers, epoch."""
         for buffer, value in zip(copy.buffers(), self.inner.buffers(), strict=True):
             buffer.copy_(value)
         for follower, method in zip(methods_within(copy), methods_within(self.inner), strict=True):
-            follower.epoch = method.epoch
+            follower.set_extra_state(method.get_extra_state())
 
     def needs(self) -> list[Need]:
         """List what the inner method needs, one step further in."""
@@ -114,8 +119,8 @@ class Wrapper(Method):
         """Show held-out data to the inner method."""
         self.inner.watch(held_out, training)
 
-    def predictors(self) -> list[Method]:
-        """List the methods whose members predict, now: the inner one, or copies of it."""
+    def predictors(self) -> Iterable[Method]:
+        """Give the methods whose members predict, now: the inner one, or copies of it."""
         return [self.inner]
 
     def members(self) -> Iterable[dict[str, Tensor]]:
@@ -130,6 +135,63 @@ class Wrapper(Method):
     def predict(self, x: Tensor) -> Tensor:
         """Give the logits of the members of every predictor, (K, B, C)."""
         return torch.cat([method.predict(x) for method in self.predictors()])
+
+
+class Collector(Wrapper):
+    """Collect states of the inner method at the ends of some epochs, each at the end of a cycle of the rate.
+
+    Attributes:
+        first: the epoch in which the first cycle begins.
+        ends: how many epochs are done when each state is collected.
+        snapshots: the copies that hold the collected states; empty where a subclass keeps something else of them.
+    """
+
+    first: int
+    ends: list[int]
+    snapshots: nn.ModuleList
+
+    def collect_at(self, ends: Iterable[int], *, first: int, keep: bool = True) -> None:
+        """Say when to collect, and whether to keep the states; for `__init__` only."""
+        self.first, self.ends = first, list(ends)
+        self.snapshots = nn.ModuleList(self.copy_inner() for _ in self.ends if keep)
+
+    @property
+    def taken(self) -> int:
+        """How many states are collected by the end of the current epoch."""
+        return bisect_right(self.ends, self.epoch + 1)
+
+    def progress(self, epoch: float) -> float:
+        """Say how much of its cycle is over at a position in training, not before `first`: a number in [0, 1)."""
+        cycle = min(bisect_right(self.ends, epoch), len(self.ends) - 1)
+        begin = self.ends[cycle - 1] if cycle else self.first
+        return (epoch - begin) / (self.ends[cycle] - begin)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Collect the state at the end of a cycle."""
+        super().end_epoch(epoch)
+        if epoch + 1 in self.ends:
+            self.collect(self.ends.index(epoch + 1))
+
+    def collect(self, i: int) -> None:
+        """Keep the state at the end of cycle i, if states are kept."""
+        if self.snapshots:
+            self.snapshots[i].load_state_dict(self.inner.state_dict())
+
+    def predictors(self) -> Iterable[Method]:
+        """Predict with the states collected so far; before the first, with the inner method."""
+        return list(self.snapshots)[: self.taken] or [self.inner]  # type: ignore[return-value]
+
+
+def equally_spaced(count: int, what: str, *, first: int, epochs: int) -> list[int]:
+    """Divide the epochs from `first` on into cycles of equal length (to a whole epoch), and give their ends.
+
+    Raises:
+        ValueError: naming `what`, when a cycle would be shorter than an epoch.
+    """
+    length = epochs - first
+    if length < count:
+        raise ValueError(f"{what} do not fit into {length} epochs")
+    return [first + round((i + 1) * length / count) for i in range(count)]
 
 
 def methods_within(method: Method) -> list[Method]:

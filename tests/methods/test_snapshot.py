@@ -41,3 +41,31 @@ def test_snapshot_schedule_is_equation_2():
         assert method.lr(epoch) == pytest.approx(expected, rel=1e-9)
     with pytest.raises(ValueError, match="M = 5 cycles do not fit into 4 epochs"):
         build(Snapshot, Recipe(epochs=4), M=5)
+
+
+def test_cycles_fill_the_epochs_from_the_start_on(batches):
+    recipe = Recipe(epochs=8, lr=0.2, schedule={"kind": "linear", "start": 0, "end": 2, "ratio": 0.5})
+    method = build(Snapshot, recipe, M=2, start=3, ratio=2.0)
+    assert method.ends == [5, 8]  # 3 + 2.5, rounded to the even number
+    assert [method.lr(e) for e in (0, 1, 2, 2.5)] == [recipe.rate(e) for e in (0, 1, 2, 2.5)]
+    for epoch in np.arange(3, 8, 0.25):
+        done = (epoch - 3) / 2 if epoch < 5 else (epoch - 5) / 3
+        assert method.lr(epoch) == pytest.approx(0.4 / 2 * (math.cos(math.pi * done) + 1), rel=1e-9)
+    states = trajectory(method, recipe, batches)
+    for end, weights in zip(method.ends, method.members(), strict=True):
+        assert_close(states[end - 1], weights, 0)
+
+
+def test_snapshots_of_an_averaged_run_at_its_own_rate():
+    """The snapshot ensemble that hypernetwork ensembles are compared with: ten from epoch 164 of 200 on."""
+    recipe = Recipe(epochs=200, lr=0.1)
+    method, swa = build(Snapshot, recipe, of=SWA, M=10, start=0.82, rate="inner"), build(SWA, recipe)
+    assert method.ends == [168, 171, 175, 178, 182, 186, 189, 193, 196, 200]
+    assert [method.lr(e) for e in range(200)] == [swa.lr(e) for e in range(200)]
+
+
+def test_a_rate_without_restarts_has_no_rate_at_a_restart(recipe):
+    with pytest.raises(ValueError, match="rate=inner has no restarts"):
+        build(Snapshot, recipe, M=2, rate="inner", ratio=0.5)
+    with pytest.raises(ValueError, match="M = 3 cycles do not fit into 2 epochs"):
+        build(Snapshot, recipe, M=3, start=4)

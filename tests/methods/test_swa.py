@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from harness.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
+from methods.averaging import flat
 from methods.batch_norm import reestimate
 from tests.conftest import TinyNet, build
 from tests.methods.loops import assert_close, finish, run, trajectory
@@ -125,3 +126,137 @@ def test_swa_refuses_to_start_before_its_members(recipe):
 def test_a_start_beyond_the_end_is_refused(recipe, start):
     with pytest.raises(ValueError, match=f"start {start} is epoch {start}, but training has only epochs 0 to 5"):
         build(SWA, recipe, start=start)
+
+
+def test_a_cyclic_rate_falls_in_every_cycle_and_starts_again():
+    swa = build(SWA, Recipe(epochs=20, lr=0.2), start=0.5, rate="cyclic", checkpoints=4, ratio=0.5, low=0.05)
+    assert swa.ends == [12, 15, 18, 20]
+    for epoch in np.arange(10, 20, 0.125):
+        begin, end = next((b, e) for b, e in zip([10, 12, 15, 18], swa.ends, strict=True) if b <= epoch < e)
+        expected = np.interp(epoch, [begin, end], [0.1, 0.01])
+        assert swa.lr(epoch) == pytest.approx(expected, rel=1e-9)
+    assert [swa.lr(e) for e in (0, 5, 9)] == pytest.approx([0.2, 0.2, 0.1]), "until then as with a high rate"
+    every = build(SWA, Recipe(epochs=20, lr=0.2), start=10, rate="cyclic", low=0.25)
+    assert [every.lr(e) for e in (12, 12.5, 13)] == pytest.approx([0.1, 0.075, 0.1])
+
+
+def test_checkpoints_are_equally_spaced_and_the_last_is_the_end(recipe, batches):
+    swa = build(SWA, recipe, start=1, checkpoints=3)
+    assert swa.ends == [3, 4, 6]
+    states = trajectory(swa, recipe, batches)
+    for name, p in swa.average.net.named_parameters():
+        mean = np.mean([states[end - 1][name].double().numpy() for end in swa.ends], axis=0)
+        np.testing.assert_allclose(p.numpy(), mean, rtol=1e-5, atol=1e-6)
+    assert not swa.snapshots, "an average alone keeps no checkpoints"
+
+
+def test_before_its_first_checkpoint_swa_predicts_with_the_network(recipe, batches):
+    swa = build(SWA, recipe, start=2, checkpoints=1)
+    run(swa, make_optimizer(swa, recipe), batches, last=5)
+    assert_close(dict(swa.inner.net.state_dict()), next(iter(swa.members())), 0)
+
+
+def test_every_step_is_algorithm_2(recipe, batches):
+    """θ_SWA ← (t·θ_SWA + θ)/(t + 1) after every step of plain training from the start on."""
+    swa = build(SWA, recipe, start=4, every="step", ratio=None)
+    net = deepcopy(swa.net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    averages, t = [np.zeros(p.shape) for p in net.parameters()], 0
+    for epoch in range(recipe.epochs):
+        for x, y in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+            if epoch >= 4:
+                averages = [
+                    (t * a + p.detach().double().numpy()) / (t + 1)
+                    for a, p in zip(averages, net.parameters(), strict=True)
+                ]
+                t += 1
+    run(swa, make_optimizer(swa, recipe), batches)
+    assert swa.steps == t == 2 * len(batches)
+    for mine, expected in zip(swa.average.net.parameters(), averages, strict=True):
+        np.testing.assert_allclose(mine.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_ensemble_of_checkpoints_keeps_their_own_statistics(recipe, batches):
+    swa = build(SWA, recipe, start=1, checkpoints=3, prediction="checkpoints")
+    states = trajectory(swa, recipe, batches)
+    finish(swa, batches)
+    members = list(swa.members())
+    assert len(members) == 3
+    for end, weights in zip([3, 4, 6], members, strict=True):
+        assert_close(states[end - 1], weights, 0)
+
+
+def simplex_of(recipe, batches, **hyperparameters):
+    swa = build(SWA, recipe, start=1, checkpoints=3, prediction="simplex", **hyperparameters)
+    states = trajectory(swa, recipe, batches)
+    corners = [flat(states[end - 1][name] for name, _ in swa.net.named_parameters()).double() for end in swa.ends]
+    return finish(swa, batches), torch.stack(corners).numpy()
+
+
+def test_points_of_the_simplex_are_convex_combinations_with_statistics_of_their_own(recipe, batches):
+    swa, corners = simplex_of(recipe, batches, points=4)
+    members = list(swa.members())
+    assert len(members) == 4
+    for weights in members:
+        point = flat(weights[name] for name, _ in swa.net.named_parameters()).double().numpy()
+        shares = np.linalg.lstsq(corners.T, point, rcond=None)[0]
+        np.testing.assert_allclose(shares @ corners, point, atol=1e-6)
+        np.testing.assert_allclose(shares.sum(), 1, atol=1e-5)
+        assert (shares > 0).all()
+        net = TinyNet()
+        net.load_state_dict(weights)
+        plain = SGD(MakeNet(lambda net=net: net, 0), recipe)
+        reestimate(plain, batches)
+        assert_close(dict(plain.net.state_dict()), weights)
+    assert not torch.equal(members[0]["head.weight"], members[1]["head.weight"])
+
+
+def test_points_of_the_simplex_are_uniform(recipe, batches):
+    """Shares of Dirichlet(1, 1, 1) have mean 1/3, variance 1/18 and covariance −1/36."""
+    swa, corners = simplex_of(recipe, batches)
+    mean = flat(swa.average.parameters())
+    points = torch.stack([swa.point(i, mean) for i in range(2000)]).double().numpy()
+    shares = np.linalg.lstsq(corners.T, points.T, rcond=None)[0]
+    np.testing.assert_allclose(shares.mean(1), np.full(3, 1 / 3), atol=0.02)
+    np.testing.assert_allclose(np.cov(shares), (np.eye(3) - 1 / 3) / 12, atol=0.006)
+
+
+def test_visiting_points_leaves_the_average_as_it_was(recipe, batches):
+    swa, _ = simplex_of(recipe, batches)
+    before = deepcopy(swa.state_dict())
+    waiting = iter(swa.members())
+    first = deepcopy(next(waiting))  # and no further
+    assert_close(before, swa.state_dict() | {key: before[key] for key in before if key.endswith("extra_state")}, 0)
+    x = batches[0][0]
+    with torch.no_grad():
+        expected = torch.stack([swa(x, weights) for weights in swa.members()])
+        assert torch.equal(swa.predict(x), expected)
+    assert_close(first, next(iter(swa.members())), 0)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "message"),
+    [
+        ({"checkpoints": 4}, "4 checkpoints do not fit into 3 epochs"),
+        ({"rate": "cyclic", "ratio": None}, "falls from ratio to low, but ratio=None"),
+        ({"rate": "cyclic", "ratio": 0.05}, "falls from ratio to low, but ratio=0.05 and low=0.1"),
+        ({"prediction": "checkpoints"}, "prediction=checkpoints keeps the checkpoints: it needs their number"),
+        ({"prediction": "simplex"}, "prediction=simplex keeps the checkpoints: it needs their number"),
+        ({"every": "step", "checkpoints": 2}, "every=step averages all states alike"),
+        ({"every": "step", "rate": "cyclic"}, "every=step averages all states alike"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(recipe, hyperparameters, message):
+    with pytest.raises(ValueError, match=message):
+        build(SWA, recipe, start=3, **hyperparameters)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "passes", "forwards"), [("average", 1, 1), ("checkpoints", 0, 2), ("simplex", 6, 6)]
+)
+def test_its_cost_is_what_it_says(prediction, passes, forwards):
+    known = {"prediction": prediction, "checkpoints": 2, "points": 6}
+    assert (eval(SWA.about.passes, known), eval(SWA.about.prediction, known)) == (passes, forwards)

@@ -1,0 +1,103 @@
+"""Early stopping, of any method."""
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from methods.base import About, Batch, MakeMethod, Method
+from methods.recipe import Recipe
+from methods.sgd import SGD
+from methods.streams import MakeNet
+from methods.wrapper import Wrapper
+
+
+class EarlyStopping(Wrapper):
+    """Predict with the state of the epoch that scored best on held-out data.
+
+    Training goes on to the end of the recipe, so that its schedule and its cost are those of the inner method, and
+    the best epoch wins; of equal ones, the earlier. Every epoch costs a prediction of the held-out data more, and
+    the passes over the training data that the inner method needs before it can predict.
+
+    References:
+        Prechelt, Early stopping - but when?, 1998, section 1.3 (training is stopped late, the best state used).
+        Wortsman et al., Learning neural network subspaces, ICML 2021, Figures 8 and 12 ("optimal" early stopping,
+        which is `criterion="test"`: a value chosen on test data).
+    """
+
+    about: ClassVar[About] = About("regularisation", "Prechelt 1998")
+
+    best_score: Tensor
+    best_epoch: Tensor
+
+    def __init__(
+        self,
+        make_net: MakeNet,
+        recipe: Recipe,
+        *,
+        of: MakeMethod = SGD,
+        criterion: Literal["validation", "test"] = "validation",
+        metric: Literal["nll", "accuracy"] = "nll",
+    ) -> None:
+        """Keep the best state of the method `of`.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            of: the method that is trained.
+            criterion: which held-out data decides.
+            metric: what decides: the negative log-likelihood or the accuracy of the members' mean probabilities.
+
+        Raises:
+            ValueError: when the inner method watches held-out data itself.
+        """
+        super().__init__(make_net, recipe, of)
+        if self.inner.watches:
+            raise ValueError(f"EarlyStopping cannot be made of {type(self.inner).__name__}, which watches data itself")
+        self.start_epoch = 0
+        self.watches, self.metric = criterion, metric
+        self.candidate, self.best = self.copy_inner(), self.copy_inner()
+        self.register_buffer("best_score", torch.tensor(math.inf, dtype=torch.float64))
+        self.register_buffer("best_epoch", torch.tensor(-1))
+
+    @torch.no_grad()
+    def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
+        """Score the epoch on a copy that is made ready to predict; keep that copy if it is the best so far."""
+        self.candidate.load_state_dict(self.inner.state_dict())
+        mode = self.candidate.training
+        self.candidate.prepare(training)
+        score = self.score(held_out)
+        self.candidate.train(mode)
+        if score < self.best_score:
+            self.best.load_state_dict(self.candidate.state_dict())
+            self.best_score.copy_(score)
+            self.best_epoch.fill_(self.epoch)
+
+    def score(self, held_out: Iterable[Batch]) -> Tensor:
+        """Give the candidate's mean negative log-likelihood in nats, or its share of errors; lower is better.
+
+        Raises:
+            ValueError: if there is no batch.
+        """
+        self.candidate.eval()
+        total, seen = torch.zeros_like(self.best_score), 0
+        for x, y in held_out:
+            log_p = self.candidate.predict(x).double().log_softmax(-1)  # (K, B, C)
+            log_p = log_p.logsumexp(0) - math.log(len(log_p))
+            wrong = log_p.argmax(-1) != y
+            total += wrong.sum() if self.metric == "accuracy" else -log_p.gather(-1, y[:, None]).sum()
+            seen += len(y)
+        if not seen:
+            raise ValueError("EarlyStopping was shown no held-out data")
+        return total / seen
+
+    def predictors(self) -> list[Method]:
+        """Predict with the best state; before any was scored, with the inner method."""
+        return [self.best if self.best_epoch >= 0 else self.inner]
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Prepare the inner method if nothing was scored; the best state was made ready when it was."""
+        if self.best_epoch < 0:
+            super().prepare(batches)

@@ -1,0 +1,47 @@
+"""Label smoothing, for any method."""
+
+from typing import Annotated, ClassVar
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+from pydantic import Field
+
+from methods.base import About, MakeMethod
+from methods.recipe import Recipe
+from methods.sgd import SGD
+from methods.streams import MakeNet
+from methods.wrapper import Wrapper
+
+
+class LabelSmoothing(Wrapper):
+    """Train on targets that give a share of their probability to all classes alike.
+
+    The recipe handed to the inner method is changed, whatever smoothing it asked for, so that this reaches every
+    method.
+
+    References:
+        Müller et al., When does label smoothing help?, NeurIPS 2019, section 1.1. Wortsman et al., Learning neural
+        network subspaces, ICML 2021, Figure 8, try 0.05, 0.1, 0.2, 0.4 and 0.8.
+    """
+
+    space: ClassVar[dict[str, BaseDistribution]] = {"epsilon": FloatDistribution(0.01, 0.8, log=True)}
+    about: ClassVar[About] = About("regularisation", "Müller et al. 2019")
+
+    def __init__(
+        self,
+        make_net: MakeNet,
+        recipe: Recipe,
+        *,
+        of: MakeMethod = SGD,
+        epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    ) -> None:
+        """Smooth the labels that the method `of` is trained on.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            of: the method that is trained.
+            epsilon: the probability that is shared by all C classes: the target of the right one is
+                1 - epsilon + epsilon/C.
+        """
+        super().__init__(make_net, recipe.model_copy(update={"label_smoothing": epsilon}), of)
+        self.start_epoch = 0
