@@ -7,25 +7,29 @@ from methods.early_stopping import EarlyStopping
 from methods.fge import FGE
 from methods.gradient_accumulation import GradientAccumulation
 from methods.hypernetwork import HypernetEnsemble, LatePhaseHypernet
+from methods.integral import Integral
 from methods.label_smoothing import LabelSmoothing
 from methods.late_layers import LatePhaseBatchNorm, LatePhaseLastLayer
 from methods.late_networks import Branched, LateIndependent, LatePhaseFull
 from methods.rank1 import LatePhaseRank1, Rank1
 from methods.recipe import Recipe
 from methods.sgd import SGD
+from methods.simplex import Simplex
 from methods.snapshot import Snapshot
 from methods.streams import MakeNet
-from methods.subspace import Line
+from methods.subspace import Curve, Line
 from methods.swa import SWA
 from methods.swag import SWAG
 from methods.wrapper import Wrapper
 
 METHODS: dict[str, type[Method]] = {
     "sgd": SGD,
-    "dropout": Dropout,
-    "mc_dropout": MCDropout,
     "label_smoothing": LabelSmoothing,
     "early_stopping": EarlyStopping,
+    "dropout": Dropout,
+    "mc_dropout": MCDropout,
+    "gradient_accumulation": GradientAccumulation,
+    "rank1": Rank1,
     "swa": SWA,
     "swag": SWAG,
     "snapshot": Snapshot,
@@ -35,12 +39,13 @@ METHODS: dict[str, type[Method]] = {
     "late_phase_hypernet": LatePhaseHypernet,
     "late_phase_last_layer": LatePhaseLastLayer,
     "late_phase_full": LatePhaseFull,
-    "late_independent": LateIndependent,
-    "rank1": Rank1,
-    "gradient_accumulation": GradientAccumulation,
     "hypernet_ensemble": HypernetEnsemble,
-    "branched": Branched,
+    "late_independent": LateIndependent,
     "line": Line,
+    "curve": Curve,
+    "simplex": Simplex,
+    "integral": Integral,
+    "branched": Branched,
     "deep_ensemble": DeepEnsemble,
 }
 
@@ -53,11 +58,13 @@ __all__ = [
     "About",
     "Batch",
     "Branched",
+    "Curve",
     "DeepEnsemble",
     "Dropout",
     "EarlyStopping",
     "GradientAccumulation",
     "HypernetEnsemble",
+    "Integral",
     "LabelSmoothing",
     "LateIndependent",
     "LatePhaseBatchNorm",
@@ -73,6 +80,7 @@ __all__ = [
     "Need",
     "Rank1",
     "Recipe",
+    "Simplex",
     "Snapshot",
     "Weights",
     "Wrapper",

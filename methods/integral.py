@@ -1,0 +1,61 @@
+"""A line of networks whose average output is that of one network."""
+
+from typing import Annotated, ClassVar, Literal
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+from pydantic import Field
+from torch import Tensor
+
+from methods.base import About
+from methods.recipe import Recipe
+from methods.streams import MakeNet
+from methods.subspace import Line
+
+
+class Integral(Line):
+    """Train f(P(α)) = g(P(0)) + dg(P(α))/dα on a line, whose integral over the whole line is the one network g(P(1)).
+
+    References:
+        Wortsman et al., Learning neural network subspaces, ICML 2021, appendix C, Equations 14–17.
+    """
+
+    version: ClassVar[int] = 1
+    space: ClassVar[dict[str, BaseDistribution]] = {
+        "epsilon": FloatDistribution(0.01, 1.0, log=True),
+        "beta": FloatDistribution(0.0, 4.0),
+    }
+    about: ClassVar[About] = About("learned subspaces", "Wortsman et al. 2021", training="3", passes="1")
+
+    def __init__(
+        self,
+        make_net: MakeNet,
+        recipe: Recipe,
+        *,
+        epsilon: Annotated[float, Field(gt=0)] = 0.1,
+        beta: Annotated[float, Field(ge=0)] = 0.0,
+        init: Literal["independent", "point"] = "point",
+    ) -> None:
+        """Draw the two ends of the line of g.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            epsilon: ε, the step of the finite difference (Equation 17); α + ε may lie beyond the line.
+            beta: strength of the penalty on the squared cosine between the ends (Equation 5).
+            init: the ends start from "independent" draws, or both from one "point", where f is g(P(0)) itself.
+        """
+        # Deviation: the paper gives neither β nor the initialisation here. Ends that start far apart make f so steep
+        # that a small convolutional network without BatchNorm does not learn the digits at rate 0.05, where it does
+        # from one point; and a penalty that keeps them apart has no ensemble of two to serve.
+        super().__init__(make_net, recipe, beta=beta, init=init, prediction="point", alpha=1.0)
+        self.epsilon = epsilon
+
+    def loss_at_random(self, x: Tensor, y: Tensor) -> Tensor:
+        """Give the loss of f at a random place."""
+        return self.recipe.criterion(self.output(x, self.draw(self.alphas)), y)
+
+    def output(self, x: Tensor, alpha: float | Tensor) -> Tensor:
+        """Give the logits of f at a place, (B, C): three forward passes of g (Equation 17)."""
+        start, here, ahead = (self(x, self.at(place)) for place in (0.0, alpha, alpha + self.epsilon))
+        logits: Tensor = start + (ahead - here) / self.epsilon
+        return logits
