@@ -1,6 +1,7 @@
 """The ensembling methods: each a subclass of `Method`, one file a family."""
 
 from methods.base import About, Batch, MakeMethod, Method, Need, Weights
+from methods.batch_ensemble import BatchEnsemble
 from methods.deep_ensemble import DeepEnsemble
 from methods.dropout import Dropout, MCDropout
 from methods.early_stopping import EarlyStopping
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "swag": SWAG,
     "snapshot": Snapshot,
     "fge": FGE,
+    "batch_ensemble": BatchEnsemble,
     "late_phase_bn": LatePhaseBatchNorm,
     "late_phase_rank1": LatePhaseRank1,
     "late_phase_hypernet": LatePhaseHypernet,
@@ -57,6 +59,7 @@ __all__ = [
     "SWAG",
     "About",
     "Batch",
+    "BatchEnsemble",
     "Branched",
     "Curve",
     "DeepEnsemble",

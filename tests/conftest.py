@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
+import models
 from methods import MakeNet, Method, Recipe
 from methods.base import Batch
 
@@ -18,6 +19,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
 
 
+torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
 settings.register_profile("loaded machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded machine")
 
@@ -35,6 +37,49 @@ class TinyNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.max_pool2d(self.norm(self.conv(x)).relu(), 2)
         return self.head(self.dropout(x).flatten(1))
+
+
+class TinyLSTM(nn.Module):
+    """An LSTM that reads (B, 1, 6, 6) pictures row by row, dropout and a classifier of 3 classes; no BatchNorm."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, batch_first=True)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.lstm(x.flatten(1, 2))  # (B, 6, 8)
+        return self.head(self.dropout(states[:, -1]))
+
+
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "tiny": TinyNet,
+    "wrn-10-1": partial(models.build, "wrn-10-1", in_channels=1, classes=3, image_size=6),
+    "lstm": TinyLSTM,
+}
+
+
+LATE = {"K": 3, "start": 0.3}
+SETTINGS: dict[str, dict[str, object]] = {
+    "mc_dropout": {"K": 3},
+    "swa": {"start": 0.5},
+    "swag": {"start": 0.5, "rank": 2, "N": 3},
+    "fge": {"start": 0.5},
+    "snapshot": {"M": 2},
+    "batch_ensemble": {"K": 3},
+    "late_phase_bn": LATE,
+    "late_phase_rank1": LATE,
+    "late_phase_hypernet": LATE,
+    "late_phase_last_layer": LATE,
+    "late_phase_full": LATE,
+    "late_independent": LATE,
+    "gradient_accumulation": LATE,
+    "hypernet_ensemble": LATE,
+    "branched": LATE,
+    "deep_ensemble": {"K": 3},
+}
+"""What makes an entry of METHODS fit into 4 to 6 epochs (starts are fractions of them); else, its defaults."""
 
 
 @pytest.fixture
@@ -66,6 +111,8 @@ def recipe() -> Recipe:
 Maker = Callable[..., Method]
 
 
-def build(make: Callable[..., Method], recipe: Recipe, seed: int = 0, **hyperparameters: object) -> Method:
-    """Build a method on the small network."""
-    return partial(make, **hyperparameters)(MakeNet(TinyNet, seed), recipe)
+def build(
+    make: Callable[..., Method], recipe: Recipe, seed: int = 0, net: str = "tiny", **hyperparameters: object
+) -> Method:
+    """Build a method on one of the small networks."""
+    return partial(make, **hyperparameters)(MakeNet(NETS[net], seed), recipe)

@@ -7,13 +7,23 @@ import torch
 from harness.optimizers import make_optimizer
 from harness.train import train_epoch
 from methods import Method
-from tests.conftest import build
+from tests.conftest import build, separable
 
 
-def run(method: Method, optimizer, batches, first: int = 0, last: int | None = None) -> list[float]:
-    """Train some epochs with the harness's own loop; the losses by epoch."""
-    epochs = range(first, method.epochs if last is None else last)
-    return [train_epoch(method, optimizer, rotated(batches), epoch)[0] for epoch in epochs]
+def run(method: Method, optimizer, batches, first: int = 0, last: int | None = None, shown=None) -> list[float]:
+    """Train some epochs with the harness's own loop, held-out data shown after each; the losses by epoch."""
+    losses = []
+    for epoch in range(first, method.epochs if last is None else last):
+        losses.append(train_epoch(method, optimizer, rotated(batches), epoch)[0])
+        if method.watches:
+            method.watch(shown or held_out(), batches)
+    return losses
+
+
+def held_out():
+    """Two minibatches that are never trained on."""
+    x, y = separable(30, seed=11)
+    return list(zip(x.split(16), y.split(16), strict=True))
 
 
 def rotated(batches):
@@ -26,8 +36,8 @@ def finish(method: Method, batches) -> Method:
     return method.eval()
 
 
-def trained(make, recipe, batches, seed: int = 0) -> Method:
-    method = build(make, recipe, seed)
+def trained(make, recipe, batches, seed: int = 0, net: str = "tiny") -> Method:
+    method = build(make, recipe, seed, net)
     run(method, make_optimizer(method, recipe), batches)
     return finish(method, batches)
 

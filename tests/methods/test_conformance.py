@@ -11,10 +11,24 @@ from optuna.distributions import BaseDistribution
 from harness import checkpoint
 from harness.expression import hyperparameters
 from harness.optimizers import make_optimizer
-from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, Line, MakeNet, Method, Need, Recipe, Snapshot
-from tests.conftest import TinyNet, build, separable
+from methods import (
+    METHODS,
+    SWA,
+    DeepEnsemble,
+    LatePhaseBatchNorm,
+    Line,
+    MakeMethod,
+    MakeNet,
+    Method,
+    Need,
+    Recipe,
+    Snapshot,
+)
+from methods.wrapper import methods_within
+from tests.conftest import NETS, SETTINGS, TinyNet, build, separable
 from tests.methods.loops import finish, run, trained
 
+ALL: dict[str, MakeMethod] = {name: partial(make, **SETTINGS.get(name, {})) for name, make in METHODS.items()}
 COMPOSED = {
     "swa(late_phase_bn)": partial(SWA, of=partial(LatePhaseBatchNorm, K=3, start=2), start=3),
     "swa(late_phase_bn, members)": partial(
@@ -24,13 +38,15 @@ COMPOSED = {
     "snapshot(late_phase_bn)": partial(Snapshot, of=partial(LatePhaseBatchNorm, K=3, start=2), M=3),
     "snapshot(swa)": partial(Snapshot, of=partial(SWA, start=3), M=3),
 }
-TRAINED = {name: method for name, method in METHODS.items() if name != "deep_ensemble"} | COMPOSED
+TRAINED = {name: make for name, make in ALL.items() if name != "deep_ensemble"} | COMPOSED
 ENSEMBLES = {
     "deep_ensemble": DeepEnsemble,
     "deep_ensemble(late_phase_bn)": partial(
         DeepEnsemble, of=partial(LatePhaseBatchNorm, K=3, start=2, prediction="members"), K=2
     ),
 }
+OWN_FROM_THE_START = {"late_phase_rank1", "rank1", "late_phase_hypernet", "hypernet_ensemble"}
+"""Methods whose weights are generated from the first epoch on, so that no plain training precedes T0."""
 
 
 def assert_same_state(one: Method, other: Method) -> None:
@@ -45,6 +61,38 @@ def assert_same_state(one: Method, other: Method) -> None:
 @torch.no_grad()
 def predictions(method: Method) -> torch.Tensor:
     return method.predict(separable(11, seed=5)[0])
+
+
+def resumed(make: MakeMethod, recipe: Recipe, batches, stop: int, net: str = "tiny") -> Method:
+    """Train up to an epoch; go on from there with another instance whose every value was wrong."""
+    first = build(make, recipe, net=net)
+    optimizer = make_optimizer(first, recipe)
+    run(first, optimizer, batches, last=stop)
+    state, momenta = deepcopy(first.state_dict()), deepcopy(checkpoint.optimizer_state(optimizer))
+    second = build(make, recipe, net=net)
+    with torch.no_grad():
+        for tensor in [*second.parameters(), *second.buffers()]:
+            tensor.fill_(7)
+    second.load_state_dict(state)
+    optimizer = make_optimizer(second, recipe)
+    checkpoint.load_optimizer_state(optimizer, momenta)
+    run(second, optimizer, batches, first=stop)
+    return finish(second, batches)
+
+
+def assert_members_predict(name: str, method: Method, net: str = "tiny") -> None:
+    """Each member is a whole network in the plain one's names, and the prediction is theirs."""
+    plain = NETS[net]().state_dict()
+    for weights in method.members():
+        assert {key: value.shape for key, value in weights.items()} == {key: t.shape for key, t in plain.items()}
+    if "mc_dropout" in name:  # whose members share their weights
+        return
+    x, _ = separable(11, seed=5)
+    with torch.no_grad():
+        expected = torch.stack([method(x, weights) for weights in method.members()])
+    # One pass over the inputs of all members rounds otherwise than one pass a member.
+    tolerance = 1e-5 if "batch_ensemble" in name else 0.0
+    torch.testing.assert_close(predictions(method), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -73,23 +121,9 @@ def test_same_seed_same_bits_other_seed_other_bits(name, recipe, batches):
 
 @pytest.mark.parametrize(("name", "stop"), list(product(TRAINED, (1, 3, 5, 6))))
 def test_resuming_into_a_spoiled_instance_gives_the_same_bits(name, stop, recipe, batches):
-    whole = trained(TRAINED[name], recipe, batches)
-    first = build(TRAINED[name], recipe)
-    optimizer = make_optimizer(first, recipe)
-    run(first, optimizer, batches, last=stop)
-    state, momenta = deepcopy(first.state_dict()), deepcopy(checkpoint.optimizer_state(optimizer))
-
-    second = build(TRAINED[name], recipe)
-    with torch.no_grad():
-        for tensor in [*second.parameters(), *second.buffers()]:
-            tensor.fill_(7)
-    second.load_state_dict(state)
-    optimizer = make_optimizer(second, recipe)
-    checkpoint.load_optimizer_state(optimizer, momenta)
-    run(second, optimizer, batches, first=stop)
-    finish(second, batches)
-    assert_same_state(second, whole)
-    assert torch.equal(predictions(second), predictions(whole))
+    whole, again = trained(TRAINED[name], recipe, batches), resumed(TRAINED[name], recipe, batches, stop)
+    assert_same_state(again, whole)
+    assert torch.equal(predictions(again), predictions(whole))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -134,15 +168,7 @@ def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, recipe, batches
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_members_are_networks_and_predict_each(name, recipe, batches):
-    method = trained(TRAINED[name], recipe, batches)
-    net = {**dict(method.net.named_parameters()), **dict(method.net.named_buffers())}
-    for weights in method.members():
-        assert {key: value.shape for key, value in weights.items()} == {key: t.shape for key, t in net.items()}
-    if name != "mc_dropout":  # whose members share their weights
-        x, _ = separable(11, seed=5)
-        with torch.no_grad():
-            expected = torch.stack([method(x, weights) for weights in method.members()])
-        assert torch.equal(predictions(method), expected)
+    assert_members_predict(name, trained(TRAINED[name], recipe, batches))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -172,51 +198,110 @@ def test_defaults_lie_inside_the_search_space(name):
         assert isinstance(distribution, BaseDistribution)
         assert distribution._contains(distribution.to_internal_repr(known[key][1])), key
     assert METHODS[name].__doc__
+    assert build(METHODS[name], Recipe(epochs=200)).epochs in (0, 200), "its defaults go together"
 
 
-WRAPPERS = {"swa": partial(SWA, start=3), "snapshot": partial(Snapshot, M=2), "deep_ensemble": DeepEnsemble}
-INNER = {**TRAINED, "deep_ensemble": DeepEnsemble, "late_phase_bn": partial(LatePhaseBatchNorm, K=3, start=2)}
-COLLECTS = {"swa", "snapshot", *COMPOSED}
-REFUSED = {("swa", name): "keeps copies of its own" for name in COLLECTS} | {
-    (name, "deep_ensemble"): "trains no network itself" for name in ("swa", "snapshot")
+# --- other networks ----------------------------------------------------------------------------------------
+
+REFUSED_NETS = {
+    ("late_phase_bn", "lstm"): "BatchNorm",
+    ("late_phase_hypernet", "lstm"): "convolutions",
+    ("hypernet_ensemble", "lstm"): "convolutions",
 }
+"""What a method cannot be trained on, and what it says is missing."""
+ON_NETS = [
+    (name, net)
+    for name, net in product(TRAINED, NETS)
+    if name in METHODS and net != "tiny" and (name, net) not in REFUSED_NETS
+]
 
 
-@pytest.mark.parametrize(("outer", "inner"), REFUSED)
+@pytest.fixture
+def short() -> Recipe:
+    return Recipe(epochs=4, lr=0.05, weight_decay=1e-3)
+
+
+@pytest.mark.parametrize(("name", "net"), ON_NETS)
+def test_on_other_networks_it_trains_and_resumes_with_the_same_bits(name, net, short, batches):
+    whole = build(TRAINED[name], short, net=net)
+    keys = set(whole.state_dict())
+    losses = run(whole, make_optimizer(whole, short), batches)
+    assert losses[-1] < losses[0]
+    finish(whole, batches)
+    assert set(whole.state_dict()) == keys
+    assert_members_predict(name, whole, net)
+    again = resumed(TRAINED[name], short, batches, 2, net)
+    assert_same_state(again, whole)
+    assert torch.equal(predictions(again), predictions(whole))
+
+
+@pytest.mark.parametrize(("name", "net"), [pair for pair in REFUSED_NETS if pair[0] in METHODS])
+def test_a_network_that_lacks_what_a_method_needs_is_refused(name, net, recipe):
+    with pytest.raises(ValueError, match=REFUSED_NETS[name, net]):
+        build(TRAINED[name], recipe, net=net)
+
+
+def test_weights_given_to_an_lstm_take_effect(recipe):
+    """And get their gradients, though an LSTM keeps a list of its weights besides its parameters."""
+    method, other = (build(Method, recipe, seed, net="lstm") for seed in (0, 1))
+    x, _ = separable(5)
+    before = method(x)
+    given = {name: value.detach().clone().requires_grad_() for name, value in other.own_weights().items()}
+    logits = method(x, given)
+    torch.testing.assert_close(logits, other(x), rtol=0, atol=0)
+    assert (logits - before).abs().max() > 0.01
+    logits.square().sum().backward()
+    other(x).square().sum().backward()
+    for name, p in other.net.named_parameters():
+        assert torch.equal(given[name].grad, p.grad), name
+    assert all(p.grad is None for p in method.parameters())
+    assert torch.equal(method(x), before), "the network's own weights are back"
+
+
+# --- wrappers ----------------------------------------------------------------------------------------------
+
+
+WRAPPERS = {name: make for name, make in ALL.items() if "of" in hyperparameters(METHODS[name])}
+TRAINING_WRAPPERS = [name for name in WRAPPERS if name != "deep_ensemble"]
+INNER = ALL | COMPOSED
+BUILT = {name: build(make, Recipe(epochs=6)) for name, make in INNER.items()}
+COLLECT = [name for name, method in BUILT.items() if any(part.collected for part in methods_within(method))]
+WATCH = [name for name, method in BUILT.items() if method.watches]
+REFUSED = {
+    **{pair: "keeps copies of its own" for pair in product(["swa", "swag"], COLLECT)},
+    **{pair: "watches data itself" for pair in product(["early_stopping"], WATCH)},
+    **{(name, "deep_ensemble"): "trains no network itself" for name in TRAINING_WRAPPERS},
+}
+"""What means nothing, and why: (outer, inner)."""
+
+
+@pytest.mark.parametrize(("outer", "inner"), [pair for pair in REFUSED if pair[0] in METHODS])
 def test_what_means_nothing_is_refused_with_the_reason(outer, inner, recipe):
     with pytest.raises(ValueError, match=REFUSED[outer, inner]):
         build(WRAPPERS[outer], recipe, of=INNER[inner])
 
 
-PAIRS = [
-    pair for pair in product(WRAPPERS, INNER) if pair not in REFUSED and pair[0] != "deep_ensemble"
-]  # which trains nothing
+PAIRS = [pair for pair in product(TRAINING_WRAPPERS, INNER) if pair not in REFUSED]
 
 
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
 def test_every_wrapper_around_every_method_resumes_with_the_same_bits(outer, inner, recipe, batches):
     make = partial(WRAPPERS[outer], of=INNER[inner])
-    whole = trained(make, recipe, batches)
-    first = build(make, recipe)
-    optimizer = make_optimizer(first, recipe)
-    run(first, optimizer, batches, last=4)
-    second = build(make, recipe)
-    second.load_state_dict(deepcopy(first.state_dict()))
-    again = make_optimizer(second, recipe)
-    checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
-    run(second, again, batches, first=4)
-    assert_same_state(finish(second, batches), whole)
+    few = batches[-4:]
+    whole = trained(make, recipe, few)
+    assert_same_state(resumed(make, recipe, few, 4), whole)
     assert predictions(whole).isfinite().all()
 
 
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
 def test_a_wrapper_trains_as_its_inner_method_does(outer, inner, recipe, batches):
-    """But for the learning rate, training is the inner method's own, to the bit."""
+    """But for the learning rate and the recipe, training is the inner method's own, to the bit."""
+    few = batches[-4:]
     wrapper = build(WRAPPERS[outer], recipe, of=INNER[inner])
-    run(wrapper, make_optimizer(wrapper, recipe), batches)
-    bare = build(INNER[inner], recipe)
+    run(wrapper, make_optimizer(wrapper, recipe), few)
+    bare = build(INNER[inner], wrapper.recipe)
     bare.lr = wrapper.lr
-    run(bare, make_optimizer(bare, recipe), batches)
+    run(bare, make_optimizer(bare, recipe), few)
     assert_same_state(wrapper.inner, bare)
 
 
@@ -236,7 +321,7 @@ def test_needs_are_handed_out_with_their_level(recipe):
     assert build(Snapshot, recipe, of=partial(SWA, of=Tuned)).needs() == [Need(7, 3, level=3)]
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in OWN_FROM_THE_START])
 def test_before_its_start_a_method_trains_plainly(name, recipe, batches):
     """The trunk: with plain rates, the network up to T0 has the bits of plain training (a fork = alone)."""
     method = build(TRAINED[name], recipe)
@@ -271,9 +356,10 @@ def test_ensembles_of_different_seeds_share_no_member(recipe):
 def test_every_method_starts_from_the_same_weights(recipe):
     plain = Method(MakeNet(TinyNet, 3), recipe)
     for name, make in TRAINED.items():
-        method = build(make, recipe, 3)
-        for key, value in plain.net.state_dict().items():
-            assert torch.equal(method.net.state_dict()[key], value), name
+        own = build(make, recipe, 3).net.state_dict()  # without the weights that it generates
+        assert "norm.weight" in own
+        for key, value in own.items():
+            assert torch.equal(plain.net.state_dict()[key], value), name
 
 
 def test_hooks_are_called_in_order(recipe, batches):

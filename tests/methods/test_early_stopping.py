@@ -42,9 +42,8 @@ def watched(method, optimizer, batches, held_out, first=0, last=None):
     """Train as the harness does; the inner method after every epoch."""
     states = []
     for epoch in range(first, method.epochs if last is None else last):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        run(method, optimizer, batches, first=epoch, last=epoch + 1, shown=held_out)
         states.append(deepcopy(method.inner))
-        method.watch(held_out, batches)
     return states
 
 

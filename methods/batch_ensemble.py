@@ -1,0 +1,228 @@
+"""BatchEnsemble: members that share all weights but a few rank-one factors and biases."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import About, Batch, Method, Weights
+from methods.batch_norm import reestimate
+from methods.recipe import Recipe
+from methods.streams import MakeNet
+
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class FastWeights(nn.Module):
+    """The K members' own weights of one layer: y = s_k ∘ layer(r_k ∘ x) + b_k.
+
+    As hooks of the layer, `scale_input` and `scale_output` do this for a batch that holds the rows of all members,
+    and nothing while `rows` is 0. They are bound methods, so that a deep copy of a method has its own.
+
+    Attributes:
+        r: (K, inputs), one factor an input channel.
+        s: (K, outputs).
+        b: (K, outputs); None where the layer has no bias.
+        rows: of the whole tiled batch that is being run, K·B; 0 for none.
+    """
+
+    def __init__(self, layer: Layer, K: int) -> None:
+        super().__init__()
+        outputs = layer.weight.shape[0]
+        inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+        self.r = nn.Parameter(layer.weight.new_ones(K, inputs))
+        self.s = nn.Parameter(layer.weight.new_ones(K, outputs))
+        self.b = None if layer.bias is None else nn.Parameter(layer.weight.new_zeros(K, outputs))
+        self.rows = 0
+
+    def scale_input(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor | None:
+        """Before the layer: multiply each input channel."""
+        (x,) = arguments
+        return x * self.spread(self.r, layer, x) if self.rows else None
+
+    def scale_output(self, layer: nn.Module, arguments: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
+        """After the layer: multiply each output channel, and add the bias."""
+        if not self.rows:
+            return None
+        s = self.spread(self.s, layer, y)
+        return y * s if self.b is None else torch.addcmul(self.spread(self.b, layer, y), y, s)
+
+    def spread(self, fast: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
+        """Give each row of a batch its member's values, in a shape and precision that fit.
+
+        Args:
+            fast: (K, channels).
+            layer: that gets or gave the batch.
+            x: (rows, …, channels) for a linear layer, (rows, channels, …) for a convolution. Rows may be a multiple
+                of K·B, each member's all after those of the one before.
+
+        Raises:
+            ValueError: when the first axis of x cannot be the batch's.
+        """
+        if len(x) % self.rows:
+            raise ValueError(
+                f"BatchEnsemble needs the examples on the first axis: of {self.rows} examples, {layer} sees {len(x)}"
+            )
+        shape = [len(x)] + [1] * (x.dim() - 1)
+        shape[-1 if isinstance(layer, nn.Linear) else 1] = fast.shape[1]
+        return fast.to(x.dtype).repeat_interleave(len(x) // len(fast), 0).view(shape)
+
+    def fold(self, layer: Layer, k: int) -> dict[str, Tensor]:
+        """Give the weight and bias of the plain layer that does what member k does."""
+        # Of a grouped convolution, an output sees only the inputs of its group.
+        groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+        r = self.r[k].view(groups, -1).repeat_interleave(len(layer.weight) // groups, 0)  # (outputs, inputs a group)
+        outer = self.s[k][:, None] * r
+        folded = {"weight": layer.weight * outer.view(*outer.shape, *[1] * (layer.weight.dim() - 2))}
+        if self.b is not None and layer.bias is not None:
+            folded["bias"] = torch.addcmul(self.b[k], self.s[k], layer.bias)
+        return folded
+
+
+class BatchEnsemble(Method):
+    """Train K members in one batch; they share all weights but vectors r, s and a bias in every layer.
+
+    Member k's weight matrix is W ∘ (s_k r_kᵀ): its layer's input is multiplied by r_k, its output by s_k. Every
+    `nn.Linear` and convolution takes part (no subclass of them, which may compute something else); other layers, such
+    as BatchNorm, are shared. Each minibatch is seen by all members, one after the other in a batch of K·B rows;
+    BatchNorm takes its statistics over all of them.
+
+    References:
+        Wen et al., BatchEnsemble: an alternative approach to efficient ensemble and lifelong learning, ICLR 2020,
+        section 3. Where the paper leaves room, its authors' code (edward2 and uncertainty-baselines) is followed: all
+        members see the whole minibatch, N(1, 0.5) at the start, half the rate for what is a member's own, no decay
+        of r and s. Its recipe for WRN-28-10: 250 epochs, rate 0.1, times 0.2 at 100, 200 and 225, decay 6e-4.
+    """
+
+    space: ClassVar[dict[str, BaseDistribution]] = {
+        "K": IntDistribution(2, 20),
+        "init": CategoricalDistribution(["gaussian", "sign"]),
+        "sigma": FloatDistribution(0.0, 1.0),
+        "lr_scale": FloatDistribution(0.1, 2.0, log=True),
+    }
+    about: ClassVar[About] = About("implicit ensembles", "Wen et al. 2020", training="K", prediction="K")
+
+    def __init__(
+        self,
+        make_net: MakeNet,
+        recipe: Recipe,
+        *,
+        K: Annotated[int, Field(ge=1)] = 4,
+        init: Literal["gaussian", "sign"] = "gaussian",
+        sigma: Annotated[float, Field(ge=0)] = 0.5,
+        lr_scale: Annotated[float, Field(gt=0)] = 0.5,
+    ) -> None:
+        """Give every layer K sets of fast weights.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            K: the number of members.
+            init: r and s at the start, entry by entry: N(1, sigma²) ("gaussian"), or 1 and −1 alike ("sign").
+            sigma: standard deviation of the Gaussian.
+            lr_scale: factor on the rate of r, s and the members' biases. The authors multiply their gradients,
+                which is the same in SGD; in Adam it would do nothing.
+
+        Raises:
+            ValueError: for a network without a linear layer or a convolution.
+        """
+        super().__init__(make_net, recipe)
+        self.start_epoch = 0
+        self.K, self.init, self.sigma, self.lr_scale = K, init, sigma, lr_scale
+        self.layers = [name for name, layer in self.net.named_modules() if type(layer) in LAYERS]
+        if not self.layers:
+            raise ValueError("BatchEnsemble needs an architecture with linear layers or convolutions")
+        self.fast = nn.ModuleList(FastWeights(layer, K) for layer in self.plain_layers())
+        for layer, fast in self.pairs():
+            layer.register_forward_pre_hook(fast.scale_input)
+            layer.register_forward_hook(fast.scale_output)
+            if layer.bias is not None:
+                layer.bias.requires_grad_(False)  # `begin` moves it to the members
+
+    def plain_layers(self) -> list[Layer]:
+        """List the network's layers that have fast weights."""
+        return [cast(Layer, self.net.get_submodule(name)) for name in self.layers]
+
+    def pairs(self) -> list[tuple[Layer, FastWeights]]:
+        """List these layers with their fast weights."""
+        return list(zip(self.plain_layers(), cast(Iterable[FastWeights], self.fast), strict=True))
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Draw r and s; move each layer's bias to the members."""
+        generator = self.generator("fast weights")
+        for layer, fast in self.pairs():
+            for p in (fast.r, fast.s):
+                if self.init == "gaussian":
+                    p.copy_(1 + self.sigma * torch.randn(p.shape, generator=generator))
+                else:
+                    p.copy_(2 * torch.randint(2, p.shape, generator=generator) - 1)
+            if fast.b is not None and layer.bias is not None:
+                fast.b.add_(layer.bias)
+                layer.bias.zero_()
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Group shared weights, members' biases, and r and s, which do not decay."""
+        shared = [(f"net.{name}", p) for name, p in self.net.named_parameters() if p.requires_grad]
+        fast = [(f"fast.{name}", p) for name, p in self.fast.named_parameters()]
+        biases = [(name, p) for name, p in fast if name.endswith(".b")]
+        factors = [(name, p) for name, p in fast if not name.endswith(".b")]
+        decay = self.recipe.weight_decay
+        groups = [self.group(shared, decay), self.group(factors, 0.0, self.lr_scale)]
+        return groups + ([self.group(biases, decay, self.lr_scale)] if biases else [])
+
+    def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Run all members on the same batch, or one plain network.
+
+        Args:
+            x: (B, …).
+            weights: of a member, by the network's names; None for all members.
+
+        Returns:
+            Logits: (K·B, C) of all members, B rows of one after the other; (B, C) of one.
+        """
+        if weights is not None:
+            return super().forward(x, weights)
+        with self.tiled(self.K * len(x)):
+            return self.net(torch.cat([x] * self.K))  # type: ignore[no-any-return]
+
+    @contextmanager
+    def tiled(self, rows: int) -> Iterator[None]:
+        """Let the fast weights act on a batch of so many rows."""
+        for _, fast in self.pairs():
+            fast.rows = rows
+        try:
+            yield
+        finally:
+            for _, fast in self.pairs():
+                fast.rows = 0
+
+    def loss(self, x: Tensor, y: Tensor, weights: Weights | None = None) -> Tensor:
+        """Give the mean loss of all members on one minibatch, or that of the network of `weights`."""
+        if weights is not None:
+            return super().loss(x, y, weights)
+        return self.recipe.criterion(self(x), torch.cat([y] * self.K))
+
+    def members(self) -> Iterable[dict[str, Tensor]]:
+        """Give the plain network that each member is; made one by one."""
+        for k in range(self.K):
+            own = {
+                f"{name}.{key}": tensor
+                for name, (layer, fast) in zip(self.layers, self.pairs(), strict=True)
+                for key, tensor in fast.fold(layer, k).items()
+            }
+            yield {**self.own_weights(), **own}
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Re-estimate stale running statistics: the members share them, so that one tiled pass does."""
+        if self.statistics_stale:
+            reestimate(self, batches)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Give the logits of all members, (K, B, C), from one tiled pass."""
+        return self(x).unflatten(0, (self.K, -1))  # type: ignore[no-any-return]
