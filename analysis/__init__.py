@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.leaderboard import leaderboard, render
 from analysis.metrics import METRICS, Metric, describe
-from analysis.runs import load_predictions, load_runs, load_series
+from analysis.runs import load_predictions, load_runs, load_series, ranked
 from analysis.statistics import relative_costs, summarize
 from analysis.tables import document, latex
 
@@ -28,6 +28,7 @@ __all__ = [
     "load_runs",
     "load_series",
     "metric_against_members",
+    "ranked",
     "relative_costs",
     "reliability",
     "render",

@@ -11,6 +11,7 @@ from typing import Literal
 import pandas as pd
 
 from analysis.metrics import SHOWN, Metric, describe
+from analysis.runs import ranked
 from analysis.statistics import CELL, relative_costs, summarize
 
 Format = Literal["text", "csv", "markdown", "html"]
@@ -19,7 +20,7 @@ _REASON = 100  # characters of a failure's reason
 
 
 def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
-    """Rank the methods within each dataset and architecture.
+    """Rank the methods within each dataset and architecture, without runs that were chosen on test data.
 
     Args:
         frame: Rows of `load_runs`.
@@ -30,12 +31,14 @@ def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
     Returns:
         One row a (dataset, architecture, label), the best first: columns dataset, architecture, rank, label,
         method, n, evaluated_on, and every metric as `<name>_mean` and `<name>_std` (see `summarize`).
-        `attrs["notes"]` holds what a reader must know, `attrs["by"]` the metric.
+        `attrs["notes"]` holds what a reader must know, `attrs["by"]` the metric, `attrs["left_out"]` what `ranked`
+        left out.
 
     Raises:
+        LookupError: If all runs were chosen on test data.
         ValueError: If no run has the metric, or the frame mixes what does not belong in one table.
     """
-    board = summarize(relative_costs(frame))
+    board = summarize(relative_costs(ranked(frame)))
     if f"{by}_mean" not in board:
         known = ", ".join(str(name)[:-5] for name in board if str(name).endswith("_mean"))
         raise ValueError(f"no run has {by!r}; a leaderboard can go by: {known}")
@@ -44,9 +47,9 @@ def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
     order = order.sort_values([*CELL, "first", "second", "label"], na_position="last")
     board.insert(2, "rank", pd.Series(_ranks(order), dtype="Int64"))
     notes = [*_seed_notes(board), *board.attrs.get("notes", []), *_unfinished_notes(frame)]
-    partial = board.attrs["partial"]
+    partial, left_out = board.attrs["partial"], board.attrs.get("left_out", "")
     board = board.loc[order.index].reset_index(drop=True)
-    board.attrs = {"by": by, "partial": partial, "notes": notes}
+    board.attrs = {"by": by, "partial": partial, "left_out": left_out, "notes": notes}
     return board
 
 

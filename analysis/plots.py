@@ -1,4 +1,7 @@
-"""Three plots: what accuracy costs, whether confidence is right, what each further member brings."""
+"""Three plots: what accuracy costs, whether confidence is right, what each further member brings.
+
+Runs that were chosen on test data are left out of all of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.metrics import METRICS
-from analysis.runs import load_predictions, load_series
+from analysis.runs import load_predictions, load_series, ranked
 from analysis.statistics import relative_costs
 from analysis.style import WIDTH, Color, Look, add_legend, cells, looks, panels, plain, save, spread, styled
 
@@ -40,7 +43,7 @@ def accuracy_against_cost(frame: pd.DataFrame) -> Figure:
     Raises:
         LookupError: If no run of `sgd` is there to compare with.
     """
-    frame = relative_costs(frame)
+    frame = relative_costs(ranked(frame))
     if "train_cost" not in frame:
         raise LookupError(f"no relative training cost to plot: {' '.join(frame.attrs['notes'])}")
     frame = frame[frame["train_cost"].notna() & frame["accuracy"].notna()]
@@ -76,6 +79,7 @@ def reliability(frame: pd.DataFrame) -> Figure:
     Args:
         frame: Rows of `load_runs`; their predictions are read.
     """
+    frame = ranked(frame)
     predictions = load_predictions(frame)
     labels = list(looks(set(frame["label"])))
     groups = cells(frame)
@@ -114,6 +118,7 @@ def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll
     Raises:
         LookupError: If no run has the series over more than one member.
     """
+    frame = ranked(frame)
     series = load_series(frame, f"members/{metric}")
     series = series.merge(frame[["run_id", "label", "method", "dataset", "architecture"]], on="run_id")
     many = set(series.loc[series["step"] > 1, "label"])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "sqlite:///runs/mlflow.db"
 SERIES = ("train/", "members/")  # metrics with one value a step: they are not columns of the frame
-_TEXT = ("label", "method", "architecture", "dataset", "evaluated_on", "key")
+_TEXT = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "key")
 _PAGE = 1000  # runs a search returns at once
 
 
@@ -26,7 +26,8 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
     The columns:
 
     - `label` (what the study calls the method), `method` (its canonical expression), `architecture`,
-      `dataset`, `seed` (int), `evaluated_on` ("test" or "validation")
+      `dataset`, `seed` (int), `evaluated_on` ("test" or "validation"), `chosen_on` ("test" for a run whose state was
+      chosen on test data, which `ranked` leaves out; else "")
     - `key` (SHA-256 of the cell's specification), `run_id`, `artifact_uri`, `study`, `store`
     - every final metric as a float under the name it is tracked by, NaN where it is not defined:
       `accuracy`, `corruption_error` and `single/accuracy` in per cent; `nll`, `single/nll` and `diversity/kl`
@@ -74,6 +75,29 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
     frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
     frame.attrs["unfinished"] = unfinished
     return frame
+
+
+def ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the runs that were chosen on test data: their figures on it say nothing about new data.
+
+    Args:
+        frame: Rows of `load_runs`.
+
+    Returns:
+        The other rows; `attrs["left_out"]`, and one of `attrs["notes"]`, says what is left out if anything is.
+
+    Raises:
+        LookupError: If no row is left.
+    """
+    if "chosen_on" not in frame or not (chosen := frame["chosen_on"] == "test").any():
+        return frame
+    count, labels = int(chosen.sum()), ", ".join(sorted(frame.loc[chosen, "label"].unique()))
+    note = f"Chosen on test data: not ranked ({count} run{'s' if count > 1 else ''}: {labels})."
+    if chosen.all():
+        raise LookupError(f"there is nothing to rank; {note}")
+    rest = frame[~chosen].reset_index(drop=True)
+    rest.attrs = {**frame.attrs, "left_out": note, "notes": [*frame.attrs.get("notes", []), note]}
+    return rest
 
 
 def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:

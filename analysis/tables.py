@@ -185,7 +185,7 @@ def _caption(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
     within = "" if len(titles) == 1 else " of each dataset and architecture"
     return (
         f"{where}{split} data: mean $\\pm$ sample standard deviation over {over}. "
-        f"The best mean of each metric{within} is bold.{_partial(board, titles, metrics)}"
+        f"The best mean of each metric{within} is bold.{_partial(board, titles, metrics)}{_left_out(board)}"
     )
 
 
@@ -203,6 +203,11 @@ def _partial(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
         if entry["metric"] in metrics
     ]
     return "".join(named)
+
+
+def _left_out(board: pd.DataFrame) -> str:
+    """Say which runs the table leaves out because they were chosen on test data."""
+    return f" {escape(note)}" if (note := board.attrs.get("left_out")) else ""
 
 
 def _entry(row: Mapping[Any, object], titles: Sequence[str]) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 import data
+from data.shapes import DOWNLOADED
 from harness.build import imagine_method
 from harness.expression import MethodSpec, closest
 from harness.places import Errors
 from harness.run import DatasetSpec, Run
 from methods.recipe import Recipe
+from methods.wrapper import methods_within
 
 if TYPE_CHECKING:
     from harness.study import Study
@@ -70,8 +73,8 @@ def check_builds(study: Study, errors: Errors) -> None:
 
     Where no dataset or no architecture is right, a stand-in lets the rest be checked all the same.
     """
-    found = check_datasets(study, errors) or [(study.file.datasets[0], data.Shape(3, 32, 10, 50_000))]
-    for dataset, shape in found:
+    found = check_datasets(study, errors)
+    for dataset, shape in found or [(study.file.datasets[0], data.Shape(3, 32, 10, 50_000))]:
         built = [
             plain
             for j, architecture in enumerate(study.file.architectures)
@@ -82,7 +85,7 @@ def check_builds(study: Study, errors: Errors) -> None:
             seed = study.file.seeds[0]
             built = [Run(dataset=dataset, architecture="wrn-10-1", method=PLAIN, seed=seed, recipe=recipe)]
         for plain in built:
-            check_methods(study, errors, plain, shape)
+            check_methods(study, errors, plain, shape, loadable=bool(found))
 
 
 def check_datasets(study: Study, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
@@ -114,12 +117,31 @@ def check_architecture(
     return plain
 
 
-def check_methods(study: Study, errors: Errors, plain: Run, shape: data.Shape) -> None:
-    """Report methods that cannot be built in the place of a plain run's."""
+def check_methods(study: Study, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool) -> None:
+    """Report methods that cannot be built in the place of a plain run's, or that watch data which are not held out.
+
+    Args:
+        study: whose methods are checked.
+        errors: where to report.
+        plain: the plain run.
+        shape: of its data.
+        loadable: whether its dataset is there.
+    """
     for k, entry in enumerate(study.file.methods):
         try:
-            imagine_method(plain.model_copy(update={"method": entry.method}), study.methods, shape)
+            method = imagine_method(plain.model_copy(update={"method": entry.method}), study.methods, shape)
+            watches = any(part.watches == "validation" for part in methods_within(method))
+            if watches and loadable and not holds_out(plain.dataset):
+                reason = f"it watches validation data, but {plain.dataset.label} holds none out"
+                raise ValueError(f"{reason}: give the dataset a number of them, `validation`")
         except Exception as error:  # whatever a user's own method raises is the user's to read
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             place = ("methods", errors.index("methods", k))
             errors.add(place, f"{entry.method} on {plain.architecture}: {reason}")
+
+
+def holds_out(dataset: DatasetSpec) -> bool:
+    """Say whether some training pictures of a dataset are held out; those that are downloaded hold out none unasked."""
+    if dataset.validation is not None or dataset.name in DOWNLOADED:
+        return bool(dataset.validation)
+    return data.load(dataset.name, root=Path(), train_size=dataset.train_size).validation is not None

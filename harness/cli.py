@@ -37,6 +37,13 @@ class EngineName(StrEnum):
     processes = "processes"
 
 
+class Form(StrEnum):
+    """How methods are listed."""
+
+    text = "text"
+    markdown = "markdown"
+
+
 class Listing(StrEnum):
     """What can be listed."""
 
@@ -194,14 +201,26 @@ def sync(study: Study, runs: Runs = Path("runs"), store: Store = None, plugin: P
 
 
 @app.command("list")
-def list_(what: Listing, plugin: Plugins = None) -> None:
-    """List the methods, models, datasets or studies there are."""
+def list_(
+    what: Listing,
+    format: Annotated[Form, typer.Option(help="How methods are written.")] = Form.text,
+    plugin: Plugins = None,
+) -> None:
+    """List the methods, with their hyperparameters and costs, or the models, datasets or studies there are."""
     from harness import listing
 
-    try:
-        rows = listing.methods(plugin or []) if what is Listing.methods else listing.LISTINGS[what.value]()
-    except (ValueError, FileNotFoundError) as error:
-        raise Refusal(str(error)) from error
+    if what is Listing.methods:
+        try:
+            if format is Form.markdown:
+                show(listing.methods_as_markdown(plugin or []), None)
+            else:
+                show(listing.methods(plugin or [], min(console.width, listing.WIDTH)), None)
+        except (ValueError, FileNotFoundError) as error:
+            raise Refusal(str(error)) from error
+        return
+    if format is Form.markdown:
+        raise Refusal("--format markdown: only methods are listed so")
+    rows = listing.LISTINGS[what.value]()
     listed = Table(show_header=False, box=None)
     listed.add_column(overflow="fold")
     listed.add_column(overflow="fold")

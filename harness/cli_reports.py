@@ -111,9 +111,13 @@ def plot(
     plugin: Plugins = None,
 ) -> None:
     """Draw a study's plots (PDF, SVG, PNG) from the tracked runs; of all plots, those that its methods allow."""
-    from analysis import PLOTS, save
+    from analysis import PLOTS, ranked, save
 
     frame = load_frame(study, runs, store, plugin)
+    with refusing():
+        frame = ranked(frame)
+    if "left_out" in frame.attrs:
+        console.print(frame.attrs["left_out"], markup=False, highlight=False, soft_wrap=True)
     for chosen in PLOTS if name is PlotName.all else [name.value]:
         try:
             with refusing():

@@ -1,4 +1,4 @@
-"""Evaluate a prepared method on everything its task holds; the only place that opens the test set."""
+"""Evaluate a prepared method on everything its task holds; only here is the test set opened, unless a method asks."""
 
 import time
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Batches, Task, normalised
 from harness import metrics
-from harness.cost import Cost, Counter
+from harness.cost import Cost, Counter, parameters_kept
 from methods import Method
 
 BATCH = 1024
@@ -26,6 +26,7 @@ class Evaluation:
     Attributes:
         metrics: name → value.
         curves: name → values for the first 1 … K members.
+        parameters_kept: how many parameters prediction needs.
         forwards_per_example: forward passes that one prediction takes.
         seconds_per_1000: seconds for 1,000 predictions, in batches.
         probabilities: of the test examples, (N, C) float32.
@@ -34,6 +35,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     curves: dict[str, list[float]]
+    parameters_kept: int
     forwards_per_example: float
     seconds_per_1000: float
     probabilities: np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -56,7 +58,9 @@ def evaluate(method: Method, task: Task, counter: Counter) -> Evaluation:
     method.eval()
     test = Batches(task.test, BATCH, mean=task.mean, std=task.std)
     y = task.test.labels.cpu()
-    passes = forwards_per_example(method, next(iter(test))[0], counter)
+    x = next(iter(test))[0]
+    kept = parameters_kept(method, x[:2])
+    passes = forwards_per_example(method, x, counter)
     start = time.perf_counter()
     logits = member_logits(method, (x for x, _ in test))
     seconds = 1000 * (time.perf_counter() - start) / len(y)
@@ -77,6 +81,7 @@ def evaluate(method: Method, task: Task, counter: Counter) -> Evaluation:
     return Evaluation(
         found,
         curves(logits, y),
+        kept,
         passes,
         seconds,
         log_p.exp().float().numpy(),
@@ -146,11 +151,12 @@ def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
 
 
 def weight_vectors(method: Method) -> Tensor:
-    """Give every member's weights as a vector, without BatchNorm's: (K, D)."""
-    names = [
-        f"{name}.{key}".lstrip(".")
-        for name, layer in method.net.named_modules()
-        if not isinstance(layer, _BatchNorm)
-        for key, _ in layer.named_parameters(recurse=False)
-    ]
-    return torch.stack([torch.cat([w[name].flatten() for name in names]).cpu() for w in method.members()])
+    """Give every member's weights as a vector, without BatchNorm's: (K, D), on the CPU as each member is made."""
+    norms = tuple(f"{name}." for name, layer in method.net.named_modules() if isinstance(layer, _BatchNorm))
+    buffers = {name for name, _ in method.net.named_buffers()}
+    names: list[str] = []
+    vectors: list[Tensor] = []
+    for weights in method.members():
+        names = names or [name for name in weights if name not in buffers and not name.startswith(norms)]
+        vectors.append(torch.cat([weights[name].flatten() for name in names]).cpu())
+    return torch.stack(vectors)

@@ -19,7 +19,7 @@ from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
 from harness.cost import Counter, PeakMemory
-from harness.evaluate import evaluate
+from harness.evaluate import BATCH, evaluate
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
@@ -201,13 +201,27 @@ class Execution:
             self.training.append(self.batches(f"data {len(self.training)}"))
         return self.training[order]
 
+    def held_out(self) -> Batches:
+        """Give the held-out data that the method watches, not augmented.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        split = self.task.test if self.method.watches == "test" else self.task.validation
+        if split is None:
+            raise ValueError(f"{self.run.method} watches validation data, but {self.run.dataset.label} holds none out")
+        return Batches(split, BATCH, mean=self.task.mean, std=self.task.std)
+
     def train(self) -> None:
         """Train the epochs that are left."""
+        shown = (self.held_out(), self.batches("watch")) if self.method.watches else ()
         saved = time.monotonic()
         for epoch in range(self.epoch, self.method.epochs):
             assert self.optimizer is not None
             with self.counter.training(self.device):
                 loss, rate = train_epoch(self.method, self.optimizer, self.in_order, epoch)
+                if shown:
+                    self.method.watch(*shown)
             self.epoch = epoch + 1
             line = {"epoch": self.epoch, "time": time.time(), "train/loss": loss, "train/lr": rate}
             self.history.append(line)

@@ -1,31 +1,125 @@
-"""What `econ list` prints: (name, description) rows."""
+"""What `econ list` prints."""
 
+import ast
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from data import DATASETS
 from harness.expression import hyperparameters, literal
 from harness.study import find, names
+from methods import Method
 from methods.plugins import available
 from models import MODELS
 
 Rows = list[tuple[str, str]]
+WIDTH = 100
+COSTS = (
+    "Costs are relative to plain training of one network; a pass is one over the training data, forward only. "
+    "METHOD is any other method, whose own cost counts as 1."
+)
 
 
-def methods(plugins: Sequence[Path] = ()) -> Rows:
-    """List the methods with their hyperparameters and defaults.
+def methods(plugins: Sequence[Path] = (), width: int = WIDTH) -> str:
+    """Describe each method: its family and paper, what it does and costs, its hyperparameters and their values.
+
+    Of a hyperparameter: the default, and the range in which it is searched, or the words it may be.
+
+    Args:
+        plugins: files with more methods.
+        width: characters a line may have.
 
     Raises:
         ValueError: if a plugin holds no method.
         FileNotFoundError: if there is no such plugin.
     """
-    rows = []
+    blocks = [block(name, method, width) for name, method in available(plugins).items()]
+    return "\n\n".join([*blocks, textwrap.fill(COSTS, width)])
+
+
+def block(name: str, method: type[Method], width: int) -> str:
+    """Describe one method in a few lines."""
+    about = method.about
+    head, source = title(name, method), " · ".join(filter(None, (about.family, about.paper)))
+    gap = max(width - len(head) - len(source), 2)
+    lines = [f"{head}{' ' * gap}{source}".rstrip()]
+    lines += textwrap.wrap(first_line(method.__doc__), width, initial_indent="    ", subsequent_indent="    ")
+    if about.family:
+        training, after, prediction = costs_by_default(method)
+        costs = [f"training × {factor(training)}{passes(after)}", f"prediction × {factor(prediction)}"]
+        if len(together := ", ".join(costs)) <= width - 4:
+            costs = [together]
+        for cost in costs:
+            lines += textwrap.wrap(cost, width, initial_indent="    ", subsequent_indent="      ")
+    known = {key: (kind, literal(value)) for key, (kind, value) in hyperparameters(method).items() if key != "of"}
+    left, right = max(map(len, known), default=0), max((len(value) for _, value in known.values()), default=0)
+    for key, (kind, value) in known.items():
+        words = ", ".join(map(literal, get_args(kind))) if get_origin(kind) is Literal else ""
+        values = f"search {search_range(method.space[key])}" if key in method.space else words
+        lines.append(f"    {key:{left}} = {value:{right}}   {values}".rstrip())
+    return "\n".join(lines)
+
+
+def methods_as_markdown(plugins: Sequence[Path] = ()) -> str:
+    """List the methods as the README's table: what each does, its paper and its costs."""
+    head = ["method", "what it does", "paper", "training cost", "prediction cost"]
+    rows = [head, ["---"] * len(head)]
     for name, method in available(plugins).items():
-        known = hyperparameters(method)
-        values = [f"{key}={literal(default)}" for key, (_, default) in known.items() if key != "of"]
-        arguments = [*(["METHOD"] if "of" in known else []), *values]
-        rows.append((f"{name}({', '.join(arguments)})", first_line(method.__doc__)))
-    return rows
+        about = method.about
+        training, after, prediction = costs_by_default(method)
+        costs = [f"{code(training)}{passes(after, code)}", code(prediction)] if about.family else []
+        rows.append([f"`{title(name, method)}`", first_line(method.__doc__), about.paper, *(costs or ["–", "–"])])
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join([*lines, "", COSTS])
+
+
+def costs_by_default(method: type[Method]) -> list[str]:
+    """Give the expressions of a method's costs, conditions decided as for its default hyperparameters."""
+    defaults = {key: value for key, (_, value) in hyperparameters(method).items()}
+
+    class Decide(ast.NodeTransformer):
+        def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+            test = compile(ast.Expression(node.test), method.__name__, "eval")
+            chosen: ast.expr = self.visit(node.body if eval(test, {"__builtins__": {}}, defaults) else node.orelse)
+            return chosen
+
+    about = method.about
+    return [
+        ast.unparse(Decide().visit(ast.parse(expression, mode="eval")))
+        for expression in (about.training, about.passes, about.prediction)
+    ]
+
+
+def title(name: str, method: type[Method]) -> str:
+    """Write a method's name as a study does; what stands for the method it is made of is METHOD."""
+    return f"{name}(METHOD)" if "of" in hyperparameters(method) else name
+
+
+def factor(expression: str) -> str:
+    """Write an expression so that it can follow a sign."""
+    return expression if expression.isidentifier() or expression.isdecimal() else f"({expression})"
+
+
+def code(expression: str) -> str:
+    """Write an expression in Markdown; a number as it is."""
+    return expression if expression.isdecimal() else f"`{expression}`"
+
+
+def passes(expression: str, write: Callable[[str], str] = factor) -> str:
+    """Say how many passes over the training data come after training, if any do."""
+    return "" if expression == "0" else " + 1 pass" if expression == "1" else f" + {write(expression)} passes"
+
+
+def search_range(distribution: BaseDistribution) -> str:
+    """Say in which range a hyperparameter is searched."""
+    if isinstance(distribution, CategoricalDistribution):
+        return " or ".join(map(literal, distribution.choices))
+    known: Any = distribution
+    step = f", in steps of {known.step}" if known.step not in (None, 1) else ""
+    return f"{known.low} to {known.high}{step}{', logarithmic' if known.log else ''}"
 
 
 def models() -> Rows:

@@ -95,7 +95,7 @@ def warning(run: Run, method: Method) -> str:
     for part in method.modules():  # a wrapper's inner method has an epoch of its own
         if isinstance(part, Method):
             part.epoch = max(part.epochs - 1, 0)
-    batches = -(-shape(run).train // run.recipe.batch_size)
+    batches = method.data_orders() * -(-shape(run).train // run.recipe.batch_size)
     cycle = method.batches_per_update()
     if cycle <= batches:
         return ""

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from harness.cost import Cost, parameters_kept, parameters_trained
+from harness.cost import Cost, parameters_trained
 from harness.evaluate import Evaluation
 from harness.provenance import provenance
 from harness.run import Run
 from methods import Method
+from methods.wrapper import methods_within
 
 COUNTED = ("forward_examples", "backward_examples", "optimizer_steps")
 """What of a cost is the same whenever a run is repeated."""
@@ -37,21 +38,24 @@ def make_result(
         device: that trained it.
 
     Returns:
-        Everything that is the same whenever the run is repeated, but for what stands under "timing".
+        Everything that is the same whenever the run is repeated, but for what stands under "timing". "chosen_on" is
+        there only if its state was chosen on test data, or that of a run it started from was.
     """
     alone = sum((cost_of(result) for result in needed), spent)
     trained = parameters_trained(method) + sum(result["cost"]["parameters_trained"] for result in needed)
+    on_test = any(part.watches == "test" for part in methods_within(method)) or any("chosen_on" in r for r in needed)
     return {
         "key": run.key,
         "run": str(run),
         "spec": run.spec(),
         "evaluated_on": "test",
+        **({"chosen_on": "test"} if on_test else {}),
         "metrics": found.metrics,
         "members": found.curves,
         "cost": {
             **part_of(alone, COUNTED),
             "parameters_trained": trained,
-            "parameters_kept": parameters_kept(method),
+            "parameters_kept": found.parameters_kept,
             "forwards_per_example": found.forwards_per_example,
         },
         "spent": part_of(spent, COUNTED),

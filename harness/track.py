@@ -158,6 +158,7 @@ class Mirror:
                 self.send_epochs(run_id, folder)
                 if result:
                     tags |= {**result["provenance"], "evaluated_on": result["evaluated_on"]}
+                    tags |= {name: result[name] for name in ("chosen_on",) if name in result}
                     self.send_result(run_id, folder, result)
             if old.get("state") != state and state != "running":
                 end = int(1000 * result["timing"]["finished"]) if result else None

@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Batch, MakeMethod, Method, Need, Weights
+from methods.base import About, Batch, MakeMethod, Method, Need, Weights
 from methods.recipe import Recipe
 from methods.sgd import SGD
 from methods.streams import MakeNet
@@ -26,6 +26,7 @@ class DeepEnsemble(Method):
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {"K": IntDistribution(2, 20)}
+    about: ClassVar[About] = About("independent runs", "Lakshminarayanan et al. 2017", training="K", prediction="K")
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Method
+from methods.base import About, Method
 from methods.recipe import Recipe
 from methods.streams import MakeNet, seeded
 
@@ -20,6 +20,7 @@ class Dropout(Method):
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {"p": FloatDistribution(0.05, 0.5)}
+    about: ClassVar[About] = About("regularisation", "Srivastava et al. 2014")
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, p: Annotated[float, Field(gt=0, lt=1)] = 0.2) -> None:
         """Build a network whose dropout layers drop with probability `p`."""
@@ -44,6 +45,7 @@ class MCDropout(Dropout):
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {**Dropout.space, "K": IntDistribution(2, 50)}
+    about: ClassVar[About] = About("implicit ensembles", "Gal & Ghahramani 2016", prediction="K")
 
     def __init__(
         self,

@@ -9,7 +9,12 @@ from methods.layers import last_layer as name_of_last_layer
 from methods.recipe import Recipe
 from methods.streams import MakeNet
 
-LATE_PHASE = About("late-phase weights", "von Oswald et al. 2021")
+LATE_PHASE = About(
+    "late-phase weights",
+    "von Oswald et al. 2021",
+    passes="K if statistics == 'reestimate_members' else 1 if statistics == 'reestimate' else 0",
+    prediction="K if prediction == 'members' else 1",
+)
 
 
 class LatePhaseBatchNorm(LatePhase):

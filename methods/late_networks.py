@@ -24,7 +24,10 @@ class LatePhaseFull(LatePhase):
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 3.2 (late-phase deep ensemble).
     """
 
-    about: ClassVar[About] = LATE_PHASE._replace(passes="1")
+    about: ClassVar[About] = LATE_PHASE._replace(
+        training="start + K * (1 - start) if data == 'full' else 1",
+        passes="0 if prediction == 'members' or statistics in ('collapse', 'average') else 1",
+    )
     space: ClassVar[dict[str, BaseDistribution]] = {name: LatePhase.space[name] for name in ("K", "start", "sigma0")}
 
     def __init__(
@@ -76,11 +79,8 @@ class LateIndependent(LatePhaseFull):
         Sacramento et al., Economical ensembles with hypernetworks, 2020, Tables 3 and S2.
     """
 
-    about: ClassVar[About] = About(
-        "economical hypernetwork ensembles",
-        "Sacramento et al. 2020",
-        training="start + K * (1 - start)",
-        prediction="K",
+    about: ClassVar[About] = LatePhaseFull.about._replace(
+        family="economical hypernetwork ensembles", paper="Sacramento et al. 2020"
     )
 
     def __init__(
@@ -111,7 +111,8 @@ class Branched(LatePhaseFull):
         "learned subspaces",
         "Wortsman et al. 2021",
         training="start + K * (1 - start)",
-        passes="1",
+        passes="points if prediction == 'mixtures' else 0 if prediction == 'members' else 1",
+        prediction="points if prediction == 'mixtures' else K if prediction == 'members' else 1",
     )
     space: ClassVar[dict[str, BaseDistribution]] = {
         "K": IntDistribution(2, 10),

@@ -43,6 +43,15 @@ def test_rank_by_a_metric_of_which_less_is_better(runs):
     assert board["label"].tolist() == ["c", "b", "a"]
 
 
+def test_what_was_chosen_on_test_data_has_no_row(runs):
+    rows = [{"label": k, "accuracy": a, "chosen_on": on} for k, a, on in [("a", 90, ""), ("b", 99, "test")]]
+    board = leaderboard(runs(*rows))
+    assert board["label"].tolist() == ["a"]
+    note = "Chosen on test data: not ranked (1 run: b)."
+    assert board.attrs["left_out"] == board.attrs["notes"][1] == note
+    assert all(note in render(board, format).replace("\\", "") for format in ("text", "markdown", "html"))
+
+
 def test_rank_by_what_no_run_has(runs):
     with pytest.raises(ValueError, match=r"no run has 'ece'; a leaderboard can go by: accuracy"):
         leaderboard(runs({"label": "sgd", "accuracy": 90.0}), by="ece")

@@ -41,6 +41,16 @@ def test_no_text_is_cut_off_or_overlaps_the_legend(frame):
         assert all(ax.get_tightbbox().y0 >= top - 1 for ax in figure.axes)
 
 
+def test_what_was_chosen_on_test_data_is_in_no_plot(frame):
+    marked = frame.assign(chosen_on=frame["label"].map(lambda label: "test" if label == "deep_ensemble(K=3)" else ""))
+    for name, plot in PLOTS.items():
+        figure = plot(marked)
+        texts = {text.get_text() for ax in figure.axes for text in ax.get_children() if hasattr(text, "get_text")}
+        drawn = {*legend(figure), *(text.replace("\n", "") for text in texts), *(ax.get_title() for ax in figure.axes)}
+        assert not [text for text in drawn if "deep_ensemble" in text], name
+        assert [text for text in drawn if "late_phase" in text], name
+
+
 def test_cost_plot(frame):
     figure = accuracy_against_cost(frame)
     assert [ax.get_title() for ax in figure.axes] == ["cifar10 · resnet20", "digits · lenet"]

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from analysis import load_predictions, load_runs, load_series
+from analysis import load_predictions, load_runs, load_series, ranked
 
 
 def test_only_finished_cells(frame):
@@ -27,6 +27,22 @@ def test_columns_and_values(frame):
     assert len(row["key"]) == 64
     assert frame["accuracy"].dtype == float and frame["seed"].dtype == int
     assert not [name for name in frame if name.startswith(("train/", "members/"))]
+
+
+def test_what_was_chosen_on_test_data_is_kept_with_a_mark_and_not_ranked(store):
+    for seed in range(2):
+        store.add("chosen", "sgd", seed, metrics={"accuracy": 90.0})
+        store.add("chosen", "early", seed, metrics={"accuracy": 99.0}, chosen_on="test")
+    frame = load_runs("chosen", store=store.uri)
+    assert frame["chosen_on"].tolist() == ["test", "test", "", ""]
+    rest = ranked(frame)
+    assert rest["label"].tolist() == ["sgd", "sgd"]
+    assert rest.index.tolist() == [0, 1]
+    assert rest.attrs["notes"] == [rest.attrs["left_out"]] == ["Chosen on test data: not ranked (2 runs: early)."]
+    assert rest.attrs["unfinished"] == frame.attrs["unfinished"]
+    assert ranked(rest) is rest
+    with pytest.raises(LookupError, match=r"nothing to rank; Chosen on test data: not ranked \(2 runs: early\)"):
+        ranked(frame[:2])
 
 
 def test_a_path_is_a_store(store, frame):

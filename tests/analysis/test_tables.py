@@ -45,6 +45,12 @@ def test_caption_and_label_can_be_given(frame):
     assert "\\caption{Mine.}\n\\label{tab:mine}\n" in text and "NLL" not in text
 
 
+def test_the_caption_says_what_is_left_out(runs):
+    rows = [{"label": k, "accuracy": 90.0, "chosen_on": on} for k, on in [("a", ""), ("b_1", "test")]]
+    assert r"is bold. Chosen on test data: not ranked (1 run: b\_1)." in latex(runs(*rows))
+    assert "Chosen" not in latex(runs(rows[0]))
+
+
 def test_escape():
     assert escape("a_b & 50% $x$ #1 {y}") == r"a\_b \& 50\% \$x\$ \#1 \{y\}"
     assert escape("\\^~<>|") == (

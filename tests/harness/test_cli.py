@@ -123,6 +123,40 @@ def test_failures_give_exit_code_1_and_a_table(call, tmp_path, write_study, stor
     assert "KeyError: '[/red] what [bold]'" in out
 
 
+PEEKING = """
+from methods import Method
+class Peeking(Method):
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.watches = "test"
+"""
+
+
+def test_what_was_chosen_on_test_data_is_not_ranked_and_that_is_said(call, tmp_path, write_study, store):
+    (tmp_path / "peeking.py").write_text(PEEKING)
+    study, plugin = write_study(tmp_path / "s.yaml", seeds=[0, 1]), ("--plugin", tmp_path / "peeking.py")
+    code, _, err = call("run", study, *plugin)
+    assert code == 0, err
+    note = "Chosen on test data: not ranked (2 runs: peeking)."
+    code, board, _ = call("leaderboard", study, *plugin)
+    assert code == 0
+    assert note in board.splitlines()
+    assert "peeking" not in board.replace(note, "")
+    assert " sgd " in board
+    code, table, _ = call("table", study, *plugin)
+    assert code == 0
+    assert note in " ".join(table.split())
+    code, out, err = call("plot", study, "cost", "--output", tmp_path / "plots", *plugin)
+    assert code == 0, err
+    assert note in out
+    assert "peeking" not in (tmp_path / "plots" / "cost.svg").read_text()
+    alone = write_study(tmp_path / "t.yaml", methods=["peeking"], plugins=["peeking.py"])
+    call("run", alone)
+    code, _, err = call("leaderboard", alone)
+    assert code == 2
+    assert "error: there is nothing to rank; Chosen on test data: not ranked (1 run: peeking)." in err
+
+
 def test_a_store_that_is_away_stops_nothing(call, tmp_path, write_study, empty_store):
     study = write_study(tmp_path / "s.yaml")
     code, out, _ = call("run", study, "--store", "http://127.0.0.1:9")
@@ -175,10 +209,14 @@ def test_mistakes_of_the_user_give_exit_code_2_and_no_traceback(call, tmp_path, 
 def test_lists(call):
     code, out, _ = call("list", "methods")
     assert code == 0
-    assert "swa(METHOD, start=0.8, ratio=0.5)" in out
+    assert "swa(METHOD)" in out
     assert "Average the weights at the ends of the last epochs" in " ".join(out.split())
-    assert "late_phase_bn(" in out
-    assert "gamma_theta=1.0" in out
+    assert "gamma_theta = 1.0 search 1.0 or '1/K'" in " ".join(out.split())
+    code, table, _ = call("list", "methods", "--format", "markdown")
+    assert code == 0
+    assert table.startswith("| method | what it does | paper | training cost | prediction cost |\n| --- |")
+    code, _, err = call("list", "models", "--format", "markdown")
+    assert (code, err) == (2, "error: --format markdown: only methods are listed so\n")
     for what, name in (("models", "lenet5"), ("datasets", "digits"), ("studies", "digits")):
         code, out, _ = call("list", what)
         assert code == 0

@@ -3,17 +3,19 @@
 import copy
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from harness.cost import Cost, Counter, PeakMemory, parameters_kept, parameters_trained
+from harness.cost import Cost, Counter, PeakMemory, parameters_kept, parameters_of_members, parameters_trained
 from harness.engines import Inline
 from harness.execute import Settings, execute
 from harness.folder import RunFolder
-from methods import SGD, DeepEnsemble, LatePhaseBatchNorm, MCDropout, Recipe
-from tests.conftest import TinyNet, build
+from methods import SGD, SWA, DeepEnsemble, Dropout, LatePhaseBatchNorm, Line, MCDropout, Method, Recipe, Snapshot
+from tests.conftest import TinyNet, build, separable
+from tests.methods.loops import trained
 
 N, EPOCHS, SIZE = 60, 3, 16
 STEPS = math.ceil(N / SIZE)
@@ -78,21 +80,99 @@ def test_a_deep_ensemble_costs_its_parts_and_spends_nothing(write_study, run_stu
     assert seconds == pytest.approx(sum(parts))
 
 
-def test_parameters_are_counted_once_if_shared():
-    recipe = Recipe(epochs=4)
-    plain = build(SGD, recipe)
-    assert (parameters_trained(plain), parameters_kept(plain)) == (PARAMETERS, PARAMETERS)
-    late = build(LatePhaseBatchNorm, recipe, K=3, start=1, prediction="members")
-    late.begin_epoch(1)
-    own = NORM + HEAD
-    assert parameters_trained(late) == PARAMETERS + 3 * own
-    assert parameters_kept(late) == PARAMETERS - own + 3 * own
-    average = build(LatePhaseBatchNorm, recipe, K=3, start=1)
-    average.begin_epoch(1)
-    assert parameters_kept(average) == PARAMETERS
-    assert parameters_kept(build(MCDropout, recipe, K=9)) == PARAMETERS
-    ensemble = build(DeepEnsemble, recipe, K=4)
-    assert (parameters_trained(ensemble), parameters_kept(ensemble)) == (0, 4 * PARAMETERS)
+class Fast(Method):
+    """K members that share all weights but two vectors each: their heads are W ∘ (s_k r_kᵀ)."""
+
+    K = 5
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.r = nn.Parameter(torch.ones(self.K, 36))
+        self.s = nn.Parameter(torch.ones(self.K, 3))
+
+    def members(self):
+        for r, s in zip(self.r, self.s, strict=True):
+            yield {**self.own_weights(), "head.weight": self.net.head.weight * s.outer(r)}
+
+
+class Generating(Method):
+    """K members that a large network generates from a code each."""
+
+    K = 3
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.codes = nn.Parameter(torch.ones(self.K, 1000))
+        self.hyper = nn.Linear(1000, PARAMETERS)
+
+    def members(self):
+        shapes = {name: p.shape for name, p in self.net.named_parameters()}
+        for code in self.codes:
+            parts = self.hyper(code).split([shape.numel() for shape in shapes.values()])
+            made = {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+            yield {**self.own_weights(), **made}
+
+
+class Sliced(Method):
+    """K heads kept in one tensor; each member takes its part, and the last two the same."""
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.heads = nn.Parameter(torch.ones(4, 3, 36))
+
+    def members(self):
+        for k in (0, 1, 1):
+            yield {**self.own_weights(), "head.weight": self.heads[k]}
+
+
+LATE = {"K": 3, "start": 1}
+OWN = NORM + HEAD
+# method, its hyperparameters, parameters trained, parameters kept
+SIZES = {
+    "sgd": (SGD, {}, PARAMETERS, PARAMETERS),
+    "dropout": (Dropout, {}, PARAMETERS, PARAMETERS),
+    "mc_dropout": (MCDropout, {"K": 9}, PARAMETERS, PARAMETERS),
+    "late-phase average": (LatePhaseBatchNorm, LATE, PARAMETERS + 3 * OWN, PARAMETERS),
+    "late-phase members": (
+        LatePhaseBatchNorm,
+        LATE | {"prediction": "members"},
+        PARAMETERS + 3 * OWN,
+        PARAMETERS - OWN + 3 * OWN,
+    ),
+    "swa": (SWA, {"start": 1}, PARAMETERS, PARAMETERS),
+    "swa of late-phase members": (
+        SWA,
+        {"start": 1, "of": partial(LatePhaseBatchNorm, prediction="members", **LATE)},
+        PARAMETERS + 3 * OWN,
+        PARAMETERS - OWN + 3 * OWN,
+    ),
+    "snapshot": (Snapshot, {"M": 2}, PARAMETERS, 2 * PARAMETERS),
+    "midpoint": (Line, {}, 2 * PARAMETERS, PARAMETERS),
+    "pair": (Line, {"prediction": "pair"}, 2 * PARAMETERS, 2 * PARAMETERS),
+    "fast weights": (Fast, {}, PARAMETERS + 5 * (36 + 3), PARAMETERS + 5 * (36 + 3)),
+    "generated": (Generating, {}, PARAMETERS + 3 * 1000 + 1001 * PARAMETERS, 3 * PARAMETERS),
+    "sliced": (Sliced, {}, PARAMETERS + 4 * 108, PARAMETERS - 108 + 2 * 108),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters_trained_and_kept(name, batches):
+    make, hyperparameters, size, kept = SIZES[name]
+    method = trained(partial(make, **hyperparameters), Recipe(epochs=3), batches)
+    assert (parameters_trained(method), parameters_kept(method, separable(2)[0])) == (size, kept)
+
+
+def test_members_made_one_by_one_may_take_each_others_memory():
+    """Each member of fast weights has a head of its own, wherever the one before it lay."""
+    method = build(Fast, Recipe(epochs=1))
+    assert parameters_of_members(method) == PARAMETERS - 108 + 5 * 108
+
+
+def test_a_deep_ensemble_keeps_all_of_its_members():
+    ensemble = build(DeepEnsemble, Recipe(epochs=4), K=4).eval()
+    assert (parameters_trained(ensemble), parameters_kept(ensemble, separable(2)[0])) == (0, 4 * PARAMETERS)
+    lines = build(DeepEnsemble, Recipe(epochs=4), of=Line, K=2).eval()
+    assert parameters_kept(lines, separable(2)[0]) == 2 * PARAMETERS
 
 
 def test_the_counter_counts_only_in_training():

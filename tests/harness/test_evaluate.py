@@ -13,7 +13,7 @@ from harness import evaluate as evaluating
 from harness import metrics
 from harness.cost import Cost, Counter
 from harness.evaluate import evaluate, weight_vectors
-from methods import SGD, DeepEnsemble, LatePhaseBatchNorm, MakeNet, Recipe
+from methods import SGD, DeepEnsemble, LatePhaseBatchNorm, MakeNet, Method, Recipe
 
 N, K, C = 53, 3, 4
 
@@ -76,7 +76,7 @@ def test_every_example_is_scored_once(monkeypatch, batch):
     counter.cost = Cost(1, 2, 3, 4.0)
     method, task = make_method(counter), make_task()
     found = evaluate(method, task, counter)
-    seen = torch.cat(method.seen[1:]).tolist()  # the first call only warms up and counts
+    seen = torch.cat(method.seen[2:]).tolist()  # the first two calls count parameters and forward passes
     assert seen == [*range(N), *range(100, 140), *range(N)]
     logits = method.table[:N].permute(1, 0, 2).double()
     y = task.test.labels
@@ -196,6 +196,26 @@ def test_weight_vectors_leave_batch_norm_out():
     expected = torch.cat([part.flatten() for part in parts])
     assert torch.equal(vectors[0], expected)
     assert torch.equal(vectors[1], torch.cat([expected[: 18 + 2], expected[20 : 20 + 32 * C] + 1, expected[-C:]]))
+
+
+def test_weight_vectors_hold_weights_that_the_network_itself_does_not_have():
+    class Generated(Method):
+        """Makes its head's weights from a code; the network has only a place for them."""
+
+        def __init__(self, make_net, recipe):
+            super().__init__(make_net, recipe)
+            del self.net.head.weight
+            self.codes = torch.tensor([2.0, 3.0])
+
+        def members(self):
+            for code in self.codes:
+                yield {"head.weight": torch.full((C, 32), float(code)), **self.own_weights()}
+
+    vectors = weight_vectors(method := Generated(MakeNet(Normed, 0), Recipe(epochs=2)))
+    net = method.net
+    rest = torch.cat([p.detach().flatten() for p in (net.conv.weight, net.conv.bias, net.head.bias)])
+    for vector, code in zip(vectors, (2.0, 3.0), strict=True):
+        assert torch.equal(vector, torch.cat([torch.full((32 * C,), code), rest]))
 
 
 def test_weight_distances_are_those_of_the_members():

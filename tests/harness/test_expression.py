@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from harness.expression import MethodSpec, closest, hyperparameters, literal, parse
+from harness.run import DatasetSpec, Run
 from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, MakeNet, Method, Recipe
 from tests.conftest import TinyNet
 
@@ -29,6 +30,8 @@ class Odd(Method):
         maybe: float | None = 0.25,
         choice: Annotated[float, Field(gt=0)] | Literal["1/K"] = 1.0,
         several: tuple[float, ...] = (),
+        place: tuple[float, ...] | None = None,
+        ends: tuple[float, float] | None = (0.0, 1.0),
     ) -> None:
         super().__init__(make_net, recipe)
 
@@ -45,7 +48,9 @@ values = {
     "word": words,
     "maybe": st.none() | st.floats(allow_nan=False, allow_infinity=False),
     "choice": st.just("1/K") | st.floats(1e-300, 1e300),
-    "several": st.tuples() | st.tuples(st.floats(-9, 9)) | st.tuples(st.floats(-9, 9), st.floats(-9, 9)),
+    "several": st.lists(st.floats(-9, 9), max_size=3).map(tuple),
+    "place": st.none() | st.lists(st.floats(-9, 9), max_size=4).map(tuple),
+    "ends": st.none() | st.tuples(st.floats(-9, 9), st.floats(-9, 9)),
 }
 
 
@@ -59,14 +64,48 @@ def odd(draw: st.DrawFn, depth: int = 2) -> MethodSpec:
     return MethodSpec(name="odd", hyperparameters=chosen, of=of)
 
 
+def types(value: Any) -> Any:
+    """The type of a value, and of what a tuple holds."""
+    return [type(value), *map(types, value)] if isinstance(value, tuple) else type(value)
+
+
+def key(spec: MethodSpec) -> str:
+    dataset, recipe = DatasetSpec(name="digits"), Recipe(epochs=1)
+    return Run(dataset=dataset, architecture="lenet5", method=spec, seed=0, recipe=recipe).key
+
+
 @given(odd())
 def test_what_is_written_is_read_back(spec):
     read, errors = parse(str(spec), KNOWN)
     assert errors == []
     assert read == spec
     assert str(read) == str(spec)
-    types = {name: type(value) for name, value in spec.hyperparameters.items()}
-    assert {name: type(value) for name, value in read.hyperparameters.items()} == types
+    assert key(read) == key(spec)
+    for name, value in spec.hyperparameters.items():
+        assert types(read.hyperparameters[name]) == types(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("odd(place=(0.2, 0.3, .5))", "odd(place=(0.2, 0.3, 0.5))"),
+        ("odd(place=[1, 0])", "odd(place=(1.0, 0.0))"),
+        ("odd(place=(0.5,))", "odd(place=(0.5,))"),
+        ("odd(place=())", "odd(place=())"),
+        ("odd(place=None, ends=None)", "odd(ends=None)"),
+        ("odd(ends=(0, 1), several=[])", "odd"),
+    ],
+)
+def test_canonical_form_of_tuples(text, written):
+    spec, errors = parse(text, KNOWN)
+    assert errors == []
+    assert str(spec) == written
+    assert key(spec) == key(parse(written, KNOWN)[0])
+
+
+def test_places_that_differ_have_keys_that_differ():
+    texts = ["odd", "odd(place=())", "odd(place=(0.5,))", "odd(place=(0.5, 0.5))", "odd(several=(0.5,))"]
+    assert len({key(parse(text, KNOWN)[0]) for text in texts}) == len(texts)
 
 
 @given(st.text(max_size=30))
@@ -123,6 +162,11 @@ def test_a_whole_start_is_an_epoch_and_a_fraction_a_part():
         ("swa(ratio=1, ratio=2)", ["swa: ratio is written twice"]),
         ("late_phase_bn(K=2.5)", ["late_phase_bn: K = 2.5: Input should be a valid integer"]),
         ("late_phase_bn(prediction=mean)", ["late_phase_bn: prediction = 'mean': Input should be 'average' or 'mem"]),
+        ("odd(place=0.5)", ["odd: place = 0.5: Input should be a valid tuple"]),
+        ("odd(place=(0.5, half))", ["odd: place = (0.5, half) is not a plain value"]),
+        ("odd(place=(0.5, 'half'))", ["odd: place = (0.5, 'half'): Input should be a valid number"]),
+        ("odd(place=(0.5, 1e999))", ["odd: place = (0.5, inf): Input should be a finite number"]),
+        ("odd(ends=(0.5,))", ["odd: ends = (0.5,): Field required"]),
         ("a.b", ["'a.b' is not a method like swa(late_phase_bn(K=5), start=0.8)"]),
         ("swa(", ["'swa(' is not a method like swa(late_phase_bn(K=5), start=0.8): '(' was never closed"]),
         ("", ["'' is not a method like"]),
@@ -133,7 +177,7 @@ def test_a_whole_start_is_an_epoch_and_a_fraction_a_part():
     ],
 )
 def test_errors_in_words(text, messages):
-    spec, errors = parse(text, METHODS)
+    spec, errors = parse(text, KNOWN)
     assert spec is None
     assert len(errors) == len(messages)
     for error, message in zip(errors, messages, strict=True):

@@ -5,10 +5,12 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+import methods
 from harness.execute import Outcome
 from harness.plan import Plan, Planned, Schedule
 from harness.study import load
 from harness.watch import plan_table
+from methods import Method
 
 
 def plan_of(write_study, tmp_path, **changes):
@@ -61,6 +63,25 @@ def test_a_cycle_longer_than_an_epoch_is_warned_of(write_study, tmp_path, method
     )
     fits = method.replace("K=5", "K=4")
     assert by_name(plan_of(write_study, tmp_path, methods=[fits]))[f"{fits} 0"].warning == ""
+
+
+def test_a_cycle_may_be_as_long_as_all_orders_of_an_epoch(write_study, tmp_path, monkeypatch):
+    class Cyclic(Method):
+        def __init__(self, make_net, recipe, *, K: int = 8):
+            super().__init__(make_net, recipe)
+            self.K = K
+
+        def batches_per_update(self):
+            return self.K
+
+        def data_orders(self):
+            return 2
+
+    monkeypatch.setitem(methods.METHODS, "cyclic", Cyclic)
+    warned = by_name(plan_of(write_study, tmp_path, methods=["cyclic", "cyclic(K=9)", "swa(cyclic(K=9), start=2)"]))
+    assert warned["cyclic 0"].warning == ""
+    for method in ("cyclic(K=9)", "swa(cyclic(K=9), start=2)"):
+        assert "an epoch has 8 minibatches, fewer than the 9 of a cycle" in warned[f"{method} 0"].warning
 
 
 def planned(make_run, method, needs=(), seed=0):

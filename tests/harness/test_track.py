@@ -110,6 +110,18 @@ def test_a_finished_study_as_the_analysis_reads_it(store, finished):
     check(store, *finished)
 
 
+def test_a_choice_on_test_data_is_a_tag(store, finished, tmp_path):
+    plan, runs = finished
+    shutil.copytree(runs, tmp_path / "runs")
+    chosen, other = plan.runs
+    path = RunFolder(tmp_path / "runs", chosen).result
+    write_json(path, {**read_json(path), "chosen_on": "test"})
+    send_all(store, plan, tmp_path / "runs")
+    _, by_key = tracked(store)
+    assert by_key[chosen].data.tags["chosen_on"] == "test"
+    assert "chosen_on" not in by_key[other].data.tags
+
+
 def test_sending_again_adds_nothing(store, finished):
     mirror = send_all(store, *finished)
     for planned in finished[0].runs.values():
