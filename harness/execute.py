@@ -142,7 +142,7 @@ class Execution:
                 self.method.receive([load_finished(part) for part in parts])
             self.train()
             with self.counter.training(self.device):
-                self.method.prepare(self.batches("prepare"))
+                self.method.prepare(self.for_statistics("prepare"))
             self.save(prepared=True)
         self.write_result(parts)
         self.folder.progress.unlink(missing_ok=True)
@@ -184,14 +184,14 @@ class Execution:
         ).save(self.folder.checkpoint)
         write_lines(self.folder.metrics, self.history)
 
-    def batches(self, purpose: str) -> Batches:
-        """Give the augmented training data; a pass's order is a function of (seed, purpose, epoch)."""
+    def batches(self, purpose: str, *, augmented: bool = True) -> Batches:
+        """Give the training data; a pass's order is a function of (seed, purpose, epoch)."""
         return Batches(
             self.task.train,
             self.run.recipe.batch_size,
             mean=self.task.mean,
             std=self.task.std,
-            augmentation=self.task.augmentation,
+            augmentation=self.task.augmentation if augmented else None,
             stream=lambda: stream(self.run.seed, purpose, self.epoch),
         )
 
@@ -200,6 +200,10 @@ class Execution:
         while len(self.training) <= order:
             self.training.append(self.batches(f"data {len(self.training)}"))
         return self.training[order]
+
+    def for_statistics(self, purpose: str) -> Batches:
+        """Give the training data on which running statistics are re-estimated."""
+        return self.batches(purpose, augmented=self.run.recipe.reestimate_on == "augmented")
 
     def held_out(self) -> Batches:
         """Give the held-out data that the method watches, not augmented.
@@ -214,7 +218,7 @@ class Execution:
 
     def train(self) -> None:
         """Train the epochs that are left."""
-        shown = (self.held_out(), self.batches("watch")) if self.method.watches else ()
+        shown = (self.held_out(), self.for_statistics("watch")) if self.method.watches else ()
         saved = time.monotonic()
         for epoch in range(self.epoch, self.method.epochs):
             assert self.optimizer is not None

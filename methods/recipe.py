@@ -182,6 +182,8 @@ class Recipe(Part):
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    reestimate_on: Literal["augmented", "plain"] = "augmented"
+    """Training data on which running statistics are re-estimated; the authors of all three papers augment them."""
 
     @model_validator(mode="after")
     def check_schedule(self) -> Self:

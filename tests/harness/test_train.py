@@ -2,14 +2,16 @@
 
 import json
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from data import Augmentation, Batches
 from harness import execute as executing
-from harness.execute import Settings, execute
+from harness.execute import Execution, Settings, execute
 from harness.folder import RunFolder
 from harness.optimizers import make_optimizer
 from harness.train import DivergenceError, grouped, train_epoch
@@ -141,6 +143,13 @@ METHODS_TO_RESUME = [
     "line(prediction=pair)",
     "snapshot(M=2)",
     "mc_dropout(K=2)",
+    "swag(start=1, N=2)",
+    "swa(every=step, start=1)",
+    "batch_ensemble(K=2)",
+    "hypernet_ensemble(K=2, start=1)",
+    "late_independent(K=2, start=1)",
+    "late_phase_bn(K=3, start=1, leftover=carry, member_optimizer=adam)",
+    "simplex(prediction=random, points=2, layerwise=True)",
 ]
 
 
@@ -329,3 +338,18 @@ def test_seeds_and_threads(make_run, tmp_path, read_result):
         result = read_result(tmp_path / place, make_run(seed=seed).key)
         results.append((result["epochs"], result["predictions"]))
     assert results[0] == results[1] != results[2]
+
+
+@pytest.mark.parametrize("where", ["augmented", "plain"])
+def test_statistics_are_re_estimated_on_augmented_or_plain_data(where, make_run, tmp_path):
+    run = make_run("swa(start=1)")
+    run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"reestimate_on": where})})
+    execution = Execution(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
+    execution.task = replace(execution.task, augmentation=Augmentation(padding=2))
+    train = execution.task.train
+    plain = Batches(train, 1000, mean=execution.task.mean, std=execution.task.std)
+    ((x, _),) = plain
+    seen = torch.cat([x for x, _ in execution.for_statistics("prepare")])
+    assert len(seen) == len(x)
+    same = torch.isin(seen.sum((1, 2, 3)).double(), x.sum((1, 2, 3)).double()).float().mean()
+    assert same == 1.0 if where == "plain" else same < 0.5
