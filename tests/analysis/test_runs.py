@@ -72,7 +72,7 @@ def test_no_store(tmp_path, monkeypatch):
 
 
 def test_no_study_names_those_there(store):
-    with pytest.raises(LookupError, match=r"'papre'.*there is: paper, twice, unfinished"):
+    with pytest.raises(LookupError, match=r"'papre'.*there is: chosen, paper, twice, unfinished"):
         load_runs("papre", store=store.uri)
 
 

@@ -188,8 +188,8 @@ def test_weight_vectors_leave_batch_norm_out():
     method = LatePhaseBatchNorm(MakeNet(Normed, 0), Recipe(epochs=2), K=2, start=0, prediction="members")
     method.begin_epoch(0)
     with torch.no_grad():
-        method.own_layers(1)[0].weight.fill_(9.0)  # BatchNorm of member 1
-        method.own_layers(1)[1].weight.add_(1.0)  # its last layer
+        method.own_parts(1)[0].weight.fill_(9.0)  # BatchNorm of member 1
+        method.own_parts(1)[1].weight.add_(1.0)  # its last layer
     vectors = weight_vectors(method)
     net = method.net
     parts = (net.conv.weight, net.conv.bias, net.head.weight, net.head.bias)
