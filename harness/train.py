@@ -40,6 +40,8 @@ def train_epoch(
         DivergenceError: if the loss is not finite.
     """
     seed_torch(stream(method.seed, "torch", epoch), next(method.net.parameters()).device)
+    if method.recipe.begins_anew(epoch):
+        optimizer.state.clear()
     method.begin_epoch(epoch)
     method.train()
     passes = [data(order) for order in range(method.data_orders())]

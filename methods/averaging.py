@@ -42,7 +42,7 @@ class Averaging(Collector):
         start: Position = 0.8,
         ratio: Annotated[float, Field(gt=0)] | None = 0.5,
         rate: Literal["high", "cyclic"] = "high",
-        low: Annotated[float, Field(gt=0)] = 0.1,  # our choice: as in fast geometric ensembles of wide ResNets
+        low: Annotated[float, Field(gt=0)] | None = None,
         checkpoints: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
         """Collect from epoch `start` on.
@@ -56,7 +56,8 @@ class Averaging(Collector):
                 of `start`. None: the rate of the method that is averaged.
             rate: "high" holds that rate from `start` on; "cyclic" lets it fall linearly, minibatch by minibatch, to
                 `low` before each collected state, and start again.
-            low: the least rate of a cycle, relative to the recipe's.
+            low: the least rate of a cycle, relative to the recipe's; None: 0.1, our choice, as in fast geometric
+                ensembles of wide ResNets.
             checkpoints: how many states are collected, equally spaced (to a whole epoch), the last one at the end
                 of training; None for the state at the end of each epoch. They count equally.
 
@@ -77,9 +78,11 @@ class Averaging(Collector):
                     f"averaging starts in epoch {self.start_epoch}, before {type(method).__name__} itself starts "
                     f"in epoch {method.start_epoch}: its members have no values yet"
                 )
-        if rate == "cyclic" and (ratio is None or low > ratio):
-            raise ValueError(f"rate=cyclic falls from ratio to low, but ratio={ratio} and low={low}")
-        self.ratio, self.rate, self.low = ratio, rate, low
+        if rate == "high" and low is not None:
+            raise ValueError(f"low={low} is the least rate of a cycle; it needs rate=cyclic")
+        self.ratio, self.rate, self.low = ratio, rate, 0.1 if low is None else low
+        if rate == "cyclic" and (ratio is None or self.low > ratio):
+            raise ValueError(f"rate=cyclic falls from ratio to low, but ratio={ratio} and low={self.low}")
         count = self.epochs - self.start_epoch if checkpoints is None else checkpoints
         self.collect_at(
             equally_spaced(count, f"{count} checkpoints", first=self.start_epoch, epochs=self.epochs),

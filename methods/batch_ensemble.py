@@ -129,8 +129,10 @@ class BatchEnsemble(Method):
                 which is the same in SGD; in Adam it would do nothing.
 
         Raises:
-            ValueError: for a network without a linear layer or a convolution.
+            ValueError: for a network without a linear layer or a convolution, and for a `sigma` of signs.
         """
+        if init == "sign" and sigma != 0.5:
+            raise ValueError(f"sigma={sigma} is the spread of init=gaussian; init=sign has none")
         super().__init__(make_net, recipe)
         self.start_epoch = 0
         self.K, self.init, self.sigma, self.lr_scale = K, init, sigma, lr_scale

@@ -10,32 +10,39 @@ from methods.batch_norm import batch_norms
 
 @torch.no_grad()
 def average_layers(
-    members: Iterable[Mapping[str, Tensor]], into: Mapping[str, Tensor], net: nn.Module, exactly: bool
-) -> None:
-    """Write the members' mean weights (von Oswald et al., ICLR 2021, Equation 1).
+    members: Iterable[Mapping[str, Tensor]], net: nn.Module, statistics: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Give the members' mean weights (von Oswald et al., ICLR 2021, Equation 1).
 
     Args:
         members: what each of them does not share, by the network's names.
-        into: what is written, by the same names.
         net: whose layers they are.
-        exactly: make a BatchNorm layer the mean of the K layers' outputs in evaluation mode; else average its
-            parameters and statistics one by one.
+        statistics: running statistics, by the network's names, that the average's BatchNorm layers have in place of
+            the mean ones; None to make each of these layers the mean of the K layers' outputs in evaluation mode.
+
+    Returns:
+        New tensors, by the network's names.
     """
-    norms = {name: norm for name, norm in batch_norms(net).items() if f"{name}.weight" in into}
-    layers: dict[str, list[dict[str, Tensor]]] = {name: [] for name in norms}
-    sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in into.items()}
+    sums: dict[str, Tensor] = {}
+    like: dict[str, Tensor] = {}
+    layers: dict[str, list[dict[str, Tensor]]] = {}
     count = 0
     for member in members:
         count += 1
-        for name, total in sums.items():
-            total.add_(member[name])
-        for name in norms:
-            layers[name].append(layer_of(member, name))
-    for name, total in sums.items():
-        into[name].copy_(total / count)
-    if exactly:
-        for name, norm in norms.items():
-            collapse(layers[name], layer_of(into, name), norm.eps)
+        for name, value in member.items():
+            sums[name] = sums[name].add_(value) if name in sums else value.double()
+        if not layers:
+            like = dict(member)
+            layers = {name: [] for name in batch_norms(net) if f"{name}.weight" in member}
+        for name, found in layers.items():
+            found.append(layer_of(member, name))
+    mean = {name: (total / count).to(like[name]) for name, total in sums.items()}
+    if statistics is not None:
+        return {**mean, **statistics}
+    for name, found in layers.items():
+        eps = batch_norms(net)[name].eps
+        mean.update({f"{name}.{key}": value for key, value in collapse(found, eps).items()})
+    return mean
 
 
 def layer_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -43,20 +50,21 @@ def layer_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
 
-def collapse(layers: Sequence[Mapping[str, Tensor]], into: Mapping[str, Tensor], eps: float) -> None:
-    """Make one BatchNorm layer the mean of K layers' outputs, in evaluation mode.
+def collapse(layers: Sequence[Mapping[str, Tensor]], eps: float) -> dict[str, Tensor]:
+    """Give the BatchNorm layer that is the mean of K layers' outputs, in evaluation mode.
 
     With member k's scale γ_k, shift β_k, running mean m_k and variance v_k, the mean output is affine in x: scale
     mean_k γ_k/√(v_k + ε), shift mean_k (β_k − γ_k m_k/√(v_k + ε)). The layer's own statistics become neutral.
 
     Args:
         layers: the tensors of each layer: weight, bias, running_mean, running_var.
-        into: the tensors of the layer that is written.
         eps: ε of all of them.
     """
     scales = [layer["weight"] / (layer["running_var"] + eps).sqrt() for layer in layers]
     shifts = [layer["bias"] - scale * layer["running_mean"] for scale, layer in zip(scales, layers, strict=True)]
-    into["weight"].copy_(torch.stack(scales).mean(0))
-    into["bias"].copy_(torch.stack(shifts).mean(0))
-    into["running_mean"].fill_(0.0)
-    into["running_var"].fill_(1.0 - eps)
+    return {
+        "weight": torch.stack(scales).mean(0),
+        "bias": torch.stack(shifts).mean(0),
+        "running_mean": torch.zeros_like(layers[0]["running_mean"]),
+        "running_var": torch.full_like(layers[0]["running_var"], 1.0 - eps),
+    }

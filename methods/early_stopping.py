@@ -22,7 +22,7 @@ class EarlyStopping(Wrapper):
     the passes over the training data that the inner method needs before it can predict.
 
     References:
-        Prechelt, Early stopping - but when?, 1998, section 1.3 (training is stopped late, the best state used).
+        Prechelt, Early stopping - but when?, 1998 (training is stopped late, the best state used).
         Wortsman et al., Learning neural network subspaces, ICML 2021, Figures 8 and 12 ("optimal" early stopping,
         which is `criterion="test"`: a value chosen on test data).
     """

@@ -1,5 +1,7 @@
 """Linear hypernetworks that generate a network's convolutions from small embeddings, which members may own."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
@@ -19,7 +21,7 @@ from methods.streams import MakeNet, seeded
 
 Ownership = Literal["own", "shared"]
 STEM = 10
-"""Embedding size of a layer that is alone with its number of output channels, as the first one (Table S1)."""
+"""Embedding size of the network's first convolution (Table S1)."""
 
 
 class Group(NamedTuple):
@@ -39,33 +41,36 @@ class Group(NamedTuple):
 
 
 def group_layers(kernels: Mapping[str, tuple[int, ...]], D: int | None, D_irregular: int | None) -> list[Group]:
-    """Group convolutions after the rule behind Table S1.
+    """Group convolutions after the rule behind Table S1, so that hypernetworks are about as large as the kernels.
 
-    Regular layers have as many input as output channels. Those with the same kernel form a group: each is split in
-    two halves of its input channels, and a layer whose input fits one half joins them. With r regular layers of so
-    many output channels, the group's embeddings have 2r numbers; other layers, each a group of its own, have r (or 10
-    where there is no regular one).
+    Layers of the same shape form a group. Each of its n layers is split in two halves along its input channels, and
+    its embeddings have 2n numbers (an odd width is not split, and has n). A layer whose input is one half of that of a
+    group with as many input as output channels joins it. A layer that is alone with its shape, but not with its number
+    of output channels, is a group with as many numbers as there are such regular layers; the first layer has ten.
 
     Args:
-        kernels: (out, in, k, …) by the names of the layers, in the network's order.
-        D: embedding size of the regular groups; None: by the rule.
-        D_irregular: of other groups, but for layers without regular ones (the stem); None: by the rule.
+        kernels: (out, in a group, k, …) by the names of the layers, in the network's order.
+        D: embedding size of the groups that are split; None: by the rule.
+        D_irregular: of those that are not, but for the first layer; None: by the rule.
     """
-    regular = {name: shape for name, shape in kernels.items() if shape[0] == shape[1] and max(shape[2:]) > 1}
+    counts = Counter(kernels.values())
+    regular = [shape for shape in kernels.values() if shape[0] == shape[1] and max(shape[2:]) > 1]
+    first = next(iter(kernels))
     found: dict[tuple[int, ...], Group] = {}
-    for name, (out, channels, *kernel) in kernels.items():
-        alike = [shape for shape in regular.values() if shape[0] == out]
-        same = (out, out, *kernel) in alike
-        width = out // 2 if same and out % 2 == 0 else out
-        if same and channels in (width, out):
-            key, r = (out, *kernel, width), alike.count((out, out, *kernel))
-            size, fan_in = D or 2 * r, out
+    for name, shape in kernels.items():
+        out, channels, *kernel = shape
+        whole = (out, 2 * channels, *kernel)
+        whole = whole if whole in regular and whole[1] == out else shape
+        n, width = counts[whole], whole[1]
+        alike = sum(other[0] == out for other in regular)
+        if whole == shape and shape not in regular and n == 1 and (name == first or alike):
+            size = STEM if name == first else D_irregular or alike
+        elif width % 2:
+            size = D_irregular or n
         else:
-            key, width = (len(found), out, *kernel, channels), channels
-            size, fan_in = (D_irregular or len(alike)) if alike else STEM, channels
-        for k in kernel:
-            fan_in *= k
-        group = found.setdefault(key, Group((out, *kernel, width), size, {}, fan_in))
+            width //= 2
+            size = D or 2 * n
+        group = found.setdefault(whole, Group((out, *kernel, width), size, {}, whole[1] * math.prod(kernel)))
         group.chunks[name] = channels // width
     return list(found.values())
 
@@ -122,11 +127,14 @@ class Hypernetwork(LatePhase):
             hyperparameters: of `LatePhase`.
 
         Raises:
-            ValueError: for a network without convolutions, or without BatchNorm where members should own it.
+            ValueError: for a network without convolutions, or without BatchNorm where members should own it; for
+                members that own nothing, and for what is about cycles without them.
         """
         super().__init__(make_net, recipe, **hyperparameters)
-        if not nested and self.leftover != "step":
-            raise ValueError(f"leftover={self.leftover} is about cycles, and nested=False has none")
+        if not nested and (self.leftover, self.gamma_theta) != ("step", 1.0):
+            raise ValueError("leftover and gamma_theta are about cycles, and nested=False has none")
+        if (embeddings, batch_norm, last_layer) == ("shared",) * 3:
+            raise ValueError("members that share embeddings, BatchNorm and the last layer are one and the same")
         self.nested = nested
         convolutions = {n: layer for n, layer in self.net.named_modules() if isinstance(layer, nn.Conv1d | nn.Conv2d)}
         last = name_of_last_layer(self.net)

@@ -21,7 +21,7 @@ class Integral(Line):
 
     version: ClassVar[int] = 1
     space: ClassVar[dict[str, BaseDistribution]] = {
-        "epsilon": FloatDistribution(0.01, 1.0, log=True),
+        "epsilon": FloatDistribution(0.05, 0.5, log=True),
         "beta": FloatDistribution(0.0, 4.0),
     }
     about: ClassVar[About] = About("learned subspaces", "Wortsman et al. 2021", training="3", passes="1")
@@ -47,6 +47,8 @@ class Integral(Line):
         # Deviation: the paper gives neither β nor the initialisation here. Ends that start far apart make f so steep
         # that a small convolutional network without BatchNorm does not learn the digits at rate 0.05, where it does
         # from one point; and a penalty that keeps them apart has no ensemble of two to serve.
+        # Gradients of the difference, divided by ε, are noisy wherever g bends (rectifiers, max-pooling): such networks
+        # want a low rate and many epochs. LeNet-5 reaches 94.7 % on the digits in 100 epochs at 0.005.
         super().__init__(make_net, recipe, beta=beta, init=init, prediction="point", alpha=1.0)
         self.epsilon = epsilon
 

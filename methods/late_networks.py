@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.base import About, Batch
 from methods.batch_norm import reestimate
 from methods.late_layers import LATE_PHASE
-from methods.late_phase import LatePhase
+from methods.late_phase import LatePhase, tensors_of
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe
 from methods.streams import MakeNet
@@ -49,19 +49,22 @@ class LatePhaseFull(LatePhase):
             data: members share an epoch's minibatches ("shared"), or each sees all of them in an order of its own
                 ("full").
             hyperparameters: of `LatePhase`.
+
+        Raises:
+            ValueError: for hyperparameters about shared weights.
         """
+        shares = {"gamma_theta": 1.0, "frozen_base": False, **({"leftover": "step"} if data == "full" else {})}
+        for name, default in shares.items():
+            if hyperparameters.get(name, default) != default:
+                raise ValueError(
+                    f"{name}={hyperparameters[name]} is about weights that members share, and there are none"
+                )
         average = hyperparameters.get("prediction", "average") == "average"
         super().__init__(
             make_net, recipe, statistics=statistics or ("reestimate" if average else "collapse"), **hyperparameters
         )
         self.data = data
-        self.replicate(
-            [
-                name
-                for name, layer in self.net.named_modules()
-                if [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-            ]
-        )
+        self.replicate([name for name, layer in self.net.named_modules() if tensors_of(layer)])
 
     def data_orders(self) -> int:
         """Read one order of the data for each member that sees all of it."""
@@ -111,8 +114,8 @@ class Branched(LatePhaseFull):
         "learned subspaces",
         "Wortsman et al. 2021",
         training="start + K * (1 - start)",
-        passes="points if prediction == 'mixtures' else 0 if prediction == 'members' else 1",
-        prediction="points if prediction == 'mixtures' else K if prediction == 'members' else 1",
+        passes="(points or 5) if prediction == 'mixtures' else 0 if prediction == 'members' else 1",
+        prediction="(points or 5) if prediction == 'mixtures' else K if prediction == 'members' else 1",
     )
     space: ClassVar[dict[str, BaseDistribution]] = {
         "K": IntDistribution(2, 10),
@@ -129,7 +132,7 @@ class Branched(LatePhaseFull):
         start: Position = 0.5,
         prediction: Literal["average", "members", "mixtures"] = "average",
         mixing: Literal["global", "layer", "weight"] | None = None,
-        points: Annotated[int, Field(ge=1)] = 5,
+        points: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
         """Branch at epoch k.
 
@@ -142,13 +145,14 @@ class Branched(LatePhaseFull):
                 "mixtures" of their weights, whose mean single accuracy is the figure of Equation 18.
             mixing: coefficients are drawn once for the network ("global", the default), for each "layer", or for
                 each "weight"; uniformly among those that are positive and sum to one.
-            points: the number of mixtures.
+            points: the number of mixtures; None: five.
 
         Raises:
-            ValueError: for `mixing` without mixtures.
+            ValueError: for `mixing` and `points` without mixtures.
         """
-        if mixing and prediction != "mixtures":
-            raise ValueError(f"mixing={mixing} is about random mixtures; it needs prediction=mixtures")
+        for name, given in (("mixing", mixing), ("points", points)):
+            if given and prediction != "mixtures":
+                raise ValueError(f"{name}={given} is about random mixtures; it needs prediction=mixtures")
         super().__init__(
             make_net,
             recipe,
@@ -158,7 +162,7 @@ class Branched(LatePhaseFull):
             member_momentum="copy",
             prediction="members" if prediction == "mixtures" else prediction,
         )
-        self.mixing, self.points = mixing or "global", points if prediction == "mixtures" else 0
+        self.mixing, self.points = mixing or "global", (points or 5) if prediction == "mixtures" else 0
         self.mixtures = nn.ModuleList(NamedBuffers(self.net.named_buffers()) for _ in range(self.points))
 
     def members(self) -> Iterable[dict[str, Tensor]]:

@@ -86,10 +86,13 @@ class LatePhase(Method):
                 "collapse" makes each layer the exact mean of the K layers' outputs (as in the authors' code),
                 "average" averages scale, shift, mean and variance one by one, "reestimate" does so and passes over
                 the data once, "reestimate_members" passes over the data once a member, then collapses. Where
-                members' statistics are stale, as after weight averaging, "collapse" and "average" re-estimate.
+                members' statistics are stale, as after weight averaging, "collapse" and "average" re-estimate; there
+                the authors' code does as "reestimate_members".
         """
         if prediction == "members" and statistics != "collapse":
             raise ValueError(f"statistics={statistics} is about the average network, and prediction=members has none")
+        if member_optimizer == "nesterov" and not recipe.momentum:
+            raise ValueError("member_optimizer=nesterov needs a recipe with momentum")
         if member_momentum == "copy" and member_optimizer != "recipe":
             raise ValueError(f"member_momentum=copy: {member_optimizer} cannot go on from the plain optimizer's state")
         super().__init__(make_net, recipe)
@@ -115,12 +118,15 @@ class LatePhase(Method):
         """
         self.names, self.factors, self.late_factors = list(names), nn.ModuleList(factors), late_factors
         K = self.K if self.start_epoch < self.epochs else 0
-        self.late = nn.ModuleList(nn.ModuleList(map(deepcopy, self.plain_parts())) for _ in range(K))
-        self.average = NamedBuffers(self.weights_of(self.plain_parts()).items())
+        self.late = nn.ModuleList(nn.ModuleList(map(copy_alone, self.plain_parts())) for _ in range(K))
+        norms = batch_norms(self.net).keys() & set(self.names) if self.prediction == "average" and K else ()
+        self.average = NamedBuffers(
+            (f"{name}.{key}", value) for name in norms for key, value in self.net.get_submodule(name).named_buffers()
+        )
         carried = self.shared_weights() if self.leftover == "carry" else []
         self.carried = NamedBuffers((name, torch.zeros_like(p)) for name, p in carried)
-        if self.statistics == "reestimate_members" and not self.own_statistics:
-            raise ValueError("statistics=reestimate_members: members have no BatchNorm statistics of their own")
+        if self.statistics in ("average", "reestimate_members") and not self.own_statistics:
+            raise ValueError(f"statistics={self.statistics}: members have no BatchNorm statistics of their own")
 
     # --- w = h(θ, φ) -----------------------------------------------------------------------------------------
 
@@ -140,7 +146,7 @@ class LatePhase(Method):
         """Give the weights and statistics that φ decides, by the network's names."""
         layers, factors = parts[: len(self.names)], parts[len(self.names) :]
         own = {
-            f"{name}.{key}": tensor
+            f"{name}.{key}".lstrip("."): tensor
             for name, layer in zip(self.names, layers, strict=True)
             for key, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
         }
@@ -198,7 +204,8 @@ class LatePhase(Method):
         generator = self.generator("late-phase noise")
         for k in range(self.K):
             for part, plain in zip(self.own_parts(k), self.plain_parts(), strict=True):
-                part.load_state_dict(plain.state_dict())
+                for own, value in zip(tensors_of(part), tensors_of(plain), strict=True):
+                    own.copy_(value)
                 for p in part.parameters():
                     noise = torch.randn(p.shape, generator=generator).to(p)
                     p.add_(noise * p.square().mean().sqrt(), alpha=self.sigma0)
@@ -261,11 +268,12 @@ class LatePhase(Method):
         self.carrying = 0 if complete or self.leftover != "carry" else used
 
     def copy_optimizer_state(self, optimizer: Optimizer) -> None:
-        """Start every member with the optimizer state of φ0, if it has none."""
+        """Start every member with the optimizer state of φ0, if it has none; not what was drawn afresh."""
+        fresh = {self.names.index(name) for name in self.fresh}
         for k in range(self.K):
-            for part, plain in zip(self.own_parts(k), self.plain_parts(), strict=True):
-                for p, source in zip(part.parameters(), plain.parameters(), strict=True):
-                    if source in optimizer.state and p not in optimizer.state:
+            for i, (part, plain) in enumerate(zip(self.own_parts(k), self.plain_parts(), strict=True)):
+                for p, source in zip(part.parameters(), plain.parameters(recurse=False), strict=True):
+                    if i not in fresh and source in optimizer.state and p not in optimizer.state:
                         optimizer.state[p] = deepcopy(optimizer.state[source])
 
     # --- prediction ------------------------------------------------------------------------------------------
@@ -275,31 +283,40 @@ class LatePhase(Method):
         """Whether members have running statistics of their own."""
         return not batch_norms(self.net).keys().isdisjoint(self.names)
 
+    @property
+    def re_estimates(self) -> bool:
+        """Whether `prepare` passes over the data."""
+        return self.statistics_stale or self.statistics in ("reestimate", "reestimate_members")
+
     def members(self) -> Iterable[dict[str, Tensor]]:
-        """Give the K members, or the one average network (whose late weights `prepare` writes)."""
+        """Give the K members, or the one average network."""
         if not self.begun:
             return super().members()
         if self.prediction == "members":
             return (self.member(k) for k in range(self.K))
-        return [{**super().own_weights(), **self.average.named()}]
+        return [self.average_member()]
+
+    def average_member(self) -> dict[str, Tensor]:
+        """Average the members (Equation 1)."""
+        statistics: dict[str, Tensor] | None = None
+        if self.statistics != "reestimate_members" and self.re_estimates:
+            statistics = self.average.named()
+        elif self.statistics == "average":
+            statistics = {}
+        late = average_layers((self.late_weights(k) for k in range(self.K)), self.net, statistics)
+        return {**super().own_weights(), **late}
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Make the average network, and re-estimate what must be."""
-        stale = self.statistics_stale or self.statistics in ("reestimate", "reestimate_members")
-        members_first = self.prediction == "members" or self.statistics == "reestimate_members"
+        """Re-estimate what must be: the members' statistics where they predict or collapse, else the average's."""
         if not self.begun:
             super().prepare(batches)
-            return
-        if stale and members_first and self.own_statistics:
+        elif self.re_estimates and self.prediction == "average" and self.statistics != "reestimate_members":
+            reestimate(self, batches, self.average_member())
+        elif self.re_estimates and self.own_statistics:
             for k in range(self.K):
                 reestimate(self, batches, self.member(k))
-        elif stale and self.prediction == "members":
+        elif self.re_estimates:
             reestimate(self, batches, lambda i: self.member(i % self.K))
-        if self.prediction == "average":
-            exactly = self.statistics == "reestimate_members" or (self.statistics == "collapse" and not stale)
-            average_layers([self.late_weights(k) for k in range(self.K)], self.average.named(), self.net, exactly)
-            if stale and not members_first:
-                reestimate(self, batches, *self.members())
 
     # --- state -----------------------------------------------------------------------------------------------
 
@@ -311,3 +328,17 @@ class LatePhase(Method):
         """Load it."""
         super().set_extra_state(state)
         self.carrying = state.get("carrying", 0)  # a plain trunk, which a late phase may start from, has none
+
+
+def tensors_of(layer: nn.Module) -> list[Tensor]:
+    """List a layer's own parameters and buffers, not those of layers inside it."""
+    return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+
+
+def copy_alone(layer: nn.Module) -> nn.Module:
+    """Copy a layer without the layers inside it."""
+    inside, layer._modules = layer._modules, {}
+    try:
+        return deepcopy(layer)
+    finally:
+        layer._modules = inside

@@ -18,13 +18,18 @@ def last_layer(net: nn.Module) -> str:
     return names[-1]
 
 
-def weight_matrices(net: nn.Module) -> list[str]:
-    """Name the weight matrices and kernels of linear, convolutional and recurrent layers."""
+def weight_matrices(net: nn.Module, *, recurrent: bool = False) -> list[str]:
+    """Name the weight matrices and kernels of linear, convolutional and recurrent layers.
+
+    Args:
+        net: the network.
+        recurrent: only the matrices of recurrent layers from their state to their next state.
+    """
     names: list[str] = [
         f"{layer_name}.{name}".lstrip(".")
         for layer_name, layer in net.named_modules()
         if isinstance(layer, (*WEIGHTED, nn.RNNBase))
         for name, p in layer.named_parameters(recurse=False)
-        if name.startswith("weight") and p.ndim > 1
+        if name.startswith("weight_hh" if recurrent else "weight") and p.ndim > 1
     ]
     return names

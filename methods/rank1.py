@@ -1,7 +1,7 @@
 """Rank-1 factors of weight matrices, as late-phase weights and alone."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from optuna.distributions import BaseDistribution
@@ -39,27 +39,54 @@ class RankOne(nn.Module):
 
 
 class LatePhaseRank1(LatePhase):
-    """Rank-1 factors of every weight matrix (and the last layer) as late-phase weights.
+    """Rank-1 factors of weight matrices (and the last layer) as late-phase weights.
 
-    They are trained from the first epoch on, as one pair of vectors a matrix until T0. Matrices are those of linear
-    layers, convolutions and recurrent layers (LSTM). BatchNorm stays shared, its statistics too.
+    They are trained from the first epoch on, as one pair of vectors a matrix until T0. BatchNorm stays shared, its
+    statistics too.
 
     References:
-        von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2.2 and appendix A.
+        von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2.2 and appendix A; section 3.4
+        for the recurrent matrix of an LSTM.
     """
 
     about: ClassVar[About] = LATE_PHASE
 
-    def __init__(self, make_net: MakeNet, recipe: Recipe, *, last_layer: bool = True, **hyperparameters: Any) -> None:
-        """Take factors of all matrices; `last_layer`: of the last one, take the layer itself instead.
+    def __init__(
+        self,
+        make_net: MakeNet,
+        recipe: Recipe,
+        *,
+        matrices: Literal["all", "recurrent"] | None = None,
+        last_layer: bool | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        """Give matrices factors.
 
-        The other arguments are those of `LatePhase`.
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            matrices: "all" those of linear layers, convolutions and recurrent layers, or the "recurrent" ones, from
+                state to state, alone; None: in a network with recurrent layers "recurrent", as in the paper's
+                experiments, else "all".
+            last_layer: take the last layer itself as late-phase weights, without factors; None: unless `matrices` is
+                "recurrent" (the paper does so "in classification experiments").
+            hyperparameters: of `LatePhase`.
+
+        Raises:
+            ValueError: for recurrent matrices of a network that has none, and for a decay of members without layers.
         """
         # Deviation: the paper says nothing of decay on the factors and trains them without any; as in BatchEnsemble
         # they have none here, whatever the recipe.
         super().__init__(make_net, recipe, **hyperparameters)
-        last = [name_of_last_layer(self.net)] if last_layer else []
-        self.matrices = [name for name in weight_matrices(self.net) if name.rpartition(".")[0] not in last]
+        recurrent = weight_matrices(self.net, recurrent=True)
+        if matrices == "recurrent" and not recurrent:
+            raise ValueError("matrices=recurrent needs an architecture with recurrent layers")
+        alone = matrices == "recurrent" or (matrices is None and bool(recurrent))
+        last = [name_of_last_layer(self.net)] if (not alone if last_layer is None else last_layer) else []
+        if not last and self.member_weight_decay != recipe.weight_decay:
+            raise ValueError("member_weight_decay is about the last layer: factors have none")
+        found = recurrent if alone else weight_matrices(self.net)
+        self.matrices = [name for name in found if name.rpartition(".")[0] not in last]
         with seeded(self.generator("rank-1 factors")):
             factors = [RankOne(self.net.get_parameter(name)) for name in self.matrices]
         self.replicate(last, factors)
@@ -70,7 +97,7 @@ class LatePhaseRank1(LatePhase):
 
 
 class Rank1(LatePhaseRank1):
-    """Plain training with one pair of rank-1 factors a weight matrix: the control "Base + Rank1".
+    """Plain training with a pair of rank-1 factors a weight matrix: the control "Base + Rank1".
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, Table 6.
@@ -79,6 +106,8 @@ class Rank1(LatePhaseRank1):
     about: ClassVar[About] = About("plain training", "von Oswald et al. 2021")
     space: ClassVar[dict[str, BaseDistribution]] = {}
 
-    def __init__(self, make_net: MakeNet, recipe: Recipe) -> None:
-        """Give the last layer factors too: no part of the network is late."""
-        super().__init__(make_net, recipe, last_layer=False, start=None)
+    def __init__(
+        self, make_net: MakeNet, recipe: Recipe, *, matrices: Literal["all", "recurrent"] | None = None
+    ) -> None:
+        """Give `matrices` factors, as `LatePhaseRank1` does, the last layer's too: no part of the network is late."""
+        super().__init__(make_net, recipe, matrices=matrices, last_layer=False, start=None)

@@ -1,5 +1,6 @@
 """The recipe: how a network is trained plainly (epochs, rate, optimizer, criterion)."""
 
+import itertools
 import math
 from typing import Annotated, Literal, Self
 
@@ -139,7 +140,7 @@ class Stage(Part):
 
 
 class Stages(Part):
-    """Schedules one after the other, as in training on from a finished run.
+    """Schedules one after the other, as in training on from a finished run: each begins with a new optimizer.
 
     The late-phase paper trains on for 20 epochs after 200: a rate of 0.01, linear to 0.001 in 10 epochs, then constant
     (its appendix B, Table 9).
@@ -155,6 +156,10 @@ class Stages(Part):
             raise ValueError(f"schedule: the stages have {total} epochs, training has {epochs}")
         for stage in self.stages:
             stage.schedule.check(stage.epochs)
+
+    def beginnings(self) -> list[int]:
+        """List the epochs in which the second and later stages begin."""
+        return list(itertools.accumulate(stage.epochs for stage in self.stages))[:-1]
 
     def factor(self, epoch: int, epochs: int) -> float:
         """Give the rate's factor in an epoch."""
@@ -190,6 +195,10 @@ class Recipe(Part):
         """Refuse a schedule that does not fit into training."""
         self.schedule.check(self.epochs)
         return self
+
+    def begins_anew(self, epoch: int) -> bool:
+        """Say whether the optimizer forgets its state (momentum) at the beginning of an epoch."""
+        return isinstance(self.schedule, Stages) and epoch in self.schedule.beginnings()
 
     def rate(self, epoch: float) -> float:
         """Give the learning rate at a position in training (whole epochs since its start, and a fraction).

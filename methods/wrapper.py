@@ -177,6 +177,12 @@ class Collector(Wrapper):
         if self.snapshots:
             self.snapshots[i].load_state_dict(self.inner.state_dict())
 
+    def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
+        """Show held-out data to the inner method, and keep what it then knows of them."""
+        super().watch(held_out, training)
+        if self.epoch + 1 in self.ends:
+            self.collect(self.ends.index(self.epoch + 1))
+
     def predictors(self) -> Iterable[Method]:
         """Predict with the states collected so far; before the first, with the inner method."""
         return list(self.snapshots)[: self.taken] or [self.inner]  # type: ignore[return-value]

@@ -35,6 +35,7 @@ INSTEAD = {
         "swa",
         "swa(start=3, checkpoints=3, prediction=checkpoints)",
         "swa(start=3, checkpoints=3, prediction=simplex, points=4)",
+        "swa(start=3, checkpoints=2, prediction=pair, alpha=(0.8, 0.2))",
     ],
     "swag": ["swag(N=3)"],
     "snapshot": ["snapshot", "snapshot(M=2)"],

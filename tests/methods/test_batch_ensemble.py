@@ -272,3 +272,8 @@ def test_what_cannot_be_an_ensemble_is_refused(recipe):
 
     with pytest.raises(ValueError, match=r"first axis: of 12 examples, Linear.* sees 6"):
         BatchEnsemble(MakeNet(TimeFirst, 0), recipe)(separable(3)[0])
+
+
+def test_a_spread_of_signs_is_refused(recipe):
+    with pytest.raises(ValueError, match="sigma=0.2 is the spread of init=gaussian"):
+        build(BatchEnsemble, recipe, init="sign", sigma=0.2)

@@ -1,16 +1,19 @@
 """Hypernetworks against the papers' tables, NumPy and naive loops."""
 
+import math
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import models
 from harness.optimizers import make_optimizer
 from methods import SGD, HypernetEnsemble, LatePhaseHypernet, MakeNet, Recipe
 from methods.batch_norm import reestimate
+from methods.hypernetwork import group_layers
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import assert_close, finish, run
 
@@ -70,6 +73,22 @@ def test_any_convolutional_network_is_generated(architecture):
     assert {n: t.shape for n, t in method.own_weights().items()} == {n: t.shape for n, t in net.state_dict().items()}
     for embedding in method.factors:
         assert min(embedding.e.shape) >= 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121", "resnext50_32x4d", "mobilenet_v2", "vgg16"])
+def test_hypernetworks_are_about_as_large_as_what_they_make(name):
+    """Bottlenecks, grouped and depthwise convolutions, layers that are alone with their shape."""
+    with torch.device("meta"):
+        net = getattr(torchvision.models, name)()
+    kernels = {n: tuple(layer.weight.shape) for n, layer in net.named_modules() if isinstance(layer, nn.Conv2d)}
+    groups = group_layers(kernels, None, None)
+    made = {
+        n: (*group.shape[:1], chunks * group.shape[-1], *group.shape[1:-1])
+        for group in groups
+        for n, chunks in group.chunks.items()
+    }
+    assert made == kernels
+    assert sum(group.D * math.prod(group.shape) for group in groups) < 1.1 * sum(map(math.prod, kernels.values()))
 
 
 def test_kernels_are_embeddings_times_hypernetwork():
@@ -255,8 +274,11 @@ def test_what_cannot_be_generated_is_refused(recipe):
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ValueError, match="own BatchNorm only in an architecture with BatchNorm"):
         HypernetEnsemble(MakeNet(lambda: plain, 0), recipe)
-    with pytest.raises(ValueError, match="leftover=carry is about cycles, and nested=False has none"):
-        build(HypernetEnsemble, recipe, nested=False, leftover="carry")
+    for hyperparameters in ({"leftover": "carry"}, {"gamma_theta": "1/K"}):
+        with pytest.raises(ValueError, match="are about cycles, and nested=False has none"):
+            build(HypernetEnsemble, recipe, nested=False, **hyperparameters)
+    with pytest.raises(ValueError, match="are one and the same"):
+        build(HypernetEnsemble, recipe, embeddings="shared", batch_norm="shared", last_layer="shared")
 
 
 def test_statistics_of_each_specialist_after_averaging(recipe, batches):
@@ -270,3 +292,18 @@ def test_statistics_of_each_specialist_after_averaging(recipe, batches):
         plain = SGD(MakeNet(lambda net=net: net, 0), recipe)
         reestimate(plain, batches)
         assert_close(plain.own_weights(), {name: value.detach() for name, value in weights.items()}, 1e-5)
+
+
+def test_fresh_heads_have_no_momentum_to_copy(recipe, batches):
+    """The other weights of a member go on with that of the base."""
+    method = build(HypernetEnsemble, recipe, K=3, start=2, member_momentum="copy")
+    optimizer = make_optimizer(method, recipe)
+    run(method, optimizer, batches, last=2)
+    method.begin_epoch(2)
+    method.update(batches[:1], optimizer)
+    norm, head, embedding = method.own_parts(1)  # which was not used yet
+    assert torch.equal(
+        optimizer.state[norm.weight]["momentum_buffer"], optimizer.state[method.net.norm.weight]["momentum_buffer"]
+    )
+    assert embedding.e in optimizer.state
+    assert head.weight not in optimizer.state

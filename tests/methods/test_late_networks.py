@@ -131,3 +131,37 @@ def test_late_independent_networks_can_be_noisy_and_share_the_data(recipe, batch
     assert torch.equal(kernels[0], quiet.net.conv.weight)
     rms = quiet.net.conv.weight.square().mean().sqrt().item()
     assert (kernels[1] - kernels[0]).std().item() == pytest.approx(0.5 * rms, rel=0.3)
+
+
+def test_hyperparameters_about_shared_weights_are_refused(recipe):
+    for hyperparameters in ({"gamma_theta": 0.5}, {"frozen_base": True}, {"data": "full", "leftover": "carry"}):
+        with pytest.raises(ValueError, match="is about weights that members share, and there are none"):
+            build(LatePhaseFull, recipe, **hyperparameters)
+    with pytest.raises(ValueError, match="points=3 is about random mixtures"):
+        build(Branched, recipe, points=3)
+
+
+class Nested(torch.nn.Module):
+    """Parameters of the network itself, and a layer with parameters of its own and a layer inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(3))
+        self.attention = torch.nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = torch.nn.Linear(6, 3)
+
+    def forward(self, x):
+        rows = x[:, 0]
+        return self.head(self.attention(rows, rows, rows)[0].mean(1)) * self.scale
+
+
+def test_nested_layers_are_copied_once(recipe, batches):
+    method = LatePhaseFull(MakeNet(Nested, 0), recipe, K=3, start=1, member_momentum="copy", prediction="members")
+    plain = sum(p.numel() for p in method.net.parameters())
+    assert sum(p.numel() for p in method.late.parameters()) == 3 * plain
+    run(method, make_optimizer(method, recipe), batches)
+    for weights in method.members():
+        assert {name: value.shape for name, value in weights.items()} == {
+            name: value.shape for name, value in Nested().state_dict().items()
+        }
+        assert not torch.equal(weights["attention.out_proj.weight"], method.net.attention.out_proj.weight)

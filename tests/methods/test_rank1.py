@@ -118,7 +118,11 @@ def test_late_rank1_is_algorithm_1(optimizer):
 def test_recurrent_matrices_have_factors():
     recipe = Recipe(epochs=2, lr=0.01)
     method = LatePhaseRank1(MakeNet(Recurrent, 0), recipe, K=2, start=1)
+    assert method.matrices == Rank1(MakeNet(Recurrent, 0), recipe).matrices == ["lstm.weight_hh_l0"], "as in the paper"
+    assert method.names == []
+    method = LatePhaseRank1(MakeNet(Recurrent, 0), recipe, K=2, start=1, matrices="all")
     assert method.matrices == ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]
+    assert method.names == ["head"]
     x, _ = separable(7)
     plain = Recurrent().eval()
     weights = {name: value.detach() for name, value in method.own_weights().items()}
@@ -142,3 +146,10 @@ def test_the_control_is_one_network_with_factors(recipe, batches):
     run(trunk, make_optimizer(trunk, recipe), batches, last=5)
     for name, value in control.own_weights().items():
         assert torch.equal(value, trunk.own_weights()[name]), name
+
+
+def test_what_has_no_effect_is_refused(recipe):
+    with pytest.raises(ValueError, match="needs an architecture with recurrent layers"):
+        build(LatePhaseRank1, recipe, matrices="recurrent")
+    with pytest.raises(ValueError, match="member_weight_decay is about the last layer"):
+        build(LatePhaseRank1, recipe, last_layer=False, member_weight_decay=0.5)

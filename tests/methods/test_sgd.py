@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from harness.optimizers import make_optimizer
-from methods import SGD
+from methods import SGD, Recipe
 from tests.conftest import build
 from tests.methods.loops import assert_close, run
 
@@ -37,3 +37,21 @@ def test_an_update_of_several_minibatches_is_one_of_their_mean(recipe, batches):
         (nn.functional.cross_entropy(other.net(x), y) / 2).backward()
     optimizer.step()
     assert_close(one.net.state_dict(), other.net.state_dict())
+
+
+def test_each_stage_begins_with_a_new_optimizer(batches):
+    """Training on from a finished run: its weights, no momentum, and a rate of its own."""
+    stages = [{"epochs": 2}, {"epochs": 2, "ratio": 0.1}]
+    recipe = Recipe(epochs=4, lr=0.05, weight_decay=1e-3, schedule={"kind": "stages", "stages": stages})
+    method = build(SGD, recipe)
+    net = deepcopy(method.net)
+    run(method, make_optimizer(method, recipe), batches)
+    net.train()
+    for lr in (0.05, 0.005):
+        optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-3)
+        for _ in range(2):
+            for x, y in batches:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(net(x), y).backward()
+                optimizer.step()
+    assert_close(method.net.state_dict(), net.state_dict())

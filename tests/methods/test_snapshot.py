@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.optimizers import make_optimizer
-from methods import SWA, Recipe, Snapshot
+from methods import SWA, EarlyStopping, Recipe, Snapshot
 from tests.conftest import build
 from tests.methods.loops import assert_close, finish, run, trajectory
 
@@ -69,3 +69,17 @@ def test_a_rate_without_restarts_has_no_rate_at_a_restart(recipe):
         build(Snapshot, recipe, M=2, rate="inner", ratio=0.5)
     with pytest.raises(ValueError, match="M = 3 cycles do not fit into 2 epochs"):
         build(Snapshot, recipe, M=3, start=4)
+
+
+def test_a_snapshot_of_early_stopping_knows_its_own_epoch(recipe, batches):
+    """It is taken again once the epoch's end was watched."""
+    method = build(Snapshot, recipe, of=EarlyStopping, M=2)
+    optimizer = make_optimizer(method, recipe)
+    best = []
+    for epoch in range(recipe.epochs):
+        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        best.append(int(method.inner.best_epoch))
+    assert [int(copy.best_epoch) for copy in method.snapshots] == [best[end - 1] for end in method.ends]
+    assert best[method.ends[0] - 1] == method.ends[0] - 1, (
+        "the epoch in which the snapshot is taken was the best so far"
+    )

@@ -214,6 +214,24 @@ def test_points_of_the_simplex_are_convex_combinations_with_statistics_of_their_
     assert not torch.equal(members[0]["head.weight"], members[1]["head.weight"])
 
 
+@pytest.mark.parametrize("prediction", ["point", "pair"])
+def test_places_on_the_line_between_two_checkpoints(prediction, recipe, batches):
+    """Figure 18 of the subspaces' paper, and a little beyond the line's ends."""
+    swa = build(SWA, recipe, start=1, checkpoints=2, prediction=prediction, alpha=(1.2, -0.2))
+    states = trajectory(swa, recipe, batches)
+    first, second = (states[end - 1] for end in swa.ends)
+    members = list(finish(swa, batches).members())
+    for weights, share in zip(members, (1.2, -0.2), strict=prediction == "pair"):
+        for name, _ in swa.net.named_parameters():
+            torch.testing.assert_close(weights[name], share * first[name] + (1 - share) * second[name])
+        net = TinyNet()
+        net.load_state_dict(weights)
+        plain = SGD(MakeNet(lambda net=net: net, 0), recipe)
+        reestimate(plain, batches)
+        assert_close(dict(plain.net.state_dict()), weights)
+    assert len(members) == (2 if prediction == "pair" else 1)
+
+
 def test_points_of_the_simplex_are_uniform(recipe, batches):
     """Shares of Dirichlet(1, 1, 1) have mean 1/3, variance 1/18 and covariance −1/36."""
     swa, corners = simplex_of(recipe, batches)
@@ -247,6 +265,18 @@ def test_visiting_points_leaves_the_average_as_it_was(recipe, batches):
         ({"prediction": "simplex"}, "prediction=simplex keeps the checkpoints: it needs their number"),
         ({"every": "step", "checkpoints": 2}, "every=step averages all states alike"),
         ({"every": "step", "rate": "cyclic"}, "every=step averages all states alike"),
+        ({"low": 0.1}, "low=0.1 is the least rate of a cycle; it needs rate=cyclic"),
+        ({"points": 3}, "points=3 is the number of random points; it needs prediction=simplex"),
+        (
+            {"checkpoints": 2, "alpha": (0.5, 0.5)},
+            "prediction=point and prediction=pair need a place, others have none",
+        ),
+        ({"checkpoints": 2, "prediction": "pair"}, "alpha=None: prediction=point and prediction=pair need a place"),
+        ({"checkpoints": 2, "prediction": "point", "alpha": (0.5, 0.6)}, "a place is checkpoints=2 shares that sum to"),
+        (
+            {"checkpoints": 3, "prediction": "pair", "alpha": (0.5, 0.5, 0.0)},
+            "only a line, of checkpoints=2, has opposite",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(recipe, hyperparameters, message):
@@ -255,7 +285,8 @@ def test_what_does_not_go_together_is_refused(recipe, hyperparameters, message):
 
 
 @pytest.mark.parametrize(
-    ("prediction", "passes", "forwards"), [("average", 1, 1), ("checkpoints", 0, 2), ("simplex", 6, 6)]
+    ("prediction", "passes", "forwards"),
+    [("average", 1, 1), ("checkpoints", 0, 2), ("simplex", 6, 6), ("point", 1, 1), ("pair", 2, 2)],
 )
 def test_its_cost_is_what_it_says(prediction, passes, forwards):
     known = {"prediction": prediction, "checkpoints": 2, "points": 6}
