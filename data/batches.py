@@ -1,6 +1,7 @@
 """Batches on the device: cut, mirrored, masked and normalised there, all images of a batch at once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,18 @@ class Batches:
         self._starts = list(range(0, self.examples, batch_size))
         if len(self._starts) > 1 and batch_size > 1 and self.examples - self._starts[-1] == 1:
             self._starts.pop()
+
+    def streaming(self, stream: Callable[[], Generator]) -> "Batches":
+        """The same batches with other randomness; their images are not copied.
+
+        Raises:
+            ValueError: If these have none.
+        """
+        if self._stream is None:
+            raise ValueError("batches without a stream are not prepared for one")
+        other = copy(self)
+        other._stream = stream
+        return other
 
     def __len__(self) -> int:
         """Number of batches a pass."""

@@ -14,7 +14,7 @@ from harness.cost import Cost
 from harness.folder import write
 from methods import Method
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(Exception):

@@ -27,7 +27,7 @@ class Cost:
         forward_examples: examples passed forward through the network; K members count K times.
         backward_examples: examples passed backward.
         optimizer_steps: steps of the optimizer.
-        train_seconds: of updates, `end_epoch` and `prepare`.
+        train_seconds: of updates, `end_epoch`, `watch` and `prepare`.
         peak_memory_bytes: the most memory that training added on its CUDA device; 0 where it was not measured.
     """
 

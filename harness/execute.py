@@ -118,7 +118,7 @@ class Execution:
             self.optimizer = make_optimizer(self.method, self.method.recipe)
             self.optimizer.register_step_post_hook(self.counter.step)
         self.epoch = 0
-        self.training = [self.batches("data")]
+        self.augmented = self.batches("data")
         self.history: list[dict[str, Any]] = []
 
     def attach(self, net: nn.Module) -> nn.Module:
@@ -185,7 +185,7 @@ class Execution:
         write_lines(self.folder.metrics, self.history)
 
     def batches(self, purpose: str, *, augmented: bool = True) -> Batches:
-        """Give the training data; a pass's order is a function of (seed, purpose, epoch)."""
+        """Prepare the training data; a pass's order is a function of (seed, purpose, epoch)."""
         return Batches(
             self.task.train,
             self.run.recipe.batch_size,
@@ -197,13 +197,17 @@ class Execution:
 
     def in_order(self, order: int) -> Batches:
         """Give the training data in one of its orders; order 0 is plain training's."""
-        while len(self.training) <= order:
-            self.training.append(self.batches(f"data {len(self.training)}"))
-        return self.training[order]
+        return self.shuffled(f"data {order}" if order else "data")
+
+    def shuffled(self, purpose: str) -> Batches:
+        """Give the augmented training data in the order of a purpose."""
+        return self.augmented.streaming(lambda: stream(self.run.seed, purpose, self.epoch))
 
     def for_statistics(self, purpose: str) -> Batches:
         """Give the training data on which running statistics are re-estimated."""
-        return self.batches(purpose, augmented=self.run.recipe.reestimate_on == "augmented")
+        if self.run.recipe.reestimate_on == "plain":
+            return self.batches(purpose, augmented=False)
+        return self.shuffled(purpose)
 
     def held_out(self) -> Batches:
         """Give the held-out data that the method watches, not augmented.

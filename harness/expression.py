@@ -129,7 +129,9 @@ def check(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors
     try:
         value = node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
     except (ValueError, TypeError):
-        errors.append(f"{method}: {name} = {ast.unparse(node)} is not a plain value")
+        errors.append(
+            f"{method}: {name} = {ast.unparse(node)} is not a plain value; put text that is no word in quotes"
+        )
         return None
     try:
         config = ConfigDict(allow_inf_nan=False)

@@ -17,9 +17,11 @@ from models import MODELS
 
 Rows = list[tuple[str, str]]
 WIDTH = 100
+SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
 COSTS = (
     "Costs are relative to plain training of one network; a pass is one over the training data, forward only. "
-    "METHOD is any other method, whose own cost counts as 1."
+    "METHOD is any other method, whose own cost counts as 1. early_stopping also predicts the held-out data after each "
+    "epoch."
 )
 
 
@@ -57,10 +59,25 @@ def block(name: str, method: type[Method], width: int) -> str:
     known = {key: (kind, literal(value)) for key, (kind, value) in hyperparameters(method).items() if key != "of"}
     left, right = max(map(len, known), default=0), max((len(value) for _, value in known.values()), default=0)
     for key, (kind, value) in known.items():
-        words = ", ".join(map(literal, get_args(kind))) if get_origin(kind) is Literal else ""
-        values = f"search {search_range(method.space[key])}" if key in method.space else words
+        values = f"search {search_range(method.space[key])}" if key in method.space else " or ".join(allowed(kind))
         lines.append(f"    {key:{left}} = {value:{right}}   {values}".rstrip())
     return "\n".join(lines)
+
+
+def allowed(kind: Any) -> list[str]:
+    """Say which values a type allows: the words of a `Literal`, the bounds of a number; any part of a union."""
+    if get_origin(kind) is Literal:
+        return list(map(literal, get_args(kind)))
+    bounds = []
+    for note in getattr(kind, "__metadata__", ()):  # an Annotated type
+        for bound in getattr(note, "metadata", ()):  # of a pydantic Field
+            bounds += [
+                f"{sign} {getattr(bound, name)}"
+                for name, sign in SIGNS.items()
+                if getattr(bound, name, None) is not None
+            ]
+    inner = [word for part in get_args(kind) if part is not Ellipsis for word in allowed(part)]
+    return [*([" and ".join(bounds)] if bounds else []), *inner]
 
 
 def methods_as_markdown(plugins: Sequence[Path] = ()) -> str:
@@ -77,13 +94,21 @@ def methods_as_markdown(plugins: Sequence[Path] = ()) -> str:
 
 
 def costs_by_default(method: type[Method]) -> list[str]:
-    """Give the expressions of a method's costs, conditions decided as for its default hyperparameters."""
+    """Give the expressions of a method's costs, conditions decided as for its default hyperparameters.
+
+    Raises:
+        ValueError: for a condition that its hyperparameters do not decide.
+    """
     defaults = {key: value for key, (_, value) in hyperparameters(method).items()}
 
     class Decide(ast.NodeTransformer):
         def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
             test = compile(ast.Expression(node.test), method.__name__, "eval")
-            chosen: ast.expr = self.visit(node.body if eval(test, {"__builtins__": {}}, defaults) else node.orelse)
+            try:
+                decided = eval(test, {"__builtins__": {}}, defaults)
+            except Exception as error:  # whatever a user's own expression raises
+                raise ValueError(f"{method.__name__}.about: {ast.unparse(node)}: {error}") from error
+            chosen: ast.expr = self.visit(node.body if decided else node.orelse)
             return chosen
 
     about = method.about

@@ -8,18 +8,25 @@ from torch.optim import SGD, Adam, Optimizer
 
 from methods import Method, Recipe
 
+KINDS = ("recipe", "sgd", "nesterov", "adam")
+
 
 def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     """Make the optimizer of a method, in torch's fused implementation.
 
     A group's "optimizer" says which update it has: "sgd" without momentum, "nesterov", "adam", or "recipe" (the
     default). Momentum is the recipe's, Adam's constants are torch's (0.9, 0.999, 1e-8).
+
+    Raises:
+        ValueError: for any other update.
     """
-    groups = method.param_groups()
+    groups = [group for group in method.param_groups() if group["params"]]
     places = {id(group["params"][0][1]): i for i, group in enumerate(groups)}
     sgd, adam = [], []
     for group in groups:
         kind = group.pop("optimizer", "recipe")
+        if kind not in KINDS:
+            raise ValueError(f"{type(method).__name__}.param_groups: unknown optimizer {kind!r}; there are {KINDS}")
         if kind == "adam" or (kind == "recipe" and recipe.optimizer == "adam"):
             adam.append(group)
             continue

@@ -101,7 +101,7 @@ def warning(run: Run, method: Method) -> str:
         return ""
     return (
         f"{run.method} on {run.dataset.label}: an epoch has {batches} minibatches, fewer than the {cycle} of a "
-        "cycle: shared weights step once an epoch, less often with leftover=carry, and never with leftover=drop"
+        "cycle: none is ever full, and `leftover` decides whether shared weights step"
     )
 
 

@@ -163,7 +163,8 @@ class Method(nn.Module):
 
         Returns:
             One dict a group: "params" a list of (name, parameter), "weight_decay", "lr_scale" (a factor on
-            the learning rate). Optimizer state is saved by these names, so they must be unique.
+            the learning rate), and perhaps "optimizer": "sgd" (without momentum), "nesterov", "adam", or as the
+            "recipe" says. Optimizer state is saved by these names, so they must be unique.
         """
         return [self.group(self.named_parameters(), self.recipe.weight_decay)]
 
@@ -215,7 +216,7 @@ class Method(nn.Module):
         """Leave an epoch: collect, restart."""
 
     def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
-        """See held-out data after an epoch, if `watches` asks for it.
+        """See held-out data after an epoch, in training mode as in `prepare`, if `watches` asks for it.
 
         Args:
             held_out: that data, not augmented.

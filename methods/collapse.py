@@ -30,7 +30,7 @@ def average_layers(
     for member in members:
         count += 1
         for name, value in member.items():
-            sums[name] = sums[name].add_(value) if name in sums else value.double()
+            sums[name] = sums[name].add_(value) if name in sums else value.to(torch.float64, copy=True)
         if not layers:
             like = dict(member)
             layers = {name: [] for name in batch_norms(net) if f"{name}.weight" in member}

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from methods.base import About
 from methods.batch_norm import batch_norms
-from methods.late_layers import LATE_PHASE
-from methods.late_phase import LatePhase
+from methods.late_phase import LATE_PHASE, LatePhase
 from methods.layers import last_layer as name_of_last_layer
 from methods.recipe import Position, Recipe
 from methods.streams import MakeNet, seeded
@@ -148,7 +147,7 @@ class Hypernetwork(LatePhase):
             factors = list(chain.from_iterable(self.draw_embeddings(group, device) for group in self.groups))
         for layer in convolutions.values():
             del layer.weight
-        norms = [name for name, layer in batch_norms(self.net).items() if layer.affine]
+        norms = [name for name, layer in batch_norms(self.net).items() if layer.affine and layer.track_running_stats]
         if batch_norm == "own" and not norms:
             raise ValueError("members can own BatchNorm only in an architecture with BatchNorm layers")
         names = [*(norms if batch_norm == "own" else []), *([last] if last_layer == "own" else [])]

@@ -9,7 +9,7 @@ from methods.base import About, MakeMethod
 from methods.recipe import Recipe
 from methods.sgd import SGD
 from methods.streams import MakeNet
-from methods.wrapper import Wrapper
+from methods.wrapper import Wrapper, methods_within
 
 
 class LabelSmoothing(Wrapper):
@@ -42,6 +42,11 @@ class LabelSmoothing(Wrapper):
             of: the method that is trained.
             epsilon: the probability that is shared by all C classes: the target of the right one is
                 1 - epsilon + epsilon/C.
+
+        Raises:
+            ValueError: when the method smooths labels itself.
         """
         super().__init__(make_net, recipe.model_copy(update={"label_smoothing": epsilon}), of)
+        if any(isinstance(method, LabelSmoothing) for method in methods_within(self.inner)):
+            raise ValueError("LabelSmoothing inside of LabelSmoothing: only the inner one would smooth")
         self.start_epoch = 0

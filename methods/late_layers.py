@@ -4,17 +4,10 @@ from typing import Any, ClassVar
 
 from methods.base import About
 from methods.batch_norm import batch_norms
-from methods.late_phase import LatePhase
+from methods.late_phase import LATE_PHASE, LatePhase
 from methods.layers import last_layer as name_of_last_layer
 from methods.recipe import Recipe
 from methods.streams import MakeNet
-
-LATE_PHASE = About(
-    "late-phase weights",
-    "von Oswald et al. 2021",
-    passes="K if statistics == 'reestimate_members' else 1 if statistics == 'reestimate' else 0",
-    prediction="K if prediction == 'members' else 1",
-)
 
 
 class LatePhaseBatchNorm(LatePhase):
@@ -35,9 +28,12 @@ class LatePhaseBatchNorm(LatePhase):
             ValueError: for a network without BatchNorm.
         """
         super().__init__(make_net, recipe, **hyperparameters)
-        norms = [name for name, layer in batch_norms(self.net).items() if layer.affine]
+        norms = [n for n, layer in batch_norms(self.net).items() if layer.affine and layer.track_running_stats]
         if not norms:
-            raise ValueError("late-phase BatchNorm weights need an architecture with BatchNorm layers")
+            raise ValueError(
+                "late-phase BatchNorm weights need an architecture with BatchNorm layers: with a scale, a shift and "
+                "running statistics"
+            )
         self.replicate([*norms, *([name_of_last_layer(self.net)] if last_layer else [])])
 
 

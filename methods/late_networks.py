@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from methods.base import About, Batch
 from methods.batch_norm import reestimate
-from methods.late_layers import LATE_PHASE
-from methods.late_phase import LatePhase, tensors_of
+from methods.late_phase import LATE_PHASE, LatePhase, tensors_of
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe
 from methods.streams import MakeNet

@@ -15,12 +15,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from methods.base import Batch, Method, Weights
+from methods.base import About, Batch, Method, Weights
 from methods.batch_norm import batch_norms, reestimate
 from methods.collapse import average_layers
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe, start_at
 from methods.streams import MakeNet, seeded
+
+LATE_PHASE = About(
+    "late-phase weights",
+    "von Oswald et al. 2021",
+    passes="K if statistics == 'reestimate_members' else 1 if statistics == 'reestimate' else 0",
+    prediction="K if prediction == 'members' else 1",
+)
 
 
 class LatePhase(Method):
@@ -91,6 +98,10 @@ class LatePhase(Method):
         """
         if prediction == "members" and statistics != "collapse":
             raise ValueError(f"statistics={statistics} is about the average network, and prediction=members has none")
+        if frozen_base and (gamma_theta, leftover) != (1.0, "step"):
+            raise ValueError(
+                "gamma_theta and leftover are about the base weights' steps, and frozen_base=True stops these"
+            )
         if member_optimizer == "nesterov" and not recipe.momentum:
             raise ValueError("member_optimizer=nesterov needs a recipe with momentum")
         if member_momentum == "copy" and member_optimizer != "recipe":
@@ -114,12 +125,17 @@ class LatePhase(Method):
             late_factors: whether members have factors of their own.
 
         Raises:
-            ValueError: where `statistics` asks for what members do not have.
+            ValueError: where `statistics` or a decay is about what members do not have, or there is no late phase.
         """
         self.names, self.factors, self.late_factors = list(names), nn.ModuleList(factors), late_factors
+        if self.start_epoch == self.epochs and not self.factors:
+            raise ValueError("start=None: without a late phase this is plain training, sgd")
+        if not self.names and self.member_weight_decay != self.recipe.weight_decay:
+            raise ValueError("member_weight_decay is about layers that members own, and they own none")
         K = self.K if self.start_epoch < self.epochs else 0
         self.late = nn.ModuleList(nn.ModuleList(map(copy_alone, self.plain_parts())) for _ in range(K))
-        norms = batch_norms(self.net).keys() & set(self.names) if self.prediction == "average" and K else ()
+        averages = self.prediction == "average" and K > 0
+        norms = [name for name in batch_norms(self.net) if averages and name in self.names]
         self.average = NamedBuffers(
             (f"{name}.{key}", value) for name in norms for key, value in self.net.get_submodule(name).named_buffers()
         )
@@ -206,7 +222,7 @@ class LatePhase(Method):
             for part, plain in zip(self.own_parts(k), self.plain_parts(), strict=True):
                 for own, value in zip(tensors_of(part), tensors_of(plain), strict=True):
                     own.copy_(value)
-                for p in part.parameters():
+                for p in part.parameters() if self.sigma0 else ():
                     noise = torch.randn(p.shape, generator=generator).to(p)
                     p.add_(noise * p.square().mean().sqrt(), alpha=self.sigma0)
             for name in self.fresh:

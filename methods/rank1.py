@@ -8,8 +8,7 @@ from optuna.distributions import BaseDistribution
 from torch import Tensor, nn
 
 from methods.base import About
-from methods.late_layers import LATE_PHASE
-from methods.late_phase import LatePhase
+from methods.late_phase import LATE_PHASE, LatePhase
 from methods.layers import last_layer as name_of_last_layer
 from methods.layers import weight_matrices
 from methods.recipe import Recipe
@@ -73,7 +72,7 @@ class LatePhaseRank1(LatePhase):
             hyperparameters: of `LatePhase`.
 
         Raises:
-            ValueError: for recurrent matrices of a network that has none, and for a decay of members without layers.
+            ValueError: for recurrent matrices of a network that has none.
         """
         # Deviation: the paper says nothing of decay on the factors and trains them without any; as in BatchEnsemble
         # they have none here, whatever the recipe.
@@ -83,8 +82,6 @@ class LatePhaseRank1(LatePhase):
             raise ValueError("matrices=recurrent needs an architecture with recurrent layers")
         alone = matrices == "recurrent" or (matrices is None and bool(recurrent))
         last = [name_of_last_layer(self.net)] if (not alone if last_layer is None else last_layer) else []
-        if not last and self.member_weight_decay != recipe.weight_decay:
-            raise ValueError("member_weight_decay is about the last layer: factors have none")
         found = recurrent if alone else weight_matrices(self.net)
         self.matrices = [name for name in found if name.rpartition(".")[0] not in last]
         with seeded(self.generator("rank-1 factors")):

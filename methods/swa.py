@@ -114,13 +114,15 @@ class SWA(Averaging):
 
     def point(self, i: int, mean: Tensor) -> Tensor:
         """Give a point of the simplex between the checkpoints; in mid-run, between those collected so far."""
-        collected = [flat(snapshot.parameters()) for snapshot in list(self.snapshots)[: self.taken]]
         if self.shares:
             shares = torch.tensor(self.shares[i])
         else:
             shares = torch.empty(self.taken).exponential_(generator=self.generator(f"point {i}"))
             shares /= shares.sum()  # Dirichlet(1)
-        return torch.stack([share * state for share, state in zip(shares, collected, strict=True)]).sum(0)
+        place = torch.zeros_like(mean)
+        for share, snapshot in zip(shares.tolist(), self.snapshots, strict=False):
+            place.add_(flat(snapshot.parameters()), alpha=share)
+        return place
 
     def get_extra_state(self) -> dict[str, int]:
         """Save how many steps were averaged, if steps are, with the epoch."""
@@ -130,4 +132,4 @@ class SWA(Averaging):
         """Load the epoch and the number of steps."""
         super().set_extra_state(state)
         if self.every == "step":
-            self.steps = state["steps"]
+            self.steps = state.get("steps", 0)  # a plain trunk has none

@@ -173,15 +173,19 @@ class Collector(Wrapper):
             self.collect(self.ends.index(epoch + 1))
 
     def collect(self, i: int) -> None:
-        """Keep the state at the end of cycle i, if states are kept."""
+        """Collect the state at the end of cycle i."""
+        self.keep(i)
+
+    def keep(self, i: int) -> None:
+        """Keep a copy of the state at the end of cycle i, if copies are kept."""
         if self.snapshots:
             self.snapshots[i].load_state_dict(self.inner.state_dict())
 
     def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
-        """Show held-out data to the inner method, and keep what it then knows of them."""
+        """Show held-out data to the inner method; a state that was just kept is kept anew, with what it learnt."""
         super().watch(held_out, training)
         if self.epoch + 1 in self.ends:
-            self.collect(self.ends.index(self.epoch + 1))
+            self.keep(self.ends.index(self.epoch + 1))
 
     def predictors(self) -> Iterable[Method]:
         """Predict with the states collected so far; before the first, with the inner method."""

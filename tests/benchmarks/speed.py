@@ -5,6 +5,7 @@ takes about ten minutes: `python -m tests.benchmarks.speed`.
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -143,16 +144,19 @@ BOUNDS = {
 """How many times as long as plain training a method may take on the large network; collecting is part of an epoch."""
 
 
-def print_bounds(rounds: int = 3) -> None:
-    """Print the ratio of each method beside its bound."""
+def print_bounds(rounds: int = 3) -> bool:
+    """Print the ratio of each method beside its bound; say whether all bounds hold."""
+    good = True
     base = harness_epoch(LARGE)
     for written, bound in BOUNDS.items():
         spec, errors = parse(written, METHODS)
         if spec is None:
             raise ValueError("; ".join(errors))
         ratio = compare(base, harness_epoch(LARGE, spec.make(METHODS)), rounds, warm_up=1)
+        good &= ratio <= bound
         verdict = "" if ratio <= bound else "  above the bound"
         print(f"{written:35} {LARGE:10} {ratio:.3f} <= {bound:.2f}{verdict}", flush=True)
+    return good
 
 
 def main() -> None:
@@ -161,7 +165,8 @@ def main() -> None:
     for name, (base, other) in PAIRS.items():
         for architecture in ("lenet5", "wrn-10-1"):
             print(f"{name:35} {architecture:10} {compare(base(architecture), other(architecture)):.3f}", flush=True)
-    print_bounds()
+    if not print_bounds():
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -230,3 +230,16 @@ def test_wrong_arguments():
         Split(split.images.float(), split.labels)
     with pytest.raises(ValueError, match="labels must be int64"):
         Split(split.images, split.labels[:2])
+
+
+def test_other_streams_share_the_images():
+    batches = make(numbered(20), augmentation=Augmentation(padding=1), seed=1)
+    other = batches.streaming(stream(2))
+    assert other._windows is batches._windows
+    expected = make(numbered(20), augmentation=Augmentation(padding=1), seed=2)
+    for found, wanted in zip(one_pass(other), one_pass(expected), strict=True):
+        assert torch.equal(found, wanted)
+    again = make(numbered(20), augmentation=Augmentation(padding=1), seed=1)
+    assert torch.equal(one_pass(batches)[1], one_pass(again)[1]), "the first stream is what it was"
+    with pytest.raises(ValueError, match="without a stream"):
+        make(numbered(3), seed=None).streaming(stream())

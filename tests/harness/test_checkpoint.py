@@ -90,7 +90,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
 def test_another_run_or_format_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
     some(key="b" * 64).save(path)
-    with pytest.raises(CheckpointError, match="of format 1 and run bbbbbbbb, not 1 and aaaaaaaa"):
+    with pytest.raises(CheckpointError, match="of format 2 and run bbbbbbbb, not 2 and aaaaaaaa"):
         load(path, KEY)
     monkeypatch.setattr(checkpoints, "FORMAT", 2)
     some().save(path)

@@ -152,7 +152,7 @@ def test_a_whole_start_is_an_epoch_and_a_fraction_a_part():
         ("swa(sgd, sgd)", ["swa is made of one other method, not of 2"]),
         (
             "swa(strat=0.5)",
-            ["swa has no hyperparameter 'strat'; did you mean 'start'? there are checkpoints, every, low, points, "],
+            ["swa has no hyperparameter 'strat'; did you mean 'start'? there are alpha, checkpoints, every, low, "],
         ),
         ("swa(of=sgd)", ["swa has no hyperparameter 'of'; "]),
         ("swa(**{})", ["swa has no hyperparameter '**'; there are "]),
@@ -192,7 +192,7 @@ def test_hyperparameters_of_base_classes_count_too():
     assert found["last_layer"][1] is True
     assert found["K"][1] == 10
     assert "hyperparameters" not in found
-    assert list(hyperparameters(SWA))[:5] == ["every", "prediction", "points", "of", "start"]
+    assert list(hyperparameters(SWA))[:5] == ["every", "prediction", "points", "alpha", "of"]
 
 
 def test_make_builds_what_is_written():

@@ -57,8 +57,8 @@ rich(METHOD)                                  kin · Doe 2020
     beta       = 0.1       search 0.01 to 1.0, logarithmic
     gamma      = '1/K'     search 1.0 or '1/K'
     wide       = True
-    prediction = average   average, members
-    ratio      = 1.0
+    prediction = average   average or members
+    ratio      = 1.0       auto
 
 bare
     Train one network with minibatch SGD; a subclass

@@ -59,8 +59,8 @@ def test_a_cycle_longer_than_an_epoch_is_warned_of(write_study, tmp_path, method
     warned = by_name(plan_of(write_study, tmp_path, methods=["sgd", method]))
     assert warned["sgd 0"].warning == ""
     assert warned[f"{method} 0"].warning == (
-        f"{method} on rows: an epoch has 4 minibatches, fewer than the 5 of a cycle: shared weights step once an "
-        "epoch, less often with leftover=carry, and never with leftover=drop"
+        f"{method} on rows: an epoch has 4 minibatches, fewer than the 5 of a cycle: none is ever full, and `leftover` "
+        "decides whether shared weights step"
     )
     fits = method.replace("K=5", "K=4")
     assert by_name(plan_of(write_study, tmp_path, methods=[fits]))[f"{fits} 0"].warning == ""

@@ -121,6 +121,18 @@ def test_optimizers(optimizer, kind):
         assert [(group["nesterov"], group["momentum"]) for group in made.param_groups] == [(False, 0.0)]
 
 
+def test_an_unknown_optimizer_is_refused_and_an_empty_group_left_out():
+    class Odd(SGD):
+        def param_groups(self):
+            return [*super().param_groups(), self.group([], 0.0)]
+
+    method = build(Odd, Recipe(epochs=1))
+    assert len(make_optimizer(method, method.recipe).param_groups) == 1
+    method.param_groups = lambda: [SGD.param_groups(method)[0] | {"optimizer": "rmsprop"}]
+    with pytest.raises(ValueError, match="Odd.param_groups: unknown optimizer 'rmsprop'; there are"):
+        make_optimizer(method, method.recipe)
+
+
 def test_a_loss_that_is_no_number_ends_training():
     class Lost(SGD):
         def update(self, batches, optimizer):
@@ -346,6 +358,7 @@ def test_statistics_are_re_estimated_on_augmented_or_plain_data(where, make_run,
     run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"reestimate_on": where})})
     execution = Execution(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
     execution.task = replace(execution.task, augmentation=Augmentation(padding=2))
+    execution.augmented = execution.batches("data")
     train = execution.task.train
     plain = Batches(train, 1000, mean=execution.task.mean, std=execution.task.std)
     ((x, _),) = plain

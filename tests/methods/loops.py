@@ -16,13 +16,13 @@ def run(method: Method, optimizer, batches, first: int = 0, last: int | None = N
     for epoch in range(first, method.epochs if last is None else last):
         losses.append(train_epoch(method, optimizer, rotated(batches), epoch)[0])
         if method.watches:
-            method.watch(shown or held_out(), batches)
+            method.watch(shown or held_out(batches[0][0].device), batches)
     return losses
 
 
-def held_out():
+def held_out(device):
     """Two minibatches that are never trained on."""
-    x, y = separable(30, seed=11)
+    x, y = (t.to(device) for t in separable(30, seed=11))
     return list(zip(x.split(16), y.split(16), strict=True))
 
 

@@ -4,6 +4,7 @@ from copy import deepcopy
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from optuna.distributions import BaseDistribution
@@ -258,6 +259,24 @@ def test_weights_given_to_an_lstm_take_effect(recipe):
     assert torch.equal(method(x), before), "the network's own weights are back"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in TRAINED if name in METHODS])
+def test_on_a_gpu_it_trains_resumes_and_predicts(name, short, batches):
+    there = [(x.cuda(), y.cuda()) for x, y in batches]
+    method = build(TRAINED[name], short).cuda()
+    optimizer = make_optimizer(method, short)
+    run(method, optimizer, there, last=2)
+    second = build(TRAINED[name], short).cuda()
+    second.load_state_dict(deepcopy(method.state_dict()))
+    again = make_optimizer(second, short)
+    checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
+    losses = run(second, again, there, first=2)
+    assert np.isfinite(losses).all()
+    finish(second, there)
+    with torch.no_grad():
+        assert second.predict(there[0][0]).isfinite().all()
+
+
 # --- wrappers ----------------------------------------------------------------------------------------------
 
 
@@ -270,6 +289,7 @@ WATCH = [name for name, method in BUILT.items() if method.watches]
 REFUSED = {
     **{pair: "keeps copies of its own" for pair in product(["swa", "swag"], COLLECT)},
     **{pair: "watches data itself" for pair in product(["early_stopping"], WATCH)},
+    ("label_smoothing", "label_smoothing"): "only the inner one would smooth",
     **{(name, "deep_ensemble"): "trains no network itself" for name in TRAINING_WRAPPERS},
 }
 """What means nothing, and why: (outer, inner)."""

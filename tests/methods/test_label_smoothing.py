@@ -39,3 +39,8 @@ def test_it_reaches_every_method(of, recipe, batches):
     run(plain, make_optimizer(plain, recipe), batches)
     assert_close(dict(bare.named_parameters()), dict(method.inner.named_parameters()), 0)
     assert not torch.equal(next(plain.parameters()), next(bare.parameters()))
+
+
+def test_smoothing_twice_is_refused(recipe):
+    with pytest.raises(ValueError, match="only the inner one would smooth"):
+        build(LabelSmoothing, recipe, of=partial(LabelSmoothing, epsilon=0.3))

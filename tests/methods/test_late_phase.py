@@ -306,3 +306,31 @@ def test_ten_members_add_little_to_a_large_network():
         late = 17_952 + 641 * classes if classes == 10 else 17_952 + 64_100
         assert added == 10 * late
         assert added < bound * plain
+
+
+def test_averaging_leaves_the_members_alone(recipe):
+    """In float64 too, where a copy in double precision is no copy."""
+    method = build(LatePhaseBatchNorm, recipe, K=3, start=0).double()
+    method.begin_epoch(0)
+    with torch.no_grad():
+        for k in range(3):
+            method.late_weights(k)["head.weight"].fill_(k + 1.0)
+    for _ in range(2):
+        (weights,) = method.members()
+        assert weights["head.weight"].unique().tolist() == [2.0]
+    assert [method.late_weights(k)["head.weight"].unique().item() for k in range(3)] == [1.0, 2.0, 3.0]
+
+
+def test_contradictions_are_refused(recipe):
+    for hyperparameters, message in (
+        ({"start": None}, "start=None: without a late phase this is plain training"),
+        ({"frozen_base": True, "gamma_theta": 0.5}, "frozen_base=True stops these"),
+        ({"member_optimizer": "nesterov"}, "member_optimizer=nesterov needs a recipe with momentum"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(LatePhaseBatchNorm, recipe.model_copy(update={"momentum": 0.0}), **hyperparameters)
+    bare = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(64, 3)
+    )
+    with pytest.raises(ValueError, match="with a scale, a shift and running statistics"):
+        LatePhaseBatchNorm(MakeNet(lambda: bare, 0), recipe)

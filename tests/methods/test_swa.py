@@ -291,3 +291,18 @@ def test_what_does_not_go_together_is_refused(recipe, hyperparameters, message):
 def test_its_cost_is_what_it_says(prediction, passes, forwards):
     known = {"prediction": prediction, "checkpoints": 2, "points": 6}
     assert (eval(SWA.about.passes, known), eval(SWA.about.prediction, known)) == (passes, forwards)
+
+
+class Watching(SGD):
+    """Asks for held-out data, and does nothing with them."""
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.watches = "validation"
+
+
+def test_a_method_that_watches_is_averaged_once_an_epoch(recipe, batches):
+    swa, plain = build(SWA, recipe, of=Watching, start=2), build(SWA, recipe, start=2)
+    for method in (swa, plain):
+        run(method, make_optimizer(method, recipe), batches)
+    assert_close(dict(plain.average.net.named_parameters()), dict(swa.average.net.named_parameters()), 0)
