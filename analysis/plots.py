@@ -199,7 +199,8 @@ def _mean_ece(rows: pd.DataFrame) -> str:
 def _wrap(label: str) -> str:
     """Break a long name, before its arguments if it has any."""
     parts = [label] if len(label) <= _LONG else label.replace("(", "\0(", 1).split("\0")
-    return "\n".join(line for part in parts for line in textwrap.wrap(part, _LONG))
+    lines = [line for part in parts for line in textwrap.wrap(part.replace("_", "_ "), _LONG)]
+    return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def _finish_diagram(ax: Axes, title: str, numbers: Sequence[tuple[str, Color]]) -> None:

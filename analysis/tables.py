@@ -46,7 +46,7 @@ _SPECIAL |= dict(zip("ΓΔΘΛΞΠΣΦΨΩ", (f"$\\{n}$" for n in _CAPITALS.spli
 
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
-\usepackage[a4paper,margin=1.5cm,landscape]{geometry}
+\usepackage[paperwidth=297mm,paperheight=HEIGHTmm,margin=1.5cm]{geometry}
 \usepackage{booktabs}
 \usepackage{etoolbox}
 \AtBeginEnvironment{tabular}{\footnotesize}
@@ -107,12 +107,13 @@ def _head_sections(written: str, cells: Sequence[tuple[str, pd.DataFrame, list[M
 
 
 def document(*tables: str) -> str:
-    """Wrap tables into a document that pdflatex compiles as it is.
+    """Wrap tables into a document that pdflatex compiles as it is; its pages are as high as the longest table needs.
 
     Args:
         tables: What `latex` returned.
     """
-    return _PREAMBLE + "\n".join(tables) + "\\end{document}\n"
+    height = max([210, *(60 + 4 * table.count("\\\\\n") for table in tables)])  # mm; A4, and 4 mm a row
+    return _PREAMBLE.replace("HEIGHT", str(height)) + "\n".join(tables) + "\\end{document}\n"
 
 
 def escape(text: str) -> str:

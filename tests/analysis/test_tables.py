@@ -63,10 +63,17 @@ def test_escape():
 def test_it_compiles(frame, runs, tmp_path):
     rows = [{"label": HARD + str(i), "dataset": HARD, "accuracy": 90.0 + i, "nll": 0.1} for i in range(2)]
     more = [row | {"dataset": "b"} for row in rows]
-    text = document(latex(frame), latex(runs(*rows, *more), label="tab:two"), latex(runs(*rows), label="tab:b"))
+    long = runs(*({"label": f"method {i}", "accuracy": 90.0} for i in range(80)))
+    text = document(
+        latex(frame),
+        latex(runs(*rows, *more), label="tab:two"),
+        latex(runs(*rows), label="tab:b"),
+        latex(long, label="tab:long"),
+    )
     (tmp_path / "tables.tex").write_text(text, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
+    assert "too large" not in done.stdout, "no row is cut off at the end of a page"
     assert (tmp_path / "tables.pdf").stat().st_size > 10_000
