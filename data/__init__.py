@@ -7,12 +7,28 @@ from pathlib import Path
 from data.arrays import load_npz
 from data.batches import Batches, normalised
 from data.digits import load_digits
-from data.shapes import Shape, shape
+from data.pictures import PictureTask
+from data.shapes import shape
+from data.source import Augmentation, Source, Split
 from data.splits import make_task
-from data.task import Augmentation, Source, Split, Task
+from data.task import Part, Passes, Shape, Task
 from data.vision import load_cifar10, load_cifar100, load_fashion_mnist
 
-__all__ = ["DATASETS", "Augmentation", "Batches", "Shape", "Source", "Split", "Task", "load", "normalised", "shape"]
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Batches",
+    "Part",
+    "Passes",
+    "PictureTask",
+    "Shape",
+    "Source",
+    "Split",
+    "Task",
+    "load",
+    "normalised",
+    "shape",
+]
 
 # (what follows the colon of the dataset's name, folder for downloads) -> the dataset as stored
 Loader = Callable[[str, Path], Source]

@@ -1,13 +1,19 @@
 """Batches on the device: cut, mirrored, masked and normalised there, all images of a batch at once."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from data.task import Augmentation, Split, Task
+from data.source import Augmentation, Split
+
+if TYPE_CHECKING:
+    from data.pictures import PictureTask
 
 
 class Batches:
@@ -64,7 +70,7 @@ class Batches:
         if len(self._starts) > 1 and batch_size > 1 and self.examples - self._starts[-1] == 1:
             self._starts.pop()
 
-    def streaming(self, stream: Callable[[], Generator]) -> "Batches":
+    def streaming(self, stream: Callable[[], Generator]) -> Self:
         """The same batches with other randomness; their images are not copied.
 
         Raises:
@@ -119,7 +125,7 @@ class Batches:
         return x, self._labels[index]
 
 
-def normalised(images: Tensor, task: Task, batch_size: int) -> Iterator[Tensor]:
+def normalised(images: Tensor, task: PictureTask, batch_size: int) -> Iterator[Tensor]:
     """Batches of bare images, normalised as the task's own: its companions and its corrupted test images.
 
     Args:

@@ -2,26 +2,9 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from data.splits import check_counts
-
-
-class Shape(NamedTuple):
-    """What networks and schedules must know about a dataset.
-
-    Attributes:
-        in_channels: channels of the pictures.
-        image_size: their side, in pixels.
-        classes: the number of classes.
-        train: training pictures, without those held out.
-    """
-
-    in_channels: int
-    image_size: int
-    classes: int
-    train: int
-
+from data.task import Shape
 
 DOWNLOADED = {
     "cifar10": Shape(3, 32, 10, 50_000),
@@ -47,8 +30,7 @@ def shape(dataset: str, *, validation: int | None = None, train_size: int | None
     from data import load
 
     if dataset not in DOWNLOADED:
-        task = load(dataset, root=Path(), validation=validation, train_size=train_size)
-        return Shape(task.in_channels, task.image_size, task.classes, len(task.train.labels))
+        return load(dataset, root=Path(), validation=validation, train_size=train_size).shape
     known = DOWNLOADED[dataset]
     held_out = validation or 0
     check_counts(dataset, known.train, held_out, train_size)

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.task import Source, Split, Task
+from data.pictures import PictureTask
+from data.source import Source, Split
 
 _SUBSET_SEED = 20210601  # of the stratified order from which `train_size` keeps the first images
 
@@ -58,7 +59,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(stds)
 
 
-def make_task(name: str, source: Source, validation: int | None, train_size: int | None) -> Task:
+def make_task(name: str, source: Source, validation: int | None, train_size: int | None) -> PictureTask:
     """Hold out images of a source's training set, shrink the rest if asked to, and measure what is left.
 
     Args:
@@ -76,7 +77,7 @@ def make_task(name: str, source: Source, validation: int | None, train_size: int
     if train_size is not None:
         train = _shrink(train, train_size)
     mean, std = channel_statistics(train.images)
-    return Task(
+    return PictureTask(
         name=name,
         classes=source.classes,
         train=train,

@@ -10,7 +10,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from data.corruptions import CORRUPTIONS
-from data.task import Augmentation, Source, Split
+from data.source import Augmentation, Source, Split
 
 # What torchvision raises for missing, damaged or unreachable files.
 _FAILURES = (RuntimeError, OSError, EOFError, ValueError, AssertionError)

@@ -144,4 +144,4 @@ def holds_out(dataset: DatasetSpec) -> bool:
     """Say whether some training pictures of a dataset are held out; those that are downloaded hold out none unasked."""
     if dataset.validation is not None or dataset.name in DOWNLOADED:
         return bool(dataset.validation)
-    return data.load(dataset.name, root=Path(), train_size=dataset.train_size).validation is not None
+    return data.load(dataset.name, root=Path(), train_size=dataset.train_size).part("validation", 1) is not None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from data import Batches, Task, normalised
+from data import PictureTask, normalised
 from harness import metrics
 from harness.cost import Cost, Counter, parameters_kept
 from methods import Method
@@ -47,7 +47,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(method: Method, task: Task, counter: Counter) -> Evaluation:
+def evaluate(method: Method, task: PictureTask, counter: Counter) -> Evaluation:
     """Score every test example exactly once, and the companions of the task.
 
     Args:
@@ -56,7 +56,8 @@ def evaluate(method: Method, task: Task, counter: Counter) -> Evaluation:
         counter: of the method's networks.
     """
     method.eval()
-    test = Batches(task.test, BATCH, mean=task.mean, std=task.std)
+    test = task.part("test", BATCH)
+    assert test is not None
     y = task.test.labels.cpu()
     x = next(iter(test))[0]
     kept = parameters_kept(method, x[:2])
@@ -119,7 +120,7 @@ def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
 
 
-def out_of_distribution(method: Method, task: Task, inside: Tensor) -> dict[str, float]:
+def out_of_distribution(method: Method, task: PictureTask, inside: Tensor) -> dict[str, float]:
     """Give the AUROC of telling each OOD companion by entropy, and their mean."""
     found = {}
     for name, load in task.ood.items():
@@ -129,7 +130,7 @@ def out_of_distribution(method: Method, task: Task, inside: Tensor) -> dict[str,
     return {"ood_auroc": mean(found.values()), **found} if found else {}
 
 
-def corruption(method: Method, task: Task, y: Tensor) -> dict[str, float]:
+def corruption(method: Method, task: PictureTask, y: Tensor) -> dict[str, float]:
     """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions."""
     errors: dict[str, list[float]] = {}
     for name, _, images in task.corrupted():

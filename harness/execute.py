@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import data
-from data import Batches, Shape, Task
+from data import Passes, PictureTask, Task
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
@@ -109,9 +109,8 @@ class Execution:
         warm_up(self.device)
         self.memory = PeakMemory(self.device)
         self.counter = Counter()
-        shape = Shape(self.task.in_channels, self.task.image_size, self.task.classes, len(self.task.train.labels))
         methods = available(settings.plugins)
-        self.method = make_method(run, methods, shape, self.attach).to(self.device)
+        self.method = make_method(run, methods, self.task.shape, self.attach).to(self.device)
         self.optimizer: torch.optim.Optimizer | None = None
         if self.method.epochs:
             checkpoints.check_names(self.method)
@@ -184,41 +183,36 @@ class Execution:
         ).save(self.folder.checkpoint)
         write_lines(self.folder.metrics, self.history)
 
-    def batches(self, purpose: str, *, augmented: bool = True) -> Batches:
+    def batches(self, purpose: str, *, augmented: bool = True) -> Passes:
         """Prepare the training data; a pass's order is a function of (seed, purpose, epoch)."""
-        return Batches(
-            self.task.train,
-            self.run.recipe.batch_size,
-            mean=self.task.mean,
-            std=self.task.std,
-            augmentation=self.task.augmentation if augmented else None,
-            stream=lambda: stream(self.run.seed, purpose, self.epoch),
+        return self.task.training(
+            self.run.recipe.batch_size, lambda: stream(self.run.seed, purpose, self.epoch), augmented=augmented
         )
 
-    def in_order(self, order: int) -> Batches:
+    def in_order(self, order: int) -> Passes:
         """Give the training data in one of its orders; order 0 is plain training's."""
         return self.shuffled(f"data {order}" if order else "data")
 
-    def shuffled(self, purpose: str) -> Batches:
+    def shuffled(self, purpose: str) -> Passes:
         """Give the augmented training data in the order of a purpose."""
         return self.augmented.streaming(lambda: stream(self.run.seed, purpose, self.epoch))
 
-    def for_statistics(self, purpose: str) -> Batches:
+    def for_statistics(self, purpose: str) -> Passes:
         """Give the training data on which running statistics are re-estimated."""
         if self.run.recipe.reestimate_on == "plain":
             return self.batches(purpose, augmented=False)
         return self.shuffled(purpose)
 
-    def held_out(self) -> Batches:
+    def held_out(self) -> Passes:
         """Give the held-out data that the method watches, not augmented.
 
         Raises:
             ValueError: if there are none.
         """
-        split = self.task.test if self.method.watches == "test" else self.task.validation
-        if split is None:
+        passes = self.task.part(self.method.watches or "validation", BATCH)
+        if passes is None:
             raise ValueError(f"{self.run.method} watches validation data, but {self.run.dataset.label} holds none out")
-        return Batches(split, BATCH, mean=self.task.mean, std=self.task.std)
+        return passes
 
     def train(self) -> None:
         """Train the epochs that are left."""
@@ -241,6 +235,7 @@ class Execution:
 
     def write_result(self, parts: list[RunFolder]) -> None:
         """Evaluate, and write predictions and result."""
+        assert isinstance(self.task, PictureTask)
         found = evaluate(self.method, self.task, self.counter)
         bad = [name for name, value in found.metrics.items() if not math.isfinite(value)]
         if bad:
@@ -269,8 +264,9 @@ def load_finished(part: RunFolder) -> dict[str, Any]:
 def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device) -> Task:
     """Load a dataset to the device; a worker keeps the last two."""
     loaded = data.load(dataset.name, root=downloads, validation=dataset.validation, train_size=dataset.train_size)
-    for load in loaded.ood.values():
-        load()  # what evaluation needs must be there before training starts
+    if isinstance(loaded, PictureTask):
+        for load in loaded.ood.values():
+            load()  # what evaluation needs must be there before training starts
     return loaded.to(device)
 
 

@@ -7,7 +7,7 @@ from itertools import chain, islice
 import torch
 from torch.optim import Optimizer
 
-from data import Batches
+from data import Passes
 from methods import Batch, Method
 from methods.streams import seed_torch, stream
 
@@ -22,9 +22,7 @@ def grouped(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[
         yield group
 
 
-def train_epoch(
-    method: Method, optimizer: Optimizer, data: Callable[[int], Batches], epoch: int
-) -> tuple[float, float]:
+def train_epoch(method: Method, optimizer: Optimizer, data: Callable[[int], Passes], epoch: int) -> tuple[float, float]:
     """Train for one epoch.
 
     Args:

@@ -31,7 +31,9 @@ def architecture_names() -> list[str]:
     return names
 
 
-def build(architecture: str, *, in_channels: int, classes: int, image_size: int, dropout: float = 0.0) -> nn.Module:
+def build(
+    architecture: str, *, in_channels: int | None, classes: int, image_size: int | None, dropout: float = 0.0
+) -> nn.Module:
     """Make a network by its name, its weights drawn from torch's global random numbers.
 
     Args:
@@ -49,7 +51,7 @@ def build(architecture: str, *, in_channels: int, classes: int, image_size: int,
     """
     sizes = _parse(architecture)
     for what, value in (("in_channels", in_channels), ("classes", classes), ("image_size", image_size)):
-        if value < 1:
+        if value is None or value < 1:
             raise ValueError(f"{architecture}: {what} must be at least 1, got {value}")
     if not 0 <= dropout < 1:
         raise ValueError(f"{architecture}: dropout must be in [0, 1), got {dropout}")

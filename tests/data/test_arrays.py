@@ -31,7 +31,7 @@ def write(tmp_path):
 def test_a_good_file(write, channels):
     contents = arrays(channels=channels)
     task = load(write(contents))
-    assert (task.classes, task.in_channels, task.image_size) == (3, channels or 1, 8)
+    assert (task.classes, task.shape.in_channels, task.shape.image_size) == (3, channels or 1, 8)
     for part, split in (("train", task.train), ("test", task.test)):
         expected = torch.from_numpy(contents[f"x_{part}"]).reshape(-1, 8, 8, channels or 1).movedim(3, 1)
         assert torch.equal(split.images, expected)

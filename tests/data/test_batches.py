@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batches import Batches, normalised
-from data.task import Augmentation, Split, Task
+from data.pictures import PictureTask
+from data.source import Augmentation, Split
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
@@ -206,7 +207,7 @@ def test_same_bits_on_the_gpu():
 
 def test_bare_images():
     split = numbered(10)
-    task = Task("t", 10, split, None, split, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), Augmentation(), {}, ())
+    task = PictureTask("t", 10, split, None, split, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), Augmentation(), {}, ())
     chunks = list(normalised(split.images, task, 4))
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
     expected, _ = one_pass(Batches(split, 4, mean=task.mean, std=task.std))

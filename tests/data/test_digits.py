@@ -19,7 +19,7 @@ def rows(split):
 
 
 def test_shape_and_scale(digits):
-    assert (digits.name, digits.classes, digits.in_channels, digits.image_size) == ("digits", 10, 1, 8)
+    assert (digits.name, digits.classes, digits.shape.in_channels, digits.shape.image_size) == ("digits", 10, 1, 8)
     assert [len(part.labels) for part in (digits.train, digits.validation, digits.test)] == [400, 200, 1197]
     pixels = torch.cat([part.images.flatten() for part in (digits.train, digits.validation, digits.test)])
     assert sorted(pixels.unique().tolist()) == [round(v * 255 / 16) for v in range(17)]

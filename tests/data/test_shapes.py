@@ -9,7 +9,11 @@ from data import load, shape
 def test_digits(validation, train_size, train):
     found = shape("digits", validation=validation, train_size=train_size)
     task = load("digits", validation=validation, train_size=train_size)
-    assert found == (1, 8, 10, train) == (task.in_channels, task.image_size, task.classes, len(task.train.labels))
+    assert (
+        found
+        == (1, 8, 10, train)
+        == (task.shape.in_channels, task.shape.image_size, task.classes, len(task.train.labels))
+    )
 
 
 def test_downloaded_sets_are_known_without_files():

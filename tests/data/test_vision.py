@@ -52,7 +52,7 @@ def test_cifar10(cifar):
     assert torch.equal(task.train.images, expected)
     assert torch.equal(task.test.images, images["test_batch"])
     assert task.train.labels.tolist() == [i % 10 for i in range(20)] * 5
-    assert (task.classes, task.in_channels, task.image_size, task.validation) == (10, 3, 32, None)
+    assert (task.classes, task.shape.in_channels, task.shape.image_size, task.validation) == (10, 3, 32, None)
     assert task.augmentation == Augmentation(padding=4, flip=True)
     pixels = expected.double().movedim(1, 0).flatten(1) / 255
     assert task.mean == pytest.approx(pixels.mean(1).tolist(), abs=1e-12)
@@ -100,7 +100,7 @@ def test_fashion_mnist(monkeypatch, tmp_path):
     assert torch.equal(task.validation.images, images["train"][30:])
     assert torch.equal(task.test.images, images["t10k"])
     assert task.test.labels.tolist() == [i % 10 for i in range(20)]
-    assert (task.classes, task.in_channels, task.image_size) == (10, 1, 28)
+    assert (task.classes, task.shape.in_channels, task.shape.image_size) == (10, 1, 28)
     assert task.augmentation == Augmentation(padding=2, flip=True)
     assert "saturate" not in task.corruptions
 

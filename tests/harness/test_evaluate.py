@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from data import Augmentation, Split, Task
+from data import Augmentation, PictureTask, Split
 from harness import evaluate as evaluating
 from harness import metrics
 from harness.cost import Cost, Counter
@@ -57,7 +57,7 @@ def make_task(**changes):
         "ood": {"high": lambda: pictures(range(100, 140)), "same": lambda: pictures(range(N))},
         "corruptions": (),
     }
-    return Task(**(values | changes))
+    return PictureTask(**(values | changes))
 
 
 def make_method(counter):
@@ -138,7 +138,7 @@ def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(mo
             yield "none", severity, self.test.images
             yield "shift", severity, self.test.images + severity
 
-    monkeypatch.setattr(Task, "corrupted", corrupted)
+    monkeypatch.setattr(PictureTask, "corrupted", corrupted)
     method = make_method(counter)
     found = evaluate(method, task, counter).metrics
     p = method.table.softmax(-1).mean(1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from data import Task
+from data import PictureTask
 from harness.engines import Inline
 from harness.execute import Settings
 from harness.expression import literal
@@ -76,7 +76,7 @@ def train(pictures, tmp_path_factory):
         schedule = Schedule(plan.runs, plan.finished(folder / "runs"))
         with pytest.MonkeyPatch.context() as patch:
             # The corrupted test sets are 95 times the test set, and are evaluated in tests/harness.
-            patch.setattr(Task, "corrupted", lambda task: iter(()))
+            patch.setattr(PictureTask, "corrupted", lambda task: iter(()))
             Inline(threads=1).run(schedule, Settings(folder / "runs"), Silence())
         assert not schedule.failed
         return [json.loads(RunFolder(folder / "runs", key).result.read_text()) for key in plan.runs]
