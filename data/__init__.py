@@ -1,23 +1,35 @@
-"""The tasks. `load` makes one by its dataset's name, for example "digits" or "npz:pictures.npz"."""
+"""The tasks. `load` makes one by its dataset's name, for example "digits", "npz:pictures.npz" or "enwik8"."""
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from data.arrays import load_npz
 from data.batches import Batches, normalised
+from data.cifar import load_cifar10, load_cifar100
+from data.companions import COMPANIONS, STANDARD, choose
 from data.digits import load_digits
+from data.mnist import load_fashion_mnist, load_mnist
+from data.options import PICTURES, TEXT, Options, check_options
 from data.pictures import PictureTask
-from data.shapes import shape
+from data.shapes import DOWNLOADED, shape
 from data.source import Augmentation, Source, Split
 from data.splits import make_task
 from data.task import Part, Passes, Shape, Task
-from data.vision import load_cifar10, load_cifar100, load_fashion_mnist
+from data.text import TextTask, load_enwik8, load_text
+from data.tiny_imagenet import load_tiny_imagenet
 
 __all__ = [
+    "COMPANIONS",
     "DATASETS",
+    "STANDARD",
+    "TEXTS",
+    "WITH_PATH",
     "Augmentation",
     "Batches",
+    "Options",
     "Part",
     "Passes",
     "PictureTask",
@@ -25,6 +37,8 @@ __all__ = [
     "Source",
     "Split",
     "Task",
+    "TextTask",
+    "dataset_names",
     "load",
     "normalised",
     "shape",
@@ -37,39 +51,62 @@ DATASETS: dict[str, Loader] = {
     "digits": load_digits,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
+    "tiny_imagenet": load_tiny_imagenet,
+    "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
     "npz": load_npz,
 }
 
+TEXTS: dict[str, Callable[..., TextTask]] = {
+    "enwik8": load_enwik8,
+    "text": load_text,
+}
 
-def load(
-    dataset: str,
-    *,
-    root: Path = Path("downloads"),
-    validation: int | None = None,
-    train_size: int | None = None,
-) -> Task:
+WITH_PATH = ("npz", "text")
+"""Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
+
+
+def dataset_names() -> list[str]:
+    """The names that `load` understands."""
+    return [f"{name}:PATH" if name in WITH_PATH else name for name in (*DATASETS, *TEXTS)]
+
+
+def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Options]) -> Task:
     """Load a dataset as a task, on the CPU.
 
     Args:
-        dataset: A key of `DATASETS`; "npz:PATH" reads the user's own arrays from PATH.
+        dataset: One of `dataset_names()`; "npz:PATH" reads the user's own arrays from PATH, "text:PATH" a file's bytes.
         root: Folder for downloads, created when something is downloaded.
-        validation: Number of images held out from the end of the training set; None for the dataset's default
-            (200 for digits, 0 for all others).
-        train_size: Train on this many images only, a fixed stratified subset of those not held out; None for all.
+        options: How much of it is used, how, and what it is tested against.
 
     Raises:
-        ValueError: If the name is unknown, a number does not fit the dataset, or a file's contents are wrong.
+        ValueError: If a name is unknown, an option or a companion does not fit the dataset, or a file's contents are
+            wrong.
         FileNotFoundError: If a file is missing and cannot be downloaded.
     """
     name, colon, path = dataset.partition(":")
-    if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
+    if name not in DATASETS and name not in TEXTS:
+        close = difflib.get_close_matches(name, [*DATASETS, *TEXTS], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        known = ", ".join("npz:PATH" if known == "npz" else known for known in DATASETS)
-        raise ValueError(f"unknown dataset {dataset!r}: known are {known}{hint}")
-    if name == "npz" and not path:
-        raise ValueError(f"dataset {dataset!r}: the path of a file must follow, as in 'npz:pictures.npz'")
-    if name != "npz" and colon:
+        raise ValueError(f"unknown dataset {dataset!r}: known are {', '.join(dataset_names())}{hint}")
+    if name in WITH_PATH and not path:
+        raise ValueError(f"dataset {dataset!r}: the path of a file must follow, as in '{name}:PATH'")
+    if name not in WITH_PATH and colon:
         raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
-    return make_task(dataset, DATASETS[name](path, root), validation, train_size)
+    if name in DOWNLOADED:  # refuse before a download what will not fit after it
+        shape(dataset, **options)
+    if name in TEXTS:
+        check_options(dataset, options, TEXT)
+        sizes = {key: options.get(key) for key in ("validation", "train_size", "segment")}
+        return TEXTS[name](path, root, **sizes)
+    check_options(dataset, options, PICTURES)
+    source = DATASETS[name](path, root)
+    channels, side = source.test.images.shape[1:3]
+    source = replace(
+        source,
+        ood=choose(dataset, (channels, side), source.ood, options.get("ood"), root),
+        augmentation=replace(source.augmentation, cutout=options.get("cutout", 0)),
+    )
+    return make_task(
+        dataset, source, options.get("validation"), options.get("train_size"), options.get("label_noise", 0.0)
+    )

@@ -80,6 +80,39 @@ def load_images(file: Path, name: str) -> Tensor:
         return _channels_first(stored[name])
 
 
+def load_npz_images(file: Path) -> Tensor:
+    """Images of other things, as a companion: the array `images` of a .npz file, or `x_test` if there is none.
+
+    Args:
+        file: The file; `x_test` makes any file that `load_npz` reads a companion, too.
+
+    Returns:
+        (M, C, H, W) uint8.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a .npz file, or the array is missing or wrong.
+    """
+    file = file.expanduser()
+    expected = "a .npz file with an array `images` or `x_test`"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, expected {expected}")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file}: found something that is not a .npz file; write it with numpy.savez")
+    problems: list[str] = []
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            name = next((name for name in ("images", "x_test") if name in stored.files), None)
+            if name is None:
+                raise ValueError(f"{file}: holds {', '.join(stored.files) or 'no arrays'}, expected {expected}")
+            arrays: dict[str, Array] = {name: stored[name]}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); write it again with numpy.savez") from error
+    if _image_shape(name, arrays, problems) is None:
+        raise ValueError(f"{file}: {problems[0]}")
+    return _channels_first(arrays[name])
+
+
 def _holds_images(name: str) -> bool:
     return name in ("x_train", "x_test") or name.startswith(_PREFIX)
 

@@ -2,36 +2,58 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Unpack, cast
 
-from data.splits import check_counts
+from data.companions import choose
+from data.options import PICTURES, TEXT, Options, check_options
+from data.splits import check_counts, check_share
 from data.task import Shape
+from data.text import SEGMENT, check_symbols, segments
 
 DOWNLOADED = {
     "cifar10": Shape(3, 32, 10, 50_000),
     "cifar100": Shape(3, 32, 100, 50_000),
+    "mnist": Shape(1, 28, 10, 60_000),
     "fashion_mnist": Shape(1, 28, 10, 60_000),
+    "tiny_imagenet": Shape(3, 64, 200, 100_000),
+    "enwik8": Shape(None, None, 205, 90_000_000),  # symbols, in the place of examples
 }
-"""The official sizes of datasets that may have to be downloaded."""
+"""The official sizes of datasets that may have to be downloaded; pictures hold out nothing unless asked to."""
 
 
-@lru_cache(maxsize=32)
-def shape(dataset: str, *, validation: int | None = None, train_size: int | None = None) -> Shape:
-    """Give a dataset's shape; files that need no download are read, and so checked, for it.
+def shape(dataset: str, **options: Unpack[Options]) -> Shape:
+    """Give a dataset's shape, and check all that `load` is to be called with.
+
+    Nothing is downloaded; files that need no download are read, and so checked, for it.
 
     Args:
         dataset: its name, as for `load`.
-        validation: pictures held out; None for the dataset's default.
-        train_size: pictures kept of the rest; None for all.
+        options: as for `load`.
 
     Raises:
-        ValueError: if the name is unknown, a number does not fit, or a file's contents are wrong.
+        ValueError: if a name is unknown, an option or a companion does not fit, or a file's contents are wrong.
         FileNotFoundError: if a file is missing.
     """
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return _shape(dataset, tuple(sorted(frozen.items())))
+
+
+@lru_cache(maxsize=32)
+def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
     from data import load
 
+    options = cast(Options, dict(frozen))
     if dataset not in DOWNLOADED:
-        return load(dataset, root=Path(), validation=validation, train_size=train_size).shape
+        return load(dataset, root=Path(), **options).shape
     known = DOWNLOADED[dataset]
-    held_out = validation or 0
-    check_counts(dataset, known.train, held_out, train_size)
-    return known._replace(train=known.train - held_out if train_size is None else train_size)
+    held_out, kept = options.get("validation"), options.get("train_size")
+    if known.image_size is None or known.in_channels is None:
+        check_options(dataset, options, TEXT)
+        train = check_symbols(dataset, "train_size", kept, known.train)
+        check_symbols(dataset, "validation", held_out, known.train // 18)
+        return known._replace(train=segments(train, options.get("segment") or SEGMENT))
+    check_options(dataset, options, PICTURES)
+    check_counts(dataset, known.train, held_out or 0, kept)
+    check_share(options.get("label_noise", 0.0))
+    choose(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
+    return known._replace(train=known.train - (held_out or 0) if kept is None else kept)

@@ -1,6 +1,7 @@
 """From a run's spec to its method, networks drawn and all."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ import models
 from data import Shape
 from harness.run import Run
 from methods import MakeNet, Method
+from models.pretrained import check_fit, load_pretrained
 
 
 def make_method(
@@ -16,6 +18,7 @@ def make_method(
     methods: Mapping[str, type[Method]],
     shape: Shape,
     attach: Callable[[nn.Module], nn.Module] = lambda net: net,
+    weights: Path | None = None,
 ) -> Method:
     """Build the method of a run on the CPU.
 
@@ -24,21 +27,26 @@ def make_method(
         methods: every method by name.
         shape: of the pictures, and the number of classes.
         attach: given each network as it is drawn, before any copy of it is made: precision, cost hooks.
+        weights: the folder of pretrained weights; None to leave networks as drawn even if they should start from such.
 
     Raises:
-        ValueError: if the architecture or the method refuses.
+        ValueError: if the architecture or the method refuses, or the pretrained weights do not fit.
+        FileNotFoundError: if pretrained weights are missing and cannot be downloaded.
     """
+    if run.recipe.initial != "random":
+        check_fit(run.architecture, in_channels=shape.in_channels, classes=shape.classes)
 
     def build(**options: float) -> nn.Module:
-        return attach(
-            models.build(
-                run.architecture,
-                in_channels=shape.in_channels,
-                classes=shape.classes,
-                image_size=shape.image_size,
-                **options,
-            )
+        net = models.build(
+            run.architecture,
+            in_channels=shape.in_channels,
+            classes=shape.classes,
+            image_size=shape.image_size,
+            **options,
         )
+        if run.recipe.initial != "random" and weights is not None:
+            load_pretrained(net, run.architecture, weights)
+        return attach(net)
 
     return run.method.make(methods)(MakeNet(build, run.seed), run.recipe)
 

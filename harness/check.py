@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 import data
+from data import TEXTS
 from data.shapes import DOWNLOADED
 from harness.build import imagine_method
 from harness.expression import MethodSpec, closest
@@ -93,7 +94,7 @@ def check_datasets(study: Study, errors: Errors) -> list[tuple[DatasetSpec, data
     found = []
     for i, dataset in enumerate(study.file.datasets):
         try:
-            shape = data.shape(dataset.name, validation=dataset.validation, train_size=dataset.train_size)
+            shape = data.shape(dataset.name, **dataset.options())
         except (ValueError, OSError) as error:
             errors.add(("datasets", errors.index("datasets", i)), str(error))
         else:
@@ -142,6 +143,8 @@ def check_methods(study: Study, errors: Errors, plain: Run, shape: data.Shape, *
 
 def holds_out(dataset: DatasetSpec) -> bool:
     """Say whether some training pictures of a dataset are held out; those that are downloaded hold out none unasked."""
+    if dataset.name in TEXTS or dataset.name.startswith("text:"):
+        return dataset.validation != 0
     if dataset.validation is not None or dataset.name in DOWNLOADED:
         return bool(dataset.validation)
-    return data.load(dataset.name, root=Path(), train_size=dataset.train_size).part("validation", 1) is not None
+    return data.load(dataset.name, root=Path(), **dataset.options()).part("validation", 1) is not None

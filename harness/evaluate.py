@@ -29,8 +29,7 @@ class Evaluation:
         parameters_kept: how many parameters prediction needs.
         forwards_per_example: forward passes that one prediction takes.
         seconds_per_1000: seconds for 1,000 predictions, in batches.
-        probabilities: of the test examples, (N, C) float32.
-        labels: (N,) int64.
+        predictions: what is kept of the predictions: of pictures the probabilities, (N, C) float32, and labels, (N,).
     """
 
     metrics: dict[str, float]
@@ -38,12 +37,11 @@ class Evaluation:
     parameters_kept: int
     forwards_per_example: float
     seconds_per_1000: float
-    probabilities: np.ndarray[tuple[int, int], np.dtype[np.float32]]
-    labels: np.ndarray[tuple[int], np.dtype[np.int64]]
+    predictions: dict[str, np.ndarray]
 
     def save_predictions(self, file: BinaryIO) -> None:
         """Write the predictions as .npz."""
-        np.savez_compressed(file, probabilities=self.probabilities, labels=self.labels)
+        np.savez_compressed(file, allow_pickle=False, **self.predictions)
 
 
 @torch.no_grad()
@@ -85,8 +83,7 @@ def evaluate(method: Method, task: PictureTask, counter: Counter) -> Evaluation:
         kept,
         passes,
         seconds,
-        log_p.exp().float().numpy(),
-        y.numpy(),
+        {"probabilities": log_p.exp().float().numpy(), "labels": y.numpy()},
     )
 
 

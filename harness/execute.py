@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 import data
-from data import Passes, PictureTask, Task
+from data import Passes, PictureTask, Task, TextTask
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
 from harness.cost import Counter, PeakMemory
 from harness.evaluate import BATCH, evaluate
+from harness.evaluate_text import evaluate_text
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
@@ -110,7 +111,9 @@ class Execution:
         self.memory = PeakMemory(self.device)
         self.counter = Counter()
         methods = available(settings.plugins)
-        self.method = make_method(run, methods, self.task.shape, self.attach).to(self.device)
+        self.method = make_method(run, methods, self.task.shape, self.attach, settings.downloads / "weights").to(
+            self.device
+        )
         self.optimizer: torch.optim.Optimizer | None = None
         if self.method.epochs:
             checkpoints.check_names(self.method)
@@ -235,8 +238,11 @@ class Execution:
 
     def write_result(self, parts: list[RunFolder]) -> None:
         """Evaluate, and write predictions and result."""
-        assert isinstance(self.task, PictureTask)
-        found = evaluate(self.method, self.task, self.counter)
+        if isinstance(self.task, PictureTask):
+            found = evaluate(self.method, self.task, self.counter)
+        else:
+            assert isinstance(self.task, TextTask)
+            found = evaluate_text(self.method, self.task, self.counter)
         bad = [name for name, value in found.metrics.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
@@ -263,7 +269,7 @@ def load_finished(part: RunFolder) -> dict[str, Any]:
 @lru_cache(maxsize=2)
 def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device) -> Task:
     """Load a dataset to the device; a worker keeps the last two."""
-    loaded = data.load(dataset.name, root=downloads, validation=dataset.validation, train_size=dataset.train_size)
+    loaded = data.load(dataset.name, root=downloads, **dataset.options())
     if isinstance(loaded, PictureTask):
         for load in loaded.ood.values():
             load()  # what evaluation needs must be there before training starts

@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args, get_origin
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from data import DATASETS
+from data import DATASETS, TEXTS, WITH_PATH
 from harness.expression import hyperparameters, literal
 from harness.study import find, names
 from methods import Method
 from methods.plugins import available
-from models import MODELS
+from models import architectures
 
 Rows = list[tuple[str, str]]
 WIDTH = 100
@@ -149,12 +149,15 @@ def search_range(distribution: BaseDistribution) -> str:
 
 def models() -> Rows:
     """List the architectures."""
-    return [(name, first_line(build.__doc__)) for name, build in MODELS.items()]
+    return list(architectures().items())
 
 
 def datasets() -> Rows:
     """List the datasets."""
-    return [(name, first_line(load.__doc__)) for name, load in DATASETS.items()]
+    return [
+        (f"{name}:PATH" if name in WITH_PATH else name, first_line(load.__doc__))
+        for name, load in (*DATASETS.items(), *TEXTS.items())
+    ]
 
 
 def studies() -> Rows:

@@ -70,7 +70,7 @@ class Plan:
 
     def imagine(self, run: Run) -> Method:
         """Build a run's method without memory, once for all seeds."""
-        place = (run.dataset.name, run.architecture, str(run.method), run.recipe.model_dump_json())
+        place = (str(run.dataset), run.architecture, str(run.method), run.recipe.model_dump_json())
         if place not in self.imagined:
             self.imagined[place] = imagine_method(run, self.study.methods, shape(run))
         return self.imagined[place]
@@ -87,7 +87,7 @@ class Plan:
 
 def shape(run: Run) -> data.Shape:
     """Give the shape of a run's data without loading it."""
-    return data.shape(run.dataset.name, validation=run.dataset.validation, train_size=run.dataset.train_size)
+    return data.shape(run.dataset.name, **run.dataset.options())
 
 
 def warning(run: Run, method: Method) -> str:

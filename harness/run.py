@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,20 +15,52 @@ from methods.recipe import Part, Recipe
 
 
 class DatasetSpec(Part):
-    """A dataset and how much of it is used."""
+    """A dataset, how much of it is used, and what it is tested against."""
 
     name: str
     validation: Annotated[int, Field(ge=0)] | None = None
+    """Training examples that are held out to choose on; None for the dataset's default."""
     train_size: Annotated[int, Field(ge=1)] | None = None
+    """Train on so many examples only, a fixed stratified subset of pictures or the beginning of a text."""
+    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of training labels that are replaced by random ones, the same for all methods."""
+    cutout: Annotated[int, Field(ge=0)] = 0
+    """Side of the square that training pictures lose, in pixels."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """Side of the pictures of an image folder, in pixels."""
+    segment: Annotated[int, Field(ge=1)] | None = None
+    """Symbols of a text through which gradients flow back."""
+    ood: tuple[str, ...] | None = None
+    """Out-of-distribution companions; None for the dataset's usual ones."""
+    corruptions: Literal["generated", "official", "none"] = "generated"
+    """Corrupted test pictures: generated here, or the official files."""
     digest: str | None = None
-    """SHA-256 of the file of an `npz:` dataset, which stands for its path in the key."""
+    """SHA-256 of the files of a dataset given by a path, which stands for the path in the key."""
+    ood_digests: tuple[str, ...] = ()
+    """The same for each companion given by a path."""
 
     @property
     def label(self) -> str:
         """Name the dataset in tables."""
-        name = self.name.removeprefix("npz:").rpartition("/")[2].removesuffix(".npz")
+        name = Path(self.name.partition(":")[2] or self.name)
         sizes = {"train": self.train_size, "validation": self.validation}
-        return " ".join([name, *(f"{part}={size}" for part, size in sizes.items() if size is not None)])
+        changes = {"label_noise": self.label_noise or None, "cutout": self.cutout or None}
+        rest = {"image_size": self.image_size, "segment": self.segment}
+        shown = [f"{part}={value}" for part, value in (sizes | changes | rest).items() if value is not None]
+        return " ".join([name.stem if ":" in self.name else self.name, *shown])
+
+    def options(self) -> dict[str, Any]:
+        """Give what `data.load` takes besides the name; defaults left out."""
+        return self.model_dump(exclude={"name", "digest", "ood_digests"}, exclude_defaults=True)
+
+    def portable(self) -> dict[str, Any]:
+        """Give the spec as JSON values, with digests in the place of paths."""
+        spec = self.model_dump(mode="json", exclude_defaults=True)
+        if self.digest:
+            spec["name"] = self.name.partition(":")[0]
+        if self.ood_digests:
+            spec["ood"] = [name.partition(":")[0] for name in self.ood or ()]
+        return spec
 
 
 class Run(Part):
@@ -48,8 +81,7 @@ class Run(Part):
     def key(self) -> str:
         """The SHA-256 of the canonical spec: a field added later with a default leaves old keys alone."""
         spec = self.spec()
-        if self.dataset.digest:
-            spec["dataset"] = {**spec["dataset"], "name": "npz"}
+        spec["dataset"] = self.dataset.portable()
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -181,25 +181,41 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
 
 
 def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read the paths of `npz:` datasets as relative to the study file, as its plugins' are."""
+    """Read the paths of datasets and companions (`npz:PATH`) as relative to the study file, as its plugins' are."""
 
     def place(item: Any) -> Any:
-        if isinstance(item, dict) and isinstance(item.get("name"), str):
-            return {**item, "name": place(item["name"])}
-        if isinstance(item, str) and item.removeprefix("npz:") not in (item, ""):
-            return f"npz:{folder / Path(item.removeprefix('npz:')).expanduser()}"
-        return item
+        if isinstance(item, dict):
+            return {**item, **{key: place(item[key]) for key in ("name", "ood") if key in item}}
+        if isinstance(item, list):
+            return [place(each) for each in item]
+        kind, _, path = item.partition(":") if isinstance(item, str) else ("", "", "")
+        return f"{kind}:{folder / Path(path).expanduser()}" if path else item
 
-    datasets = raw.get("datasets")
-    return {**raw, "datasets": [place(item) for item in datasets]} if isinstance(datasets, list) else raw
+    return {**raw, "datasets": place(raw["datasets"])} if "datasets" in raw else raw
 
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
-    """Note the content of an `npz:` file, so that a changed file makes other runs."""
-    if not dataset.name.startswith("npz:"):
-        return dataset
-    with Path(dataset.name.removeprefix("npz:")).open("rb") as file:
-        return dataset.model_copy(update={"digest": hashlib.file_digest(file, "sha256").hexdigest()})
+    """Note the content of a dataset's own files, and its companions', so that changed files make other runs."""
+    companions = tuple(digest(name) for name in dataset.ood or ())
+    return dataset.model_copy(
+        update={"digest": digest(dataset.name) or None, "ood_digests": companions if any(companions) else ()}
+    )
+
+
+def digest(name: str) -> str:
+    """Give the SHA-256 of what a dataset named KIND:PATH reads, "" for one that has no path.
+
+    Of a folder the names and sizes of its files count.
+    """
+    _, _, path = name.partition(":")
+    if not path:
+        return ""
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        listing = "\n".join(f"{file.relative_to(path).as_posix()} {file.stat().st_size}" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def add_methods(raw: dict[str, Any], added: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from methods.base import About, Batch, MakeMethod, Method
 from methods.recipe import Recipe
@@ -84,11 +85,12 @@ class EarlyStopping(Wrapper):
         self.candidate.eval()
         total, seen = torch.zeros_like(self.best_score), 0
         for x, y in held_out:
-            log_p = self.candidate.predict(x).double().log_softmax(-1)  # (K, B, C)
+            log_p = self.candidate.predict(x).double().log_softmax(2)  # (K, B, C), of text (K, B, C, T)
             log_p = log_p.logsumexp(0) - math.log(len(log_p))
-            wrong = log_p.argmax(-1) != y
-            total += wrong.sum() if self.metric == "accuracy" else -log_p.gather(-1, y[:, None]).sum()
-            seen += len(y)
+            wrong = (log_p.argmax(1) != y)[y >= 0]
+            nll = F.nll_loss(log_p, y, ignore_index=-1, reduction="sum")
+            total += wrong.sum() if self.metric == "accuracy" else nll
+            seen += len(wrong)
         if not seen:
             raise ValueError("EarlyStopping was shown no held-out data")
         return total / seen

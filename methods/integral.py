@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.base import About
+from methods.layers import carries_state
 from methods.recipe import Recipe
 from methods.streams import MakeNet
 from methods.subspace import Line
@@ -50,6 +51,11 @@ class Integral(Line):
         # Gradients of the difference, divided by ε, are noisy wherever g bends (rectifiers, max-pooling): such networks
         # want a low rate and many epochs. LeNet-5 reaches 94.7 % on the digits in 100 epochs at 0.005.
         super().__init__(make_net, recipe, beta=beta, init=init, prediction="point", alpha=1.0)
+        if carries_state(self.net):
+            raise ValueError(
+                "it runs the network three times a minibatch, but this architecture carries its state from one "
+                "minibatch to the next"
+            )
         self.epsilon = epsilon
 
     def loss_at_random(self, x: Tensor, y: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from methods.base import About, Batch
 from methods.batch_norm import reestimate
 from methods.late_phase import LATE_PHASE, LatePhase, tensors_of
+from methods.layers import carries_state
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe
 from methods.streams import MakeNet
@@ -62,6 +63,11 @@ class LatePhaseFull(LatePhase):
         super().__init__(
             make_net, recipe, statistics=statistics or ("reestimate" if average else "collapse"), **hyperparameters
         )
+        if data == "full" and carries_state(self.net):
+            raise ValueError(
+                "every member would read the text in an order of its own, but this architecture carries its state from "
+                "one minibatch to the next and has only one state"
+            )
         self.data = data
         self.replicate([name for name, layer in self.net.named_modules() if tensors_of(layer)])
 

@@ -33,3 +33,11 @@ def weight_matrices(net: nn.Module, *, recurrent: bool = False) -> list[str]:
         if name.startswith("weight_hh" if recurrent else "weight") and p.ndim > 1
     ]
     return names
+
+
+def carries_state(net: nn.Module) -> bool:
+    """Say whether a network carries a state from one minibatch of training to the next, as that of a text does.
+
+    Such a network has one state: minibatches must continue each other, and each is to pass through it once.
+    """
+    return any(getattr(module, "carries_state", False) for module in net.modules())

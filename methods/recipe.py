@@ -187,6 +187,8 @@ class Recipe(Part):
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    initial: Literal["random", "imagenet1k_v1"] = "random"
+    """Weights to start from: drawn, or torchvision's of that name, as in the late-phase paper's fine-tuning."""
     reestimate_on: Literal["augmented", "plain"] = "augmented"
     """Training data on which running statistics are re-estimated; the authors of all three papers augment them."""
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.base import About, Batch, Method, Weights
 from methods.batch_norm import reestimate
-from methods.layers import last_layer
+from methods.layers import carries_state, last_layer
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Recipe
 from methods.squared_cosine import squared_cosine
@@ -99,6 +99,11 @@ class Subspace(Method):
         if prediction != "random" and points != 6:
             raise ValueError(f"points={points} is the number of random points; it needs prediction=random")
         super().__init__(make_net, recipe)
+        if samples > 1 and carries_state(self.net):
+            raise ValueError(
+                f"samples={samples} runs groups of a minibatch one after the other, but this architecture carries its "
+                "state from one minibatch to the next: use samples=1"
+            )
         self.start_epoch = 0
         self.others = nn.ModuleList(
             make_net() if init == "independent" else deepcopy(self.net) for _ in range(1, self.m)

@@ -58,8 +58,8 @@ class LeNet5(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W)."""
-        # Deviation: max pooling replaces LeNet-5's trainable average subsampling; the late-phase paper does not
-        # say which it keeps.
+        # Deviation: max pooling replaces LeNet-5's trainable average subsampling, and the second convolution sees
+        # all maps of the first, not LeCun's selection of them; the late-phase paper does not say which it keeps.
         h = F.max_pool2d(self.bn1(F.relu(self.conv1(x))), 2)
         h = F.max_pool2d(self.bn2(F.relu(self.conv2(h))), 2)
         h = h.flatten(1)  # (B, 16 * side * side)

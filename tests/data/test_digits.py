@@ -131,10 +131,10 @@ def test_wrong_numbers(arguments, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digit", "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH; did you mean 'digits'"),
-        ("mnist", "unknown dataset 'mnist'"),
+        ("digit", "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*text:PATH; did you mean 'digits'"),
+        ("letters", "unknown dataset 'letters'"),
         ("", "unknown dataset ''"),
-        ("npz", "the path of a file must follow, as in 'npz:pictures.npz'"),
+        ("npz", "the path of a file must follow, as in 'npz:PATH'"),
         ("npz:", "the path of a file must follow"),
         ("digits:x", "digits takes no path; write 'digits'"),
     ],
@@ -145,4 +145,4 @@ def test_wrong_names(name, message):
 
 
 def test_registry():
-    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "fashion_mnist", "npz"]
+    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "npz"]

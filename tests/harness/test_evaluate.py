@@ -81,7 +81,7 @@ def test_every_example_is_scored_once(monkeypatch, batch):
     logits = method.table[:N].permute(1, 0, 2).double()
     y = task.test.labels
     p = logits.softmax(-1).mean(0)
-    torch.testing.assert_close(torch.from_numpy(found.probabilities), p.float())
+    torch.testing.assert_close(torch.from_numpy(found.predictions["probabilities"]), p.float())
     assert found.metrics["accuracy"] == pytest.approx(100 * (p.argmax(-1) == y).double().mean().item())
     assert found.metrics["nll"] == pytest.approx(-p[range(N), y].log().mean().item())
     assert found.metrics["brier"] == pytest.approx(metrics.brier(p.log(), y))
@@ -167,7 +167,7 @@ def test_predictions_are_saved():
         assert set(arrays) == {"probabilities", "labels"}
         assert (arrays["probabilities"].dtype, arrays["labels"].dtype) == (np.float32, np.int64)
         np.testing.assert_array_equal(arrays["labels"], task.test.labels.numpy())
-        np.testing.assert_array_equal(arrays["probabilities"], found.probabilities)
+        np.testing.assert_array_equal(arrays["probabilities"], found.predictions["probabilities"])
         np.testing.assert_allclose(arrays["probabilities"].sum(1), 1, rtol=1e-6)
 
 

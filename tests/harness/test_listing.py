@@ -9,6 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from harness import listing
 from methods import METHODS, About, Method
+from models import architecture_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +85,13 @@ def test_one_pass():
         " + N passes",
         " + (2 * N) passes",
     ]
+
+
+def test_architectures_are_listed_by_the_names_that_a_study_writes():
+    listed = dict(listing.models())
+    assert list(listed) == architecture_names()
+    assert listed["wrn-DEPTH-WIDTH"].startswith("Wide residual network")
+    assert listed["cresnet20-conv"] == "The same, but its last layer is a 1 x 1 convolution without bias."
 
 
 def test_every_method_fits_into_100_columns():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data import DATASETS
+from data import dataset_names
 from harness.expression import hyperparameters
 from harness.places import StudyError
 from harness.study import STUDIES, find, load, names
@@ -66,7 +66,7 @@ epochs 0 to 3
   s.yaml:9: architectures[1]: unknown architecture 'lenet6': known are {", ".join(architecture_names())}; \
 did you mean 'lenet5'?
   s.yaml:4: datasets[1]: unknown dataset 'mnits': known are \
-{", ".join("npz:PATH" if name == "npz" else name for name in DATASETS)}
+{", ".join(dataset_names())}; did you mean 'mnist'?
   s.yaml:5: datasets[2]: digits: cannot keep train_size=5000 training images; after holding out validation images \
 there are 400, so 1 to 400 are possible
   s.yaml:7: datasets[4]: nowhere.npz: no such file, expected a .npz file with x_train, y_train, x_test, y_test

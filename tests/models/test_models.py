@@ -1,10 +1,15 @@
+import itertools
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import MODELS, architecture_names, build
+from methods.layers import last_layer
+from models import MODELS, architecture_names, architectures, build
 from models.resnet import CResNet20
+from tests.models.networks import count, spread
 
 # (name, channels, classes, image size, parameters)
 COUNTS = [
@@ -12,15 +17,15 @@ COUNTS = [
     ("lenet5", 1, 10, 28, 62_158),
     ("lenet5", 1, 10, 8, 21_838),
     ("cresnet20", 3, 10, 32, 272_474),
+    ("cresnet20-conv", 3, 10, 32, 272_464),
     ("wrn-28-10", 3, 10, 32, 36_479_194),
     ("wrn-28-10", 3, 100, 32, 36_536_884),
     ("wrn-16-2", 3, 10, 32, 691_674),
 ]
-SMALL = [("lenet5", 8), ("lenet5", 28), ("lenet5", 32), ("cresnet20", 8), ("wrn-10-1", 8), ("wrn-10-2", 32)]
-
-
-def count(net):
-    return sum(parameter.numel() for parameter in net.parameters())
+SMALL = [
+    *[("lenet5", 8), ("lenet5", 28), ("lenet5", 32), ("cresnet20", 8), ("cresnet20-conv", 8), ("wrn-10-1", 8)],
+    *[("wrn-10-2", 32), ("pyramidnet-14-7", 8), ("pyramidnet-8-12", 7), ("tiny_resnet18", 16), ("resnet18", 32)],
+]
 
 
 @pytest.mark.parametrize(("name", "channels", "classes", "size", "parameters"), COUNTS)
@@ -28,6 +33,25 @@ def test_parameter_count(name, channels, classes, size, parameters):
     with torch.device("meta"):
         net = build(name, in_channels=channels, classes=classes, image_size=size)
     assert count(net) == parameters
+
+
+def wide_resnet_count(depth, width, classes):
+    """Parameters of a wide residual network for three channels, summed up by layers."""
+    blocks = (depth - 4) // 6
+    channels = [16, 16 * width, 32 * width, 64 * width]
+    total = 9 * 3 * 16 + 2 * channels[-1] + (channels[-1] + 1) * classes  # stem, last BatchNorm, classifier
+    for before, c in itertools.pairwise(channels):
+        first = 2 * before + 9 * before * c + 2 * c + 9 * c * c + before * c * (before != c or c > 16 * width)
+        total += first + (blocks - 1) * (2 * (2 * c + 9 * c * c))
+    return total
+
+
+@pytest.mark.parametrize(("depth", "width"), [(28, 10), (28, 14), (28, 18), (16, 1), (40, 2)])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_parameter_count_of_any_wide_resnet(depth, width, classes):
+    with torch.device("meta"):
+        net = build(f"wrn-{depth}-{width}", in_channels=3, classes=classes, image_size=32)
+    assert count(net) == wide_resnet_count(depth, width, classes)
 
 
 @pytest.mark.parametrize(("name", "size"), SMALL)
@@ -58,7 +82,7 @@ def test_functional_call_equals_the_forward(name, size):
     torch.testing.assert_close(vmapped(stacked)[1], net(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "cresnet20", "wrn-10-1"])
+@pytest.mark.parametrize("name", ["lenet5", "cresnet20", "wrn-10-1", "pyramidnet-8-4", "tiny_resnet18-conv"])
 def test_weights_follow_the_global_seed(name):
     def draw(seed):
         torch.manual_seed(seed)
@@ -69,7 +93,13 @@ def test_weights_follow_the_global_seed(name):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("lenet5", 2), ("cresnet20", 9), ("wrn-10-1", 3), ("wrn-16-1", 6)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *[("lenet5", 2), ("cresnet20", 9), ("cresnet20-conv", 9), ("wrn-10-1", 3), ("wrn-16-1", 6)],
+        *[("pyramidnet-14-4", 6), ("resnet18", 1), ("tiny_resnet18-conv", 1)],
+    ],
+)
 def test_dropout_modules_exist_only_when_asked_for(name, expected):
     def drops(p):
         net = build(name, in_channels=1, classes=10, image_size=8, dropout=p)
@@ -79,7 +109,7 @@ def test_dropout_modules_exist_only_when_asked_for(name, expected):
     assert [module.p for module in drops(0.3)] == [0.3] * expected
 
 
-@pytest.mark.parametrize("name", ["lenet5", "cresnet20", "wrn-10-1"])
+@pytest.mark.parametrize("name", ["lenet5", "cresnet20", "wrn-10-1", "pyramidnet-8-4", "tiny_resnet18-conv"])
 def test_dropout_changes_neither_weights_nor_names_nor_evaluation(name):
     torch.manual_seed(0)
     plain = build(name, in_channels=1, classes=10, image_size=8)
@@ -119,15 +149,6 @@ def bn(x, weights, name):
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
     scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
     return (x - mean) / (var + 1e-5).sqrt() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
-
-
-def spread(net):
-    """Give BatchNorm other scales and shifts than one and zero, so that its place in the network matters."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    return dict(net.double().named_parameters())
 
 
 def test_wide_resnet_is_pre_activation():
@@ -195,24 +216,75 @@ def test_initial_values():
     assert (net.fc.bias == 0).all()
 
 
-def test_convolutional_classifier_of_the_subspaces_paper():
-    net = CResNet20(in_channels=3, classes=10, image_size=32, classifier="conv")
-    assert not any(isinstance(module, nn.Linear) for module in net.modules())
-    assert count(net) == 272_464
-    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+@pytest.mark.parametrize("name", ["cresnet20", "tiny_resnet18", "tiny_resnet50", "resnet50", "wide_resnet50_2"])
+def test_convolutional_classifier_of_the_subspaces_paper(name):
+    """It is the linear layer without bias, on the same features."""
+    torch.manual_seed(0)
+    size = {"in_channels": 3, "classes": 10, "image_size": 32}
+    linear, conv = build(name, **size).eval(), build(f"{name}-conv", **size).eval()
+    assert not any(isinstance(module, nn.Linear) for module in conv.modules())
+    assert count(conv) == count(linear) - 10
+    weights = dict(linear.state_dict())
+    head = weights.pop(f"{last_layer(linear)}.weight")
+    del weights[f"{last_layer(linear)}.bias"]
+    conv.load_state_dict({**weights, f"{last_layer(conv)}.weight": head[:, :, None, None]})
+    linear.get_submodule(last_layer(linear)).bias.data.zero_()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), linear(x))
+
+
+def test_wrong_classifier():
     with pytest.raises(ValueError, match="classifier must be 'linear' or 'conv'"):
         CResNet20(in_channels=3, classes=10, image_size=32, classifier="other")
 
 
 def test_names():
-    assert list(MODELS) == ["lenet5", "cresnet20", "wrn"]
-    assert architecture_names() == ["lenet5", "cresnet20", "wrn-DEPTH-WIDTH"]
+    names = "lenet5 cresnet20 cresnet20-conv wrn-DEPTH-WIDTH pyramidnet-DEPTH-ALPHA tiny_resnet18 tiny_resnet18-conv"
+    names += " tiny_resnet50 tiny_resnet50-conv resnet18 resnet50 resnet50-conv resnet152 wide_resnet50_2"
+    names += " wide_resnet50_2-conv densenet161 lstm-UNITS"
+    assert architecture_names() == names.split()
+    assert {name.split("-")[0] for name in names.split()} == set(MODELS)
+
+
+def test_every_architecture_is_described_in_a_line():
+    for name, line in architectures().items():
+        assert re.fullmatch(r"[A-Z].{20,110}\.", line), name
+
+
+NUMBERS = {"wrn-DEPTH-WIDTH": "wrn-10-1", "pyramidnet-DEPTH-ALPHA": "pyramidnet-8-4", "lstm-UNITS": "lstm-6"}
+
+
+@pytest.mark.parametrize("name", architecture_names())
+def test_every_name_builds_a_network_whose_last_layer_has_the_classes(name):
+    size = {"in_channels": None, "image_size": None} if "lstm" in name else {"in_channels": 3, "image_size": 64}
+    with torch.device("meta"):
+        net = build(NUMBERS.get(name, name), classes=11, **size)
+    assert len(net.get_submodule(last_layer(net)).weight) == 11
+
+
+@pytest.mark.parametrize("name", [name for name in architecture_names() if "lstm" not in name])
+def test_networks_for_pictures_refuse_text(name):
+    name = NUMBERS.get(name, name)
+    with pytest.raises(ValueError, match=f"^{name} reads pictures; the data are text, rows of symbols$"):
+        build(name, in_channels=None, classes=10, image_size=None)
+
+
+def test_networks_for_text_refuse_pictures():
+    with pytest.raises(ValueError, match="^lstm-6 reads text, rows of symbols; the data are pictures of 8 x 8 pixels$"):
+        build("lstm-6", in_channels=1, classes=10, image_size=8)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lenet", r"known are lenet5, cresnet20, wrn-DEPTH-WIDTH; did you mean 'lenet5'\?"),
+        ("lenet", r"known are lenet5, cresnet20, cresnet20-conv, wrn-DEPTH-WIDTH, .*; did you mean 'lenet5'\?"),
+        ("resnet18-conv", "unknown architecture"),  # no paper has it
+        ("lenet5-conv", "unknown architecture"),
+        ("tiny-resnet18", "did you mean 'tiny_resnet18'"),
+        ("densenet", "did you mean 'densenet161'"),
+        ("lstm", "lstm needs its units, for example 'lstm-500'"),
+        ("pyramidnet-110", "pyramidnet needs its depth and alpha, for example 'pyramidnet-110-270'"),
         ("resnet20", "did you mean 'cresnet20'"),
         ("mlp", "known are lenet5"),
         ("wrn", "needs its depth and width, for example 'wrn-28-10'"),

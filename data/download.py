@@ -1,0 +1,240 @@
+"""Downloads that go on where they stopped, and whose files are used only with the right checksum."""
+
+import hashlib
+import multiprocessing
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from filelock import FileLock, Timeout
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+TRIES = 3
+"""How often in a row a server may send nothing before it is given up."""
+PAUSE = 1.0
+"""Seconds before the second try; the third waits twice as long."""
+SILENCE = 30.0
+"""Seconds without a byte after which a connection counts as lost."""
+CHUNK = 1 << 20
+
+
+class DownloadError(FileNotFoundError):
+    """A file is not there and could not be downloaded."""
+
+
+class Checksum(NamedTuple):
+    """What a whole file's contents must hash to."""
+
+    kind: str
+    value: str
+
+    def of(self, file: Path) -> str:
+        """Hash a file."""
+        with file.open("rb") as contents:
+            return hashlib.file_digest(contents, lambda: hashlib.new(self.kind, usedforsecurity=False)).hexdigest()
+
+    def fits(self, file: Path) -> bool:
+        """Say whether there is such a file and it is whole."""
+        return file.is_file() and self.of(file) == self.value
+
+
+def fetch(urls: str | Sequence[str], file: Path, *, md5: str = "", sha256: str = "") -> Path:
+    """Give a file that has the right checksum, downloading it if it is not there.
+
+    What arrives is written to `FILE.part` and gets its name when it is whole and right, so that a file of that name
+    was never cut short. A download that was stopped goes on at the next call, if the server can do that. Contents
+    with a wrong checksum, downloaded or found, are put aside as `FILE.bad`. Several processes may ask for the same
+    file: one downloads it. A file that is there and right is read only, in a folder that cannot be written to, too.
+
+    Args:
+        urls: Where it is; the first that gives the right contents is taken.
+        file: Where to put it; its folder is made.
+        md5: The expected MD5, in hexadecimal.
+        sha256: The expected SHA-256, instead.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: If not exactly one checksum is given.
+        DownloadError: If the file cannot be had, with the reason for each address and what to do.
+    """
+    if bool(md5) == bool(sha256):
+        raise ValueError(f"{file.name}: give one checksum, md5 or sha256")
+    checksum = Checksum("md5", md5) if md5 else Checksum("sha256", sha256)
+    file = file.expanduser()
+    if checksum.fits(file):
+        return file
+    try:
+        with alone(file, f"downloads {file.name}"):
+            return file if checksum.fits(file) else _download([urls] if isinstance(urls, str) else urls, file, checksum)
+    except DownloadError:
+        raise
+    except OSError as error:
+        found = f"its {checksum.kind} is wrong" if file.is_file() else "it is not there"
+        raise DownloadError(
+            f"{file.absolute()}: {found}, and it cannot be downloaded, because the folder cannot be written to "
+            f"({error.strerror or error}); {_by_hand(urls, file, checksum)}"
+        ) from error
+
+
+@contextmanager
+def alone(file: Path, doing: str) -> Iterator[None]:
+    """Hold the lock of a file or folder that is about to be made, so that only one process makes it.
+
+    Args:
+        file: What is to be made; its folder is, too.
+        doing: What a process does meanwhile, in words for those that wait.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file.parent / f".{file.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting for another process that {doing}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def say(line: str) -> None:
+    """Tell a person something; progress bars that are shown stay whole."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _download(urls: Sequence[str], file: Path, checksum: Checksum) -> Path:
+    """Download a file from the first address that has it."""
+    bad, problems = file.with_name(f"{file.name}.bad"), []
+    if file.exists():
+        found = f"what was there had the {checksum.kind} {checksum.of(file)}, expected {checksum.value}"
+        problems.append(f"{found}; put aside as {bad.name}")
+        file.replace(bad)
+        say(f"{file}: {problems[0]}; downloading it anew")
+    part = file.with_name(f"{file.name}.part")
+    for url in urls:
+        while True:
+            resumed = part.exists() and part.stat().st_size > 0
+            try:
+                with part.open("ab", buffering=0) as out:
+                    _receive(url, out, file.name)
+            except DownloadError:
+                raise  # writing failed: another address would not help
+            except (OSError, HTTPException) as error:
+                problems.append(f"{url}: {error}")
+                break
+            found = checksum.of(part)
+            if found == checksum.value:
+                part.replace(file)
+                return file
+            part.replace(bad)
+            if not resumed:
+                problems.append(f"{url}: {checksum.kind} {found}, expected {checksum.value}; put aside as {bad.name}")
+                break
+            # What was there before may be of another file: once more from the start.
+    if part.exists() and not part.stat().st_size:
+        part.unlink()
+    again = "try again, which goes on where it stopped, or " if part.exists() else ""
+    raise DownloadError(
+        f"{file.absolute()}: not there, and downloading it failed ({'; '.join(problems)}); "
+        f"{again}{_by_hand(urls, file, checksum)}"
+    )
+
+
+def _by_hand(urls: str | Sequence[str], file: Path, checksum: Checksum) -> str:
+    """Say what a person can do."""
+    source = urls if isinstance(urls, str) else urls[0]
+    return f"put {file.name} ({checksum.kind} {checksum.value}) there by hand, from {source}"
+
+
+def _receive(url: str, out: BinaryIO, name: str) -> None:
+    """Bring a file to its full length from where it stands, over as many connections as it takes."""
+    failures = 0
+    while True:
+        have = _size(out)
+        try:
+            if _stream(url, out, name):
+                return
+            problem: Exception = ConnectionError("the connection was closed before the end")
+        except DownloadError:
+            raise
+        except HTTPError as error:
+            if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+                return  # nothing is left to send: the checksum decides
+            if error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            problem = error
+        except (OSError, HTTPException) as error:
+            problem = error
+        failures = 0 if _size(out) > have else failures + 1
+        if failures == TRIES:
+            raise problem
+        time.sleep(failures * PAUSE)
+
+
+def _stream(url: str, out: BinaryIO, name: str) -> bool:
+    """Append to a file what one connection gives; say whether that is all."""
+    have = _size(out)
+    wanted = {"Range": f"bytes={have}-"} if have else {}
+    agent = {"User-Agent": "economical-ensembles", "Accept-Encoding": "identity"}
+    with urlopen(Request(url, headers=agent | wanted), timeout=SILENCE) as response:
+        sent = re.match(r"bytes (\d+)-", response.headers["Content-Range"] or "")
+        if have and not (response.status == HTTPStatus.PARTIAL_CONTENT and sent and int(sent[1]) == have):
+            out.truncate(0)  # the server begins at the start
+            have = 0
+            if response.status == HTTPStatus.PARTIAL_CONTENT:
+                return False
+        length = response.headers["Content-Length"]
+        total = have + int(length) if length else None
+        with _progress(name, url, have, total) as advance:
+            while chunk := response.read(CHUNK):
+                _write(out, chunk)
+                advance(len(chunk))
+    _write(out, b"")
+    return total is None or _size(out) == total
+
+
+def _size(out: BinaryIO) -> int:
+    return os.fstat(out.fileno()).st_size
+
+
+def _write(out: BinaryIO, chunk: bytes) -> None:
+    """Append bytes; an empty chunk waits until the disk has all."""
+    left = memoryview(chunk)
+    try:
+        while left:
+            left = left[out.write(left) :]
+        if not chunk:
+            os.fsync(out.fileno())
+    except OSError as error:
+        raise DownloadError(
+            f"{out.name}: cannot be written beyond its {_size(out)} bytes ({error.strerror}); they are kept: make room "
+            "and start again, and the download goes on from there"
+        ) from error
+
+
+@contextmanager
+def _progress(name: str, url: str, have: int, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, one line elsewhere: in a worker process too, and while other bars are shown."""
+    in_worker = multiprocessing.parent_process() is not None
+    if in_worker or not sys.stderr.isatty() or hasattr(sys.stderr, "rich_proxied_file"):
+        size = f" ({total / 1e6:.1f} MB)" if total else ""
+        say(f"downloading {name}{size} from {url}" + (f", from byte {have} on" if have else ""))
+        yield lambda n: None
+        return
+    from rich.console import Console
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        task = bars.add_task(name, total=total, completed=have)
+        yield lambda n: bars.advance(task, n)

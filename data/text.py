@@ -1,0 +1,258 @@
+"""Text: the task of predicting every next symbol, in lanes that a network reads side by side."""
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from data.archives import unpack
+from data.download import Checksum, fetch
+from data.task import Part, Shape, Task
+
+SEGMENT = 100
+"""Symbols through which gradients flow back. The late-phase paper does not state it; this is our choice."""
+WINDOW = 1024
+"""Symbols that a network reads at once when it is tested."""
+CONTEXT = 256
+"""Of these, the first ones, which only lead up to the others; the first window of a text has none to lead up to."""
+
+ENWIK8_URL = "http://mattmahoney.net/dc/enwik8.zip"
+ENWIK8_MD5 = "a1fa5ffddb56f4953e226637dabbb36a"
+# Published is the checksum of the unpacked file; this one, of the archive, is what several mirrors and projects state.
+ENWIK8_ZIP_SHA256 = "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc"
+
+
+class Segments:
+    """Minibatches to train on: segments of a text, each the continuation of the one before it in its lane.
+
+    The text is cut into as many lanes of equal length as a minibatch has rows, and the lanes into segments. A network
+    that carries its state from one minibatch to the next so reads each lane as one text, while gradients flow back
+    to the beginning of a segment only (truncated back-propagation through time). A pass begins at a random place, one
+    of a segment's first symbols, so that segments differ from pass to pass; symbols at the text's very beginning and
+    end, fewer than a segment and a minibatch together, are left out of it.
+
+    Args:
+        text: (N,) uint8, the symbols' numbers.
+        lanes: Rows of a minibatch.
+        segment: Symbols of a segment; the last one of a lane may have fewer.
+        stream: Returns a fresh CPU generator, once a pass.
+
+    Raises:
+        ValueError: If the text is too short.
+    """
+
+    def __init__(self, text: Tensor, lanes: int, segment: int, stream: Callable[[], Generator]) -> None:
+        self.length = (len(text) - segment) // lanes  # of a lane, the same wherever a pass begins
+        if self.length < 1:
+            raise ValueError(
+                f"a text of {len(text)} symbols is too short for {lanes} lanes, one a row of a minibatch, and segments "
+                f"of {segment} symbols"
+            )
+        self.examples = lanes * len(range(0, self.length, segment))
+        self._text, self._lanes, self._segment, self._stream = text, lanes, segment, stream
+
+    def streaming(self, stream: Callable[[], Generator]) -> Self:
+        """The same segments with other randomness; the text is not copied."""
+        other = copy(self)
+        other._stream = stream
+        return other
+
+    def __len__(self) -> int:
+        """Minibatches of a pass."""
+        return self.examples // self._lanes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass: symbols x and the next ones y, both int64 (B, T)."""
+        first = int(torch.randint(self._segment, (), generator=self._stream()))
+        lanes = self._text[first : first + self._lanes * self.length].view(self._lanes, self.length)
+        following = self._text[first + 1 : first + 1 + self._lanes * self.length].view(self._lanes, self.length)
+        for x, y in zip(torch.split(lanes, self._segment, 1), torch.split(following, self._segment, 1), strict=True):
+            yield x.long(), y.long()
+
+
+class Windows:
+    """Minibatches to test on: windows of a text, each read from an empty state.
+
+    Every symbol but the text's first is predicted exactly once. A window repeats the last symbols of the one before
+    it, to lead up to those that it predicts; what is not to be predicted has the label −1.
+
+    Args:
+        text: (N,) uint8, N at least 2.
+        rows: Windows of a minibatch.
+        window: Symbols of a window; all have the same number.
+        context: How many of them lead up to the others.
+
+    Raises:
+        ValueError: If the text holds nothing to predict.
+    """
+
+    def __init__(self, text: Tensor, rows: int, window: int = WINDOW, context: int = CONTEXT) -> None:
+        if len(text) < 2:
+            raise ValueError(f"a text of {len(text)} symbols holds no symbol to predict")
+        self._text, self._rows, self.window = text, rows, min(window, len(text) - 1)
+        self.examples = len(text) - 1
+        # The end of each window: the first predicts all of its symbols, the others those behind their context.
+        self._stops = [*range(self.window, self.examples, max(window - context, 1)), self.examples]
+
+    def __len__(self) -> int:
+        """Minibatches of a pass."""
+        return -(-len(self._stops) // self._rows)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass: symbols x and the next ones y, −1 where not predicted, both int64 (B, T)."""
+        along = torch.arange(self.window, device=self._text.device)
+        stops = torch.tensor(self._stops, device=self._text.device)
+        predicted = torch.cat([stops.new_zeros(1), stops[:-1]])  # up to where, before each window
+        for stop, done in zip(torch.split(stops, self._rows), torch.split(predicted, self._rows), strict=True):
+            places = (stop - self.window)[:, None] + along  # (B, T)
+            yield self._text[places].long(), self._text[places + 1].long().where(places >= done[:, None], -1)
+
+    def streaming(self, stream: Callable[[], Generator]) -> Self:
+        """Refuse: these have no randomness.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("windows of a text have no random order")
+
+
+@dataclass(frozen=True, eq=False)
+class TextTask(Task):
+    """A text ready to train on.
+
+    Attributes:
+        name: The dataset's name, as it was asked for.
+        classes: Number of symbols C that occur anywhere in the text.
+        symbols: Which byte each symbol is, in their order.
+        train: (N,) uint8, the text to train on, as numbers of symbols.
+        validation: The same, to choose on; None if there is none.
+        test: The same, to test on.
+        segment: Symbols through which gradients flow back.
+    """
+
+    name: str
+    classes: int
+    symbols: bytes
+    train: Tensor
+    validation: Tensor | None
+    test: Tensor
+    segment: int
+
+    @property
+    def shape(self) -> Shape:
+        """What networks and schedules must know; its examples are segments."""
+        return Shape(None, None, self.classes, segments(len(self.train), self.segment))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same task on `device`."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            validation=None if self.validation is None else self.validation.to(device),
+            test=self.test.to(device),
+        )
+
+    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> Segments:
+        """Segments to train on, x and y int64 (B, T); text is never augmented."""
+        return Segments(self.train, batch_size, self.segment, stream)
+
+    def part(self, part: Part, batch_size: int) -> Windows | None:
+        """All of a part, in windows, x and y int64 (B, T); None if there is none. B is `batch_size` / 16 at most."""
+        text = {"train": self.train, "validation": self.validation, "test": self.test}[part]
+        return None if text is None else Windows(text, max(batch_size // 16, 1))
+
+
+def segments(symbols: int, segment: int) -> int:
+    """Count the segments of a text to train on, the last one perhaps shorter."""
+    return max(-(-(symbols - segment) // segment), 1)
+
+
+def load_text(
+    path: str, root: Path, *, validation: int | None = None, train_size: int | None = None, segment: int | None = None
+) -> TextTask:
+    """Any file as a text of bytes: the first 90 % to train on, the next 5 % to choose on, the last 5 % to test on.
+
+    Args:
+        path: The file.
+        root: Not used.
+        validation: Take only so many symbols of the part to choose on; None for all of it, 0 for none.
+        train_size: Take only so many symbols of the part to train on; None for all of it.
+        segment: Symbols through which gradients flow back; None for `SEGMENT`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is shorter than 100 bytes, or a number does not fit it.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, expected a text")
+    return make_text(f"text:{path}", file, validation, train_size, segment)
+
+
+def load_enwik8(
+    path: str, root: Path, *, validation: int | None = None, train_size: int | None = None, segment: int | None = None
+) -> TextTask:
+    """enwik8: the first 10⁸ bytes of an English Wikipedia, 90 million to train on, twice 5 million to choose and test.
+
+    Args:
+        path: Must be empty.
+        root: Folder that holds enwik8/enwik8 or enwik8.zip, or gets them by download.
+        validation: As for `load_text`.
+        train_size: As for `load_text`.
+        segment: As for `load_text`.
+
+    Raises:
+        FileNotFoundError: If the file is missing and cannot be downloaded.
+        ValueError: If it is not the official one, or a number does not fit it.
+
+    References:
+        Mahoney, About the test data (of the large text compression benchmark), 2011, for sizes and checksum.
+    """
+    file = root.expanduser() / "enwik8" / "enwik8"
+    if not file.exists():
+        unpack(fetch(ENWIK8_URL, root / "enwik8.zip", sha256=ENWIK8_ZIP_SHA256), file.parent)
+    if not Checksum("md5", ENWIK8_MD5).fits(file):
+        raise ValueError(
+            f"{file}: found {file.stat().st_size:,} bytes that are not enwik8's 100,000,000 (md5 {ENWIK8_MD5}); remove "
+            f"the folder {file.parent}, and start again"
+        )
+    return make_text("enwik8", file, validation, train_size, segment)
+
+
+def make_text(name: str, file: Path, validation: int | None, train_size: int | None, segment: int | None) -> TextTask:
+    """Number the bytes of a file and divide it, as `load_text` says."""
+    raw = torch.from_numpy(np.fromfile(file, dtype=np.uint8))
+    if len(raw) < 100:
+        raise ValueError(f"{file}: found {len(raw)} bytes, expected a text of at least 100")
+    symbols = raw.bincount(minlength=256).nonzero().flatten()  # the bytes that occur
+    number = torch.zeros(256, dtype=torch.uint8)
+    number[symbols] = torch.arange(len(symbols), dtype=torch.uint8)
+    first, second = len(raw) * 90 // 100, len(raw) * 95 // 100
+    kept = check_symbols(name, "train_size", train_size, first)
+    held = check_symbols(name, "validation", validation, second - first)
+    text = number[raw.int()]
+    return TextTask(
+        name=name,
+        classes=len(symbols),
+        symbols=bytes(symbols.tolist()),
+        train=text[:kept],
+        validation=text[first : first + held] if held else None,
+        test=text[second:],
+        segment=segment or SEGMENT,
+    )
+
+
+def check_symbols(name: str, what: str, asked: int | None, available: int) -> int:
+    """Give how many symbols of a part are taken: as many as asked for, or all.
+
+    Raises:
+        ValueError: Naming what is possible.
+    """
+    if asked is not None and asked > available:
+        raise ValueError(f"{name}: cannot take {what}={asked} symbols; that part of the text has {available}")
+    return available if asked is None else asked

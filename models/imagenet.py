@@ -1,0 +1,132 @@
+"""Networks for ImageNet, as torchvision defines them, and residual networks with a stem for TinyImageNet.
+
+A residual network ends in a linear layer, or, in the subspaces paper's way, in a 1 x 1 convolution without bias, so
+that all its weights are those of convolutions or BatchNorm. All its convolutions are then Kaiming normal by their fan
+in, as in that paper's code, and else by their fan out, as torchvision's.
+"""
+
+from typing import Any, Literal
+
+from torch import nn
+
+Classifier = Literal["linear", "conv"]
+
+TORCHVISION = ("resnet18", "resnet50", "resnet152", "wide_resnet50_2", "densenet161")
+"""Networks that are torchvision's, layer by layer and name by name."""
+
+
+def resnet18(**options: Any) -> nn.Module:
+    """ResNet of 18 layers for ImageNet, torchvision's: 11,689,512 parameters."""
+    return _resnet("resnet18", **options)
+
+
+def resnet50(**options: Any) -> nn.Module:
+    """ResNet of 50 layers for ImageNet, torchvision's: 25,557,032 parameters."""
+    return _resnet("resnet50", **options)
+
+
+def resnet152(**options: Any) -> nn.Module:
+    """ResNet of 152 layers for ImageNet, torchvision's: 60,192,808 parameters."""
+    return _resnet("resnet152", **options)
+
+
+def wide_resnet50_2(**options: Any) -> nn.Module:
+    """ResNet of 50 layers, twice as wide inside its blocks, for ImageNet, torchvision's: 68,883,240 parameters."""
+    return _resnet("wide_resnet50_2", **options)
+
+
+def tiny_resnet18(**options: Any) -> nn.Module:
+    """ResNet of 18 layers for TinyImageNet, after a 3 x 3 convolution without pooling: 11,271,432 parameters."""
+    return _resnet("resnet18", stem="tiny", **options)
+
+
+def tiny_resnet50(**options: Any) -> nn.Module:
+    """ResNet of 50 layers for TinyImageNet, after a 3 x 3 convolution without pooling: 23,910,152 parameters."""
+    return _resnet("resnet50", stem="tiny", **options)
+
+
+def densenet161(*, in_channels: int, classes: int, image_size: int, dropout: float = 0.0) -> nn.Module:
+    """DenseNet of 161 layers for ImageNet, torchvision's: 28,681,000 parameters.
+
+    Args:
+        in_channels: Channels of the input images; other than 3, the first convolution is drawn anew.
+        classes: Number of classes.
+        image_size: Side of the square input images, in pixels; at least 29.
+        dropout: Probability of dropping a unit before the last layer; 0 for no dropout modules.
+
+    Raises:
+        ValueError: If the images are so small that nothing is left after the last pooling.
+
+    References:
+        Huang et al., Densely connected convolutional networks, CVPR 2017.
+    """
+    if image_size < 29:
+        raise ValueError(
+            f"densenet161 halves its pictures five times and needs at least 29 x 29 pixels, got "
+            f"{image_size} x {image_size}"
+        )
+    from models.densenet import DenseNet161
+
+    net = DenseNet161(classes=classes, dropout=dropout)
+    if in_channels != 3:
+        first = nn.Conv2d(in_channels, 96, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(first.weight)
+        net.features.conv0 = first
+    return net
+
+
+def _resnet(
+    name: str,
+    *,
+    in_channels: int,
+    classes: int,
+    image_size: int,
+    dropout: float = 0.0,
+    classifier: Classifier = "linear",
+    stem: Literal["imagenet", "tiny"] = "imagenet",
+) -> nn.Module:
+    """One of torchvision's residual networks, adapted.
+
+    Args:
+        name: As torchvision calls it.
+        in_channels: Channels of the input images; other than 3, the first convolution is drawn anew.
+        classes: Number of classes.
+        image_size: Side of the square input images, in pixels; any size fits, as features are averaged.
+        dropout: Probability of dropping a unit before the last layer; 0 for no dropout modules.
+        classifier: The last layer: "linear", or a 1 x 1 convolution without bias, "conv".
+        stem: "imagenet" divides the side by four before the first block. "tiny" does not: a 3 x 3 convolution
+            with stride 1, and no pooling.
+
+    References:
+        He et al., Deep residual learning for image recognition, CVPR 2016; Zagoruyko & Komodakis, Wide residual
+        networks, BMVC 2016; Tanaka et al., Pruning neural networks without any data by iteratively conserving synaptic
+        flow, NeurIPS 2020, whose code has the stem for TinyImageNet; Wortsman et al., Learning neural network
+        subspaces, ICML 2021, appendix D, and its code.
+    """
+    import torchvision.models  # takes as long as torch itself
+
+    net: Any = getattr(torchvision.models, name)(num_classes=classes)
+    if stem == "tiny":
+        net.conv1 = _first(in_channels, 3, stride=1)
+        net.maxpool = nn.Identity()
+    elif in_channels != 3:
+        net.conv1 = _first(in_channels, 7, stride=2)
+    if dropout > 0:
+        # Deviation: none of the papers trains these networks with dropout; before the last layer is our choice. It
+        # joins a layer without weights, so that all names stay torchvision's.
+        net.avgpool = nn.Sequential(net.avgpool, nn.Dropout(dropout))
+    if classifier == "conv":
+        width: int = net.fc.in_features
+        net.fc = nn.Sequential(nn.Unflatten(1, (width, 1, 1)), nn.Conv2d(width, classes, 1, bias=False), nn.Flatten())
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+    adapted: nn.Module = net
+    return adapted
+
+
+def _first(in_channels: int, size: int, stride: int) -> nn.Conv2d:
+    """A first convolution to 64 channels, drawn as torchvision does."""
+    layer = nn.Conv2d(in_channels, 64, size, stride=stride, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer

@@ -1,0 +1,52 @@
+"""Networks of a run: drawn, or with pretrained weights."""
+
+import pytest
+import torch
+
+from data import Shape
+from harness import build
+from harness.build import imagine_method, make_method
+from harness.expression import MethodSpec
+from harness.run import DatasetSpec, Run
+from methods import METHODS, Recipe
+
+SHAPE = Shape(3, 224, 1000, 12)
+
+
+def run(**changes):
+    values = {
+        "dataset": DatasetSpec(name="imagenet"),
+        "architecture": "resnet18",
+        "method": MethodSpec(name="line"),
+        "seed": 0,
+        "recipe": Recipe(epochs=1, initial="imagenet1k_v1"),
+    }
+    return Run(**(values | changes))
+
+
+def test_every_network_of_a_method_starts_from_the_pretrained_weights(monkeypatch, tmp_path):
+    asked = []
+
+    def pretend(net, architecture, root):
+        asked.append((architecture, root))
+        with torch.no_grad():
+            net.fc.bias.fill_(7.0)
+
+    monkeypatch.setattr(build, "load_pretrained", pretend)
+    method = make_method(run(), METHODS, SHAPE, weights=tmp_path)
+    assert asked == [("resnet18", tmp_path)] * 2  # both ends of the line
+    assert all((net.fc.bias == 7).all() for net in (method.net, *method.others))
+    drawn = make_method(run(recipe=Recipe(epochs=1)), METHODS, SHAPE, weights=tmp_path)
+    assert len(asked) == 2
+    assert (drawn.net.fc.bias != 7).all()
+
+
+def test_planning_needs_no_weights():
+    assert next(imagine_method(run(), METHODS, SHAPE).parameters()).is_meta
+
+
+def test_data_that_do_not_fit_are_refused_before_anything_is_downloaded():
+    with pytest.raises(ValueError, match="1000 classes, the data have 3 and 10"):
+        imagine_method(run(), METHODS, SHAPE._replace(classes=10))
+    with pytest.raises(ValueError, match="no pretrained weights for wrn-10-1"):
+        imagine_method(run(architecture="wrn-10-1"), METHODS, SHAPE)
