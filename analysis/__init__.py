@@ -13,6 +13,7 @@ from analysis.statistics import relative_costs, summarize
 from analysis.tables import document, latex
 
 if TYPE_CHECKING:
+    from analysis.noisy_quadratic import load_settings, loss_against_members
     from analysis.plots import PLOTS, accuracy_against_cost, metric_against_members, reliability, save
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "load_predictions",
     "load_runs",
     "load_series",
+    "load_settings",
+    "loss_against_members",
     "metric_against_members",
     "ranked",
     "relative_costs",
@@ -40,6 +43,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from analysis import plots
+    from analysis import noisy_quadratic, plots
 
-    return getattr(plots, name)
+    return getattr(noisy_quadratic if name in ("load_settings", "loss_against_members") else plots, name)

@@ -51,7 +51,25 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
         ValueError: If two finished runs carry the same key.
         ConnectionError: If a tracking server does not answer.
     """
-    uri = _store_uri(store)
+    uri = store_uri(store)
+    finished, unfinished = find_finished(study, uri, keys)
+    frame = pd.DataFrame([_row(run, study, uri) for run in finished])
+    frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
+    frame.attrs["unfinished"] = unfinished
+    return frame
+
+
+def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> tuple[list[Any], list[dict[str, str]]]:
+    """Find the finished cells of a study as MLflow's runs, and describe the unfinished ones.
+
+    Args:
+        study: The study's name.
+        uri: The tracking store.
+        keys: Take only the cells with these keys.
+
+    Raises:
+        FileNotFoundError, LookupError, ValueError, ConnectionError: As `load_runs` does.
+    """
     client = _open(uri)
     from mlflow.exceptions import MlflowException
 
@@ -71,10 +89,7 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
     unfinished += [{"state": "missing"} for key in set(keys or ()) - known]
     if not finished:
         raise LookupError(f"study {study!r} has no finished runs ({_count_states(unfinished)}) in {uri}")
-    frame = pd.DataFrame([_row(run, study, uri) for run in finished])
-    frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
-    frame.attrs["unfinished"] = unfinished
-    return frame
+    return finished, unfinished
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
@@ -157,7 +172,8 @@ def _read_predictions(row: dict[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
         raise FileNotFoundError(f"no predictions of {cell} at {uri}") from error
 
 
-def _store_uri(store: str | None) -> str:
+def store_uri(store: str | None) -> str:
+    """Give the URI of a tracking store: a URI, the path of an SQLite file, or None for the default."""
     uri = store or DEFAULT_STORE
     return uri if "://" in uri or uri == "databricks" else f"sqlite:///{uri}"
 

@@ -170,7 +170,8 @@ def status(study: Study, runs: Runs = Path("runs"), plugin: Plugins = None) -> N
         elif folder.checkpoint.exists() or folder.progress.exists():
             progress = read_json(folder.progress)
             state = "running" if folder.locked() else "stopped"
-            detail = f"epoch {progress['epoch']} of {progress['epochs']}" if progress else ""
+            unit = progress.get("unit", "epoch")
+            detail = f"{unit} {progress['epoch']} of {progress['epochs']}" if progress else ""
         elif folder.locked():
             state = "running"
         counts[state] += 1

@@ -13,6 +13,8 @@ from harness.cli_options import Output, Plugins, Refusal, Runs, Store, Study, co
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.plan import Plan
+
 reports = typer.Typer()
 
 
@@ -48,17 +50,42 @@ def refusing(hint: str = "") -> Iterator[None]:
         raise Refusal(f"{reason}; {hint}" if hint else reason) from error
 
 
-def load_frame(study: str, runs: Path, store: str | None, plugins: list[Path] | None) -> "pd.DataFrame":
+def load_frame(
+    study: str, runs: Path, store: str | None, plugins: list[Path] | None, plan: "Plan | None" = None
+) -> "pd.DataFrame":
     """Load a study's tracked cells, with the labels that the study gives them today."""
     from analysis import load_runs
     from harness.track import store_uri
 
-    plan = make_plan(study, plugins)
+    plan = plan or make_plan(study, plugins)
+    if is_quadratic(plan):
+        raise Refusal(f"study {plan.study.name} simulates the noisy quadratic problem: `econ plot {study}` draws it")
     labels = {key: planned.label for key, planned in plan.runs.items() if planned.role == "cell"}
     with refusing(f"train the study with `econ run {study}`, or send its runs with `econ sync {study}`"):
         frame = load_runs(plan.study.name, store=store_uri(store, runs), keys=labels)
     frame["label"] = frame["key"].map(labels)
     return frame
+
+
+def is_quadratic(plan: "Plan") -> bool:
+    """Say whether a plan is of the noisy quadratic problem, where there are no methods to rank."""
+    from harness.quadratic_study import QuadraticStudy
+
+    return isinstance(plan.study, QuadraticStudy)
+
+
+def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
+    """Draw a study of the noisy quadratic problem."""
+    from analysis import load_settings, loss_against_members, save
+
+    with refusing(f"simulate it with `econ run {study}`, or send its runs with `econ sync {study}`"):
+        frame = load_settings(plan.study.name, store=store, keys=plan.runs.keys())
+    if frame.attrs["unfinished"]:
+        console.print(f"{len(frame.attrs['unfinished'])} of {len(plan.runs)} settings are not finished: left out")
+    with refusing():
+        paths = save(loss_against_members(frame), output / plan.study.name)
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
 
 
 @reports.command()
@@ -113,7 +140,15 @@ def plot(
     """Draw a study's plots (PDF, SVG, PNG) from the tracked runs; of all plots, those that its methods allow."""
     from analysis import PLOTS, ranked, save
 
-    frame = load_frame(study, runs, store, plugin)
+    plan = make_plan(study, plugin)
+    if is_quadratic(plan):
+        from harness.track import store_uri
+
+        if name is not PlotName.all:
+            raise Refusal(f"no plot {name.value!r} of study {plan.study.name}: it has one, `econ plot {study}`")
+        plot_quadratic(plan, study, output, store_uri(store, runs))
+        return
+    frame = load_frame(study, runs, store, plugin, plan)
     with refusing():
         frame = ranked(frame)
     if "left_out" in frame.attrs:

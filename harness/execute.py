@@ -22,8 +22,10 @@ from harness.cost import Counter, PeakMemory
 from harness.evaluate import BATCH, evaluate
 from harness.evaluate_text import evaluate_text
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
+from harness.noisy_quadratic import QuadraticRun
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
+from harness.quadratic_study import simulate_run
 from harness.result import make_result
 from harness.run import DatasetSpec, Run
 from harness.train import DivergenceError, train_epoch
@@ -63,7 +65,9 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-def execute(run: Run, settings: Settings, needed: list[str], report: Callable[[], None] = lambda: None) -> Outcome:
+def execute(
+    run: Run | QuadraticRun, settings: Settings, needed: list[str], report: Callable[[], None] = lambda: None
+) -> Outcome:
     """Execute a run; whatever goes wrong in it is recorded in its folder and never raised.
 
     Args:
@@ -81,7 +85,10 @@ def execute(run: Run, settings: Settings, needed: list[str], report: Callable[[]
             if not folder.finished:
                 folder.sweep()
                 write_json(folder.spec, run.spec())
-                Execution(run, settings, folder, report).finish(needed)
+                if isinstance(run, QuadraticRun):
+                    simulate_run(run, folder, report)
+                else:
+                    Execution(run, settings, folder, report).finish(needed)
         return Outcome("finished")
     except Exception as error:
         state: State = "diverged" if isinstance(error, DivergenceError) else "failed"

@@ -10,7 +10,9 @@ import data
 from harness.build import imagine_method
 from harness.execute import Outcome
 from harness.folder import RunFolder
+from harness.noisy_quadratic import QuadraticRun
 from harness.places import StudyError
+from harness.quadratic_study import QuadraticStudy
 from harness.run import Run
 from harness.study import Study
 from methods import Method
@@ -29,7 +31,7 @@ class Planned:
         warning: what its author may not have meant.
     """
 
-    run: Run
+    run: Run | QuadraticRun
     label: str
     role: Literal["cell", "component"]
     needs: tuple[str, ...]
@@ -40,11 +42,14 @@ class Planned:
 class Plan:
     """All runs of a study by key, needed ones before those that need them."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study | QuadraticStudy) -> None:
         """Expand the study's cells and what they need."""
         self.study = study
         self.runs: dict[str, Planned] = {}
         self.imagined: dict[tuple[str, ...], Method] = {}
+        if isinstance(study, QuadraticStudy):
+            self.runs = {run.key: Planned(run, run.label, "cell", (), run.iterations) for run in study.runs}
+            return
         for cell in study.cells():
             self.add(cell.run, cell.label, "cell")
 

@@ -82,12 +82,26 @@ class Run(Part):
         """The SHA-256 of the canonical spec: a field added later with a default leaves old keys alone."""
         spec = self.spec()
         spec["dataset"] = self.dataset.portable()
-        text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return key_of(spec)
+
+    @property
+    def place(self) -> str:
+        """Name what is trained, but for the method."""
+        return f"{self.architecture} · {self.dataset.label} · seed {self.seed}"
+
+    def tags(self) -> dict[str, str]:
+        """Describe the run to the tracking store."""
+        return {
+            "method": str(self.method),
+            "method_version": str(self.method.version),
+            "dataset": self.dataset.label,
+            "architecture": self.architecture,
+            "seed": str(self.seed),
+        }
 
     def __str__(self) -> str:
         """Name the run for people."""
-        return f"{self.method} · {self.architecture} · {self.dataset.label} · seed {self.seed}"
+        return f"{self.method} · {self.place}"
 
     def needed(self, need: Need, methods: Mapping[str, type[Method]]) -> "Run":
         """Give the run that a `Need` of this run's method names."""
@@ -96,3 +110,9 @@ class Run(Part):
             method = method.of if method else None
         method = method or MethodSpec(name="sgd", version=methods["sgd"].version)
         return self.model_copy(update={"method": method, "seed": need.seed})
+
+
+def key_of(spec: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of a spec's canonical JSON."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

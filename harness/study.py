@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from harness.check import STAND_INS, check_builds, check_labels, check_overrides
 from harness.expression import MethodSpec, parse
 from harness.places import Errors, Lines, StudyError
+from harness.quadratic_study import KEY, QuadraticStudy, check_quadratic
 from harness.run import DatasetSpec, Run
 from methods import Method
 from methods.plugins import available
@@ -138,7 +139,13 @@ def names() -> list[str]:
     return sorted(path.relative_to(STUDIES).with_suffix("").as_posix() for path in STUDIES.rglob("*.yaml"))
 
 
-def load(name: str, plugins: Sequence[Path] = ()) -> Study:
+def study_name(path: Path) -> str:
+    """Name a study by its file: one that comes with the project as `names` does, another without its folder."""
+    inside = path.is_relative_to(STUDIES)
+    return (path.relative_to(STUDIES).with_suffix("") if inside else Path(path.stem)).as_posix()
+
+
+def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     """Read a study and check everything that can be checked before training.
 
     Args:
@@ -158,6 +165,8 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
     if not isinstance(raw, dict):
         raise StudyError(f"{path}: expected a mapping with the keys {', '.join(StudyFile.model_fields)}")
     errors = Errors(path, lines)
+    if KEY in raw:
+        return check_quadratic(study_name(path), raw, errors, plugins)
     raw = with_places(raw, path.parent)
     listed = raw["plugins"] if isinstance(raw.get("plugins"), list) else []
     files = [path.parent / plugin for plugin in listed if isinstance(plugin, str)] + list(plugins)
@@ -169,7 +178,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study:
         methods, added, files = available(), [], []
     errors.repeated_keys()
     file = validate(add_methods(raw, added), methods, errors)
-    study = Study(path.stem, file, methods, tuple(files)) if file else None
+    study = Study(study_name(path), file, methods, tuple(files)) if file else None
     if study:
         check_labels(study, errors)
         check_overrides(study, errors)

@@ -157,8 +157,8 @@ class Mirror:
             if old.get("state") != "finished":
                 self.send_epochs(run_id, folder)
                 if result:
-                    tags |= {**result["provenance"], "evaluated_on": result["evaluated_on"]}
-                    tags |= {name: result[name] for name in ("chosen_on",) if name in result}
+                    tags |= result["provenance"]
+                    tags |= {name: result[name] for name in ("evaluated_on", "chosen_on") if name in result}
                     self.send_result(run_id, folder, result)
             if old.get("state") != state and state != "running":
                 end = int(1000 * result["timing"]["finished"]) if result else None
@@ -187,14 +187,9 @@ class Mirror:
             "key": run.key,
             "label": planned.label,
             "role": planned.role,
-            "method": str(run.method),
-            "method_version": str(run.method.version),
-            "dataset": run.dataset.label,
-            "architecture": run.architecture,
-            "seed": str(run.seed),
+            **run.tags(),
         }
-        name = f"{planned.label} · {run.architecture} · {run.dataset.label} · seed {run.seed}"
-        made = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        made = self.client.create_run(self.experiment, tags=tags, run_name=f"{planned.label} · {run.place}")
         self.known[run.key] = (made.info.run_id, tags)
         return self.known[run.key]
 
@@ -222,9 +217,10 @@ class Mirror:
         values |= {name: v for name, v in result["timing"].items() if name != "finished" and v is not None}
         points = [(name, value, when, 0) for name, value in values.items()]
         for name, curve in result["members"].items():
-            points += [(f"members/{name}", value, when, k) for k, value in enumerate(curve, start=1)]
+            steps = curve.items() if isinstance(curve, dict) else enumerate(curve, start=1)
+            points += [(f"members/{name}", value, when, int(k)) for k, value in steps]
         self.log(run_id, points)
-        for path in (folder.result, folder.predictions):
+        for path in filter(Path.exists, (folder.result, folder.predictions)):
             self.client.log_artifact(run_id, str(path))
 
     def log(self, run_id: str, points: list[tuple[str, float, float, int]]) -> None:

@@ -19,6 +19,8 @@ from rich.table import Table
 from harness.execute import Outcome
 from harness.folder import RunFolder, read_json
 from harness.plan import Plan, Planned, Schedule
+from harness.quadratic_study import QuadraticStudy
+from harness.run import Run
 from harness.track import Mirror
 
 SHOWN = 0.5
@@ -106,11 +108,18 @@ def plan_table(plan: Plan, finished: set[str]) -> Table:
     "As written" counts for each cell all that it needs; what cells share is trained, and left, only once.
     """
     table = Table(title=f"study {plan.study.name}: {len(plan.runs)} runs, {len(finished)} of them finished")
+    if isinstance(plan.study, QuadraticStudy):
+        for column in ("setting", "iterations", "iterations left"):
+            table.add_column(column, justify="right" if column != "setting" else "left")
+        for key, planned in plan.runs.items():
+            table.add_row(planned.label, f"{planned.epochs:,}", "" if key in finished else f"{planned.epochs:,}")
+        return table
     table.add_column("method", overflow="fold")
     for column in ("cells", "epochs as written", "runs left", "epochs left"):
         table.add_column(column, justify="right")
     groups: dict[str, dict[str, list[str]]] = {}
     for key, planned in plan.runs.items():
+        assert isinstance(planned.run, Run)
         place = f"{planned.run.dataset.label} · {planned.run.architecture}"
         name = planned.label if planned.role == "cell" else f"  needed: {planned.label}"
         groups.setdefault(place, {}).setdefault(name, []).append(key)
