@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data.archives import unpack
-from data.corruptions import CORRUPTIONS
+from data.corruptions import STANDARD
 from data.download import Checksum, fetch
 from data.source import Augmentation, Source, Split
 from data.stored import channels_first, check_pictures, make_split
@@ -65,7 +65,7 @@ def _load(name: str, classes: int, root: Path) -> Source:
         augmentation=Augmentation(padding=4, flip=True),
         validation=0,
         ood={},
-        corruptions=tuple(CORRUPTIONS),
+        corruptions=STANDARD,
     )
 
 

@@ -42,7 +42,7 @@ def load_digits(path: str, root: Path) -> Source:
             "gaussian_noise",
             "shot_noise",
             "impulse_noise",
-            "gaussian_blur",
+            "defocus_blur",
             "brightness",
             "contrast",
         ),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.corruptions import CORRUPTIONS
+from data.corruptions import STANDARD
 from data.download import fetch
 from data.source import Augmentation, Source, Split
 from data.stored import check_pictures, make_split
@@ -109,7 +109,7 @@ def _load(name: str, root: Path, augmentation: Augmentation) -> Source:
         augmentation=augmentation,
         validation=0,
         ood={},
-        corruptions=tuple(name for name in CORRUPTIONS if name != "saturate"),
+        corruptions=STANDARD,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.archives import DAMAGED
-from data.corruptions import CORRUPTIONS
+from data.corruptions import STANDARD
 from data.download import fetch, say
 from data.source import Augmentation, Source
 from data.splits import stratified_order
@@ -62,7 +62,7 @@ def load_tiny_imagenet(path: str, root: Path) -> Source:
         augmentation=Augmentation(padding=4, flip=True),
         validation=0,
         ood={},
-        corruptions=tuple(CORRUPTIONS),
+        corruptions=STANDARD,
     )
 
 
