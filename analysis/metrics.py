@@ -55,10 +55,13 @@ _ALL = (
     Metric("brier", "Brier", "", ".4f", "lower"),
     Metric("ece", "ECE", "", ".4f", "lower"),
     Metric("adaptive_ece", "Adaptive ECE", "", ".4f", "lower"),
+    Metric("training/loss", "Training loss", "nats", ".4f", "lower"),
+    Metric("training/accuracy", "Training accuracy", "%", ".2f", "higher"),
     Metric("single/accuracy", "Single accuracy", "%", ".2f", "higher"),
     Metric("single/nll", "Single NLL", "nats", ".3f", "lower"),
     Metric("ood_auroc", "OOD AUROC", "", ".3f", "higher"),
     Metric("corruption_error", "Corruption error", "%", ".2f", "lower"),
+    Metric("relative_change", "Relative change under corruption", "", ".3f", "higher"),
     Metric("diversity/disagreement", "Disagreement", "", ".3f", None),
     Metric("diversity/total_variation", "Total variation", "", ".3f", None),
     Metric("diversity/kl", "KL between members", "nats", ".3f", None),
@@ -98,21 +101,24 @@ SHOWN = (
 def describe(name: str) -> Metric:
     """Say how a metric is shown.
 
-    A metric of one companion dataset (`ood_auroc/svhn`, `corruption_error/fog`) is shown as its mean is,
-    `spent/…` as `cost/…`, `logit_average/…` as the metric of averaged probabilities. A metric nobody described is
-    shown with four digits and no better direction.
+    A metric of one companion dataset (`ood_auroc/svhn`, `corruption_error/fog`) is shown as its mean is, `ece_20` as
+    an ECE of 20 bins, `spent/…` as `cost/…`, `logit_average/…` as the metric of averaged probabilities. A metric nobody
+    described is shown with four digits and no better direction.
 
     Args:
         name: The column's name.
     """
     if name in METRICS:
         return METRICS[name]
+    group, _, bins = name.partition("_")
+    if group == "ece" and bins.isdigit():
+        return replace(METRICS["ece"], name=name, title=f"ECE, {bins} bins")
     group, _, rest = name.partition("/")
     if group == "spent" and f"cost/{rest}" in METRICS:
         metric = METRICS[f"cost/{rest}"]
         return replace(metric, name=name, title=f"{metric.title}, spent")
-    if group == "logit_average" and rest in METRICS:
-        return replace(METRICS[rest], name=name, title=f"{METRICS[rest].title}, logits averaged")
+    if group == "logit_average" and describe(rest).title != rest:
+        return replace(describe(rest), name=name, title=f"{describe(rest).title}, logits averaged")
     if group in METRICS and rest:
         return replace(METRICS[group], name=name, title=f"{METRICS[group].title}, {rest}")
     return Metric(name, name, "", ".4g", None)

@@ -1,4 +1,4 @@
-"""Three plots: what accuracy costs, whether confidence is right, what each further member brings.
+"""What accuracy costs, whether confidence is right, what each further member brings; and the list of all plots.
 
 Runs that were chosen on test data are left out of all of them.
 """
@@ -6,7 +6,6 @@ Runs that were chosen on test data are left out of all of them.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -17,14 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from analysis.corruption import change_under_corruption
+from analysis.epochs import over_epochs
+from analysis.landscape import flatness, scores_along_path, scores_on_plane
 from analysis.metrics import METRICS
 from analysis.runs import load_predictions, load_series, ranked
 from analysis.statistics import relative_costs
-from analysis.style import WIDTH, Color, Look, add_legend, cells, looks, panels, plain, save, spread, styled
+from analysis.style import WIDTH, Color, Look, add_legend, cells, looks, panels, plain, save, spread, styled, wrap
 
 BINS = 15
 _SMALL = 3  # reliability diagrams side by side
-_LONG = 17  # characters of a name that fit above one of them
 _FEW = 10  # examples that a bin needs to be drawn
 _DODGE = 0.016  # logarithm of the least factor between neighbours
 _SHIFT = 0.04  # members between lines that meet
@@ -86,7 +87,7 @@ def reliability(frame: pd.DataFrame) -> Figure:
     colors = {title: style.color for title, style in looks([title for title, _ in groups]).items()}
     across = min(_SMALL, len(labels))
     down = -(-len(labels) // across)
-    titles = [_wrap(label) for label in labels]
+    titles = [wrap(label) for label in labels]
     with styled():
         row = 0.97 * WIDTH / across + 0.11 * max(title.count("\n") for title in titles)
         figure = Figure(figsize=(WIDTH, down * row + 0.55 + 0.16 * len(groups)), layout="constrained")
@@ -153,7 +154,13 @@ PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "cost": accuracy_against_cost,
     "reliability": reliability,
     "members": metric_against_members,
+    "path": scores_along_path,
+    "plane": scores_on_plane,
+    "flatness": flatness,
+    "epochs": over_epochs,
+    "corruption": change_under_corruption,
 }
+"""All plots by the names of the command line."""
 
 
 def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> pd.DataFrame:
@@ -194,13 +201,6 @@ def _draw_bins(ax: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], color: C
 
 def _mean_ece(rows: pd.DataFrame) -> str:
     return METRICS["ece"].write(float(rows["ece"].mean())) if "ece" in rows else ""
-
-
-def _wrap(label: str) -> str:
-    """Break a long name, before its arguments if it has any."""
-    parts = [label] if len(label) <= _LONG else label.replace("(", "\0(", 1).split("\0")
-    lines = [line for part in parts for line in textwrap.wrap(part.replace("_", "_ "), _LONG)]
-    return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def _finish_diagram(ax: Axes, title: str, numbers: Sequence[tuple[str, Color]]) -> None:
@@ -254,4 +254,16 @@ def _cost_axis(ax: Axes, cost: pd.Series[float]) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-__all__ = ["PLOTS", "accuracy_against_cost", "bin_confidence", "metric_against_members", "reliability", "save"]
+__all__ = [
+    "PLOTS",
+    "accuracy_against_cost",
+    "bin_confidence",
+    "change_under_corruption",
+    "flatness",
+    "metric_against_members",
+    "over_epochs",
+    "reliability",
+    "save",
+    "scores_along_path",
+    "scores_on_plane",
+]

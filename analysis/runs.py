@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DEFAULT_STORE = "sqlite:///runs/mlflow.db"
-SERIES = ("train/", "members/")  # metrics with one value a step: they are not columns of the frame
-_TEXT = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "key")
+SERIES = (
+    "train/",
+    "test/",
+    "distance/",
+    "members/",
+)  # metrics with one value a step: they are not columns of the frame
+_TEXT = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
 _PAGE = 1000  # runs a search returns at once
 
 
@@ -28,6 +33,7 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
     - `label` (what the study calls the method), `method` (its canonical expression), `architecture`,
       `dataset`, `seed` (int), `evaluated_on` ("test" or "validation"), `chosen_on` ("test" for a run whose state was
       chosen on test data, which `ranked` leaves out; else "")
+    - `arrays` (what `load_arrays` has of the run, as in "path plane"; else "")
     - `key` (SHA-256 of the cell's specification), `run_id`, `artifact_uri`, `study`, `store`
     - every final metric as a float under the name it is tracked by, NaN where it is not defined:
       `accuracy`, `corruption_error` and `single/accuracy` in per cent; `nll`, `single/nll` and `diversity/kl`
@@ -120,8 +126,8 @@ def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
     Args:
         frame: Rows of `load_runs`.
-        name: For example `train/loss` (a step is an epoch, from 1), `members/accuracy` (a step is the number
-            of members, from 1).
+        name: For example `train/loss`, `test/accuracy`, `distance/l2` (a step is an epoch, from 1),
+            `members/accuracy` (a step is the number of members, from 1).
 
     Returns:
         Columns run_id, step, value; sorted by run (in the frame's order) and step. A run without the metric
@@ -155,21 +161,49 @@ def load_predictions(frame: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndar
     Raises:
         FileNotFoundError: If a run's predictions are gone.
     """
-    return {row["run_id"]: _read_predictions(row) for row in frame.to_dict("records")}
+    stored = {row["run_id"]: _read_npz(row, "predictions") for row in frame.to_dict("records")}
+    return {run_id: (arrays["probabilities"], arrays["labels"]) for run_id, arrays in stored.items()}
 
 
-def _read_predictions(row: dict[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+def load_arrays(frame: pd.DataFrame, name: str) -> dict[str, dict[str, np.ndarray]]:
+    """Load what evaluation measured around the networks of a frame's runs, where the study asked for it.
+
+    Args:
+        frame: Rows of `load_runs`.
+        name: "path", "plane" or "flatness".
+
+    Returns:
+        For each run_id that has them the arrays by name: of a path alpha, accuracy, pair_accuracy …, of a plane x,
+        y, anchors, accuracy …, of flatness sigma, loss, increase.
+
+    Raises:
+        LookupError: If no run has them.
+        FileNotFoundError: If a run's arrays are gone.
+    """
+    rows = [row for row in frame.to_dict("records") if name in str(row.get("arrays", "")).split()]
+    if not rows:
+        raise LookupError(f"no run has a measured {name}: a study asks for it by `evaluate: {{{name}: true}}`")
+    prefix = f"{name}/"
+    return {
+        row["run_id"]: {
+            key.removeprefix(prefix): array for key, array in _read_npz(row, "arrays").items() if key.startswith(prefix)
+        }
+        for row in rows
+    }
+
+
+def _read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    uri = f"{str(row['artifact_uri']).rstrip('/')}/predictions.npz"
+    uri = f"{str(row['artifact_uri']).rstrip('/')}/{name}.npz"
     try:  # an artifact on this machine is read in place, others are downloaded
         path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
-        with np.load(path) as arrays:
-            return arrays["probabilities"], arrays["labels"]
+        with np.load(path) as stored:
+            return dict(stored)
     except (OSError, MlflowException) as error:
         cell = f"{row['label']} · {row['architecture']} · {row['dataset']} · seed {row['seed']}"
-        raise FileNotFoundError(f"no predictions of {cell} at {uri}") from error
+        raise FileNotFoundError(f"no {name} of {cell} at {uri}") from error
 
 
 def store_uri(store: str | None) -> str:

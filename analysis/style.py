@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ WIDTH = 3.3  # inches: one column of a two-column paper
 _MARKERS = "osD^vPX<>hp"  # 11 shapes and 8 colours meet in 88 pairs before one returns
 _PALE = (7, 8)  # of seaborn's colours: grey and a yellow too light for thin lines
 _PLAIN = "sgd"  # plain training, which everything is compared with
+_LONG = 17  # characters of a name that fit above a small diagram
+_NOTE = 55  # characters of a line of a note that fit into a column
 _LINE = 0.155  # inches a line of a legend takes
 _RC = {
     "font.family": "DejaVu Sans",
@@ -100,24 +103,30 @@ def cells(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(" · ".join(map(str, cell)), rows) for cell, rows in parts]
 
 
-def panels(count: int, height: float, legend: Sequence[str]) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float, legend: Sequence[str], note: str | None = None) -> tuple[Figure, list[Axes]]:
     """Make a figure of equal panels, a column wide each (two columns of them from three panels on).
 
     Args:
         count: The number of panels.
         height: Inches a panel is high.
         legend: The entries of the legend that goes below them.
+        note: Its title.
     """
     across = 1 if count <= 2 else 2
     down = math.ceil(count / across)
     columns = legend_columns(legend, WIDTH * across)
     lines = math.ceil(len(legend) / columns) if legend else 0
-    size = (WIDTH * across, height * down + _LINE * lines + (0.12 if lines else 0.0))
+    size = (WIDTH * across, height * down + _LINE * lines + (0.12 if lines else 0.0) + note_height(note))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for unused in axes[count:]:
         unused.remove()
     return figure, list(axes[:count])
+
+
+def note_height(note: str | None) -> float:
+    """How many inches a note below the panels takes."""
+    return _LINE * len(note.split("\n")) if note else 0.0
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
@@ -141,6 +150,37 @@ def add_legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str],
         labelspacing=0.3,
         borderpad=0.1,
     )
+
+
+def draw_band(ax: Axes, x: np.ndarray, values: np.ndarray, look: Look, line: str = "-") -> None:
+    """Draw the mean over seeds as a line, and a band of their sample standard deviation around it.
+
+    Args:
+        ax: Where.
+        x: (n,).
+        values: (seeds, n); NaN where a seed has none.
+        look: The method's; up to seven markers are drawn.
+        line: As matplotlib writes it.
+    """
+    table = pd.DataFrame(values)  # which leaves NaN out without a warning
+    mean = table.mean().to_numpy()
+    ax.plot(x, mean, linestyle=line, markevery=max(1, len(x) // 6), **look.options())
+    if len(values) > 1:
+        std = table.std(ddof=1).to_numpy()
+        ax.fill_between(x, mean - std, mean + std, color=look.color, alpha=0.15, linewidth=0)
+
+
+def missing(frame: pd.DataFrame, drawn: Collection[str], what: str) -> str | None:
+    """Say which methods have no such thing, in lines that fit below the panels; None if all have it."""
+    others = sorted(set(frame["label"]) - set(drawn))
+    return textwrap.fill(f"Without {what}: {', '.join(map(plain, others))}", _NOTE) if others else None
+
+
+def wrap(label: str) -> str:
+    """Break a long name, before its arguments if it has any."""
+    parts = [label] if len(label) <= _LONG else label.replace("(", "\0(", 1).split("\0")
+    lines = [line for part in parts for line in textwrap.wrap(part.replace("_", "_ "), _LONG)]
+    return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def plain(label: str) -> str:

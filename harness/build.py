@@ -1,6 +1,7 @@
 """From a run's spec to its method, networks drawn and all."""
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import models
 from data import Shape
 from harness.run import Run
 from methods import MakeNet, Method
+from methods.wrapper import methods_within
 from models.pretrained import check_fit, load_pretrained
 
 
@@ -49,6 +51,25 @@ def make_method(
         return attach(net)
 
     return run.method.make(methods)(MakeNet(build, run.seed), run.recipe)
+
+
+def count_anchors(method: Method, *, most: int = 4) -> int | None:
+    """Count the anchors that an imagined method has at the end of training.
+
+    Args:
+        method: imagined; it is put into its last epoch.
+        most: count no further.
+
+    Returns:
+        None where it depends on values, which only training gives.
+    """
+    for part in methods_within(method):
+        part.epoch = max(part.epochs - 1, 0)
+    try:
+        with torch.no_grad():
+            return sum(1 for _ in islice(method.anchors(), most))
+    except RuntimeError:  # what torch says to a question about a value that is only imagined
+        return None
 
 
 def imagine_method(run: Run, methods: Mapping[str, type[Method]], shape: Shape) -> Method:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 import data
 from data import TEXTS
 from data.shapes import DOWNLOADED
-from harness.build import imagine_method
+from harness.build import count_anchors, imagine_method
 from harness.expression import MethodSpec, closest
 from harness.places import Errors
 from harness.run import DatasetSpec, Run
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PLAIN = MethodSpec(name="sgd")
 STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
 """What takes the place of parts of a study that were all wrong, so that the rest can be checked."""
+NUMBER = {2: "two", 3: "three"}
 
 
 def check_labels(study: Study, errors: Errors) -> None:
@@ -139,6 +140,28 @@ def check_methods(study: Study, errors: Errors, plain: Run, shape: data.Shape, *
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             place = ("methods", errors.index("methods", k))
             errors.add(place, f"{entry.method} on {plain.architecture}: {reason}")
+
+
+def check_measures(study: Study, errors: Errors) -> None:
+    """Report what the study asks evaluation to measure and no method of it can give."""
+    asked = study.file.evaluate
+    least = {"path": 2} if asked.path else {}
+    if asked.plane:
+        least["plane"] = 2 if asked.plane.third else 3
+    if "distances" in asked.each_epoch:
+        least["each_epoch"] = 2
+    if not least or errors.found:
+        return
+    counts = set()
+    for plain in (cell.run for cell in study.cells() if cell.run.seed == study.file.seeds[0]):
+        shape = data.shape(plain.dataset.name, **plain.dataset.options())
+        counts.add(count_anchors(imagine_method(plain, study.methods, shape)))
+    for name, needed in least.items():
+        if all(count is not None and count < needed for count in counts):
+            others = ", or with `third: sgd` two," if needed == 3 else ""
+            errors.add(
+                ("evaluate", name), f"no method of this study has the {NUMBER[needed]} networks{others} that this needs"
+            )
 
 
 def holds_out(dataset: DatasetSpec) -> bool:

@@ -33,6 +33,11 @@ class PlotName(StrEnum):
     cost = "cost"
     reliability = "reliability"
     members = "members"
+    path = "path"
+    plane = "plane"
+    flatness = "flatness"
+    epochs = "epochs"
+    corruption = "corruption"
     all = "all"
 
 

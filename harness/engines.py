@@ -54,7 +54,7 @@ class Inline:
         while key := schedule.take():
             planned = schedule.runs[key]
             watch.started(planned)
-            outcome = execute(planned.run, settings, list(planned.needs), watch.tick)
+            outcome = execute(planned.run, settings, list(planned.after), watch.tick)
             schedule.end(key, outcome)
             watch.ended(planned, outcome)
 
@@ -111,7 +111,7 @@ class Processes:
             alone = any(key in lost for key in [*schedule.running, *schedule.waiting])
             while len(futures) < (1 if alone else self.workers) and (key := schedule.take()):
                 planned = schedule.runs[key]
-                futures[pool.submit(execute, planned.run, settings, list(planned.needs))] = key
+                futures[pool.submit(execute, planned.run, settings, list(planned.after))] = key
                 watch.started(planned)
             if not futures:
                 return

@@ -8,15 +8,17 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import PictureTask, normalised
 from harness import metrics
 from harness.cost import Cost, Counter, parameters_kept
+from harness.points import vector, without_batch_norm
 from methods import Method
 
 BATCH = 1024
 """Examples predicted at once."""
+CHANGE_SEVERITY = 3
+"""Of the corruptions under which the relative change of the accuracy is measured."""
 
 
 @dataclass
@@ -45,13 +47,14 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(method: Method, task: PictureTask, counter: Counter) -> Evaluation:
+def evaluate(method: Method, task: PictureTask, counter: Counter, bins: int | None = None) -> Evaluation:
     """Score every test example exactly once, and the companions of the task.
 
     Args:
         method: prepared for prediction.
         task: its test set, OOD and corrupted companions.
         counter: of the method's networks.
+        bins: of a second calibration error, `ece_<bins>`; None for none.
     """
     method.eval()
     test = task.part("test", BATCH)
@@ -64,14 +67,14 @@ def evaluate(method: Method, task: PictureTask, counter: Counter) -> Evaluation:
     logits = member_logits(method, (x for x, _ in test))
     seconds = 1000 * (time.perf_counter() - start) / len(y)
     log_p = metrics.ensemble(logits)
-    found = score(log_p, y) | {"members": float(len(logits))}
+    found = score(log_p, y, bins) | {"members": float(len(logits))}
     singles = [metrics.ensemble(single[None]) for single in logits]
     found["single/accuracy"] = mean(metrics.accuracy(single, y) for single in singles)
     found["single/nll"] = mean(metrics.nll(single, y) for single in singles)
     found |= out_of_distribution(method, task, metrics.entropy(log_p))
-    found |= corruption(method, task, y)
+    found |= corruption(method, task, y, found["accuracy"])
     if len(logits) > 1:
-        averaged = score(metrics.ensemble(logits, average="logits"), y)
+        averaged = score(metrics.ensemble(logits, average="logits"), y, bins)
         found |= {f"logit_average/{name}": value for name, value in averaged.items()}
         found |= {f"diversity/{name}": value for name, value in metrics.diversity(logits).items()}
     vectors = weight_vectors(method)
@@ -87,14 +90,16 @@ def evaluate(method: Method, task: PictureTask, counter: Counter) -> Evaluation:
     )
 
 
-def score(log_p: Tensor, y: Tensor) -> dict[str, float]:
+def score(log_p: Tensor, y: Tensor, bins: int | None = None) -> dict[str, float]:
     """Give the metrics of one prediction, (N, C) log-probabilities, of the classes y, (N,)."""
+    second = {} if bins is None else {f"ece_{bins}": metrics.ece(log_p, y, bins)}
     return {
         "accuracy": metrics.accuracy(log_p, y),
         "nll": metrics.nll(log_p, y),
         "brier": metrics.brier(log_p, y),
         "ece": metrics.ece(log_p, y),
         "adaptive_ece": metrics.adaptive_ece(log_p, y),
+        **second,
     }
 
 
@@ -127,15 +132,29 @@ def out_of_distribution(method: Method, task: PictureTask, inside: Tensor) -> di
     return {"ood_auroc": mean(found.values()), **found} if found else {}
 
 
-def corruption(method: Method, task: PictureTask, y: Tensor) -> dict[str, float]:
-    """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions."""
+def corruption(method: Method, task: PictureTask, y: Tensor, clean: float) -> dict[str, float]:
+    """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions.
+
+    And the relative change of the accuracy, (b - a) / a, at severity 3 (Wortsman et al., ICML 2021, appendix G), where
+    any clean picture is right.
+
+    Args:
+        method: prepared for prediction.
+        task: its corrupted companions.
+        y: the classes, (N,).
+        clean: accuracy a without corruption, in %.
+    """
     errors: dict[str, list[float]] = {}
-    for name, _, images in task.corrupted():
+    changes: dict[str, float] = {}
+    for name, severity, images in task.corrupted():
         pictures = normalised(images, task, BATCH)
-        log_p = metrics.ensemble(member_logits(method, pictures))
-        errors.setdefault(f"corruption_error/{name}", []).append(100 - metrics.accuracy(log_p, y))
+        accuracy = metrics.accuracy(metrics.ensemble(member_logits(method, pictures)), y)
+        errors.setdefault(f"corruption_error/{name}", []).append(100 - accuracy)
+        if severity == CHANGE_SEVERITY and clean:
+            changes[f"relative_change/{name}"] = (accuracy - clean) / clean
     found = {name: mean(values) for name, values in errors.items()}
-    return {"corruption_error": mean(found.values()), **found} if found else {}
+    means = {"corruption_error": mean(found.values())} if found else {}
+    return means | ({"relative_change": mean(changes.values())} if changes else {}) | found | changes
 
 
 def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
@@ -150,11 +169,4 @@ def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
 
 def weight_vectors(method: Method) -> Tensor:
     """Give every member's weights as a vector, without BatchNorm's: (K, D), on the CPU as each member is made."""
-    norms = tuple(f"{name}." for name, layer in method.net.named_modules() if isinstance(layer, _BatchNorm))
-    buffers = {name for name, _ in method.net.named_buffers()}
-    names: list[str] = []
-    vectors: list[Tensor] = []
-    for weights in method.members():
-        names = names or [name for name in weights if name not in buffers and not name.startswith(norms)]
-        vectors.append(torch.cat([weights[name].flatten() for name in names]).cpu())
-    return torch.stack(vectors)
+    return torch.stack([vector(without_batch_norm(method.net, weights)).cpu() for weights in method.members()])

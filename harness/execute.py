@@ -19,9 +19,11 @@ from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
 from harness.cost import Counter, PeakMemory
+from harness.each_epoch import EachEpoch
 from harness.evaluate import BATCH, evaluate
 from harness.evaluate_text import evaluate_text
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
+from harness.landscape import Examples, Landscape, explore
 from harness.noisy_quadratic import QuadraticRun
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
@@ -29,6 +31,7 @@ from harness.quadratic_study import simulate_run
 from harness.result import make_result
 from harness.run import DatasetSpec, Run
 from harness.train import DivergenceError, train_epoch
+from methods import Anchor
 from methods.plugins import available
 from methods.streams import stream
 
@@ -73,7 +76,7 @@ def execute(
     Args:
         run: what to run.
         settings: where and on what.
-        needed: keys of the finished runs it starts from.
+        needed: keys of the finished runs it starts from, then of those that its evaluation looks at.
         report: called at the end of every epoch.
 
     Returns:
@@ -117,10 +120,9 @@ class Execution:
         warm_up(self.device)
         self.memory = PeakMemory(self.device)
         self.counter = Counter()
-        methods = available(settings.plugins)
-        self.method = make_method(run, methods, self.task.shape, self.attach, settings.downloads / "weights").to(
-            self.device
-        )
+        self.methods = available(settings.plugins)
+        self.weights = settings.downloads / "weights"
+        self.method = make_method(run, self.methods, self.task.shape, self.attach, self.weights).to(self.device)
         self.optimizer: torch.optim.Optimizer | None = None
         if self.method.epochs:
             checkpoints.check_names(self.method)
@@ -145,6 +147,8 @@ class Execution:
             if not part.finished:
                 reason = read_json(part.failure).get("reason", "it was not run")
                 raise NeedError(f"it needs the run {part.key[:12]}, which did not finish: {reason}")
+        count = len(self.method.needs())
+        parts, beside = parts[:count], parts[count:]
         prepared = self.resume()
         if not prepared:
             if not self.epoch:
@@ -153,7 +157,7 @@ class Execution:
             with self.counter.training(self.device):
                 self.method.prepare(self.for_statistics("prepare"))
             self.save(prepared=True)
-        self.write_result(parts)
+        self.write_result(parts, self.explore(beside))
         self.folder.progress.unlink(missing_ok=True)
 
     def resume(self) -> bool:
@@ -224,9 +228,18 @@ class Execution:
             raise ValueError(f"{self.run.method} watches validation data, but {self.run.dataset.label} holds none out")
         return passes
 
+    def test(self) -> Passes:
+        """Give each test example once."""
+        passes = self.task.part("test", BATCH)
+        assert passes is not None
+        return passes
+
     def train(self) -> None:
         """Train the epochs that are left."""
         shown = (self.held_out(), self.for_statistics("watch")) if self.method.watches else ()
+        asked = self.run.evaluate.each_epoch
+        with self.memory.leaving_out():
+            each_epoch = EachEpoch(asked, self.method, self.test(), self.for_statistics("prepare")) if asked else None
         saved = time.monotonic()
         for epoch in range(self.epoch, self.method.epochs):
             assert self.optimizer is not None
@@ -235,7 +248,9 @@ class Execution:
                 if shown:
                     self.method.watch(*shown)
             self.epoch = epoch + 1
-            line = {"epoch": self.epoch, "time": time.time(), "train/loss": loss, "train/lr": rate}
+            with self.memory.leaving_out():
+                measured = each_epoch.measure(self.method) if each_epoch else {}
+            line = {"epoch": self.epoch, "time": time.time(), "train/loss": loss, "train/lr": rate, **measured}
             self.history.append(line)
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 self.save()
@@ -243,21 +258,38 @@ class Execution:
             write_json(self.folder.progress, {**line, "epochs": self.method.epochs}, durable=False)
             self.report()
 
-    def write_result(self, parts: list[RunFolder]) -> None:
-        """Evaluate, and write predictions and result."""
+    def explore(self, beside: list[RunFolder]) -> Landscape:
+        """Measure what the study asks for besides scores.
+
+        Args:
+            beside: the finished run of plain training, if the study asks for it.
+        """
+        train = self.task.part("train", BATCH)
+        assert train is not None
+        examples = Examples(self.test(), train, self.for_statistics("prepare"))
+        plain = None
+        if beside:
+            other = make_method(self.run.plain(self.methods), self.methods, self.task.shape)
+            other.load_state_dict(load_finished(beside[0]))
+            plain = Anchor(dict(other.to(self.device).net.named_parameters()))
+        return explore(self.method, self.run.evaluate, examples, plain)
+
+    def write_result(self, parts: list[RunFolder], around: Landscape) -> None:
+        """Evaluate, and write predictions, arrays and result."""
         if isinstance(self.task, PictureTask):
-            found = evaluate(self.method, self.task, self.counter)
+            found = evaluate(self.method, self.task, self.counter, self.run.evaluate.calibration_bins)
         else:
             assert isinstance(self.task, TextTask)
             found = evaluate_text(self.method, self.task, self.counter)
-        bad = [name for name, value in found.metrics.items() if not math.isfinite(value)]
+        bad = [name for name, value in {**found.metrics, **around.metrics}.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
         write(self.folder.predictions, found.save_predictions)
+        if around.arrays:
+            write(self.folder.arrays, around.save_arrays)
         needed = [read_json(part.result) for part in parts]
-        write_json(
-            self.folder.result, make_result(self.run, self.method, found, self.counter.cost, needed, self.device)
-        )
+        result = make_result(self.run, self.method, found, around, self.counter.cost, needed, self.device)
+        write_json(self.folder.result, result)
 
 
 def load_finished(part: RunFolder) -> dict[str, Any]:

@@ -15,8 +15,9 @@ class RunFolder:
     """The files of one run, `runs/<key>/`.
 
     spec.json: what is run. checkpoint.pt: where training stands, then the finished state. metrics.jsonl: one
-    line an epoch. progress.json: how far a running run is. predictions.npz: test probabilities. failure.json:
-    why it failed. result.json: written last; a run with one is finished.
+    line an epoch. progress.json: how far a running run is. predictions.npz: test probabilities. arrays.npz: curves
+    and planes, if the study asks for any. failure.json: why it failed. result.json: written last; a run with one is
+    finished.
     """
 
     def __init__(self, root: Path, key: str) -> None:
@@ -28,6 +29,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.progress = self.path / "progress.json"
         self.predictions = self.path / "predictions.npz"
+        self.arrays = self.path / "arrays.npz"
         self.failure = self.path / "failure.json"
         self.result = self.path / "result.json"
 

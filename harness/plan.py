@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import data
-from harness.build import imagine_method
+from harness.build import count_anchors, imagine_method
 from harness.execute import Outcome
 from harness.folder import RunFolder
 from harness.noisy_quadratic import QuadraticRun
@@ -16,6 +16,7 @@ from harness.quadratic_study import QuadraticStudy
 from harness.run import Run
 from harness.study import Study
 from methods import Method
+from methods.wrapper import methods_within
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class Planned:
         run: its spec.
         label: what the study calls its method.
         role: a "cell" of the study, or a "component" that only exists because a cell needs it.
-        needs: keys of the runs that must be finished first.
+        needs: keys of the finished runs that it starts from.
         epochs: that it trains itself.
         warning: what its author may not have meant.
+        beside: keys of the finished runs that its evaluation looks at too; they are no part of its cost.
     """
 
     run: Run | QuadraticRun
@@ -37,6 +39,12 @@ class Planned:
     needs: tuple[str, ...]
     epochs: int
     warning: str = ""
+    beside: tuple[str, ...] = ()
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Keys of the runs that must be finished first."""
+        return (*self.needs, *self.beside)
 
 
 class Plan:
@@ -70,8 +78,17 @@ class Plan:
             self.add(needed := run.needed(need, self.study.methods), str(needed.method), "component")
             for need in method.needs()
         )
-        self.runs[run.key] = Planned(run, label, role, needs, method.epochs, warning(run, method))
+        beside = self.add_beside(run, method)
+        self.runs[run.key] = Planned(run, label, role, needs, method.epochs, warning(run, method), beside)
         return run.key
+
+    def add_beside(self, run: Run, method: Method) -> tuple[str, ...]:
+        """Add the run of plain training where it is the third anchor of the run's plane."""
+        wanted = run.evaluate.plane and run.evaluate.plane.third
+        if not wanted or count_anchors(method) not in (2, None):
+            return ()
+        plain = run.plain(self.study.methods)
+        return (self.add(plain, str(plain.method), "component"),)
 
     def imagine(self, run: Run) -> Method:
         """Build a run's method without memory, once for all seeds."""
@@ -97,9 +114,8 @@ def shape(run: Run) -> data.Shape:
 
 def warning(run: Run, method: Method) -> str:
     """Warn of cycles that no epoch is long enough for."""
-    for part in method.modules():  # a wrapper's inner method has an epoch of its own
-        if isinstance(part, Method):
-            part.epoch = max(part.epochs - 1, 0)
+    for part in methods_within(method):  # a wrapper's inner method has an epoch of its own
+        part.epoch = max(part.epochs - 1, 0)
     batches = method.data_orders() * -(-shape(run).train // run.recipe.batch_size)
     cycle = method.batches_per_update()
     if cycle <= batches:
@@ -125,7 +141,7 @@ class Schedule:
         """Take the next run that can start now, or None; one whose needs failed can start, and will say so."""
         ended = self.finished | self.failed.keys()
         for key in self.waiting:
-            if ended.issuperset(self.runs[key].needs):
+            if ended.issuperset(self.runs[key].after):
                 self.waiting.remove(key)
                 self.running.add(key)
                 return key

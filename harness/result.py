@@ -8,6 +8,7 @@ import torch
 
 from harness.cost import Cost, parameters_trained
 from harness.evaluate import Evaluation
+from harness.landscape import Landscape
 from harness.provenance import provenance
 from harness.run import Run
 from methods import Method
@@ -23,6 +24,7 @@ def make_result(
     run: Run,
     method: Method,
     found: Evaluation,
+    around: Landscape,
     spent: Cost,
     needed: Sequence[Mapping[str, Any]],
     device: torch.device,
@@ -33,13 +35,15 @@ def make_result(
         run: its spec.
         method: prepared for prediction.
         found: by evaluation.
+        around: what else the study asked to be measured.
         spent: on the run itself.
         needed: results of the runs it started from, whose cost is part of what the run costs alone.
         device: that trained it.
 
     Returns:
         Everything that is the same whenever the run is repeated, but for what stands under "timing". "chosen_on" is
-        there only if its state was chosen on test data, or that of a run it started from was.
+        there only if its state was chosen on test data, or that of a run it started from was; "arrays" and "left_out"
+        only if the study asked for some.
     """
     alone = sum((cost_of(result) for result in needed), spent)
     trained = parameters_trained(method) + sum(result["cost"]["parameters_trained"] for result in needed)
@@ -50,7 +54,9 @@ def make_result(
         "spec": run.spec(),
         "evaluated_on": "test",
         **({"chosen_on": "test"} if on_test else {}),
-        "metrics": found.metrics,
+        "metrics": found.metrics | around.metrics,
+        **({"arrays": around.names} if around.arrays else {}),
+        **({"left_out": around.left_out} if around.left_out else {}),
         "members": found.curves,
         "cost": {
             **part_of(alone, COUNTED),

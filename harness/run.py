@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from harness.expression import MethodSpec
+from harness.measures import Measures
 from methods import Method
 from methods.base import Need
 from methods.recipe import Part, Recipe
@@ -72,6 +73,7 @@ class Run(Part):
     seed: Annotated[int, Field(ge=0)]
     recipe: Recipe
     precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate: Measures = Measures()
 
     def spec(self) -> dict[str, Any]:
         """Give the run as JSON values, without fields equal to their default."""
@@ -108,8 +110,12 @@ class Run(Part):
         method: MethodSpec | None = self.method
         for _ in range(need.level):
             method = method.of if method else None
-        method = method or MethodSpec(name="sgd", version=methods["sgd"].version)
-        return self.model_copy(update={"method": method, "seed": need.seed})
+        run = self.model_copy(update={"method": method}) if method else self.plain(methods)
+        return run.model_copy(update={"seed": need.seed})
+
+    def plain(self, methods: Mapping[str, type[Method]]) -> "Run":
+        """Give the run of plain training in the same cell."""
+        return self.model_copy(update={"method": MethodSpec(name="sgd", version=methods["sgd"].version)})
 
 
 def key_of(spec: Mapping[str, Any]) -> str:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from harness.check import STAND_INS, check_builds, check_labels, check_overrides
+from harness.check import STAND_INS, check_builds, check_labels, check_measures, check_overrides
 from harness.expression import MethodSpec, parse
+from harness.measures import Measures, read_switches
 from harness.places import Errors, Lines, StudyError
 from harness.quadratic_study import KEY, QuadraticStudy, check_quadratic
 from harness.run import DatasetSpec, Run
@@ -62,6 +63,7 @@ class StudyFile(BaseModel):
     recipe: Recipe
     overrides: list[Override] = []
     precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate: Measures = Measures()
     plugins: list[Path] = []
 
     @field_validator("datasets", mode="before")
@@ -69,6 +71,12 @@ class StudyFile(BaseModel):
     def name_datasets(cls, value: Any) -> Any:
         """Let a plain name stand for a dataset."""
         return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def switch_on(cls, value: Any) -> Any:
+        """Let `path: true` stand for its defaults."""
+        return read_switches(value)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,7 @@ class Study:
                     seed=seed,
                     recipe=self.recipe(dataset, architecture),
                     precision=self.file.precision,
+                    evaluate=self.file.evaluate,
                 ),
                 entry.label,
             )
@@ -183,6 +192,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         check_labels(study, errors)
         check_overrides(study, errors)
         check_builds(study, errors)
+        check_measures(study, errors)
     errors.raise_any()
     assert study is not None
     study.file.datasets = [with_digest(dataset) for dataset in study.file.datasets]

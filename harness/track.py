@@ -159,6 +159,7 @@ class Mirror:
                 if result:
                     tags |= result["provenance"]
                     tags |= {name: result[name] for name in ("evaluated_on", "chosen_on") if name in result}
+                    tags |= {"arrays": " ".join(result["arrays"])} if "arrays" in result else {}
                     self.send_result(run_id, folder, result)
             if old.get("state") != state and state != "running":
                 end = int(1000 * result["timing"]["finished"]) if result else None
@@ -220,7 +221,8 @@ class Mirror:
             steps = curve.items() if isinstance(curve, dict) else enumerate(curve, start=1)
             points += [(f"members/{name}", value, when, int(k)) for k, value in steps]
         self.log(run_id, points)
-        for path in filter(Path.exists, (folder.result, folder.predictions)):
+        kept = [folder.arrays] if "arrays" in result else []
+        for path in filter(Path.exists, (folder.result, folder.predictions, *kept)):
             self.client.log_artifact(run_id, str(path))
 
     def log(self, run_id: str, points: list[tuple[str, float, float, int]]) -> None:

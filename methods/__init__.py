@@ -1,6 +1,6 @@
 """The ensembling methods: each a subclass of `Method`, one file a family."""
 
-from methods.base import About, Batch, MakeMethod, Method, Need, Weights
+from methods.base import About, Anchor, Batch, MakeMethod, Method, Need, Weights
 from methods.batch_ensemble import BatchEnsemble
 from methods.deep_ensemble import DeepEnsemble
 from methods.dropout import Dropout, MCDropout
@@ -58,6 +58,7 @@ __all__ = [
     "SWA",
     "SWAG",
     "About",
+    "Anchor",
     "Batch",
     "BatchEnsemble",
     "Branched",

@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Batch, MakeMethod, Method
+from methods.base import Anchor, Batch, MakeMethod, Method
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe, start_at
 from methods.sgd import SGD
@@ -163,6 +163,11 @@ class Averaging(Collector):
             for method in self.visit([i])
             for weights in method.members()
         ]
+
+    def anchors(self) -> Iterable[Anchor]:
+        """Give the members where they are points that are not kept, else the average's anchors."""
+        at_points = self.ready and len(self.statistics)
+        return (Anchor(weights) for weights in self.members()) if at_points else super().anchors()
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Prepare every predictor; each point starts with the buffers of the average."""

@@ -34,6 +34,19 @@ class Need(NamedTuple):
     level: int = 1
 
 
+class Anchor(NamedTuple):
+    """One of the networks from which the space of a method's weights is looked at.
+
+    Attributes:
+        weights: by the network's names; with the running statistics the network has, if it has some of its own.
+        embedding: the few numbers that its weights were made from, where distances between anchors are measured in
+            these; None for distances between the weights themselves.
+    """
+
+    weights: Weights
+    embedding: Sequence[Tensor] | None = None
+
+
 class About(NamedTuple):
     """What a reader asks about a method first; `econ list methods` prints it.
 
@@ -246,6 +259,19 @@ class Method(nn.Module):
     def predict(self, x: Tensor) -> Tensor:
         """Give the logits of every member, (K, B, C), whatever K is. Called in evaluation mode."""
         return torch.stack([self(x, weights) for weights in self.members()])
+
+    # --- the space of its weights --------------------------------------------------------------------------
+
+    def anchors(self) -> Iterable[Anchor]:
+        """Give the networks that span the space to look at, perhaps made one by one: the members, unless it has others.
+
+        They may be looked at after any epoch, and nothing is written.
+        """
+        return (Anchor(weights) for weights in self.members())
+
+    def along(self, alpha: float) -> list[float]:
+        """Give the shares of the first anchors at a place on the path from the first one (0) to the second one (1)."""
+        return [1.0 - alpha, alpha]
 
     # --- state ---------------------------------------------------------------------------------------------
 

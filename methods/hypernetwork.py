@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import About
+from methods.base import About, Anchor
 from methods.batch_norm import batch_norms
 from methods.late_phase import LATE_PHASE, LatePhase
 from methods.layers import last_layer as name_of_last_layer
@@ -194,6 +194,19 @@ class Hypernetwork(LatePhase):
     def turn(self, i: int) -> int:
         """Let members take turns, or draw one if updates are not nested."""
         return super().turn(i) if self.nested else int(torch.randint(self.K, (), generator=self.turns))
+
+    def anchors(self) -> Iterable[Anchor]:
+        """Give the members, in the space of their embeddings (Sacramento et al., Figures 3 and S2).
+
+        Kernels are linear in embeddings, so that a mixture of the members' weights is made of mixed embeddings.
+        """
+        if not (self.begun and self.late_factors):
+            return super().anchors()
+        first = len(self.names)
+        return (
+            Anchor(self.member(k), [cast(Embedding, part).e for part in self.own_parts(k)[first:]])
+            for k in range(self.K)
+        )
 
 
 class LatePhaseHypernet(Hypernetwork):

@@ -1,12 +1,13 @@
 """A line of networks whose average output is that of one network."""
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field
 from torch import Tensor
 
-from methods.base import About
+from methods.base import About, Anchor
 from methods.layers import carries_state
 from methods.recipe import Recipe
 from methods.streams import MakeNet
@@ -67,3 +68,7 @@ class Integral(Line):
         start, here, ahead = (self(x, self.at(place)) for place in (0.0, alpha, alpha + self.epsilon))
         logits: Tensor = start + (ahead - here) / self.epsilon
         return logits
+
+    def anchors(self) -> Iterable[Anchor]:
+        """Give the one network that predicts: others on the line of g are no classifiers."""
+        return (Anchor(weights) for weights in self.members())

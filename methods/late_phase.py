@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from methods.base import About, Batch, Method, Weights
+from methods.base import About, Anchor, Batch, Method, Weights
 from methods.batch_norm import batch_norms, reestimate
 from methods.collapse import average_layers
 from methods.named_buffers import NamedBuffers
@@ -333,6 +333,12 @@ class LatePhase(Method):
                 reestimate(self, batches, self.member(k))
         elif self.re_estimates:
             reestimate(self, batches, lambda i: self.member(i % self.K))
+
+    def anchors(self) -> Iterable[Anchor]:
+        """Give the K members, also where their average predicts."""
+        if not self.begun:
+            return super().anchors()
+        return (Anchor(self.member(k)) for k in range(self.K))
 
     # --- state -----------------------------------------------------------------------------------------------
 

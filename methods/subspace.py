@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.base import About, Batch, Method, Weights
+from methods.base import About, Anchor, Batch, Method, Weights
 from methods.batch_norm import reestimate
 from methods.layers import carries_state, last_layer
 from methods.named_buffers import NamedBuffers
@@ -215,6 +215,10 @@ class Subspace(Method):
         for weights in self.members():
             reestimate(self, batches, weights)
 
+    def anchors(self) -> Iterable[Anchor]:
+        """Give ω_1 … ω_m, which have no running statistics."""
+        return (Anchor(dict(zip(self.names, omega, strict=True))) for omega in self.omegas())
+
 
 class Path(Subspace):
     """A subspace of one dimension: places are numbers, 0 and 1 its ends."""
@@ -234,6 +238,11 @@ class Path(Subspace):
     def distance(self, alpha: Tensor, other: Tensor) -> float:
         """Give |α_j − α_k|; if layerwise, its mean over layers (the paper is silent)."""
         return float((alpha - other).abs().mean())
+
+    def along(self, alpha: float) -> list[float]:
+        """Give the shares of ω_1 … ω_m at a place, the same in all layers."""
+        shares: list[float] = self.coefficients(torch.tensor(alpha, dtype=torch.float64, device=CPU)).tolist()
+        return shares
 
 
 class Line(Path):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from methods.base import Batch, MakeMethod, Method, Need, Weights
+from methods.base import Anchor, Batch, MakeMethod, Method, Need, Weights
 from methods.recipe import Recipe
 from methods.streams import MakeNet
 
@@ -135,6 +135,14 @@ class Wrapper(Method):
     def predict(self, x: Tensor) -> Tensor:
         """Give the logits of the members of every predictor, (K, B, C)."""
         return torch.cat([method.predict(x) for method in self.predictors()])
+
+    def anchors(self) -> Iterable[Anchor]:
+        """Give the anchors of every predictor."""
+        return (anchor for method in self.predictors() for anchor in method.anchors())
+
+    def along(self, alpha: float) -> list[float]:
+        """Ask the inner method, between whose anchors the path runs."""
+        return self.inner.along(alpha)
 
 
 class Collector(Wrapper):

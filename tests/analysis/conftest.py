@@ -32,7 +32,7 @@ class Store:
         self.client = MlflowClient(tracking_uri=self.uri)
         self.studies: dict[str, str] = {}
 
-    def add(self, study, label, seed, *, metrics=None, series=None, arrays=None, **tags):
+    def add(self, study, label, seed, *, metrics=None, series=None, files=None, **tags):
         """Write one run; a key follows from its tags unless one is given."""
         from mlflow.entities import Metric, RunTag
 
@@ -48,10 +48,10 @@ class Store:
         points = [Metric(name, value, 1, 0) for name, value in (metrics or {}).items()]
         points += [Metric(n, v, 1, k) for n, values in (series or {}).items() for k, v in enumerate(values, 1)]
         self.client.log_batch(run.run_id, metrics=points, tags=[RunTag(k, v) for k, v in tags.items()])
-        if arrays is not None:
+        for name, content in (files or {}).items():
             folder = self.folder / "artifacts" / study / run.run_id / "artifacts"
-            folder.mkdir(parents=True)
-            np.savez(folder / "predictions.npz", **arrays)
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez(folder / f"{name}.npz", **content)
         return run.run_id, tags["key"]
 
 
@@ -89,9 +89,29 @@ def _finish(store, label, architecture, seed, accuracy, nll, ece, disagreement, 
     series["members/nll"] = [nll + 0.02 * (members - k) for k in range(1, members + 1)]
     random = np.random.default_rng([seed, members])
     probabilities = random.dirichlet(np.full(10, 0.2), 200).astype(np.float32)
-    arrays = {"probabilities": probabilities, "labels": random.integers(0, 10, 200)}
+    arrays = {"predictions": {"probabilities": probabilities, "labels": random.integers(0, 10, 200)}}
     tags = {"architecture": architecture, "dataset": NETWORKS[architecture]}
-    store.add("paper", label, seed, metrics=metrics, series=series, arrays=arrays, **tags)
+    series |= {"test/accuracy": [accuracy - 5, accuracy], "test/nll": [2 * nll, nll]}
+    arrays["arrays"] = {"flatness/sigma": np.array([0.0, 0.1]), "flatness/loss": np.array([nll])}
+    arrays["arrays"]["flatness/increase"] = np.array([[0.0, 0.0], [0.1 + seed, 0.3 + seed]])
+    if members > 1:
+        series |= {"distance/l2": [10.0, 9.0 + seed], "distance/squared_cosine": [0.1, 0.0]}
+        arrays["arrays"] |= around(accuracy, nll)
+    tags["arrays"] = "flatness path plane" if members > 1 else "flatness"
+    store.add("paper", label, seed, metrics=metrics, series=series, files=arrays, **tags)
+
+
+def around(accuracy, nll):
+    """A path whose middle is a barrier of three per cent, and a plane."""
+    dip = np.array([0.0, 3.0, 0.0])
+    path = {"alpha": np.array([0.0, 0.5, 1.0]), "accuracy": accuracy - 1 - dip, "nll": nll + dip}
+    path |= {"pair_accuracy": accuracy - dip, "pair_nll": nll + dip}
+    x = np.linspace(-1.0, 3.0, 4)
+    bowl = 0.1 + 0.1 * (x[:, None] ** 2 + x**2)
+    plane = {"x": x, "y": x, "accuracy": 100 - bowl, "nll": bowl, "train_nll": bowl}
+    plane |= {"anchors": np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 1.5]]), "names": np.array(["1", "2", "sgd"])}
+    plane |= {"space": np.array(["weights"]), "path": np.array([[0.0, 0.0], [2.0, 0.0]])}
+    return {f"path/{n}": v for n, v in path.items()} | {f"plane/{n}": v for n, v in plane.items()}
 
 
 @pytest.fixture(scope="session")

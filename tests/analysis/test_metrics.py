@@ -11,6 +11,10 @@ from analysis.metrics import describe
         ("accuracy", "Accuracy", "%", "higher"),
         ("logit_average/nll", "NLL, logits averaged", "nats", "lower"),
         ("corruption_error/fog", "Corruption error, fog", "%", "lower"),
+        ("relative_change/fog", "Relative change under corruption, fog", "", "higher"),
+        ("training/loss", "Training loss", "nats", "lower"),
+        ("ece_20", "ECE, 20 bins", "", "lower"),
+        ("logit_average/ece_20", "ECE, 20 bins, logits averaged", "", "lower"),
         ("never heard of", "never heard of", "", None),
     ],
 )

@@ -1,0 +1,92 @@
+"""The plot of how much less of its accuracy a method loses under each corruption than plain training does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis.runs import ranked
+from analysis.statistics import CELL
+from analysis.style import WIDTH, add_legend, cells, looks, plain, styled, wrap
+
+PREFIX = "relative_change/"
+_ACROSS = 3
+
+
+def change_under_corruption(frame: pd.DataFrame) -> Figure:
+    """Plot relative changes of the accuracy against those of plain training, a small diagram a method.
+
+    The relative change is (b − a) / a, of the accuracies a without and b with a corruption of severity 3. A bar is the
+    mean over seeds of a method's change minus that of plain training of the same seed, its line the sample standard
+    deviation. A bar to the right means that the method loses less.
+
+    Args:
+        frame: Rows of `load_runs`.
+
+    Raises:
+        LookupError: If no run was measured under corruptions, or none of plain training was.
+    """
+    frame = ranked(frame)
+    names = [name for name in frame.columns if name.startswith(PREFIX) and frame[name].notna().any()]
+    if not names:
+        raise LookupError("no run has relative changes of its accuracy under corruptions")
+    table = differences(frame, names)
+    groups = cells(table)
+    labels = list(looks(set(table["label"])))
+    colors = {title: style.color for title, style in looks([title for title, _ in groups]).items()}
+    across = min(_ACROSS, len(labels))
+    down = -(-len(labels) // across)
+    with styled():
+        bar = 0.075 * len(groups) + 0.06
+        size = (WIDTH * (1 + across) / (1 + _ACROSS), down * (bar * len(names) + 0.5) + 0.4 + 0.16 * len(groups))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for ax, label in zip(axes.flat, labels, strict=False):
+            for i, (title, rows) in enumerate(groups):
+                offset = (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
+                _draw_bars(ax, rows[rows["label"] == label][names], offset, 0.8 / len(groups), colors[title])
+            _finish(ax, label, [name.removeprefix(PREFIX) for name in names])
+        for ax in axes.flat[len(labels) :]:
+            ax.remove()
+        handles = [Line2D([], [], color=color, linewidth=4) for color in colors.values()]
+        add_legend(figure, handles, list(colors), title="Relative change of accuracy, minus plain training's")
+    return figure
+
+
+def differences(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Subtract from each run's columns those of plain training in the same cell with the same seed.
+
+    Raises:
+        LookupError: If no cell has one entry of plain training with the seeds of the others.
+    """
+    baselines = frame[frame["method"] == "sgd"]
+    several = baselines.groupby(CELL)["label"].transform("nunique") > 1
+    keys = [*CELL, "seed"]
+    both = frame[frame["method"] != "sgd"].merge(baselines[~several][[*keys, *names]], on=keys, suffixes=("", " plain"))
+    if both.empty:
+        raise LookupError("no method has a finished run of sgd with the same seed to compare with")
+    for name in names:
+        both[name] = both[name] - both[f"{name} plain"]
+    return both
+
+
+def _draw_bars(ax: Axes, runs: pd.DataFrame, offset: float, height: float, color: tuple[float, float, float]) -> None:
+    if runs.empty:
+        return
+    places = np.arange(len(runs.columns)) + offset
+    std = runs.std(ddof=1) if len(runs) > 1 else None
+    ax.barh(places, runs.mean(), height, xerr=std, color=color, error_kw={"elinewidth": 0.6, "ecolor": "0.25"})
+
+
+def _finish(ax: Axes, label: str, corruptions: list[str]) -> None:
+    ax.axvline(0, color="0.3", linewidth=0.6)
+    ax.set_yticks(range(len(corruptions)), [name.replace("_", " ") for name in corruptions], fontsize=6)
+    ax.set_ylim(len(corruptions) - 0.4, -0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.tick_params(axis="x", labelsize=6, labelbottom=True)
+    ax.grid(visible=False, axis="y")
+    ax.set_title(plain(wrap(label)), fontsize=6.5, pad=3)
