@@ -13,7 +13,8 @@ from analysis.runs import ranked
 from analysis.statistics import CELL
 from analysis.style import WIDTH, add_legend, cells, looks, plain, styled, wrap
 
-PREFIX = "relative_change/"
+PREFIXES = ("relative_change/", "generated/relative_change/")
+"""Of the official corrupted files, and of corruptions that were generated in their place."""
 _ACROSS = 3
 
 
@@ -31,9 +32,7 @@ def change_under_corruption(frame: pd.DataFrame) -> Figure:
         LookupError: If no run was measured under corruptions, or none of plain training was.
     """
     frame = ranked(frame)
-    names = [name for name in frame.columns if name.startswith(PREFIX) and frame[name].notna().any()]
-    if not names:
-        raise LookupError("no run has relative changes of its accuracy under corruptions")
+    prefix, names = measured(frame)
     table = differences(frame, names)
     groups = cells(table)
     labels = list(looks(set(table["label"])))
@@ -49,12 +48,27 @@ def change_under_corruption(frame: pd.DataFrame) -> Figure:
             for i, (title, rows) in enumerate(groups):
                 offset = (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
                 _draw_bars(ax, rows[rows["label"] == label][names], offset, 0.8 / len(groups), colors[title])
-            _finish(ax, label, [name.removeprefix(PREFIX) for name in names])
+            _finish(ax, label, [name.removeprefix(prefix) for name in names])
         for ax in axes.flat[len(labels) :]:
             ax.remove()
         handles = [Line2D([], [], color=color, linewidth=4) for color in colors.values()]
-        add_legend(figure, handles, list(colors), title="Relative change of accuracy, minus plain training's")
+        kind = "" if prefix == PREFIXES[0] else " (generated corruptions)"
+        title = f"Relative change of accuracy{kind}, minus plain training's"
+        add_legend(figure, handles, list(colors), title=title)
     return figure
+
+
+def measured(frame: pd.DataFrame) -> tuple[str, list[str]]:
+    """List the columns with relative changes: under the official corruptions if there are any, else generated ones.
+
+    Raises:
+        LookupError: If there are neither.
+    """
+    for prefix in PREFIXES:
+        names = [name for name in frame.columns if name.startswith(prefix) and frame[name].notna().any()]
+        if names:
+            return prefix, names
+    raise LookupError("no run has relative changes of its accuracy under corruptions")
 
 
 def differences(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -60,8 +60,16 @@ _ALL = (
     Metric("single/accuracy", "Single accuracy", "%", ".2f", "higher"),
     Metric("single/nll", "Single NLL", "nats", ".3f", "lower"),
     Metric("ood_auroc", "OOD AUROC", "", ".3f", "higher"),
+    Metric("ood_aupr", "OOD AUPR", "", ".3f", "higher"),
+    Metric("ood_fpr95", "OOD FPR at 95 % TPR", "", ".3f", "lower"),
     Metric("corruption_error", "Corruption error", "%", ".2f", "lower"),
     Metric("relative_change", "Relative change under corruption", "", ".3f", "higher"),
+    Metric("top5_accuracy", "Top-5 accuracy", "%", ".2f", "higher"),
+    Metric("bpc", "Bits per character", "bits", ".3f", "lower"),
+    Metric("single/bpc", "Single bits per character", "bits", ".3f", "lower"),
+    Metric("temperature", "Temperature", "", ".3f", None),
+    Metric("scaled/nll", "NLL, temperature scaled", "nats", ".3f", "lower"),
+    Metric("scaled/ece", "ECE, temperature scaled", "", ".4f", "lower"),
     Metric("diversity/disagreement", "Disagreement", "", ".3f", None),
     Metric("diversity/total_variation", "Total variation", "", ".3f", None),
     Metric("diversity/kl", "KL between members", "nats", ".3f", None),
@@ -86,11 +94,13 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 SHOWN = (
     "accuracy",
+    "bpc",
     "nll",
     "brier",
     "ece",
     "ood_auroc",
     "corruption_error",
+    "generated/corruption_error",
     "diversity/disagreement",
     "train_cost",
     "predict_cost",
@@ -102,8 +112,8 @@ def describe(name: str) -> Metric:
     """Say how a metric is shown.
 
     A metric of one companion dataset (`ood_auroc/svhn`, `corruption_error/fog`) is shown as its mean is, `ece_20` as
-    an ECE of 20 bins, `spent/…` as `cost/…`, `logit_average/…` as the metric of averaged probabilities. A metric nobody
-    described is shown with four digits and no better direction.
+    an ECE of 20 bins, `generated/…` as what was measured on official files, `spent/…` as `cost/…`, `logit_average/…` as
+    the metric of averaged probabilities. A metric nobody described is shown with four digits and no better direction.
 
     Args:
         name: The column's name.
@@ -114,6 +124,8 @@ def describe(name: str) -> Metric:
     if group == "ece" and bins.isdigit():
         return replace(METRICS["ece"], name=name, title=f"ECE, {bins} bins")
     group, _, rest = name.partition("/")
+    if group == "generated" and describe(rest).title != rest:
+        return replace(describe(rest), name=name, title=f"{describe(rest).title} (generated)")
     if group == "spent" and f"cost/{rest}" in METRICS:
         metric = METRICS[f"cost/{rest}"]
         return replace(metric, name=name, title=f"{metric.title}, spent")

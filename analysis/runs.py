@@ -36,7 +36,8 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
     - `arrays` (what `load_arrays` has of the run, as in "path plane"; else "")
     - `key` (SHA-256 of the cell's specification), `run_id`, `artifact_uri`, `study`, `store`
     - every final metric as a float under the name it is tracked by, NaN where it is not defined:
-      `accuracy`, `corruption_error` and `single/accuracy` in per cent; `nll`, `single/nll` and `diversity/kl`
+      `accuracy`, `corruption_error` (`generated/…` on corruptions that were generated here) and `single/accuracy` in
+      per cent; `nll`, `single/nll` and `diversity/kl`
       in nats; `ece`, `adaptive_ece`, `ood_auroc` and `diversity/disagreement` between 0 and 1;
       `cost/*_examples` in examples, `cost/train_seconds` and `cost/seconds_per_1000_predictions` in seconds,
       `cost/peak_memory_bytes` in bytes. `cost/…` is what the run costs alone, `spent/…` what it took here.

@@ -11,7 +11,17 @@ import pandas as pd
 from analysis.leaderboard import leaderboard, sections
 from analysis.metrics import Metric, describe
 
-COLUMNS = ("accuracy", "nll", "ece", "ood_auroc", "corruption_error", "train_cost", "predict_cost")
+COLUMNS = (
+    "accuracy",
+    "bpc",
+    "nll",
+    "ece",
+    "ood_auroc",
+    "corruption_error",
+    "generated/corruption_error",
+    "train_cost",
+    "predict_cost",
+)
 """The columns of a table unless others are asked for, as far as the runs have them."""
 
 _SPECIAL = {

@@ -1,6 +1,7 @@
 """The tasks. `load` makes one by its dataset's name, for example "digits", "npz:pictures.npz" or "enwik8"."""
 
 import difflib
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,12 @@ from data.batches import Batches, normalised
 from data.cifar import load_cifar10, load_cifar100
 from data.companions import COMPANIONS, STANDARD, choose
 from data.digits import load_digits
+from data.folders import digest as digest_of_folder
+from data.folders import load_folder
+from data.imagenet import load_imagenet
 from data.mnist import load_fashion_mnist, load_mnist
-from data.options import PICTURES, TEXT, Options, check_options
+from data.official_corruptions import official_sets
+from data.options import FILES, FOLDER, PICTURES, TEXT, Options, check_options
 from data.pictures import PictureTask
 from data.shapes import DOWNLOADED, shape
 from data.source import Augmentation, Source, Split
@@ -39,6 +44,7 @@ __all__ = [
     "Task",
     "TextTask",
     "dataset_names",
+    "digest",
     "load",
     "normalised",
     "shape",
@@ -54,7 +60,9 @@ DATASETS: dict[str, Loader] = {
     "tiny_imagenet": load_tiny_imagenet,
     "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
+    "imagenet": load_imagenet,
     "npz": load_npz,
+    "imagefolder": load_folder,
 }
 
 TEXTS: dict[str, Callable[..., TextTask]] = {
@@ -62,8 +70,10 @@ TEXTS: dict[str, Callable[..., TextTask]] = {
     "text": load_text,
 }
 
-WITH_PATH = ("npz", "text")
+WITH_PATH = ("npz", "imagefolder", "text")
 """Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
+
+_OPTIONS = dict.fromkeys(DATASETS, PICTURES) | {"imagenet": FILES, "imagefolder": FOLDER} | dict.fromkeys(TEXTS, TEXT)
 
 
 def dataset_names() -> list[str]:
@@ -90,23 +100,46 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Opti
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown dataset {dataset!r}: known are {', '.join(dataset_names())}{hint}")
     if name in WITH_PATH and not path:
-        raise ValueError(f"dataset {dataset!r}: the path of a file must follow, as in '{name}:PATH'")
+        raise ValueError(f"dataset {dataset!r}: a path must follow, as in '{name}:PATH'")
     if name not in WITH_PATH and colon:
         raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
     if name in DOWNLOADED:  # refuse before a download what will not fit after it
         shape(dataset, **options)
+    check_options(dataset, options, _OPTIONS[name])
     if name in TEXTS:
-        check_options(dataset, options, TEXT)
-        sizes = {key: options.get(key) for key in ("validation", "train_size", "segment")}
-        return TEXTS[name](path, root, **sizes)
-    check_options(dataset, options, PICTURES)
-    source = DATASETS[name](path, root)
+        return TEXTS[name](path, root, **{key: options.get(key) for key in ("validation", "train_size", "segment")})
+    return _pictures(dataset, name, path, root, options)
+
+
+def _pictures(dataset: str, name: str, path: str, root: Path, options: Options) -> PictureTask:
+    """Make a task of pictures, as `load` is asked for it."""
+    side = options.get("image_size")
+    source = load_folder(path, root, side) if side else DATASETS[name](path, root)
     channels, side = source.test.images.shape[1:3]
+    kind = options.get("corruptions", "generated")
     source = replace(
         source,
         ood=choose(dataset, (channels, side), source.ood, options.get("ood"), root),
         augmentation=replace(source.augmentation, cutout=options.get("cutout", 0)),
+        corruptions=source.corruptions if kind == "generated" else (),
     )
-    return make_task(
+    task = make_task(
         dataset, source, options.get("validation"), options.get("train_size"), options.get("label_noise", 0.0)
     )
+    if kind != "official":
+        return task
+    return replace(task, official=official_sets(dataset, root, source.test))
+
+
+def digest(dataset: str) -> str:
+    """SHA-256 of what a dataset named KIND:PATH reads, "" for one that has no path.
+
+    Of a folder of pictures, names and sizes count.
+    """
+    kind, _, path = dataset.partition(":")
+    if not path:
+        return ""
+    if kind == "imagefolder":
+        return digest_of_folder(path)
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

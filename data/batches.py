@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from data.files import Images
 from data.source import Augmentation, Split
 
 if TYPE_CHECKING:
@@ -52,23 +53,17 @@ class Batches:
         stream: Callable[[], Generator] | None = None,
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
+        if not isinstance(split.images, Tensor):
+            raise TypeError("these images are files: FileBatches makes batches of them")
         self.examples = len(split.labels)
-        if self.examples < 1:
-            raise ValueError("cannot make batches of an empty split")
-        if batch_size < 1:
-            raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+        self._bounds = bounds(self.examples, batch_size)
         self._stream = stream
         self._augmentation = augmentation or Augmentation()
         self._labels = split.labels
         self._images = split.images.contiguous(memory_format=memory_format)  # (N, C, H, W)
-        self._scale, self._shift = _normalisation(self._images, mean, std)
+        self._scale, self._shift = normalisation(self._images.shape[1:], mean, std, self._images.device, memory_format)
         self._channels_last = memory_format == torch.channels_last
-        self._windows = (
-            None if stream is None else _windows(self._images, self._augmentation.padding, self._channels_last)
-        )
-        self._starts = list(range(0, self.examples, batch_size))
-        if len(self._starts) > 1 and batch_size > 1 and self.examples - self._starts[-1] == 1:
-            self._starts.pop()
+        self._rows = None if stream is None else _rows(self._images, self._augmentation.padding, self._channels_last)
 
     def streaming(self, stream: Callable[[], Generator]) -> Self:
         """The same batches with other randomness; their images are not copied.
@@ -84,19 +79,17 @@ class Batches:
 
     def __len__(self) -> int:
         """Number of batches a pass."""
-        return len(self._starts)
+        return len(self._bounds)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: x float32 (B, C, H, W) in the memory format, y int64 (B,)."""
-        stops = [*self._starts[1:], self.examples]
-        if self._stream is None or self._windows is None:
-            for start, stop in zip(self._starts, stops, strict=True):
-                x = self._images[start:stop].float()
-                yield torch.addcmul(self._shift, x, self._scale), self._labels[start:stop]
+        if self._stream is None or self._rows is None:
+            for start, stop in self._bounds:
+                yield normalise(self._images[start:stop], self._scale, self._shift), self._labels[start:stop]
         else:
             draws = self._draw(self._stream())
-            for start, stop in zip(self._starts, stops, strict=True):
-                yield self._augmented(self._windows, draws[:, start:stop])
+            for start, stop in self._bounds:
+                yield self._augmented(self._rows, draws[:, start:stop])
 
     def _draw(self, generator: Generator) -> Tensor:
         """All that a pass needs, (6, N) int64: image, its window's place (2), mirrored or not, cutout's centre (2).
@@ -110,26 +103,54 @@ class Batches:
         centres = torch.randint(side, (2, n), generator=generator)
         return torch.cat([order[None], places, flips, centres]).to(self._labels.device)
 
-    def _augmented(self, windows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def _augmented(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """The batch that some columns of the draws, (6, B), describe."""
-        index, row, column, flip, cut_row, cut_column = draws
-        x = windows[index, row, column]  # (B, H, W, C) if channels come last in memory, else (B, C, H, W)
-        if self._channels_last:
-            x = x.permute(0, 3, 1, 2)
+        index, top, left, mirrored, cut_row, cut_column = draws
+        x = self._windows(rows, index, top, left)  # (B, planes, S, S, inner)
         if self._augmentation.flip:
-            x = torch.where(flip.bool()[:, None, None, None], x.flip(3), x)
-        x = torch.addcmul(self._shift, x.float(), self._scale)
+            both = torch.cat([x, x.flip(3)])
+            x = both.index_select(0, torch.arange(len(x), device=x.device) + mirrored * len(x))
+        x = x[:, 0].permute(0, 3, 1, 2) if self._channels_last else x[..., 0]  # (B, C, S, S)
+        x = normalise(x, self._scale, self._shift)
         if self._augmentation.cutout:
-            square = _square(cut_row, cut_column, self._augmentation.cutout, x.shape[2])
-            x.masked_fill_(square, 0.0)
+            x *= _outside(cut_row, cut_column, self._augmentation.cutout, x.shape, self._channels_last)
         return x, self._labels[index]
 
+    def _windows(self, rows: Tensor, index: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """Cut a window out of each padded image: (B, planes, S, S, inner), in the order of memory.
 
-def normalised(images: Tensor, task: PictureTask, batch_size: int) -> Iterator[Tensor]:
+        Whole rows are copied, which is ten times as fast on a CPU as picking pixels.
+        """
+        c, side = self._images.shape[1:3]
+        planes, inner = (1, c) if self._channels_last else (c, 1)
+        padded = side + 2 * self._augmentation.padding
+        plane = index[:, None] * planes + torch.arange(planes, device=index.device)  # (B, planes)
+        along = top[:, None] + torch.arange(side, device=index.device)  # (B, S)
+        first = (plane[:, :, None] * padded + along[:, None]) * padded + left[:, None, None]  # (B, planes, S)
+        return rows.index_select(0, first.flatten()).view(len(index), planes, side, side, inner)
+
+
+def bounds(examples: int, batch_size: int) -> list[tuple[int, int]]:
+    """Where each batch of a pass starts and stops; a last batch of a single example joins the batch before it.
+
+    Raises:
+        ValueError: If there are no examples or the batch size is less than 1.
+    """
+    if examples < 1:
+        raise ValueError("cannot make batches of an empty split")
+    if batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+    starts = list(range(0, examples, batch_size))
+    if len(starts) > 1 and batch_size > 1 and examples - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], examples], strict=True))
+
+
+def normalised(images: Images, task: PictureTask, batch_size: int) -> Iterator[Tensor]:
     """Batches of bare images, normalised as the task's own: its companions and its corrupted test images.
 
     Args:
-        images: (M, C, H, W) uint8, on any device.
+        images: (M, C, H, W) uint8, on any device, or files.
         task: Gives the mean, the standard deviation and the device.
         batch_size: Images a batch; the last one may be smaller.
 
@@ -137,54 +158,88 @@ def normalised(images: Tensor, task: PictureTask, batch_size: int) -> Iterator[T
         float32 (B, C, H, W), channels last in memory, on the device of the task's test images.
 
     Raises:
-        ValueError: If the images do not have the task's shape.
+        ValueError: If the images do not have the task's shape, or a file cannot be decoded.
     """
     if images.shape[1:] != task.test.images.shape[1:]:
         raise ValueError(
             f"{task.name}: images have shape {tuple(images.shape[1:])}, "
             f"the task's own {tuple(task.test.images.shape[1:])} (channels, height, width)"
         )
-    example = task.test.images[:1].contiguous(memory_format=torch.channels_last)
-    scale, shift = _normalisation(example, task.mean, task.std)
-    for batch in torch.split(images, batch_size):
-        x = batch.to(example.device).to(torch.float32, memory_format=torch.channels_last)
-        yield torch.addcmul(shift, x, scale)
+    scale, shift = normalisation(images.shape[1:], task.mean, task.std, task.device)
+    for batch in task.in_batches(images, batch_size):
+        yield normalise(batch.contiguous(memory_format=torch.channels_last), scale, shift)
 
 
-def _normalisation(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+def normalisation(
+    shape: torch.Size,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> tuple[Tensor, Tensor]:
     """Scale and shift, each float32 (1, C, H, W), with uint8 · scale + shift = (uint8 / 255 − mean) / std.
 
-    They are as large as an image and lie in memory as `images` do, which is several times faster on a CPU than
+    They are as large as an image and lie in memory as images do, which is several times faster on a CPU than
     broadcasting C numbers.
+
+    Args:
+        shape: (C, H, W) of an image.
+        mean: What is subtracted from each channel of the images in [0, 1].
+        std: What each channel is divided by afterwards.
+        device: Where the images are.
+        memory_format: Their layout.
+
+    Raises:
+        ValueError: If there is not one mean and one deviation a channel.
     """
-    c = images.shape[1]
+    c = shape[0]
     if not len(mean) == len(std) == c:
         raise ValueError(f"images have {c} channels, but there are {len(mean)} means and {len(std)} deviations")
-    deviation = torch.tensor(std, dtype=torch.float64).view(1, c, 1, 1)
+    deviation = torch.tensor(list(std), dtype=torch.float64).view(1, c, 1, 1)
     scale = 1 / (255 * deviation)
-    shift = -torch.tensor(mean, dtype=torch.float64).view(1, c, 1, 1) / deviation
-    like = images[:1].float()
+    shift = -torch.tensor(list(mean), dtype=torch.float64).view(1, c, 1, 1) / deviation
+    like = torch.empty(1, *shape, device=device).contiguous(memory_format=memory_format)
     return torch.empty_like(like).copy_(scale), torch.empty_like(like).copy_(shift)
 
 
-def _windows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
-    """Every window of the original size in the padded images, as a view that costs only the padded images.
+def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Give images · scale + shift, float32 in the layout of the images, uint8 (B, C, H, W).
+
+    It is computed in place: on a CPU a second fresh tensor would cost more than the arithmetic.
+    """
+    x = images.float()
+    return torch.addcmul(shift, x, scale, out=x)
+
+
+def _rows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
+    """Every row of the original width that fits into the padded images, as a view that costs only these.
 
     Returns:
-        (N, 2 · padding + 1, 2 · padding + 1, ...): image, row and column of the window's upper left corner, then
-        the window in the order in which it lies in memory: (H, W, C) if channels come last, else (C, H, W).
+        (R, row): the rows by their first pixel, counted through all padded images in the order of memory: (N, H, W)
+        pixels of C numbers if channels come last, else (N, C, H, W) numbers.
     """
-    height, width = images.shape[2:]
+    c, width = images.shape[1], images.shape[3]
+    pixel = c if channels_last else 1
     if channels_last:
         padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
-        return padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
-    padded = F.pad(images, (padding, padding, padding, padding))
-    return padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    else:
+        padded = F.pad(images, (padding, padding, padding, padding))
+    return padded.flatten().unfold(0, width * pixel, pixel)
 
 
-def _square(row: Tensor, column: Tensor, side: int, size: int) -> Tensor:
-    """Masks (B, 1, size, size), true in a square of the given side around each image's centre row and column."""
-    along = torch.arange(size, device=row.device)
-    rows = (along >= (row - side // 2)[:, None]) & (along < (row - side // 2 + side)[:, None])  # (B, size)
-    columns = (along >= (column - side // 2)[:, None]) & (along < (column - side // 2 + side)[:, None])
-    return rows[:, None, :, None] & columns[:, None, None, :]
+def _outside(row: Tensor, column: Tensor, cutout: int, shape: torch.Size, channels_last: bool) -> Tensor:
+    """1 outside a square around each image's centre row and column and 0 inside, float32 (B, C or 1, S, S).
+
+    With channels last it is as large as the images and in their layout: multiplying by it is then several times as
+    fast on a CPU as broadcasting it over the channels.
+    """
+    b, c, side, _ = shape
+    along = torch.arange(side, device=row.device)
+    rows, columns = (
+        ((along < first[:, None]) | (along >= first[:, None] + cutout)).float()  # (B, S)
+        for first in (row - cutout // 2, column - cutout // 2)
+    )
+    if not channels_last:
+        return torch.maximum(rows[:, None, :, None], columns[:, None, None, :])
+    columns = columns.repeat_interleave(c, 1)  # (B, S · C)
+    return torch.maximum(rows[:, :, None], columns[:, None, :]).view(b, side, side, c).permute(0, 3, 1, 2)

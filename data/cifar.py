@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from data.archives import unpack
 from data.corruptions import STANDARD
 from data.download import Checksum, fetch
+from data.files import Images
 from data.source import Augmentation, Source, Split
 from data.stored import channels_first, check_pictures, make_split
 
@@ -47,12 +47,12 @@ def load_cifar100(path: str, root: Path) -> Source:
     return _load("CIFAR100", 100, root)
 
 
-def load_cifar10_test(root: Path) -> Tensor:
+def load_cifar10_test(root: Path) -> Images:
     """CIFAR-10's 10,000 test images, as a companion: (10000, 3, 32, 32) uint8."""
     return _read("CIFAR10", 10, root, train=False).images
 
 
-def load_cifar100_test(root: Path) -> Tensor:
+def load_cifar100_test(root: Path) -> Images:
     """CIFAR-100's 10,000 test images, as a companion: (10000, 3, 32, 32) uint8."""
     return _read("CIFAR100", 100, root, train=False).images
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from data.arrays import load_npz_images
 from data.cifar import load_cifar10_test, load_cifar100_test
+from data.files import Images
 from data.mnist import load_emnist_letters_test, load_fashion_mnist_test, load_kmnist_test, load_mnist_test
 from data.resized import load_lsun_resize, load_tiny_imagenet_resize
 from data.svhn import load_svhn_test
 
 # folder for downloads -> (M, C, H, W) uint8
-Companion = Callable[[Path], Tensor]
+Companion = Callable[[Path], Images]
 
 COMPANIONS: dict[str, Companion] = {
     "svhn": load_svhn_test,
@@ -50,10 +51,10 @@ Tables 3 and S2. Those of MNIST are our choice. TinyImageNet has none: nobody's 
 def choose(
     dataset: str,
     like: tuple[int, int],
-    own: Mapping[str, Callable[[], Tensor]],
+    own: Mapping[str, Callable[[], Images]],
     names: Sequence[str] | None,
     root: Path,
-) -> dict[str, Callable[[], Tensor]]:
+) -> dict[str, Callable[[], Images]]:
     """Choose the companions of a dataset, and check what can be checked before anything is downloaded.
 
     Args:
@@ -71,7 +72,7 @@ def choose(
         FileNotFoundError: If there is no such .npz file.
     """
     listed = [*own, *(name for name in STANDARD.get(dataset, ()) if name not in own)] if names is None else list(names)
-    chosen: dict[str, Callable[[], Tensor]] = {}
+    chosen: dict[str, Callable[[], Images]] = {}
     for name in listed:
         label, load = _find(dataset, like, own, name, root)
         if label in chosen:
@@ -82,8 +83,8 @@ def choose(
 
 
 def _find(
-    dataset: str, like: tuple[int, int], own: Mapping[str, Callable[[], Tensor]], name: str, root: Path
-) -> tuple[str, Callable[[], Tensor]]:
+    dataset: str, like: tuple[int, int], own: Mapping[str, Callable[[], Images]], name: str, root: Path
+) -> tuple[str, Callable[[], Images]]:
     """Find a companion by its name: what tables call it, and the function that loads it."""
     if name in own:
         return name, own[name]
@@ -103,7 +104,7 @@ def _find(
     return name, partial(COMPANIONS[name], root)
 
 
-def _find_npz(dataset: str, like: tuple[int, int], name: str) -> tuple[str, Callable[[], Tensor]]:
+def _find_npz(dataset: str, like: tuple[int, int], name: str) -> tuple[str, Callable[[], Images]]:
     """Find the user's own pictures; their file is read, and so checked."""
     file = Path(name.removeprefix("npz:"))
     label = file.name.removesuffix(".npz")
@@ -116,7 +117,7 @@ def _find_npz(dataset: str, like: tuple[int, int], name: str) -> tuple[str, Call
     return label, partial(load_npz_images, file)
 
 
-def _load(dataset: str, like: tuple[int, int], name: str, load: Callable[[], Tensor], others: list[str]) -> Tensor:
+def _load(dataset: str, like: tuple[int, int], name: str, load: Callable[[], Images], others: list[str]) -> Images:
     """Load a companion; if it cannot be had, say how to do without it."""
     remedy = f"or leave it out: `ood: {_written(others)}`"
     try:
@@ -127,11 +128,12 @@ def _load(dataset: str, like: tuple[int, int], name: str, load: Callable[[], Ten
         raise FileNotFoundError(f"companion {name} of {dataset}: {error}; {remedy}") from error
 
 
-def _check(pictures: Tensor, like: tuple[int, int]) -> Tensor:
+def _check(pictures: Images, like: tuple[int, int]) -> Images:
     """Give pictures back if they have the shape of a dataset's."""
     channels, side = like
-    if pictures.dtype != torch.uint8 or pictures.shape[1:] != (channels, side, side) or not len(pictures):
-        found = f"{pictures.dtype} {tuple(pictures.shape)}"
+    kind = pictures.dtype if isinstance(pictures, Tensor) else torch.uint8
+    if kind != torch.uint8 or pictures.shape[1:] != (channels, side, side) or not len(pictures):
+        found = f"{kind} {tuple(pictures.shape)}"
         raise ValueError(f"found pictures {found}, expected torch.uint8 (N, {channels}, {side}, {side})")
     return pictures
 

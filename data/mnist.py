@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.corruptions import STANDARD
 from data.download import fetch
+from data.files import Images
 from data.source import Augmentation, Source, Split
 from data.stored import check_pictures, make_split
 
@@ -60,17 +61,17 @@ def load_fashion_mnist(path: str, root: Path) -> Source:
     return _load("FashionMNIST", root, Augmentation(padding=4, flip=True))
 
 
-def load_mnist_test(root: Path) -> Tensor:
+def load_mnist_test(root: Path) -> Images:
     """MNIST's 10,000 test images, as a companion: (10000, 1, 28, 28) uint8."""
     return _read("MNIST", "t10k", root).images
 
 
-def load_fashion_mnist_test(root: Path) -> Tensor:
+def load_fashion_mnist_test(root: Path) -> Images:
     """Fashion-MNIST's 10,000 test images, as a companion: (10000, 1, 28, 28) uint8."""
     return _read("FashionMNIST", "t10k", root).images
 
 
-def load_kmnist_test(root: Path) -> Tensor:
+def load_kmnist_test(root: Path) -> Images:
     """Kuzushiji-MNIST's 10,000 test images, old Japanese characters: (10000, 1, 28, 28) uint8.
 
     References:

@@ -6,8 +6,9 @@ References:
     Hendrycks & Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.corruptions import EXTRA, SEVERITIES, STANDARD
+from data.files import Files, Images
+from data.folders import class_names, files_in_class_folders
+from data.source import Split
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,53 @@ def official_cifar(
         ValueError: If a file is damaged or holds something else, or the labels are not the test images' own.
     """
     return _read(name, root, labels, corruptions, _IMAGES)
+
+
+def official_sets(dataset: str, root: Path, test: Split) -> Callable[[], Iterator[tuple[str, int, Images]]]:
+    """The official corrupted test sets of a dataset, one corruption and severity at a time; all are checked now.
+
+    Args:
+        dataset: "cifar10", "cifar100" or "imagenet".
+        root: Folder that holds `CIFAR-10-C`, `CIFAR-100-C` or `ImageNet-C`.
+        test: The uncorrupted test images.
+
+    Returns:
+        A function that yields the corruption's name, its severity (1 to 5) and the images, (N, 3, S, S) uint8 or files,
+        in the order of the test images.
+
+    Raises:
+        FileNotFoundError: If a folder or a file is missing.
+        ValueError: If the dataset has no such sets, a file is damaged, or the labels are not the test images' own.
+    """
+    if dataset not in OFFICIAL:
+        raise ValueError(
+            f"{dataset} has no official corrupted files: only {', '.join(OFFICIAL)} have; use `corruptions: generated`"
+        )
+    if isinstance(test.images, Tensor):
+        check_official(dataset, root, test.labels)
+        return partial(official_cifar, dataset, root, test.labels)
+    classes = class_names(root.expanduser() / "imagenet" / "train")
+    listed = [
+        (name, severity, _in_order(folder, classes, test.images, test.labels, OFFICIAL[dataset].remedy(root, name)))
+        for name, severity, folder in official_imagenet(root, classes)
+    ]
+    return lambda: iter(listed)
+
+
+def _in_order(folder: Path, classes: Sequence[str], test: Files, labels: Tensor, remedy: str) -> Files:
+    """The corrupted pictures of a folder of classes, in the order of the test pictures, whose file names they have."""
+    split = files_in_class_folders(folder, classes, test.side, resized=False)
+    assert isinstance(split.images, Files)
+    places = {name.rpartition(b"/")[2]: i for i, name in enumerate(split.images.names.tolist())}
+    order = [places.get(name.rpartition(b"/")[2], -1) for name in test.names.tolist()]
+    if missing := order.count(-1):
+        raise ValueError(f"{folder}: {missing} of {len(order)} test pictures are not there; {remedy}")
+    chosen = torch.tensor(order)
+    if not torch.equal(split.labels[chosen], labels.cpu()):
+        raise ValueError(
+            f"{folder}: some pictures are in the folders of other classes than the test pictures; {remedy}"
+        )
+    return split.images[chosen]
 
 
 def check_official(name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 PICTURES = ("label_noise", "cutout", "ood", "corruptions")
-FOLDERS = ("image_size",)
+FILES = ("label_noise", "ood", "corruptions")
+FOLDER = (*FILES, "image_size")
 TEXT = ("segment",)
+"""The options that kinds of datasets have besides `validation` and `train_size`."""
 
 
 class Options(TypedDict, total=False):

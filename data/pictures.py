@@ -1,16 +1,22 @@
 """Pictures to classify: the task made of a dataset's pictures, augmented on the device."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from torch import Generator, Tensor
 
 from data.batches import Batches
-from data.corruptions import corrupt
+from data.corruptions import SEVERITIES, corrupt
+from data.decoder import Decoder
+from data.file_batches import FileBatches, decoded
+from data.files import Images
 from data.source import Augmentation, Split
 from data.task import Part, Shape, Task
+
+KEPT = 2**18
+"""Values of a test set up to which its corrupted images are kept: 75 times as many bytes, some 20 MB at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +32,11 @@ class PictureTask(Task):
         mean: Mean of the training images in [0, 1], one number a channel.
         std: Standard deviation of the training images in [0, 1], one number a channel, never zero.
         augmentation: How training images are augmented.
-        ood: Out-of-distribution companions: name -> function that loads their images, (M, C, H, W) uint8.
+        ood: Out-of-distribution companions: name -> function that loads their images, (M, C, H, W) uint8 or files.
         corruptions: Names of the corruptions generated from the test images; empty for none.
+        official: Yields the official corrupted test sets, which take the place of generated ones: the corruption's
+            name, its severity and the images, in the order of the test images; None for none.
+        decoder: Decodes images that are files.
     """
 
     name: str
@@ -35,11 +44,14 @@ class PictureTask(Task):
     train: Split
     validation: Split | None
     test: Split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
     augmentation: Augmentation
-    ood: Mapping[str, Callable[[], Tensor]]
+    ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
+    official: Callable[[], Iterator[tuple[str, int, Images]]] | None = None
+    decoder: Decoder = field(default_factory=Decoder)
+    _kept: dict[tuple[str, int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> Shape:
@@ -56,26 +68,97 @@ class PictureTask(Task):
             test=self.test.to(device),
         )
 
-    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> Batches:
+    @property
+    def device(self) -> torch.device:
+        """Where batches come."""
+        return self.test.labels.device
+
+    def decoding(self, workers: int | None) -> Self:
+        """The same task, whose images, where they are files, are decoded by this many processes.
+
+        Args:
+            workers: 0 for none but the calling one; None for one a CPU.
+
+        Raises:
+            ValueError: If it is negative.
+        """
+        return replace(self, decoder=Decoder(workers))
+
+    def training(
+        self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True
+    ) -> Batches | FileBatches:
         """Minibatches to train on, x float32 (B, C, H, W) normalised by the training set's statistics, y (B,)."""
-        augmentation = self.augmentation if augmented else None
-        return Batches(self.train, batch_size, mean=self.mean, std=self.std, augmentation=augmentation, stream=stream)
+        return self._passes(self.train, batch_size, self.augmentation if augmented else None, stream)
 
-    def part(self, part: Part, batch_size: int) -> Batches | None:
-        """All pictures of a split, once each, in order and unchanged but normalised; None if there are none."""
+    def part(self, part: Part, batch_size: int) -> Batches | FileBatches | None:
+        """All pictures of a split, once each, in order and unchanged but normalised; None if there are none.
+
+        Pictures in files are cut as for evaluation: see `data.decoding.cut_for_evaluation`.
+        """
         split = {"train": self.train, "validation": self.validation, "test": self.test}[part]
-        return None if split is None else Batches(split, batch_size, mean=self.mean, std=self.std)
+        return None if split is None else self._passes(split, batch_size)
 
-    def corrupted(self) -> Iterator[tuple[str, int, Tensor]]:
-        """The test images under every corruption, one set at a time and always the same.
+    def in_batches(self, images: Images, batch_size: int) -> Iterator[Tensor]:
+        """Bare images in order and unchanged, (B, C, H, W) uint8 on the task's device; the last batch may be smaller.
 
-        They are *generated* here with the published constants, so a figure measured on them is never to be quoted
-        as one of the official corrupted datasets (CIFAR-10-C and its like).
+        Args:
+            images: (M, C, H, W) uint8 on any device, or files.
+            batch_size: Images a batch.
+
+        Raises:
+            ValueError: If a file cannot be decoded.
+        """
+        if isinstance(images, Tensor):
+            yield from (batch.to(self.device) for batch in torch.split(images, batch_size))
+        else:
+            starts = range(0, len(images), batch_size)
+            edges = [(start, min(start + batch_size, len(images))) for start in starts]
+            yield from decoded(images, edges, self.decoder, self.device)
+
+    def corrupted(self, batch_size: int) -> Iterator[tuple[str, int, int, Tensor]]:
+        """The test images under every corruption, batch by batch and always the same.
+
+        Unless `official`, they are *generated* here with the published constants, so a figure measured on them is never
+        to be quoted as one of the official corrupted datasets (CIFAR-10-C and its like). Each image is decoded once for
+        all corruptions. No more than a batch of them is in memory, but for test sets so small that all are kept.
+
+        Args:
+            batch_size: Images a batch.
 
         Yields:
-            The corruption's name, its severity (1 to 5) and the corrupted test images (N, C, H, W) uint8, on the
-            device of the test images and in their order.
+            The corruption's name, its severity (1 to 5), the place in the test set of the batch's first image, and
+            the corrupted images (B, C, H, W) uint8, on the task's device.
         """
-        for name in self.corruptions:
-            for severity in range(1, 6):
-                yield name, severity, corrupt(self.test.images, name, severity)
+        if self.official:
+            for name, severity, images in self.official():
+                for i, batch in enumerate(self.in_batches(images, batch_size)):
+                    yield name, severity, i * batch_size, batch
+            return
+        for i, images in enumerate(self.in_batches(self.test.images, batch_size)) if self.corruptions else ():
+            for name in self.corruptions:
+                for severity in SEVERITIES:
+                    yield name, severity, i * batch_size, self._corrupt(images, name, severity, i * batch_size)
+
+    def _corrupt(self, images: Tensor, name: str, severity: int, start: int) -> Tensor:
+        """Generate a corruption of some test images, or give what was generated before and is small enough to keep."""
+        if self.test.images.shape.numel() > KEPT:
+            return corrupt(images, name, severity, start=start)
+        place = (name, severity, start, len(images))
+        if place not in self._kept:
+            self._kept[place] = corrupt(images, name, severity, start=start)
+        return self._kept[place]
+
+    def _passes(
+        self,
+        split: Split,
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        stream: Callable[[], Generator] | None = None,
+    ) -> Batches | FileBatches:
+        """Batches of a split, wherever its images are."""
+        mean, std = self.mean, self.std
+        if isinstance(split.images, Tensor):
+            return Batches(split, batch_size, mean=mean, std=std, augmentation=augmentation, stream=stream)
+        return FileBatches(
+            split, batch_size, mean=mean, std=std, augmentation=augmentation, stream=stream, decoder=self.decoder
+        )

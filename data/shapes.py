@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Unpack, cast
 
 from data.companions import choose
-from data.options import PICTURES, TEXT, Options, check_options
+from data.options import FILES, PICTURES, TEXT, Options, check_options
 from data.splits import check_counts, check_share
 from data.task import Shape
 from data.text import SEGMENT, check_symbols, segments
@@ -16,6 +16,7 @@ DOWNLOADED = {
     "mnist": Shape(1, 28, 10, 60_000),
     "fashion_mnist": Shape(1, 28, 10, 60_000),
     "tiny_imagenet": Shape(3, 64, 200, 100_000),
+    "imagenet": Shape(3, 224, 1000, 1_281_167),
     "enwik8": Shape(None, None, 205, 90_000_000),  # symbols, in the place of examples
 }
 """The official sizes of datasets that may have to be downloaded; pictures hold out nothing unless asked to."""
@@ -52,7 +53,7 @@ def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
         train = check_symbols(dataset, "train_size", kept, known.train)
         check_symbols(dataset, "validation", held_out, known.train // 18)
         return known._replace(train=segments(train, options.get("segment") or SEGMENT))
-    check_options(dataset, options, PICTURES)
+    check_options(dataset, options, FILES if dataset == "imagenet" else PICTURES)
     check_counts(dataset, known.train, held_out or 0, kept)
     check_share(options.get("label_noise", 0.0))
     choose(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())

@@ -1,10 +1,15 @@
 """A dataset as it is stored: pictures with labels, how to augment them, and what it is tested against."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from data.files import Files, Images
+
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of images in [0, 1], a number a channel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,18 +17,18 @@ class Split:
     """Images with their labels.
 
     Attributes:
-        images: (N, C, H, W) uint8; any memory layout.
+        images: (N, C, H, W) uint8 with any memory layout, or files that are decoded when they are needed.
         labels: (N,) int64, the class of each image.
 
     Raises:
         ValueError: If shapes or types are not the above.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+        if isinstance(self.images, Tensor) and (self.images.ndim != 4 or self.images.dtype != torch.uint8):
             raise ValueError(f"images must be uint8 (N, C, H, W), found {self.images.dtype} {tuple(self.images.shape)}")
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
             raise ValueError(
@@ -31,7 +36,7 @@ class Split:
             )
 
     def to(self, device: torch.device | str) -> "Split":
-        """The same split on `device`."""
+        """The same split on `device`; files stay where they are."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -71,6 +76,8 @@ class Source:
         validation: How many training images are held out unless something else is asked for.
         ood: Companion name -> function that loads images (M, C, H, W) uint8 of other things.
         corruptions: Names of the corruptions that are generated from the test images.
+        statistics: Gives mean and standard deviation, a number a channel, for the training images that are used;
+            None to count the levels of all of them, which must be in memory.
     """
 
     classes: int
@@ -78,5 +85,6 @@ class Source:
     test: Split
     augmentation: Augmentation
     validation: int
-    ood: Mapping[str, Callable[[], Tensor]]
+    ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
+    statistics: Callable[[Files], Statistics] | None = None

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.files import Images
 from data.pictures import PictureTask
-from data.source import Source, Split
+from data.source import Source, Split, Statistics
 
 _SUBSET_SEED = 20210601  # of the stratified order from which `train_size` keeps the first images
 _NOISE_SEED = 20210220  # of the order in which `label_noise` replaces labels, and of what it puts there
@@ -86,7 +87,7 @@ def make_task(
     else:
         chosen = _subset(train.labels, train_size)
         train = Split(train.images[chosen], labels[chosen])
-    mean, std = channel_statistics(train.images)
+    mean, std = _statistics(source, train.images)
     return PictureTask(
         name=name,
         classes=source.classes,
@@ -99,6 +100,14 @@ def make_task(
         ood=source.ood,
         corruptions=source.corruptions,
     )
+
+
+def _statistics(source: Source, images: Images) -> Statistics:
+    """Mean and standard deviation of the images that are used; a source of files says itself how it measures them."""
+    if isinstance(images, Tensor):
+        return channel_statistics(images)
+    assert source.statistics is not None
+    return source.statistics(images)
 
 
 def noisy_labels(labels: Tensor, classes: int, share: float) -> Tensor:

@@ -75,6 +75,10 @@ def run(
     downloads: Annotated[Path, typer.Option(help="The folder of datasets.")] = Path("downloads"),
     store: Store = None,
     plugin: Plugins = None,
+    decoders: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes a run that decode picture files. Default: the cores, shared out."),
+    ] = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,
@@ -103,7 +107,8 @@ def run(
     threads = threads or max(1, cores // workers)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
-    settings = Settings(runs, downloads, device, checkpoint_seconds, plan.study.plugins)
+    decoders = max(1, cores // workers) if decoders is None else decoders
+    settings = Settings(runs, downloads, device, checkpoint_seconds, plan.study.plugins, decoders)
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
     schedule = Schedule(plan.runs, finished)

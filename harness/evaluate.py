@@ -9,14 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import PictureTask, normalised
+from data import Passes, PictureTask, normalised
 from harness import metrics
 from harness.cost import Cost, Counter, parameters_kept
+from harness.detection import detection
 from harness.points import vector, without_batch_norm
+from harness.robustness import relative_change
+from harness.temperature import fit_temperature, scaled
 from methods import Method
 
 BATCH = 1024
 """Examples predicted at once."""
+MANY_CLASSES = 100
+"""From so many on, the top-5 accuracy says something."""
 CHANGE_SEVERITY = 3
 """Of the corruptions under which the relative change of the accuracy is measured."""
 
@@ -68,9 +73,9 @@ def evaluate(method: Method, task: PictureTask, counter: Counter, bins: int | No
     seconds = 1000 * (time.perf_counter() - start) / len(y)
     log_p = metrics.ensemble(logits)
     found = score(log_p, y, bins) | {"members": float(len(logits))}
-    singles = [metrics.ensemble(single[None]) for single in logits]
-    found["single/accuracy"] = mean(metrics.accuracy(single, y) for single in singles)
-    found["single/nll"] = mean(metrics.nll(single, y) for single in singles)
+    singles = [score(metrics.ensemble(single[None]), y) for single in logits]
+    found |= {f"single/{name}": mean(single[name] for single in singles) for name in ("accuracy", "nll")}
+    found |= after_temperature_scaling(method, task.part("validation", BATCH), log_p, y)
     found |= out_of_distribution(method, task, metrics.entropy(log_p))
     found |= corruption(method, task, y, found["accuracy"])
     if len(logits) > 1:
@@ -92,14 +97,16 @@ def evaluate(method: Method, task: PictureTask, counter: Counter, bins: int | No
 
 def score(log_p: Tensor, y: Tensor, bins: int | None = None) -> dict[str, float]:
     """Give the metrics of one prediction, (N, C) log-probabilities, of the classes y, (N,)."""
-    second = {} if bins is None else {f"ece_{bins}": metrics.ece(log_p, y, bins)}
+    further = {} if bins is None else {f"ece_{bins}": metrics.ece(log_p, y, bins)}
+    if log_p.shape[1] >= MANY_CLASSES:
+        further["top5_accuracy"] = metrics.top_k_accuracy(log_p, y, 5)
     return {
         "accuracy": metrics.accuracy(log_p, y),
         "nll": metrics.nll(log_p, y),
         "brier": metrics.brier(log_p, y),
         "ece": metrics.ece(log_p, y),
         "adaptive_ece": metrics.adaptive_ece(log_p, y),
-        **second,
+        **further,
     }
 
 
@@ -122,21 +129,44 @@ def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
 
 
+def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Tensor, y: Tensor) -> dict[str, float]:
+    """Give NLL and ECE at the temperature that suits held-out data best, and that temperature; nothing without such.
+
+    Args:
+        method: prepared for prediction.
+        held_out: data that it was not trained on.
+        log_p: its prediction of the test examples, (N, C).
+        y: their classes, (N,).
+    """
+    if held_out is None:
+        return {}
+    parts = [(method.predict(x).cpu(), classes.cpu()) for x, classes in held_out]
+    logits, classes = (torch.cat(part, dim) for part, dim in zip(zip(*parts, strict=True), (1, 0), strict=True))
+    temperature = fit_temperature(logits, classes)
+    log_p = scaled(log_p, temperature)
+    return {
+        "temperature": temperature,
+        "scaled/nll": metrics.nll(log_p, y),
+        "scaled/ece": metrics.ece(log_p, y),
+    }
+
+
 def out_of_distribution(method: Method, task: PictureTask, inside: Tensor) -> dict[str, float]:
-    """Give the AUROC of telling each OOD companion by entropy, and their mean."""
-    found = {}
+    """Give AUROC, AUPR and FPR at 95 % TPR of telling each OOD companion by entropy, and their means."""
+    found: dict[str, float] = {}
     for name, load in task.ood.items():
-        pictures = normalised(load(), task, BATCH)
-        outside = metrics.entropy(metrics.ensemble(member_logits(method, pictures)))
-        found[f"ood_auroc/{name}"] = metrics.auroc(inside, outside)
-    return {"ood_auroc": mean(found.values()), **found} if found else {}
+        logits = member_logits(method, normalised(load(), task, BATCH))
+        for metric, value in detection(inside, metrics.entropy(metrics.ensemble(logits))).items():
+            found[f"ood_{metric}/{name}"] = value
+    names = dict.fromkeys(name.partition("/")[0] for name in found)
+    return {name: mean(found[f"{name}/{each}"] for each in task.ood) for name in names} | found
 
 
 def corruption(method: Method, task: PictureTask, y: Tensor, clean: float) -> dict[str, float]:
     """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions.
 
     And the relative change of the accuracy, (b - a) / a, at severity 3 (Wortsman et al., ICML 2021, appendix G), where
-    any clean picture is right.
+    any clean picture is right. What was measured on corruptions that are generated here is called so.
 
     Args:
         method: prepared for prediction.
@@ -144,24 +174,31 @@ def corruption(method: Method, task: PictureTask, y: Tensor, clean: float) -> di
         y: the classes, (N,).
         clean: accuracy a without corruption, in %.
     """
-    errors: dict[str, list[float]] = {}
-    changes: dict[str, float] = {}
-    for name, severity, images in task.corrupted():
-        pictures = normalised(images, task, BATCH)
-        accuracy = metrics.accuracy(metrics.ensemble(member_logits(method, pictures)), y)
-        errors.setdefault(f"corruption_error/{name}", []).append(100 - accuracy)
-        if severity == CHANGE_SEVERITY and clean:
-            changes[f"relative_change/{name}"] = (accuracy - clean) / clean
-    found = {name: mean(values) for name, values in errors.items()}
-    means = {"corruption_error": mean(found.values())} if found else {}
-    return means | ({"relative_change": mean(changes.values())} if changes else {}) | found | changes
+    right: dict[tuple[str, int], int] = {}
+    for name, severity, start, images in task.corrupted(BATCH):
+        log_p = metrics.ensemble(member_logits(method, normalised(images, task, BATCH)))
+        hits = int((log_p.argmax(-1) == y[start : start + len(log_p)]).sum())
+        right[name, severity] = right.get((name, severity), 0) + hits
+    accuracies = {key: 100 * count / len(y) for key, count in right.items()}
+    kind = "" if task.official else "generated/"
+    names = list(dict.fromkeys(name for name, _ in accuracies))
+    found = {
+        f"{kind}corruption_error/{name}": mean(100 - b for (each, _), b in accuracies.items() if each == name)
+        for name in names
+    }
+    if found:
+        found = {f"{kind}corruption_error": mean(found.values()), **found}
+    if found and clean:
+        changes = {name: relative_change(clean, accuracies[name, CHANGE_SEVERITY]) for name in names}
+        found[f"{kind}relative_change"] = mean(changes.values())
+        found |= {f"{kind}relative_change/{name}": change for name, change in changes.items()}
+    return found
 
 
 def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
     """Give the metrics of the first 1 … K members together."""
     found: dict[str, list[float]] = {"accuracy": [], "nll": [], "ece": []}
-    for k in range(1, len(logits) + 1):
-        log_p = metrics.ensemble(logits[:k])
+    for log_p in metrics.growing_ensembles(logits):
         for name, metric in (("accuracy", metrics.accuracy), ("nll", metrics.nll), ("ece", metrics.ece)):
             found[name].append(metric(log_p, y))
     return found

@@ -24,6 +24,7 @@ from harness.evaluate import BATCH, evaluate
 from harness.evaluate_text import evaluate_text
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
 from harness.landscape import Examples, Landscape, explore
+from harness.measures import Measures
 from harness.noisy_quadratic import QuadraticRun
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
@@ -52,6 +53,7 @@ class Settings:
         device: "cpu", "cuda", "cuda:1" …
         checkpoint_seconds: the least time between two checkpoints of a run; 0 for one every epoch.
         plugins: files of the user's own methods.
+        decoders: processes that decode picture files for a run; None for one a CPU, 0 for the run's own.
     """
 
     runs: Path = Path("runs")
@@ -59,6 +61,7 @@ class Settings:
     device: str = "cpu"
     checkpoint_seconds: float = 10.0
     plugins: tuple[Path, ...] = ()
+    decoders: int | None = None
 
 
 class Outcome(NamedTuple):
@@ -116,7 +119,7 @@ class Execution:
         """Load the data and build the method."""
         self.run, self.folder, self.report, self.settings = run, folder, report, settings
         self.device = torch.device(settings.device)
-        self.task = load_task(run.dataset, settings.downloads, self.device)
+        self.task = load_task(run.dataset, settings.downloads, self.device, settings.decoders)
         warm_up(self.device)
         self.memory = PeakMemory(self.device)
         self.counter = Counter()
@@ -264,6 +267,8 @@ class Execution:
         Args:
             beside: the finished run of plain training, if the study asks for it.
         """
+        if self.run.evaluate == Measures():
+            return Landscape()
         train = self.task.part("train", BATCH)
         assert train is not None
         examples = Examples(self.test(), train, self.for_statistics("prepare"))
@@ -306,12 +311,13 @@ def load_finished(part: RunFolder) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device) -> Task:
+def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decoders: int | None = None) -> Task:
     """Load a dataset to the device; a worker keeps the last two."""
     loaded = data.load(dataset.name, root=downloads, **dataset.options())
     if isinstance(loaded, PictureTask):
         for load in loaded.ood.values():
             load()  # what evaluation needs must be there before training starts
+        loaded = loaded.decoding(decoders)
     return loaded.to(device)
 
 

@@ -1,6 +1,5 @@
 """A study: a YAML file naming a grid of cells. Checked as a whole, every error with its place in the file."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+import data
 from harness.check import STAND_INS, check_builds, check_labels, check_measures, check_overrides
 from harness.expression import MethodSpec, parse
 from harness.measures import Measures, read_switches
@@ -200,7 +200,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
 
 
 def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read the paths of datasets and companions (`npz:PATH`) as relative to the study file, as its plugins' are."""
+    """Read the paths of datasets and companions (`KIND:PATH`) as relative to the study file, as its plugins' are."""
 
     def place(item: Any) -> Any:
         if isinstance(item, dict):
@@ -208,33 +208,17 @@ def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(item, list):
             return [place(each) for each in item]
         kind, _, path = item.partition(":") if isinstance(item, str) else ("", "", "")
-        return f"{kind}:{folder / Path(path).expanduser()}" if path else item
+        return f"{kind}:{folder / Path(path).expanduser()}" if kind in data.WITH_PATH and path else item
 
     return {**raw, "datasets": place(raw["datasets"])} if "datasets" in raw else raw
 
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
     """Note the content of a dataset's own files, and its companions', so that changed files make other runs."""
-    companions = tuple(digest(name) for name in dataset.ood or ())
+    companions = tuple(data.digest(name) for name in dataset.ood or ())
     return dataset.model_copy(
-        update={"digest": digest(dataset.name) or None, "ood_digests": companions if any(companions) else ()}
+        update={"digest": data.digest(dataset.name) or None, "ood_digests": companions if any(companions) else ()}
     )
-
-
-def digest(name: str) -> str:
-    """Give the SHA-256 of what a dataset named KIND:PATH reads, "" for one that has no path.
-
-    Of a folder the names and sizes of its files count.
-    """
-    _, _, path = name.partition(":")
-    if not path:
-        return ""
-    if Path(path).is_dir():
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-        listing = "\n".join(f"{file.relative_to(path).as_posix()} {file.stat().st_size}" for file in files)
-        return hashlib.sha256(listing.encode()).hexdigest()
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def add_methods(raw: dict[str, Any], added: Sequence[str]) -> dict[str, Any]:

@@ -69,11 +69,11 @@ def test_photographs(digits):
 
 
 def test_corrupted_sets(digits):
-    sets = list(digits.corrupted())
-    assert [(name, severity) for name, severity, _ in sets] == [
+    sets = list(digits.corrupted(2000))
+    assert [(name, severity) for name, severity, *_ in sets] == [
         (name, severity) for name in digits.corruptions for severity in range(1, 6)
     ]
-    for (_, _, images), (_, _, again) in zip(sets, digits.corrupted(), strict=True):
+    for (*_, images), (*_, again) in zip(sets, digits.corrupted(2000), strict=True):
         assert images.shape == digits.test.images.shape
         assert images.dtype == torch.uint8
         assert torch.equal(images, again)
@@ -134,8 +134,8 @@ def test_wrong_numbers(arguments, message):
         ("digit", "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*text:PATH; did you mean 'digits'"),
         ("letters", "unknown dataset 'letters'"),
         ("", "unknown dataset ''"),
-        ("npz", "the path of a file must follow, as in 'npz:PATH'"),
-        ("npz:", "the path of a file must follow"),
+        ("npz", "a path must follow, as in 'npz:PATH'"),
+        ("npz:", "a path must follow"),
         ("digits:x", "digits takes no path; write 'digits'"),
     ],
 )
@@ -145,4 +145,6 @@ def test_wrong_names(name, message):
 
 
 def test_registry():
-    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "npz"]
+    known = ["digits", "cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "imagenet"]
+    assert list(DATASETS) == [*known, "npz", "imagefolder"]
+    assert data.dataset_names() == [*known, "npz:PATH", "imagefolder:PATH", "enwik8", "text:PATH"]

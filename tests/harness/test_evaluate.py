@@ -129,14 +129,17 @@ def test_auroc_of_entropies_against_sklearn():
     assert found["ood_auroc/high"] == pytest.approx(roc_auc_score(outside, scores))
 
 
-def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(monkeypatch):
+@pytest.mark.parametrize("official", [True, False])
+def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(official, monkeypatch):
     counter = Counter()
-    task = make_task(ood={})
+    task = make_task(ood={}, official=(lambda: iter(())) if official else None)
 
-    def corrupted(self):
-        for severity in range(1, 6):
-            yield "none", severity, self.test.images
-            yield "shift", severity, self.test.images + severity
+    def corrupted(self, batch_size):
+        for start in (0, 20, 40):  # batch by batch
+            images = self.test.images[start : start + 20]
+            for severity in range(1, 6):
+                yield "none", severity, start, images
+                yield "shift", severity, start, images + severity
 
     monkeypatch.setattr(PictureTask, "corrupted", corrupted)
     method = make_method(counter)
@@ -144,9 +147,14 @@ def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(mo
     p = method.table.softmax(-1).mean(1)
     y = task.test.labels
     errors = [100 * (p[s : N + s].argmax(-1) != y).double().mean().item() for s in range(6)]
-    assert found["corruption_error/none"] == pytest.approx(errors[0]) == pytest.approx(100 - found["accuracy"])
-    assert found["corruption_error/shift"] == pytest.approx(np.mean(errors[1:]))
-    assert found["corruption_error"] == pytest.approx((errors[0] + np.mean(errors[1:])) / 2)
+    kind = "" if official else "generated/"
+    assert found[f"{kind}corruption_error/none"] == pytest.approx(errors[0]) == pytest.approx(100 - found["accuracy"])
+    assert found[f"{kind}corruption_error/shift"] == pytest.approx(np.mean(errors[1:]))
+    assert found[f"{kind}corruption_error"] == pytest.approx((errors[0] + np.mean(errors[1:])) / 2)
+    changes = [(errors[0] - e) / (100 - errors[0]) for e in (errors[0], errors[3])]
+    assert found[f"{kind}relative_change/shift"] == pytest.approx(changes[1])
+    assert found[f"{kind}relative_change"] == pytest.approx(np.mean(changes))
+    assert not [name for name in found if name.startswith("generated/") == official and "corruption" in name]
     assert "ood_auroc" not in found
 
 
@@ -237,3 +245,39 @@ def test_one_member_has_no_diversity():
     assert not [name for name in found.metrics if name.startswith("diversity")]
     assert found.metrics["single/nll"] == found.metrics["nll"]
     assert [len(curve) for curve in found.curves.values()] == [1, 1, 1]
+
+
+def test_a_temperature_is_fitted_on_held_out_pictures_alone():
+    counter = Counter()
+    held_out = Split(pictures(range(60, 180)), torch.randint(C, (120,), generator=torch.Generator().manual_seed(2)))
+    method = make_method(counter)
+    found = evaluate(method, make_task(validation=held_out), counter).metrics
+    p = method.table.double().softmax(-1).mean(1)
+
+    def nll(t, levels, y):
+        return nn.functional.cross_entropy(p[levels].log() / t, y).item()
+
+    t = found["temperature"]
+    own = nll(t, slice(60, 180), held_out.labels)
+    assert all(own <= nll(other * t, slice(60, 180), held_out.labels) for other in (0.97, 0.999, 1.001, 1.03))
+    y = make_task().test.labels
+    assert found["scaled/nll"] == pytest.approx(nll(t, slice(N), y))
+    assert found["scaled/ece"] == pytest.approx(metrics.ece((p[:N].log() / t).log_softmax(-1), y))
+    without = evaluate(make_method(Counter()), make_task(), counter).metrics
+    assert not {"temperature", "scaled/nll", "scaled/ece"} & set(without)
+
+
+def test_companions_are_told_apart_by_three_figures():
+    counter = Counter()
+    found = evaluate(make_method(counter), make_task(), counter).metrics
+    for metric in ("ood_auroc", "ood_aupr", "ood_fpr95"):
+        assert found[metric] == pytest.approx((found[f"{metric}/high"] + found[f"{metric}/same"]) / 2)
+    assert found["ood_auroc/same"] == pytest.approx(0.5)
+
+
+def test_top_5_accuracy_of_many_classes():
+    log_p = torch.randn(200, 120, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    y = torch.arange(200) % 120
+    inside = (log_p.topk(5).indices == y[:, None]).any(1)
+    assert evaluating.score(log_p, y)["top5_accuracy"] == pytest.approx(100 * inside.double().mean().item())
+    assert "top5_accuracy" not in evaluating.score(log_p[:, :99], y % 99)

@@ -1,6 +1,7 @@
 """Studies of the noisy quadratic problem: their files, their run folders, their mirror, and the command line."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -79,7 +80,8 @@ def call(path, monkeypatch, capsys, empty_store):
     """Run the command line in this process: exit code and what it printed."""
     (path.parent / "runs").mkdir()
     shutil.copy(empty_store, path.parent / "runs" / "mlflow.db")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # MLflow keeps a store open by its URI: the default one, which is relative, would be another test's.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path.parent / 'runs' / 'mlflow.db'}")
     monkeypatch.setattr(cli, "console", Console(width=200))
 
     def run(*arguments):
@@ -206,7 +208,7 @@ def test_from_run_to_plot(call, path):
     code, out, _ = call("run", "s.yaml")
     assert code == 0 and "finished in" not in out, "nothing is simulated twice"
     assert call("status", "s.yaml")[1].startswith("2 finished, 0 running")
-    assert call("sync", "s.yaml")[1] == "2 runs of study s are in sqlite:///runs/mlflow.db\n"
+    assert call("sync", "s.yaml")[1] == f"2 runs of study s are in {os.environ['MLFLOW_TRACKING_URI']}\n"
     check_mirror(results)
 
     for command in ("leaderboard", "table"):
@@ -222,7 +224,7 @@ def test_from_run_to_plot(call, path):
 
 def check_mirror(results):
     """The store holds each setting once, with what its folder holds."""
-    client = MlflowClient("sqlite:///runs/mlflow.db")
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     runs = client.search_runs([client.get_experiment_by_name("s").experiment_id])
     assert {run.data.tags["key"] for run in runs} == results.keys() and len(runs) == 2
     for run in runs:
