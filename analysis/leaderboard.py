@@ -19,14 +19,15 @@ _LISTED = 5  # unfinished cells named in a note; the others are counted
 _REASON = 100  # characters of a failure's reason
 
 
-def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
+def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """Rank the methods within each dataset and architecture, without runs that were chosen on test data.
 
     Args:
         frame: Rows of `load_runs`.
-        by: The metric to rank by, over its mean; ties go to the lower NLL (by NLL: to the higher accuracy),
-            and entries equal in both share a rank. A metric of which neither direction is better (diversity)
-            ranks from high to low. An entry without the metric comes last and has no rank.
+        by: The metric to rank by, over its mean; None for the accuracy, or of text the bits per character. Ties go to
+            the lower NLL (by NLL: to the higher accuracy), and entries equal in both share a rank. A metric of which
+            neither direction is better (diversity) ranks from high to low. An entry without the metric comes last and
+            has no rank.
 
     Returns:
         One row a (dataset, architecture, label), the best first: columns dataset, architecture, rank, label,
@@ -39,6 +40,7 @@ def leaderboard(frame: pd.DataFrame, by: str = "accuracy") -> pd.DataFrame:
         ValueError: If no run has the metric, or the frame mixes what does not belong in one table.
     """
     board = summarize(relative_costs(ranked(frame)))
+    by = by or ("bpc" if "bpc_mean" in board else "accuracy")
     if f"{by}_mean" not in board:
         known = ", ".join(str(name)[:-5] for name in board if str(name).endswith("_mean"))
         raise ValueError(f"no run has {by!r}; a leaderboard can go by: {known}")

@@ -55,6 +55,7 @@ _ALL = (
     Metric("brier", "Brier", "", ".4f", "lower"),
     Metric("ece", "ECE", "", ".4f", "lower"),
     Metric("adaptive_ece", "Adaptive ECE", "", ".4f", "lower"),
+    Metric("training/bpc", "Training bits per character", "bits", ".3f", "lower"),
     Metric("training/loss", "Training loss", "nats", ".4f", "lower"),
     Metric("training/accuracy", "Training accuracy", "%", ".2f", "higher"),
     Metric("single/accuracy", "Single accuracy", "%", ".2f", "higher"),

@@ -161,8 +161,11 @@ def load_predictions(frame: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndar
 
     Raises:
         FileNotFoundError: If a run's predictions are gone.
+        LookupError: If they are of text, of which they are not kept.
     """
     stored = {row["run_id"]: _read_npz(row, "predictions") for row in frame.to_dict("records")}
+    if any("probabilities" not in arrays for arrays in stored.values()):
+        raise LookupError("of text, the likelihood of each symbol is kept, not all probabilities")
     return {run_id: (arrays["probabilities"], arrays["labels"]) for run_id, arrays in stored.items()}
 
 

@@ -16,8 +16,8 @@ from data.folders import digest as digest_of_folder
 from data.folders import load_folder
 from data.imagenet import load_imagenet
 from data.mnist import load_fashion_mnist, load_mnist
-from data.official_corruptions import official_sets
-from data.options import FILES, FOLDER, PICTURES, TEXT, Options, check_options
+from data.official_corruptions import check_exists, official_sets
+from data.options import FILES, FOLDER, PICTURES, TEXT, Options, check_cutout, check_options
 from data.pictures import PictureTask
 from data.shapes import DOWNLOADED, shape
 from data.source import Augmentation, Source, Split
@@ -31,6 +31,7 @@ __all__ = [
     "DATASETS",
     "STANDARD",
     "TEXTS",
+    "VERSIONS",
     "WITH_PATH",
     "Augmentation",
     "Batches",
@@ -73,6 +74,10 @@ TEXTS: dict[str, Callable[..., TextTask]] = {
 WITH_PATH = ("npz", "imagefolder", "text")
 """Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
 
+VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz"), 2)
+"""Raised whenever what a dataset gives changes: pictures, augmentation, companions, corruptions; 1 where it is not
+listed. Part of a run's key."""
+
 _OPTIONS = dict.fromkeys(DATASETS, PICTURES) | {"imagenet": FILES, "imagefolder": FOLDER} | dict.fromkeys(TEXTS, TEXT)
 
 
@@ -106,6 +111,8 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Opti
     if name in DOWNLOADED:  # refuse before a download what will not fit after it
         shape(dataset, **options)
     check_options(dataset, options, _OPTIONS[name])
+    if options.get("corruptions") == "official":
+        check_exists(dataset)
     if name in TEXTS:
         return TEXTS[name](path, root, **{key: options.get(key) for key in ("validation", "train_size", "segment")})
     return _pictures(dataset, name, path, root, options)
@@ -116,6 +123,7 @@ def _pictures(dataset: str, name: str, path: str, root: Path, options: Options) 
     side = options.get("image_size")
     source = load_folder(path, root, side) if side else DATASETS[name](path, root)
     channels, side = source.test.images.shape[1:3]
+    check_cutout(dataset, options, side)
     kind = options.get("corruptions", "generated")
     source = replace(
         source,

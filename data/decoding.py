@@ -81,6 +81,8 @@ def decode_file(file: Path, job: Job, seed: int | None) -> Pixels:
             if seed is None:
                 return cut_for_evaluation(picture, job.side)
             return cut_at_random(picture, job.side, Random(seed).random, job.flip)
+    except MemoryError:
+        raise
     except Exception as error:  # on damaged files decoders raise whatever they stumble over
         raise PictureError(
             f"{file}: cannot be decoded ({type(error).__name__}: {error}); put an intact picture in its place, "

@@ -113,10 +113,7 @@ def official_sets(dataset: str, root: Path, test: Split) -> Callable[[], Iterato
         FileNotFoundError: If a folder or a file is missing.
         ValueError: If the dataset has no such sets, a file is damaged, or the labels are not the test images' own.
     """
-    if dataset not in OFFICIAL:
-        raise ValueError(
-            f"{dataset} has no official corrupted files: only {', '.join(OFFICIAL)} have; use `corruptions: generated`"
-        )
+    check_exists(dataset)
     if isinstance(test.images, Tensor):
         check_official(dataset, root, test.labels)
         return partial(official_cifar, dataset, root, test.labels)
@@ -126,6 +123,18 @@ def official_sets(dataset: str, root: Path, test: Split) -> Callable[[], Iterato
         for name, severity, folder in official_imagenet(root, classes)
     ]
     return lambda: iter(listed)
+
+
+def check_exists(dataset: str) -> None:
+    """Refuse a dataset of which nobody has published corrupted test sets.
+
+    Raises:
+        ValueError: Naming those that have some.
+    """
+    if dataset not in OFFICIAL:
+        raise ValueError(
+            f"{dataset} has no official corrupted files: only {', '.join(OFFICIAL)} have; use `corruptions: generated`"
+        )
 
 
 def _in_order(folder: Path, classes: Sequence[str], test: Files, labels: Tensor, remedy: str) -> Files:

@@ -51,7 +51,23 @@ def check_options(dataset: str, options: Options, allowed: Sequence[str]) -> Non
         ValueError: Naming the first that it does not have.
     """
     for name, value in options.items():
-        if name not in ("validation", "train_size", *allowed) and value not in (None, 0, "generated"):
+        if name not in ("validation", "train_size", *allowed) and value not in (None, 0, "generated", (), []):
             raise ValueError(
                 f"{dataset} has no option {name} (={value}); it has validation, train_size, {', '.join(allowed)}"
             )
+
+
+def check_cutout(dataset: str, options: Options, side: int) -> None:
+    """Refuse a cutout that can leave nothing of a picture.
+
+    Args:
+        dataset: Its name.
+        options: What was asked for.
+        side: Of its pictures, in pixels.
+
+    Raises:
+        ValueError: Naming what is possible.
+    """
+    cutout = options.get("cutout", 0)
+    if cutout >= side:
+        raise ValueError(f"{dataset}: cutout={cutout} can cover whole pictures of {side} x {side}; at most {side - 1}")

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
-from data.batches import Batches
+from data.batches import Batches, normalised
 from data.corruptions import SEVERITIES, corrupt
 from data.decoder import Decoder
 from data.file_batches import FileBatches, decoded
@@ -138,6 +138,29 @@ class PictureTask(Task):
             for name in self.corruptions:
                 for severity in SEVERITIES:
                     yield name, severity, i * batch_size, self._corrupt(images, name, severity, i * batch_size)
+
+    def corrupted_part(self, name: str, severity: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images under one corruption, once each and in order: x and y as `part` gives them.
+
+        Args:
+            name: The corruption, one of `data.corruptions.CORRUPTIONS`.
+            severity: From 1 to 5.
+            batch_size: Images a batch.
+
+        Raises:
+            ValueError: If the official files are used and have no such set.
+        """
+        images: Images = self.test.images
+        if self.official:
+            found = [each for *which, each in self.official() if which == [name, severity]]
+            if not found:
+                raise ValueError(f"{self.name}: no official test set {name}, severity {severity}")
+            images = found[0]
+        for i, batch in enumerate(self.in_batches(images, batch_size)):
+            start = i * batch_size
+            seen = batch if self.official else self._corrupt(batch, name, severity, start)
+            (x,) = normalised(seen, self, len(seen))
+            yield x, self.test.labels[start : start + len(x)]
 
     def _corrupt(self, images: Tensor, name: str, severity: int, start: int) -> Tensor:
         """Generate a corruption of some test images, or give what was generated before and is small enough to keep."""

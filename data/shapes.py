@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Unpack, cast
 
 from data.companions import choose
-from data.options import FILES, PICTURES, TEXT, Options, check_options
+from data.official_corruptions import check_exists
+from data.options import FILES, PICTURES, TEXT, Options, check_cutout, check_options
 from data.splits import check_counts, check_share
 from data.task import Shape
 from data.text import SEGMENT, check_symbols, segments
@@ -50,10 +51,14 @@ def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
     held_out, kept = options.get("validation"), options.get("train_size")
     if known.image_size is None or known.in_channels is None:
         check_options(dataset, options, TEXT)
-        train = check_symbols(dataset, "train_size", kept, known.train)
+        segment = options.get("segment") or SEGMENT
+        train = check_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
         check_symbols(dataset, "validation", held_out, known.train // 18)
-        return known._replace(train=segments(train, options.get("segment") or SEGMENT))
+        return known._replace(train=segments(train, segment))
     check_options(dataset, options, FILES if dataset == "imagenet" else PICTURES)
+    if options.get("corruptions") == "official":
+        check_exists(dataset)
+    check_cutout(dataset, options, known.image_size)
     check_counts(dataset, known.train, held_out or 0, kept)
     check_share(options.get("label_noise", 0.0))
     choose(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())

@@ -233,7 +233,8 @@ def make_text(name: str, file: Path, validation: int | None, train_size: int | N
     number = torch.zeros(256, dtype=torch.uint8)
     number[symbols] = torch.arange(len(symbols), dtype=torch.uint8)
     first, second = len(raw) * 90 // 100, len(raw) * 95 // 100
-    kept = check_symbols(name, "train_size", train_size, first)
+    segment = segment or SEGMENT
+    kept = check_symbols(name, "train_size", train_size, first, least=segment + 1)
     held = check_symbols(name, "validation", validation, second - first)
     text = number[raw.int()]
     return TextTask(
@@ -243,16 +244,26 @@ def make_text(name: str, file: Path, validation: int | None, train_size: int | N
         train=text[:kept],
         validation=text[first : first + held] if held else None,
         test=text[second:],
-        segment=segment or SEGMENT,
+        segment=segment,
     )
 
 
-def check_symbols(name: str, what: str, asked: int | None, available: int) -> int:
+def check_symbols(name: str, what: str, asked: int | None, available: int, least: int = 2) -> int:
     """Give how many symbols of a part are taken: as many as asked for, or all.
+
+    Args:
+        name: The dataset's name.
+        what: The option that asks.
+        asked: How many; None for all, 0 for none.
+        available: How many there are.
+        least: So many are needed if any are taken.
 
     Raises:
         ValueError: Naming what is possible.
     """
     if asked is not None and asked > available:
         raise ValueError(f"{name}: cannot take {what}={asked} symbols; that part of the text has {available}")
-    return available if asked is None else asked
+    taken = available if asked is None else asked
+    if 0 < taken < least:
+        raise ValueError(f"{name}: {what}={taken} symbols are too few, at least {least} are needed")
+    return taken

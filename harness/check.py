@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from harness.study import Study
 
 PLAIN = MethodSpec(name="sgd")
+TEXT = data.Shape(None, None, 205, 900_000)
+"""The shape that takes the place of a text's which could not be read."""
 STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
 """What takes the place of parts of a study that were all wrong, so that the rest can be checked."""
 NUMBER = {2: "two", 3: "three"}
@@ -76,16 +78,19 @@ def check_builds(study: Study, errors: Errors) -> None:
     Where no dataset or no architecture is right, a stand-in lets the rest be checked all the same.
     """
     found = check_datasets(study, errors)
-    for dataset, shape in found or [(study.file.datasets[0], data.Shape(3, 32, 10, 50_000))]:
+    first = study.file.datasets[0]
+    stand_in = TEXT if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
+    for dataset, shape in found or [(first, stand_in)]:
         built = [
             plain
             for j, architecture in enumerate(study.file.architectures)
             if (plain := check_architecture(study, errors, dataset, shape, j, architecture))
         ]
         if not built:
-            recipe = study.file.recipe
+            recipe = study.file.recipe.model_copy(update={"initial": "random"})
             seed = study.file.seeds[0]
-            built = [Run(dataset=dataset, architecture="wrn-10-1", method=PLAIN, seed=seed, recipe=recipe)]
+            architecture = "wrn-10-1" if shape.image_size else "lstm-8"
+            built = [Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=seed, recipe=recipe)]
         for plain in built:
             check_methods(study, errors, plain, shape, loadable=bool(found))
 

@@ -97,7 +97,9 @@ def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
 def leaderboard(
     study: Study,
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.text,
-    by: Annotated[str, typer.Option(help="The metric to rank by.")] = "accuracy",
+    by: Annotated[
+        str | None, typer.Option(help="The metric to rank by. Default: accuracy, or of text bits per character.")
+    ] = None,
     output: Output = None,
     runs: Runs = Path("runs"),
     store: Store = None,

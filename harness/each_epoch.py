@@ -33,8 +33,8 @@ class EachEpoch:
         """Measure the method at the end of an epoch; it is only read.
 
         Returns:
-            test/accuracy (%) and test/nll; distance/l2, distance/cosine and distance/squared_cosine, where the method
-            has more than one anchor by now.
+            test/accuracy (%), test/nll, and of text test/bpc; distance/l2, distance/cosine and
+            distance/squared_cosine, where the method has more than one anchor by now.
 
         Raises:
             DivergenceError: if something is no number.
@@ -51,7 +51,7 @@ class EachEpoch:
                 self.copy.prepare(self.training)
                 self.copy.eval()
                 total = tally(self.copy.predict, self.test)
-                found |= {"test/accuracy": total.accuracy, "test/nll": total.nll}
+                found |= total.named("test")
         bad = [name for name, value in found.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number after epoch {method.epoch + 1}: {', '.join(bad)}")

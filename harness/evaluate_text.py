@@ -22,12 +22,14 @@ HELD_OUT = 2
 class TextScores:
     """The running scores of a method's members, together and alone."""
 
-    def __init__(self, temperature: float | None) -> None:
+    def __init__(self, temperature: float | None, bins: int | None) -> None:
         """Start from nothing.
 
         Args:
             temperature: by which the combined prediction is scaled too; None for no such column.
+            bins: of a second calibration error; None for none.
         """
+        self.second = None if bins is None else RunningScore(bins)
         self.temperature = temperature
         self.symbols = 0
         self.growing: list[RunningScore] = []  # of the first 1 … K members
@@ -44,6 +46,8 @@ class TextScores:
             score.add(log_p, y)
         together = log_p
         self.log_likelihoods.append(together.gather(1, y[:, None])[:, 0].float())
+        if self.second:
+            self.second.add(together, y)
         if self.temperature is not None:
             self.scaled.add(scaled(together, self.temperature), y)
         if len(logits) > 1:
@@ -59,6 +63,8 @@ class TextScores:
         members = [with_bits(score.metrics()) for score in (self.singles if len(self.singles) > 1 else self.growing)]
         found = with_bits(self.growing[-1].metrics()) | {"members": float(len(members))}
         found |= {f"single/{name}": mean(member[name] for member in members) for name in ("accuracy", "nll", "bpc")}
+        if self.second:
+            found[f"ece_{self.second.bins}"] = self.second.metrics()["ece"]
         if self.temperature is not None:
             cooled = self.scaled.metrics()
             found |= {"temperature": self.temperature, "scaled/nll": cooled["nll"], "scaled/ece": cooled["ece"]}
@@ -74,7 +80,7 @@ class TextScores:
 
 
 @torch.no_grad()
-def evaluate_text(method: Method, task: TextTask, counter: Counter) -> Evaluation:
+def evaluate_text(method: Method, task: TextTask, counter: Counter, bins: int | None = None) -> Evaluation:
     """Score every symbol of the test text but its first, exactly once.
 
     Of the predictions, which are too many to keep, ln p of each right symbol is kept.
@@ -83,7 +89,9 @@ def evaluate_text(method: Method, task: TextTask, counter: Counter) -> Evaluatio
         method: prepared for prediction.
         task: its test text.
         counter: of the method's networks.
+        bins: of a second calibration error, `ece_<bins>`; None for none.
     """
+    # Deviation: there is no adaptive ECE of text, whose bins depend on all confidences at once.
     method.eval()
     test = task.part("test", BATCH)
     assert test is not None
@@ -91,7 +99,7 @@ def evaluate_text(method: Method, task: TextTask, counter: Counter) -> Evaluatio
     x = next(iter(test))[0]
     kept = parameters_kept(method, x[:2])
     passes = forwards_per_example(method, x[:2], counter)
-    scores = TextScores(None if held_out is None else temperature(method, held_out))
+    scores = TextScores(None if held_out is None else temperature(method, held_out), bins)
     seconds = 0.0
     for logits, y, spent in predictions(method, test):
         scores.add(logits, y)

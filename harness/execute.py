@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -271,7 +271,9 @@ class Execution:
             return Landscape()
         train = self.task.part("train", BATCH)
         assert train is not None
-        examples = Examples(self.test(), train, self.for_statistics("prepare"))
+        task = self.task
+        corrupted = partial(task.corrupted_part, batch_size=BATCH) if isinstance(task, PictureTask) else None
+        examples = Examples(self.test(), train, self.for_statistics("prepare"), corrupted)
         plain = None
         if beside:
             other = make_method(self.run.plain(self.methods), self.methods, self.task.shape)
@@ -285,7 +287,7 @@ class Execution:
             found = evaluate(self.method, self.task, self.counter, self.run.evaluate.calibration_bins)
         else:
             assert isinstance(self.task, TextTask)
-            found = evaluate_text(self.method, self.task, self.counter)
+            found = evaluate_text(self.method, self.task, self.counter, self.run.evaluate.calibration_bins)
         bad = [name for name, value in {**found.metrics, **around.metrics}.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
@@ -318,6 +320,7 @@ def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decod
         for load in loaded.ood.values():
             load()  # what evaluation needs must be there before training starts
         loaded = loaded.decoding(decoders)
+        loaded.mean[0]  # measured at its first use, which must not be in a run's seconds
     return loaded.to(device)
 
 

@@ -3,10 +3,11 @@
 Nothing of the method is changed, and nothing is counted as its cost.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -37,11 +38,13 @@ class Examples:
         test: each test example once.
         train: each training example once, not augmented.
         statistics: training data on which running statistics are re-estimated, the same at each pass.
+        corrupted: gives each test example once under a corruption of a severity; None for text.
     """
 
     test: Passes
     train: Passes
     statistics: Iterable[Batch]
+    corrupted: Callable[[str, int], Iterable[Batch]] | None = None
 
 
 @dataclass
@@ -82,7 +85,7 @@ def explore(method: Method, asked: Measures, examples: Examples, plain: Anchor |
     found = Landscape()
     if asked.training_loss:
         total = tally(method.predict, examples.train)
-        found.metrics |= {"training/loss": total.nll, "training/accuracy": total.accuracy}
+        found.metrics |= total.named("training", nll="loss")
     makers: dict[str, Callable[[], dict[str, Array]]] = {}
     if asked.path:
         makers["path"] = partial(path, method, asked.path, examples)
@@ -103,7 +106,8 @@ def path(method: Method, asked: PathThrough, examples: Examples) -> dict[str, Ar
 
     Returns:
         alpha, accuracy (%), nll (nats), pair_accuracy, pair_nll, and logit_pair_accuracy and logit_pair_nll, where
-        the pair's logits are averaged in place of its probabilities: (points,) each.
+        the pair's logits are averaged in place of its probabilities: (points,) each. Under a corruption the same, as
+        fog_3_accuracy.
 
     Raises:
         LeftOutError: if the method has one anchor.
@@ -117,20 +121,26 @@ def path(method: Method, asked: PathThrough, examples: Examples) -> dict[str, Ar
     if len(anchors) < len(shares[0]):
         raise LeftOutError(f"a path runs between {len(shares[0])} networks, and there is {len(anchors)}")
     points = Points(method, anchors, examples.statistics)
-    singles, pairs, logit_pairs = ([Tally() for _ in places] for _ in range(3))
+    sets: dict[str, Callable[[], Iterable[Batch]]] = {"": lambda: examples.test}
+    for name, severity in product(asked.corruptions, asked.severities if asked.corruptions else ()):
+        if examples.corrupted is None:
+            raise LeftOutError("there are no corrupted test examples of text")
+        sets[f"{name}_{severity}_"] = partial(examples.corrupted, name, severity)
+    tallies: dict[str, list[Tally]] = defaultdict(lambda: [Tally() for _ in places])
     for i in range((len(places) + 1) // 2):
-        j = len(places) - 1 - i  # the place 1 − α
-        networks = [points.at(shares[k]) for k in dict.fromkeys((i, j))]
-        for x, y in examples.test:
-            logits = torch.stack([method(x, weights) for weights in networks])  # (1 or 2, B, C)
-            for k, own in zip(dict.fromkeys((i, j)), logits, strict=True):
-                singles[k].add(own[None], y)
-                pairs[k].add(logits, y)
-                logit_pairs[k].add(logits, y, logit_average=True)
+        both = list(dict.fromkeys((i, len(places) - 1 - i)))  # the places α and 1 − α
+        networks = [points.at(shares[k]) for k in both]
+        for which, batches in sets.items():
+            for x, y in batches():
+                logits = torch.stack([method(x, weights) for weights in networks])  # (1 or 2, B, C)
+                for k, own in zip(both, logits, strict=True):
+                    tallies[which][k].add(own[None], y)
+                    tallies[f"{which}pair_"][k].add(logits, y)
+                    tallies[f"{which}logit_pair_"][k].add(logits, y, logit_average=True)
     found = {"alpha": places}
-    for prefix, tallies in (("", singles), ("pair_", pairs), ("logit_pair_", logit_pairs)):
-        found[f"{prefix}accuracy"] = np.array([each.accuracy for each in tallies])
-        found[f"{prefix}nll"] = np.array([each.nll for each in tallies])
+    for prefix, each in tallies.items():
+        found[f"{prefix}accuracy"] = np.array([place.accuracy for place in each])
+        found[f"{prefix}nll"] = np.array([place.nll for place in each])
     return found
 
 
@@ -206,7 +216,7 @@ def coordinates(places: Sequence[Tensor]) -> Array:
         across = (v - u * (along / length)).norm().item()
         if across > 1e-6 * v.norm().item():
             return np.array([[0.0, 0.0], [length, 0.0], [along, across]])
-    raise LeftOutError("the three networks lie on one line")
+    raise LeftOutError("without BatchNorm's weights, the three networks lie on one line")
 
 
 def shares_at(x: float, y: float, corners: Array) -> list[float]:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from data.corruptions import CORRUPTIONS
 from methods.recipe import Part
 
 Sigma = Annotated[float, Field(ge=0)]
@@ -35,6 +36,19 @@ class PathThrough(Part):
     """Networks on the path, equally spaced."""
     margin: Annotated[float, Field(ge=0)] = 0.0
     """How far the path goes on beyond its ends, in its own length."""
+    corruptions: tuple[str, ...] = ()
+    """Corruptions under which the test examples are predicted too (Figure 9)."""
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 3, 5)
+    """Their severities."""
+
+    @field_validator("corruptions")
+    @classmethod
+    def known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse corruptions that there are not, and name each once."""
+        for name in value:
+            if name not in CORRUPTIONS:
+                raise ValueError(f"unknown corruption {name!r}: known are {', '.join(CORRUPTIONS)}")
+        return tuple(dict.fromkeys(value))
 
 
 class Plane(Part):
@@ -84,7 +98,7 @@ def read_switches(value: Any) -> Any:
         ValueError: for an empty `path:`, which YAML reads as off.
     """
     if not isinstance(value, dict):
-        return value
+        raise ValueError("expected a mapping of what to measure, as in {path: true}")
     for name in SWITCHES:
         if name in value and value[name] is None:
             raise ValueError(f"{name} is empty; write `{name}: true` for its defaults, or leave it out")

@@ -67,6 +67,7 @@ class Tally:
         """Start from nothing."""
         self.right = self.nats = 0.0
         self.examples = 0
+        self.text = False
 
     def add(self, logits: Tensor, y: Tensor, *, logit_average: bool = False) -> None:
         """Count a batch.
@@ -76,6 +77,7 @@ class Tally:
             y: classes, (B,); of text (B, T). Those below zero are not counted.
             logit_average: combine members by the mean of their logits, not of their probabilities.
         """
+        self.text = y.dim() > 1
         counted = y.flatten() >= 0
         rows = logits.movedim(2, -1).flatten(1, -2)[:, counted]  # (K, n, C)
         classes = y.flatten()[counted]
@@ -93,6 +95,11 @@ class Tally:
     def nll(self) -> float:
         """Nats an example."""
         return self.nats / self.examples
+
+    def named(self, prefix: str, nll: str = "nll") -> dict[str, float]:
+        """Give the scores as metrics: accuracy (%), NLL (nats) under the name `nll`, and of text bits per character."""
+        found = {f"{prefix}/accuracy": self.accuracy, f"{prefix}/{nll}": self.nll}
+        return found | ({f"{prefix}/bpc": metrics.bits_per_character(self.nll)} if self.text else {})
 
 
 @torch.no_grad()

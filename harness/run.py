@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from harness.expression import MethodSpec
 from harness.measures import Measures
@@ -39,6 +39,16 @@ class DatasetSpec(Part):
     """SHA-256 of the files of a dataset given by a path, which stands for the path in the key."""
     ood_digests: tuple[str, ...] = ()
     """The same for each companion given by a path."""
+    version: int = 1
+    """Of what the dataset gives (`data.VERSIONS`)."""
+
+    @field_validator("ood", mode="before")
+    @classmethod
+    def listed(cls, value: Any) -> Any:
+        """Ask for a list where a name was written alone."""
+        if isinstance(value, str):
+            raise ValueError(f"expected a list of companions, as in [{value}]")
+        return value
 
     @property
     def label(self) -> str:
@@ -52,7 +62,7 @@ class DatasetSpec(Part):
 
     def options(self) -> dict[str, Any]:
         """Give what `data.load` takes besides the name; defaults left out."""
-        return self.model_dump(exclude={"name", "digest", "ood_digests"}, exclude_defaults=True)
+        return self.model_dump(exclude={"name", "digest", "ood_digests", "version"}, exclude_defaults=True)
 
     def portable(self) -> dict[str, Any]:
         """Give the spec as JSON values, with digests in the place of paths."""

@@ -69,7 +69,11 @@ class StudyFile(BaseModel):
     @field_validator("datasets", mode="before")
     @classmethod
     def name_datasets(cls, value: Any) -> Any:
-        """Let a plain name stand for a dataset."""
+        """Let a plain name stand for a dataset, and refuse what is noted here and not asked for."""
+        for item in value if isinstance(value, list) else []:
+            noted = {"digest", "ood_digests", "version"} & set(item) if isinstance(item, dict) else ()
+            if noted:
+                raise ValueError(f"{', '.join(sorted(noted))}: found out from the files; leave it out")
         return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
 
     @field_validator("evaluate", mode="before")
@@ -214,10 +218,14 @@ def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
-    """Note the content of a dataset's own files, and its companions', so that changed files make other runs."""
+    """Note a dataset's version and the content of its own files and companions: if they change, so do the runs."""
     companions = tuple(data.digest(name) for name in dataset.ood or ())
     return dataset.model_copy(
-        update={"digest": data.digest(dataset.name) or None, "ood_digests": companions if any(companions) else ()}
+        update={
+            "digest": data.digest(dataset.name) or None,
+            "ood_digests": companions if any(companions) else (),
+            "version": data.VERSIONS.get(dataset.name.partition(":")[0], 1),
+        }
     )
 
 

@@ -53,8 +53,10 @@ def layer_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def collapse(layers: Sequence[Mapping[str, Tensor]], eps: float) -> dict[str, Tensor]:
     """Give the BatchNorm layer that is the mean of K layers' outputs, in evaluation mode.
 
-    With member k's scale γ_k, shift β_k, running mean m_k and variance v_k, the mean output is affine in x: scale
-    mean_k γ_k/√(v_k + ε), shift mean_k (β_k − γ_k m_k/√(v_k + ε)). The layer's own statistics become neutral.
+    With member k's scale γ_k, shift β_k, running mean m_k and variance v_k, the mean output is affine in x: slope
+    s = mean_k γ_k/√(v_k + ε), offset t = mean_k (β_k − γ_k m_k/√(v_k + ε)). The layer has the mean statistics m and v
+    of the K layers, the scale s√(v + ε) and the shift t + s·m: its parameters play the part of a trained layer's, so
+    that noise on them (flatness) means the same, and one layer alone stays itself.
 
     Args:
         layers: the tensors of each layer: weight, bias, running_mean, running_var.
@@ -62,9 +64,13 @@ def collapse(layers: Sequence[Mapping[str, Tensor]], eps: float) -> dict[str, Te
     """
     scales = [layer["weight"] / (layer["running_var"] + eps).sqrt() for layer in layers]
     shifts = [layer["bias"] - scale * layer["running_mean"] for scale, layer in zip(scales, layers, strict=True)]
+    slope, offset = torch.stack(scales).mean(0), torch.stack(shifts).mean(0)
+    mean, variance = (
+        torch.stack([layer[name] for layer in layers]).mean(0) for name in ("running_mean", "running_var")
+    )
     return {
-        "weight": torch.stack(scales).mean(0),
-        "bias": torch.stack(shifts).mean(0),
-        "running_mean": torch.zeros_like(layers[0]["running_mean"]),
-        "running_var": torch.full_like(layers[0]["running_var"], 1.0 - eps),
+        "weight": slope * (variance + eps).sqrt(),
+        "bias": offset + slope * mean,
+        "running_mean": mean,
+        "running_var": variance,
     }

@@ -217,6 +217,7 @@ class LatePhaseHypernet(Hypernetwork):
     """
 
     about: ClassVar[About] = LATE_PHASE
+    version: ClassVar[int] = 2
 
 
 class HypernetEnsemble(Hypernetwork):
@@ -230,6 +231,7 @@ class HypernetEnsemble(Hypernetwork):
     """
 
     about: ClassVar[About] = About("economical hypernetwork ensembles", "Sacramento et al. 2020", prediction="K")
+    version: ClassVar[int] = 2
     space: ClassVar[dict[str, BaseDistribution]] = {
         "K": IntDistribution(2, 20),
         "start": FloatDistribution(0.0, 0.9),

@@ -20,6 +20,7 @@ class LatePhaseBatchNorm(LatePhase):
     """
 
     about: ClassVar[About] = LATE_PHASE
+    version: ClassVar[int] = 2
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, last_layer: bool = True, **hyperparameters: Any) -> None:
         """Take the BatchNorm layers, and the last layer unless `last_layer` is false; the rest as `LatePhase`.

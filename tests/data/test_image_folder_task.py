@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data import load, shape
+from data import load, normalised, shape
 from data.decoding import Job, decode
 from data.file_batches import FileBatches
 from tests.data.picture_files import write_classes
@@ -60,3 +60,17 @@ def test_the_default_size_and_wrong_names(folder):
     with pytest.raises(ValueError, match="digits has no option image_size"):
         load("digits", image_size=32)
     assert shape("imagenet", validation=50_000) == (3, 224, 1000, 1_231_167)
+
+
+def test_one_corruption_as_examples(folder):
+    """The same pictures as among all corruptions, normalised as the test set, with its labels."""
+    task = load(f"imagefolder:{folder}", image_size=32).decoding(0)
+    parts = list(task.corrupted_part("fog", 3, 4))
+    assert torch.equal(torch.cat([y for _, y in parts]), task.test.labels)
+    expected = [
+        x
+        for name, severity, _, images in task.corrupted(4)
+        for x in normalised(images, task, 4)
+        if (name, severity) == ("fog", 3)
+    ]
+    assert torch.equal(torch.cat([x for x, _ in parts]), torch.cat(expected))

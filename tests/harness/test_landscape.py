@@ -1,5 +1,6 @@
 """Paths, planes and flatness against what a reader would compute; nothing is changed by looking."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -283,6 +284,26 @@ def test_specialists_span_a_plane_of_embeddings(recipe, examples):
 
 
 # --- flatness -------------------------------------------------------------------------------------------------
+
+
+def test_a_path_under_corruption(recipe, examples):
+    """The same scores, of examples that are darker the higher the severity."""
+    method = trained(Line, recipe, examples.train)
+    corrupted = {s: batches(41, 5) for s in (1, 4)}
+    for s, part in corrupted.items():
+        corrupted[s] = Passes((x - s, y) for x, y in part)
+    asked = PathThrough(points=3, corruptions=("brightness",), severities=(1, 4))
+    both = replace(examples, corrupted=lambda name, s: {"brightness": corrupted}[name][s])
+    found = path(method, asked, both)
+    for s, part in corrupted.items():
+        alone = path(method, PathThrough(points=3), replace(examples, test=part))
+        for name in ("accuracy", "nll", "pair_accuracy", "pair_nll", "logit_pair_nll"):
+            np.testing.assert_array_equal(found[f"brightness_{s}_{name}"], alone[name])
+    np.testing.assert_array_equal(found["nll"], path(method, PathThrough(points=3), examples)["nll"])
+    with pytest.raises(landscape.LeftOutError, match="no corrupted test examples of text"):
+        path(method, asked, examples)
+    with pytest.raises(ValueError, match="unknown corruption 'rain'"):
+        PathThrough(corruptions=("rain",))
 
 
 def test_flatness_adds_noise_in_proportion_to_each_weight(recipe, examples):

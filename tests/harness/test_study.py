@@ -156,7 +156,7 @@ def base(**changes):
         ({"plugins": "[3]"}, ["6: plugins[0]: Input is not a valid path"]),
         ({"plugins": "[mine.py]"}, ["6: plugins: plugin "]),
         ({"datasets": "[{name: digits, train_size: 0}]"}, ["1: datasets[0].train_size: Input should be greater"]),
-        ({"datasets": "['npz:']"}, ["1: datasets[0]: dataset 'npz:': the path of a file must follow"]),
+        ({"datasets": "['npz:']"}, ["1: datasets[0]: dataset 'npz:': a path must follow"]),
         ({"overrides": "[{recipe: {lr: 0}}]"}, ["6: overrides[0].recipe.lr: Input should be greater than 0"]),
         ({"overrides": "[{dataset: digits}]"}, ["6: overrides[0]: 'recipe' is missing"]),
         ({"precision": "float16"}, ["6: precision: Input should be 'float32' or 'bfloat16'"]),
