@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import Passes, PictureTask, normalised
+from data import Passes, PictureTask, Task, normalised
 from harness import metrics
 from harness.cost import Cost, Counter, parameters_kept
 from harness.detection import detection
@@ -19,7 +19,9 @@ from harness.temperature import fit_temperature, scaled
 from methods import Method
 
 BATCH = 1024
-"""Examples predicted at once."""
+"""Examples predicted at once, if they are small."""
+VALUES = 3 * 2**22
+"""Values of pictures predicted at once, at most: a thousand of 64 pixels, some eighty of 224."""
 MANY_CLASSES = 100
 """From so many on, the top-5 accuracy says something."""
 CHANGE_SEVERITY = 3
@@ -51,6 +53,12 @@ class Evaluation:
         np.savez_compressed(file, allow_pickle=False, **self.predictions)
 
 
+def at_once(task: Task) -> int:
+    """Say how many examples of a task are predicted at once, so that memory holds what a network makes of them."""
+    channels, side = task.shape.in_channels, task.shape.image_size
+    return BATCH if channels is None or side is None else max(1, min(BATCH, VALUES // (channels * side**2)))
+
+
 @torch.no_grad()
 def evaluate(method: Method, task: PictureTask, counter: Counter, bins: int | None = None) -> Evaluation:
     """Score every test example exactly once, and the companions of the task.
@@ -62,7 +70,8 @@ def evaluate(method: Method, task: PictureTask, counter: Counter, bins: int | No
         bins: of a second calibration error, `ece_<bins>`; None for none.
     """
     method.eval()
-    test = task.part("test", BATCH)
+    size = at_once(task)
+    test = task.part("test", size)
     assert test is not None
     y = task.test.labels.cpu()
     x = next(iter(test))[0]
@@ -75,7 +84,7 @@ def evaluate(method: Method, task: PictureTask, counter: Counter, bins: int | No
     found = score(log_p, y, bins) | {"members": float(len(logits))}
     singles = [score(metrics.ensemble(single[None]), y) for single in logits]
     found |= {f"single/{name}": mean(single[name] for single in singles) for name in ("accuracy", "nll")}
-    found |= after_temperature_scaling(method, task.part("validation", BATCH), log_p, y)
+    found |= after_temperature_scaling(method, task.part("validation", size), log_p, y)
     found |= out_of_distribution(method, task, metrics.entropy(log_p))
     found |= corruption(method, task, y, found["accuracy"])
     if len(logits) > 1:
@@ -155,7 +164,7 @@ def out_of_distribution(method: Method, task: PictureTask, inside: Tensor) -> di
     """Give AUROC, AUPR and FPR at 95 % TPR of telling each OOD companion by entropy, and their means."""
     found: dict[str, float] = {}
     for name, load in task.ood.items():
-        logits = member_logits(method, normalised(load(), task, BATCH))
+        logits = member_logits(method, normalised(load(), task, at_once(task)))
         for metric, value in detection(inside, metrics.entropy(metrics.ensemble(logits))).items():
             found[f"ood_{metric}/{name}"] = value
     names = dict.fromkeys(name.partition("/")[0] for name in found)
@@ -175,8 +184,9 @@ def corruption(method: Method, task: PictureTask, y: Tensor, clean: float) -> di
         clean: accuracy a without corruption, in %.
     """
     right: dict[tuple[str, int], int] = {}
-    for name, severity, start, images in task.corrupted(BATCH):
-        log_p = metrics.ensemble(member_logits(method, normalised(images, task, BATCH)))
+    size = at_once(task)
+    for name, severity, start, images in task.corrupted(size):
+        log_p = metrics.ensemble(member_logits(method, normalised(images, task, size)))
         hits = int((log_p.argmax(-1) == y[start : start + len(log_p)]).sum())
         right[name, severity] = right.get((name, severity), 0) + hits
     accuracies = {key: 100 * count / len(y) for key, count in right.items()}

@@ -20,7 +20,7 @@ from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
 from harness.cost import Counter, PeakMemory
 from harness.each_epoch import EachEpoch
-from harness.evaluate import BATCH, evaluate
+from harness.evaluate import at_once, evaluate
 from harness.evaluate_text import evaluate_text
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
 from harness.landscape import Examples, Landscape, explore
@@ -226,14 +226,14 @@ class Execution:
         Raises:
             ValueError: if there are none.
         """
-        passes = self.task.part(self.method.watches or "validation", BATCH)
+        passes = self.task.part(self.method.watches or "validation", at_once(self.task))
         if passes is None:
             raise ValueError(f"{self.run.method} watches validation data, but {self.run.dataset.label} holds none out")
         return passes
 
     def test(self) -> Passes:
         """Give each test example once."""
-        passes = self.task.part("test", BATCH)
+        passes = self.task.part("test", at_once(self.task))
         assert passes is not None
         return passes
 
@@ -269,10 +269,11 @@ class Execution:
         """
         if self.run.evaluate == Measures():
             return Landscape()
-        train = self.task.part("train", BATCH)
+        train = self.task.part("train", at_once(self.task))
         assert train is not None
         task = self.task
-        corrupted = partial(task.corrupted_part, batch_size=BATCH) if isinstance(task, PictureTask) else None
+        size = at_once(task)
+        corrupted = partial(task.corrupted_part, batch_size=size) if isinstance(task, PictureTask) else None
         examples = Examples(self.test(), train, self.for_statistics("prepare"), corrupted)
         plain = None
         if beside:

@@ -281,3 +281,10 @@ def test_top_5_accuracy_of_many_classes():
     inside = (log_p.topk(5).indices == y[:, None]).any(1)
     assert evaluating.score(log_p, y)["top5_accuracy"] == pytest.approx(100 * inside.double().mean().item())
     assert "top5_accuracy" not in evaluating.score(log_p[:, :99], y % 99)
+
+
+@pytest.mark.parametrize(("side", "size"), [(4, 1024), (64, 1024), (224, 83), (5000, 1)])
+def test_fewer_large_pictures_are_predicted_at_once(side, size):
+    images = torch.empty(1, 3, 1, 1, dtype=torch.uint8).expand(2, 3, side, side)
+    split = Split(images, torch.zeros(2, dtype=torch.int64))
+    assert evaluating.at_once(make_task(train=split)) == size
