@@ -36,6 +36,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 benchmark: setup
+	$(BIN)/python -m tests.benchmarks.loading
 	$(BIN)/python -m tests.benchmarks.speed
 
 clean:
