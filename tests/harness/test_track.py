@@ -72,7 +72,7 @@ def check(store, plan, runs):
             "role": "cell",
             "state": "finished",
             "method": str(planned.run.method),
-            "method_version": "1",
+            "method_version": str(planned.run.method.version),
             "dataset": "rows",
             "architecture": "lenet5",
             "seed": "0",
