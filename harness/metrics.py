@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.detection import auroc as auroc
-
 BINS = 15
 """Of the expected calibration error."""
 PART = 2**16
@@ -170,17 +168,6 @@ def calibration_gap(sums: Tensor) -> float:
     """Give the mean of |accuracy − mean confidence| over bins, weighted by their sizes, from `bin_sums`."""
     count, confidence, right = sums
     return float((confidence - right).abs().sum() / count.sum())
-
-
-def calibration_bins(log_p: Tensor, y: Tensor, bins: int = BINS) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort examples into equal-width bins of the likeliest class's probability; a bin includes its upper edge.
-
-    Returns:
-        For each bin: the share of the examples, their mean confidence, their accuracy (0 in an empty bin).
-    """
-    confidence, right = confidences(log_p, y)
-    count, confident, correct = bin_sums(equal_width(confidence, bins), confidence, right, bins)
-    return count / len(y), confident / count.clamp(min=1), correct / count.clamp(min=1)
 
 
 def ece(log_p: Tensor, y: Tensor, bins: int = BINS) -> float:

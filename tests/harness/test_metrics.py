@@ -112,10 +112,11 @@ def test_a_confidence_that_is_rounded_to_more_than_one_is_in_the_last_bin():
 def test_bins_without_examples_count_nothing():
     log_p = torch.tensor([[0.9, 0.1], [0.9, 0.1]], dtype=torch.float64).log()
     y = torch.tensor([0, 1])
-    share, confidence, right = metrics.calibration_bins(log_p, y)
-    assert share.tolist() == [0.0] * 13 + [1.0, 0.0]
-    assert confidence.tolist() == pytest.approx([0.0] * 13 + [0.9, 0.0])
-    assert right.tolist() == [0.0] * 13 + [0.5, 0.0]
+    confidences, hits = metrics.confidences(log_p, y)
+    count, confidence, right = metrics.bin_sums(metrics.equal_width(confidences, 15), confidences, hits, 15)
+    assert count.tolist() == [0.0] * 13 + [2.0, 0.0]
+    assert confidence.tolist() == pytest.approx([0.0] * 13 + [1.8, 0.0])
+    assert right.tolist() == [0.0] * 13 + [1.0, 0.0]
     assert metrics.ece(log_p, y) == pytest.approx(0.4)
 
 
