@@ -62,7 +62,7 @@ class Counter:
     def __call__(self, net: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         """Count a forward pass, and a backward one if gradients will flow."""
         if self.counting:
-            examples = len(arguments[0])
+            examples = arguments[0].shape[0]
             self.cost.forward_examples += examples
             if torch.is_grad_enabled():
                 self.cost.backward_examples += examples

@@ -39,7 +39,8 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
         made.append(Adam(adam, lr=recipe.lr, fused=True))
     optimizer = made[0] if len(made) == 1 else Together(made, places)
     if any(group["momentum"] for group in sgd):
-        made[0].register_step_pre_hook(partial(begin_momentum, optimizer))
+        parameters = sum(len(group["params"]) for group in optimizer.param_groups)
+        made[0].register_step_pre_hook(partial(begin_momentum, optimizer, parameters))
     return optimizer
 
 
@@ -68,7 +69,7 @@ class Together(Optimizer):
             part.step()
 
 
-def begin_momentum(whole: Optimizer, optimizer: Optimizer, args: object, kwargs: object) -> None:
+def begin_momentum(whole: Optimizer, parameters: int, optimizer: Optimizer, args: object, kwargs: object) -> None:
     """Give a parameter's momentum its start, zero, at its first gradient.
 
     torch's fused SGD fails where some parameters of a group have had a gradient and others have not, as late-phase
@@ -76,11 +77,12 @@ def begin_momentum(whole: Optimizer, optimizer: Optimizer, args: object, kwargs:
 
     Args:
         whole: holds the state of all parameters.
+        parameters: how many tensors these are.
         optimizer: the part that is about to step.
         args: of the step.
         kwargs: of the step.
     """
-    if len(whole.state) == sum(len(group["params"]) for group in whole.param_groups):
+    if len(whole.state) == parameters:
         return
     for group in optimizer.param_groups:
         if not group["momentum"]:
