@@ -42,6 +42,11 @@ class Planned:
     beside: tuple[str, ...] = ()
 
     @property
+    def key(self) -> str:
+        """The name of its folder, and of its MLflow run."""
+        return self.run.key
+
+    @property
     def after(self) -> tuple[str, ...]:
         """Keys of the runs that must be finished first."""
         return (*self.needs, *self.beside)

@@ -77,7 +77,7 @@ class Mirror:
             planned: the run.
             live: it is still running; send only now and then.
         """
-        key = planned.run.key
+        key = planned.key
         if live and time.monotonic() - self.updated.get(key, 0.0) < LIVE:
             return
         self.updated[key] = time.monotonic()
@@ -143,7 +143,7 @@ class Mirror:
         Raises:
             TrackingError: if the store cannot be reached.
         """
-        folder = RunFolder(self.runs, planned.run.key)
+        folder = RunFolder(self.runs, planned.key)
         result = read_json(folder.result)
         failure = read_json(folder.failure)
         state = "finished" if result else failure["state"] if failure else "running"
@@ -151,7 +151,7 @@ class Mirror:
         if failure and not result:
             tags["reason"] = failure["reason"][:4000]
         with reachable(self.store):
-            run_id, old = self.known.get(planned.run.key) or self.find_or_create(planned)
+            run_id, old = self.known.get(planned.key) or self.find_or_create(planned)
             if "state" not in old:  # it is new, or a kill came between its making and its first update
                 self.set_params(run_id, flatten(planned.run.model_dump(mode="json")))
             if old.get("state") != "finished":
@@ -169,11 +169,11 @@ class Mirror:
             changed = {name: value for name, value in tags.items() if old.get(name) != value}
             if changed:  # last, for the state says that all of the above was done
                 self.set_tags(run_id, changed)
-            self.known[planned.run.key] = (run_id, {**old, **tags})
+            self.known[planned.key] = (run_id, {**old, **tags})
 
     def find_or_create(self, planned: Planned) -> tuple[str, dict[str, str]]:
         """Find the MLflow run of a run, which another driver may have made meanwhile, or make it."""
-        key = planned.run.key
+        key = planned.key
         with FileLock(self.runs / "tracking.lock"):
             found = self.client.search_runs([self.experiment], filter_string=f"tags.key = '{key}'")
             if not found:

@@ -60,14 +60,14 @@ class Show:
 
     def started(self, planned: Planned) -> None:
         """A run starts or resumes."""
-        key = planned.run.key
+        key = planned.key
         self.since[key] = time.monotonic()
         if key not in self.bar_of:
             self.bar_of[key] = self.bars.add_task(f"  {planned.run}", total=planned.epochs or None)
 
     def ended(self, planned: Planned, outcome: Outcome) -> None:
         """A run ended."""
-        key = planned.run.key
+        key = planned.key
         seconds = time.monotonic() - self.since[key]
         if key in self.bar_of:
             self.bars.remove_task(self.bar_of.pop(key))

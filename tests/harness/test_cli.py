@@ -8,9 +8,8 @@ import sys
 import time
 
 import pytest
-from rich.console import Console
 
-from harness import cli
+from harness import cli, cli_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -20,7 +19,7 @@ def call(monkeypatch, capsys, tmp_path):
     """Run the command line in this process: exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(cli, "console", Console(width=200))
+    monkeypatch.setattr(cli_options.console, "_width", 200)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments)])

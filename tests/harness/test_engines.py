@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from harness import engines
 from harness.engines import Inline, Processes, make_engine
+from harness.engines.processes import TRIES
 from harness.folder import RunFolder
 
 METHODS = ["sgd", "swa(late_phase_bn(K=2, start=1), start=2)", "mc_dropout(K=2)", "deep_ensemble(K=2)"]
@@ -77,7 +77,7 @@ def test_a_run_that_always_kills_its_worker_fails_alone(tmp_path, plugin, write_
         tmp_path / "s.yaml", methods=[killer, "slow", f"deep_ensemble({killer}, K=1)"], recipe={"epochs": 4}
     )
     done = run_study(study, tmp_path / "runs", Processes(2, 1), plugins=[plugin])
-    assert len(mark.read_text()) == engines.TRIES == 3
+    assert len(mark.read_text()) == TRIES == 3
     reason = "its worker process died 3 times (killed, or out of memory)"
     found = {str(done.plan.runs[key].run.method): outcome for key, outcome in done.schedule.failed.items()}
     ensemble = next(name for name in found if name.startswith("deep_ensemble"))

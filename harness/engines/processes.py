@@ -1,4 +1,4 @@
-"""Engines: where runs are executed. One grid, one definition of a run, several ways to spread it."""
+"""Several runs at once on one machine, each in a worker process that takes one run after another."""
 
 import multiprocessing
 import os
@@ -9,54 +9,16 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
-from typing import Protocol
 
 import torch
 
-from harness.execute import Outcome, Settings, execute, fail
+from harness.engines.engine import Watch, work
+from harness.execute import Outcome, Settings, fail
 from harness.folder import RunFolder
-from harness.plan import Planned, Schedule
+from harness.plan import Schedule
 
 TRIES = 3
 """How often a run may lose its worker process before it counts as failed."""
-
-
-class Watch(Protocol):
-    """Is told what happens."""
-
-    def started(self, planned: Planned) -> None:
-        """A run starts or resumes."""
-
-    def ended(self, planned: Planned, outcome: Outcome) -> None:
-        """A run ended."""
-
-    def tick(self) -> None:
-        """Time passed: called at least every second or every epoch."""
-
-
-class Engine(Protocol):
-    """Executes what a schedule hands out."""
-
-    def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
-        """Execute until nothing is left."""
-
-
-class Inline:
-    """One run after another in this process."""
-
-    def __init__(self, threads: int) -> None:
-        """Compute with this many threads."""
-        self.threads = threads
-
-    def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
-        """Execute until nothing is left."""
-        torch.set_num_threads(self.threads)
-        while key := schedule.take():
-            planned = schedule.runs[key]
-            watch.started(planned)
-            outcome = execute(planned.run, settings, list(planned.after), watch.tick)
-            schedule.end(key, outcome)
-            watch.ended(planned, outcome)
 
 
 class Processes:
@@ -111,7 +73,7 @@ class Processes:
             alone = any(key in lost for key in [*schedule.running, *schedule.waiting])
             while len(futures) < (1 if alone else self.workers) and (key := schedule.take()):
                 planned = schedule.runs[key]
-                futures[pool.submit(execute, planned.run, settings, list(planned.after))] = key
+                futures[pool.submit(work, planned, settings)] = key
                 watch.started(planned)
             if not futures:
                 return
@@ -147,16 +109,3 @@ def stop(pool: ProcessPoolExecutor) -> None:
         process.kill()
     for process in processes:
         process.join()
-
-
-def make_engine(name: str, workers: int, threads: int) -> Engine:
-    """Make an engine by its name.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    if name == "inline":
-        return Inline(threads)
-    if name == "processes":
-        return Processes(workers, threads)
-    raise ValueError(f"unknown engine {name!r}; there are inline, processes")
