@@ -33,7 +33,7 @@ def relative_costs(frame: pd.DataFrame) -> pd.DataFrame:
     """
     out = frame.copy()
     notes = list(out.attrs.get("notes", []))
-    baselines = out[out["method"] == "sgd"]
+    baselines = out[out["method"] == "sgd"].drop_duplicates("key")  # one run may stand under several labels
     work = _column(out, "cost/forward_examples") + BACKWARD * _column(out, "cost/backward_examples")
     seconds = _column(out, "cost/train_seconds")
     reference = pd.DataFrame({"train_cost": float("nan"), "train_time": float("nan")}, index=out.index)

@@ -31,14 +31,14 @@ NUMBER = {2: "two", 3: "three"}
 def check_labels(study: Study, errors: Errors) -> None:
     """Report what could not be told apart in tables, or is listed twice."""
     labels: dict[str, str] = {}
-    methods: dict[str, str] = {}
+    seen: set[str] = set()
     for k, entry in enumerate(study.file.methods):
         place, method = ("methods", errors.index("methods", k)), str(entry.method)
         if labels.setdefault(entry.label, method) != method:
             errors.add(place, f"the label {entry.label!r} is that of {labels[entry.label]} already")
-        elif method in methods:
-            errors.add(place, f"{method} is listed already, as {methods[method]!r}")
-        methods.setdefault(method, entry.label)
+        elif entry.label in seen:
+            errors.add(place, f"{entry.label} is listed already")
+        seen.add(entry.label)
     datasets: set[str] = set()
     for i, dataset in enumerate(study.file.datasets):
         place = ("datasets", errors.index("datasets", i))

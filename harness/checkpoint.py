@@ -33,6 +33,8 @@ class Checkpoint:
         optimizer: its state by parameter name; empty in a finished state.
         cost: so far.
         history: the lines of metrics.jsonl so far, so that file and state cannot disagree.
+        trunk: whether the method's state is only what the forks of a trunk have in common.
+        inherited: what of the cost a trunk had cost already.
     """
 
     key: str
@@ -42,10 +44,13 @@ class Checkpoint:
     optimizer: dict[str, dict[str, Any]]
     cost: Cost
     history: list[dict[str, Any]] = field(default_factory=list)
+    trunk: bool = False
+    inherited: Cost = field(default_factory=Cost)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint in place of the one before."""
-        content = {**vars(self), "cost": self.cost.as_dict(), "format": FORMAT}
+        costs = {"cost": self.cost.as_dict(), "inherited": self.inherited.as_dict()}
+        content = {**vars(self), **costs, "format": FORMAT}
         whole = io.BytesIO()  # torch hides a full disk behind an error of its own
         torch.save(content, whole)
         write(path, lambda file: file.write(whole.getbuffer()))
@@ -63,7 +68,8 @@ def load(path: Path, key: str) -> Checkpoint:
                 raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = content.pop("format")
-        checkpoint = Checkpoint(**{**content, "cost": Cost(**content["cost"])})
+        costs = {name: Cost(**content[name]) for name in ("cost", "inherited") if name in content}
+        checkpoint = Checkpoint(**{**content, **costs})
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # there is hardly one that garbage cannot raise

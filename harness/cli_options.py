@@ -28,14 +28,14 @@ class Refusal(Exception):  # noqa: N818 - what a user reads, no failure of the p
     """Something the user can mend; its message says what and where."""
 
 
-def make_plan(study: str, plugins: list[Path] | None) -> "Plan":
-    """Read a study and expand it."""
+def make_plan(study: str, plugins: list[Path] | None, *, share: bool = False) -> "Plan":
+    """Read a study and expand it, perhaps with the trunks that its runs share."""
     from harness.places import StudyError
     from harness.plan import Plan
     from harness.study import load
 
     try:
-        return Plan(load(study, plugins or []))
+        return Plan(load(study, plugins or []), share=share)
     except StudyError as error:
         raise Refusal(str(error)) from error
 

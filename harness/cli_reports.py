@@ -65,11 +65,13 @@ def load_frame(
     plan = plan or make_plan(study, plugins)
     if is_quadratic(plan):
         raise Refusal(f"study {plan.study.name} simulates the noisy quadratic problem: `econ plot {study}` draws it")
-    labels = {key: planned.label for key, planned in plan.runs.items() if planned.role == "cell"}
+    labels = {key: planned.labels for key, planned in plan.runs.items() if planned.role == "cell"}
     with refusing(f"train the study with `econ run {study}`, or send its runs with `econ sync {study}`"):
         frame = load_runs(plan.study.name, store=store_uri(store, runs), keys=labels)
     frame["label"] = frame["key"].map(labels)
-    return frame
+    whole = frame.explode("label", ignore_index=True)  # a method may stand in the study under several names
+    whole.attrs = frame.attrs
+    return whole
 
 
 def is_quadratic(plan: "Plan") -> bool:

@@ -48,18 +48,26 @@ def run(
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,
+    trunk_gb: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Gigabytes for the states of trunks, the training that runs have in common and that is done once. "
+            "0: train every run alone.",
+        ),
+    ] = 20.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
 ) -> None:
     """Train what is left of a study. Safe to stop and to repeat: finished runs are skipped, others resume."""
-    plan = make_plan(study, plugin)
-    finished = plan.finished(runs)
+    plan = make_plan(study, plugin, share=trunk_gb > 0)
     for warning in sorted({planned.warning for planned in plan.runs.values() if planned.warning}):
         console.print(f"warning: {warning}", markup=False)
     if dry_run:
-        from harness.watch import plan_table
+        from harness.dry_run import plan_table
 
-        console.print(plan_table(plan, finished))
+        console.print(plan_table(plan, runs))
         return
+    finished = plan.finished(runs)
     import torch
 
     from harness.engines import make_engine
@@ -78,10 +86,10 @@ def run(
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
     schedule = Schedule(plan.runs, finished)
-    for key in finished:
+    for key in finished & plan.alone.keys():
         mirror.send(plan.runs[key])
     try:
-        with Show(plan, schedule, mirror, console) as show:
+        with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
             make_engine(engine.value, workers, threads).run(schedule, settings, show)
     except KeyboardInterrupt:
         console.print("interrupted; finished runs are kept, and the same command goes on with the others")
@@ -110,7 +118,7 @@ def conclude(plan: "Plan", failed: Mapping[str, tuple[str, str]], mirror: "Mirro
             soft_wrap=True,
         )
     if not failed:
-        console.print(f"study {plan.study.name}: all {len(plan.runs)} runs are finished")
+        console.print(f"study {plan.study.name}: all {len(plan.alone)} runs are finished")
         return
     table = Table(title=f"{len(failed)} of {len(plan.runs)} runs did not finish", show_lines=True)
     for column in ("run", "state", "reason", "folder"):

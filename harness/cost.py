@@ -42,6 +42,11 @@ class Cost:
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)}
         return Cost(**{**sums, "peak_memory_bytes": max(self.peak_memory_bytes, other.peak_memory_bytes)})
 
+    def __sub__(self, other: "Cost") -> "Cost":
+        """Leave out what was spent before; the peak of memory stays."""
+        rests = {f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(Cost)}
+        return Cost(**{**rests, "peak_memory_bytes": self.peak_memory_bytes})
+
     def as_dict(self) -> dict[str, Any]:
         """Give the cost as JSON values."""
         return asdict(self)

@@ -4,8 +4,8 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from data import Passes, PictureTask, Task, TextTask
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
-from harness.cost import Counter, PeakMemory
+from harness.cost import Cost, Counter, PeakMemory
 from harness.each_epoch import EachEpoch
 from harness.evaluate import at_once, evaluate
 from harness.evaluate_text import evaluate_text
@@ -29,12 +29,14 @@ from harness.noisy_quadratic import QuadraticRun
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
 from harness.quadratic_study import simulate_run
-from harness.result import make_result
+from harness.result import make_result, make_trunk_result
 from harness.run import DatasetSpec, Run
 from harness.train import DivergenceError, train_epoch
+from harness.trunks import Trunk
 from methods import Anchor
 from methods.plugins import available
 from methods.streams import stream
+from methods.trunk import fork, fork_state
 
 State = Literal["finished", "failed", "diverged"]
 
@@ -72,7 +74,11 @@ class Outcome(NamedTuple):
 
 
 def execute(
-    run: Run | QuadraticRun, settings: Settings, needed: list[str], report: Callable[[], None] = lambda: None
+    run: Run | QuadraticRun | Trunk,
+    settings: Settings,
+    needed: list[str],
+    report: Callable[[], None] = lambda: None,
+    trunks: Sequence[str] = (),
 ) -> Outcome:
     """Execute a run; whatever goes wrong in it is recorded in its folder and never raised.
 
@@ -81,6 +87,7 @@ def execute(
         settings: where and on what.
         needed: keys of the finished runs it starts from, then of those that its evaluation looks at.
         report: called at the end of every epoch.
+        trunks: keys of the trunks that it can go on from, the latest first; those that are not there are trained again.
 
     Returns:
         How it ended. A run that was finished already is left alone.
@@ -88,13 +95,16 @@ def execute(
     folder = RunFolder(settings.runs, run.key)
     try:
         with folder.claim(f"waiting for another process that works on {run}"):
-            if not folder.finished:
+            if not folder.finished or (isinstance(run, Trunk) and not folder.checkpoint.exists()):
                 folder.sweep()
+                folder.result.unlink(missing_ok=True)  # of a trunk whose state was removed
                 write_json(folder.spec, run.spec())
                 if isinstance(run, QuadraticRun):
                     simulate_run(run, folder, report)
+                elif isinstance(run, Trunk):
+                    Execution(run.run, settings, folder, report, trunks, until=run.epochs).finish_trunk(run)
                 else:
-                    Execution(run, settings, folder, report).finish(needed)
+                    Execution(run, settings, folder, report, trunks).finish(needed)
         return Outcome("finished")
     except Exception as error:
         state: State = "diverged" if isinstance(error, DivergenceError) else "failed"
@@ -115,9 +125,29 @@ def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
 class Execution:
     """One run in one process."""
 
-    def __init__(self, run: Run, settings: Settings, folder: RunFolder, report: Callable[[], None]) -> None:
-        """Load the data and build the method."""
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        folder: RunFolder,
+        report: Callable[[], None],
+        trunks: Sequence[str] = (),
+        *,
+        until: int | None = None,
+    ) -> None:
+        """Load the data and build the method.
+
+        Args:
+            run: what to run.
+            settings: where and on what.
+            folder: of the run, or of the trunk of it that is trained.
+            report: called at the end of every epoch.
+            trunks: keys of the trunks that it can go on from, the latest first.
+            until: train a trunk of so many epochs; None for the whole run.
+        """
         self.run, self.folder, self.report, self.settings = run, folder, report, settings
+        self.trunks, self.is_trunk = trunks, until is not None
+        self.inherited = Cost()
         self.device = torch.device(settings.device)
         self.task = load_task(run.dataset, settings.downloads, self.device, settings.decoders)
         warm_up(self.device)
@@ -131,7 +161,7 @@ class Execution:
             checkpoints.check_names(self.method)
             self.optimizer = make_optimizer(self.method, self.method.recipe)
             self.optimizer.register_step_post_hook(self.counter.step)
-        self.epoch = 0
+        self.epoch, self.epochs = 0, self.method.epochs if until is None else until
         self.augmented = self.batches("data")
         self.history: list[dict[str, Any]] = []
 
@@ -156,12 +186,47 @@ class Execution:
         if not prepared:
             if not self.epoch:
                 self.method.receive([load_finished(part) for part in parts])
+                self.go_on_from_trunk()
             self.train()
             with self.counter.training(self.device):
                 self.method.prepare(self.for_statistics("prepare"))
             self.save(prepared=True)
         self.write_result(parts, self.explore(beside))
         self.folder.progress.unlink(missing_ok=True)
+
+    def finish_trunk(self, trunk: Trunk) -> None:
+        """Do what is left of a trunk: nothing is evaluated, its state is the result."""
+        self.resume()
+        if not self.epoch:
+            self.go_on_from_trunk()
+        if self.epoch < self.epochs:
+            self.train()
+            self.save()
+        cost = self.counter.cost
+        write_json(self.folder.result, make_trunk_result(trunk, cost, cost - self.inherited, self.device))
+        self.folder.progress.unlink(missing_ok=True)
+
+    def go_on_from_trunk(self) -> None:
+        """Take the latest state that is there; the epochs after it, all if there is none, are trained as if alone.
+
+        Raises:
+            DivergenceError: if the trunk diverged, as this run then would.
+        """
+        for key in self.trunks:
+            folder = RunFolder(self.settings.runs, key)
+            failure = read_json(folder.failure)
+            if failure.get("state") == "diverged":
+                raise DivergenceError(f"{failure['reason']} (in the trunk that it goes on from)")
+            try:
+                if folder.finished:
+                    saved = checkpoints.load(folder.checkpoint, key)
+                    self.restore(saved)
+                    self.inherited = saved.cost
+                    return
+            except FileNotFoundError:
+                continue  # removed for its size
+            except CheckpointError as error:
+                print(f"{error}; {self.run} trains these epochs itself", file=sys.stderr)
 
     def resume(self) -> bool:
         """Load the checkpoint if there is one; say whether it is the finished state.
@@ -171,18 +236,26 @@ class Execution:
         if not self.folder.checkpoint.exists():
             return False
         try:
-            saved = checkpoints.load(self.folder.checkpoint, self.run.key)
+            saved = checkpoints.load(self.folder.checkpoint, self.folder.key)
         except CheckpointError as error:
             aside = self.folder.checkpoint.with_name("checkpoint.corrupt.pt")
             self.folder.checkpoint.replace(aside)
             print(f"{error}; put aside as {aside.name}, {self.run} starts anew", file=sys.stderr)
             return False
-        self.method.load_state_dict(saved.method)
+        self.inherited = saved.inherited
+        self.restore(saved)
+        return saved.prepared
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a state; of a trunk's, the method has only a part in common."""
+        if saved.trunk:
+            fork(self.method, saved.method, saved.epoch)
+        else:
+            self.method.load_state_dict(saved.method)
         if self.optimizer:
             checkpoints.load_optimizer_state(self.optimizer, saved.optimizer)
-        self.epoch, self.history, self.counter.cost = saved.epoch, saved.history, saved.cost
+        self.epoch, self.history, self.counter.cost = saved.epoch, saved.history, replace(saved.cost)
         write_lines(self.folder.metrics, self.history)
-        return saved.prepared
 
     def save(self, *, prepared: bool = False) -> None:
         """Write a checkpoint, then the epochs it holds."""
@@ -190,13 +263,15 @@ class Execution:
         cost.peak_memory_bytes = max(cost.peak_memory_bytes, self.memory.bytes())
         state = {} if prepared or not self.optimizer else checkpoints.optimizer_state(self.optimizer)
         Checkpoint(
-            key=self.run.key,
+            key=self.folder.key,
             epoch=self.epoch,
             prepared=prepared,
-            method=self.method.state_dict(),
+            trunk=self.is_trunk,
+            method=fork_state(self.method, self.epoch) if self.is_trunk else self.method.state_dict(),
             optimizer=state,
             cost=self.counter.cost,
             history=self.history,
+            inherited=self.inherited,
         ).save(self.folder.checkpoint)
         write_lines(self.folder.metrics, self.history)
 
@@ -244,7 +319,7 @@ class Execution:
         with self.memory.leaving_out():
             each_epoch = EachEpoch(asked, self.method, self.test(), self.for_statistics("prepare")) if asked else None
         saved = time.monotonic()
-        for epoch in range(self.epoch, self.method.epochs):
+        for epoch in range(self.epoch, self.epochs):
             assert self.optimizer is not None
             with self.counter.training(self.device):
                 loss, rate = train_epoch(self.method, self.optimizer, self.in_order, epoch)
@@ -258,7 +333,7 @@ class Execution:
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 self.save()
                 saved = time.monotonic()
-            write_json(self.folder.progress, {**line, "epochs": self.method.epochs}, durable=False)
+            write_json(self.folder.progress, {**line, "epochs": self.epochs}, durable=False)
             self.report()
 
     def explore(self, beside: list[RunFolder]) -> Landscape:
@@ -296,7 +371,8 @@ class Execution:
         if around.arrays:
             write(self.folder.arrays, around.save_arrays)
         needed = [read_json(part.result) for part in parts]
-        result = make_result(self.run, self.method, found, around, self.counter.cost, needed, self.device)
+        cost = self.counter.cost
+        result = make_result(self.run, self.method, found, around, cost, cost - self.inherited, needed, self.device)
         write_json(self.folder.result, result)
 
 

@@ -11,6 +11,7 @@ from harness.evaluate import Evaluation
 from harness.landscape import Landscape
 from harness.provenance import provenance
 from harness.run import Run
+from harness.trunks import Trunk
 from methods import Method
 from methods.wrapper import methods_within
 
@@ -25,6 +26,7 @@ def make_result(
     method: Method,
     found: Evaluation,
     around: Landscape,
+    cost: Cost,
     spent: Cost,
     needed: Sequence[Mapping[str, Any]],
     device: torch.device,
@@ -36,16 +38,17 @@ def make_result(
         method: prepared for prediction.
         found: by evaluation.
         around: what else the study asked to be measured.
-        spent: on the run itself.
+        cost: of the run's own training, all of it.
+        spent: of that what no trunk had spent before.
         needed: results of the runs it started from, whose cost is part of what the run costs alone.
         device: that trained it.
 
     Returns:
-        Everything that is the same whenever the run is repeated, but for what stands under "timing". "chosen_on" is
-        there only if its state was chosen on test data, or that of a run it started from was; "arrays" and "left_out"
-        only if the study asked for some.
+        Everything that is the same whenever the run is repeated, but for what stands under "timing", and under
+        "spent", which depends on the trunks that were there. "chosen_on" is there only if its state was chosen on test
+        data, or that of a run it started from was; "arrays" and "left_out" only if the study asked for some.
     """
-    alone = sum((cost_of(result) for result in needed), spent)
+    alone = sum((cost_of(result) for result in needed), cost)
     trained = parameters_trained(method) + sum(result["cost"]["parameters_trained"] for result in needed)
     on_test = any(part.watches == "test" for part in methods_within(method)) or any("chosen_on" in r for r in needed)
     return {
@@ -71,6 +74,28 @@ def make_result(
             "cost/seconds_per_1000_predictions": found.seconds_per_1000,
             "finished": time.time(),
         },
+        "provenance": provenance(device),
+    }
+
+
+def make_trunk_result(trunk: Trunk, cost: Cost, spent: Cost, device: torch.device) -> dict[str, Any]:
+    """Put together what a trunk cost, as JSON values; there is nothing else to say of it.
+
+    Args:
+        trunk: its spec.
+        cost: of all its epochs.
+        spent: of that what no earlier trunk had spent before.
+        device: that trained it.
+    """
+    return {
+        "key": trunk.key,
+        "run": str(trunk),
+        "spec": trunk.spec(),
+        "metrics": {},
+        "members": {},
+        "cost": part_of(cost, COUNTED),
+        "spent": part_of(spent, COUNTED),
+        "timing": {**part_of(cost, TIMED, "cost/"), **part_of(spent, TIMED, "spent/"), "finished": time.time()},
         "provenance": provenance(device),
     }
 

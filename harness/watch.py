@@ -1,10 +1,10 @@
 """What a person sees while a study runs, and the moments at which MLflow is brought up to date."""
 
+import math
 import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,14 +14,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from harness.execute import Outcome
 from harness.folder import RunFolder, read_json
 from harness.plan import Plan, Planned, Schedule
-from harness.quadratic_study import QuadraticStudy
-from harness.run import Run
 from harness.track import Mirror
+from harness.trunk_states import awaited, keep_within
 
 SHOWN = 0.5
 """Seconds between two looks at the running runs."""
@@ -30,8 +28,19 @@ SHOWN = 0.5
 class Show:
     """Progress bars on a terminal, one line a finished run elsewhere."""
 
-    def __init__(self, plan: Plan, schedule: Schedule, mirror: Mirror, console: Console) -> None:
-        """Show the runs of a plan."""
+    def __init__(
+        self, plan: Plan, schedule: Schedule, mirror: Mirror, console: Console, trunk_bytes: float = math.inf
+    ) -> None:
+        """Show the runs of a plan.
+
+        Args:
+            plan: of the study.
+            schedule: what is left of it.
+            mirror: brought up to date with what is seen.
+            console: where to show it.
+            trunk_bytes: what the states of trunks may take of the disk.
+        """
+        self.trunk_bytes = trunk_bytes
         self.plan, self.schedule, self.mirror, self.console = plan, schedule, mirror, console
         self.bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -81,6 +90,7 @@ class Show:
                 soft_wrap=True,
             )
         self.mirror.send(planned)
+        keep_within(self.mirror.runs, self.trunk_bytes, awaited(self.schedule))
         self.warn()
 
     def tick(self) -> None:
@@ -100,43 +110,3 @@ class Show:
         if self.mirror.problem and self.mirror.problem != self.warned:
             self.warned = self.mirror.problem
             self.console.print(f"warning: {self.warned}; training goes on", markup=False, soft_wrap=True)
-
-
-def plan_table(plan: Plan, finished: set[str]) -> Table:
-    """Tabulate what a study trains: the runs and epochs of each method, as written and left.
-
-    "As written" counts for each cell all that it needs; what cells share is trained, and left, only once.
-    """
-    table = Table(title=f"study {plan.study.name}: {len(plan.runs)} runs, {len(finished)} of them finished")
-    if isinstance(plan.study, QuadraticStudy):
-        for column in ("setting", "iterations", "iterations left"):
-            table.add_column(column, justify="right" if column != "setting" else "left")
-        for key, planned in plan.runs.items():
-            table.add_row(planned.label, f"{planned.epochs:,}", "" if key in finished else f"{planned.epochs:,}")
-        return table
-    table.add_column("method", overflow="fold")
-    for column in ("cells", "epochs as written", "runs left", "epochs left"):
-        table.add_column(column, justify="right")
-    groups: dict[str, dict[str, list[str]]] = {}
-    for key, planned in plan.runs.items():
-        assert isinstance(planned.run, Run)
-        place = f"{planned.run.dataset.label} · {planned.run.architecture}"
-        name = planned.label if planned.role == "cell" else f"  needed: {planned.label}"
-        groups.setdefault(place, {}).setdefault(name, []).append(key)
-    totals = [0, 0, 0, 0]
-    for place, methods in groups.items():
-        table.add_row(escape(place), style="bold")
-        for name, keys in sorted(methods.items()):
-            cells = [key for key in keys if plan.runs[key].role == "cell"]
-            left = [key for key in keys if key not in finished]
-            counts = [
-                len(cells),
-                sum(plan.epochs_as_written(key) for key in cells),
-                len(left),
-                sum(plan.runs[key].epochs for key in left),
-            ]
-            table.add_row(escape(name), *(f"{count:,}" if count else "" for count in counts))
-            totals = [total + count for total, count in zip(totals, counts, strict=True)]
-        table.add_section()
-    table.add_row("total", *(f"{total:,}" for total in totals), style="bold")
-    return table

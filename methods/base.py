@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from methods.batch_norm import reestimate
 from methods.recipe import Recipe
 from methods.streams import MakeNet, stream
+from methods.trunk import ALONE, Sharing
 
 Batch = tuple[Tensor, Tensor]
 """x (B, …), for pictures (B, C_in, H, W); y (B,), the class of each example."""
@@ -84,6 +85,7 @@ class Method(nn.Module):
         space: the search space of the keyword hyperparameters, each default inside its range.
         version: raised whenever the results of the method change; part of a run's key.
         about: its family, paper and cost.
+        sharing: what of its training other methods' runs have in common with it, so that it need not be done twice.
         epochs: how many epochs the method trains itself; 0 if it only combines what others trained.
         start_epoch: T0, the epoch in which the method departs from plain training and `begin` is called; `epochs`
             if it never does.
@@ -97,6 +99,7 @@ class Method(nn.Module):
     space: ClassVar[dict[str, BaseDistribution]] = {}
     version: ClassVar[int] = 1
     about: ClassVar[About] = About("", "")
+    sharing: ClassVar[Sharing] = ALONE
 
     net: nn.Module
     recipe: Recipe

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from methods.base import About, Method
 from methods.recipe import Recipe
 from methods.streams import MakeNet, seeded
+from methods.trunk import Sharing, Trunk
+
+DROPOUT = Sharing(lambda method: Trunk(f"dropout {Dropout.version} at {method.p!r}", method.epochs))
+"""With or without dropout at test time, training is the same."""
 
 
 class Dropout(Method):
@@ -21,10 +25,12 @@ class Dropout(Method):
 
     space: ClassVar[dict[str, BaseDistribution]] = {"p": FloatDistribution(0.05, 0.5)}
     about: ClassVar[About] = About("regularisation", "Srivastava et al. 2014")
+    sharing: ClassVar[Sharing] = DROPOUT
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, p: Annotated[float, Field(gt=0, lt=1)] = 0.2) -> None:
         """Build a network whose dropout layers drop with probability `p`."""
         super().__init__(make_net.having(dropout=p), recipe)
+        self.p = p
         self.start_epoch = 0
         if not self.dropout_layers():
             raise ValueError("this architecture has no place for dropout")
@@ -46,6 +52,7 @@ class MCDropout(Dropout):
 
     space: ClassVar[dict[str, BaseDistribution]] = {**Dropout.space, "K": IntDistribution(2, 50)}
     about: ClassVar[About] = About("implicit ensembles", "Gal & Ghahramani 2016", prediction="K")
+    sharing: ClassVar[Sharing] = DROPOUT
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from methods.base import About, MakeMethod
 from methods.recipe import Position, Recipe, start_at
 from methods.sgd import SGD
 from methods.streams import MakeNet
-from methods.wrapper import Collector
+from methods.trunk import Sharing
+from methods.wrapper import UNTIL_START, Collector
 
 
 class FGE(Collector):
@@ -31,6 +32,7 @@ class FGE(Collector):
     about: ClassVar[About] = About(
         "snapshots", "Garipov et al. 2018", prediction="((1 - start) * epochs + cycle / 2 + 0.5) // cycle"
     )
+    sharing: ClassVar[Sharing] = UNTIL_START
 
     def __init__(
         self,

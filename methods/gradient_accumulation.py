@@ -6,9 +6,10 @@ from optuna.distributions import BaseDistribution
 from pydantic import Field
 
 from methods.base import About
-from methods.late_phase import LatePhase
+from methods.late_phase import LATE_SHARING, LatePhase
 from methods.recipe import Position, Recipe
 from methods.streams import MakeNet
+from methods.trunk import Sharing
 
 
 class GradientAccumulation(LatePhase):
@@ -19,6 +20,7 @@ class GradientAccumulation(LatePhase):
     """
 
     about: ClassVar[About] = About("plain training", "von Oswald et al. 2021")
+    sharing: ClassVar[Sharing] = LATE_SHARING
     space: ClassVar[dict[str, BaseDistribution]] = {
         name: LatePhase.space[name] for name in ("K", "start", "gamma_theta")
     }

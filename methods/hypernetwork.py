@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from methods.base import About, Anchor
 from methods.batch_norm import batch_norms
-from methods.late_phase import LATE_PHASE, LatePhase
+from methods.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
 from methods.layers import last_layer as name_of_last_layer
 from methods.recipe import Position, Recipe
 from methods.streams import MakeNet, seeded
+from methods.trunk import Sharing, Trunk
 
 Ownership = Literal["own", "shared"]
 STEM = 10
@@ -81,6 +82,12 @@ class Embedding(nn.Module):
         """Take (D, chunks)."""
         super().__init__()
         self.e = nn.Parameter(vectors.clone())
+
+
+HYPERNETWORK_SHARING = LATE_SHARING._replace(
+    trunk=lambda method: Trunk(f"hypernetwork {LatePhaseHypernet.version}: {method.groups}", method.start_epoch),
+    state=("net", "theta", "factors"),
+)
 
 
 class Hypernetwork(LatePhase):
@@ -217,6 +224,7 @@ class LatePhaseHypernet(Hypernetwork):
     """
 
     about: ClassVar[About] = LATE_PHASE
+    sharing: ClassVar[Sharing] = HYPERNETWORK_SHARING
     version: ClassVar[int] = 2
 
 
@@ -231,6 +239,7 @@ class HypernetEnsemble(Hypernetwork):
     """
 
     about: ClassVar[About] = About("economical hypernetwork ensembles", "Sacramento et al. 2020", prediction="K")
+    sharing: ClassVar[Sharing] = HYPERNETWORK_SHARING
     version: ClassVar[int] = 2
     space: ClassVar[dict[str, BaseDistribution]] = {
         "K": IntDistribution(2, 20),

@@ -9,6 +9,7 @@ from methods.base import About, MakeMethod
 from methods.recipe import Recipe
 from methods.sgd import SGD
 from methods.streams import MakeNet
+from methods.trunk import Sharing, Trunk
 from methods.wrapper import Wrapper, methods_within
 
 
@@ -25,6 +26,7 @@ class LabelSmoothing(Wrapper):
 
     space: ClassVar[dict[str, BaseDistribution]] = {"epsilon": FloatDistribution(0.01, 0.8, log=True)}
     about: ClassVar[About] = About("regularisation", "Müller et al. 2019")
+    sharing: ClassVar[Sharing] = Sharing(lambda method: Trunk(method.inner, method.epochs))
 
     def __init__(
         self,

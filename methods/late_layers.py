@@ -4,10 +4,11 @@ from typing import Any, ClassVar
 
 from methods.base import About
 from methods.batch_norm import batch_norms
-from methods.late_phase import LATE_PHASE, LatePhase
+from methods.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
 from methods.layers import last_layer as name_of_last_layer
 from methods.recipe import Recipe
 from methods.streams import MakeNet
+from methods.trunk import Sharing
 
 
 class LatePhaseBatchNorm(LatePhase):
@@ -20,6 +21,7 @@ class LatePhaseBatchNorm(LatePhase):
     """
 
     about: ClassVar[About] = LATE_PHASE
+    sharing: ClassVar[Sharing] = LATE_SHARING
     version: ClassVar[int] = 2
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, last_layer: bool = True, **hyperparameters: Any) -> None:
@@ -46,6 +48,7 @@ class LatePhaseLastLayer(LatePhase):
     """
 
     about: ClassVar[About] = LATE_PHASE
+    sharing: ClassVar[Sharing] = LATE_SHARING
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, **hyperparameters: Any) -> None:
         """Take the last layer; the rest as `LatePhase`."""

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from methods.base import About, Batch
 from methods.batch_norm import reestimate
-from methods.late_phase import LATE_PHASE, LatePhase, tensors_of
+from methods.late_phase import LATE_PHASE, LATE_SHARING, LatePhase, tensors_of
 from methods.layers import carries_state
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe
 from methods.streams import MakeNet
+from methods.trunk import Sharing
 
 
 class LatePhaseFull(LatePhase):
@@ -28,6 +29,7 @@ class LatePhaseFull(LatePhase):
         training="start + K * (1 - start) if data == 'full' else 1",
         passes="0 if prediction == 'members' or statistics in ('collapse', 'average') else 1",
     )
+    sharing: ClassVar[Sharing] = LATE_SHARING
     space: ClassVar[dict[str, BaseDistribution]] = {name: LatePhase.space[name] for name in ("K", "start", "sigma0")}
 
     def __init__(
@@ -90,6 +92,7 @@ class LateIndependent(LatePhaseFull):
     about: ClassVar[About] = LatePhaseFull.about._replace(
         family="economical hypernetwork ensembles", paper="Sacramento et al. 2020"
     )
+    sharing: ClassVar[Sharing] = LATE_SHARING
 
     def __init__(
         self,
@@ -121,6 +124,9 @@ class Branched(LatePhaseFull):
         training="start + K * (1 - start)",
         passes="(points or 5) if prediction == 'mixtures' else 0 if prediction == 'members' else 1",
         prediction="(points or 5) if prediction == 'mixtures' else K if prediction == 'members' else 1",
+    )
+    sharing: ClassVar[Sharing] = LATE_SHARING._replace(
+        prediction=frozenset({"prediction", "mixing", "points"}), prepared=("average", "mixtures")
     )
     space: ClassVar[dict[str, BaseDistribution]] = {
         "K": IntDistribution(2, 10),

@@ -20,13 +20,20 @@ from methods.batch_norm import batch_norms, reestimate
 from methods.collapse import average_layers
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe, start_at
+from methods.sgd import PLAIN
 from methods.streams import MakeNet, seeded
+from methods.trunk import Sharing, Trunk
 
 LATE_PHASE = About(
     "late-phase weights",
     "von Oswald et al. 2021",
     passes="K if statistics == 'reestimate_members' else 1 if statistics == 'reestimate' else 0",
     prediction="K if prediction == 'members' else 1",
+)
+LATE_SHARING = Sharing(
+    lambda method: Trunk(PLAIN, method.start_epoch),
+    prediction=frozenset({"prediction", "statistics"}),
+    prepared=("average",),
 )
 
 

@@ -8,14 +8,19 @@ from optuna.distributions import BaseDistribution
 from torch import Tensor, nn
 
 from methods.base import About
-from methods.late_phase import LATE_PHASE, LatePhase
+from methods.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
 from methods.layers import last_layer as name_of_last_layer
 from methods.layers import weight_matrices
 from methods.recipe import Recipe
 from methods.streams import MakeNet, seeded
+from methods.trunk import Sharing, Trunk
 
 INITIAL = (0.99, 1.01)
 """Range of the factors' initial values (appendix A, "LSTM")."""
+RANK1_SHARING = LATE_SHARING._replace(
+    trunk=lambda method: Trunk(f"rank1 {Rank1.version} of {', '.join(method.matrices)}", method.start_epoch),
+    state=("net", "factors"),
+)
 
 
 class RankOne(nn.Module):
@@ -49,6 +54,7 @@ class LatePhaseRank1(LatePhase):
     """
 
     about: ClassVar[About] = LATE_PHASE
+    sharing: ClassVar[Sharing] = RANK1_SHARING
 
     def __init__(
         self,
@@ -101,6 +107,7 @@ class Rank1(LatePhaseRank1):
     """
 
     about: ClassVar[About] = About("plain training", "von Oswald et al. 2021")
+    sharing: ClassVar[Sharing] = RANK1_SHARING
     space: ClassVar[dict[str, BaseDistribution]] = {}
 
     def __init__(

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from methods.recipe import Recipe
 from methods.streams import CPU, MakeNet
-from methods.subspace import Place, Subspace
+from methods.subspace import SUBSPACE_SHARING, Place, Subspace
+from methods.trunk import Sharing
 
 
 class Simplex(Subspace):
@@ -20,6 +21,7 @@ class Simplex(Subspace):
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {**Subspace.space, "m": IntDistribution(2, 6)}
+    sharing: ClassVar[Sharing] = SUBSPACE_SHARING
 
     def __init__(
         self,

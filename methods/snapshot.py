@@ -10,7 +10,8 @@ from methods.base import About, MakeMethod
 from methods.recipe import Position, Recipe, start_at
 from methods.sgd import SGD
 from methods.streams import MakeNet
-from methods.wrapper import Collector, equally_spaced
+from methods.trunk import Sharing
+from methods.wrapper import UNTIL_START, Collector, equally_spaced
 
 
 class Snapshot(Collector):
@@ -27,6 +28,7 @@ class Snapshot(Collector):
         "ratio": FloatDistribution(0.25, 4.0, log=True),
     }
     about: ClassVar[About] = About("snapshots", "Huang et al. 2017", prediction="M")
+    sharing: ClassVar[Sharing] = UNTIL_START
 
     def __init__(
         self,

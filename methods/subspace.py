@@ -19,9 +19,11 @@ from methods.named_buffers import NamedBuffers
 from methods.recipe import Recipe
 from methods.squared_cosine import squared_cosine
 from methods.streams import CPU, MakeNet
+from methods.trunk import Sharing
 
 Place = float | Sequence[float] | Tensor
 """α, a point's place in its subspace: () for a line or curve, (m,) for a simplex; if layerwise, (layers, …)."""
+SUBSPACE_SHARING = Sharing(prediction=frozenset({"prediction", "points", "alpha"}), prepared=("statistics",))
 
 
 class Subspace(Method):
@@ -253,6 +255,7 @@ class Line(Path):
     """
 
     version: ClassVar[int] = 2
+    sharing: ClassVar[Sharing] = SUBSPACE_SHARING
     m = 2
 
     def coefficients(self, alpha: Tensor) -> Tensor:
@@ -267,6 +270,7 @@ class Curve(Path):
         Wortsman et al., Learning neural network subspaces, ICML 2021, section 3; Garipov et al., NeurIPS 2018.
     """
 
+    sharing: ClassVar[Sharing] = SUBSPACE_SHARING
     m = 3
 
     def coefficients(self, alpha: Tensor) -> Tensor:

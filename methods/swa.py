@@ -12,7 +12,8 @@ from methods.averaging import Averaging, flat
 from methods.base import About, Batch, Method
 from methods.recipe import Recipe
 from methods.streams import MakeNet
-from methods.wrapper import Collector
+from methods.trunk import Sharing
+from methods.wrapper import UNTIL_START, Collector
 
 POINTS = "points or 6 if prediction == 'simplex' else 2 if prediction == 'pair' else 1"
 """How many networks of averaged weights predict."""
@@ -35,6 +36,9 @@ class SWA(Averaging):
         "Izmailov et al. 2018",
         passes=f"0 if prediction == 'checkpoints' else {POINTS}",
         prediction=f"checkpoints if prediction == 'checkpoints' else {POINTS}",
+    )
+    sharing: ClassVar[Sharing] = UNTIL_START._replace(
+        prediction=frozenset({"points", "alpha"}), prepared=("statistics",)
     )
 
     def __init__(

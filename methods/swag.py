@@ -12,6 +12,8 @@ from methods.averaging import Averaging, flat
 from methods.base import About
 from methods.recipe import Recipe
 from methods.streams import MakeNet
+from methods.trunk import Sharing
+from methods.wrapper import UNTIL_START
 
 GAMMA, MIX_1, MIX_2 = (
     constant - (1 << 64) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -40,6 +42,7 @@ class SWAG(Averaging):
         "scale": FloatDistribution(0.05, 2.0, log=True),
     }
     about: ClassVar[About] = About("weight averaging", "Maddox et al. 2019", passes="N", prediction="N")
+    sharing: ClassVar[Sharing] = UNTIL_START._replace(prediction=frozenset({"N", "scale"}), prepared=("statistics",))
 
     squares: Tensor
     deviations: Tensor

@@ -12,6 +12,10 @@ from torch.optim import Optimizer
 from methods.base import Anchor, Batch, MakeMethod, Method, Need, Weights
 from methods.recipe import Recipe
 from methods.streams import MakeNet
+from methods.trunk import Sharing, Trunk
+
+UNTIL_START = Sharing(lambda method: Trunk(method.inner, method.start_epoch))
+"""Of a method that only collects from `start_epoch` on."""
 
 
 class Wrapper(Method):

@@ -35,4 +35,4 @@ def work(planned: Planned, settings: Settings, report: Callable[[], None] = lamb
         settings: where and on what.
         report: called at the end of every epoch.
     """
-    return execute(planned.run, settings, list(planned.after), report)
+    return execute(planned.run, settings, [*planned.needs, *planned.beside], report, list(planned.trunks))

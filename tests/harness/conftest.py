@@ -105,10 +105,14 @@ class Log:
         self.ticks = 0
 
     def started(self, planned: Any) -> None:
-        self.starts.append(str(planned.run.method))
+        self.starts.append(self.name(planned))
 
     def ended(self, planned: Any, outcome: Any) -> None:
-        self.ends.append((str(planned.run.method), outcome.state))
+        self.ends.append((self.name(planned), outcome.state))
+
+    @staticmethod
+    def name(planned: Any) -> str:
+        return "trunk" if planned.role == "trunk" else str(planned.run.method)
 
     def tick(self) -> None:
         self.ticks += 1
@@ -123,9 +127,11 @@ def log() -> Log:
 def run_study() -> Callable[..., SimpleNamespace]:
     """Give a function that runs what is left of a study and returns its plan, schedule and settings."""
 
-    def run(study: Path, runs: Path, engine: Any = None, watch: Any = None, **settings: Any) -> SimpleNamespace:
+    def run(
+        study: Path, runs: Path, engine: Any = None, watch: Any = None, share: bool = False, **settings: Any
+    ) -> SimpleNamespace:
         plugins = settings.pop("plugins", ())
-        plan = Plan(load(str(study), plugins))
+        plan = Plan(load(str(study), plugins), share=share)
         schedule = Schedule(plan.runs, plan.finished(runs))
         made = Settings(runs, checkpoint_seconds=0.0, plugins=plan.study.plugins, **settings)
         watch = watch or Log()
@@ -142,7 +148,7 @@ def read_result() -> Callable[..., dict[str, Any]]:
     def read(runs: Path, key: str) -> dict[str, Any]:
         folder = RunFolder(runs, key)
         result = json.loads(folder.result.read_text())
-        del result["timing"], result["provenance"]
+        del result["timing"], result["spent"], result["provenance"]
         epochs = [{name: v for name, v in line.items() if name != "time"} for line in folder.read_epochs()]
         return {**result, "epochs": epochs, "predictions": folder.predictions.read_bytes()}
 

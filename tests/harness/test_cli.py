@@ -70,7 +70,9 @@ def test_a_dry_run_starts_nothing(call, tmp_path, write_study):
     assert (code, err) == (0, "")
     assert "warning: late_phase_bn(K=5, start=1) on rows: an epoch has 4 minibatches" in out
     assert "study s: 4 runs" in out
-    assert out.splitlines()[-2].replace("│", " ").split() == ["total", "3", "12", "4", "9"]
+    rows = [line.replace("│", " ").split() for line in out.splitlines()]
+    assert ["total", "3", "12", "8", "5", "8"] in rows  # the late phase goes on from a trunk of one epoch
+    assert "after sharing: 8 of 12 epochs as written, 66.7 %" in out
     assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
 
 
@@ -81,7 +83,8 @@ def test_run_status_sync_and_leaderboard(call, tmp_path, write_study, store):
     assert call("status", study)[1].startswith("0 finished, 0 running, 0 stopped, 0 failed, 4 to do")
     code, out, err = call("run", study)
     assert code == 0, err
-    assert "[4/4] swa(start=1) · lenet5 · rows · seed 1: finished in" in out
+    assert "[6/6] swa(start=1) · lenet5 · rows · seed 1: finished in" in out
+    assert out.count("trunk of 1 epochs") == 2, "one a seed"
     assert "study s: all 4 runs are finished" in out
     code, out, _ = call("run", study)
     assert code == 0
@@ -98,6 +101,18 @@ def test_run_status_sync_and_leaderboard(call, tmp_path, write_study, store):
     code, out, _ = call("table", study, "--output", tmp_path / "deep" / "t.tex")
     assert code == 0
     assert r"\toprule" in (tmp_path / "deep" / "t.tex").read_text()
+
+
+def test_a_method_under_two_labels_has_two_rows(call, tmp_path, write_study, store):
+    study = write_study(tmp_path / "s.yaml", methods=["sgd", {"T0 = 3": "sgd"}], recipe={"epochs": 1})
+    code, out, _ = call("run", study)
+    assert code == 0
+    assert "all 1 runs are finished" in out
+    code, out, _ = call("leaderboard", study)
+    assert code == 0
+    rows = [line[3:] for line in out.splitlines() if line.startswith("1  ")]
+    assert [row.split("  ")[0] for row in rows] == ["T0 = 3", "sgd"], out
+    assert rows[0].split()[-2:] == rows[1].split()[-2:] == ["1.00", "1.00"]
 
 
 BROKEN = """

@@ -6,10 +6,11 @@ import pytest
 from rich.console import Console
 
 import methods
+from harness.dry_run import plan_table
 from harness.execute import Outcome
+from harness.folder import RunFolder, write_json
 from harness.plan import Plan, Planned, Schedule
 from harness.study import load
-from harness.watch import plan_table
 from methods import Method
 
 
@@ -38,6 +39,18 @@ def test_a_component_that_is_a_cell_too_takes_the_cells_label(write_study, tmp_p
     runs = by_name(plan)
     assert (runs["sgd 0"].role, runs["sgd 0"].label) == ("cell", "plain")
     assert (runs["sgd 1"].role, runs["sgd 1"].label) == ("component", "sgd")
+
+
+def test_a_method_under_several_labels_is_one_run_and_counts_as_often_as_it_is_written(write_study, tmp_path):
+    plan = plan_of(write_study, tmp_path, methods=["swa", {"start 0.8": "swa(sgd, start=0.8)"}])
+    (planned,) = plan.runs.values()
+    assert planned.labels == ("swa", "start 0.8")
+    console = Console(width=200, file=StringIO())
+    console.print(plan_table(plan, tmp_path))
+    rows = [line.split() for line in console.file.getvalue().replace("│", " ").splitlines()]
+    assert ["swa", "1", "3", "3", "1", "3"] in rows
+    assert ["start", "0.8", "1", "3"] in rows
+    assert ["total", "2", "6", "3", "1", "3"] in rows
 
 
 def test_ensembles_of_different_seeds_and_sizes_share_runs_but_not_within_a_row(write_study, tmp_path):
@@ -87,7 +100,7 @@ def test_a_cycle_may_be_as_long_as_all_orders_of_an_epoch(write_study, tmp_path,
 
 def planned(make_run, method, needs=(), seed=0):
     run = make_run(method, seed=seed)
-    return run.key, Planned(run, method, "cell", tuple(needs), 1)
+    return run.key, Planned(run, (method,), "cell", tuple(needs), 1)
 
 
 @pytest.fixture
@@ -146,17 +159,19 @@ def test_the_table_counts_epochs_as_written_and_left(write_study, tmp_path):
     methods = [{"[/x] plain": "sgd"}, "deep_ensemble(K=2)"]
     plan = plan_of(write_study, tmp_path, methods=methods, seeds=[0, 1])
     runs = by_name(plan)
+    for name in ("sgd 0", "sgd 2"):
+        write_json(RunFolder(tmp_path, runs[name].key).result, {"made": "up"})
     console = Console(width=200, file=StringIO())
-    console.print(plan_table(plan, {runs["sgd 0"].run.key, runs["sgd 2"].run.key}))
+    console.print(plan_table(plan, tmp_path))
     lines = console.file.getvalue().replace("│", " ").splitlines()
     rows = [line.split() for line in lines]
     assert "study s: 6 runs, 2 of them finished" in lines[0]
-    # cells, epochs as written, runs left, epochs left; nothing is written for 0
+    # cells, epochs as written, after sharing, runs left, epochs left; nothing is written for 0
     for row in (
         ["rows", "·", "lenet5"],
-        ["[/x]", "plain", "2", "6", "1", "3"],
+        ["[/x]", "plain", "2", "6", "6", "1", "3"],
         ["deep_ensemble(K=2)", "2", "12", "2"],
-        ["needed:", "sgd", "1", "3"],
-        ["total", "4", "18", "4", "6"],
+        ["needed:", "sgd", "6", "1", "3"],
+        ["total", "4", "18", "12", "4", "6"],
     ):
         assert row in rows, lines

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from rich.console import Console
 
-from harness import cli, quadratic_study
+from harness import cli, cli_options, quadratic_study
 from harness.execute import Settings, execute
 from harness.folder import RunFolder
 from harness.noisy_quadratic import QuadraticRun, balance, late_phase_loss
@@ -82,7 +81,7 @@ def call(path, monkeypatch, capsys, empty_store):
     shutil.copy(empty_store, path.parent / "runs" / "mlflow.db")
     # MLflow keeps a store open by its URI: the default one, which is relative, would be another test's.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path.parent / 'runs' / 'mlflow.db'}")
-    monkeypatch.setattr(cli, "console", Console(width=200))
+    monkeypatch.setattr(cli_options.console, "_width", 200)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments)])
