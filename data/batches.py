@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from data.files import Images
 from data.source import Augmentation, Split
+from data.task import share
 
 if TYPE_CHECKING:
     from data.pictures import PictureTask
@@ -75,6 +76,17 @@ class Batches:
             raise ValueError("batches without a stream are not prepared for one")
         other = copy(self)
         other._stream = stream
+        return other
+
+    def divided(self, part: int, parts: int) -> Self:
+        """One of several parts of every batch; everything is drawn as for whole batches.
+
+        Raises:
+            ValueError: If a part of some batch would be empty.
+        """
+        other = copy(self)
+        other._bounds = [share(start, stop, part, parts) for start, stop in self._bounds]
+        other.examples = sum(stop - start for start, stop in other._bounds)
         return other
 
     def __len__(self) -> int:

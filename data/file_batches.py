@@ -13,6 +13,7 @@ from data.decoder import Decoder
 from data.decoding import Job
 from data.files import Files
 from data.source import Augmentation, Split
+from data.task import share
 
 
 class FileBatches:
@@ -75,6 +76,17 @@ class FileBatches:
         other._stream = stream
         return other
 
+    def divided(self, part: int, parts: int) -> Self:
+        """One of several parts of every batch; everything is drawn as for whole batches.
+
+        Raises:
+            ValueError: If a part of some batch would be empty.
+        """
+        other = copy(self)
+        other._bounds = [share(start, stop, part, parts) for start, stop in self._bounds]
+        other.examples = sum(stop - start for start, stop in other._bounds)
+        return other
+
     def __len__(self) -> int:
         """Number of batches a pass."""
         return len(self._bounds)
@@ -85,10 +97,10 @@ class FileBatches:
         files, labels, seeds = self._files, self._labels, None
         if self._stream is not None:
             generator = self._stream()
-            order = torch.randperm(self.examples, generator=generator)
+            order = torch.randperm(len(labels), generator=generator)
             files, labels = files[order], labels[order.to(device)]
             if self._augmentation:
-                seeds = torch.randint(2**63 - 1, (self.examples,), generator=generator)
+                seeds = torch.randint(2**63 - 1, (len(labels),), generator=generator)
         flip = self._augmentation is not None and self._augmentation.flip
         scale, shift = normalisation(files.shape[1:], self._mean, self._std, device)
         images = decoded(files, self._bounds, self._decoder, device, seeds, flip=flip)

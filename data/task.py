@@ -46,6 +46,32 @@ class Passes(Protocol):
         """The same examples in other random orders, each pass a function of a fresh CPU generator."""
         ...
 
+    def divided(self, part: int, parts: int) -> Self:
+        """One of several parts of every minibatch, in the same random order; only its examples are made.
+
+        Args:
+            part: Which one, from 0.
+            parts: How many there are; their sizes differ by one example at most.
+
+        Raises:
+            ValueError: If a part of some minibatch would be empty.
+        """
+        ...
+
+
+def share(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
+    """Where one of several parts of some examples starts and stops; their sizes differ by one at most.
+
+    Raises:
+        ValueError: If a part would be empty.
+    """
+    if stop - start < parts:
+        raise ValueError(
+            f"a minibatch of {stop - start} examples cannot be divided into {parts} parts: take fewer, or a batch size "
+            "that leaves a larger last minibatch"
+        )
+    return start + (stop - start) * part // parts, start + (stop - start) * (part + 1) // parts
+
 
 class Task(ABC):
     """A dataset ready to train on: pictures (`PictureTask`) or text (`TextTask`).

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from data.archives import unpack
 from data.download import Checksum, fetch
-from data.task import Part, Shape, Task
+from data.task import Part, Shape, Task, share
 
 SEGMENT = 100
 """Symbols through which gradients flow back. The late-phase paper does not state it; this is our choice."""
@@ -53,8 +53,13 @@ class Segments:
                 f"a text of {len(text)} symbols is too short for {lanes} lanes, one a row of a minibatch, and segments "
                 f"of {segment} symbols"
             )
-        self.examples = lanes * len(range(0, self.length, segment))
         self._text, self._lanes, self._segment, self._stream = text, lanes, segment, stream
+        self._rows = (0, lanes)
+
+    @property
+    def examples(self) -> int:
+        """Segments of a pass."""
+        return (self._rows[1] - self._rows[0]) * len(self)
 
     def streaming(self, stream: Callable[[], Generator]) -> Self:
         """The same segments with other randomness; the text is not copied."""
@@ -62,17 +67,28 @@ class Segments:
         other._stream = stream
         return other
 
+    def divided(self, part: int, parts: int) -> Self:
+        """One of several parts of every minibatch: some of the lanes, the same ones throughout.
+
+        Raises:
+            ValueError: If there are fewer lanes than parts.
+        """
+        other = copy(self)
+        other._rows = share(*self._rows, part, parts)
+        return other
+
     def __len__(self) -> int:
         """Minibatches of a pass."""
-        return self.examples // self._lanes
+        return len(range(0, self.length, self._segment))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: symbols x and the next ones y, both int64 (B, T)."""
         first = int(torch.randint(self._segment, (), generator=self._stream()))
         lanes = self._text[first : first + self._lanes * self.length].view(self._lanes, self.length)
         following = self._text[first + 1 : first + 1 + self._lanes * self.length].view(self._lanes, self.length)
+        own = slice(*self._rows)
         for x, y in zip(torch.split(lanes, self._segment, 1), torch.split(following, self._segment, 1), strict=True):
-            yield x.long(), y.long()
+            yield x[own].long(), y[own].long()
 
 
 class Windows:
@@ -119,6 +135,14 @@ class Windows:
             ValueError: always.
         """
         raise ValueError("windows of a text have no random order")
+
+    def divided(self, part: int, parts: int) -> Self:
+        """Refuse: these are to test on, which one process does.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("windows of a text are not divided")
 
 
 @dataclass(frozen=True, eq=False)

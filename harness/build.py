@@ -10,7 +10,7 @@ from torch import nn
 import models
 from data import Shape
 from harness.run import Run
-from methods import MakeNet, Method
+from methods import MakeNet, Method, Recipe
 from methods.wrapper import methods_within
 from models.pretrained import check_fit, load_pretrained
 
@@ -21,6 +21,7 @@ def make_method(
     shape: Shape,
     attach: Callable[[nn.Module], nn.Module] = lambda net: net,
     weights: Path | None = None,
+    recipe: Recipe | None = None,
 ) -> Method:
     """Build the method of a run on the CPU.
 
@@ -30,6 +31,7 @@ def make_method(
         shape: of the pictures, and the number of classes.
         attach: given each network as it is drawn, before any copy of it is made: precision, cost hooks.
         weights: the folder of pretrained weights; None to leave networks as drawn even if they should start from such.
+        recipe: in place of the run's, one that trains alike.
 
     Raises:
         ValueError: if the architecture or the method refuses, or the pretrained weights do not fit.
@@ -50,7 +52,7 @@ def make_method(
             load_pretrained(net, run.architecture, weights)
         return attach(net)
 
-    return run.method.make(methods)(MakeNet(build, run.seed), run.recipe)
+    return run.method.make(methods)(MakeNet(build, run.seed), recipe or run.recipe)
 
 
 def count_anchors(method: Method, *, most: int = 4) -> int | None:

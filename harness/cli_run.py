@@ -45,6 +45,9 @@ def run(
         int | None,
         typer.Option(min=0, help="Processes a run that decode picture files. Default: the cores, shared out."),
     ] = None,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Processes that train each run together: on so many GPUs, or on the CPU.")
+    ] = 1,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,
@@ -81,8 +84,9 @@ def run(
     threads = threads or max(1, cores // workers)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
+    check_ranks(device, ranks, workers)
     decoders = max(1, cores // workers) if decoders is None else decoders
-    settings = Settings(runs, downloads, device, checkpoint_seconds, plan.study.plugins, decoders)
+    settings = Settings(runs, downloads, device, checkpoint_seconds, plan.study.plugins, decoders, ranks)
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
     schedule = Schedule(plan.runs, finished)
@@ -105,6 +109,21 @@ def check_device(device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise Refusal(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def check_ranks(device: str, ranks: int, workers: int) -> None:
+    """Refuse more ranks than there are GPUs from a device on, and runs that would use the same ones at once."""
+    if ranks == 1 or not device.startswith("cuda"):
+        return
+    import torch
+
+    from harness.ranks import device_of
+
+    last, gpus = device_of(device, ranks - 1), torch.cuda.device_count()
+    if int(last.partition(":")[2]) >= gpus:
+        raise Refusal(f"--ranks {ranks}: each has a GPU of its own, the last one {last}, but there are {gpus}")
+    if workers > 1:
+        raise Refusal(f"--ranks {ranks} with --workers {workers}: all runs would use the same GPUs; take --workers 1")
 
 
 def conclude(plan: "Plan", failed: Mapping[str, tuple[str, str]], mirror: "Mirror", study: str) -> None:

@@ -15,10 +15,12 @@ from torch import nn
 
 import data
 from data import Passes, PictureTask, Task, TextTask
+from data.decoder import usable_cpus
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
 from harness.cost import Cost, Counter, PeakMemory
+from harness.distributed import ALONE, Group
 from harness.each_epoch import EachEpoch
 from harness.evaluate import at_once, evaluate
 from harness.evaluate_text import evaluate_text
@@ -29,8 +31,10 @@ from harness.noisy_quadratic import QuadraticRun
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
 from harness.quadratic_study import simulate_run
+from harness.ranks import device_of, run_together
 from harness.result import make_result, make_trunk_result
 from harness.run import DatasetSpec, Run
+from harness.synchronized import DividedRecipe, synchronize
 from harness.train import DivergenceError, train_epoch
 from harness.trunks import Trunk
 from methods import Anchor
@@ -56,6 +60,7 @@ class Settings:
         checkpoint_seconds: the least time between two checkpoints of a run; 0 for one every epoch.
         plugins: files of the user's own methods.
         decoders: processes that decode picture files for a run; None for one a CPU, 0 for the run's own.
+        ranks: processes that train a run together, on the CPU or on the CUDA devices from `device` on.
     """
 
     runs: Path = Path("runs")
@@ -64,6 +69,7 @@ class Settings:
     checkpoint_seconds: float = 10.0
     plugins: tuple[Path, ...] = ()
     decoders: int | None = None
+    ranks: int = 1
 
 
 class Outcome(NamedTuple):
@@ -101,16 +107,54 @@ def execute(
                 write_json(folder.spec, run.spec())
                 if isinstance(run, QuadraticRun):
                     simulate_run(run, folder, report)
-                elif isinstance(run, Trunk):
-                    Execution(run.run, settings, folder, report, trunks, until=run.epochs).finish_trunk(run)
+                elif settings.ranks > 1:
+                    job = partial(take_part, run, settings, folder, needed, trunks)
+                    run_together(job, settings.ranks, settings.device, report)
                 else:
-                    Execution(run, settings, folder, report, trunks).finish(needed)
+                    do(run, settings, folder, needed, trunks, ALONE, report)
         return Outcome("finished")
     except Exception as error:
         state: State = "diverged" if isinstance(error, DivergenceError) else "failed"
         ours = isinstance(error, DivergenceError | NeedError)
         reason = str(error) if ours else f"{type(error).__name__}: {error}"
         return fail(folder, Outcome(state, reason), traceback.format_exc())
+
+
+def take_part(
+    run: Run | Trunk,
+    settings: Settings,
+    folder: RunFolder,
+    needed: list[str],
+    trunks: Sequence[str],
+    group: Group,
+    report: Callable[[], None],
+) -> None:
+    """Execute a run as one of the ranks that share it."""
+    decoders = usable_cpus() if settings.decoders is None else settings.decoders
+    share = decoders and max(1, decoders // group.size)
+    own = replace(settings, device=device_of(settings.device, group.rank), decoders=share)
+    do(run, own, folder, needed, trunks, group, report)
+
+
+def do(
+    run: Run | Trunk,
+    settings: Settings,
+    folder: RunFolder,
+    needed: list[str],
+    trunks: Sequence[str],
+    group: Group,
+    report: Callable[[], None],
+) -> None:
+    """Do what is left of a run or a trunk, in this process."""
+    with group.in_turn():
+        if isinstance(run, Trunk):
+            execution = Execution(run.run, settings, folder, report, trunks, group, until=run.epochs)
+        else:
+            execution = Execution(run, settings, folder, report, trunks, group)
+    if isinstance(run, Trunk):
+        execution.finish_trunk(run)
+    else:
+        execution.finish(needed)
 
 
 def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
@@ -123,7 +167,7 @@ def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
 
 
 class Execution:
-    """One run in one process."""
+    """One run in one process, which may be one of several ranks; rank 0 writes and evaluates."""
 
     def __init__(
         self,
@@ -132,6 +176,7 @@ class Execution:
         folder: RunFolder,
         report: Callable[[], None],
         trunks: Sequence[str] = (),
+        group: Group = ALONE,
         *,
         until: int | None = None,
     ) -> None:
@@ -143,9 +188,10 @@ class Execution:
             folder: of the run, or of the trunk of it that is trained.
             report: called at the end of every epoch.
             trunks: keys of the trunks that it can go on from, the latest first.
+            group: the ranks that share the run.
             until: train a trunk of so many epochs; None for the whole run.
         """
-        self.run, self.folder, self.report, self.settings = run, folder, report, settings
+        self.run, self.folder, self.report, self.settings, self.group = run, folder, report, settings, group
         self.trunks, self.is_trunk = trunks, until is not None
         self.inherited = Cost()
         self.device = torch.device(settings.device)
@@ -155,19 +201,21 @@ class Execution:
         self.counter = Counter()
         self.methods = available(settings.plugins)
         self.weights = settings.downloads / "weights"
-        self.method = make_method(run, self.methods, self.task.shape, self.attach, self.weights).to(self.device)
+        recipe = DividedRecipe.of(run.recipe, group)
+        self.method = make_method(run, self.methods, self.task.shape, self.attach, self.weights, recipe).to(self.device)
         self.optimizer: torch.optim.Optimizer | None = None
         if self.method.epochs:
             checkpoints.check_names(self.method)
             self.optimizer = make_optimizer(self.method, self.method.recipe)
             self.optimizer.register_step_post_hook(self.counter.step)
+        group.share_gradients(self.method, self.optimizer)
         self.epoch, self.epochs = 0, self.method.epochs if until is None else until
         self.augmented = self.batches("data")
         self.history: list[dict[str, Any]] = []
 
     def attach(self, net: nn.Module) -> nn.Module:
-        """Set up a network as it is drawn: memory layout, cost hooks, precision."""
-        net = net.to(memory_format=torch.channels_last)
+        """Set up a network as it is drawn: synchronised layers, memory layout, cost hooks, precision."""
+        net = synchronize(net, self.group).to(memory_format=torch.channels_last)
         net.register_forward_pre_hook(self.counter)
         if self.run.precision == "bfloat16":
             use_bfloat16(net, self.device.type)
@@ -182,29 +230,47 @@ class Execution:
                 raise NeedError(f"it needs the run {part.key[:12]}, which did not finish: {reason}")
         count = len(self.method.needs())
         parts, beside = parts[:count], parts[count:]
-        prepared = self.resume()
+        prepared = self.begin()
         if not prepared:
             if not self.epoch:
                 self.method.receive([load_finished(part) for part in parts])
-                self.go_on_from_trunk()
             self.train()
-            with self.counter.training(self.device):
-                self.method.prepare(self.for_statistics("prepare"))
-            self.save(prepared=True)
-        self.write_result(parts, self.explore(beside))
-        self.folder.progress.unlink(missing_ok=True)
+            with self.group.together(self.counter), self.counter.training(self.device):
+                self.method.prepare(self.group.part(self.for_statistics("prepare")))
+            if not self.group.rank:
+                self.save(prepared=True)
+        if not self.group.rank:
+            self.write_result(parts, self.explore(beside))
+            self.folder.progress.unlink(missing_ok=True)
+        self.group.wait()
 
     def finish_trunk(self, trunk: Trunk) -> None:
         """Do what is left of a trunk: nothing is evaluated, its state is the result."""
-        self.resume()
-        if not self.epoch:
-            self.go_on_from_trunk()
-        if self.epoch < self.epochs:
+        self.begin()
+        trained = self.epoch < self.epochs
+        if trained:
             self.train()
-            self.save()
-        cost = self.counter.cost
-        write_json(self.folder.result, make_trunk_result(trunk, cost, cost - self.inherited, self.device))
-        self.folder.progress.unlink(missing_ok=True)
+        if not self.group.rank:
+            if trained:
+                self.save()
+            cost = self.counter.cost
+            write_json(self.folder.result, make_trunk_result(trunk, cost, cost - self.inherited, self.device))
+            self.folder.progress.unlink(missing_ok=True)
+        self.group.wait()
+
+    def begin(self) -> bool:
+        """Go on from the run's own checkpoint, else from a trunk; say whether it is the finished state.
+
+        Raises:
+            RuntimeError: if ranks found different states.
+        """
+        with self.group.in_turn():
+            prepared = self.resume()
+            if not prepared and not self.epoch and self.epochs:
+                self.go_on_from_trunk()
+        if self.group.size > 1 and len(set(self.group.counts(self.epoch))) > 1:
+            raise RuntimeError("a state was removed while ranks read it; started again, the run goes on")
+        return prepared
 
     def go_on_from_trunk(self) -> None:
         """Take the latest state that is there; the epochs after it, all if there is none, are trained as if alone.
@@ -255,7 +321,8 @@ class Execution:
         if self.optimizer:
             checkpoints.load_optimizer_state(self.optimizer, saved.optimizer)
         self.epoch, self.history, self.counter.cost = saved.epoch, saved.history, replace(saved.cost)
-        write_lines(self.folder.metrics, self.history)
+        if not self.group.rank:
+            write_lines(self.folder.metrics, self.history)
 
     def save(self, *, prepared: bool = False) -> None:
         """Write a checkpoint, then the epochs it holds."""
@@ -283,7 +350,7 @@ class Execution:
 
     def in_order(self, order: int) -> Passes:
         """Give the training data in one of its orders; order 0 is plain training's."""
-        return self.shuffled(f"data {order}" if order else "data")
+        return self.group.part(self.shuffled(f"data {order}" if order else "data"))
 
     def shuffled(self, purpose: str) -> Passes:
         """Give the augmented training data in the order of a purpose."""
@@ -314,18 +381,25 @@ class Execution:
 
     def train(self) -> None:
         """Train the epochs that are left."""
-        shown = (self.held_out(), self.for_statistics("watch")) if self.method.watches else ()
-        asked = self.run.evaluate.each_epoch
+        if self.method.watches:
+            held_out = self.group.apart(self.held_out(), self.counter)
+            shown = (held_out, self.group.part(self.for_statistics("watch")))
+        else:
+            shown = None
+        asked = () if self.group.rank else self.run.evaluate.each_epoch
         with self.memory.leaving_out():
             each_epoch = EachEpoch(asked, self.method, self.test(), self.for_statistics("prepare")) if asked else None
         saved = time.monotonic()
         for epoch in range(self.epoch, self.epochs):
             assert self.optimizer is not None
-            with self.counter.training(self.device):
-                loss, rate = train_epoch(self.method, self.optimizer, self.in_order, epoch)
+            with self.group.together(self.counter), self.counter.training(self.device):
+                loss, rate = train_epoch(self.method, self.optimizer, self.in_order, epoch, self.group.mean)
                 if shown:
                     self.method.watch(*shown)
             self.epoch = epoch + 1
+            self.group.agree(self.method)
+            if self.group.rank:
+                continue
             with self.memory.leaving_out():
                 measured = each_epoch.measure(self.method) if each_epoch else {}
             line = {"epoch": self.epoch, "time": time.time(), "train/loss": loss, "train/lr": rate, **measured}
@@ -373,6 +447,8 @@ class Execution:
         needed = [read_json(part.result) for part in parts]
         cost = self.counter.cost
         result = make_result(self.run, self.method, found, around, cost, cost - self.inherited, needed, self.device)
+        if self.group.size > 1:
+            result["provenance"]["ranks"] = str(self.group.size)
         write_json(self.folder.result, result)
 
 

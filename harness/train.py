@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from data import Passes
@@ -22,7 +23,13 @@ def grouped(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[
         yield group
 
 
-def train_epoch(method: Method, optimizer: Optimizer, data: Callable[[int], Passes], epoch: int) -> tuple[float, float]:
+def train_epoch(
+    method: Method,
+    optimizer: Optimizer,
+    data: Callable[[int], Passes],
+    epoch: int,
+    mean: Callable[[Tensor], Tensor] = lambda losses: losses,
+) -> tuple[float, float]:
     """Train for one epoch.
 
     Args:
@@ -30,6 +37,7 @@ def train_epoch(method: Method, optimizer: Optimizer, data: Callable[[int], Pass
         optimizer: over its parameter groups.
         data: gives one pass over the training data in each of its orders; order 0 is plain training's.
         epoch: counted from 0.
+        mean: gives the means of losses over the processes that share minibatches.
 
     Returns:
         The mean training loss of the epoch's minibatches, and the last learning rate.
@@ -52,7 +60,7 @@ def train_epoch(method: Method, optimizer: Optimizer, data: Callable[[int], Pass
         losses.append(method.update(group, optimizer))
         sizes.append(len(group))
         done += len(group)
-    values = torch.stack(losses).tolist()  # the one moment in which an epoch waits for the device
+    values = mean(torch.stack(losses)).tolist()  # the one moment in which an epoch waits for the device
     loss = math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / steps
     if not math.isfinite(loss):
         raise DivergenceError(f"the training loss became {loss} in epoch {epoch + 1} at learning rate {rate:.3g}")

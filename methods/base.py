@@ -91,6 +91,8 @@ class Method(nn.Module):
             if it never does.
         epoch: the current epoch, counted from 0; part of the state.
         watches: the held-out data that `watch` must be shown after every epoch; None for none.
+        divisible: whether several processes can share a minibatch: whether the gradient of its loss is a mean over
+            its examples, by the recipe's criterion, and something that does not depend on them.
         collected: set on a copy that a wrapper fills from time to time.
         statistics_stale: set on a copy whose weights were averaged or sampled, so that `prepare` must
             re-estimate the running statistics of BatchNorm.
@@ -108,6 +110,7 @@ class Method(nn.Module):
     start_epoch: int
     epoch: int
     watches: Literal["validation", "test"] | None
+    divisible: bool
     collected: bool
     statistics_stale: bool
 
@@ -128,6 +131,7 @@ class Method(nn.Module):
         self.epochs = self.start_epoch = epochs
         self.epoch = 0
         self.watches = None
+        self.divisible = True
         self.collected = self.statistics_stale = False
 
     # --- what the method starts from -----------------------------------------------------------------------
@@ -238,6 +242,10 @@ class Method(nn.Module):
             held_out: that data, not augmented.
             training: augmented training data; each iteration is one pass over it.
         """
+
+    def gradient_sums(self) -> list[Tensor]:
+        """List the buffers that hold, between epochs, gradients on which a later step will be taken."""
+        return []
 
     # --- prediction ----------------------------------------------------------------------------------------
 

@@ -55,9 +55,10 @@ def reestimate(
     with only_training(method.net, layers.values()):
         for i, (x, _) in enumerate(batches):
             method(x, turn(i))
+            examples = method.recipe.examples(x)
             for total, statistic in zip(sums, statistics, strict=True):
-                total.add_(statistic, alpha=len(x))
-            seen, batches_seen = seen + len(x), batches_seen + 1
+                total.add_(statistic, alpha=examples)
+            seen, batches_seen = seen + examples, batches_seen + 1
     if not seen:
         raise ValueError("cannot re-estimate BatchNorm statistics: there is no batch of data")
     for total, statistic in zip(sums, statistics, strict=True):

@@ -290,6 +290,10 @@ class LatePhase(Method):
             p.grad = None if stop else p.grad.mul_(scale)
         self.carrying = 0 if complete or self.leftover != "carry" else used
 
+    def gradient_sums(self) -> list[Tensor]:
+        """List what is carried into the next epoch."""
+        return list(self.carried.buffers())
+
     def copy_optimizer_state(self, optimizer: Optimizer) -> None:
         """Start every member with the optimizer state of φ0, if it has none; not what was drawn afresh."""
         fresh = {self.names.index(name) for name in self.fresh}

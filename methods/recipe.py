@@ -217,3 +217,11 @@ class Recipe(Part):
             y: (B,) class numbers.
         """
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+
+    def examples(self, x: Tensor) -> int:
+        """Count the examples of a minibatch: of the whole one, where several processes share it.
+
+        Args:
+            x: (B, …), what this process has of it.
+        """
+        return len(x)

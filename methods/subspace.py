@@ -107,6 +107,7 @@ class Subspace(Method):
                 "state from one minibatch to the next: use samples=1"
             )
         self.start_epoch = 0
+        self.divisible = samples == 1
         self.others = nn.ModuleList(
             make_net() if init == "independent" else deepcopy(self.net) for _ in range(1, self.m)
         )  # ω_2 … ω_m

@@ -118,11 +118,11 @@ def normal(generator: torch.Generator, like: Tensor) -> Tensor:
 
     Args:
         generator: whose seed is taken.
-        like: a vector as long as the one to be drawn, on its device.
+        like: a vector as long as the one to be drawn, on its device and of its type.
     """
     bits = torch.arange(1, len(like) + 1, device=like.device).mul_(GAMMA).add_(generator.initial_seed())
     for shift, factor in ((30, MIX_1), (27, MIX_2), (31, 1)):
         bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(factor)
     radius = (bits >> 40).bitwise_and_(MASK).add_(1).float().div_(MASK + 1)  # in (0, 1]
     angle = bits.bitwise_and_(MASK).float().mul_(2 * math.pi / (MASK + 1))
-    return radius.log_().mul_(-2).sqrt_().mul_(angle.cos_())
+    return radius.log_().mul_(-2).sqrt_().mul_(angle.cos_()).to(like.dtype)

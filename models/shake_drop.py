@@ -34,22 +34,32 @@ class ShakeDrop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The branch times its factor, of the shape of x.
 
-        The numbers are drawn from torch's global generator on the device of x: b once for the minibatch, α and β for
-        every example, as published implementations for CIFAR do.
-
         Args:
             x: The residual branch, (B, C, H, W).
         """
         if not self.training:
             return x * (self.p + (1 - self.p) * sum(ALPHA) / 2)
-        one, each = (1, 1, 1, 1), (len(x), 1, 1, 1)
-        intact = torch.rand(one, device=x.device) < self.p
-        forward, backward = (
-            torch.where(intact, 1.0, torch.empty(each, device=x.device).uniform_(*bounds)).to(x.dtype)
-            for bounds in (ALPHA, BETA)
-        )
+        forward, backward = self.factors(len(x), x)
         # The detached term moves the value from backward · x to forward · x and has no gradient of its own.
         return backward * x + ((forward - backward) * x).detach()
+
+    def factors(self, examples: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors of a minibatch's examples, forward and backward, (examples, 1, 1, 1) each.
+
+        The numbers are drawn from torch's global generator: b once for the minibatch, α and β for every example, as
+        published implementations for CIFAR do.
+
+        Args:
+            examples: How many.
+            like: On whose device they are drawn, and whose type they get.
+        """
+        one, each = (1, 1, 1, 1), (examples, 1, 1, 1)
+        intact = torch.rand(one, device=like.device) < self.p
+        forward, backward = (
+            torch.where(intact, 1.0, torch.empty(each, device=like.device).uniform_(*bounds)).to(like.dtype)
+            for bounds in (ALPHA, BETA)
+        )
+        return forward, backward
 
     def extra_repr(self) -> str:
         """The probability, for printing."""

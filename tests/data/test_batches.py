@@ -244,3 +244,26 @@ def test_other_streams_share_the_images():
     assert torch.equal(one_pass(batches)[1], one_pass(again)[1]), "the first stream is what it was"
     with pytest.raises(ValueError, match="without a stream"):
         make(numbered(3), seed=None).streaming(stream())
+
+
+# --- shared among processes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_of_batches_make_the_whole_ones(parts, seed):
+    whole = make(numbered(15), 6, augmentation=Augmentation(padding=1, flip=True, cutout=2), seed=seed)
+    divided = [whole.divided(part, parts) for part in range(parts)]
+    assert sum(each.examples for each in divided) == whole.examples == 15
+    assert {len(each) for each in divided} == {len(whole)}
+    for (x, y), *own in zip(whole, *divided, strict=True):
+        assert torch.equal(torch.cat([x for x, _ in own]), x)
+        assert torch.equal(torch.cat([y for _, y in own]), y)
+        sizes = [len(y) for _, y in own]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_batch_with_too_few_images_is_not_divided():
+    batches = make(numbered(15), 6)
+    with pytest.raises(ValueError, match=r"^a minibatch of 3 examples cannot be divided into 4 parts: take fewer"):
+        batches.divided(0, 4)
