@@ -1,7 +1,7 @@
 """The command that trains: run."""
 
 import os
-from collections.abc import Mapping
+import socket
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from rich.table import Table
 from harness.cli_options import Plugins, Refusal, Runs, Store, Study, console, make_plan
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
+    from harness.plan import Plan, Schedule
     from harness.track import Mirror
 
 running = typer.Typer()
@@ -32,7 +32,19 @@ class EngineName(StrEnum):
 def run(
     study: Study,
     engine: Annotated[EngineName, typer.Option(help="One run after another, or several at once.")] = EngineName.inline,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes at once. Default: one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes at once on the CPU. Default: one a core.")
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="GPUs to share out among processes, as 0,1,3. Default: all that are visible.")
+    ] = None,
+    per_gpu: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs at once on each GPU. One that runs out of memory is tried again alone on its GPU. Default: 1.",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads a process. Default: the cores, shared out.")
     ] = None,
@@ -80,25 +92,52 @@ def run(
     from harness.watch import Show
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = 1 if engine is EngineName.inline else workers or cores
-    threads = threads or max(1, cores // workers)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    devices = choose_devices(engine, device, workers, cores, gpus, per_gpu)
+    workers = len(devices)
     check_ranks(device, ranks, workers)
+    threads = threads or max(1, cores // workers)
     decoders = max(1, cores // workers) if decoders is None else decoders
-    settings = Settings(runs, downloads, device, checkpoint_seconds, plan.study.plugins, decoders, ranks)
+    driver = f"econ run {plan.study.name}, process {os.getpid()} on {socket.gethostname()}"
+    settings = Settings(runs, downloads, device, checkpoint_seconds, plan.study.plugins, decoders, ranks, driver)
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
-    schedule = Schedule(plan.runs, finished)
+    schedule = Schedule(plan.runs, finished, driver)
     for key in finished & plan.alone.keys():
         mirror.send(plan.runs[key])
     try:
         with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
-            make_engine(engine.value, workers, threads).run(schedule, settings, show)
+            make_engine(engine.value, workers, threads, devices).run(schedule, settings, show)
+            mirror.close()
     except KeyboardInterrupt:
-        console.print("interrupted; finished runs are kept, and the same command goes on with the others")
+        console.print(
+            "interrupted; finished runs are kept, and the same command goes on with the others", soft_wrap=True
+        )
         raise typer.Exit(INTERRUPTED) from None
-    conclude(plan, schedule.failed, mirror, study)
+    conclude(plan, schedule, mirror, study)
+
+
+def choose_devices(
+    engine: EngineName, device: str, workers: int | None, cores: int, gpus: str | None, per_gpu: int | None
+) -> list[str]:
+    """Give the device of each process: one a core or `workers` on the CPU, as many as asked for on each GPU."""
+    import torch
+
+    from harness.engines.slots import gpu_slots
+
+    several = engine is EngineName.processes
+    if not (several and device.startswith("cuda") and torch.cuda.is_available()):
+        check_device(device)
+        if gpus is not None or per_gpu:
+            raise Refusal(f"--gpus and --per-gpu share out GPUs with --engine processes, not {device} {engine.value}")
+        return [device] * (workers or cores if several else 1)
+    try:  # the driver itself needs no context on any of the GPUs, which costs memory
+        devices = gpu_slots(device, gpus, per_gpu or 1, torch.cuda.device_count())
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    if workers and workers != len(devices):
+        raise Refusal(f"--workers {workers}: on GPUs --gpus and --per-gpu decide, here for {len(devices)} runs at once")
+    return devices
 
 
 def check_device(device: str) -> None:
@@ -123,11 +162,12 @@ def check_ranks(device: str, ranks: int, workers: int) -> None:
     if int(last.partition(":")[2]) >= gpus:
         raise Refusal(f"--ranks {ranks}: each has a GPU of its own, the last one {last}, but there are {gpus}")
     if workers > 1:
-        raise Refusal(f"--ranks {ranks} with --workers {workers}: all runs would use the same GPUs; take --workers 1")
+        raise Refusal(f"--ranks {ranks}: {workers} runs at once would use the same GPUs; take --engine inline")
 
 
-def conclude(plan: "Plan", failed: Mapping[str, tuple[str, str]], mirror: "Mirror", study: str) -> None:
+def conclude(plan: "Plan", schedule: "Schedule", mirror: "Mirror", study: str) -> None:
     """Say how a study ended; a failure is an exit code other than 0."""
+    failed = schedule.failed
     if mirror.unsent:
         console.print(
             f"the tracking store lacks {len(mirror.unsent)} of the runs: {mirror.problem}; "
@@ -137,7 +177,8 @@ def conclude(plan: "Plan", failed: Mapping[str, tuple[str, str]], mirror: "Mirro
             soft_wrap=True,
         )
     if not failed:
-        console.print(f"study {plan.study.name}: all {len(plan.alone)} runs are finished")
+        by_others = f", {count} of them by another driver" if (count := len(schedule.by_others)) else ""
+        console.print(f"study {plan.study.name}: all {len(plan.alone)} runs are finished{by_others}")
         return
     table = Table(title=f"{len(failed)} of {len(plan.runs)} runs did not finish", show_lines=True)
     for column in ("run", "state", "reason", "folder"):

@@ -19,6 +19,7 @@ from data.decoder import usable_cpus
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
+from harness.claim import ClaimError, confirm
 from harness.cost import Cost, Counter, PeakMemory
 from harness.distributed import ALONE, Group
 from harness.each_epoch import EachEpoch
@@ -27,6 +28,7 @@ from harness.evaluate_text import evaluate_text
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
 from harness.landscape import Examples, Landscape, explore
 from harness.measures import Measures
+from harness.memory import advice, ran_out_of_memory
 from harness.noisy_quadratic import QuadraticRun
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
@@ -42,7 +44,9 @@ from methods.plugins import available
 from methods.streams import stream
 from methods.trunk import fork, fork_state
 
-State = Literal["finished", "failed", "diverged"]
+State = Literal["finished", "failed", "diverged", "out of memory", "elsewhere"]
+FOUND = "it was finished before"
+"""Why a run is finished that was not trained now."""
 
 
 class NeedError(Exception):
@@ -61,6 +65,8 @@ class Settings:
         plugins: files of the user's own methods.
         decoders: processes that decode picture files for a run; None for one a CPU, 0 for the run's own.
         ranks: processes that train a run together, on the CPU or on the CUDA devices from `device` on.
+        driver: who the run is executed for, in words; claims name it.
+        alone: no other run is on the device, so that one that runs out of memory has failed.
     """
 
     runs: Path = Path("runs")
@@ -70,10 +76,16 @@ class Settings:
     plugins: tuple[Path, ...] = ()
     decoders: int | None = None
     ranks: int = 1
+    driver: str = ""
+    alone: bool = False
 
 
 class Outcome(NamedTuple):
-    """How a run ended, and why if it did not finish."""
+    """How a run ended, and why if it did not finish.
+
+    One that ran out of memory may be tried again alone. One that is elsewhere has not ended: another process works on
+    it, and has perhaps taken it over from this one.
+    """
 
     state: State
     reason: str = ""
@@ -96,28 +108,86 @@ def execute(
         trunks: keys of the trunks that it can go on from, the latest first; those that are not there are trained again.
 
     Returns:
-        How it ended. A run that was finished already is left alone.
+        How it ended. A run that was finished already is left alone, and so is one that another process works on.
     """
     folder = RunFolder(settings.runs, run.key)
     try:
-        with folder.claim(f"waiting for another process that works on {run}"):
-            if not folder.finished or (isinstance(run, Trunk) and not folder.checkpoint.exists()):
-                folder.sweep()
-                folder.result.unlink(missing_ok=True)  # of a trunk whose state was removed
-                write_json(folder.spec, run.spec())
-                if isinstance(run, QuadraticRun):
-                    simulate_run(run, folder, report)
-                elif settings.ranks > 1:
-                    job = partial(take_part, run, settings, folder, needed, trunks)
-                    run_together(job, settings.ranks, settings.device, report)
-                else:
-                    do(run, settings, folder, needed, trunks, ALONE, report)
-        return Outcome("finished")
+        if is_there(run, folder):
+            return Outcome("finished", FOUND)
+        with folder.claim(settings.driver):
+            return execute_claimed(run, settings, folder, needed, report, trunks)
+    except ClaimError as error:
+        return Outcome("elsewhere", str(error))
+    except OSError as error:
+        return Outcome("failed", f"{type(error).__name__}: {error} (and the failure could not be recorded)")
+
+
+def is_there(run: Run | QuadraticRun | Trunk, folder: RunFolder) -> bool:
+    """Say whether nothing is left to do; a trunk's state may have been removed for its size."""
+    return folder.finished and (not isinstance(run, Trunk) or folder.checkpoint.exists())
+
+
+def execute_claimed(
+    run: Run | QuadraticRun | Trunk,
+    settings: Settings,
+    folder: RunFolder,
+    needed: list[str],
+    report: Callable[[], None],
+    trunks: Sequence[str],
+) -> Outcome:
+    """Execute a run that this process has claimed.
+
+    Raises:
+        LostError: if another process has taken it over.
+    """
+    if is_there(run, folder):  # by another process, just before
+        return Outcome("finished", FOUND)
+    try:
+        folder.sweep()
+        folder.result.unlink(missing_ok=True)  # of a trunk whose state was removed
+        write_json(folder.spec, run.spec())
+        if isinstance(run, QuadraticRun):
+            simulate_run(run, folder, report)
+        elif settings.ranks > 1:
+
+            def still_ours() -> None:  # ranks are processes of their own, which do not know of the claim
+                confirm(folder.path)
+                report()
+
+            job = partial(take_part, run, settings, folder, needed, trunks)
+            run_together(job, settings.ranks, settings.device, still_ours)
+        else:
+            do(run, settings, folder, needed, trunks, ALONE, report)
+    except ClaimError:
+        raise
     except Exception as error:
-        state: State = "diverged" if isinstance(error, DivergenceError) else "failed"
-        ours = isinstance(error, DivergenceError | NeedError)
-        reason = str(error) if ours else f"{type(error).__name__}: {error}"
-        return fail(folder, Outcome(state, reason), traceback.format_exc())
+        return fail(folder, outcome_of(error, settings), traceback.format_exc())
+    return Outcome("finished")
+
+
+def outcome_of(error: Exception, settings: Settings) -> Outcome:
+    """Say how a run ended that raised an error."""
+    if isinstance(error, DivergenceError | NeedError):
+        return Outcome("diverged" if isinstance(error, DivergenceError) else "failed", str(error))
+    reason = f"{type(error).__name__}: {error}"
+    if not ran_out_of_memory(error):
+        return Outcome("failed", reason)
+    if not settings.alone:
+        return Outcome("out of memory", reason)
+    return Outcome("failed", f"{reason} ({advice(settings.device)})")
+
+
+def give_up(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
+    """Record that a run failed whose process can do so no more.
+
+    Returns:
+        Its outcome: failed, unless it is finished after all, or another driver has taken it over.
+    """
+    try:
+        with folder.claim(settings.driver):
+            return Outcome("finished") if folder.finished else fail(folder, Outcome("failed", reason))
+    except ClaimError as error:
+        return Outcome("elsewhere", str(error))
 
 
 def take_part(

@@ -2,13 +2,12 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
+from harness.claim import Owner, confirm, see, take
 
 
 class RunFolder:
@@ -16,8 +15,8 @@ class RunFolder:
 
     spec.json: what is run. checkpoint.pt: where training stands, then the finished state. metrics.jsonl: one
     line an epoch. progress.json: how far a running run is. predictions.npz: test probabilities. arrays.npz: curves
-    and planes, if the study asks for any. failure.json: why it failed. result.json: written last; a run with one is
-    finished.
+    and planes, if the study asks for any. failure.json: why it failed. claim.N: who works on it (`harness.claim`).
+    result.json: written last; a run with one is finished.
     """
 
     def __init__(self, root: Path, key: str) -> None:
@@ -38,40 +37,40 @@ class RunFolder:
         """Whether the result is there, and whole."""
         return bool(read_json(self.result))
 
-    def lock(self) -> FileLock:
-        """Give the lock that whoever works on the run holds; the system frees it when its process ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path / "lock")
-
     @contextmanager
-    def claim(self, notice: str) -> Iterator[None]:
-        """Work on the run alone; if another process does, say so and wait for it."""
-        lock = self.lock()
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(notice, file=sys.stderr)
-            lock.acquire()
+    def claim(self, driver: str = "") -> Iterator[None]:
+        """Work on the run alone.
+
+        Args:
+            driver: for whom, in words.
+
+        Raises:
+            TakenError: if another process does.
+            OSError: if the folder cannot be written.
+        """
+        claim = take(self.path, driver)
         try:
             yield
         finally:
-            lock.release()
+            claim.release()
 
     def sweep(self) -> None:
         """Remove what an earlier try left behind: its failure, and files that a kill cut short."""
         self.failure.unlink(missing_ok=True)
         for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)  # one of another process that tries to claim the run
+
+    def owner(self) -> Owner | None:
+        """Name the process that works on the run, None if there is none, or only one that is known to be dead.
+
+        One of another machine cannot be known to be dead; whoever looks for long enough can tell (`harness.claim`).
+        """
+        owner = see(self.path).owner
+        return None if owner is None or owner.dead() else owner
 
     def locked(self) -> bool:
         """Say whether some process works on the run now."""
-        if not self.path.exists():
-            return False
-        try:
-            with self.lock().acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return self.owner() is not None
 
     def read_epochs(self) -> list[dict[str, Any]]:
         """Read the lines of metrics.jsonl."""
@@ -95,6 +94,9 @@ def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = Tru
         path: the file.
         save: writes the content to an open file.
         durable: wait until the disk has it, so that it survives a power cut too.
+
+    Raises:
+        LostError: if the folder was claimed by this process, and another one has taken it over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -104,6 +106,7 @@ def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = Tru
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+        confirm(path.parent)
         temporary.replace(path)
         if durable and os.name == "posix":
             folder = os.open(path.parent, os.O_RDONLY)

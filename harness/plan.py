@@ -1,15 +1,17 @@
 """The plan of a study: which runs it takes, in which order, and which of them are done."""
 
+import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import data
 from harness.build import count_anchors, imagine_method
-from harness.execute import Outcome
-from harness.folder import RunFolder
+from harness.claim import Lookout
+from harness.execute import FOUND, Outcome
+from harness.folder import RunFolder, read_json
 from harness.noisy_quadratic import QuadraticRun
 from harness.places import StudyError
 from harness.quadratic_study import QuadraticStudy
@@ -18,6 +20,9 @@ from harness.study import Study
 from harness.trunks import Histories, Trunk, find_trunks
 from methods import Method
 from methods.wrapper import methods_within
+
+LOOK = 1.0
+"""Seconds between two looks at the runs that other drivers work on."""
 
 
 @dataclass(frozen=True)
@@ -213,15 +218,31 @@ def warning(run: Run, method: Method) -> str:
 
 
 class Schedule:
-    """Hands out the runs that are left, each as soon as what it needs is finished."""
+    """Hands out the runs that are left, each as soon as what it needs is finished.
 
-    def __init__(self, runs: Mapping[str, Planned], finished: set[str]) -> None:
+    Attributes:
+        running: keys of the runs that workers of this driver have.
+        elsewhere: keys of the runs that another driver works on.
+        by_others: keys of the runs that another driver has ended since this one began.
+        driver: what claims of this driver's workers call it.
+    """
+
+    def __init__(self, runs: Mapping[str, Planned], finished: set[str], driver: str = "") -> None:
         """Start from what is finished."""
-        self.runs = runs
+        self.runs, self.driver = runs, driver
         self.finished = set(finished)
         self.failed: dict[str, Outcome] = {}
         self.waiting = deque(key for key in runs if key not in finished)
         self.running: set[str] = set()
+        self.elsewhere: set[str] = set()
+        self.by_others: set[str] = set()
+        self.lookout = Lookout()
+        self.looked = time.monotonic()
+
+    @property
+    def left(self) -> bool:
+        """Whether some run has not ended."""
+        return bool(self.waiting or self.running or self.elsewhere)
 
     def take(self) -> str | None:
         """Take the next run that can start now, or None; one whose needs failed can start, and will say so."""
@@ -234,14 +255,57 @@ class Schedule:
         return None
 
     def end(self, key: str, outcome: Outcome) -> None:
-        """Note how a run ended."""
+        """Note how a run ended, or that it is elsewhere."""
         self.running.discard(key)
-        if outcome.state == "finished":
+        if outcome.state == "elsewhere":
+            self.elsewhere.add(key)
+        elif outcome.state == "finished":
             self.finished.add(key)
         else:
             self.failed[key] = outcome
+        if outcome == Outcome("finished", FOUND):
+            self.by_others.add(key)
 
     def again(self, key: str) -> None:
         """Put a run back whose worker died."""
         self.running.discard(key)
         self.waiting.appendleft(key)
+
+    def look(self, root: Path) -> Iterator[tuple[str, Outcome]]:
+        """Look after the runs that are elsewhere, now and then; those that others have left wait to be taken again.
+
+        Args:
+            root: the folder of run folders.
+
+        Yields:
+            The runs that another driver has ended.
+        """
+        if time.monotonic() - self.looked < LOOK:
+            return
+        self.looked = time.monotonic()
+        for key in list(self.elsewhere):
+            folder = RunFolder(root, key)
+            free = self.lookout.free(folder.path)  # asked first: an owner writes its result, then frees the run
+            if outcome := ended_elsewhere(folder, free):
+                self.elsewhere.remove(key)
+                self.by_others.add(key)
+                self.end(key, outcome)
+                yield key, outcome
+            elif free:
+                self.elsewhere.remove(key)
+                self.waiting.appendleft(key)
+
+
+def ended_elsewhere(folder: RunFolder, free: bool) -> Outcome | None:
+    """Say how another driver ended a run, None if it did not.
+
+    Args:
+        folder: the run's.
+        free: whether nobody works on it.
+    """
+    if folder.finished:
+        return Outcome("finished", "by another driver")
+    failure = read_json(folder.failure) if free else {}
+    if failure and failure["state"] != "out of memory":  # that is tried again, by whoever comes first
+        return Outcome(failure["state"], f"{failure['reason']} (another driver tried it)")
+    return None

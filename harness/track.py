@@ -20,6 +20,8 @@ PATIENCE = 60.0
 """Seconds until a tracking server that was away is tried again."""
 LIVE = 5.0
 """Seconds between two updates of a running run."""
+OTHERS = 15.0
+"""Seconds that other drivers have at the end to send the runs they trained, before they are sent from here."""
 
 
 def store_uri(store: str | None, runs: Path) -> str:
@@ -65,6 +67,7 @@ class Mirror:
         self.known: dict[str, tuple[str, dict[str, str]]] = {}
         self.sent: dict[str, int] = {}
         self.updated: dict[str, float] = {}
+        self.left: dict[str, Planned] = {}
 
     def open(self) -> None:
         """Make the store and the experiment ready; a store that is away is noted as `problem`."""
@@ -82,6 +85,30 @@ class Mirror:
             return
         self.updated[key] = time.monotonic()
         self.attempt(key, lambda: self.update(planned))
+
+    def leave(self, planned: Planned) -> None:
+        """Leave a run to the driver that trained it; `close` makes sure that it was sent."""
+        self.left[planned.key] = planned
+
+    def close(self) -> None:
+        """Wait a little for other drivers to send the runs that were left to them, then send what is missing."""
+        deadline = time.monotonic() + OTHERS
+        while self.left:
+            self.attempt("", self.learn)
+            for key in [key for key, planned in self.left.items() if self.up_to_date(planned)]:
+                del self.left[key]
+            if not self.left or self.problem or time.monotonic() > deadline:
+                break
+            time.sleep(1.0)
+        for planned in self.left.values():
+            self.send(planned)
+        self.left.clear()
+
+    def up_to_date(self, planned: Planned) -> bool:
+        """Whether the store has how a run ended, as far as was learnt."""
+        folder = RunFolder(self.runs, planned.key)
+        state = "finished" if folder.finished else read_json(folder.failure).get("state")
+        return planned.key in self.known and self.known[planned.key][1].get("state") == state
 
     def attempt(self, key: str, action: Callable[[], None]) -> None:
         """Do something with the store, unless it was away a moment ago."""
@@ -115,27 +142,50 @@ class Mirror:
         except ImportError as error:
             raise TrackingError(f"mlflow is not installed ({error})") from error
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        local = not self.store.startswith(("http:", "https:", "databricks"))
         with reachable(self.store):
             if self.store.startswith("sqlite:///"):
                 make_database(Path(self.store.removeprefix("sqlite:///").partition("?")[0]))
             client = MlflowClient(self.store)
-            experiment = client.get_experiment_by_name(self.study)
-            if experiment is None:
-                place = (self.runs.absolute() / "artifacts" / self.study).as_uri() if local else None
-                self.experiment = client.create_experiment(self.study, artifact_location=place)
-            else:
-                self.experiment = experiment.experiment_id
-            token = None
-            while True:
-                page = client.search_runs([self.experiment], max_results=1000, page_token=token)
-                for run in page:
-                    if "key" in run.data.tags:
-                        self.known[run.data.tags["key"]] = (run.info.run_id, dict(run.data.tags))
-                token = page.token
-                if not token:
-                    break
+            self.experiment = self.find_or_create_experiment(client)
+            self.known |= self.read_runs(client)
         self.client = client
+
+    def find_or_create_experiment(self, client: Any) -> str:
+        """Find the study's experiment, or make it."""
+        from mlflow.exceptions import MlflowException
+
+        if experiment := client.get_experiment_by_name(self.study):
+            return str(experiment.experiment_id)
+        local = not self.store.startswith(("http:", "https:", "databricks"))
+        place = (self.runs.absolute() / "artifacts" / self.study).as_uri() if local else None
+        try:
+            return str(client.create_experiment(self.study, artifact_location=place))
+        except MlflowException:
+            if experiment := client.get_experiment_by_name(self.study):  # another driver was quicker
+                return str(experiment.experiment_id)
+            raise
+
+    def learn(self) -> None:
+        """Learn anew which runs the store has, and how far it has them.
+
+        Raises:
+            TrackingError: if the store cannot be reached.
+        """
+        with reachable(self.store):
+            self.known |= self.read_runs(self.client)
+
+    def read_runs(self, client: Any) -> dict[str, tuple[str, dict[str, str]]]:
+        """Read the names and tags of the store's runs, by key."""
+        found: dict[str, tuple[str, dict[str, str]]] = {}
+        token = None
+        while True:
+            page = client.search_runs([self.experiment], max_results=1000, page_token=token)
+            found |= {
+                run.data.tags["key"]: (run.info.run_id, dict(run.data.tags)) for run in page if "key" in run.data.tags
+            }
+            token = page.token
+            if not token:
+                return found
 
     def update(self, planned: Planned) -> None:
         """Bring one run up to date.

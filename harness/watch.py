@@ -56,6 +56,7 @@ class Show:
         self.since: dict[str, float] = {}
         self.bar_of: dict[str, TaskID] = {}
         self.warned = ""
+        self.said_waiting = False
 
     def __enter__(self) -> "Show":
         """Start showing."""
@@ -89,7 +90,10 @@ class Show:
                 markup=False,
                 soft_wrap=True,
             )
-        self.mirror.send(planned)
+        if key in self.schedule.by_others:
+            self.mirror.leave(planned)
+        else:
+            self.mirror.send(planned)
         keep_within(self.mirror.runs, self.trunk_bytes, awaited(self.schedule))
         self.warn()
 
@@ -98,11 +102,17 @@ class Show:
         if time.monotonic() - self.looked < SHOWN:
             return
         self.looked = time.monotonic()
-        for key in self.schedule.running:
-            progress = read_json(RunFolder(self.mirror.runs, key).progress)
+        for key in [*self.schedule.running, *self.schedule.elsewhere]:
+            folder = RunFolder(self.mirror.runs, key)
+            progress = read_json(folder.progress)
             if progress and key in self.bar_of:
                 self.bars.update(self.bar_of[key], completed=progress["epoch"])
-                self.mirror.send(self.plan.runs[key], live=True)
+                if (owner := folder.owner()) and owner.driver == self.schedule.driver:
+                    self.mirror.send(self.plan.runs[key], live=True)
+        if self.schedule.elsewhere and not self.schedule.running and not self.said_waiting:
+            self.said_waiting = True
+            count = len(self.schedule.elsewhere)
+            self.console.print(f"waiting for {count} of the runs, on which another driver works", soft_wrap=True)
         self.warn()
 
     def warn(self) -> None:

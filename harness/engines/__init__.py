@@ -1,12 +1,20 @@
 """Engines: where runs are executed. One grid, one definition of a run, several ways to spread it."""
 
+from collections.abc import Sequence
+
 from harness.engines.engine import Engine, Watch, work
 from harness.engines.inline import Inline
 from harness.engines.processes import Processes
 
 
-def make_engine(name: str, workers: int, threads: int) -> Engine:
+def make_engine(name: str, workers: int, threads: int, devices: Sequence[str] = ()) -> Engine:
     """Make an engine by its name.
+
+    Args:
+        name: "inline" or "processes".
+        workers: runs at once.
+        threads: of each run.
+        devices: of each worker; all on the device of the settings if there are none.
 
     Raises:
         ValueError: for an unknown name.
@@ -14,7 +22,7 @@ def make_engine(name: str, workers: int, threads: int) -> Engine:
     if name == "inline":
         return Inline(threads)
     if name == "processes":
-        return Processes(workers, threads)
+        return Processes(workers, threads, devices)
     raise ValueError(f"unknown engine {name!r}; there are inline, processes")
 
 

@@ -1,5 +1,6 @@
 """What an engine is: it executes what a schedule hands out, and tells who watches."""
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -25,6 +26,37 @@ class Engine(Protocol):
 
     def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
         """Execute until nothing is left."""
+
+
+MOMENT = 0.2
+"""Seconds to wait where there is nothing to do."""
+
+
+def end(schedule: Schedule, watch: Watch, key: str, outcome: Outcome) -> None:
+    """Note how a run ended; one that is elsewhere has not, and is looked after by `look`."""
+    schedule.end(key, outcome)
+    if outcome.state != "elsewhere":
+        watch.ended(schedule.runs[key], outcome)
+
+
+def look(schedule: Schedule, settings: Settings, watch: Watch) -> None:
+    """Note what other drivers have ended; to be called again and again."""
+    for key, outcome in schedule.look(settings.runs):
+        watch.ended(schedule.runs[key], outcome)
+
+
+def rest(schedule: Schedule, settings: Settings, watch: Watch) -> None:
+    """Wait a moment for other drivers.
+
+    Raises:
+        RuntimeError: if nothing runs here or there that what is left could wait for.
+    """
+    if not schedule.running and not schedule.elsewhere:
+        names = ", ".join(str(schedule.runs[key].run) for key in schedule.waiting)
+        raise RuntimeError(f"what these runs need is neither finished nor part of the plan: {names}")
+    time.sleep(MOMENT)
+    look(schedule, settings, watch)
+    watch.tick()
 
 
 def work(planned: Planned, settings: Settings, report: Callable[[], None] = lambda: None) -> Outcome:

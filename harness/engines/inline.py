@@ -1,10 +1,13 @@
 """One run after another in the driver's own process."""
 
+from dataclasses import replace
+
 import torch
 
-from harness.engines.engine import Watch, work
-from harness.execute import Settings
-from harness.plan import Schedule
+from harness.engines.engine import Watch, end, look, rest, work
+from harness.execute import Outcome, Settings
+from harness.memory import free_memory
+from harness.plan import Planned, Schedule
 
 
 class Inline:
@@ -15,11 +18,21 @@ class Inline:
         self.threads = threads
 
     def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
-        """Execute until nothing is left."""
+        """Execute until nothing is left; what another driver works on is waited for last."""
         torch.set_num_threads(self.threads)
-        while key := schedule.take():
-            planned = schedule.runs[key]
-            watch.started(planned)
-            outcome = work(planned, settings, watch.tick)
-            schedule.end(key, outcome)
-            watch.ended(planned, outcome)
+        while schedule.left:
+            key = schedule.take()
+            if key is None:
+                rest(schedule, settings, watch)
+                continue
+            watch.started(schedule.runs[key])
+            end(schedule, watch, key, self.work(schedule.runs[key], settings, watch))
+            look(schedule, settings, watch)
+
+    def work(self, planned: Planned, settings: Settings, watch: Watch) -> Outcome:
+        """Execute a run; one that runs out of memory is tried again without what earlier runs left there."""
+        outcome = work(planned, settings, watch.tick)
+        if outcome.state != "out of memory":
+            return outcome
+        free_memory()
+        return work(planned, replace(settings, alone=True), watch.tick)

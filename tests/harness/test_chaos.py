@@ -1,4 +1,4 @@
-"""Kill a study again and again, at any moment, and start it again: it ends as if nothing had happened."""
+"""Kill a study and its workers again and again, and start it again: it ends as if nothing had happened."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -19,9 +20,9 @@ from harness.plan import Plan
 from harness.study import load
 
 STUDY = {
-    "datasets": [{"name": "digits", "train_size": 200}],
+    "datasets": [{"name": "digits", "train_size": 200, "corruptions": "none", "ood": []}],
     "architectures": ["lenet5"],
-    "seeds": [0, 1],
+    "seeds": [0, 1, 2, 3, 4],
     "recipe": {"epochs": 6, "batch_size": 16, "lr": 0.05},
     "methods": [
         "sgd",
@@ -31,7 +32,14 @@ STUDY = {
         "deep_ensemble(K=2)",
     ],
 }
-KILLS = 10
+RUNS = 30
+"""Of which five are seeds of plain training that only the ensembles need."""
+OPTIONS = {"processes": ["--workers", "2"]}
+"""What starts two workers, of each engine."""
+WORKER = {"processes": b"spawn_main"}
+"""What tells a worker, by its command line, from the other processes below the driver."""
+DRIVERS, WORKERS = 4, 2
+"""How many drivers are killed, and how many workers of each before it; a run fails that loses three to one driver."""
 MARKS = ("checkpoint.pt", "progress.json", "result.json")
 
 
@@ -45,73 +53,124 @@ def activity(runs: Path, since: float) -> bool:
     return False
 
 
-def alive(groups: set[int]) -> Iterator[int]:
-    """The processes of these groups that still run."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
+def processes() -> Iterator[SimpleNamespace]:
+    """The processes that run."""
+    for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
-            if int(group) in groups and state not in "ZX":
-                yield int(path.parent.name)
+            state, parent, group = (path / "stat").read_text().rpartition(")")[2].split()[:3]
+            if state not in "ZX":
+                line = (path / "cmdline").read_bytes()
+                yield SimpleNamespace(number=int(path.name), parent=int(parent), group=int(group), line=line)
 
 
-@pytest.mark.slow
+def below(driver: int) -> list[SimpleNamespace]:
+    """The processes that a process has started, and those that they have, and so on."""
+    everything, found, parents = list(processes()), [], {driver}
+    while children := [process for process in everything if process.parent in parents]:
+        found += children
+        parents = {process.number for process in children}
+    return found
+
+
+class Chaos:
+    """A study whose drivers are started, and with their workers killed, at random."""
+
+    def __init__(self, command: list[str], runs: Path, worker: bytes, **options: object) -> None:
+        self.command, self.runs, self.worker, self.options = command, runs, worker, options
+        self.output = runs.parent / "output.txt"
+        self.draw = random.Random(8)
+        self.started: set[int] = set()
+        self.killed = 0
+
+    def launch(self) -> None:
+        """Start a driver."""
+        with self.output.open("wb") as file:
+            self.driver = subprocess.Popen(
+                self.command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **self.options
+            )
+        self.started.add(self.driver.pid)
+
+    def wait(self, *, soon: bool) -> None:
+        """Wait for any moment; if `soon`, for one soon after some run went on."""
+        now = time.time()
+        if soon:
+            while self.driver.poll() is None and not activity(self.runs, now):
+                time.sleep(0.01)
+            time.sleep(self.draw.uniform(0.0, 0.4))
+        else:
+            time.sleep(self.draw.uniform(0.3, 3.0))
+        assert self.driver.poll() is None, f"nothing was left to kill: {self.output.read_text()}"
+
+    def kill_worker(self) -> None:
+        """Kill one worker, if there is one."""
+        found = [process.number for process in below(self.driver.pid) if self.worker in process.line]
+        if found:
+            with suppress(ProcessLookupError):
+                os.kill(self.draw.choice(found), signal.SIGKILL)
+                self.killed += 1
+
+    def kill_driver(self, *, alone: bool) -> None:
+        """Kill the driver, and its workers with it unless it is to die alone."""
+        if alone:
+            self.driver.kill()
+        else:
+            os.killpg(self.driver.pid, signal.SIGKILL)
+        self.driver.wait()
+
+    def finish(self) -> str:
+        """Start a last driver, and wait for it; give what it printed."""
+        self.launch()
+        assert self.driver.wait(timeout=300) == 0, self.output.read_text()
+        return self.output.read_text()
+
+    def left(self) -> list[int]:
+        """What still runs of all that was started."""
+        return [process.number for process in processes() if process.group in self.started]
+
+
+@pytest.mark.parametrize("engine", OPTIONS)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_killed_at_any_moment_a_study_ends_as_if_never_killed(tmp_path, econ, environment, run_study, read_result):
+def test_killed_at_any_moment_a_study_ends_as_if_never_killed(
+    engine, tmp_path, econ, environment, run_study, read_result
+):
     study = tmp_path / "chaos.yaml"
     study.write_text(yaml.safe_dump(STUDY))
     plan = Plan(load(str(study)))
+    assert len(plan.runs) == RUNS
     reference, runs = tmp_path / "never killed", tmp_path / "runs"
     assert not run_study(study, reference).schedule.failed
 
-    options = ["--engine", "processes", "--workers", "2", "--threads", "1", "--checkpoint-seconds", "0"]
+    options = ["--engine", engine, *OPTIONS[engine], "--threads", "1", "--checkpoint-seconds", "0"]
     command = [*econ, "run", str(study), "--runs", str(runs), *options]
-    draw = random.Random(8)
-    groups: set[int] = set()
-    output = tmp_path / "output.txt"
-
-    def launch() -> subprocess.Popen[bytes]:
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                command, env=environment, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        groups.add(process.pid)
-        return process
-
-    for i in range(KILLS):
-        start = time.time()
-        process = launch()
-        if i % 2:  # some of the kills come soon after training went on, the others anywhere
-            while process.poll() is None and not activity(runs, start):
-                time.sleep(0.01)
-            time.sleep(draw.uniform(0.0, 0.6))
-        else:
-            time.sleep(draw.uniform(0.5, 6.0))
-        assert process.poll() is None, f"nothing was left to kill at kill {i}: {output.read_text()}"
-        if i % 5 == 3:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        process.wait()
-
-    process = launch()
-    assert process.wait(timeout=120) == 0, output.read_text()
+    chaos = Chaos(command, runs, WORKER[engine], env=environment, cwd=tmp_path)
+    for i in range(DRIVERS):
+        chaos.launch()
+        for k in range(WORKERS):
+            chaos.wait(soon=(i + k) % 2 == 0)
+            chaos.kill_worker()
+        chaos.wait(soon=i % 2 == 0)
+        chaos.kill_driver(alone=i % 2 == 0)
+    assert chaos.killed >= DRIVERS
+    assert plan.finished(runs) != set(plan.runs), "there was work left to lose"
+    chaos.finish()
     deadline = time.monotonic() + 30
-    while list(alive(groups)) and time.monotonic() < deadline:
+    while chaos.left() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert list(alive(groups)) == [], "workers outlived their driver"
+    assert chaos.left() == [], "workers outlived their driver"
 
     for key in plan.runs:
         assert read_result(runs, key) == read_result(reference, key), plan.runs[key].run
         assert not RunFolder(runs, key).failure.exists()
         assert not RunFolder(runs, key).progress.exists()
+        assert not RunFolder(runs, key).locked()
+        assert not list(RunFolder(runs, key).path.glob(".*"))
     check_store(runs, plan)
 
-    times = {path: path.stat().st_mtime_ns for path in runs.glob("*/*") if path.name != "lock"}
-    process = launch()
-    assert process.wait(timeout=60) == 0
-    assert f"all {len(plan.runs)} runs are finished" in output.read_text()
-    assert "finished in" not in output.read_text()
-    assert {path: path.stat().st_mtime_ns for path in times} == times
+    times = {path: path.stat().st_mtime_ns for path in runs.glob("*/*")}
+    output = chaos.finish()
+    assert f"all {RUNS} runs are finished" in output
+    assert "finished in" not in output
+    assert {path: path.stat().st_mtime_ns for path in runs.glob("*/*")} == times
     check_store(runs, plan)
 
 

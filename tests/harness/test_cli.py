@@ -208,6 +208,7 @@ def test_a_store_that_is_away_stops_nothing(call, tmp_path, write_study, empty_s
         (("list", "methods", "--plugin", "no.py"), "error: plugin no.py: no such file"),
         (("run", "digits", "--engine", "magic"), "Invalid value for '--engine'"),
         (("run", "digits", "--workers", "0"), "Invalid value for '--workers'"),
+        (("run", "digits", "--device", "cpu", "--gpus", "0"), "error: --gpus and --per-gpu share out GPUs with --eng"),
     ],
 )
 def test_mistakes_of_the_user_give_exit_code_2_and_no_traceback(call, tmp_path, arguments, message):

@@ -2,12 +2,8 @@
 
 import json
 import math
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -107,28 +103,3 @@ def test_only_a_whole_result_makes_a_run_finished(tmp_path):
         assert not folder.finished
     write(folder.result, lambda file: file.write(b'{"key": "k"}'))
     assert folder.finished
-
-
-def hold(root, ready):
-    """Hold the lock of a run until killed."""
-    with RunFolder(root, "k").lock():
-        ready.set()
-        time.sleep(60)
-
-
-def test_a_lock_ends_with_its_process(tmp_path):
-    folder = RunFolder(tmp_path, "k")
-    assert not folder.locked()
-    assert not folder.path.exists(), "looking creates nothing"
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=hold, args=(tmp_path, ready))
-    process.start()
-    assert ready.wait(10)
-    assert folder.locked()
-    assert process.pid
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert not folder.locked()
-    with folder.lock().acquire(timeout=1):
-        pass

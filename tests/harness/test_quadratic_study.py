@@ -202,7 +202,7 @@ def test_from_run_to_plot(call, path):
     assert {file.name for file in (path.parent / "runs" / next(iter(results))).iterdir()} == {
         "spec.json",
         "result.json",
-        "lock",
+        "claim.1",
     }
     code, out, _ = call("run", "s.yaml")
     assert code == 0 and "finished in" not in out, "nothing is simulated twice"

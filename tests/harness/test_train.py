@@ -11,7 +11,7 @@ import torch
 
 from data import Augmentation, Batches
 from harness import execute as executing
-from harness.execute import Execution, Settings, execute
+from harness.execute import FOUND, Execution, Settings, execute
 from harness.folder import RunFolder
 from harness.optimizers import make_optimizer
 from harness.train import DivergenceError, grouped, train_epoch
@@ -260,7 +260,7 @@ def test_the_result(make_run, tmp_path):
         "metrics.jsonl",
         "predictions.npz",
         "result.json",
-        "lock",
+        "claim.1",
     }
 
 
@@ -269,9 +269,9 @@ def test_a_finished_run_is_left_alone(make_run, tmp_path):
     execute(run, Settings(tmp_path), [])
     before = {path: path.stat().st_mtime_ns for path in RunFolder(tmp_path, run.key).path.iterdir()}
     time.sleep(0.01)
-    assert execute(run, Settings(tmp_path), []) == ("finished", "")
+    assert execute(run, Settings(tmp_path), []) == ("finished", FOUND)
     after = {path: path.stat().st_mtime_ns for path in RunFolder(tmp_path, run.key).path.iterdir()}
-    assert {k: v for k, v in after.items() if k.name != "lock"} == {k: v for k, v in before.items() if k.name != "lock"}
+    assert after == before
 
 
 @pytest.mark.parametrize("harm", ["truncated", "garbage", "another run's"])
