@@ -20,6 +20,7 @@ SERIES = (
     "test/",
     "distance/",
     "members/",
+    "system/",
 )  # metrics with one value a step: they are not columns of the frame
 _TEXT = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
 _PAGE = 1000  # runs a search returns at once

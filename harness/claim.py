@@ -174,10 +174,15 @@ def take(folder: Path, driver: str = "") -> Claim:
     """
     while True:
         seen = see(folder)
-        if seen.owner and not seen.owner.dead():
+        if seen.owner and not seen.owner.dead() and not abandoned(folder, seen.owner):
             raise TakenError(f"{seen.owner} works on it")
         if place(folder, seen.number + 1, json.dumps(asdict(Owner.here(driver)))):
             return Claim(folder, seen.number + 1)
+
+
+def abandoned(folder: Path, owner: Owner) -> bool:
+    """Whether a claim is this process's own, given up where the disk did not allow to free it."""
+    return (owner.machine, owner.process) == (machine(), os.getpid()) and folder not in HELD
 
 
 def see(folder: Path) -> Sighting:

@@ -3,19 +3,17 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli_options import Plugins, Refusal, Runs, Store, Study, console, make_plan, show
+from harness.cli_options import Plugins, Refusal, console, show
 from harness.cli_reports import reports
 from harness.cli_run import running
-
-if TYPE_CHECKING:
-    pass
+from harness.cli_watch import watching
 
 app = typer.Typer(
     name="econ",
@@ -25,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(running)
+app.add_typer(watching)
 app.add_typer(reports)
 
 
@@ -51,57 +50,6 @@ def main() -> None:
     except Refusal as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-
-
-@app.command()
-def status(study: Study, runs: Runs = Path("runs"), plugin: Plugins = None) -> None:
-    """Show how far a study is."""
-    from harness.folder import RunFolder, read_json
-
-    plan = make_plan(study, plugin)
-    table = Table(title=f"study {plan.study.name}")
-    for column in ("run", "state", "detail"):
-        table.add_column(column, overflow="fold")
-    counts = dict.fromkeys(("finished", "running", "stopped", "failed", "to do"), 0)
-    for key, planned in plan.runs.items():
-        folder = RunFolder(runs, key)
-        state, detail = "to do", ""
-        if folder.finished:
-            state = "finished"
-        elif failure := read_json(folder.failure):
-            state, detail = "failed", failure["reason"]
-        elif folder.checkpoint.exists() or folder.progress.exists():
-            progress = read_json(folder.progress)
-            state = "running" if folder.locked() else "stopped"
-            unit = progress.get("unit", "epoch")
-            detail = f"{unit} {progress['epoch']} of {progress['epochs']}" if progress else ""
-        elif folder.locked():
-            state = "running"
-        counts[state] += 1
-        if state not in ("finished", "to do"):
-            table.add_row(escape(str(planned.run)), state, escape(detail))
-    console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
-    if table.rows:
-        console.print(table)
-
-
-@app.command()
-def sync(study: Study, runs: Runs = Path("runs"), store: Store = None, plugin: Plugins = None) -> None:
-    """Send to MLflow what it does not have of a study's run folders."""
-    from rich.progress import track
-
-    from harness.folder import RunFolder
-    from harness.track import Mirror, store_uri
-
-    plan = make_plan(study, plugin)
-    mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
-    mirror.open()
-    started = [planned for key, planned in plan.runs.items() if RunFolder(runs, key).spec.exists()]
-    for planned in track(started, "sending", console=console, disable=not console.is_terminal):
-        mirror.send(planned)
-    if mirror.problem:
-        raise Refusal(f"{mirror.problem}; {len(mirror.unsent)} of {len(started)} runs were not sent")
-    console.print(f"{len(started)} runs of study {plan.study.name} are in {mirror.store}", highlight=False)
 
 
 @app.command("list")

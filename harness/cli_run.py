@@ -14,9 +14,11 @@ from harness.cli_options import Plugins, Refusal, Runs, Store, Study, console, m
 
 if TYPE_CHECKING:
     from harness.plan import Plan, Schedule
-    from harness.track import Mirror
+    from harness.sender import Sender
 
 running = typer.Typer()
+PROBE = 4096
+"""Bytes that are written to see whether there is room."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 
@@ -71,6 +73,10 @@ def run(
             "0: train every run alone.",
         ),
     ] = 20.0,
+    system_metrics: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="Track CPU, memory and GPU every so many seconds. Default: not."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
 ) -> None:
     """Train what is left of a study. Safe to stop and to repeat: finished runs are skipped, others resume."""
@@ -88,8 +94,10 @@ def run(
     from harness.engines import make_engine
     from harness.execute import Settings
     from harness.plan import Schedule
+    from harness.sender import Sender
+    from harness.system import missing
     from harness.track import Mirror, store_uri
-    from harness.watch import Show
+    from harness.watch import Show, StudyStoppedError
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,21 +107,37 @@ def run(
     threads = threads or max(1, cores // workers)
     decoders = max(1, cores // workers) if decoders is None else decoders
     driver = f"econ run {plan.study.name}, process {os.getpid()} on {socket.gethostname()}"
-    settings = Settings(runs, downloads, device, checkpoint_seconds, plan.study.plugins, decoders, ranks, driver)
-    mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
-    mirror.open()
+    settings = Settings(
+        runs,
+        downloads,
+        device,
+        checkpoint_seconds,
+        plan.study.plugins,
+        decoders,
+        ranks=ranks,
+        driver=driver,
+        system_metrics=system_metrics,
+    )
+    if system_metrics and (absent := missing(device)):
+        raise Refusal(f"--system-metrics needs what is not installed: pip install {absent}")
+    if plan.alone.keys() - finished:
+        check_runs(runs)
+    mirror = Sender(Mirror(store_uri(store, runs), plan.study.name, runs))
     schedule = Schedule(plan.runs, finished, driver)
     for key in finished & plan.alone.keys():
         mirror.send(plan.runs[key])
     try:
         with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
             make_engine(engine.value, workers, threads, devices).run(schedule, settings, show)
-            mirror.close()
     except KeyboardInterrupt:
         console.print(
             "interrupted; finished runs are kept, and the same command goes on with the others", soft_wrap=True
         )
         raise typer.Exit(INTERRUPTED) from None
+    except StudyStoppedError as error:
+        kept = "finished runs and checkpoints are kept, and the same command goes on"
+        raise Refusal(f"study {plan.study.name} was stopped: {error}; {kept}") from error
+    mirror.finish()
     conclude(plan, schedule, mirror, study)
 
 
@@ -165,12 +189,24 @@ def check_ranks(device: str, ranks: int, workers: int) -> None:
         raise Refusal(f"--ranks {ranks}: {workers} runs at once would use the same GPUs; take --engine inline")
 
 
-def conclude(plan: "Plan", schedule: "Schedule", mirror: "Mirror", study: str) -> None:
+def check_runs(runs: Path) -> None:
+    """Refuse a folder of run folders that cannot be written to, before anything is trained for it."""
+    from harness.folder import trouble, write
+
+    probe = runs / ".probe"
+    try:
+        write(probe, lambda file: file.write(bytes(PROBE)))
+        probe.unlink(missing_ok=True)  # another driver may have looked at the same moment
+    except OSError as error:
+        raise Refusal(f"--runs {runs}: {trouble(error) or error}") from error
+
+
+def conclude(plan: "Plan", schedule: "Schedule", mirror: "Sender", study: str) -> None:
     """Say how a study ended; a failure is an exit code other than 0."""
     failed = schedule.failed
     if mirror.unsent:
         console.print(
-            f"the tracking store lacks {len(mirror.unsent)} of the runs: {mirror.problem}; "
+            f"the tracking store lacks {len(mirror.unsent)} of the runs: {mirror.problem or 'it is slow to answer'}; "
             f"`econ sync {study}` sends them",
             markup=False,
             highlight=False,

@@ -25,18 +25,20 @@ from harness.distributed import ALONE, Group
 from harness.each_epoch import EachEpoch
 from harness.evaluate import at_once, evaluate
 from harness.evaluate_text import evaluate_text
-from harness.folder import RunFolder, read_json, write, write_json, write_lines
+from harness.folder import RunFolder, read_json, trouble, write, write_json, write_lines
 from harness.landscape import Examples, Landscape, explore
 from harness.measures import Measures
 from harness.memory import advice, ran_out_of_memory
 from harness.noisy_quadratic import QuadraticRun
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
+from harness.progress import Progress
 from harness.quadratic_study import simulate_run
 from harness.ranks import device_of, run_together
 from harness.result import make_result, make_trunk_result
 from harness.run import DatasetSpec, Run
 from harness.synchronized import DividedRecipe, synchronize
+from harness.system import sampling
 from harness.train import DivergenceError, train_epoch
 from harness.trunks import Trunk
 from methods import Anchor
@@ -44,7 +46,8 @@ from methods.plugins import available
 from methods.streams import stream
 from methods.trunk import fork, fork_state
 
-State = Literal["finished", "failed", "diverged", "out of memory", "elsewhere"]
+State = Literal["finished", "failed", "diverged", "out of memory", "elsewhere", "blocked"]
+"""A blocked run could not write its files, and nor could another one: it has not failed, and goes on later."""
 FOUND = "it was finished before"
 """Why a run is finished that was not trained now."""
 
@@ -67,6 +70,7 @@ class Settings:
         ranks: processes that train a run together, on the CPU or on the CUDA devices from `device` on.
         driver: who the run is executed for, in words; claims name it.
         alone: no other run is on the device, so that one that runs out of memory has failed.
+        system_metrics: seconds between two samples of system metrics; None for none.
     """
 
     runs: Path = Path("runs")
@@ -78,6 +82,7 @@ class Settings:
     ranks: int = 1
     driver: str = ""
     alone: bool = False
+    system_metrics: float | None = None
 
 
 class Outcome(NamedTuple):
@@ -119,6 +124,8 @@ def execute(
     except ClaimError as error:
         return Outcome("elsewhere", str(error))
     except OSError as error:
+        if reason := trouble(error):
+            return Outcome("blocked", reason)
         return Outcome("failed", f"{type(error).__name__}: {error} (and the failure could not be recorded)")
 
 
@@ -146,27 +153,32 @@ def execute_claimed(
         folder.sweep()
         folder.result.unlink(missing_ok=True)  # of a trunk whose state was removed
         write_json(folder.spec, run.spec())
-        if isinstance(run, QuadraticRun):
-            simulate_run(run, folder, report)
-        elif settings.ranks > 1:
-
-            def still_ours() -> None:  # ranks are processes of their own, which do not know of the claim
-                confirm(folder.path)
-                report()
-
-            job = partial(take_part, run, settings, folder, needed, trunks)
-            run_together(job, settings.ranks, settings.device, still_ours)
-        else:
-            do(run, settings, folder, needed, trunks, ALONE, report)
+        with sampling(folder.system, settings.system_metrics, torch.device(settings.device)):
+            if isinstance(run, QuadraticRun):
+                simulate_run(run, folder, report)
+            elif settings.ranks > 1:
+                job = partial(take_part, run, settings, folder, needed, trunks)
+                run_together(job, settings.ranks, settings.device, partial(confirm_and, report, folder))
+            else:
+                do(run, settings, folder, needed, trunks, ALONE, report)
     except ClaimError:
         raise
     except Exception as error:
-        return fail(folder, outcome_of(error, settings), traceback.format_exc())
+        outcome = outcome_of(error, settings)
+        return outcome if outcome.state == "blocked" else fail(folder, outcome, traceback.format_exc())
     return Outcome("finished")
+
+
+def confirm_and(report: Callable[[], None], folder: RunFolder) -> None:
+    """Make sure of the claim, of which ranks do not know, being processes of their own; then report."""
+    confirm(folder.path)
+    report()
 
 
 def outcome_of(error: Exception, settings: Settings) -> Outcome:
     """Say how a run ended that raised an error."""
+    if reason := trouble(error):
+        return Outcome("blocked", reason)
     if isinstance(error, DivergenceError | NeedError):
         return Outcome("diverged" if isinstance(error, DivergenceError) else "failed", str(error))
     reason = f"{type(error).__name__}: {error}"
@@ -232,7 +244,8 @@ def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
     try:
         write_json(folder.failure, {**outcome._asdict(), "traceback": trace})
     except OSError as error:
-        return outcome._replace(reason=f"{outcome.reason} (and the failure could not be recorded: {error})")
+        lost = f"{outcome.reason} (and the failure could not be recorded: {trouble(error) or error})"
+        return Outcome("blocked" if trouble(error) else outcome.state, lost)
     return outcome
 
 
@@ -264,6 +277,7 @@ class Execution:
         self.run, self.folder, self.report, self.settings, self.group = run, folder, report, settings, group
         self.trunks, self.is_trunk = trunks, until is not None
         self.inherited = Cost()
+        self.progress = Progress(None if group.rank else folder.progress, settings.device)
         self.device = torch.device(settings.device)
         self.task = load_task(run.dataset, settings.downloads, self.device, settings.decoders)
         warm_up(self.device)
@@ -305,10 +319,12 @@ class Execution:
             if not self.epoch:
                 self.method.receive([load_finished(part) for part in parts])
             self.train()
+            self.progress.enter("preparing")
             with self.group.together(self.counter), self.counter.training(self.device):
                 self.method.prepare(self.group.part(self.for_statistics("prepare")))
             if not self.group.rank:
                 self.save(prepared=True)
+        self.progress.enter("evaluating")
         if not self.group.rank:
             self.write_result(parts, self.explore(beside))
             self.folder.progress.unlink(missing_ok=True)
@@ -459,6 +475,7 @@ class Execution:
         asked = () if self.group.rank else self.run.evaluate.each_epoch
         with self.memory.leaving_out():
             each_epoch = EachEpoch(asked, self.method, self.test(), self.for_statistics("prepare")) if asked else None
+        self.progress.begin(self.epoch, self.epochs)
         saved = time.monotonic()
         for epoch in range(self.epoch, self.epochs):
             assert self.optimizer is not None
@@ -477,7 +494,7 @@ class Execution:
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 self.save()
                 saved = time.monotonic()
-            write_json(self.folder.progress, {**line, "epochs": self.epochs}, durable=False)
+            self.progress.advance(self.epoch, line)
             self.report()
 
     def explore(self, beside: list[RunFolder]) -> Landscape:

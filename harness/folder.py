@@ -1,22 +1,30 @@
 """A run's folder: the truth about a run. Every file is written to a temporary name, flushed, then renamed."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.claim import Owner, confirm, see, take
+
+UNWRITABLE: dict[int | None, str] = {
+    errno.ENOSPC: "no space is left for {file}: free some",
+    errno.EDQUOT: "the disk quota does not leave space for {file}: free some",
+    errno.EROFS: "{file} is on a file system that can only be read: make it writable",
+}
+"""Troubles of a disk, which every run would meet, and what to do about them."""
 
 
 class RunFolder:
     """The files of one run, `runs/<key>/`.
 
     spec.json: what is run. checkpoint.pt: where training stands, then the finished state. metrics.jsonl: one
-    line an epoch. progress.json: how far a running run is. predictions.npz: test probabilities. arrays.npz: curves
-    and planes, if the study asks for any. failure.json: why it failed. claim.N: who works on it (`harness.claim`).
-    result.json: written last; a run with one is finished.
+    line an epoch. progress.json: how far a running run is. system.jsonl: system metrics, if they were asked for.
+    predictions.npz: test probabilities. arrays.npz: curves and planes, if the study asks for any. failure.json: why it
+    failed. claim.N: who works on it (`harness.claim`). result.json: written last; a run with one is finished.
     """
 
     def __init__(self, root: Path, key: str) -> None:
@@ -27,6 +35,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint.pt"
         self.metrics = self.path / "metrics.jsonl"
         self.progress = self.path / "progress.json"
+        self.system = self.path / "system.jsonl"
         self.predictions = self.path / "predictions.npz"
         self.arrays = self.path / "arrays.npz"
         self.failure = self.path / "failure.json"
@@ -97,6 +106,7 @@ def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = Tru
 
     Raises:
         LostError: if the folder was claimed by this process, and another one has taken it over.
+        OSError: that names the file, if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -114,8 +124,21 @@ def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = Tru
                 os.fsync(folder)  # the name, too
             finally:
                 os.close(folder)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # a full disk names no file, others the temporary one
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or on a disk that has become read-only: `sweep` removes it
+            temporary.unlink()
+
+
+def trouble(error: BaseException | None) -> str:
+    """Say what is wrong with the disk and what to do, "" if neither an error nor what caused it says such a thing."""
+    while error:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            return UNWRITABLE[error.errno].format(file=error.filename or "a file")
+        error = error.__cause__
+    return ""
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:

@@ -23,6 +23,7 @@ from harness.noisy_quadratic import (
     steady_loss,
 )
 from harness.places import Errors
+from harness.progress import Progress
 from harness.provenance import provenance
 from harness.quadratic_learners import simulate
 from methods import Method
@@ -143,13 +144,14 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
         DivergenceError: if a loss is not finite.
     """
     began = time.perf_counter()
+    progress = Progress(folder.progress, "cpu", unit="iteration")
+    progress.begin(0, run.iterations)
 
-    def progress(done: int) -> None:
-        state = {"epoch": done, "epochs": run.iterations, "unit": "iteration"}
-        write_json(folder.progress, state, durable=False)
+    def advance(done: int) -> None:
+        progress.advance(done)
         report()
 
-    losses = simulate(run, progress)
+    losses = simulate(run, advance)
     result = {
         "key": run.key,
         "run": str(run),

@@ -5,6 +5,7 @@ Epochs carry the time of metrics.jsonl, and a run is found by its key, so that s
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from harness.folder import RunFolder, read_json
 from harness.plan import Planned
+from harness.system import read_samples
 
 PATIENCE = 60.0
 """Seconds until a tracking server that was away is tried again."""
@@ -66,6 +68,7 @@ class Mirror:
         self.client: Any = None
         self.known: dict[str, tuple[str, dict[str, str]]] = {}
         self.sent: dict[str, int] = {}
+        self.samples: dict[str, int] = {}
         self.updated: dict[str, float] = {}
         self.left: dict[str, Planned] = {}
 
@@ -137,11 +140,13 @@ class Mirror:
         """
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         try:
             from mlflow import MlflowClient
         except ImportError as error:
             raise TrackingError(f"mlflow is not installed ({error})") from error
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is told in a line
         with reachable(self.store):
             if self.store.startswith("sqlite:///"):
                 make_database(Path(self.store.removeprefix("sqlite:///").partition("?")[0]))
@@ -206,6 +211,7 @@ class Mirror:
                 self.set_params(run_id, flatten(planned.run.model_dump(mode="json")))
             if old.get("state") != "finished":
                 self.send_epochs(run_id, folder)
+                self.send_samples(run_id, folder)
                 if result:
                     tags |= result["provenance"]
                     tags |= {name: result[name] for name in ("evaluated_on", "chosen_on") if name in result}
@@ -259,6 +265,20 @@ class Mirror:
         )
         self.sent[folder.key] = len(lines)
 
+    def send_samples(self, run_id: str, folder: RunFolder) -> None:
+        """Send the system metrics not sent yet by this process, by the names that MLflow itself gives them."""
+        samples, sent = read_samples(folder.system), self.samples.get(folder.key, 0)
+        self.log(
+            run_id,
+            [
+                (f"system/{name}", value, sample["time"], step)
+                for step, sample in enumerate(samples[sent:], start=sent)
+                for name, value in sample.items()
+                if name != "time"
+            ],
+        )
+        self.samples[folder.key] = len(samples)
+
     def send_result(self, run_id: str, folder: RunFolder, result: Mapping[str, Any]) -> None:
         """Send the metrics and files of a finished run."""
         when = result["timing"]["finished"]
@@ -300,13 +320,18 @@ def make_database(path: Path) -> None:
     """Make an empty MLflow database, under another name first: one that a kill left half made is of no use."""
     from mlflow import MlflowClient
 
+    if path.exists():  # perhaps on a disk that can only be read
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.unlink(missing_ok=True)
-            MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
-            temporary.replace(path)
+            try:
+                MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)  # a full disk needs its space
 
 
 @contextmanager
@@ -318,10 +343,16 @@ def reachable(store: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
         refused = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
-        raise TrackingError(f"cannot use the tracking store {store}: {first[:300]}", away=not refused) from error
+        raise TrackingError(f"cannot use the tracking store {store}: {brief(error)}", away=not refused) from error
+
+
+def brief(error: Exception) -> str:
+    """Give an error in a line, the same each time: of a failed request, its cause without the request's address."""
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    cause = re.search(r"Caused by \w+\([\"'](?:.*?\): )?(.*?)[\"']\)\)", first)
+    return (cause[1] if cause else first)[:300]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
