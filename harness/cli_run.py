@@ -75,6 +75,7 @@ def run(
 
     from harness.engines import make_engine
     from harness.execute import Settings
+    from harness.folder import RunFolder
     from harness.plan import Schedule
     from harness.track import Mirror, store_uri
     from harness.watch import Show
@@ -90,8 +91,9 @@ def run(
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
     schedule = Schedule(plan.runs, finished)
-    for key in finished & plan.alone.keys():
-        mirror.send(plan.runs[key])
+    for key in finished:
+        if RunFolder(runs, key).finished:  # not a trunk that need not be trained
+            mirror.send(plan.runs[key])
     try:
         with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
             make_engine(engine.value, workers, threads).run(schedule, settings, show)
