@@ -93,6 +93,7 @@ def run(
 
     from harness.engines import make_engine
     from harness.execute import Settings
+    from harness.folder import RunFolder
     from harness.plan import Schedule
     from harness.sender import Sender
     from harness.system import missing
@@ -124,8 +125,9 @@ def run(
         check_runs(runs)
     mirror = Sender(Mirror(store_uri(store, runs), plan.study.name, runs))
     schedule = Schedule(plan.runs, finished, driver)
-    for key in finished & plan.alone.keys():
-        mirror.send(plan.runs[key])
+    for key in finished:
+        if RunFolder(runs, key).finished:  # not a trunk that need not be trained
+            mirror.send(plan.runs[key])
     try:
         with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
             make_engine(engine.value, workers, threads, devices).run(schedule, settings, show)

@@ -168,7 +168,7 @@ def sync(study: Study, runs: Runs = Path("runs"), store: Store = None, plugin: P
     from harness.folder import RunFolder
     from harness.track import Mirror, store_uri
 
-    plan = make_plan(study, plugin)
+    plan = make_plan(study, plugin, share=True)
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
     started = [planned for key, planned in plan.runs.items() if RunFolder(runs, key).spec.exists()]
@@ -176,6 +176,5 @@ def sync(study: Study, runs: Runs = Path("runs"), store: Store = None, plugin: P
         mirror.send(planned)
     if mirror.problem:
         raise Refusal(f"{mirror.problem}; {len(mirror.unsent)} of {len(started)} runs were not sent")
-    console.print(
-        f"{len(started)} runs of study {plan.study.name} are in {mirror.store}", highlight=False, soft_wrap=True
-    )
+    sent = sum(planned.role != "trunk" for planned in started)
+    console.print(f"{sent} runs of study {plan.study.name} are in {mirror.store}", highlight=False, soft_wrap=True)

@@ -91,7 +91,7 @@ class Sender:
                 raise self.error
 
     def finish(self, seconds: float | None = None) -> None:
-        """Send what other drivers did not, and once more what the store did not take; wait, but not longer than this."""
+        """Send what other drivers did not, and once more what the store did not take; wait no longer than this."""
         seconds = FAREWELL if seconds is None else seconds
         end = time.monotonic() + seconds
         with self.changed:

@@ -18,6 +18,7 @@ import yaml
 from harness.folder import RunFolder
 from harness.plan import Plan
 from harness.study import load
+from harness.trunks import Trunk
 
 STUDY = {
     "datasets": [{"name": "digits", "train_size": 200, "corruptions": "none", "ood": []}],
@@ -46,7 +47,7 @@ MARKS = ("checkpoint.pt", "progress.json", "result.json")
 def activity(runs: Path, since: float) -> bool:
     """Whether some run went on since then."""
     for mark in MARKS:
-        for path in runs.glob(f"*/{mark}"):
+        for path in runs.rglob(mark):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime > since:
                     return True
@@ -135,8 +136,8 @@ def test_killed_at_any_moment_a_study_ends_as_if_never_killed(
 ):
     study = tmp_path / "chaos.yaml"
     study.write_text(yaml.safe_dump(STUDY))
-    plan = Plan(load(str(study)))
-    assert len(plan.runs) == RUNS
+    plan = Plan(load(str(study)), share=True)
+    assert len(plan.alone) == RUNS
     reference, runs = tmp_path / "never killed", tmp_path / "runs"
     assert not run_study(study, reference).schedule.failed
 
@@ -158,7 +159,7 @@ def test_killed_at_any_moment_a_study_ends_as_if_never_killed(
         time.sleep(0.1)
     assert chaos.left() == [], "workers outlived their driver"
 
-    for key in plan.runs:
+    for key in plan.alone:
         assert read_result(runs, key) == read_result(reference, key), plan.runs[key].run
         assert not RunFolder(runs, key).failure.exists()
         assert not RunFolder(runs, key).progress.exists()
@@ -187,7 +188,8 @@ def check_store(runs: Path, plan: Plan) -> None:
         folder = RunFolder(runs, run.data.tags["key"])
         result = json.loads(folder.result.read_text())
         assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "finished")
-        assert run.data.params["seed"] == str(plan.runs[folder.key].run.seed)
+        trunk = plan.runs[folder.key].role == "trunk"
+        assert run.data.params["run.seed" if trunk else "seed"] == str(seed_of(plan.runs[folder.key].run))
         for name in ("train/loss", "train/lr"):
             expected = [(line["epoch"], line[name], int(1000 * line["time"])) for line in folder.read_epochs()]
             found = [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name)]
@@ -197,4 +199,9 @@ def check_store(runs: Path, plan: Plan) -> None:
         for name, curve in result["members"].items():
             history = client.get_metric_history(run.info.run_id, f"members/{name}")
             assert sorted((m.step, m.value) for m in history) == list(enumerate(curve, start=1))
-        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"result.json", "predictions.npz"}
+        kept = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert kept == {"result.json"} | (set() if trunk else {"predictions.npz"})
+
+
+def seed_of(run) -> int:
+    return (run.run if isinstance(run, Trunk) else run).seed

@@ -24,6 +24,9 @@ class Store:
     def open(self):
         self.answers.wait(30)
 
+    def close(self):
+        self.answers.wait(30)
+
     def send(self, planned, *, live=False):
         self.answers.wait(30)
         if self.defect:

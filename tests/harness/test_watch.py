@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from harness import watch
+from harness import claim, watch
 from harness.execute import Outcome
 from harness.folder import RunFolder, write_json
 from harness.plan import Plan, Schedule
@@ -36,7 +36,9 @@ def watched(tmp_path, write_study, monkeypatch):
         schedule = Schedule(plan.runs, set(list(plan.runs)[:finished]))
         return Show(plan, schedule, Store(tmp_path), console)
 
-    return SimpleNamespace(make=make, plan=plan, root=tmp_path)
+    yield SimpleNamespace(make=make, plan=plan, root=tmp_path)
+    for held in list(claim.HELD.values()):
+        held.release()
 
 
 def start(show, count):
@@ -46,8 +48,10 @@ def start(show, count):
         show.started(show.plan.runs[key])
 
 
-def tell(root, key, **progress):
-    """Write how far a run is."""
+def tell(root, key, *, claimed=True, **progress):
+    """Write how far a run is; this process works on it."""
+    if claimed and RunFolder(root, key).path not in claim.HELD:
+        claim.take(RunFolder(root, key).path)
     known = {"stage": "training", "epoch": 0, "epochs": 10, "host": "node7", "pid": 12, "time": time.time()}
     write_json(RunFolder(root, key).progress, known | progress)
 
@@ -96,7 +100,7 @@ def test_runs_of_another_driver_are_shown_as_such(watched, monkeypatch):
     with watched.make() as show:
         start(show, 1)
         *_, other, stopped = watched.plan.runs
-        tell(watched.root, stopped, epoch=3)
+        tell(watched.root, stopped, claimed=False, epoch=3)
         with RunFolder(watched.root, other).claim("waiting"):
             tell(watched.root, other, epoch=2)
             show.tick()
