@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         scores_along_path,
         scores_on_plane,
     )
+    from analysis.tuning import importances, load_tuning, tuning_history
 
 __all__ = [
     "METRICS",
@@ -36,6 +37,7 @@ __all__ = [
     "describe",
     "document",
     "flatness",
+    "importances",
     "latex",
     "leaderboard",
     "load_arrays",
@@ -43,6 +45,7 @@ __all__ = [
     "load_runs",
     "load_series",
     "load_settings",
+    "load_tuning",
     "loss_against_members",
     "metric_against_members",
     "over_epochs",
@@ -54,12 +57,17 @@ __all__ = [
     "scores_along_path",
     "scores_on_plane",
     "summarize",
+    "tuning_history",
 ]
+
+
+_LATER = dict.fromkeys(("load_settings", "loss_against_members"), "noisy_quadratic")
+_LATER |= dict.fromkeys(("importances", "load_tuning", "tuning_history"), "tuning")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from analysis import noisy_quadratic, plots
+    from importlib import import_module
 
-    return getattr(noisy_quadratic if name in ("load_settings", "loss_against_members") else plots, name)
+    return getattr(import_module(f"analysis.{_LATER.get(name, 'plots')}"), name)

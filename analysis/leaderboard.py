@@ -23,7 +23,7 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """Rank the methods within each dataset and architecture, without runs that were chosen on test data.
 
     Args:
-        frame: Rows of `load_runs`.
+        frame: Rows of `load_runs`; `attrs["tuning"]` may say which methods were tuned, and with how much.
         by: The metric to rank by, over its mean; None for the accuracy, or of text the bits per character. Ties go to
             the lower NLL (by NLL: to the higher accuracy), and entries equal in both share a rank. A metric of which
             neither direction is better (diversity) ranks from high to low. An entry without the metric comes last and
@@ -33,7 +33,7 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
         One row a (dataset, architecture, label), the best first: columns dataset, architecture, rank, label,
         method, n, evaluated_on, and every metric as `<name>_mean` and `<name>_std` (see `summarize`).
         `attrs["notes"]` holds what a reader must know, `attrs["by"]` the metric, `attrs["left_out"]` what `ranked`
-        left out.
+        left out, `attrs["tuning"]` what was tuned.
 
     Raises:
         LookupError: If all runs were chosen on test data.
@@ -48,10 +48,11 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     order = board[[*CELL, "label"]].assign(first=_ascending(board, by), second=_ascending(board, second))
     order = order.sort_values([*CELL, "first", "second", "label"], na_position="last")
     board.insert(2, "rank", pd.Series(_ranks(order), dtype="Int64"))
-    notes = [*_seed_notes(board), *board.attrs.get("notes", []), *_unfinished_notes(frame)]
+    tuning = frame.attrs.get("tuning", "")
+    notes = [*_seed_notes(board), *filter(None, [tuning]), *board.attrs.get("notes", []), *_unfinished_notes(frame)]
     partial, left_out = board.attrs["partial"], board.attrs.get("left_out", "")
     board = board.loc[order.index].reset_index(drop=True)
-    board.attrs = {"by": by, "partial": partial, "left_out": left_out, "notes": notes}
+    board.attrs = {"by": by, "partial": partial, "left_out": left_out, "tuning": tuning, "notes": notes}
     return board
 
 

@@ -78,13 +78,7 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     Raises:
         FileNotFoundError, LookupError, ValueError, ConnectionError: As `load_runs` does.
     """
-    client = _open(uri)
-    from mlflow.exceptions import MlflowException
-
-    try:
-        tracked = _search(client, study, uri)
-    except MlflowException as error:
-        raise ConnectionError(f"cannot read the tracking store {uri}: {str(error)[:300]}") from error
+    tracked = find_tagged(study, uri)
     cells = [run for run in tracked if run.data.tags.get("role") == "cell"]
     if keys is not None:
         wanted = set(keys)
@@ -98,6 +92,21 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     if not finished:
         raise LookupError(f"study {study!r} has no finished runs ({_count_states(unfinished)}) in {uri}")
     return finished, unfinished
+
+
+def find_tagged(experiment: str, uri: str) -> list[Any]:
+    """Find all MLflow runs of an experiment.
+
+    Raises:
+        FileNotFoundError, LookupError, ConnectionError: As `load_runs` does.
+    """
+    client = _open(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _search(client, experiment, uri)
+    except MlflowException as error:
+        raise ConnectionError(f"cannot read the tracking store {uri}: {str(error)[:300]}") from error
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:

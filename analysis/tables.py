@@ -196,7 +196,8 @@ def _caption(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
     within = "" if len(titles) == 1 else " of each dataset and architecture"
     return (
         f"{where}{split} data: mean $\\pm$ sample standard deviation over {over}. "
-        f"The best mean of each metric{within} is bold.{_partial(board, titles, metrics)}{_left_out(board)}"
+        f"The best mean of each metric{within} is bold."
+        f"{_tuning(board)}{_partial(board, titles, metrics)}{_left_out(board)}"
     )
 
 
@@ -214,6 +215,11 @@ def _partial(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
         if entry["metric"] in metrics
     ]
     return "".join(named)
+
+
+def _tuning(board: pd.DataFrame) -> str:
+    """Say which values were tuned, and with how much."""
+    return f" {escape(note)}" if (note := board.attrs.get("tuning")) else ""
 
 
 def _left_out(board: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from harness.cli_options import Plugins, Refusal, console, show
 from harness.cli_reports import reports
 from harness.cli_run import running
+from harness.cli_tune import tuning
 from harness.cli_watch import watching
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(running)
 app.add_typer(watching)
+app.add_typer(tuning)
 app.add_typer(reports)
 
 

@@ -21,6 +21,10 @@ Store = Annotated[
     str | None,
     typer.Option(help="MLflow tracking URI. Default: $MLFLOW_TRACKING_URI, else sqlite:///RUNS/mlflow.db."),
 ]
+Tuned = Annotated[
+    Path | None,
+    typer.Option(help="Take methods' values from this file, which `econ tune` wrote; those not in it run as written."),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")]
 
 
@@ -28,16 +32,28 @@ class Refusal(Exception):  # noqa: N818 - what a user reads, no failure of the p
     """Something the user can mend; its message says what and where."""
 
 
-def make_plan(study: str, plugins: list[Path] | None, *, share: bool = False) -> "Plan":
-    """Read a study and expand it, perhaps with the trunks that its runs share."""
+def make_plan(study: str, plugins: list[Path] | None, tuned: Path | None = None, *, share: bool = False) -> "Plan":
+    """Read a study and expand it, perhaps with the values that tuning chose and the trunks that its runs share."""
     from harness.places import StudyError
     from harness.plan import Plan
-    from harness.study import load
+    from harness.study import Study, load
 
     try:
-        return Plan(load(study, plugins or []), share=share)
+        loaded = load(study, plugins or [])
+        if tuned:
+            from harness.tuned import apply
+
+            if not isinstance(loaded, Study):
+                raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
+            loaded = apply(loaded, tuned)
+        return Plan(loaded, share=share)
     except StudyError as error:
         raise Refusal(str(error)) from error
+
+
+def named(study: str, tuned: Path | None) -> str:
+    """Write a study as the arguments of a command."""
+    return f"{study} --tuned {tuned}" if tuned else study
 
 
 def show(text: str, output: Path | None) -> None:

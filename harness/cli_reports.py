@@ -1,5 +1,6 @@
 """The commands that read tracked runs: leaderboard, table, plot."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli_options import Output, Plugins, Refusal, Runs, Store, Study, console, make_plan, show
+from harness.cli_options import Output, Plugins, Refusal, Runs, Store, Study, Tuned, console, make_plan, named, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,7 @@ class PlotName(StrEnum):
     flatness = "flatness"
     epochs = "epochs"
     corruption = "corruption"
+    tuning = "tuning"
     all = "all"
 
 
@@ -55,22 +57,27 @@ def refusing(hint: str = "") -> Iterator[None]:
         raise Refusal(f"{reason}; {hint}" if hint else reason) from error
 
 
-def load_frame(
-    study: str, runs: Path, store: str | None, plugins: list[Path] | None, plan: "Plan | None" = None
-) -> "pd.DataFrame":
-    """Load a study's tracked cells, with the labels that the study gives them today."""
+def load_frame(plan: "Plan", study: str, runs: Path, store: str | None) -> "pd.DataFrame":
+    """Load a study's tracked cells, with the labels that the study gives them today.
+
+    Args:
+        plan: of the study.
+        study: as the arguments of a command, for messages.
+        runs: the folder of run folders.
+        store: the tracking store.
+    """
     from analysis import load_runs
+    from harness.study import Study
     from harness.track import store_uri
 
-    plan = plan or make_plan(study, plugins)
-    if is_quadratic(plan):
+    if not isinstance(plan.study, Study):
         raise Refusal(f"study {plan.study.name} simulates the noisy quadratic problem: `econ plot {study}` draws it")
     labels = {key: planned.labels for key, planned in plan.runs.items() if planned.role == "cell"}
     with refusing(f"train the study with `econ run {study}`, or send its runs with `econ sync {study}`"):
         frame = load_runs(plan.study.name, store=store_uri(store, runs), keys=labels)
     frame["label"] = frame["key"].map(labels)
     whole = frame.explode("label", ignore_index=True)  # a method may stand in the study under several names
-    whole.attrs = frame.attrs
+    whole.attrs = frame.attrs | {"tuning": plan.study.caption}
     return whole
 
 
@@ -95,6 +102,21 @@ def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
         console.print(f"wrote {path}", highlight=False)
 
 
+def plot_tuning(plan: "Plan", study: str, output: Path, store: str) -> None:
+    """Draw how a study was tuned, a figure for each dataset and architecture."""
+    from analysis import load_tuning, save, tuning_history
+
+    name = plan.study.name.removesuffix(" · tuned")
+    with refusing(f"tune the study with `econ tune {study}`"):
+        figures = tuning_history(load_tuning(name, store=store))
+    for title, figure in figures.items():
+        place = "-".join(re.findall(r"[\w.=]+", title))
+        with refusing():
+            paths = save(figure, output / ("tuning" if len(figures) == 1 else f"tuning-{place}"))
+        for path in paths:
+            console.print(f"wrote {path}", highlight=False)
+
+
 @reports.command()
 def leaderboard(
     study: Study,
@@ -106,12 +128,13 @@ def leaderboard(
     runs: Runs = Path("runs"),
     store: Store = None,
     plugin: Plugins = None,
+    tuned: Tuned = None,
 ) -> None:
     """Rank a study's methods, with their cost, from the tracked runs."""
     from analysis import leaderboard as rank
     from analysis import render
 
-    frame = load_frame(study, runs, store, plugin)
+    frame = load_frame(make_plan(study, plugin, tuned), named(study, tuned), runs, store)
     width = console.width if format is Format.text and output is None and console.is_terminal else None
     with refusing():
         text = render(rank(frame, by=by), format.value, width=width)
@@ -126,12 +149,13 @@ def table(
     runs: Runs = Path("runs"),
     store: Store = None,
     plugin: Plugins = None,
+    tuned: Tuned = None,
 ) -> None:
     """Write a study's LaTeX table (booktabs) from the tracked runs."""
     from analysis import document, latex
     from analysis import leaderboard as rank
 
-    frame = load_frame(study, runs, store, plugin)
+    frame = load_frame(make_plan(study, plugin, tuned), named(study, tuned), runs, store)
     with refusing():
         text = latex(rank(frame))
     show(document(text) if standalone else text, output)
@@ -145,19 +169,22 @@ def plot(
     runs: Runs = Path("runs"),
     store: Store = None,
     plugin: Plugins = None,
+    tuned: Tuned = None,
 ) -> None:
     """Draw a study's plots (PDF, SVG, PNG) from the tracked runs; of all plots, those that its methods allow."""
     from analysis import PLOTS, ranked, save
+    from harness.track import store_uri
 
-    plan = make_plan(study, plugin)
+    plan = make_plan(study, plugin, tuned)
     if is_quadratic(plan):
-        from harness.track import store_uri
-
         if name is not PlotName.all:
             raise Refusal(f"no plot {name.value!r} of study {plan.study.name}: it has one, `econ plot {study}`")
         plot_quadratic(plan, study, output, store_uri(store, runs))
         return
-    frame = load_frame(study, runs, store, plugin, plan)
+    if name is PlotName.tuning:
+        plot_tuning(plan, study, output, store_uri(store, runs))
+        return
+    frame = load_frame(plan, named(study, tuned), runs, store)
     with refusing():
         frame = ranked(frame)
     if "left_out" in frame.attrs:

@@ -10,11 +10,21 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli_options import Plugins, Refusal, Runs, Store, Study, console, make_plan
+from harness.cli_options import Plugins, Refusal, Runs, Store, Study, Tuned, console, make_plan, named
 
 if TYPE_CHECKING:
     from harness.plan import Plan, Schedule
     from harness.sender import Sender
+
+Gpus = Annotated[
+    str | None, typer.Option(help="GPUs to share out among processes, as 0,1,3. Default: all that are visible.")
+]
+PerGpu = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Runs at once on each GPU. One that runs out of memory is tried again alone on its GPU. Default: 1."
+    ),
+]
 
 running = typer.Typer()
 PROBE = 4096
@@ -37,16 +47,8 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes at once on the CPU. Default: one a core.")
     ] = None,
-    gpus: Annotated[
-        str | None, typer.Option(help="GPUs to share out among processes, as 0,1,3. Default: all that are visible.")
-    ] = None,
-    per_gpu: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Runs at once on each GPU. One that runs out of memory is tried again alone on its GPU. Default: 1.",
-        ),
-    ] = None,
+    gpus: Gpus = None,
+    per_gpu: PerGpu = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads a process. Default: the cores, shared out.")
     ] = None,
@@ -55,6 +57,7 @@ def run(
     downloads: Annotated[Path, typer.Option(help="The folder of datasets.")] = Path("downloads"),
     store: Store = None,
     plugin: Plugins = None,
+    tuned: Tuned = None,
     decoders: Annotated[
         int | None,
         typer.Option(min=0, help="Processes a run that decode picture files. Default: the cores, shared out."),
@@ -80,7 +83,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
 ) -> None:
     """Train what is left of a study. Safe to stop and to repeat: finished runs are skipped, others resume."""
-    plan = make_plan(study, plugin, share=trunk_gb > 0)
+    plan = make_plan(study, plugin, tuned, share=trunk_gb > 0)
     for warning in sorted({planned.warning for planned in plan.runs.values() if planned.warning}):
         console.print(f"warning: {warning}", markup=False)
     if dry_run:
@@ -140,7 +143,7 @@ def run(
         kept = "finished runs and checkpoints are kept, and the same command goes on"
         raise Refusal(f"study {plan.study.name} was stopped: {error}; {kept}") from error
     mirror.finish()
-    conclude(plan, schedule, mirror, study)
+    conclude(plan, schedule, mirror, named(study, tuned))
 
 
 def choose_devices(

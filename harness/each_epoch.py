@@ -12,20 +12,20 @@ from methods import Batch, Method
 
 
 class EachEpoch:
-    """Measures a method after each of its epochs; nothing is selected by it."""
+    """Measures a method after each of its epochs; nothing of the method depends on it."""
 
     def __init__(
-        self, asked: Collection[str], method: Method, test: Iterable[Batch], training: Iterable[Batch]
+        self, asked: Collection[str], method: Method, examples: Iterable[Batch], training: Iterable[Batch]
     ) -> None:
         """Copy the method.
 
         Args:
-            asked: "test", "distances".
+            asked: "test" or "validation", which names the scores; "distances".
             method: before it is trained.
-            test: each test example once.
+            examples: each of those that are scored once.
             training: on which running statistics are re-estimated, as before a prediction at the end.
         """
-        self.asked, self.test, self.training = asked, test, training
+        self.asked, self.examples, self.training = asked, examples, training
         self.copy = deepcopy(method)
 
     @torch.no_grad()
@@ -33,7 +33,7 @@ class EachEpoch:
         """Measure the method at the end of an epoch; it is only read.
 
         Returns:
-            test/accuracy (%), test/nll, and of text test/bpc; distance/l2, distance/cosine and
+            test/accuracy (%), test/nll, and of text test/bpc (or validation/…); distance/l2, distance/cosine and
             distance/squared_cosine, where the method has more than one anchor by now.
 
         Raises:
@@ -46,12 +46,11 @@ class EachEpoch:
             if "distances" in self.asked:
                 apart = distances(self.copy.net, self.copy.anchors())
                 found |= {f"distance/{name}": value for name, value in apart.items()}
-            if "test" in self.asked:
+            for scored in {"test", "validation"}.intersection(self.asked):
                 self.copy.train()
                 self.copy.prepare(self.training)
                 self.copy.eval()
-                total = tally(self.copy.predict, self.test)
-                found |= total.named("test")
+                found |= tally(self.copy.predict, self.examples).named(scored)
         bad = [name for name, value in found.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number after epoch {method.epoch + 1}: {', '.join(bad)}")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import data
-from data import Passes, PictureTask, Task, TextTask
+from data import Part, Passes, PictureTask, Task, TextTask
 from data.decoder import usable_cpus
 from harness import checkpoint as checkpoints
 from harness.build import make_method
@@ -116,11 +116,33 @@ def execute(
         How it ended. A run that was finished already is left alone, and so is one that another process works on.
     """
     folder = RunFolder(settings.runs, run.key)
+
+    def start() -> None:
+        if isinstance(run, QuadraticRun):
+            simulate_run(run, folder, report)
+        elif settings.ranks > 1:
+            job = partial(take_part, run, settings, folder, needed, trunks)
+            run_together(job, settings.ranks, settings.device, partial(confirm_and, report, folder))
+        else:
+            do(run, settings, folder, needed, trunks, ALONE, report)
+
+    return guard(run, settings, folder, start)
+
+
+def guard(run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, start: Callable[[], None]) -> Outcome:
+    """Start what finishes a run, alone in its folder, and record there what goes wrong in it.
+
+    Args:
+        run: what to run.
+        settings: where and on what.
+        folder: its folder.
+        start: does it, unless it was finished already.
+    """
     try:
         if is_there(run, folder):
             return Outcome("finished", FOUND)
         with folder.claim(settings.driver):
-            return execute_claimed(run, settings, folder, needed, report, trunks)
+            return finish_claimed(run, settings, folder, start)
     except ClaimError as error:
         return Outcome("elsewhere", str(error))
     except OSError as error:
@@ -134,15 +156,10 @@ def is_there(run: Run | QuadraticRun | Trunk, folder: RunFolder) -> bool:
     return folder.finished and (not isinstance(run, Trunk) or folder.checkpoint.exists())
 
 
-def execute_claimed(
-    run: Run | QuadraticRun | Trunk,
-    settings: Settings,
-    folder: RunFolder,
-    needed: list[str],
-    report: Callable[[], None],
-    trunks: Sequence[str],
+def finish_claimed(
+    run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, start: Callable[[], None]
 ) -> Outcome:
-    """Execute a run that this process has claimed.
+    """Finish a run that this process has claimed.
 
     Raises:
         LostError: if another process has taken it over.
@@ -154,13 +171,7 @@ def execute_claimed(
         folder.result.unlink(missing_ok=True)  # of a trunk whose state was removed
         write_json(folder.spec, run.spec())
         with sampling(folder.system, settings.system_metrics, torch.device(settings.device)):
-            if isinstance(run, QuadraticRun):
-                simulate_run(run, folder, report)
-            elif settings.ranks > 1:
-                job = partial(take_part, run, settings, folder, needed, trunks)
-                run_together(job, settings.ranks, settings.device, partial(confirm_and, report, folder))
-            else:
-                do(run, settings, folder, needed, trunks, ALONE, report)
+            start()
     except ClaimError:
         raise
     except Exception as error:
@@ -454,16 +465,25 @@ class Execution:
         Raises:
             ValueError: if there are none.
         """
-        passes = self.task.part(self.method.watches or "validation", at_once(self.task))
+        passes = self.part(self.method.watches or "validation")
         if passes is None:
             raise ValueError(f"{self.run.method} watches validation data, but {self.run.dataset.label} holds none out")
         return passes
 
+    def part(self, part: Part) -> Passes | None:
+        """Give each example of a part of the task once; None if there are none."""
+        return self.task.part(part, at_once(self.task))
+
     def test(self) -> Passes:
         """Give each test example once."""
-        passes = self.task.part("test", at_once(self.task))
+        passes = self.part("test")
         assert passes is not None
         return passes
+
+    def each_epoch(self) -> EachEpoch | None:
+        """Give what measures the method after every epoch, if the study asks for it."""
+        asked = () if self.group.rank else self.run.evaluate.each_epoch
+        return EachEpoch(asked, self.method, self.test(), self.for_statistics("prepare")) if asked else None
 
     def train(self) -> None:
         """Train the epochs that are left."""
@@ -472,9 +492,8 @@ class Execution:
             shown = (held_out, self.group.part(self.for_statistics("watch")))
         else:
             shown = None
-        asked = () if self.group.rank else self.run.evaluate.each_epoch
         with self.memory.leaving_out():
-            each_epoch = EachEpoch(asked, self.method, self.test(), self.for_statistics("prepare")) if asked else None
+            each_epoch = self.each_epoch()
         self.progress.begin(self.epoch, self.epochs)
         saved = time.monotonic()
         for epoch in range(self.epoch, self.epochs):

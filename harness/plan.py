@@ -32,8 +32,8 @@ class Planned:
     Attributes:
         run: its spec.
         labels: what the study calls its method; more than one name if it stands there more than once.
-        role: a "cell" of the study, a "component" that only exists because a cell needs it, or a "trunk", the state
-            that several of them go on from.
+        role: a "cell" of the study, a "component" that only exists because a cell needs it, a "trunk", the state that
+            several of them go on from, or a "trial" of tuning.
         needs: keys of the finished runs that it starts from.
         epochs: that it trains itself, or of a trunk all.
         warning: what its author may not have meant.
@@ -44,7 +44,7 @@ class Planned:
 
     run: Run | QuadraticRun | Trunk
     labels: tuple[str, ...]
-    role: Literal["cell", "component", "trunk"]
+    role: Literal["cell", "component", "trunk", "trial"]
     needs: tuple[str, ...]
     epochs: int
     warning: str = ""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +36,8 @@ class Entry(Part):
 
     label: str
     method: MethodSpec
+    written: str = ""
+    """The method as the file writes it, where also values equal to their default stand."""
 
     @model_validator(mode="before")
     @classmethod
@@ -47,7 +49,7 @@ class Entry(Part):
         spec, errors = parse(text, (info.context or {})["methods"])
         if errors:
             raise ValueError("; ".join(errors))
-        return {"label": str(label or spec), "method": spec}
+        return {"label": str(label or spec), "method": spec, "written": text}
 
 
 class StudyFile(BaseModel):
@@ -93,12 +95,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study."""
+    """A checked study.
+
+    Attributes:
+        tuned: (dataset, architecture, method as it is written) → the method with the values that tuning chose.
+        caption: what a leaderboard says of tuning.
+    """
 
     name: str
     file: StudyFile
     methods: Mapping[str, type[Method]]
     plugins: tuple[Path, ...] = ()
+    tuned: Mapping[tuple[str, str, str], MethodSpec] = field(default_factory=dict)
+    caption: str = ""
 
     def recipe(self, dataset: DatasetSpec, architecture: str) -> Recipe:
         """Give the recipe of a (dataset, architecture) pair: the study's, with the overrides that match."""
@@ -115,7 +124,7 @@ class Study:
                 Run(
                     dataset=dataset,
                     architecture=architecture,
-                    method=entry.method,
+                    method=self.tuned.get((dataset.label, architecture, str(entry.method)), entry.method),
                     seed=seed,
                     recipe=self.recipe(dataset, architecture),
                     precision=self.file.precision,

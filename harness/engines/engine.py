@@ -6,6 +6,7 @@ from typing import Protocol
 
 from harness.execute import Outcome, Settings, execute
 from harness.plan import Planned, Schedule
+from harness.trial import PlannedTrial, execute_trial
 
 
 class Watch(Protocol):
@@ -67,4 +68,6 @@ def work(planned: Planned, settings: Settings, report: Callable[[], None] = lamb
         settings: where and on what.
         report: called at the end of every epoch.
     """
+    if isinstance(planned, PlannedTrial):
+        return execute_trial(planned, settings, report)
     return execute(planned.run, settings, [*planned.needs, *planned.beside], report, list(planned.trunks))

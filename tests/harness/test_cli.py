@@ -49,14 +49,14 @@ def test_help_is_quick(econ, environment):
         done = subprocess.run([*econ, "--help"], env=environment, capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.0
-    for command in ("run", "status", "sync", "leaderboard", "table", "plot", "list", "new-method"):
+    for command in ("run", "tune", "status", "sync", "leaderboard", "table", "plot", "list", "new-method"):
         assert command in done.stdout
 
 
 def test_the_help_of_every_command_needs_no_heavy_import(environment):
     program = (
         "import sys; from typer.testing import CliRunner; from harness.cli import app\n"
-        "for name in ('run', 'status', 'sync', 'leaderboard', 'table', 'plot', 'list', 'new-method'):\n"
+        "for name in ('run', 'tune', 'status', 'sync', 'leaderboard', 'table', 'plot', 'list', 'new-method'):\n"
         "    assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"
         "print({'torch', 'mlflow', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
     )

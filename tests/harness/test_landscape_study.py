@@ -63,4 +63,4 @@ def test_it_can_be_drawn(frame, tmp_path, name):
 
 
 def test_the_command_line_draws_every_plot():
-    assert set(PlotName) == {*PLOTS, "all"}
+    assert set(PlotName) == {*PLOTS, "tuning", "all"}

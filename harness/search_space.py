@@ -1,0 +1,158 @@
+"""What is searched for a method: the hyperparameters in its `space`, and in the spaces of the methods inside it."""
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from harness.expression import MethodSpec, hyperparameters, parse
+from methods import Method
+
+DIGITS = 4
+"""Significant digits of a searched number: what is written into files is exactly what was trained with."""
+FORWARD_SHARE = 1 / 3
+"""Of a forward and backward pass, as in the leaderboard's training cost: a backward pass counts as two forward ones."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A method of an expression, and where in it it stands.
+
+    Attributes:
+        spec: the method, with what is inside it.
+        prefix: what its hyperparameters' names begin with: nothing for the outermost, `late_phase_bn.` inside of it.
+        written: the names of the hyperparameters that the study writes out.
+    """
+
+    spec: MethodSpec
+    prefix: str
+    written: frozenset[str]
+
+
+def levels(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> list[Level]:
+    """List the methods of an expression, the outermost first.
+
+    Args:
+        spec: what the expression means.
+        text: the expression as the study writes it; a value equal to its default is written out in it, not in `spec`.
+        methods: every method by name.
+    """
+    found: list[Level] = []
+    node: ast.expr | None = ast.parse(text.strip(), mode="eval").body
+    current: MethodSpec | None = spec
+    prefix = ""
+    while current:
+        call = node if isinstance(node, ast.Call) else None
+        written = frozenset(keyword.arg or "" for keyword in call.keywords) if call else frozenset()
+        found.append(Level(current, prefix, written))
+        node = call.args[0] if call and call.args else None
+        current = within(current, methods)
+        prefix = f"{prefix}{current.name}." if current else ""
+    return found
+
+
+def within(spec: MethodSpec, methods: Mapping[str, type[Method]]) -> MethodSpec | None:
+    """Give the method that one is made of, also where the study leaves it out; None for one made of no other."""
+    known = hyperparameters(methods[spec.name])
+    if spec.of or "of" not in known:
+        return spec.of
+    usual = known["of"][1]
+    return next((MethodSpec(name=n, version=m.version) for n, m in methods.items() if m is usual), None)
+
+
+def search_space(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> dict[str, BaseDistribution]:
+    """Give the distribution of each hyperparameter that the study does not write out, by its name with prefix."""
+    return {
+        f"{level.prefix}{name}": distribution
+        for level in levels(spec, text, methods)
+        for name, distribution in methods[level.spec.name].space.items()
+        if name not in level.written
+    }
+
+
+def default_values(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> dict[str, Any]:
+    """Give the values that the searched hyperparameters have by default.
+
+    Raises:
+        ValueError: for a default outside of its own range.
+    """
+    values = {}
+    for level in levels(spec, text, methods):
+        method = methods[level.spec.name]
+        for name, distribution in method.space.items():
+            if name in level.written:
+                continue
+            value = hyperparameters(method)[name][1]
+            try:  # what Optuna says to a value outside of its range
+                create_trial(state=TrialState.RUNNING, params={name: value}, distributions={name: distribution})
+            except (TypeError, ValueError) as error:
+                message = f"{level.spec.name}: the default {name}={value!r} lies outside of its space, {distribution}"
+                raise ValueError(message) from error
+            values[f"{level.prefix}{name}"] = value
+    return values
+
+
+def with_values(spec: MethodSpec, values: Mapping[str, Any], methods: Mapping[str, type[Method]]) -> MethodSpec:
+    """Give a method with values for some of its hyperparameters, and of those inside it.
+
+    Args:
+        spec: the method.
+        values: by name with prefix, as `search_space` gives them.
+        methods: every method by name.
+
+    Raises:
+        ValueError: for names that it does not have, and for values that are not of their type.
+    """
+    inner = within(spec, methods)
+    prefix = f"{inner.name}." if inner else None
+    inside = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)} if prefix else {}
+    own = {name: value for name, value in values.items() if prefix is None or not name.startswith(prefix)}
+    made = spec.model_copy(update={"hyperparameters": {**spec.hyperparameters, **own}})
+    if inner and inside:
+        made = made.model_copy(update={"of": with_values(inner, inside, methods)})
+    found, errors = parse(str(made), methods)
+    if not found:
+        raise ValueError("; ".join(errors))
+    return found
+
+
+def tidy(value: Any, distribution: BaseDistribution) -> Any:
+    """Round a number that was drawn from a continuous range, so that it can be read, inside of the range."""
+    if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), distribution.low), distribution.high)
+
+
+def expected_cost(spec: MethodSpec, methods: Mapping[str, type[Method]], epochs: int) -> float:
+    """Say how many plain trainings a method's training should cost, from what it says `about` itself.
+
+    Raises:
+        ValueError: for an expression that its hyperparameters do not decide.
+    """
+    factor = 1.0
+    current: MethodSpec | None = spec
+    passes = evaluate_about(spec, methods, "passes", epochs)
+    while current:
+        factor *= evaluate_about(current, methods, "training", epochs)
+        current = within(current, methods)
+    return factor + passes * FORWARD_SHARE / epochs
+
+
+def evaluate_about(spec: MethodSpec, methods: Mapping[str, type[Method]], field: str, epochs: int) -> float:
+    """Evaluate one of the expressions of `Method.about` for a method's hyperparameters."""
+    method = methods[spec.name]
+    values = {name: default for name, (_, default) in hyperparameters(method).items()} | dict(spec.hyperparameters)
+    start = values.get("start")
+    fraction = 1.0 if start is None else start / epochs if isinstance(start, int) else start
+    expression = getattr(method.about, field)
+    try:
+        cost = float(eval(expression, {"__builtins__": {}}, values | {"epochs": epochs, "start": fraction}))
+    except Exception as error:  # whatever a user's own expression raises
+        raise ValueError(f"{method.__name__}.about.{field}: {expression}: {error}") from error
+    if not (math.isfinite(cost) and cost >= 0):
+        raise ValueError(f"{method.__name__}.about.{field}: {expression} is {cost}, no cost")
+    return cost

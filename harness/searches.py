@@ -1,0 +1,120 @@
+"""Which searches the tuning of a study takes: for each dataset, architecture and method, or why none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import data
+from harness.check import holds_out
+from harness.journal import Metric
+from harness.measures import Measures
+from harness.places import StudyError
+from harness.plan import Plan
+from harness.run import DatasetSpec, Run
+from harness.search import Search, trained
+from harness.search_space import default_values, search_space
+from harness.study import Entry, Study
+from methods.wrapper import methods_within
+
+
+@dataclass(frozen=True)
+class Searches:
+    """What a study tunes.
+
+    Attributes:
+        found: the searches, in the order of the study.
+        left: (dataset and architecture, label) → why this method stays as the study writes it.
+    """
+
+    found: list[Search]
+    left: dict[tuple[str, str], str]
+
+
+def find_searches(
+    study: Study, metric: Metric, seed: int, labels: Sequence[str] = (), *, prune: bool = True
+) -> Searches:
+    """Say what is searched for each dataset, architecture and method of a study.
+
+    Args:
+        study: the study.
+        metric: what is made better, on validation data.
+        seed: of tuning, for training and for the search itself.
+        labels: of the methods to tune; none for all.
+        prune: whether trials that do badly are stopped early.
+
+    Raises:
+        StudyError: for a dataset that holds nothing out, a label or a seed that does not do, all in one message.
+    """
+    check_request(study, seed, labels)
+    searches: dict[str, Search] = {}
+    left: dict[tuple[str, str], str] = {}
+    for dataset in study.file.datasets:
+        for architecture in study.file.architectures:
+            for entry in study.file.methods:
+                if labels and entry.label not in labels:
+                    continue
+                run = Run(
+                    dataset=without_companions(dataset),
+                    architecture=architecture,
+                    method=entry.method,
+                    seed=seed,
+                    recipe=study.recipe(dataset, architecture),
+                    precision=study.file.precision,
+                    evaluate=Measures(),
+                )
+                found = find_search(study, entry, run, metric, prune=prune)
+                if isinstance(found, Search):
+                    searches.setdefault(found.key, found)
+                else:
+                    left[f"{dataset.label} · {architecture}", entry.label] = found
+    return Searches(list(searches.values()), left)
+
+
+def check_request(study: Study, seed: int, labels: Sequence[str]) -> None:
+    """Refuse to tune what cannot be tuned.
+
+    Raises:
+        StudyError: naming everything that is wrong.
+    """
+    errors = []
+    for dataset in study.file.datasets:
+        if not holds_out(dataset):
+            remedy = f"`datasets: [{{name: {dataset.name}, validation: NUMBER}}]`"
+            errors.append(f"{dataset.label} holds no validation data out to tune on: write {remedy}")
+    known = [entry.label for entry in study.file.methods]
+    errors += [f"--method {label}: the study has {', '.join(known)}" for label in labels if label not in known]
+    used = sorted({planned.run.seed for planned in Plan(study).runs.values() if isinstance(planned.run, Run)})
+    if seed in used:
+        listed = ", ".join(map(str, used))
+        errors.append(
+            f"--seed {seed} is one of the study's own ({listed}): values would be chosen on the runs it reports"
+        )
+    if errors:
+        raise StudyError("\n".join(errors))
+
+
+def without_companions(dataset: DatasetSpec) -> DatasetSpec:
+    """Drop what a dataset is tested against, which is neither needed nor loaded while tuning."""
+    if dataset.name.partition(":")[0] in data.TEXTS:
+        return dataset
+    return dataset.model_copy(update={"ood": (), "ood_digests": (), "corruptions": "none"})
+
+
+def find_search(study: Study, entry: Entry, run: Run, metric: Metric, *, prune: bool) -> Search | str:
+    """Give the search for one method, or say why there is none.
+
+    A method that trains nothing itself is tuned as what it is made of: the members of `deep_ensemble(swa)` are those of
+    `swa`, whose chosen values it takes.
+    """
+    methods = study.methods
+    run, text, method = trained(run, entry.written, methods)
+    label = next((each.label for each in study.file.methods if each.method == run.method), str(run.method))
+    if not method.epochs:
+        return "it combines runs of plain training, which has nothing to search"
+    if method.needs():
+        return "it starts from other runs"
+    if any(part.watches == "test" for part in methods_within(method)):
+        return "it is chosen on test data, which tuning never opens"
+    space = search_space(run.method, text, methods)
+    if not space:
+        return "nothing to search: all its hyperparameters are written out" if method.space else "nothing to search"
+    return Search(run, label, space, default_values(run.method, text, methods), metric, prune, methods)

@@ -1,0 +1,140 @@
+"""Trials in MLflow: under their search, with their true status, once each, and apart from all leaderboards."""
+
+import shutil
+
+import pytest
+
+from harness.engines import Inline
+from harness.execute import Settings
+from harness.search import Budget
+from harness.searches import find_searches
+from harness.study import load
+from harness.track_tuning import PARENT, TuningMirror
+from harness.tune import Trials
+from harness.watch_tuning import TuningShow
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+ODD = """
+from optuna.distributions import CategoricalDistribution
+from methods import Method
+class Odd(Method):
+    space = {"a": CategoricalDistribution(["good", "bad", "no", "nan", "slow"])}
+    def __init__(self, make_net, recipe, *, a: str = "good"):
+        super().__init__(make_net, recipe)
+        self.a = a
+        if a == "no":
+            raise ValueError("no is no answer")
+    def loss(self, x, y, weights=None):
+        if self.a == "bad":
+            raise ArithmeticError("boo")
+        factor = {"nan": float("nan"), "slow": 1e-9}.get(self.a, 1.0)
+        return super().loss(x, y, weights) * factor
+"""
+
+
+@pytest.fixture
+def tuning(tmp_path, write_study, npz):
+    """Give a function that tunes a study whose trials end in every way there is."""
+    (tmp_path / "odd.py").write_text(ODD)
+    held_out = [{"name": f"npz:{npz}", "validation": 15}]
+    path = write_study(tmp_path / "odd.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])
+    study = load(str(path))
+    searches = find_searches(study, "nll", 1000).found
+    settings = Settings(tmp_path / "runs", plugins=study.plugins)
+
+    def tune(store, trials=4):
+        from rich.console import Console
+
+        schedule = Trials(searches, tmp_path / "runs", Budget(trials, float(trials)))
+        mirror = TuningMirror(store, "odd", tmp_path / "runs", schedule.searches)
+        mirror.open()
+        with TuningShow(schedule, mirror, Console(width=200)) as show:
+            Inline(1).run(schedule, settings, show)
+        return schedule, mirror
+
+    return tune
+
+
+@pytest.fixture
+def store(tmp_path, empty_store):
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+
+
+def read(store):
+    """All runs of the experiment of tuning, by key."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    names = {each.name for each in client.search_experiments()}
+    assert "odd" not in names, "no leaderboard reads trials"
+    experiment = client.get_experiment_by_name("odd · tuning")
+    found = client.search_runs([experiment.experiment_id])
+    by_key = {run.data.tags["key"]: run for run in found}
+    assert len(by_key) == len(found), "each once"
+    return client, by_key
+
+
+def test_every_way_to_end_has_its_status(tuning, store, capsys):
+    schedule, _ = tuning(store)
+    (key,) = schedule.searches
+    client, runs = read(store)
+    parent = runs.pop(key)
+    trials = schedule.trials(key)
+    assert (parent.info.status, parent.data.tags["state"], parent.data.tags["role"]) == (
+        "FINISHED",
+        "finished",
+        "search",
+    )
+    assert {run.data.tags[PARENT] for run in runs.values()} == {parent.info.run_id}
+    assert {run.data.tags["role"] for run in runs.values()} == {"trial"}, "never a cell"
+    assert sorted(int(run.data.tags["trial"]) for run in runs.values()) == [trial.number for trial in trials]
+    status = {"finished": "FINISHED", "pruned": "KILLED", "refused": "KILLED", "failed": "FAILED", "diverged": "FAILED"}
+    for run in runs.values():
+        trial = trials[int(run.data.tags["trial"])]
+        end = trial.user_attrs["end"]
+        assert (run.info.status, run.data.tags["state"]) == (status[end["state"]], end["state"])
+        assert run.data.tags.get("reason", "") == end["reason"]
+        assert run.data.params == trial.params
+        if end["state"] == "finished":
+            assert run.data.metrics["value"] == trial.values[0]
+        history = client.get_metric_history(run.info.run_id, "validation/nll")
+        steps = {m.step: m.value for m in history}
+        assert len(steps) == len(history)
+        assert trial.intermediate_values.items() <= steps.items()
+        if end["state"] == "finished":
+            assert sorted(steps) == [1, 2, 3]
+    ends = {trial.params["a"]: trial.user_attrs["end"]["state"] for trial in reversed(trials)}
+    assert ends == {"good": "finished", "bad": "failed", "no": "refused", "nan": "diverged", "slow": "pruned"}
+    assert "boo" in capsys.readouterr().out
+    counts = {state: int(parent.data.tags[f"trials.{state}"]) for state in status}
+    assert counts == {s: sum(t.user_attrs["end"]["state"] == s for t in trials) for s in status}
+    assert float(parent.data.tags["best.value"]) == schedule.searches[key].best(trials).values[0]
+
+
+def test_nothing_is_sent_twice_and_what_was_missed_is_sent_later(tuning, store, empty_store, tmp_path, capsys):
+    away = "http://127.0.0.1:9"
+    _, mirror = tuning(away, trials=2)
+    assert mirror.unsent
+    assert "warning: cannot use the tracking store http://127.0.0.1:9" in capsys.readouterr().out
+    tuning(store, trials=2)
+    client, runs = read(store)
+    assert len(runs) >= 3
+    before = {key: (run.info.end_time, run.data.tags, run.data.metrics) for key, run in runs.items()}
+    tuning(store, trials=2)
+    client, runs = read(store)
+    assert {key: (run.info.end_time, run.data.tags, run.data.metrics) for key, run in runs.items()} == before
+    for run in runs.values():
+        history = client.get_metric_history(run.info.run_id, "validation/nll")
+        assert len(history) == len({m.step for m in history})
+
+
+def test_a_search_that_goes_on_with_a_larger_budget_is_running_again_and_then_finished(tuning, store):
+    tuning(store, trials=1)
+    schedule, _ = tuning(store, trials=3)
+    (key,) = schedule.searches
+    _, runs = read(store)
+    assert runs[key].info.status == "FINISHED"
+    assert sum(int(v) for n, v in runs[key].data.tags.items() if n.startswith("trials.")) == len(schedule.trials(key))
