@@ -18,7 +18,46 @@ if TYPE_CHECKING:
     from data.pictures import PictureTask
 
 
-class Batches:
+class Portions:
+    """Batches of a split by their bounds: what does not depend on how the images are stored.
+
+    Attributes:
+        examples: Images a pass.
+    """
+
+    examples: int
+    _bounds: list[tuple[int, int]]
+    _stream: Callable[[], Generator] | None
+
+    def streaming(self, stream: Callable[[], Generator]) -> Self:
+        """The same batches with other randomness; their images are not copied.
+
+        Raises:
+            ValueError: If these have none.
+        """
+        if self._stream is None:
+            raise ValueError("batches without a stream are not prepared for one")
+        other = copy(self)
+        other._stream = stream
+        return other
+
+    def divided(self, part: int, parts: int) -> Self:
+        """One of several parts of every batch; everything is drawn as for whole batches.
+
+        Raises:
+            ValueError: If a part of some batch would be empty.
+        """
+        other = copy(self)
+        other._bounds = [share(start, stop, part, parts) for start, stop in self._bounds]
+        other.examples = sum(stop - start for start, stop in other._bounds)
+        return other
+
+    def __len__(self) -> int:
+        """Number of batches a pass."""
+        return len(self._bounds)
+
+
+class Batches(Portions):
     """Batches of one split, normalised and, in training, shuffled and augmented.
 
     With a `stream` every pass takes a fresh generator from it and draws all it needs at the start of the pass on
@@ -65,33 +104,6 @@ class Batches:
         self._scale, self._shift = normalisation(self._images.shape[1:], mean, std, self._images.device, memory_format)
         self._channels_last = memory_format == torch.channels_last
         self._rows = None if stream is None else _rows(self._images, self._augmentation.padding, self._channels_last)
-
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
-        """The same batches with other randomness; their images are not copied.
-
-        Raises:
-            ValueError: If these have none.
-        """
-        if self._stream is None:
-            raise ValueError("batches without a stream are not prepared for one")
-        other = copy(self)
-        other._stream = stream
-        return other
-
-    def divided(self, part: int, parts: int) -> Self:
-        """One of several parts of every batch; everything is drawn as for whole batches.
-
-        Raises:
-            ValueError: If a part of some batch would be empty.
-        """
-        other = copy(self)
-        other._bounds = [share(start, stop, part, parts) for start, stop in self._bounds]
-        other.examples = sum(stop - start for start, stop in other._bounds)
-        return other
-
-    def __len__(self) -> int:
-        """Number of batches a pass."""
-        return len(self._bounds)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: x float32 (B, C, H, W) in the memory format, y int64 (B,)."""

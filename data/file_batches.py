@@ -1,22 +1,19 @@
 """Batches of pictures in files, decoded ahead of the device and normalised on it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from itertools import islice, pairwise
-from typing import Self
 
 import torch
 from torch import Generator, Tensor
 
-from data.batches import bounds, normalisation, normalise
+from data.batches import Portions, bounds, normalisation, normalise
 from data.decoder import Decoder
 from data.decoding import Job
 from data.files import Files
 from data.source import Augmentation, Split
-from data.task import share
 
 
-class FileBatches:
+class FileBatches(Portions):
     """Batches of one split whose images are files; else as `Batches`.
 
     With a `stream` every pass takes a fresh generator from it and draws all it needs at the start of the pass on
@@ -63,33 +60,6 @@ class FileBatches:
         self._augmentation = augmentation
         self._stream = stream
         self._mean, self._std = mean, std
-
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
-        """The same batches with other randomness.
-
-        Raises:
-            ValueError: If these have none.
-        """
-        if self._stream is None:
-            raise ValueError("batches without a stream are not prepared for one")
-        other = copy(self)
-        other._stream = stream
-        return other
-
-    def divided(self, part: int, parts: int) -> Self:
-        """One of several parts of every batch; everything is drawn as for whole batches.
-
-        Raises:
-            ValueError: If a part of some batch would be empty.
-        """
-        other = copy(self)
-        other._bounds = [share(start, stop, part, parts) for start, stop in self._bounds]
-        other.examples = sum(stop - start for start, stop in other._bounds)
-        return other
-
-    def __len__(self) -> int:
-        """Number of batches a pass."""
-        return len(self._bounds)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: x float32 (B, 3, S, S), channels last in memory, y int64 (B,)."""

@@ -121,10 +121,10 @@ def execute(
         if isinstance(run, QuadraticRun):
             simulate_run(run, folder, report)
         elif settings.ranks > 1:
-            job = partial(take_part, run, settings, folder, needed, trunks)
+            job = partial(finish, run, settings, folder, needed, trunks)
             run_together(job, settings.ranks, settings.device, partial(confirm_and, report, folder))
         else:
-            do(run, settings, folder, needed, trunks, ALONE, report)
+            finish(run, settings, folder, needed, trunks, group=ALONE, report=report)
 
     return guard(run, settings, folder, start)
 
@@ -213,32 +213,21 @@ def give_up(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
         return Outcome("elsewhere", str(error))
 
 
-def take_part(
+def finish(
     run: Run | Trunk,
     settings: Settings,
     folder: RunFolder,
     needed: list[str],
     trunks: Sequence[str],
+    *,
     group: Group,
     report: Callable[[], None],
 ) -> None:
-    """Execute a run as one of the ranks that share it."""
-    decoders = usable_cpus() if settings.decoders is None else settings.decoders
-    share = decoders and max(1, decoders // group.size)
-    own = replace(settings, device=device_of(settings.device, group.rank), decoders=share)
-    do(run, own, folder, needed, trunks, group, report)
-
-
-def do(
-    run: Run | Trunk,
-    settings: Settings,
-    folder: RunFolder,
-    needed: list[str],
-    trunks: Sequence[str],
-    group: Group,
-    report: Callable[[], None],
-) -> None:
-    """Do what is left of a run or a trunk, in this process."""
+    """Do what is left of a run or a trunk in this process, perhaps as one of the ranks that share it."""
+    if group.size > 1:
+        decoders = usable_cpus() if settings.decoders is None else settings.decoders
+        share = decoders and max(1, decoders // group.size)
+        settings = replace(settings, device=device_of(settings.device, group.rank), decoders=share)
     with group.in_turn():
         if isinstance(run, Trunk):
             execution = Execution(run.run, settings, folder, report, trunks, group, until=run.epochs)

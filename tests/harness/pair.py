@@ -18,7 +18,7 @@ from harness import distributed
 from harness.build import make_method
 from harness.cost import Counter
 from harness.distributed import Group
-from harness.execute import Settings, take_part
+from harness.execute import Settings, finish
 from harness.folder import RunFolder
 from harness.optimizers import make_optimizer
 from harness.ranks import Report, run_together
@@ -209,7 +209,7 @@ def refuse(group: Group, maker: Callable[..., Method], recipe: Recipe, hyperpara
 def perform(group: Group, run: Run, settings: Settings, needed: list[str]) -> None:
     """Execute a run, without the process that records failures."""
     folder = RunFolder(settings.runs, run.key)
-    take_part(run, settings, folder, needed, (), group, lambda: None)
+    finish(run, settings, folder, needed, (), group=group, report=lambda: None)
 
 
 def names(group: Group, run: Run, methods: Any, shape: Any) -> list[str]:
