@@ -143,12 +143,16 @@ class Claim:
         self.released.set()
         if HELD.get(self.folder) is self:
             del HELD[self.folder]
-        with suppress(OSError):  # one that cannot be freed is silent from now on, which frees it later
+        try:
             os.truncate(self.path, 0)  # not removed, for its number must not come again; and a full disk allows it
+        except OSError:
+            LEFT.add(self.path)  # silent from now on, which frees it for others later, and for this process at once
 
 
 HELD: dict[Path, Claim] = {}
 """The claims of this process, by folder."""
+LEFT: set[Path] = set()
+"""Files of claims that this process gave up where the disk did not allow to free them."""
 
 
 def confirm(folder: Path) -> None:
@@ -174,15 +178,10 @@ def take(folder: Path, driver: str = "") -> Claim:
     """
     while True:
         seen = see(folder)
-        if seen.owner and not seen.owner.dead() and not abandoned(folder, seen.owner):
+        if seen.owner and not seen.owner.dead() and claim_path(folder, seen.number) not in LEFT:
             raise TakenError(f"{seen.owner} works on it")
         if place(folder, seen.number + 1, json.dumps(asdict(Owner.here(driver)))):
             return Claim(folder, seen.number + 1)
-
-
-def abandoned(folder: Path, owner: Owner) -> bool:
-    """Whether a claim is this process's own, given up where the disk did not allow to free it."""
-    return (owner.machine, owner.process) == (machine(), os.getpid()) and folder not in HELD
 
 
 def see(folder: Path) -> Sighting:

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,21 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from harness.cli_cluster import Address, CpusPerRun, GpusPerRun
+from harness.cli_engine import Device, EngineName, Gpus, PerGpu, Threads, Wish, Workers, choose_engine
 from harness.cli_options import Plugins, Refusal, Runs, Store, Study, Tuned, console, make_plan, named
 
 if TYPE_CHECKING:
     from harness.plan import Plan, Schedule
     from harness.sender import Sender
-
-Gpus = Annotated[
-    str | None, typer.Option(help="GPUs to share out among processes, as 0,1,3. Default: all that are visible.")
-]
-PerGpu = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Runs at once on each GPU. One that runs out of memory is tried again alone on its GPU. Default: 1."
-    ),
-]
 
 running = typer.Typer()
 PROBE = 4096
@@ -33,26 +24,17 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 
 
-class EngineName(StrEnum):
-    """Where runs are executed."""
-
-    inline = "inline"
-    processes = "processes"
-
-
 @running.command()
 def run(
     study: Study,
-    engine: Annotated[EngineName, typer.Option(help="One run after another, or several at once.")] = EngineName.inline,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes at once on the CPU. Default: one a core.")
-    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="One run after another, several at once, or a Ray cluster.")
+    ] = EngineName.inline,
+    workers: Workers = None,
     gpus: Gpus = None,
     per_gpu: PerGpu = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads a process. Default: the cores, shared out.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: cuda if there is one.")] = None,
+    threads: Threads = None,
+    device: Device = None,
     runs: Runs = Path("runs"),
     downloads: Annotated[Path, typer.Option(help="The folder of datasets.")] = Path("downloads"),
     store: Store = None,
@@ -76,6 +58,9 @@ def run(
             "0: train every run alone.",
         ),
     ] = 20.0,
+    ray_address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
     system_metrics: Annotated[
         float | None,
         typer.Option(min=0.1, metavar="SECONDS", help="Track CPU, memory and GPU every so many seconds. Default: not."),
@@ -92,37 +77,30 @@ def run(
         console.print(plan_table(plan, runs))
         return
     finished = plan.finished(runs)
-    import torch
-
-    from harness.engines import make_engine
-    from harness.execute import Settings
+    from harness.engines import EngineError
     from harness.folder import RunFolder
     from harness.plan import Schedule
     from harness.sender import Sender
+    from harness.settings import Settings
     from harness.system import missing
     from harness.track import Mirror, store_uri
     from harness.watch import Show, StudyStoppedError
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    devices = choose_devices(engine, device, workers, cores, gpus, per_gpu)
-    workers = len(devices)
-    check_ranks(device, ranks, workers)
-    threads = threads or max(1, cores // workers)
-    decoders = max(1, cores // workers) if decoders is None else decoders
+    wish = Wish(engine, workers, threads, device, gpus, per_gpu, ranks, ray_address, cpus_per_run, gpus_per_run)
+    chosen = choose_engine(wish)
     driver = f"econ run {plan.study.name}, process {os.getpid()} on {socket.gethostname()}"
     settings = Settings(
         runs,
         downloads,
-        device,
+        chosen.device,
         checkpoint_seconds,
         plan.study.plugins,
-        decoders,
+        chosen.cores if decoders is None else decoders,
         ranks=ranks,
         driver=driver,
         system_metrics=system_metrics,
     )
-    if system_metrics and (absent := missing(device)):
+    if system_metrics and (absent := missing(chosen.device)):
         raise Refusal(f"--system-metrics needs what is not installed: pip install {absent}")
     if plan.alone.keys() - finished:
         check_runs(runs)
@@ -133,7 +111,9 @@ def run(
             mirror.send(plan.runs[key])
     try:
         with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
-            make_engine(engine.value, workers, threads, devices).run(schedule, settings, show)
+            chosen.engine.run(schedule, settings, show)
+    except EngineError as error:
+        raise Refusal(f"--engine {engine.value}: {error}") from error
     except KeyboardInterrupt:
         console.print(
             "interrupted; finished runs are kept, and the same command goes on with the others", soft_wrap=True
@@ -144,54 +124,6 @@ def run(
         raise Refusal(f"study {plan.study.name} was stopped: {error}; {kept}") from error
     mirror.finish()
     conclude(plan, schedule, mirror, named(study, tuned))
-
-
-def choose_devices(
-    engine: EngineName, device: str, workers: int | None, cores: int, gpus: str | None, per_gpu: int | None
-) -> list[str]:
-    """Give the device of each process: one a core or `workers` on the CPU, as many as asked for on each GPU."""
-    import torch
-
-    from harness.engines.slots import gpu_slots
-
-    several = engine is EngineName.processes
-    if not (several and device.startswith("cuda") and torch.cuda.is_available()):
-        check_device(device)
-        if gpus is not None or per_gpu:
-            raise Refusal(f"--gpus and --per-gpu share out GPUs with --engine processes, not {device} {engine.value}")
-        return [device] * (workers or cores if several else 1)
-    try:  # the driver itself needs no context on any of the GPUs, which costs memory
-        devices = gpu_slots(device, gpus, per_gpu or 1, torch.cuda.device_count())
-    except ValueError as error:
-        raise Refusal(str(error)) from error
-    if workers and workers != len(devices):
-        raise Refusal(f"--workers {workers}: on GPUs --gpus and --per-gpu decide, here for {len(devices)} runs at once")
-    return devices
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not there."""
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise Refusal(f"--device {device}: {str(error).splitlines()[0]}") from error
-
-
-def check_ranks(device: str, ranks: int, workers: int) -> None:
-    """Refuse more ranks than there are GPUs from a device on, and runs that would use the same ones at once."""
-    if ranks == 1 or not device.startswith("cuda"):
-        return
-    import torch
-
-    from harness.ranks import device_of
-
-    last, gpus = device_of(device, ranks - 1), torch.cuda.device_count()
-    if int(last.partition(":")[2]) >= gpus:
-        raise Refusal(f"--ranks {ranks}: each has a GPU of its own, the last one {last}, but there are {gpus}")
-    if workers > 1:
-        raise Refusal(f"--ranks {ranks}: {workers} runs at once would use the same GPUs; take --engine inline")
 
 
 def check_runs(runs: Path) -> None:
@@ -210,8 +142,9 @@ def conclude(plan: "Plan", schedule: "Schedule", mirror: "Sender", study: str) -
     """Say how a study ended; a failure is an exit code other than 0."""
     failed = schedule.failed
     if mirror.unsent:
+        what = "runs and trunks" if len(plan.alone) < len(plan.runs) else "runs"
         console.print(
-            f"the tracking store lacks {len(mirror.unsent)} of the runs: {mirror.problem or 'it is slow to answer'}; "
+            f"the tracking store lacks {len(mirror.unsent)} of the {what}: {mirror.problem or 'it is slow to answer'}; "
             f"`econ sync {study}` sends them",
             markup=False,
             highlight=False,

@@ -11,14 +11,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from harness.cli_engine import Device, EngineName, Gpus, PerGpu, Threads, Wish, choose_engine
 from harness.cli_options import Plugins, Refusal, Runs, Store, Study, console
-from harness.cli_run import INTERRUPTED, EngineName, Gpus, PerGpu, check_runs, choose_devices
+from harness.cli_run import INTERRUPTED, check_runs
 
 if TYPE_CHECKING:
     from harness.engines import Engine
-    from harness.execute import Settings
     from harness.search import Budget
     from harness.searches import Searches
+    from harness.settings import Settings
     from harness.track_tuning import TuningMirror
     from harness.tune import Trials
 
@@ -34,6 +35,13 @@ class MetricName(StrEnum):
 
     nll = "nll"
     accuracy = "accuracy"
+
+
+class TuningEngine(StrEnum):
+    """Where trials run; on several machines, start the command on each over one shared folder of runs."""
+
+    inline = "inline"
+    processes = "processes"
 
 
 @tuning.command()
@@ -57,15 +65,13 @@ def tune(
         Path | None, typer.Option("--output", "-o", help="The file of chosen values. Default: tuned/STUDY.yaml.")
     ] = None,
     engine: Annotated[
-        EngineName | None, typer.Option(help="Where trials run. Default: inline, or processes for several workers.")
+        TuningEngine | None, typer.Option(help="Where trials run. Default: inline, or processes for several workers.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Trials at once. Default: 1; processes: one a core.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads a process. Default: the cores, shared out.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: cuda if there is one.")] = None,
+    threads: Threads = None,
+    device: Device = None,
     gpus: Gpus = None,
     per_gpu: PerGpu = None,
     runs: Runs = Path("runs"),
@@ -105,30 +111,23 @@ def tune(
     if dry_run or not searches.found:
         show_plan(searches, budget, runs)
         return
-    import torch
-
-    from harness.engines import make_engine
-    from harness.execute import Settings
+    from harness.settings import Settings
     from harness.track import store_uri
     from harness.track_tuning import TuningMirror
     from harness.tune import Trials
 
-    engine = engine or (EngineName.processes if (workers or 1) > 1 else EngineName.inline)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    devices = choose_devices(engine, device, workers, cores, gpus, per_gpu)
-    share = max(1, cores // len(devices))
+    engine = engine or (TuningEngine.processes if (workers or 1) > 1 else TuningEngine.inline)
+    chosen = choose_engine(Wish(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
     driver = f"econ tune {loaded.name}, process {os.getpid()} on {socket.gethostname()}"
-    settings = Settings(runs, downloads, device, checkpoint_seconds, loaded.plugins, share, driver=driver)
+    settings = Settings(runs, downloads, chosen.device, checkpoint_seconds, loaded.plugins, chosen.cores, driver=driver)
     check_runs(runs)
     schedule = Trials(searches.found, runs, budget)
     mirror = TuningMirror(store_uri(store, runs), loaded.name, runs, schedule.searches)
     mirror.open()
     keeper = Keeper(schedule, output or Path("tuned") / f"{loaded.name}.yaml", loaded.name)
     keeper.check()
-    made = make_engine(engine.value, len(devices), threads or share, devices)
     try:
-        search_all(schedule, settings, mirror, made, keeper)
+        search_all(schedule, settings, mirror, chosen.engine, keeper)
     except KeyboardInterrupt:
         console.print("interrupted; trials are kept, and the same command goes on with the others")
         raise typer.Exit(INTERRUPTED) from None

@@ -35,7 +35,7 @@ def status(
 
     if watch and as_json:
         raise Refusal("--watch is for people, --json for scripts: give one of them")
-    plan = make_plan(study, plugin, tuned)
+    plan = make_plan(study, plugin, tuned, share=True)
     found = look_at_all(plan, runs)
     if as_json:
         print(json.dumps(as_values(plan.study.name, found, time.time()), indent=2))
@@ -62,12 +62,13 @@ def as_values(study: str, found: "list[RunStatus]", now: float) -> dict[str, Any
     """
     from harness.status import count, seconds_left
 
-    methods = {status.label: count(other for other in found if other.label == status.label) for status in found}
+    runs = without_trunks(found)
+    methods = {status.label: count(other for other in runs if other.label == status.label) for status in runs}
     left = seconds_left(found, now)
     return {
         "study": study,
         "time": now,
-        "counts": count(found),
+        "counts": count(runs),
         "epochs_left": sum(status.epochs_left for status in found),
         "seconds_left": left,
         "ends": None if left is None else now + left,
@@ -86,12 +87,12 @@ def picture(study: str, found: "list[RunStatus]", now: float) -> Group:
     """
     from harness.status import clock, count, seconds_left, spell
 
-    counts = count(found)
+    counts = count(without_trunks(found))
     parts: list[Any] = [", ".join(f"{number} {state}" for state, number in counts.items())]
     left = seconds_left(found, now)
     if left is not None:
         parts.append(f"about {spell(left)} left, until {clock(now + left, now)}, without evaluation")
-    elif counts["running"]:
+    elif any(status.state == "running" for status in found):
         parts.append("time left: unknown until what runs has finished an epoch")
     elif counts["stopped"] or counts["to do"]:
         parts.append("time left: unknown, for nothing runs")
@@ -138,14 +139,23 @@ def methods_table(study: str, found: "list[RunStatus]") -> Table:
     for column in (*STATES, "epochs left"):
         table.add_column(column, justify="right")
     methods: dict[str, list[RunStatus]] = {}
-    for status in found:
+    runs = without_trunks(found)
+    for status in runs:
         name = status.label if status.role == "cell" else f"needed: {status.label}"
         methods.setdefault(name, []).append(status)
-    for name, statuses in [*sorted(methods.items()), ("total", found)]:
+    rows = [*sorted(methods.items()), ("total", runs)]
+    if trunks := [status for status in found if status.role == "trunk"]:
+        rows.append(("trunks, which several share", trunks))
+    for name, statuses in rows:
         numbers = [*count(statuses).values(), sum(status.epochs_left for status in statuses)]
-        style = "bold" if statuses is found else None
+        style = "bold" if statuses is runs else None
         table.add_row(escape(name), *(f"{number:,}" if number else "" for number in numbers), style=style)
     return table
+
+
+def without_trunks(found: "list[RunStatus]") -> "list[RunStatus]":
+    """List the runs that have results of their own."""
+    return [status for status in found if status.role != "trunk"]
 
 
 def columns(title: str, *names: str) -> Table:

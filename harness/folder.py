@@ -69,6 +69,13 @@ class RunFolder:
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)  # one of another process that tries to claim the run
 
+    def checkpoint_mark(self) -> int:
+        """Tell this run's checkpoints from one another; 0 if there is none."""
+        try:
+            return self.checkpoint.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
     def owner(self) -> Owner | None:
         """Name the process that works on the run, None if there is none, or only one that is known to be dead.
 

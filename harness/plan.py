@@ -10,9 +10,9 @@ from typing import Literal
 import data
 from harness.build import count_anchors, imagine_method
 from harness.claim import Lookout
-from harness.execute import FOUND, Outcome
 from harness.folder import RunFolder, read_json
 from harness.noisy_quadratic import QuadraticRun
+from harness.outcome import FOUND, Outcome
 from harness.places import StudyError
 from harness.quadratic_study import QuadraticStudy
 from harness.run import Run

@@ -1,5 +1,6 @@
 """What a result was made with."""
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -8,13 +9,17 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
+SENT = "ECON_COMMIT"
 
 
 @cache
 def commit() -> str:
-    """Give git's name of the commit of this code; "unknown" outside a checkout of it, or without git."""
+    """Give git's name of the commit of this code; "unknown" outside a checkout of it, or without git.
+
+    Code that a driver sent to another machine is named as the driver's, by $ECON_COMMIT.
+    """
     if not (ROOT / ".git").exists():
-        return "unknown"
+        return os.environ.get(SENT, "unknown")
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -30,6 +30,7 @@ class RunStatus:
         stage: of one that was begun: starting, training, preparing, evaluating.
         epoch: epochs done.
         epochs: epochs in all.
+        shared: how many of them it takes over from a trunk.
         unit: what is counted: epochs, iterations.
         pace: seconds an epoch took since it was started or resumed; None before the first one is done.
         ends: when its last epoch ends at that pace, in seconds since 1970; None if unknown, or if it is done.
@@ -48,6 +49,7 @@ class RunStatus:
     stage: str = ""
     epoch: int = 0
     epochs: int = 0
+    shared: int = 0
     unit: str = "epoch"
     pace: float | None = None
     ends: float | None = None
@@ -59,8 +61,8 @@ class RunStatus:
 
     @property
     def epochs_left(self) -> int:
-        """Epochs that are still to be trained."""
-        return 0 if self.state == "finished" else self.epochs - self.epoch
+        """Epochs that it still trains itself."""
+        return 0 if self.state == "finished" else self.epochs - max(self.epoch, self.shared)
 
     @property
     def where(self) -> str:
@@ -126,10 +128,15 @@ def last_sign(folder: RunFolder) -> float | None:
 
 
 def look_at_all(plan: Plan, root: Path) -> list[RunStatus]:
-    """Look how far every run of a plan is."""
-    finished = plan.finished(root)
-    runs = plan.runs.items()
-    return [look(to_do(planned), root, "finished" if key in finished else None) for key, planned in runs]
+    """Look how far every run of a plan is, and every trunk that was trained or will be."""
+    left = plan.left(root)
+    found = []
+    for key, planned in plan.runs.items():
+        if key in left:
+            found.append(look(replace(to_do(planned), shared=planned.epochs - left[key]), root))
+        elif planned.role != "trunk" or RunFolder(root, key).finished:
+            found.append(look(to_do(planned), root, "finished"))
+    return found
 
 
 def count(statuses: Iterable[RunStatus]) -> dict[State, int]:

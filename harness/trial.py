@@ -8,15 +8,18 @@ from typing import Any
 
 from data import Passes
 from harness.each_epoch import EachEpoch
-from harness.execute import Execution, Outcome, Settings, guard
+from harness.execute import guard
+from harness.execution import Execution
 from harness.folder import RunFolder, write_json, write_lines
 from harness.journal import Ended, Journal, Metric, folder_of
 from harness.landscape import Landscape
+from harness.outcome import Outcome
 from harness.plan import Planned
 from harness.points import tally
 from harness.provenance import provenance
 from harness.result import COUNTED, TIMED, part_of
 from harness.run import Run
+from harness.settings import Settings
 from harness.train import DivergenceError
 from methods import Method
 from methods.wrapper import methods_within

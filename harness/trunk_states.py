@@ -10,7 +10,8 @@ from harness.trunks import FOLDER
 
 def awaited(schedule: Schedule) -> set[str]:
     """List the trunks that runs which have not ended go on from."""
-    return {trunk for key in [*schedule.waiting, *schedule.running] for trunk in schedule.runs[key].trunks[:1]}
+    left = [*schedule.waiting, *schedule.running, *schedule.elsewhere]
+    return {trunk for key in left for trunk in schedule.runs[key].trunks[:1]}
 
 
 def keep_within(root: Path, most: float, needed: Collection[str]) -> list[str]:

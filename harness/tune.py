@@ -7,9 +7,9 @@ from pathlib import Path
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.execute import Outcome
 from harness.folder import RunFolder, read_json
 from harness.journal import Journal, dead, folder_of
+from harness.outcome import Outcome
 from harness.plan import Schedule
 from harness.search import Budget, Search
 from harness.search_space import with_values

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from harness.execute import Outcome
 from harness.folder import RunFolder
+from harness.outcome import Outcome
 from harness.plan import Plan, Planned, Schedule
 from harness.sender import Sender
 from harness.status import RunStatus, look, seconds_left, spell, to_do

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.execute import Outcome
 from harness.folder import RunFolder, read_json
 from harness.journal import end_of
+from harness.outcome import Outcome
 from harness.plan import Planned
 from harness.search import Budget, account
 from harness.searches import Searches

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
-from harness.engines.engine import Engine, Watch, work
+from harness.engines.engine import Engine, EngineError, Watch, work
 from harness.engines.inline import Inline
 from harness.engines.processes import Processes
+from harness.engines.ray import Ray
+from harness.engines.ray_cluster import Cluster
 
 
 def make_engine(name: str, workers: int, threads: int, devices: Sequence[str] = ()) -> Engine:
     """Make an engine by its name.
 
     Args:
-        name: "inline" or "processes".
+        name: "inline", "processes", or "ray" on a cluster of its own on this machine.
         workers: runs at once.
         threads: of each run.
         devices: of each worker; all on the device of the settings if there are none.
@@ -23,7 +25,9 @@ def make_engine(name: str, workers: int, threads: int, devices: Sequence[str] = 
         return Inline(threads)
     if name == "processes":
         return Processes(workers, threads, devices)
-    raise ValueError(f"unknown engine {name!r}; there are inline, processes")
+    if name == "ray":
+        return Ray(workers, threads)
+    raise ValueError(f"unknown engine {name!r}; there are inline, processes, ray")
 
 
-__all__ = ["Engine", "Inline", "Processes", "Watch", "make_engine", "work"]
+__all__ = ["Cluster", "Engine", "EngineError", "Inline", "Processes", "Ray", "Watch", "make_engine", "work"]

@@ -4,9 +4,15 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from harness.execute import Outcome, Settings, execute
+from harness.execute import execute
+from harness.outcome import Outcome
 from harness.plan import Planned, Schedule
+from harness.settings import Settings
 from harness.trial import PlannedTrial, execute_trial
+
+
+class EngineError(Exception):
+    """An engine cannot work; the message says why, and what to do."""
 
 
 class Watch(Protocol):

@@ -5,9 +5,10 @@ from dataclasses import replace
 import torch
 
 from harness.engines.engine import Watch, end, look, rest, work
-from harness.execute import Outcome, Settings
 from harness.memory import free_memory
+from harness.outcome import Outcome
 from harness.plan import Planned, Schedule
+from harness.settings import Settings
 
 
 class Inline:

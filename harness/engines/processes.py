@@ -17,9 +17,11 @@ import torch
 from harness.claim import free_if_dead
 from harness.engines.engine import Watch, end, look, rest, work
 from harness.engines.slots import Slots
-from harness.execute import Outcome, Settings, give_up
+from harness.execute import give_up
 from harness.folder import RunFolder
+from harness.outcome import Outcome
 from harness.plan import Planned, Schedule
+from harness.settings import Settings
 
 TRIES = 3
 """How often a run may lose its worker process before it counts as failed."""

@@ -14,11 +14,11 @@ import torch
 import yaml
 
 from harness.engines import Inline
-from harness.execute import Settings
 from harness.expression import parse
 from harness.folder import RunFolder
 from harness.plan import Plan, Schedule
 from harness.run import DatasetSpec, Run
+from harness.settings import Settings
 from harness.study import load, with_digest
 from methods import METHODS, Recipe
 

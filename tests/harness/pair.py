@@ -18,11 +18,12 @@ from harness import distributed
 from harness.build import make_method
 from harness.cost import Counter
 from harness.distributed import Group
-from harness.execute import Settings, finish
+from harness.execute import finish
 from harness.folder import RunFolder
 from harness.optimizers import make_optimizer
 from harness.ranks import Report, run_together
 from harness.run import Run
+from harness.settings import Settings
 from harness.synchronized import DividedRecipe, synchronize
 from harness.train import DivergenceError, train_epoch
 from methods import MakeNet, Method, Recipe

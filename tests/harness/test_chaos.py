@@ -35,9 +35,9 @@ STUDY = {
 }
 RUNS = 30
 """Of which five are seeds of plain training that only the ensembles need."""
-OPTIONS = {"processes": ["--workers", "2"]}
+OPTIONS = {"processes": ["--workers", "2"], "ray": ["--workers", "2"]}
 """What starts two workers, of each engine."""
-WORKER = {"processes": b"spawn_main"}
+WORKER = {"processes": b"spawn_main", "ray": b"ray::Worker"}
 """What tells a worker, by its command line, from the other processes below the driver."""
 DRIVERS, WORKERS = 4, 2
 """How many drivers are killed, and how many workers of each before it; a run fails that loses three to one driver."""

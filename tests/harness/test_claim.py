@@ -16,8 +16,10 @@ import pytest
 
 from harness import claim as claims
 from harness.claim import Lookout, LostError, Owner, TakenError, confirm, free_if_dead, numbers, place, see, take
-from harness.execute import FOUND, Settings, execute, give_up
+from harness.execute import execute, give_up
 from harness.folder import RunFolder, write_json
+from harness.outcome import FOUND
+from harness.settings import Settings
 
 FORK = multiprocessing.get_context("fork")
 
@@ -175,6 +177,24 @@ def test_turns_follow_each_other_without_overlap(tmp_path):
     for thread in threads:
         thread.join()
     assert turns == list(range(1, 61))
+
+
+def test_a_claim_that_could_not_be_freed_is_free_for_its_process(tmp_path, monkeypatch):
+    def refuses(*_):
+        raise OSError(errno.EROFS, "read-only")
+
+    folder = tmp_path / "k"
+    claim = take(folder)
+    with pytest.raises(TakenError):
+        take(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(claims.os, "truncate", refuses)
+        claim.release()
+    assert see(folder).owner, "others see a claim that gives no sign of life"
+    again = take(folder)
+    with pytest.raises(TakenError):
+        take(folder)
+    again.release()
 
 
 def test_who_looked_long_ago_does_not_hit_a_later_claim(tmp_path):

@@ -11,8 +11,9 @@ from torch import nn
 
 from harness.cost import Cost, Counter, PeakMemory, parameters_kept, parameters_of_members, parameters_trained
 from harness.engines import Inline
-from harness.execute import Settings, execute
+from harness.execute import execute
 from harness.folder import RunFolder
+from harness.settings import Settings
 from methods import SGD, SWA, DeepEnsemble, Dropout, LatePhaseBatchNorm, Line, MCDropout, Method, Recipe, Snapshot
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import trained

@@ -11,13 +11,14 @@ from torch import nn
 from data import Shape
 from harness import checkpoint as checkpoints
 from harness import ranks
+from harness.cli_engine import check_ranks
 from harness.cli_options import Refusal
-from harness.cli_run import check_ranks
 from harness.distributed import Group
-from harness.execute import Settings, execute
+from harness.execute import execute
 from harness.folder import RunFolder, read_json
 from harness.ranks import RankError, device_of, portable, watch
 from harness.run import DatasetSpec
+from harness.settings import Settings
 from harness.study import with_digest
 from methods import METHODS, Recipe
 from methods.plugins import available

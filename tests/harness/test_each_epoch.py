@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from harness import checkpoint as checkpoints
-from harness.execute import Execution, Settings, execute
+from harness.execute import execute
+from harness.execution import Execution
 from harness.folder import RunFolder, read_json
 from harness.landscape import explore
 from harness.measures import Flatness, Measures, PathThrough, Plane
+from harness.settings import Settings
 
 EACH_EPOCH = Measures(each_epoch=("distances", "test"))
 ALL = Measures(
@@ -131,7 +133,7 @@ def test_the_third_network_is_that_of_the_finished_plain_run(asked, tmp_path, mo
         seen.append(plain)
         return explore(method, Measures(), examples)
 
-    monkeypatch.setattr("harness.execute.explore", remember)
+    monkeypatch.setattr("harness.execution.explore", remember)
     run = asked("line", Measures(plane=Plane(third="sgd")))
     plain = run.plain({"sgd": type("Plain", (), {"version": 1})})
     settings = Settings(tmp_path)

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import pytest
 
-from harness.engines import Inline, Processes, make_engine, processes
+from harness.engines import Inline, Processes, Ray, make_engine, processes
 from harness.engines.processes import TRIES, Worker
-from harness.execute import FOUND, Outcome, Settings
 from harness.folder import RunFolder
+from harness.outcome import FOUND, Outcome
 from harness.plan import Plan, Schedule
+from harness.settings import Settings
 from harness.study import load
 from tests.harness.conftest import Log
 
@@ -243,5 +244,8 @@ def test_make_engine():
     assert isinstance(made, Processes)
     assert (made.workers, made.threads, made.devices) == (3, 2, ())
     assert make_engine("processes", 2, 1, ["cuda:0", "cuda:3"]).devices == ("cuda:0", "cuda:3")
-    with pytest.raises(ValueError, match=r"unknown engine 'ray'"):
-        make_engine("ray", 1, 1)
+    made = make_engine("ray", 3, 2)
+    assert isinstance(made, Ray)
+    assert (made.workers, made.threads, made.cluster.local) == (3, 2, True)
+    with pytest.raises(ValueError, match=r"unknown engine 'slurm'"):
+        make_engine("slurm", 1, 1)

@@ -17,8 +17,11 @@ from pathlib import Path
 import pytest
 
 from harness import checkpoint, cli, cli_options, sender
-from harness.execute import Outcome, Settings, execute, fail
+from harness.execute import execute, fail
 from harness.folder import RunFolder, trouble, write
+from harness.outcome import Outcome
+from harness.plan import Plan
+from harness.settings import Settings
 from harness.watch import Show
 
 pytestmark = [
@@ -119,18 +122,22 @@ def check(tmp_path, run_study, read_result):
         from mlflow import MlflowClient
 
         done = run_study(study, tmp_path / "undisturbed")
+        trained = Plan(done.plan.study, share=True).runs
+        assert len(trained) == 6, "four runs and two trunks"
         for key in done.plan.runs:
             assert read_result(runs, key) == read_result(tmp_path / "undisturbed", key)
             assert not list(RunFolder(runs, key).path.glob(".*.tmp"))
             assert not RunFolder(runs, key).failure.exists()
         client = MlflowClient(store)
         tracked = client.search_runs([client.get_experiment_by_name(done.plan.study.name).experiment_id])
-        assert Counter(run.data.tags["key"] for run in tracked) == Counter(done.plan.runs.keys())
+        assert Counter(run.data.tags["key"] for run in tracked) == Counter(trained.keys())
         for run in tracked:
             assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "finished")
             epochs = RunFolder(runs, run.data.tags["key"]).read_epochs()
             points = client.get_metric_history(run.info.run_id, "train/loss")
             assert sorted((p.step, p.value) for p in points) == [(line["epoch"], line["train/loss"]) for line in epochs]
+            if trained[run.data.tags["key"]].role == "trunk":
+                continue
             path = client.download_artifacts(run.info.run_id, "predictions.npz")
             assert Path(path).read_bytes() == RunFolder(runs, run.data.tags["key"]).predictions.read_bytes()
 
@@ -220,23 +227,25 @@ def test_a_full_disk_stops_the_study_with_one_message(disk, econ, check, study, 
     runs = disk.path / "runs"
     runs.mkdir()
     shutil.copy(empty_store, runs / "mlflow.db")
-    disk.fill(leave=160_000)  # enough for some of the four runs, and their copies in the store
+    disk.fill(leave=160_000)  # enough for some of the four runs and two trunks, and their copies in the store
     command = ["run", study, "--runs", runs, "--checkpoint-seconds", 0]
     several = ["--engine", "processes", "--workers", 2] if engine == "processes" else []
     code, out, err = econ(*command, *several)
     assert code == 2
-    message = rf"error: study rows was stopped: no space is left for {runs}/\w+/[a-z]+\.\w+: free some; finished runs "
+    message = (
+        rf"error: study rows was stopped: no space is left for {runs}/[\w/]+/[a-z]+\.\w+: free some; finished runs "
+    )
     assert re.fullmatch(message + "and checkpoints are kept, and the same command goes on\n", err)
     assert "failed" not in out
     assert out.count("warning: ") <= 1, "the store, on the same disk"
-    done = len(list(runs.glob("*/result.json")))
-    assert 0 <= done < 4
+    done = len(list(runs.glob("**/result.json")))
+    assert 0 <= done < 6
     if engine == "inline":
         assert econ(*command)[0] == 2, "still full"
     disk.free()
     code, out, err = econ(*command)  # by the quicker engine: what was begun by one is ended by the other
     assert (code, err) == (0, "")
-    assert out.count("finished in") == 4 - done, "nothing that was finished is trained again"
+    assert out.count("finished in") == 6 - done, "nothing that was finished is trained again"
     check(study, runs, f"sqlite:///{runs / 'mlflow.db'}")
 
 
@@ -267,7 +276,7 @@ def test_a_store_on_a_full_disk_lacks_runs_until_there_is_room(disk, econ, check
     assert (code, err) == (0, ""), "no traceback of the store's"
     what = f"cannot use the tracking store sqlite:///{database}: (sqlite3.OperationalError) database or disk is full"
     assert out.count("warning: ") == out.count(f"warning: {what}; training goes on") == 1
-    assert f"the tracking store lacks 4 of the runs: {what}; `econ sync {study}` sends them" in out
+    assert f"the tracking store lacks 6 of the runs and trunks: {what}; `econ sync {study}` sends them" in out
     disk.free()
     code, out, _ = econ(*command)
     assert (code, out) == (0, "study rows: all 4 runs are finished\n")
@@ -371,9 +380,11 @@ def test_a_server_that_is_killed_in_mid_run(server, impatient, econ, check, stud
     command = ["run", study, "--store", uri]
     code, out, _ = econ(*command)
     assert code == 0, out
-    assert out.count("finished in") == 4, "training went on"
+    assert out.count("finished in") == 6, "training went on"
     assert out.count(f"warning: cannot use the tracking store {uri}: ") == 1, out
-    assert re.search(r"the tracking store lacks [23] of the runs: .*Connection refused; `econ sync", out), out
+    assert re.search(
+        r"the tracking store lacks [2345] of the runs and trunks: .*Connection refused; `econ sync", out
+    ), out
     assert max(impatient) < sender.MOMENT + 2, "the driver waited for a moment only"
     code, out, _ = econ("run", study, "--store", store)  # where the server kept what it had
     assert (code, out) == (0, "study killed: all 4 runs are finished\n")

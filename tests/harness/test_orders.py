@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import methods
-from harness.execute import Settings, execute
+from harness.execute import execute
 from harness.folder import RunFolder
+from harness.settings import Settings
 from methods import Method
 from tests.harness.conftest import N_TRAIN, RECIPE
 

@@ -7,8 +7,8 @@ from rich.console import Console
 
 import methods
 from harness.dry_run import plan_table
-from harness.execute import Outcome
 from harness.folder import RunFolder, write_json
+from harness.outcome import Outcome
 from harness.plan import Plan, Planned, Schedule
 from harness.study import load
 from methods import Method

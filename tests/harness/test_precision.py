@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.execute import Settings, execute
+from harness.execute import execute
 from harness.folder import RunFolder
 from harness.precision import use_bfloat16
+from harness.settings import Settings
 
 
 class Seen(nn.Module):

@@ -11,12 +11,13 @@ import pytest
 from mlflow import MlflowClient
 
 from harness import cli, cli_options, quadratic_study
-from harness.execute import Settings, execute
+from harness.execute import execute
 from harness.folder import RunFolder
 from harness.noisy_quadratic import QuadraticRun, balance, late_phase_loss
 from harness.places import StudyError
 from harness.plan import Plan
 from harness.quadratic_study import PAPER_ITERATIONS
+from harness.settings import Settings
 from harness.study import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

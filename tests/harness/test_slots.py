@@ -2,8 +2,8 @@
 
 import pytest
 
+from harness.cli_engine import EngineName, choose_devices
 from harness.cli_options import Refusal
-from harness.cli_run import EngineName, choose_devices
 from harness.engines.slots import Slots, gpu_slots
 
 

@@ -14,10 +14,12 @@ import pytest
 from rich.console import Console
 
 from harness import cli, cli_watch, progress
-from harness.execute import Outcome, Settings, execute, fail
+from harness.execute import execute, fail
 from harness.folder import RunFolder, read_json, write_json
+from harness.outcome import Outcome
 from harness.plan import Plan
 from harness.progress import Progress
+from harness.settings import Settings
 from harness.status import RunStatus, clock, count, look, look_at_all, seconds_left, spell, to_do
 from harness.study import load
 
@@ -204,10 +206,13 @@ def test_for_scripts_and_while_a_driver_runs(plan, tmp_path, monkeypatch, capsys
     assert end.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert found["counts"] == {"finished": 0, "running": 1, "stopped": 0, "failed": 0, "to do": 4}
-    assert (found["study"], found["epochs_left"], found["seconds_left"]) == ("rows", 15, None)
+    assert (found["study"], found["epochs_left"], found["seconds_left"]) == ("rows", 10, None), "of 15 without trunks"
     assert found["methods"]["sgd"] == {"finished": 0, "running": 1, "stopped": 0, "failed": 0, "to do": 0}
-    assert [run["key"] for run in found["runs"]] == list(plan.runs)
-    assert (found["runs"][0]["pid"], found["runs"][0]["stage"], found["runs"][0]["epochs_left"]) == (pid, "starting", 3)
+    trunks = [run for run in found["runs"] if run["role"] == "trunk"]
+    assert [run["key"] for run in found["runs"] if run not in trunks] == list(plan.runs)
+    assert len(trunks) == 2
+    begun = next(run for run in found["runs"] if run["key"] == key)
+    assert (begun["pid"], begun["stage"], begun["shared"], begun["epochs_left"]) == (pid, "starting", 1, 2)
     with pytest.raises(SystemExit) as end:
         econ("--json", "--watch")
     assert end.value.code == 2

@@ -12,9 +12,10 @@ import psutil
 import pytest
 import torch
 
-from harness.execute import Settings, execute
+from harness.execute import execute
 from harness.folder import RunFolder
 from harness.plan import Plan
+from harness.settings import Settings
 from harness.study import load
 from harness.system import MEGABYTE, mend, missing, read_gpu, read_machine, read_samples, sampling
 from harness.track import Mirror

@@ -11,8 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from harness import track
-from harness.execute import Outcome, fail
+from harness.execute import fail
 from harness.folder import RunFolder, read_json, write_json, write_lines
+from harness.outcome import Outcome
 from harness.plan import Plan
 from harness.study import load
 from harness.track import Mirror, flatten, store_uri

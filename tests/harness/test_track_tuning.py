@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from harness.engines import Inline
-from harness.execute import Settings
 from harness.search import Budget
 from harness.searches import find_searches
+from harness.settings import Settings
 from harness.study import load
 from harness.track_tuning import PARENT, TuningMirror
 from harness.tune import Trials

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from data import Augmentation, Batches
-from harness import execute as executing
-from harness.execute import FOUND, Execution, Settings, execute
+from harness import execution as executing
+from harness.execute import execute
+from harness.execution import Execution
 from harness.folder import RunFolder
 from harness.optimizers import make_optimizer
+from harness.outcome import FOUND
+from harness.settings import Settings
 from harness.train import DivergenceError, grouped, train_epoch
 from methods import SGD, Recipe
 from tests.conftest import build, separable

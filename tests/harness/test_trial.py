@@ -9,12 +9,12 @@ from optuna.trial import TrialState
 
 import data
 from data import PictureTask
-from harness import execute
+from harness import execute, execution
 from harness.build import make_method
-from harness.execute import Settings
 from harness.folder import RunFolder
 from harness.search import Budget
 from harness.searches import find_searches
+from harness.settings import Settings
 from harness.study import load
 from harness.trial import PlannedTrial, departure, execute_trial, goes_on, rungs
 from harness.tune import Trials
@@ -126,7 +126,7 @@ def test_a_trial_is_scored_on_validation_data_as_the_run_itself_would_be(begin, 
     alone = Settings(tmp_path / "alone", checkpoint_seconds=0.0)
     assert execute.execute(planned.run, alone, []).state == "finished"
     method = make_method(planned.run, METHODS, data.shape(planned.run.dataset.name, **planned.run.dataset.options()))
-    method.load_state_dict(execute.load_finished(RunFolder(alone.runs, planned.run.key)))
+    method.load_state_dict(execution.load_finished(RunFolder(alone.runs, planned.run.key)))
     method.eval()
     task = data.load(planned.run.dataset.name, **planned.run.dataset.options())
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
                 raise AttributeError(name)
             closed()
 
-    load_task = execute.load_task.__wrapped__
+    load_task = execution.load_task.__wrapped__
 
     def without_test(*arguments):
         task = load_task(*arguments)
@@ -176,7 +176,7 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
 
     monkeypatch.setattr(PictureTask, "part", guarded)
     monkeypatch.setattr(PictureTask, "corrupted", closed)
-    monkeypatch.setattr(execute, "load_task", without_test)
+    monkeypatch.setattr(execution, "load_task", without_test)
     _, plans, settings = begin("swag(late_phase_bn(K=2, start=1), N=2)", {"start": 0.51}, epochs=12)
     for planned in plans:
         assert execute_trial(planned, settings, nothing) == ("finished", "")

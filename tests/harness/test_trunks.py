@@ -9,8 +9,8 @@ from rich.console import Console
 
 from harness.dry_run import plan_table
 from harness.engines import Inline, Processes
-from harness.execute import Outcome
 from harness.folder import RunFolder
+from harness.outcome import Outcome
 from harness.plan import Plan, Schedule
 from harness.study import load
 from harness.trunk_states import awaited, keep_within

@@ -7,11 +7,12 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.engines import Inline, Processes
-from harness.execute import Outcome, Settings
 from harness.folder import RunFolder, write_json
 from harness.journal import end_of
+from harness.outcome import Outcome
 from harness.search import Budget
 from harness.searches import find_searches
+from harness.settings import Settings
 from harness.study import load
 from harness.tune import PATIENCE, Trials
 
@@ -118,13 +119,13 @@ def test_what_another_driver_works_on_is_left_to_it(tmp_path, searches):
     key = first.take()
     second = Trials(searches("dropout"), tmp_path, Budget(2, 2.0))
     other = second.take()
-    assert (second.runs[other].number, second.elsewhere(), first.elsewhere()) == (1, 1, 1)
+    assert (second.runs[other].number, second.by_other_drivers(), first.by_other_drivers()) == (1, 1, 1)
     assert second.take() is None
     assert not second.complete(second.runs[other].search)
     finish(second, other)
     assert second.take() is None
     finish(first, key)
-    assert second.elsewhere() == 0
+    assert second.by_other_drivers() == 0
     assert second.complete(second.runs[other].search)
     assert [t.state for t in second.trials(second.runs[other].search)] == [TrialState.COMPLETE] * 2
 

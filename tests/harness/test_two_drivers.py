@@ -14,8 +14,9 @@ from rich.console import Console
 
 from harness import plan as planning
 from harness.claim import place, see
-from harness.execute import FOUND, Outcome, fail
+from harness.execute import fail
 from harness.folder import RunFolder, write_json
+from harness.outcome import FOUND, Outcome
 from harness.plan import Plan, Schedule
 from harness.study import load
 from harness.track import Mirror
@@ -208,10 +209,11 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
     place(RunFolder(tmp_path, busy).path, 1, theirs)  # and no worker has come to it yet
     for key in (mine, busy, other):
         write_json(RunFolder(tmp_path, key).progress, {"epoch": 2})
+    show.looked = show.looked_elsewhere = 0.0
     with RunFolder(tmp_path, mine).claim(schedule.driver):
         show.tick()
     assert sent == [(mine, True)]
-    assert [task.completed for task in show.bars.tasks if task.id == show.bar_of[other]] == [2]
+    assert show.elsewhere[other].epoch == 2
     schedule.end(mine, Outcome("finished"))
     show.ended(plan.runs[mine], Outcome("finished"))
     schedule.end(busy, Outcome("elsewhere"))

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from harness import claim, watch
-from harness.execute import Outcome
 from harness.folder import RunFolder, write_json
+from harness.outcome import Outcome
 from harness.plan import Plan, Schedule
 from harness.study import load
 from harness.watch import Show, StudyStoppedError

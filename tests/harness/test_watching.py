@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import methods
-from harness.execute import Settings, execute
+from harness.execute import execute
 from harness.folder import RunFolder
 from harness.places import StudyError
 from harness.run import DatasetSpec
+from harness.settings import Settings
 from harness.study import load, with_digest
 from methods import Method
 from methods.streams import stream

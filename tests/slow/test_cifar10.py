@@ -14,10 +14,10 @@ import yaml
 
 from data import PictureTask
 from harness.engines import Inline
-from harness.execute import Settings
 from harness.expression import literal
 from harness.folder import RunFolder
 from harness.plan import Plan, Schedule
+from harness.settings import Settings
 from harness.study import load
 from methods import METHODS
 from tests.conftest import SETTINGS
