@@ -129,6 +129,19 @@ def test_without_shared_storage_runs_come_home_and_so_do_checkpoints(
     check_same(study, done, tmp_path, run_study, read_result, plugins=[plugin])
 
 
+def test_trunks_travel_to_those_who_go_on_from_them(tmp_path, write_study, run_study, read_result):
+    study = write_study(tmp_path / "s.yaml", methods=METHODS, recipe={"epochs": 4})
+    shared = run_study(study, tmp_path / "runs", engine(apart=True), share=True)
+    assert shared.schedule.failed == {}
+    whole = run_study(study, tmp_path / "whole", Inline(1)).plan
+    spent = set()
+    for key in whole.runs:
+        assert read_result(tmp_path / "runs", key) == read_result(tmp_path / "whole", key)
+        result = json.loads(RunFolder(tmp_path / "runs", key).result.read_text())
+        spent.add(result["spent"]["backward_examples"] / result["cost"]["backward_examples"])
+    assert min(spent) < 1.0, "some of the training came from trunks"
+
+
 def test_a_run_that_always_kills_its_worker_fails_alone(tmp_path, plugin, write_study, run_study):
     mark = tmp_path / "mark"
     killer = f"killed(times=99, mark={str(mark)!r})"
