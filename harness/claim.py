@@ -223,8 +223,12 @@ def place(folder: Path, number: int, text: str) -> bool:
     except FileExistsError:
         if not linked(temporary):
             return False
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # a full disk names no file, others the temporary one
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or on a disk that has become read-only
+            temporary.unlink()
     there = numbers(folder)
     if max(there, default=number) > number:  # the number was used and removed before
         path.unlink(missing_ok=True)
@@ -311,7 +315,7 @@ def start_of(process: int) -> int | None:
     """Give when a process started, in ticks since the machine did; None if it ended, or the system does not say."""
     try:
         fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZX" else int(fields[19])  # a zombie has ended; field 22 of `man 5 proc_pid_stat`
 
@@ -319,7 +323,10 @@ def start_of(process: int) -> int | None:
 def lives(process: int, started: int | None) -> bool:
     """Whether a process of this machine still runs; another one with its number counts as none where that shows."""
     if started is not None:
-        return start_of(process) == started
+        try:
+            return start_of(process) == started
+        except OSError:
+            return True  # as far as is known
     if os.name != "posix":
         return True  # as far as is known
     try:

@@ -70,14 +70,16 @@ def share_cluster(
     from harness.engines import Cluster
 
     here = torch.cuda.device_count()
+    if not here and device is None and gpus is None and not Cluster(address).local:
+        raise Refusal("the cluster's GPUs are not seen from here: add --gpus-per-run 1 (or 0.25, …), or --device cpu")
     device = device or ("cuda" if (here if gpus is None else gpus) else "cpu")
     if device.startswith("cuda:"):
         raise Refusal(f"--device {device}: Ray chooses the GPU of each run; write --device cuda")
     gpus = float(device == "cuda") if gpus is None else gpus
     if (device == "cuda") != (gpus > 0):
         raise Refusal(f"--device {device} and --gpus-per-run {gpus:g}: cuda takes GPUs, nothing else does")
-    if gpus > 1 and gpus != int(gpus):
-        raise Refusal(f"--gpus-per-run {gpus:g}: a run takes part of one GPU, or whole ones")
+    if gpus > 1:
+        raise Refusal(f"--gpus-per-run {gpus:g}: a run computes on one GPU, or shares one")
     found = Cluster(address, cpus or threads or 1.0, gpus)
     if found.local:
         if gpus and here < gpus:

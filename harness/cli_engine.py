@@ -86,11 +86,15 @@ def choose_engine(wish: Wish) -> Choice:
             wish.ray_address, wish.cpus_per_run, wish.gpus_per_run, wish.workers, wish.threads, wish.device, cores
         )
         return Choice(Ray(share.workers, share.threads, share.cluster), share.device, max(1, int(share.cluster.cpus)))
+    if wish.ray_address and wish.ray_address != os.environ.get("RAY_ADDRESS"):
+        raise Refusal(f"--ray-address {wish.ray_address}: add --engine ray")
+    if wish.workers and wish.workers > 1 and wish.engine is EngineName.inline:
+        raise Refusal(f"--workers {wish.workers}: the engine inline trains one run at a time; add --engine processes")
     if wish.cpus_per_run is not None or wish.gpus_per_run is not None:
         raise Refusal("--cpus-per-run and --gpus-per-run share a Ray cluster: add --engine ray")
     device = wish.device or ("cuda" if torch.cuda.is_available() else "cpu")
     devices = choose_devices(wish.engine, device, wish.workers, cores, wish.gpus, wish.per_gpu)
-    check_ranks(device, wish.ranks, len(devices))
+    check_ranks(devices[0], wish.ranks, len(devices))
     share_of_cores = max(1, cores // len(devices))
     threads = wish.threads or share_of_cores
     return Choice(make_engine(wish.engine.value, len(devices), threads, devices), device, share_of_cores)

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,7 +80,7 @@ def run(
         return
     finished = plan.finished(runs)
     from harness.engines import EngineError
-    from harness.folder import RunFolder
+    from harness.folder import RunFolder, trouble
     from harness.plan import Schedule
     from harness.sender import Sender
     from harness.settings import Settings
@@ -98,6 +100,7 @@ def run(
         chosen.cores if decoders is None else decoders,
         ranks=ranks,
         driver=driver,
+        began=time.time(),
         system_metrics=system_metrics,
     )
     if system_metrics and (absent := missing(chosen.device)):
@@ -119,28 +122,36 @@ def run(
             "interrupted; finished runs are kept, and the same command goes on with the others", soft_wrap=True
         )
         raise typer.Exit(INTERRUPTED) from None
-    except StudyStoppedError as error:
+    except (StudyStoppedError, OSError) as error:
+        if isinstance(error, OSError) and not trouble(error):
+            raise
         kept = "finished runs and checkpoints are kept, and the same command goes on"
-        raise Refusal(f"study {plan.study.name} was stopped: {error}; {kept}") from error
+        raise Refusal(f"study {plan.study.name} was stopped: {trouble(error) or error}; {kept}") from error
     mirror.finish()
     conclude(plan, schedule, mirror, named(study, tuned))
 
 
 def check_runs(runs: Path) -> None:
-    """Refuse a folder of run folders that cannot be written to, before anything is trained for it."""
+    """Refuse a folder of run folders that cannot be written to or has no hard links, before anything is trained."""
+    from harness.claim import link
     from harness.folder import trouble, write
 
-    probe = runs / ".probe"
+    probe, linked = runs / ".probe", runs / f".probe.{socket.gethostname()}.{os.getpid()}"
     try:
         write(probe, lambda file: file.write(bytes(PROBE)))
-        probe.unlink(missing_ok=True)  # another driver may have looked at the same moment
+        with suppress(FileNotFoundError):  # another driver looked at the same moment
+            link(probe, linked)
     except OSError as error:
         raise Refusal(f"--runs {runs}: {trouble(error) or error}") from error
+    finally:
+        for path in (probe, linked):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def conclude(plan: "Plan", schedule: "Schedule", mirror: "Sender", study: str) -> None:
     """Say how a study ended; a failure is an exit code other than 0."""
-    failed = schedule.failed
+    failed = {key: outcome for key, outcome in schedule.failed.items() if key in plan.alone}
     if mirror.unsent:
         what = "runs and trunks" if len(plan.alone) < len(plan.runs) else "runs"
         console.print(
@@ -150,11 +161,16 @@ def conclude(plan: "Plan", schedule: "Schedule", mirror: "Sender", study: str) -
             highlight=False,
             soft_wrap=True,
         )
+    for key in schedule.failed.keys() - plan.alone.keys():
+        console.print(f"{plan.runs[key].run} failed, so that runs trained those epochs alone: ", end="", markup=False)
+        console.print(schedule.failed[key].reason, markup=False, highlight=False, soft_wrap=True)
     if not failed:
-        by_others = f", {count} of them by another driver" if (count := len(schedule.by_others)) else ""
+        by_others = (
+            f", {count} of them by another driver" if (count := len(schedule.by_others & plan.alone.keys())) else ""
+        )
         console.print(f"study {plan.study.name}: all {len(plan.alone)} runs are finished{by_others}")
         return
-    table = Table(title=f"{len(failed)} of {len(plan.runs)} runs did not finish", show_lines=True)
+    table = Table(title=f"{len(failed)} of {len(plan.alone)} runs did not finish", show_lines=True)
     for column in ("run", "state", "reason", "folder"):
         table.add_column(column, overflow="fold")
     for key, (state, reason) in failed.items():

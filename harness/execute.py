@@ -1,5 +1,6 @@
 """Execute one run, alone in its folder, where whatever goes wrong in it is recorded."""
 
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from data.decoder import usable_cpus
 from harness.claim import ClaimError, confirm
 from harness.distributed import ALONE, Group
 from harness.execution import Execution, NeedError
-from harness.folder import RunFolder, trouble, write_json
+from harness.folder import RunFolder, read_json, trouble, write_json
 from harness.memory import advice, ran_out_of_memory
 from harness.noisy_quadratic import QuadraticRun
 from harness.outcome import FOUND, Outcome
@@ -94,6 +95,9 @@ def finish_claimed(
     """
     if is_there(run, folder):  # by another process, just before
         return Outcome("finished", FOUND)
+    failure = read_json(folder.failure)
+    if failure.get("time", 0.0) > settings.began and failure["state"] != "out of memory":
+        return Outcome(failure["state"], f"{failure['reason']} (another driver tried it)")
     try:
         folder.sweep()
         folder.result.unlink(missing_ok=True)  # of a trunk whose state was removed
@@ -139,6 +143,8 @@ def give_up(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
             return Outcome("finished") if folder.finished else fail(folder, Outcome("failed", reason))
     except ClaimError as error:
         return Outcome("elsewhere", str(error))
+    except OSError as error:
+        return Outcome("blocked", trouble(error) or str(error))
 
 
 def finish(
@@ -162,7 +168,7 @@ def finish(
         else:
             execution = Execution(run, settings, folder, report, trunks, group)
     if isinstance(run, Trunk):
-        execution.finish_trunk(run)
+        execution.finish_trunk(run, needed)
     else:
         execution.finish(needed)
 
@@ -170,7 +176,7 @@ def finish(
 def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
     """Record in a run's folder how it failed."""
     try:
-        write_json(folder.failure, {**outcome._asdict(), "traceback": trace})
+        write_json(folder.failure, {**outcome._asdict(), "traceback": trace, "time": time.time()})
     except OSError as error:
         lost = f"{outcome.reason} (and the failure could not be recorded: {trouble(error) or error})"
         return Outcome("blocked" if trouble(error) else outcome.state, lost)

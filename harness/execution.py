@@ -100,13 +100,22 @@ class Execution:
             use_bfloat16(net, self.device.type)
         return net
 
-    def finish(self, needed: list[str]) -> None:
-        """Do what is left of the run."""
+    def find_needed(self, needed: list[str]) -> list[RunFolder]:
+        """Give the folders of finished runs.
+
+        Raises:
+            NeedError: if one did not finish.
+        """
         parts = [RunFolder(self.settings.runs, key) for key in needed]
         for part in parts:
             if not part.finished:
                 reason = read_json(part.failure).get("reason", "it was not run")
                 raise NeedError(f"it needs the run {part.key[:12]}, which did not finish: {reason}")
+        return parts
+
+    def finish(self, needed: list[str]) -> None:
+        """Do what is left of the run."""
+        parts = self.find_needed(needed)
         count = len(self.method.needs())
         parts, beside = parts[:count], parts[count:]
         prepared = self.begin()
@@ -125,9 +134,12 @@ class Execution:
             self.folder.progress.unlink(missing_ok=True)
         self.group.wait()
 
-    def finish_trunk(self, trunk: Trunk) -> None:
+    def finish_trunk(self, trunk: Trunk, needed: list[str]) -> None:
         """Do what is left of a trunk: nothing is evaluated, its state is the result."""
+        parts = self.find_needed(needed)
         self.begin()
+        if not self.epoch:
+            self.method.receive([load_finished(part) for part in parts])
         trained = self.epoch < self.epochs
         if trained:
             self.train()
@@ -173,6 +185,7 @@ class Execution:
             except FileNotFoundError:
                 continue  # removed for its size
             except CheckpointError as error:
+                folder.checkpoint.unlink(missing_ok=True)  # so that the trunk is trained again where that pays
                 print(f"{error}; {self.run} trains these epochs itself", file=sys.stderr)
 
     def resume(self) -> bool:

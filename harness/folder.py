@@ -79,7 +79,8 @@ class RunFolder:
     def owner(self) -> Owner | None:
         """Name the process that works on the run, None if there is none, or only one that is known to be dead.
 
-        One of another machine cannot be known to be dead; whoever looks for long enough can tell (`harness.claim`).
+        One of another machine, or of this one before it was started again, cannot be known to be dead; whoever looks
+        for long enough can tell (`harness.claim`).
         """
         owner = see(self.path).owner
         return None if owner is None or owner.dead() else owner
@@ -99,7 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file, {} if there is none, or none that a crash of the disk left whole."""
     try:
         return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
 
 

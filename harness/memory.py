@@ -29,7 +29,7 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
 def advice(device: str) -> str:
     """Say what to do about a run that needs more memory than there is even where it is alone."""
     if torch.device(device).type == "cuda":
-        others = f"if another driver or program uses {device} too, leave it to one of them, with --per-gpu 1"
+        others = f"if another driver or program uses {device} too, leave it to one of them"
     else:
         others = "if other programs use the memory, end them or take fewer --workers"
     return f"it was alone on {device}: a smaller batch_size, or fewer members, needs less; {others}"

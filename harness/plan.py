@@ -126,7 +126,9 @@ class Plan:
             for epochs in reversed(ages.get(key, [])):
                 assert isinstance(planned.run, Run)
                 made = Trunk(run=planned.run, epochs=epochs, history=of_runs[key][epochs - 1])
-                known = self.runs.get(made.key) or on_top(Planned(made, (str(made),), "trunk", (), epochs), trunks)
+                known = self.runs.get(made.key) or on_top(
+                    Planned(made, (str(made),), "trunk", planned.needs, epochs), trunks
+                )
                 self.runs[made.key] = known
                 trunks.insert(0, known)
             self.runs[key] = on_top(planned, trunks)

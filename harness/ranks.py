@@ -19,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from harness.distributed import Group
+from harness.worker_process import begin_worker
 
 NEVER = timedelta(days=365)
 """A rank waits for the others as long as they live: an evaluation may be long, and deaths are noticed elsewhere."""
@@ -134,8 +135,6 @@ def device_of(device: str, rank: int) -> str:
 
 def be_rank(job: Job, rank: int, ranks: int, device: str, threads: int, store: Path, sender: Connection) -> None:
     """Be a rank, in a process of its own; whatever goes wrong is sent to the process that started it."""
-    from harness.engines.processes import begin_worker  # engines know runs, and runs ranks
-
     begin_worker(threads)
     try:
         cuda = device.startswith("cuda")

@@ -53,7 +53,12 @@ class Sender:
     def unsent(self) -> set[str]:
         """Keys of the runs that the store does not have as they are now."""
         with self.changed:
-            return self.mirror.unsent | self.waiting.keys() | ({self.busy} if self.busy else set())
+            return (
+                self.mirror.unsent
+                | self.mirror.left.keys()
+                | self.waiting.keys()
+                | ({self.busy} if self.busy else set())
+            )
 
     @property
     def behind(self) -> bool:
@@ -77,6 +82,7 @@ class Sender:
 
     def leave(self, planned: Planned) -> None:
         """Leave a run to the driver that trained it; `finish` makes sure that it was sent."""
+        self.planned[planned.key] = planned
         self.mirror.leave(planned)
 
     def wait(self, seconds: float) -> None:

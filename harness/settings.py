@@ -1,5 +1,6 @@
 """Where and on what runs are executed, which changes nothing about what they compute."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class Settings:
         ranks: processes that train a run together, on the CPU or on the CUDA devices from `device` on.
         driver: who the run is executed for, in words; claims name it.
         alone: no other run is on the device, so that one that runs out of memory has failed.
+        began: when the driver began, in seconds since 1970: what another one has failed since is not tried again.
         system_metrics: seconds between two samples of system metrics; None for none.
     """
 
@@ -30,4 +32,5 @@ class Settings:
     ranks: int = 1
     driver: str = ""
     alone: bool = False
+    began: float = math.inf
     system_metrics: float | None = None

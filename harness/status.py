@@ -113,7 +113,8 @@ def state_of(folder: RunFolder, *, begun: bool) -> tuple[State, str]:
     if folder.locked():
         return "running", ""
     if failure := read_json(folder.failure):
-        return "failed", str(failure["reason"])
+        again = failure["state"] == "out of memory"  # it is tried again alone
+        return "stopped" if again else "failed", str(failure["reason"])
     return "stopped" if begun or folder.checkpoint.exists() else "to do", ""
 
 
@@ -122,8 +123,7 @@ def last_sign(folder: RunFolder) -> float | None:
     times = []
     for path in folder.path.glob("*"):
         with suppress(FileNotFoundError):  # it was replaced at this moment
-            if path.name != "lock":  # looking whether it is held touches it
-                times.append(path.stat().st_mtime)
+            times.append(path.stat().st_mtime)
     return max(times, default=None)
 
 

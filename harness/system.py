@@ -66,8 +66,9 @@ def keep_sampling(path: Path, seconds: float, device: torch.device, done: thread
                 sample |= read()
             with path.open("a") as file:
                 file.write(json.dumps(sample) + "\n")
-    except OSError as error:
-        print(f"no more system metrics of this run: {path}: {error.strerror}", file=sys.stderr)
+    except Exception as error:  # whatever a machine refuses to tell ends the sampling, not the run
+        what = f"{path}: {error.strerror}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        print(f"no more system metrics of this run: {what}", file=sys.stderr)
 
 
 def read_machine(folder: Path) -> Callable[[], Sample]:
@@ -143,7 +144,11 @@ def mend(path: Path) -> None:
 
 
 def read_samples(path: Path) -> list[Mapping[str, float]]:
-    """Read the samples of a run, but for a last one that is being written; none if there is no file."""
+    """Read the samples of a run, but for one that is being written or a crash has spoilt; none without a file."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    samples = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        with suppress(ValueError):
+            samples += [json.loads(line)] if line.endswith(b"\n") else []
+    return samples

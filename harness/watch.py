@@ -64,7 +64,7 @@ class Show:
         self.bar_of: dict[str, TaskID] = {}
         self.elsewhere: dict[str, RunStatus] = {}
         self.warned = ""
-        self.said_waiting = False
+        self.said_waiting = self.said_small = False
 
     def __enter__(self) -> "Show":
         """Start showing."""
@@ -107,7 +107,11 @@ class Show:
             self.mirror.leave(planned)
         else:
             self.mirror.send(planned)
-        keep_within(self.mirror.runs, self.trunk_bytes, awaited(self.schedule))
+        wanted = awaited(self.schedule)
+        removed = keep_within(self.mirror.runs, self.trunk_bytes, wanted)
+        if wanted.intersection(removed) and not self.said_small:
+            self.said_small = True
+            self.console.print("warning: --trunk-gb is too small: what runs share is trained again", highlight=False)
         self.tick()
 
     def tick(self) -> None:

@@ -10,10 +10,10 @@ from harness.engines.ray_cluster import Cluster
 
 
 def make_engine(name: str, workers: int, threads: int, devices: Sequence[str] = ()) -> Engine:
-    """Make an engine by its name.
+    """Make an engine of this machine by its name.
 
     Args:
-        name: "inline", "processes", or "ray" on a cluster of its own on this machine.
+        name: "inline" or "processes".
         workers: runs at once.
         threads: of each run.
         devices: of each worker; all on the device of the settings if there are none.
@@ -25,9 +25,7 @@ def make_engine(name: str, workers: int, threads: int, devices: Sequence[str] = 
         return Inline(threads)
     if name == "processes":
         return Processes(workers, threads, devices)
-    if name == "ray":
-        return Ray(workers, threads)
-    raise ValueError(f"unknown engine {name!r}; there are inline, processes, ray")
+    raise ValueError(f"unknown engine {name!r}; there are inline, processes")
 
 
 __all__ = ["Cluster", "Engine", "EngineError", "Inline", "Processes", "Ray", "Watch", "make_engine", "work"]

@@ -8,7 +8,7 @@ from harness.folder import RunFolder, write
 Archive = dict[str, bytes]
 """The files of one run's folder by name."""
 
-STAY = ("lock", "claim")
+STAY = ("claim",)
 """What says who works on a run is of no use on another machine."""
 
 PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -73,7 +73,7 @@ def unpack(archive: Archive, folder: RunFolder, *, whole: bool) -> None:
         if name == last and whole:
             remove_outdated(archive, folder)
         content = archive[name]
-        write(folder.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        write(folder.path / name, lambda file, content=content: file.write(content), durable=whole)  # type: ignore[misc]
     if whole:
         remove_outdated(archive, folder)
 

@@ -15,6 +15,10 @@ class EngineError(Exception):
     """An engine cannot work; the message says why, and what to do."""
 
 
+class WatchError(BaseException):
+    """Who watches a run failed, which is no failure of the run."""
+
+
 class Watch(Protocol):
     """Is told what happens."""
 
@@ -72,8 +76,19 @@ def work(planned: Planned, settings: Settings, report: Callable[[], None] = lamb
     Args:
         planned: the run.
         settings: where and on what.
-        report: called at the end of every epoch.
+        report: called at the end of every epoch; what it raises stops the run, as Ctrl-C does, and is raised.
     """
-    if isinstance(planned, PlannedTrial):
-        return execute_trial(planned, settings, report)
-    return execute(planned.run, settings, [*planned.needs, *planned.beside], report, list(planned.trunks))
+
+    def tell() -> None:
+        try:
+            report()
+        except Exception as error:
+            raise WatchError from error
+
+    try:
+        if isinstance(planned, PlannedTrial):
+            return execute_trial(planned, settings, tell)
+        return execute(planned.run, settings, [*planned.needs, *planned.beside], tell, list(planned.trunks))
+    except WatchError as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None

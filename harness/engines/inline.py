@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from harness.engines.engine import Watch, end, look, rest, work
+from harness.execution import load_task
 from harness.memory import free_memory
 from harness.outcome import Outcome
 from harness.plan import Planned, Schedule
@@ -35,5 +36,6 @@ class Inline:
         outcome = work(planned, settings, watch.tick)
         if outcome.state != "out of memory":
             return outcome
+        load_task.cache_clear()
         free_memory()
         return work(planned, replace(settings, alone=True), watch.tick)

@@ -1,10 +1,14 @@
 """Runs that lost their worker: how often, and when they are tried again."""
 
 from collections import deque
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.folder import RunFolder
+
+TRIES = 3
+"""How often a run may lose its worker without getting further before it counts as failed."""
 
 
 @dataclass
@@ -33,8 +37,8 @@ class Losses:
         self.losses: dict[str, Loss] = {}
         self.waiting: deque[str] = deque()
 
-    def note(self, key: str) -> int:
-        """Note that a run lost its worker; it waits then.
+    def count(self, key: str) -> int:
+        """Note that a run lost its worker.
 
         Returns:
             How often it did so since it last got further.
@@ -43,19 +47,26 @@ class Losses:
         before = self.losses.get(key)
         times = before.times + 1 if before and before.mark == mark else 1
         self.losses[key] = Loss(times, mark)
-        self.waiting.append(key)
         return times
 
-    def take(self, running: set[str]) -> str | None:
+    def defer(self, key: str) -> None:
+        """Let a run wait until it can be tried as a suspect."""
+        self.losses.setdefault(key, Loss(0, self.mark(key)))
+        self.waiting.append(key)
+
+    def take(self, running: Set[str], alone: Set[str] = frozenset()) -> str | None:
         """Take a suspect that can be tried now.
 
         Args:
             running: keys of the runs that run.
+            alone: keys of those that must not run beside any other.
         """
         for key, loss in list(self.losses.items()):
             if key in running and self.mark(key) != loss.mark:
                 del self.losses[key]
         if not self.waiting or running & self.losses.keys():
+            return None
+        if running and self.waiting[0] in alone:
             return None
         return self.waiting.popleft()
 

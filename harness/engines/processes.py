@@ -2,29 +2,24 @@
 
 import multiprocessing
 import os
-import signal
-import threading
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import wait as wait_for
 
 import torch
 
 from harness.claim import free_if_dead
 from harness.engines.engine import Watch, end, look, rest, work
+from harness.engines.losses import TRIES, Losses
 from harness.engines.slots import Slots
 from harness.execute import give_up
 from harness.folder import RunFolder
 from harness.outcome import Outcome
 from harness.plan import Planned, Schedule
 from harness.settings import Settings
-
-TRIES = 3
-"""How often a run may lose its worker process before it counts as failed."""
+from harness.worker_process import begin_worker
 
 
 class Processes:
@@ -67,7 +62,7 @@ class Crew:
         self.slots = Slots(devices)
         self.workers = [Worker(device, threads) for device in devices]
         self.working: dict[Future[Outcome], int] = {}
-        self.deaths: Counter[str] = Counter()
+        self.losses = Losses(settings.runs)
 
     def fill(self) -> None:
         """Put runs into free slots; those that must be alone go first."""
@@ -113,14 +108,14 @@ class Crew:
     def died(self, slot: int, key: str) -> None:
         """See to a run whose process died: it is tried again, the last time alone on its device."""
         self.workers[slot].stop()
-        self.deaths[key] += 1
+        deaths = self.losses.count(key)
         folder = RunFolder(self.settings.runs, key)
         if folder.finished:
             end(self.schedule, self.watch, key, Outcome("finished"))
-        elif self.deaths[key] == TRIES:
+        elif deaths == TRIES:
             reason = f"its worker process died {TRIES} times (killed, or out of memory)"
             end(self.schedule, self.watch, key, give_up(folder, reason, self.settings))
-        elif self.deaths[key] == TRIES - 1:
+        elif deaths == TRIES - 1:
             self.slots.ask_alone(self.slots.devices[slot], key)
         else:
             self.schedule.again(key)
@@ -164,18 +159,3 @@ class Worker:
         for process in processes:
             process.join()
         self.pool = None
-
-
-def begin_worker(threads: int) -> None:
-    """Set up a worker process: it leaves Ctrl-C to the driver, and ends when the driver does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """Wait for the driver's end, however it comes, and end too."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for([parent.sentinel])
-        os._exit(1)

@@ -1,6 +1,7 @@
 """Many machines: runs on a Ray cluster, each in a worker process that takes one run after another."""
 
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,12 @@ def identify(runs: Path) -> str:
     path = runs / IDENTITY
     try:
         if not path.exists():
-            write(path, lambda file: file.write(secrets.token_hex(16).encode()))
+            token = secrets.token_hex(16)
+            mine = runs / f"{IDENTITY}.{token}"
+            write(mine, lambda file: file.write(token.encode()))
+            with suppress(FileExistsError):  # another driver was quicker
+                path.hardlink_to(mine)
+            mine.unlink()
         return path.read_text()
     except OSError as error:
         raise EngineError(f"the folder of runs cannot be used: {error}") from error

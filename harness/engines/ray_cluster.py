@@ -15,6 +15,7 @@ import data
 import harness
 import methods
 import models
+from harness.claim import start_of
 from harness.engines.engine import EngineError
 from harness.provenance import SENT, commit
 
@@ -64,6 +65,15 @@ class Cluster:
 def share(whole: float, part: float) -> int:
     """Say how often a part goes into the whole; 0.1 goes into 1 ten times."""
     return math.floor(whole / part + 1e-6)
+
+
+GUARD = """
+cat >/dev/null
+for each in "$@"; do
+    start=$(sed 's/.*) //' "/proc/${each%:*}/stat" | cut -d ' ' -f 20)
+    test "$start" = "${each#*:}" && kill -9 "${each%:*}"
+done
+"""
 
 
 def import_ray() -> Any:
@@ -167,13 +177,14 @@ def start_guard() -> "subprocess.Popen[bytes] | None":
     """Start what ends the cluster's processes when the driver is killed.
 
     Most of them end by themselves at once, but two that Ray starts indirectly only after a minute. The guard reads
-    from the driver, which never writes: reading ends with the driver.
+    from the driver, which never writes: reading ends with the driver. It knows processes by number and start, for
+    numbers are used again.
     """
     if not Path("/proc/self/stat").exists():
         return None
-    processes = " ".join(map(str, sorted(descendants(os.getpid()))))
-    command = ["sh", "-c", f"cat >/dev/null; kill -9 {processes} 2>/dev/null"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    processes = [f"{pid}:{start_of(pid)}" for pid in sorted(descendants(os.getpid()))]
+    command = ["sh", "-c", GUARD, "guard", *processes]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def descendants(pid: int) -> set[int]:

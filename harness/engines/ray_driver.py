@@ -8,8 +8,7 @@ from typing import Any
 from harness.claim import Claim, ClaimError, LostError, TakenError, take
 from harness.engines.archive import Archive, pack, unpack
 from harness.engines.engine import EngineError, Watch, end, look, rest
-from harness.engines.losses import Losses
-from harness.engines.processes import TRIES
+from harness.engines.losses import TRIES, Losses
 from harness.engines.ray_cluster import Cluster
 from harness.engines.ray_worker import Greeting, Orders, Worker
 from harness.execute import fail, give_up
@@ -37,6 +36,7 @@ class Hand:
         look: how far it is.
         key: of the run; "" for none.
         apart: whether it shares no storage with the driver.
+        host: the machine's name.
         look_at: when to look next.
         checkpoint_at: when to ask for a checkpoint next.
     """
@@ -47,6 +47,7 @@ class Hand:
     look: Any = None
     key: str = ""
     apart: bool = False
+    host: str = ""
     look_at: float = 0.0
     checkpoint_at: float = 0.0
 
@@ -154,24 +155,44 @@ class Driver:
                 self.give(hand, key)
 
     def take(self) -> str | None:
-        """Take the next run, None if there is none now: those that lost their worker come last."""
-        return self.schedule.take() or self.losses.take({hand.key for hand in self.hands})
+        """Take the next run, None if there is none now.
+
+        Those that lost their worker come last, one at a time, and those that ran out of memory when nothing else runs.
+        """
+        running = {hand.key for hand in self.hands if hand.key}
+        if running & self.alone:
+            return None
+        return self.schedule.take() or self.losses.take(running, self.alone)
 
     def give(self, hand: Hand, key: str) -> None:
         """Hand a worker a run, and where it shares no storage, all that the run starts from."""
-        planned, folder = self.schedule.runs[key], self.folder(key)
-        archives: dict[str, Archive] = {}
-        if hand.apart:
-            try:
-                self.claims[key] = take(folder.path, self.settings.driver)
-            except TakenError as error:
-                self.end(key, Outcome("elsewhere", str(error)))
-                return
-            folder.sweep()
-            archives = {other: pack(self.folder(other)) for other in (*self.started_from(planned), key)}
-        hand.key, hand.job = key, hand.actor.work.remote(planned, archives, alone=key in self.alone)
+        planned = self.schedule.runs[key]
+        try:
+            archives = self.prepare(planned) if hand.apart else {}
+        except TakenError as error:
+            self.end(key, Outcome("elsewhere", str(error)))
+            return
+        except OSError as error:
+            self.end(key, Outcome("blocked", trouble(error) or str(error)))
+            return
+        if alone := key in self.alone:
+            for other in [other for other in self.hands if other is not hand]:
+                self.fire(other)  # which frees what idle processes keep of a GPU's memory
+        hand.key, hand.job = key, hand.actor.work.remote(planned, archives, alone=alone)
         hand.look_at, hand.checkpoint_at = time.monotonic() + LOOKED, time.monotonic() + self.home
         self.watch.started(planned)
+
+    def prepare(self, planned: Planned) -> dict[str, Archive]:
+        """Claim a run for a worker that shares no storage, and pack what it starts from.
+
+        Raises:
+            TakenError: if another driver works on it.
+            OSError: if the folder cannot be read or written.
+        """
+        folder = self.folder(planned.key)
+        self.claims[planned.key] = take(folder.path, self.settings.driver)
+        folder.sweep()
+        return {key: pack(self.folder(key)) for key in (*self.started_from(planned), planned.key)}
 
     def started_from(self, planned: Planned) -> list[str]:
         """List the runs that a run needs, and the latest of its trunks that is there unless it has begun itself."""
@@ -193,14 +214,15 @@ class Driver:
         if not asked:
             rest(self.schedule, self.settings, self.watch)
             return
-        answered, _ = self.ray.wait(list(asked), timeout=0.5)
-        for ref in answered:
+        self.ray.wait(list(asked), timeout=0.5)
+        answered, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=0)
+        for ref in sorted(answered, key=lambda ref: ref == asked[ref].look):  # ends first
             hand = asked[ref]
             if ref == hand.greeting:
                 self.hear_greeting(hand)
             elif ref == hand.job:
                 self.hear_end(hand)
-            else:
+            elif ref == hand.look:  # not one of a run whose end was heard just now
                 self.hear_look(hand)
 
     def hear_greeting(self, hand: Hand) -> None:
@@ -219,7 +241,7 @@ class Driver:
             return
         if greeting.problems:
             raise EngineError("\n".join(greeting.problems))
-        hand.greeting, hand.apart = None, greeting.apart
+        hand.greeting, hand.apart, hand.host = None, greeting.apart, greeting.host
         self.stillborn, self.began = 0, None
 
     def hear_look(self, hand: Hand) -> None:
@@ -232,12 +254,14 @@ class Driver:
         hand.look, hand.look_at = None, time.monotonic() + LOOKED
         try:
             archive: Archive = self.ray.get(ref)
+        except self.ray.exceptions.RayError:
+            return  # its worker or machine is lost, which the answer to its run will say too; or the next look works
+        try:
             unpack(archive, folder, whole=False)
-        except self.ray.exceptions.RayActorError:
-            return  # its worker is dead, which the answer to its run will say too
         except LostError as error:
             self.fire(hand)
             self.end(folder.key, Outcome("elsewhere", str(error)))
+            return
         except OSError as error:
             raise EngineError(f"a checkpoint could not be brought home: {error}") from error
         if folder.checkpoint.name in archive:
@@ -251,8 +275,13 @@ class Driver:
         try:
             outcome, archive = self.ray.get(ref)
             unpack(archive, folder, whole=bool(archive))
+            if outcome.state == "blocked" and hand.apart:
+                outcome = Outcome("blocked", f"on {hand.host}, {outcome.reason}")
         except self.ray.exceptions.RayTaskError as error:  # the worker lives: the trouble was around the run
-            outcome = fail(folder, Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), str(error))
+            if reason := trouble(error.cause):
+                outcome = Outcome("blocked", f"on {hand.host}, {reason}")
+            else:
+                outcome = fail(folder, Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), str(error))
         except self.ray.exceptions.RayError:
             self.lose(hand, key)
             return
@@ -265,7 +294,7 @@ class Driver:
         if outcome.state == "out of memory":
             self.alone.add(key)
             self.release(key)
-            self.losses.note(key)
+            self.losses.defer(key)
         else:
             self.end(key, outcome)
 
@@ -276,7 +305,8 @@ class Driver:
         if self.folder(key).finished:  # it died after that
             self.end(key, Outcome("finished"))
             return
-        if self.losses.note(key) < TRIES:
+        if self.losses.count(key) < TRIES:
+            self.losses.defer(key)
             run = self.schedule.runs[key].run
             print(f"{run}: its worker process died; it goes on from its last checkpoint later", file=sys.stderr)
             return

@@ -126,7 +126,7 @@ class Worker:
         without = {folder.result, folder.failure, folder.predictions, folder.arrays}
         mark = folder.checkpoint_mark() if checkpoint else self.sent
         if mark == self.sent:
-            without.add(folder.checkpoint)
+            without |= {folder.checkpoint, folder.spec}
         self.sent = mark
         return pack(folder, without=frozenset(path.name for path in without))
 

@@ -77,6 +77,8 @@ def gpu_slots(device: str, gpus: str | None, per_gpu: int, visible: int) -> list
         raise ValueError(f"--gpus {gpus}: --device {device} names one already; use one of the two")
     wanted = (gpus or number).split(",") if gpus is not None or number else [str(i) for i in range(visible)]
     if not all(name.strip().isdecimal() for name in wanted):
+        if gpus is None:
+            raise ValueError(f"--device {device}: a GPU has a number, as cuda:1")
         raise ValueError(f"--gpus {gpus}: numbers with commas between are needed, as 0,1,3")
     numbers = [int(name) for name in wanted]
     if len(set(numbers)) < len(numbers):

@@ -16,9 +16,9 @@ import pytest
 
 from harness import claim as claims
 from harness.claim import Lookout, LostError, Owner, TakenError, confirm, free_if_dead, numbers, place, see, take
-from harness.execute import execute, give_up
+from harness.execute import execute, fail, give_up
 from harness.folder import RunFolder, write_json
-from harness.outcome import FOUND
+from harness.outcome import FOUND, Outcome
 from harness.settings import Settings
 
 FORK = multiprocessing.get_context("fork")
@@ -54,6 +54,18 @@ def elsewhere(folder, **changes):
     owner = replace(Owner.here("its driver"), machine="another machine", host="far", **changes)
     assert place(folder, see(folder).number + 1, json.dumps(asdict(owner)))
     return owner
+
+
+def test_what_another_driver_failed_since_this_one_began_is_not_tried_again(tmp_path, make_run):
+    run = make_run("sgd")
+    before = Settings(tmp_path, began=time.time())
+    fail(RunFolder(tmp_path, run.key), Outcome("failed", "it broke"))
+    assert execute(run, before, []) == ("failed", "it broke (another driver tried it)")
+    fail(RunFolder(tmp_path, run.key), Outcome("out of memory", "too large"))
+    assert execute(run, before, []).state == "finished", "that is tried again, by whoever comes first"
+    run = make_run("sgd", seed=1)
+    fail(RunFolder(tmp_path, run.key), Outcome("failed", "it broke"))
+    assert execute(run, Settings(tmp_path, began=time.time()), []).state == "finished", "a new start tries again"
 
 
 def test_a_claim_keeps_others_out_until_it_is_released(tmp_path):
@@ -195,6 +207,26 @@ def test_a_claim_that_could_not_be_freed_is_free_for_its_process(tmp_path, monke
     with pytest.raises(TakenError):
         take(folder)
     again.release()
+
+
+def test_a_full_disk_is_named_by_the_claim(tmp_path, monkeypatch):
+    def refuses(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(claims.Path, "write_text", refuses)
+    with pytest.raises(OSError) as full:
+        take(tmp_path / "k")
+    assert full.value.filename == str(tmp_path / "k" / "claim.1")
+
+
+def test_a_process_that_cannot_be_looked_at_counts_as_alive(monkeypatch):
+    def refuses(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    here = Owner.here("")
+    assert not here.dead()
+    monkeypatch.setattr(claims.Path, "read_text", refuses)
+    assert not replace(here, machine=claims.machine()).dead()
 
 
 def test_who_looked_long_ago_does_not_hit_a_later_claim(tmp_path):

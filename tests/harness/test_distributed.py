@@ -374,5 +374,5 @@ def test_devices(monkeypatch):
     check_ranks("cuda:2", 2, 1)
     with pytest.raises(Refusal, match=r"^--ranks 3: each has a GPU of its own, the last one cuda:4, but there are 4$"):
         check_ranks("cuda:2", 3, 1)
-    with pytest.raises(Refusal, match="all runs would use the same GPUs; take --workers 1"):
+    with pytest.raises(Refusal, match=r"^--ranks 2: 2 runs at once would use the same GPUs; take --engine inline$"):
         check_ranks("cuda", 2, 2)

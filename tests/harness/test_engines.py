@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import pytest
 
-from harness.engines import Inline, Processes, Ray, make_engine, processes
-from harness.engines.processes import TRIES, Worker
+from harness.engines import Inline, Processes, make_engine, processes
+from harness.engines.losses import TRIES
+from harness.engines.processes import Worker
 from harness.folder import RunFolder
 from harness.outcome import FOUND, Outcome
 from harness.plan import Plan, Schedule
@@ -238,14 +239,23 @@ def test_what_nothing_can_start_is_said(tmp_path, write_study, run_study):
         Inline(1).run(schedule, Settings(tmp_path / "runs"), Log())
 
 
+def test_who_watches_may_fail_and_the_run_does_not(tmp_path, write_study, run_study):
+    class Broken(Log):
+        def tick(self):
+            raise ZeroDivisionError("a defect of who watches")
+
+    study = write_study(tmp_path / "s.yaml", methods=["sgd"])
+    with pytest.raises(ZeroDivisionError, match="a defect of who watches"):
+        run_study(study, tmp_path / "runs", Inline(1), Broken())
+    assert not list((tmp_path / "runs").glob("*/failure.json"))
+    assert run_study(study, tmp_path / "runs", Inline(1)).log.ends == [("sgd", "finished")]
+
+
 def test_make_engine():
     assert isinstance(make_engine("inline", 1, 2), Inline)
     made = make_engine("processes", 3, 2)
     assert isinstance(made, Processes)
     assert (made.workers, made.threads, made.devices) == (3, 2, ())
     assert make_engine("processes", 2, 1, ["cuda:0", "cuda:3"]).devices == ("cuda:0", "cuda:3")
-    made = make_engine("ray", 3, 2)
-    assert isinstance(made, Ray)
-    assert (made.workers, made.threads, made.cluster.local) == (3, 2, True)
     with pytest.raises(ValueError, match=r"unknown engine 'slurm'"):
         make_engine("slurm", 1, 1)

@@ -267,6 +267,17 @@ def test_a_folder_of_runs_that_cannot_be_written_to_is_refused_before_training(d
     assert (code, err) == (0, "") and out.startswith("4 finished, 0 running")
 
 
+def test_a_folder_of_runs_without_hard_links_is_refused_before_training(econ, study, tmp_path, monkeypatch):
+    def refuses(self, target):
+        raise OSError(errno.EPERM, "Operation not permitted", str(target), None, str(self))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuses)
+    code, out, err = econ("run", study)
+    assert (code, out) == (2, "")
+    assert "runs are claimed by hard links; choose --runs on a file system that has them" in err
+    assert not list((tmp_path / "runs").glob(".probe*"))
+
+
 def test_a_store_on_a_full_disk_lacks_runs_until_there_is_room(disk, econ, check, study, empty_store, tmp_path):
     database = disk.path / "mlflow.db"
     shutil.copy(empty_store, database)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from harness.folder import RunFolder, write, write_json, write_lines
+from harness.folder import RunFolder, read_json, write, write_json, write_lines
 
 
 class KilledError(BaseException):
@@ -103,3 +103,9 @@ def test_only_a_whole_result_makes_a_run_finished(tmp_path):
         assert not folder.finished
     write(folder.result, lambda file: file.write(b'{"key": "k"}'))
     assert folder.finished
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe", bytes(40)])
+def test_what_a_crash_has_spoilt_counts_as_not_there(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    assert read_json(tmp_path / "result.json") == {}

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster as Machines
 
 from harness.engines import Cluster, EngineError, Inline, Ray, ray_driver
 from harness.engines.archive import is_content
-from harness.engines.processes import TRIES
+from harness.engines.losses import TRIES
 from harness.engines.ray_cluster import descendants
 from harness.folder import RunFolder
 

@@ -1,23 +1,29 @@
 """The parts of the Ray engine that need no cluster: archives, losses, room, options, a worker by itself."""
 
+import errno
 import sys
+from types import SimpleNamespace
 
 import pytest
+import ray
 import torch
 
 from harness.cli_cluster import share_cluster
 from harness.cli_options import Refusal
-from harness.engines import Cluster, EngineError, Ray
+from harness.engines import Cluster, EngineError, Ray, ray_driver
 from harness.engines.archive import ArchiveError, pack, unpack
 from harness.engines.losses import Losses
 from harness.engines.ray import identify, own_data
 from harness.engines.ray_cluster import connected
-from harness.engines.ray_worker import Orders, Worker, make_folder
-from harness.folder import RunFolder
+from harness.engines.ray_driver import Driver
+from harness.engines.ray_worker import Greeting, Orders, Worker, make_folder
+from harness.folder import RunFolder, trouble
+from harness.outcome import Outcome
 from harness.plan import Plan, Schedule
 from harness.provenance import SENT, commit
 from harness.settings import Settings
 from harness.study import load
+from tests.harness.conftest import Log
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def names(folder):
 
 def test_an_archive_holds_the_run_and_nothing_else(folder, tmp_path):
     contents = {"spec.json": b"{}", "checkpoint.pt": b"\0\1", "result.json": b'{"a": 1}'}
-    for name, content in {**contents, "lock": b"", ".spec.json.7.tmp": b"half"}.items():
+    for name, content in {**contents, "claim.1": b"", ".spec.json.7.tmp": b"half"}.items():
         (folder.path / name).write_bytes(content)
     assert pack(folder) == contents
     assert pack(folder, without=frozenset({"checkpoint.pt"})).keys() == {"spec.json", "result.json"}
@@ -55,12 +61,12 @@ def test_a_whole_archive_removes_an_earlier_progress_and_failure_and_a_part_does
 
 def test_the_result_is_written_last(folder, monkeypatch):
     order = []
-    monkeypatch.setattr("harness.engines.archive.write", lambda path, save: order.append(path.name))
+    monkeypatch.setattr("harness.engines.archive.write", lambda path, save, durable: order.append(path.name))
     unpack({"result.json": b"", "spec.json": b"", "checkpoint.pt": b""}, folder, whole=True)
     assert order == ["spec.json", "checkpoint.pt", "result.json"]
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", "", ".hidden", "lock", "claim.3", "a\n"])
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", "", ".hidden", "claim.3", "a\n"])
 def test_an_archive_never_leaves_its_folder(folder, name):
     with pytest.raises(ArchiveError, match="which is no file of a run's folder"):
         unpack({"spec.json": b"{}", name: b""}, folder, whole=True)
@@ -69,20 +75,21 @@ def test_an_archive_never_leaves_its_folder(folder, name):
 
 def test_losses_count_until_the_run_gets_further(tmp_path):
     losses = Losses(tmp_path)
-    assert [losses.note("a") for _ in range(2)] == [1, 2]
+    assert [losses.count("a") for _ in range(2)] == [1, 2]
     folder = RunFolder(tmp_path, "a")
     folder.path.mkdir()
     folder.checkpoint.write_text("further")
-    assert losses.note("a") == 1
-    assert losses.note("a") == 2
+    assert losses.count("a") == 1
+    assert losses.count("a") == 2
     losses.forget("a")
-    assert losses.note("a") == 1
+    assert losses.count("a") == 1
 
 
 def test_suspects_are_tried_one_at_a_time_until_they_got_further(tmp_path):
     losses = Losses(tmp_path)
     for key in "abc":
-        losses.note(key)
+        losses.count(key)
+        losses.defer(key)
     assert losses.take({"x"}) == "a"
     assert losses.take({"x", "a"}) is None
     folder = RunFolder(tmp_path, "a")
@@ -129,7 +136,7 @@ def shares(*arguments, gpus=0):
         (8, (None, None, None, None, None, None), (8, 1, 1, 1, "cuda")),
         (8, (None, None, None, None, None, "cpu"), (8, 1, 1, 0, "cpu")),
         (0, ("auto", None, 1.0, None, None, None), (None, 1, 1, 1, "cuda")),
-        (0, ("auto", 4.0, None, 9, None, None), (9, 4, 4, 0, "cpu")),
+        (0, ("auto", 4.0, None, 9, None, "cpu"), (9, 4, 4, 0, "cpu")),
     ],
 )
 def test_what_options_mean(monkeypatch, here, arguments, meant):
@@ -143,7 +150,8 @@ def test_what_options_mean(monkeypatch, here, arguments, meant):
         ((None, None, None, None, None, "cuda:1"), "Ray chooses the GPU of each run; write --device cuda"),
         (("auto", None, 0.5, None, None, "cpu"), "cuda takes GPUs, nothing else does"),
         (("auto", None, 0.0, None, None, "cuda"), "cuda takes GPUs, nothing else does"),
-        (("auto", None, 1.5, None, None, None), "part of one GPU, or whole ones"),
+        (("auto", None, 2.0, None, None, None), "a run computes on one GPU, or shares one"),
+        (("auto", None, None, None, None, None), "the cluster's GPUs are not seen from here: add --gpus-per-run 1"),
         ((None, None, 1.0, None, None, None), "this machine has 0; --ray-address names another cluster"),
     ],
 )
@@ -217,9 +225,13 @@ def test_a_checkpoint_is_looked_at_once(orders):
     folder.path.mkdir(parents=True)
     for name in ("spec.json", "checkpoint.pt", "progress.json", "predictions.npz", "result.json"):
         (folder.path / name).write_text(name)
-    small = {"spec.json": b"spec.json", "progress.json": b"progress.json"}
+    small = {"progress.json": b"progress.json"}
     assert worker.look("key", checkpoint=False) == small
-    assert worker.look("key", checkpoint=True) == {**small, "checkpoint.pt": b"checkpoint.pt"}
+    assert worker.look("key", checkpoint=True) == {
+        **small,
+        "spec.json": b"spec.json",
+        "checkpoint.pt": b"checkpoint.pt",
+    }
     assert worker.look("key", checkpoint=True) == small
     worker.leave()
 
@@ -281,3 +293,105 @@ def test_code_that_was_sent_is_known_by_the_drivers_commit(monkeypatch, tmp_path
     monkeypatch.delenv(SENT)
     assert commit() == "unknown"
     commit.cache_clear()
+
+
+class Answer:
+    """What a call of a worker will give."""
+
+    def __init__(self, value=None, ready=True, label=""):
+        self.value, self.ready, self.label = value, ready, label
+
+
+class Stand:
+    """Stands in for Ray: a cluster whose workers do what `behave` and `looked` say."""
+
+    exceptions = ray.exceptions
+
+    def __init__(self, behave, apart, looked=None):
+        self.behave, self.apart, self.looked = behave, apart, looked or (lambda: Answer({}))
+        self.given, self.busy, self.time = [], set(), 0
+
+    def remote(self, _):
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda _: self.worker()))
+
+    def worker(self):
+        def work(planned, archives, alone=False):
+            self.given.append((planned.label, alone, sorted(self.busy)))
+            answer = self.behave(planned, alone)
+            answer.label = planned.label
+            self.busy.add(planned.label)
+            return answer
+
+        calls = {
+            "greet": lambda: Answer(Greeting("far", self.apart, [])),
+            "leave": Answer,
+            "work": work,
+            "look": lambda key, checkpoint: self.looked(),
+        }
+        return SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}}]
+
+    def wait(self, refs, num_returns=1, timeout=None):
+        self.time += 1
+        found = [ref for ref in refs if ref.ready or self.time % 10 == 0]
+        return found[:num_returns], []
+
+    def get(self, ref):
+        self.busy.discard(ref.label)
+        if isinstance(ref.value, Exception):
+            raise ref.value
+        return ref.value
+
+    def kill(self, worker):
+        pass
+
+
+@pytest.fixture
+def drive(tmp_path, write_study, monkeypatch):
+    """Give a function that drives plain training and dropout on a stand-in; gives it, and how runs ended."""
+    monkeypatch.setattr(ray_driver, "LOOKED", 0.0)
+
+    def drive(behave, *, apart=False, looked=None, watch=None):
+        plan = Plan(load(str(write_study(tmp_path / "s.yaml", methods=["sgd", "dropout"]))))
+        schedule, stand = Schedule(plan.runs, set()), Stand(behave, apart, looked)
+        settings = Settings(tmp_path / "runs", device="cuda")
+        cluster = Cluster("auto", 1, 0.5)
+        Driver(stand, cluster, None, None, schedule, settings, watch or Log(), 30.0).work()
+        return stand, {plan.runs[key].label: outcome for key, outcome in schedule.failed.items()}
+
+    return drive
+
+
+def test_a_run_without_memory_is_tried_again_when_nothing_else_runs(drive):
+    def behave(planned, alone):
+        if planned.label == "dropout":
+            return Answer((Outcome("finished" if alone else "out of memory"), {}))
+        return Answer((Outcome("finished"), {}), ready=False)
+
+    stand, failed = drive(behave)
+    assert failed == {}
+    assert stand.given == [("sgd", False, []), ("dropout", False, ["sgd"]), ("dropout", True, [])]
+
+
+def test_a_look_that_is_lost_with_its_machine_ends_nothing(drive):
+    lost = ray.exceptions.ObjectLostError("00" * 14, None, "")
+    _, failed = drive(
+        lambda planned, alone: Answer((Outcome("finished"), {}), ready=False), apart=True, looked=lambda: Answer(lost)
+    )
+    assert failed == {}
+
+
+@pytest.mark.parametrize("where", ["around the run", "in the run"])
+def test_a_full_disk_of_a_machine_that_shares_nothing_is_named(drive, where):
+    """It stops the study, and fails no run."""
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/spec.json")
+
+    def behave(planned, alone):
+        if where == "in the run":
+            return Answer((Outcome("blocked", trouble(full)), {}))
+        return Answer(ray.exceptions.RayTaskError("Worker.work", "trace", full).as_instanceof_cause())
+
+    _, outcomes = drive(behave, apart=True)
+    assert set(outcomes.values()) == {Outcome("blocked", "on far, no space is left for /tmp/spec.json: free some")}

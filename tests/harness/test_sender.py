@@ -15,7 +15,7 @@ class Store:
 
     def __init__(self):
         self.problem, self.unsent, self.retry_at, self.runs = "", set(), 0.0, None
-        self.sent = []
+        self.sent, self.left = [], {}
         self.answers = threading.Event()
         self.answers.set()
         self.away = False
@@ -24,8 +24,14 @@ class Store:
     def open(self):
         self.answers.wait(30)
 
+    def leave(self, planned):
+        self.left[planned.key] = planned
+
     def close(self):
         self.answers.wait(30)
+        for planned in self.left.values():
+            self.send(planned)
+        self.left.clear()
 
     def send(self, planned, *, live=False):
         self.answers.wait(30)
@@ -121,3 +127,15 @@ def test_a_defect_is_not_hidden(store):
 
 def test_the_waits_are_short():
     assert sender_module.MOMENT <= 2 < sender_module.OPENING <= 15 < sender_module.FAREWELL <= 30
+
+
+def test_what_other_drivers_trained_is_unsent_too_while_the_store_is_away(store):
+    sender = Sender(store)
+    store.away = True
+    sender.leave(run("a"))
+    assert sender.unsent == {"a"}
+    sender.finish(1.0)
+    assert sender.unsent == {"a"}
+    store.away = False
+    sender.finish(1.0)
+    assert (sender.unsent, store.sent) == (set(), [("a", False)])

@@ -2,8 +2,9 @@
 
 import pytest
 
-from harness.cli_engine import EngineName, choose_devices
+from harness.cli_engine import EngineName, Wish, choose_devices, choose_engine
 from harness.cli_options import Refusal
+from harness.engines import Inline
 from harness.engines.slots import Slots, gpu_slots
 
 
@@ -128,6 +129,7 @@ def test_the_devices_of_the_processes(two_gpus, options, expected):
     [
         ({"gpus": "2"}, "^GPU 2 is not there: 2 are visible"),
         ({"workers": 4}, "^--workers 4: on GPUs --gpus and --per-gpu decide, here for 2 runs at once$"),
+        ({"device": "cuda:x"}, "^--device cuda:x: a GPU has a number, as cuda:1$"),
         ({"device": "cpu", "gpus": "0"}, "^--gpus and --per-gpu share out GPUs with --engine processes, not cpu proc"),
         ({"device": "cpu", "per_gpu": 1, "engine": EngineName.inline}, "not cpu inline$"),
     ],
@@ -135,3 +137,25 @@ def test_the_devices_of_the_processes(two_gpus, options, expected):
 def test_options_that_do_not_fit_are_refused(two_gpus, options, message):
     with pytest.raises(Refusal, match=message):
         choose_devices(**{**GIVEN, **options})
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (Wish(EngineName.inline, workers=4), "^--workers 4: the engine inline trains one run at a time"),
+        (Wish(EngineName.processes, ray_address="head:6379"), "^--ray-address head:6379: add --engine ray$"),
+        (Wish(EngineName.inline, gpus_per_run=0.5), "add --engine ray$"),
+        (Wish(EngineName.ray, ranks=2), "--ranks are for one machine"),
+        (Wish(EngineName.processes, gpus="1", ranks=2), "^--ranks 2: each has a GPU of its own, the last one cuda:2"),
+    ],
+)
+def test_what_an_engine_has_no_use_for_is_refused(two_gpus, monkeypatch, wish, message):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(Refusal, match=message):
+        choose_engine(wish)
+
+
+def test_a_cluster_named_in_the_environment_binds_no_other_engine(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    chosen = choose_engine(Wish(EngineName.inline, threads=1, device="cpu", ray_address="head:6379"))
+    assert isinstance(chosen.engine, Inline)

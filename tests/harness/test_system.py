@@ -105,6 +105,8 @@ def test_a_line_that_a_kill_cut_short_is_lost_alone(tmp_path):
         pass
     first, second = read_samples(path)
     assert first == {"time": 1.0} and second.keys() == NAMES | {"time"}
+    path.write_bytes(b'{"time": 1.0}\n' + bytes(10) + b'\n{"time": 2.0}\n')
+    assert [sample["time"] for sample in read_samples(path)] == [1.0, 2.0], "a power cut left a line of zeros"
     assert read_samples(tmp_path / "none") == []
 
 

@@ -257,6 +257,38 @@ class Broken(SGD):
 """
 
 
+FINE_TUNING = """
+from methods import SGD
+from methods.base import Need
+from methods.trunk import Sharing
+
+class FineTuning(SGD):
+    'Trains on from a finished run.'
+    sharing = Sharing(prediction=frozenset({"twice"}))
+    def __init__(self, make_net, recipe, *, twice: bool = False):
+        super().__init__(make_net, recipe)
+        self.twice = twice
+    def needs(self):
+        return [Need(self.seed + 100)]
+    def receive(self, states):
+        self.load_state_dict(states[0])
+        self.epoch = 0
+
+METHODS = {"fine_tuning": FineTuning}
+"""
+
+
+def test_a_trunk_starts_from_what_its_forks_start_from(write_study, tmp_path, run_study, read_result):
+    plugin = tmp_path / "fine_tuning.py"
+    plugin.write_text(FINE_TUNING)
+    study = study_of(write_study, tmp_path, methods=["fine_tuning", "fine_tuning(twice=True)"], plugins=[str(plugin)])
+    shared = run_study(study, tmp_path / "runs", share=True)
+    alone = run_study(study, tmp_path / "alone")
+    assert [planned.role for planned in shared.plan.runs.values()] == ["component", "trunk", "cell", "cell"]
+    for key in alone.plan.runs:
+        assert read_result(tmp_path / "runs", key) == read_result(tmp_path / "alone", key)
+
+
 def test_a_run_whose_trunk_failed_trains_alone(unshared, write_study, tmp_path, run_study, read_result):
     plugin = tmp_path / "broken.py"
     plugin.write_text(BROKEN)

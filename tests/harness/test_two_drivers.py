@@ -26,9 +26,11 @@ COUNTED = """
 import time
 from pathlib import Path
 from methods import Method
+from methods.trunk import Sharing
 
 class Counted(Method):
     'Notes each training from the start, and takes its time.'
+    sharing = Sharing()
     def __init__(self, make_net, recipe, *, mark: str = "", number: int = 0):
         super().__init__(make_net, recipe)
         self.mark, self.number = Path(mark), number
@@ -45,13 +47,12 @@ SEEDS, NUMBERS = (0, 1), (0, 1, 2)
 
 @pytest.fixture
 def study(tmp_path, write_study):
-    """Six runs that count themselves, and two ensembles of them."""
+    """Six runs that count themselves, two that share epochs with two of them, and two ensembles."""
     (tmp_path / "counted.py").write_text(COUNTED)
     mark = str(tmp_path / "mark")
     methods = [f"counted(mark={mark!r}, number={i})" for i in NUMBERS]
-    return write_study(
-        tmp_path / "two.yaml", methods=[*methods, f"deep_ensemble({methods[0]}, K=2)"], seeds=list(SEEDS)
-    )
+    others = [f"swa({methods[0]}, start=2)", f"deep_ensemble({methods[0]}, K=2)"]
+    return write_study(tmp_path / "two.yaml", methods=[*methods, *others], seeds=list(SEEDS))
 
 
 @pytest.fixture
@@ -82,7 +83,9 @@ def launch(tmp_path, study, econ, environment, empty_store):
 
 @pytest.fixture
 def plan(tmp_path, study):
-    return Plan(load(str(study), [tmp_path / "counted.py"]))
+    plan = Plan(load(str(study), [tmp_path / "counted.py"]), share=True)
+    assert (len(plan.alone), len(plan.runs)) == (12, 14), "two trunks"
+    return plan
 
 
 def check_store(tmp_path, plan):
@@ -95,7 +98,8 @@ def check_store(tmp_path, plan):
         assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "finished")
         points = [(line["epoch"], line["train/loss"]) for line in folder.read_epochs()]
         assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == points
-        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"result.json", "predictions.npz"}
+        files = {"result.json"} | (set() if run.data.tags["role"] == "trunk" else {"predictions.npz"})
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} == files
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -108,7 +112,7 @@ def test_two_drivers_train_each_run_once(tmp_path, launch, plan, engine):
     members = {f"0 {seed}" for seed in (2, 3)}  # of the second ensemble, besides the cells
     assert trained == dict.fromkeys({f"{number} {seed}" for number in NUMBERS for seed in SEEDS} | members, 1)
     check_store(tmp_path, plan)
-    count = len(plan.runs)
+    count = len(plan.alone)
     others = [re.search(rf"all {count} runs are finished(?:, (\d+) of them by another driver)?", o) for o in outputs]
     assert all(others), outputs
     assert sum(int(match[1] or 0) for match in others) == count, "each run was trained by one of the two"
@@ -118,16 +122,21 @@ def test_two_drivers_train_each_run_once(tmp_path, launch, plan, engine):
 def test_the_other_driver_finishes_all_when_one_is_killed(tmp_path, launch, plan):
     victim, survivor = launch("processes"), launch("processes")
 
-    def under_way():
-        return [folder for folder in (tmp_path / "runs").glob("*/progress.json")]
+    def of_victim():
+        owners = {
+            folder: RunFolder(folder.parent, folder.name).owner() for folder in (tmp_path / "runs").glob("?" * 64)
+        }
+        return [folder for folder, owner in owners.items() if owner and f"process {victim.pid} " in owner.driver]
 
-    while len(under_way()) < 2 and victim.poll() is None:
+    deadline = time.monotonic() + 120
+    while not (taken := of_victim()) and time.monotonic() < deadline:
         time.sleep(0.02)
     victim.kill()
+    assert taken and not any((folder / "result.json").exists() for folder in taken), "it was killed in a run"
     output = survivor.communicate(timeout=240)[0]
     assert survivor.returncode == 0, output
     assert plan.finished(tmp_path / "runs") == set(plan.runs)
-    assert f"all {len(plan.runs)} runs are finished" in output
+    assert f"all {len(plan.alone)} runs are finished" in output
     check_store(tmp_path, plan)
 
 
