@@ -120,6 +120,7 @@ def importances(trials: pd.DataFrame) -> dict[str, float]:
 def tuning_history(frame: pd.DataFrame) -> dict[str, Figure]:
     """Plot each method's trials with the best so far, and beside them how much each hyperparameter mattered.
 
+    Each panel names its own metric, for methods may have been tuned by different ones.
     Dots are finished trials, crosses pruned ones at their last epoch, diamonds the study's own values; diverged,
     failed and refused trials have no place.
 
@@ -143,7 +144,6 @@ def tuning_history(frame: pd.DataFrame) -> dict[str, Figure]:
                 _draw_importances(right, importances(trials), look[str(label)])
             for unused in axes[len(searches) :].ravel():
                 unused.remove()
-            figure.supylabel(_AXIS[str(rows["metric"].iloc[0])], fontsize=8)
             figure.suptitle(plain(title), fontsize=8)
             add_legend(figure, *_legend())
         figures[title] = figure
@@ -173,6 +173,7 @@ def _draw_history(ax: Axes, label: str, trials: pd.DataFrame, look: Look) -> Non
         ax.yaxis.set_minor_formatter("")
     ax.set_title(plain(label if len(label) < 34 else wrap(label)), fontsize=7)
     ax.set_xlabel("Trial", fontsize=7)
+    ax.set_ylabel(_AXIS[str(trials["metric"].iloc[0])].replace(" (", "\n("), fontsize=6)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.tick_params(labelsize=6)
 

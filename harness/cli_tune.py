@@ -16,11 +16,12 @@ from harness.cli_options import Plugins, Refusal, Runs, Store, Study, console
 from harness.cli_run import INTERRUPTED, check_runs
 
 if TYPE_CHECKING:
+    from harness.budget import Budget
     from harness.engines import Engine
-    from harness.search import Budget
     from harness.searches import Searches
+    from harness.sender import Sender
     from harness.settings import Settings
-    from harness.track_tuning import TuningMirror
+    from harness.track import Mirror
     from harness.tune import Trials
 
 tuning = typer.Typer()
@@ -89,13 +90,14 @@ def tune(
     What the study writes out stays, and the study's own values come first.
 
     Every method may use as many trials, and as much training: one whose trial
-    costs three plain trainings gets a third of the trials.
+    costs three plain trainings gets a third of the trials. The study's own
+    values are tried in any case.
 
     `econ run STUDY --tuned FILE` uses the result.
     """
+    from harness.budget import Budget
     from harness.places import StudyError
     from harness.quadratic_study import QuadraticStudy
-    from harness.search import Budget
     from harness.searches import find_searches
     from harness.study import load
 
@@ -111,27 +113,49 @@ def tune(
     if dry_run or not searches.found:
         show_plan(searches, budget, runs)
         return
+    from harness.folder import trouble
+    from harness.sender import Sender
     from harness.settings import Settings
     from harness.track import store_uri
     from harness.track_tuning import TuningMirror
     from harness.tune import Trials
+    from harness.watch import StudyStoppedError
 
     engine = engine or (TuningEngine.processes if (workers or 1) > 1 else TuningEngine.inline)
     chosen = choose_engine(Wish(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
     driver = f"econ tune {loaded.name}, process {os.getpid()} on {socket.gethostname()}"
     settings = Settings(runs, downloads, chosen.device, checkpoint_seconds, loaded.plugins, chosen.cores, driver=driver)
+    output = output or Path("tuned") / f"{loaded.name}.yaml"
     check_runs(runs)
-    schedule = Trials(searches.found, runs, budget)
-    mirror = TuningMirror(store_uri(store, runs), loaded.name, runs, schedule.searches)
-    mirror.open()
-    keeper = Keeper(schedule, output or Path("tuned") / f"{loaded.name}.yaml", loaded.name)
-    keeper.check()
+    check_output(output, loaded.name)
+    mirror = Sender(TuningMirror(store_uri(store, runs), loaded.name, runs))
     try:
+        schedule = Trials(searches.found, runs, budget, driver)
+        keeper = Keeper(schedule, output, loaded.name)
         search_all(schedule, settings, mirror, chosen.engine, keeper)
     except KeyboardInterrupt:
         console.print("interrupted; trials are kept, and the same command goes on with the others")
         raise typer.Exit(INTERRUPTED) from None
+    except (StudyStoppedError, OSError) as error:
+        reason = trouble(error) if isinstance(error, OSError) else str(error)
+        if not reason:
+            raise
+        raise Refusal(f"tuning was stopped: {reason}; trials are kept, and the same command goes on") from error
+    mirror.finish()
     conclude(schedule, mirror, keeper, study)
+
+
+def check_output(path: Path, study: str) -> None:
+    """Refuse before anything starts a file that could not be written later."""
+    from harness.places import StudyError
+    from harness.tuned_file import read_file
+
+    try:
+        found = read_file(path)[0].study if path.exists() else study
+    except StudyError as error:
+        raise Refusal(str(error)) from error
+    if found != study:
+        raise Refusal(f"--output {path}: holds the tuned values of study {found!r}")
 
 
 class Keeper:
@@ -141,18 +165,6 @@ class Keeper:
         """Name the file."""
         self.schedule, self.path, self.study = schedule, path, study
         self.kept: set[str] = set()
-
-    def check(self) -> None:
-        """Refuse before anything starts a file that could not be written later."""
-        from harness.places import StudyError
-        from harness.tuned_file import read_file
-
-        try:
-            found = read_file(self.path)[0].study if self.path.exists() else self.study
-        except StudyError as error:
-            raise Refusal(str(error)) from error
-        if found != self.study:
-            raise Refusal(f"--output {self.path}: holds the tuned values of study {found!r}")
 
     def keep(self) -> None:
         """Write the entries of the searches that are over."""
@@ -169,18 +181,18 @@ class Keeper:
 
 
 def search_all(
-    schedule: "Trials", settings: "Settings", mirror: "TuningMirror", engine: "Engine", keeper: Keeper
+    schedule: "Trials", settings: "Settings", mirror: "Mirror | Sender", engine: "Engine", keeper: Keeper
 ) -> None:
     """Search until every search is over; where other drivers work on the last trials, wait for them."""
     from harness.watch_tuning import TuningShow
 
     with TuningShow(schedule, mirror, console, keeper.keep) as show:
         while True:
+            schedule.fill()
             engine.run(schedule, settings, show)
             if not schedule.by_other_drivers():
                 return
             time.sleep(POLL)
-            schedule.fill()
 
 
 def say_left(searches: "Searches") -> None:
@@ -196,25 +208,24 @@ def say_left(searches: "Searches") -> None:
 
 def show_plan(searches: "Searches", budget: "Budget", runs: Path) -> None:
     """Print what tuning would take."""
-    from harness.journal import Journal, folder_of
-    from harness.search import account
+    from harness.budget import account
+    from harness.journal import read_trials
     from harness.watch_tuning import tuning_table
 
-    used = {
-        search.key: account(Journal(runs, search.key, search.metric).trials()).counted
-        for search in searches.found
-        if (runs / folder_of(search.key)).exists()
-    }
+    used = {search.key: account(read_trials(runs, search.key)).counted for search in searches.found}
     console.print(tuning_table(searches, budget, used))
 
 
-def conclude(schedule: "Trials", mirror: "TuningMirror", keeper: Keeper, study: str) -> None:
-    """Say what was chosen and what failed; a failure is an exit code other than 0."""
+def conclude(schedule: "Trials", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
+    """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
+    from harness.budget import account, first_of
     from harness.journal import end_of
-    from harness.search import account
 
     if mirror.unsent:
-        message = f"the tracking store lacks {len(mirror.unsent)} of the trials: {mirror.problem}; the same command"
+        reason = mirror.problem or "it is slow to answer"
+        message = (
+            f"the tracking store lacks {len(mirror.unsent)} of the trials and searches: {reason}; the same command"
+        )
         console.print(f"{message} sends them", markup=False, highlight=False, soft_wrap=True)
     table = Table(title=f"study {keeper.study}: at most {schedule.budget.trials} trials a method")
     for column in ("method", "chosen", "validation", "as written", "trials", "cost"):
@@ -226,12 +237,12 @@ def conclude(schedule: "Trials", mirror: "TuningMirror", keeper: Keeper, study: 
         empty += best is None
         states = [end_of(trial)["state"] for trial in trials]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        first = trials[0].values if trials and states[0] == "finished" else None
+        first = first_of(trials).values if trials and end_of(first_of(trials))["state"] == "finished" else None
         if search.place != place:
             place = search.place
             table.add_row(escape(place), style="bold")
         table.add_row(
-            escape(str(search.run.method)),
+            escape(search.text),
             escape(best.user_attrs["method"]) if best else "nothing: no trial finished",
             f"{best.values[0]:.4f}" if best else "",
             f"{first[0]:.4f}" if first else "",
@@ -242,7 +253,11 @@ def conclude(schedule: "Trials", mirror: "TuningMirror", keeper: Keeper, study: 
     for failed_key, outcome in schedule.failed.items():
         name = f"{schedule.runs[failed_key].run}"
         console.print(f"{outcome.state}: {name}: {outcome.reason}", markup=False, highlight=False, soft_wrap=True)
+    unfinished = [search for key, search in schedule.searches.items() if not schedule.complete(key)]
+    for search in unfinished:
+        reason = f"{search}: its trials have not all ended, and nothing was chosen; the same command goes on"
+        console.print(f"not over: {reason}", markup=False, highlight=False, soft_wrap=True)
     if keeper.path.exists():
         console.print(f"wrote {keeper.path}; `econ run {study} --tuned {keeper.path}` uses it", highlight=False)
-    if schedule.failed or empty:
+    if schedule.failed or empty or unfinished:
         raise typer.Exit(1)

@@ -1,15 +1,15 @@
 """The trials of one search, in Optuna's journal file: many processes and machines append to it, none overwrites."""
 
+import json
 import os
 import signal
-import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -17,6 +17,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from harness.claim import Owner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -54,24 +56,57 @@ def undisturbed() -> Iterator[None]:
             known(*caught[0])
 
 
+class WholeLines(JournalFileBackend):  # type: ignore[misc]  # Optuna's types are not read
+    """Optuna's journal file, in which a kill, a full disk or a power cut leaves no half line for the next to go on."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or begin it."""
+        self.path, self.lock = path, JournalFileSymlinkLock(str(path))
+        super().__init__(str(path), self.lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append lines after the last whole one, all of them or none.
+
+        Raises:
+            OSError: that names the file, if they cannot be written.
+        """
+        content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self.lock.acquire()
+        try:
+            with self.path.open("rb+", buffering=0) as file:  # a buffer would try again where the file is closed
+                end = file.truncate(end_of_lines(file))
+                try:
+                    file.seek(end)
+                    left = memoryview(content)
+                    while left:
+                        left = left[file.write(left) :]
+                    os.fsync(file.fileno())
+                except BaseException:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            error.filename, error.filename2 = str(self.path), None
+            raise
+        finally:
+            self.lock.release()
+
+
 class Journal:
     """The journal of one search."""
 
     @undisturbed()
-    def __init__(self, runs: Path, key: str, metric: Metric) -> None:
+    def __init__(self, runs: Path, key: str, metric: Metric, driver: str = "") -> None:
         """Open the journal, or begin it.
 
         Args:
             runs: the folder of run folders.
             key: of the search.
             metric: what is made better.
+            driver: who begins trials in it, for people.
         """
-        folder = (runs / folder_of(key)).absolute()  # Optuna's lock is a link to this path: a relative one leads astray
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "journal.log"
-        lock = JournalFileSymlinkLock(str(self.path))
-        mend(self.path, lock)
-        self.storage = JournalStorage(JournalFileBackend(str(self.path), lock))
+        self.path, self.driver = path_of(runs, key), driver
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.storage = JournalStorage(WholeLines(self.path))
         if key in {study.study_name for study in self.storage.get_all_studies()}:
             self.study = optuna.load_study(study_name=key, storage=self.storage)
         else:
@@ -85,6 +120,10 @@ class Journal:
         self.storage.get_all_studies()  # reads what others appended
         return list(self.study.get_trials(deepcopy=False))
 
+    def me(self) -> dict[str, Any]:
+        """Name this process as a claim does."""
+        return asdict(Owner.here(self.driver))
+
     @undisturbed()
     def begin(
         self, values: Mapping[str, Any], space: Mapping[str, BaseDistribution], attributes: Mapping[str, Any]
@@ -95,7 +134,7 @@ class Journal:
                 state=TrialState.RUNNING,
                 params=dict(values),
                 distributions=dict(space),
-                user_attrs={**attributes, "owner": owner()},
+                user_attrs={**attributes, "owner": self.me()},
             )
         )
 
@@ -103,7 +142,7 @@ class Journal:
     def adopt(self, number: int) -> None:
         """Note that this process has a running trial from now on."""
         with suppress(UpdateFinishedTrialError):
-            self.storage.set_trial_user_attr(self.identity(number), "owner", owner())
+            self.storage.set_trial_user_attr(self.identity(number), "owner", self.me())
 
     @undisturbed()
     def refuse(
@@ -153,38 +192,36 @@ class Journal:
         return int(self.storage.get_trial_id_from_study_id_trial_number(study, number))
 
 
-def mend(path: Path, lock: JournalFileSymlinkLock) -> None:
-    """Cut off a last line that a kill, a full disk or a power cut left unfinished: the next one would spoil both."""
+def path_of(runs: Path, key: str) -> Path:
+    """Give the journal of a search; absolute, for Optuna's lock is a link to it, and a relative one leads astray."""
+    return (runs / folder_of(key)).absolute() / "journal.log"
+
+
+def read_trials(runs: Path, key: str) -> list[FrozenTrial]:
+    """Read the trials of a search that may never have begun; nothing is written."""
+    path = path_of(runs, key)
     if not path.exists():
-        return
-    lock.acquire()
-    try:
-        with path.open("rb+") as file:
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                file.truncate(whole)
-                os.fsync(file.fileno())
-    finally:
-        lock.release()
+        return []
+    storage = JournalStorage(WholeLines(path))
+    known = {study.study_name for study in storage.get_all_studies()}
+    return list(storage.get_all_trials(storage.get_study_id_from_name(key))) if key in known else []
 
 
-def owner() -> dict[str, Any]:
-    """Name this process among all that may work on a search, and the time."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+def end_of_lines(file: BinaryIO) -> int:
+    """Find where the last whole line of a file ends."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
 
 
-def dead(named: Mapping[str, Any]) -> bool:
-    """Say whether an owner is a process of this machine that is no more."""
-    if named["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(named["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def owner_of(trial: FrozenTrial) -> Owner:
+    """Give the process that began a trial, or took it over."""
+    return Owner(**trial.user_attrs["owner"])
 
 
 def end_of(trial: FrozenTrial) -> dict[str, Any]:

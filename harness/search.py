@@ -12,10 +12,11 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import data
+from harness.budget import Budget, account, failed_last, first_of
 from harness.build import imagine_method
 from harness.journal import Metric, end_of
 from harness.run import Run, key_of
@@ -25,26 +26,8 @@ from methods.streams import stream
 
 STARTUP = 5
 """Trials that are drawn at random before TPE begins, the defaults counted: half of Optuna's ten, for short searches."""
-VERSION = 1
+VERSION = 2
 """Raised whenever the same search would try or prune other values; part of a search's key."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every method may use.
-
-    Attributes:
-        trials: how many values are tried.
-        cost: of their training, in plain trainings of one network.
-    """
-
-    trials: int
-    cost: float
-
-    @property
-    def free(self) -> int:
-        """How many values may be refused or fail, which count as no trials, before a search gives up."""
-        return max(self.trials, 10)
 
 
 @dataclass(frozen=True)
@@ -56,29 +39,21 @@ class Proposal:
         run: with them; None if they were refused.
         cost: that is expected, in plain trainings.
         refused: why they are not tried.
+        same_as: the trial that tried them already.
     """
 
     values: dict[str, Any]
     run: Run | None = None
     cost: float = 0.0
     refused: str = ""
+    same_as: int | None = None
 
-
-@dataclass(frozen=True)
-class Account:
-    """What a search has used.
-
-    Attributes:
-        counted: trials that count: finished, pruned, diverged, running.
-        running: those that run.
-        free: trials that do not: refused, failed.
-        cost: spent, and expected of those that run.
-    """
-
-    counted: int
-    running: int
-    free: int
-    cost: float
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the journal notes of a trial with them, or of their being refused."""
+        if self.run is None:
+            return {} if self.same_as is None else {"same_as": self.same_as}
+        return {"key": self.run.key, "method": str(self.run.method), "expected": self.cost}
 
 
 @dataclass(frozen=True)
@@ -93,6 +68,7 @@ class Search:
         metric: what is made better, on validation data.
         prune: whether trials that do badly are stopped early; the defaults never are.
         methods: every method by name.
+        text: the method with all that the study writes out, also what equals its default.
     """
 
     run: Run
@@ -102,6 +78,7 @@ class Search:
     metric: Metric
     prune: bool
     methods: Mapping[str, type[Method]] = field(repr=False)
+    text: str
 
     @cached_property
     def key(self) -> str:
@@ -118,7 +95,7 @@ class Search:
 
     def __str__(self) -> str:
         """Name the search for people."""
-        return f"{self.run.method} · {self.place}"
+        return f"{self.text} · {self.place}"
 
     def better(self, value: float, than: float) -> bool:
         """Compare two values of the metric."""
@@ -139,16 +116,17 @@ class Search:
     def open(self, trials: Sequence[FrozenTrial], budget: Budget) -> bool:
         """Say whether one more trial may begin.
 
-        At least half of the cheapest one seen must fit into the budget. If the study's own values failed, so would most
-        others (a full disk, data that are gone): nothing else is tried before they have been tried again.
+        The cheapest one seen must fit into the budget. If the study's own values failed, so would most others (a full
+        disk, data that are gone): nothing else is tried before they have been tried again.
         """
-        first = [trial for trial in trials if trial.user_attrs.get("key") == trials[0].user_attrs.get("key")]
-        if first and end_of(first[-1])["state"] == "failed":
+        if not trials:
+            return True
+        if end_of(first_of(trials))["state"] == "failed":
             return False
         used = account(trials)
         costs = [trial.user_attrs["expected"] for trial in trials if "expected" in trial.user_attrs]
         least = min([self.expected(self.run), *costs])
-        return used.counted < budget.trials and used.free < budget.free and used.cost + least / 2 <= budget.cost
+        return used.counted < budget.trials and used.free < budget.free and used.cost + least <= budget.most
 
     def propose(self, trials: Sequence[FrozenTrial], budget: Budget) -> Proposal:
         """Say what to try next; the first are the defaults.
@@ -169,20 +147,27 @@ class Search:
             return Proposal(values, refused=reason)
         for trial in trials:
             if trial.user_attrs.get("key") == run.key:
-                return Proposal(values, refused=f"the same as trial {trial.number}")
-        left = budget.cost - account(trials).cost
-        if cost / 2 > left:
+                return Proposal(values, refused=f"the same as trial {trial.number}", same_as=trial.number)
+        used = account(trials).cost
+        if number and used + cost > budget.most:
+            left = max(budget.cost - used, 0.0)
             return Proposal(values, refused=f"costs {cost:.3g} plain trainings, and {left:.3g} are left")
         return Proposal(values, run, cost)
 
     def draw(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-        """Draw values by the tree-structured Parzen estimator: a function of the seed and the trials so far."""
+        """Draw values by the tree-structured Parzen estimator: a function of the seed and the trials so far.
+
+        Trials that run count as bad ones meanwhile (`constant_liar`), so that workers do not crowd at one place.
+        After a duplicate values are drawn at random, for the estimator may give the same ones again and again.
+        """
         seed = stream(self.run.seed, f"tuning {self.key}", len(trials)).initial_seed() % 2**32
         direction = "minimize" if self.metric == "nll" else "maximize"
-        memory = optuna.create_study(
-            direction=direction, sampler=TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
-        )
-        memory.add_trials(trials)
+        if trials and "same_as" in trials[-1].user_attrs:
+            sampler = RandomSampler(seed=seed)
+        else:
+            sampler = TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, constant_liar=True)
+        memory = optuna.create_study(direction=direction, sampler=sampler)
+        memory.add_trials([seen for trial in trials if (seen := as_seen(trial))])
         drawn = memory.ask(dict(sorted(self.space.items()))).params
         return {name: tidy(drawn[name], distribution) for name, distribution in self.space.items()}
 
@@ -212,18 +197,14 @@ def trained(run: Run, text: str, methods: Mapping[str, type[Method]]) -> tuple[R
     return run, text, method
 
 
-def failed_last(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
-    """Say whether a trial failed and its values were not tried again."""
-    later = trials[trial.number + 1 :]
-    failed = end_of(trial)["state"] == "failed"
-    return failed and all(other.user_attrs.get("key") != trial.user_attrs["key"] for other in later)
+def as_seen(trial: FrozenTrial) -> FrozenTrial | None:
+    """Give what the sampler is told of a trial; None for nothing.
 
-
-def account(trials: Sequence[FrozenTrial]) -> Account:
-    """Sum up what trials have used."""
-    states = [end_of(trial)["state"] for trial in trials]
-    counted = sum(state not in ("refused", "failed") for state in states)
-    free = sum(state == "refused" or failed_last(trial, trials) for trial, state in zip(trials, states, strict=True))
-    spent = sum(end_of(trial)["cost"] for trial in trials)
-    running = [trial for trial, state in zip(trials, states, strict=True) if state == "running"]
-    return Account(counted, len(running), free, spent + sum(trial.user_attrs["expected"] for trial in running))
+    Refused and diverged ones are the worst of all: Optuna takes a pruned trial without values for such, and would
+    not look at one that failed. Values that were tried already say nothing new, least of all that they are bad.
+    """
+    if "same_as" in trial.user_attrs:
+        return None
+    if end_of(trial)["state"] != "diverged":
+        return trial
+    return create_trial(state=TrialState.PRUNED, params=trial.params, distributions=trial.distributions)

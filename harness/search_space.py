@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from harness.expression import MethodSpec, hyperparameters, parse
+from harness.expression import MethodSpec, hyperparameters, literal, parse
 from methods import Method
 
 DIGITS = 4
@@ -53,6 +53,26 @@ def levels(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> 
         current = within(current, methods)
         prefix = f"{prefix}{current.name}." if current else ""
     return found
+
+
+def as_written(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> str:
+    """Write a method with all that the study writes out, also what equals its default: two searches may differ in it.
+
+    Args:
+        spec: what the expression means.
+        text: the expression as the study writes it, in any order.
+        methods: every method by name.
+    """
+    inner = ""
+    for level in reversed(levels(spec, text, methods)):
+        given = level.spec.hyperparameters
+        known = hyperparameters(methods[level.spec.name])
+        arguments = [inner] if inner and (level.spec.of or "(" in inner) else []
+        for name, (_, default) in known.items():
+            if name in given or name in level.written:
+                arguments.append(f"{name}={literal(given.get(name, default))}")
+        inner = f"{level.spec.name}({', '.join(arguments)})" if arguments else level.spec.name
+    return inner
 
 
 def within(spec: MethodSpec, methods: Mapping[str, type[Method]]) -> MethodSpec | None:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import data
 from harness.check import holds_out
+from harness.expression import MethodSpec
 from harness.journal import Metric
 from harness.measures import Measures
 from harness.places import StudyError
 from harness.plan import Plan
 from harness.run import DatasetSpec, Run
 from harness.search import Search, trained
-from harness.search_space import default_values, search_space
+from harness.search_space import as_written, default_values, search_space
 from harness.study import Entry, Study
 from methods.wrapper import methods_within
 
@@ -52,21 +53,31 @@ def find_searches(
             for entry in study.file.methods:
                 if labels and entry.label not in labels:
                     continue
-                run = Run(
-                    dataset=without_companions(dataset),
-                    architecture=architecture,
-                    method=entry.method,
-                    seed=seed,
-                    recipe=study.recipe(dataset, architecture),
-                    precision=study.file.precision,
-                    evaluate=Measures(),
-                )
+                run = tuning_run(study, dataset, architecture, entry.method, seed)
                 found = find_search(study, entry, run, metric, prune=prune)
                 if isinstance(found, Search):
                     searches.setdefault(found.key, found)
                 else:
                     left[f"{dataset.label} · {architecture}", entry.label] = found
     return Searches(list(searches.values()), left)
+
+
+def tuning_run(study: Study, dataset: DatasetSpec, architecture: str, method: MethodSpec, seed: int) -> Run:
+    """Give the run of a method that is tuned: what its training takes, and nothing that only a test needs."""
+    return Run(
+        dataset=without_companions(dataset),
+        architecture=architecture,
+        method=method,
+        seed=seed,
+        recipe=study.recipe(dataset, architecture),
+        precision=study.file.precision,
+        evaluate=Measures(),
+    )
+
+
+def seeds_of(study: Study) -> list[int]:
+    """List the seeds of all runs of a study, also of those that others are made of."""
+    return sorted({planned.run.seed for planned in Plan(study).runs.values() if isinstance(planned.run, Run)})
 
 
 def check_request(study: Study, seed: int, labels: Sequence[str]) -> None:
@@ -82,7 +93,7 @@ def check_request(study: Study, seed: int, labels: Sequence[str]) -> None:
             errors.append(f"{dataset.label} holds no validation data out to tune on: write {remedy}")
     known = [entry.label for entry in study.file.methods]
     errors += [f"--method {label}: the study has {', '.join(known)}" for label in labels if label not in known]
-    used = sorted({planned.run.seed for planned in Plan(study).runs.values() if isinstance(planned.run, Run)})
+    used = seeds_of(study)
     if seed in used:
         listed = ", ".join(map(str, used))
         errors.append(
@@ -107,7 +118,9 @@ def find_search(study: Study, entry: Entry, run: Run, metric: Metric, *, prune: 
     """
     methods = study.methods
     run, text, method = trained(run, entry.written, methods)
-    label = next((each.label for each in study.file.methods if each.method == run.method), str(run.method))
+    text = as_written(run.method, text, methods)
+    same = (each for each in study.file.methods if as_written(each.method, each.written, methods) == text)
+    label = next((each.label for each in same), text)
     if not method.epochs:
         return "it combines runs of plain training, which has nothing to search"
     if method.needs():
@@ -117,4 +130,4 @@ def find_search(study: Study, entry: Entry, run: Run, metric: Metric, *, prune: 
     space = search_space(run.method, text, methods)
     if not space:
         return "nothing to search: all its hyperparameters are written out" if method.space else "nothing to search"
-    return Search(run, label, space, default_values(run.method, text, methods), metric, prune, methods)
+    return Search(run, label, space, default_values(run.method, text, methods), metric, prune, methods, text)

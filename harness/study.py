@@ -98,7 +98,7 @@ class Study:
     """A checked study.
 
     Attributes:
-        tuned: (dataset, architecture, method as it is written) → the method with the values that tuning chose.
+        tuned: (dataset, architecture, label) → the method with the values that tuning chose.
         caption: what a leaderboard says of tuning.
     """
 
@@ -124,7 +124,7 @@ class Study:
                 Run(
                     dataset=dataset,
                     architecture=architecture,
-                    method=self.tuned.get((dataset.label, architecture, str(entry.method)), entry.method),
+                    method=self.tuned.get((dataset.label, architecture, entry.label), entry.method),
                     seed=seed,
                     recipe=self.recipe(dataset, architecture),
                     precision=self.file.precision,

@@ -1,7 +1,8 @@
-"""The mirror of trials in MLflow: each a run under the parent run of its search, in an experiment of tuning alone."""
+"""The mirror of tuning in MLflow: each trial a run under the parent run of its search, apart from all leaderboards."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from filelock import FileLock
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial
 
+from harness.budget import account
 from harness.folder import RunFolder, read_json
-from harness.journal import end_of
+from harness.journal import end_of, folder_of
 from harness.plan import Planned
-from harness.search import Search, account
+from harness.search import Search
 from harness.track import Mirror, reachable
-from harness.trial import PlannedTrial
 
 PARENT = "mlflow.parentRunId"
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "refused": "KILLED", "failed": "FAILED", "diverged": "FAILED"}
@@ -25,93 +26,127 @@ def experiment(study: str) -> str:
     return f"{study} · tuning"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tracked(Planned):
+    """One MLflow run of tuning: a search, or one of its trials, as the journal has it.
+
+    Attributes:
+        search: the search.
+        trials: all that it has.
+        number: of the trial; None for the search itself.
+        complete: whether the search is over.
+    """
+
+    search: Search = field(hash=False)
+    trials: Sequence[FrozenTrial] = field(hash=False, repr=False)
+    number: int | None = None
+    complete: bool = False
+
+    @property
+    def key(self) -> str:
+        """The tag that the MLflow run is found by: a trial that is tried again has a number, and a run, of its own."""
+        return self.search.key if self.number is None else f"{self.search.key}/{self.number}"
+
+    def folder(self, runs: Path) -> RunFolder | None:
+        """Give the folder of a trial; None if it has none, or one that a later trial has taken over."""
+        assert self.number is not None
+        key, later = self.trials[self.number].user_attrs.get("key"), self.trials[self.number + 1 :]
+        if key is None or any(trial.user_attrs.get("key") == key for trial in later):
+            return None
+        return RunFolder(runs, f"{folder_of(self.search.key)}/{key}")
+
+
+def track_search(search: Search, trials: Sequence[FrozenTrial], *, complete: bool) -> Tracked:
+    """Name the MLflow run of a search."""
+    return track(search, trials, None, complete=complete)
+
+
+def track_trial(search: Search, trials: Sequence[FrozenTrial], number: int) -> Tracked:
+    """Name the MLflow run of a trial."""
+    return track(search, trials, number, complete=False)
+
+
+def track(search: Search, trials: Sequence[FrozenTrial], number: int | None, *, complete: bool) -> Tracked:
+    """Name an MLflow run of tuning."""
+    return Tracked(
+        run=search.run,
+        labels=(search.label,),
+        role="trial",
+        needs=(),
+        epochs=search.run.recipe.epochs,
+        search=search,
+        trials=tuple(trials),
+        number=number,
+        complete=complete,
+    )
+
+
 class TuningMirror(Mirror):
     """Sends trials and searches to the experiment of a study's tuning."""
 
-    def __init__(self, store: str, study: str, runs: Path, searches: Mapping[str, Search]) -> None:
+    def __init__(self, store: str, study: str, runs: Path) -> None:
         """Name the store; it is opened at the first sending.
 
         Args:
             store: MLflow's tracking URI.
             study: the study.
             runs: the folder of run folders.
-            searches: by their keys.
         """
         super().__init__(store, experiment(study), runs)
-        self.searches = searches
+        self.sent_to: dict[str, str] = {}
 
     def update(self, planned: Planned) -> None:
-        """Bring one trial up to date.
+        """Bring one trial, or one search, up to date.
 
         Raises:
             TrackingError: if the store cannot be reached.
         """
-        assert isinstance(planned, PlannedTrial)
-        folder = RunFolder(self.runs, planned.key)
-        result, failure = read_json(folder.result), read_json(folder.failure)
-        state = result["state"] if result else failure["state"] if failure else "running"
-        tags = {"state": state}
-        if reason := result.get("reason") or (failure.get("reason", "") if not result else ""):
-            tags["reason"] = reason[:4000]
+        assert isinstance(planned, Tracked)
         with reachable(self.store):
-            run_id, old = self.find(planned.key, lambda: self.describe(planned))
-            if "state" not in old:
-                self.set_params(run_id, planned.values)
-            if old.get("state") in (None, "running", "failed"):
-                self.send_epochs(run_id, folder)
-                if result:
-                    self.send_trial(run_id, result)
-                    tags |= result["provenance"]
-                if state != "running":
-                    self.client.set_terminated(run_id, STATUS[state])
-                elif old.get("state") == "failed":
-                    self.client.update_run(run_id, status="RUNNING")
-            self.settle(planned.key, run_id, old, tags)
+            if planned.number is None:
+                self.update_search(planned)
+            else:
+                self.update_trial(planned, planned.trials[planned.number])
 
-    def send_refused(self, search: Search, trial: FrozenTrial) -> None:
-        """Send a trial whose values were refused."""
-        key = f"{search.key}/{trial.number}"
-        self.attempt(key, lambda: self.update_refused(key, search, trial))
+    def update_trial(self, tracked: Tracked, trial: FrozenTrial) -> None:
+        """Bring one trial up to date; one that ended and was sent is left alone."""
+        end, folder = end_of(trial), tracked.folder(self.runs)
+        tags = {"state": end["state"]} | ({"reason": end["reason"][:4000]} if end["reason"] else {})
+        run_id, old = self.find(tracked.key, lambda: self.describe(tracked, trial))
+        if "state" not in old:
+            self.set_params(run_id, trial.params)
+        if old.get("state") in (None, "running"):
+            if folder:
+                self.send_epochs_of(run_id, folder)
+            result = read_json(folder.result) if folder and trial.state.is_finished() else {}
+            if result:
+                self.send_trial(run_id, result)
+                tags |= result["provenance"]
+            if trial.state.is_finished():
+                self.client.set_terminated(run_id, STATUS[end["state"]])
+        self.settle(tracked.key, run_id, old, tags)
 
-    def send_search(self, search: Search, trials: list[FrozenTrial], *, complete: bool) -> None:
-        """Send what a search has found so far."""
-        self.attempt(search.key, lambda: self.update_search(search, trials, complete=complete))
+    def send_epochs_of(self, run_id: str, folder: RunFolder) -> None:
+        """Send a trial's epochs; another trial with the same values had the folder, perhaps, and sent them as its."""
+        if self.sent_to.setdefault(folder.key, run_id) != run_id:
+            self.sent_to[folder.key], self.sent[folder.key] = run_id, 0
+        self.send_epochs(run_id, folder)
 
-    def update_refused(self, key: str, search: Search, trial: FrozenTrial) -> None:
-        """Bring a refused trial up to date.
-
-        Raises:
-            TrackingError: if the store cannot be reached.
-        """
-        with reachable(self.store):
-            tags = self.trial_tags(search, trial.number, trial.params)
-            name = f"{search.label} · trial {trial.number}"
-            run_id, old = self.find(key, lambda: (name, tags))
-            if "state" not in old:
-                self.set_params(run_id, trial.params)
-                self.client.set_terminated(run_id, STATUS["refused"])
-                end = end_of(trial)
-                self.settle(key, run_id, old, {"state": end["state"], "reason": end["reason"][:4000]})
-
-    def update_search(self, search: Search, trials: list[FrozenTrial], *, complete: bool) -> None:
-        """Bring the parent run of a search up to date.
-
-        Raises:
-            TrackingError: if the store cannot be reached.
-        """
-        with reachable(self.store):
-            run_id, old = self.parent(search)
-            states = [end_of(trial)["state"] for trial in trials]
-            best, used = search.best(trials), account(trials)
-            tags = {"state": "finished" if complete else "running", "cost": f"{used.cost:.6g}"}
-            tags |= {f"trials.{state}": str(states.count(state)) for state in STATUS}
-            if best:
-                tags |= {"best": str(best.number), "best.value": repr(best.values[0])}
-            if complete and old.get("state") != "finished":
-                self.client.set_terminated(run_id, "FINISHED")
-            elif not complete and old.get("state") == "finished":  # a larger budget lets it go on
-                self.client.update_run(run_id, status="RUNNING")
-            self.settle(search.key, run_id, old, tags)
+    def update_search(self, tracked: Tracked) -> None:
+        """Bring the parent run of a search up to date."""
+        search, trials, complete = tracked.search, tracked.trials, tracked.complete
+        run_id, old = self.parent(search)
+        states = [end_of(trial)["state"] for trial in trials]
+        best, used = search.best(trials), account(trials)
+        tags = {"state": "finished" if complete else "running", "cost": f"{used.cost:.6g}"}
+        tags |= {f"trials.{state}": str(states.count(state)) for state in STATUS}
+        if best:
+            tags |= {"best": str(best.number), "best.value": repr(best.values[0])}
+        if complete and old.get("state") != "finished":
+            self.client.set_terminated(run_id, "FINISHED")
+        elif not complete and old.get("state") == "finished":  # a larger budget lets it go on
+            self.client.update_run(run_id, status="RUNNING")
+        self.settle(search.key, run_id, old, tags)
 
     def parent(self, search: Search) -> tuple[str, dict[str, str]]:
         """Find or make the run of a search."""
@@ -125,21 +160,20 @@ class TuningMirror(Mirror):
         }
         return self.find(search.key, lambda: (f"{search.label} · {search.run.place}", tags | {"label": search.label}))
 
-    def describe(self, planned: PlannedTrial) -> tuple[str, dict[str, str]]:
+    def describe(self, tracked: Tracked, trial: FrozenTrial) -> tuple[str, dict[str, str]]:
         """Name a trial's run, and give its tags."""
-        tags = self.trial_tags(self.searches[planned.search], planned.number, planned.values)
-        return f"{planned.label} · trial {planned.number}", tags | planned.run.tags()
-
-    def trial_tags(self, search: Search, number: int, values: Mapping[str, Any]) -> dict[str, str]:
-        """Give the tags that every trial has."""
-        return {
+        search = tracked.search
+        tags = {
             PARENT: self.parent(search)[0],
             "role": "trial",
             "label": search.label,
             **search.run.tags(),
-            "trial": str(number),
-            "values": json.dumps(dict(values)),
+            "trial": str(tracked.number),
+            "values": json.dumps(trial.params),
         }
+        if "method" in trial.user_attrs:
+            tags["method"] = trial.user_attrs["method"]
+        return f"{search.label} · trial {tracked.number}", tags
 
     def find(self, key: str, describe: Callable[[], tuple[str, dict[str, str]]]) -> tuple[str, dict[str, str]]:
         """Find a run by its key, also one that another driver made meanwhile, or make it.

@@ -1,22 +1,23 @@
 """Tuning a study: the schedule that hands out the trials of its searches."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.budget import Budget
 from harness.folder import RunFolder, read_json
-from harness.journal import Journal, dead, folder_of
+from harness.journal import Journal, folder_of, owner_of
 from harness.outcome import Outcome
 from harness.plan import Schedule
-from harness.search import Budget, Search
+from harness.search import Search
 from harness.search_space import with_values
 from harness.trial import PlannedTrial
 
 PATIENCE = 60.0
-"""Seconds that another driver has to start a trial that it began, before it counts as left behind."""
+"""Seconds that another driver has to start a trial that it began, by this one's clock, before it counts as left."""
 
 
 class Trials(Schedule):
@@ -26,21 +27,22 @@ class Trials(Schedule):
     search learns more the fewer trials of it run at once.
     """
 
-    def __init__(self, searches: Sequence[Search], runs: Path, budget: Budget) -> None:
-        """Open the searches' journals.
+    def __init__(self, searches: Sequence[Search], runs: Path, budget: Budget, driver: str = "") -> None:
+        """Open the searches' journals; no trial begins before `fill`.
 
         Args:
             searches: what is tuned.
             runs: the folder of run folders.
             budget: of each search.
+            driver: what trials and claims of this driver call it.
         """
-        super().__init__({}, set())
+        super().__init__({}, set(), driver)
         self.folder, self.budget = runs, budget
         self.runs: dict[str, PlannedTrial] = {}
         self.searches = {search.key: search for search in searches}
-        self.journals = {search.key: Journal(runs, search.key, search.metric) for search in searches}
+        self.journals = {search.key: Journal(runs, search.key, search.metric, driver) for search in searches}
         self.before = {key: len(self.trials(key)) for key in self.searches}
-        self.fill()
+        self.begun: dict[str, float] = {}  # by the token of an owner, since when its trial is not claimed
 
     def trials(self, search: str) -> list[FrozenTrial]:
         """Read a search's trials."""
@@ -59,6 +61,8 @@ class Trials(Schedule):
             if self.unfinished(self.runs[key]):
                 self.running.add(key)
                 return key
+            del self.runs[key]
+            self.elsewhere.add(key)  # until `look`: an engine that finds no work must not think that none can come
         planned = self.next()
         if planned is None:
             return None
@@ -67,12 +71,14 @@ class Trials(Schedule):
         return planned.key
 
     def end(self, key: str, outcome: Outcome) -> None:
-        """Tell the journal how a trial ended."""
+        """Tell the journal how a trial ended; one that another driver has taken over is that one's now."""
         planned = self.runs[key]
         self.running.discard(key)
-        if outcome.state in ("elsewhere", "blocked"):
-            return  # it has not ended: another driver works on it, or it goes on once the disk is mended
-        if outcome.state == "finished":
+        if outcome.state == "blocked":
+            return  # it has not ended, and goes on once the disk is mended
+        if outcome.state == "elsewhere":
+            del self.runs[key]
+        elif outcome.state == "finished":
             self.finished.add(key)
             end = read_json(RunFolder(self.folder, key).result)
             known = end["state"], end["value"], end["reason"], end["plain_trainings"]
@@ -81,6 +87,12 @@ class Trials(Schedule):
             self.failed[key] = outcome
             self.journals[planned.search].tell(planned.number, "failed", None, outcome.reason, 0.0)
         self.fill()
+
+    def look(self, root: Path) -> Iterator[tuple[str, Outcome]]:
+        """Forget what other drivers ended, who have told the journal of it, and see what is left to do."""
+        self.elsewhere.clear()
+        self.fill()
+        return iter(())
 
     def fill(self) -> None:
         """Have a trial waiting when nothing runs, so that an engine sees that there is work."""
@@ -124,10 +136,9 @@ class Trials(Schedule):
             while search.open(journal.trials(), self.budget):
                 proposal = search.propose(journal.trials(), self.budget)
                 if proposal.run is None:
-                    journal.refuse(proposal.values, search.space, {}, proposal.refused)
+                    journal.refuse(proposal.values, search.space, proposal.attributes, proposal.refused)
                     continue
-                attributes = {"key": proposal.run.key, "method": str(proposal.run.method), "expected": proposal.cost}
-                journal.begin(proposal.values, search.space, attributes)
+                journal.begin(proposal.values, search.space, proposal.attributes)
                 return self.plan(search, journal.trials()[-1])
         return None
 
@@ -137,14 +148,19 @@ class Trials(Schedule):
         return [trial for trial in failed if trial.number < self.before[search]]
 
     def left_behind(self, search: Search, trial: FrozenTrial) -> bool:
-        """Say whether nobody works on a running trial."""
+        """Say whether nobody works on a running trial; to be asked again and again.
+
+        Who works on it claims its folder. Until then its owner has some time, unless its process is known to be dead.
+        """
         planned = self.plan(search, trial)
         if planned.key in self.running or planned.key in self.waiting:
             return False
-        if RunFolder(self.folder, planned.key).locked():
-            return False
-        owner = trial.user_attrs["owner"]
-        return dead(owner) or time.time() - owner["since"] > PATIENCE
+        folder, owner = RunFolder(self.folder, planned.key), owner_of(trial)
+        if folder.locked():
+            self.begun.pop(owner.token, None)
+            return self.lookout.free(folder.path)
+        since = self.begun.setdefault(owner.token, time.monotonic())
+        return owner.dead() or time.monotonic() - since > PATIENCE
 
     def plan(self, search: Search, trial: FrozenTrial) -> PlannedTrial:
         """Give the run of a trial."""

@@ -1,19 +1,20 @@
 """A study whose methods take the values that tuning chose."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import data
 from harness.build import imagine_method
-from harness.expression import MethodSpec, parse
+from harness.expression import MethodSpec, literal, parse
 from harness.journal import Metric
 from harness.places import Errors
 from harness.run import Run
 from harness.search import trained
-from harness.search_space import levels, with_values
+from harness.search_space import as_written, levels, with_values
+from harness.searches import seeds_of, tuning_run
 from harness.study import Study
-from harness.tuned_file import Place, TunedEntry, raise_any, read_file
+from harness.tuned_file import Place, TunedEntry, fingerprint, raise_any, read_file
 
 
 def apply(study: Study, path: Path) -> Study:
@@ -23,33 +24,43 @@ def apply(study: Study, path: Path) -> Study:
     study's name says that it is tuned, so that its runs are tracked apart from those of the study as written.
 
     Raises:
-        StudyError: for an entry that fits nothing in the study, or not its methods of today, with its place.
+        StudyError: for an entry that fits nothing in the study, or not its methods, data and recipe of today, or that
+            was chosen with a seed of the study's, with its place.
     """
     file, errors = read_file(path)
+    places = find_places(study)
+    runs = dict(places.values())
+    seeds = seeds_of(study)
     chosen: dict[Place, MethodSpec] = {}
     for i, entry in enumerate(file.tuned):
         if entry.place in chosen:
             errors.add(("tuned", i), f"{' · '.join(entry.place)}: there is an entry already")
-        elif spec := check_entry(study, entry, ("tuned", i), errors):
+        elif spec := check_entry(study, entry, runs, seeds, ("tuned", i), errors):
             chosen[entry.place] = spec
     raise_any(errors)
-    used: dict[Place, Place] = {}
-    tuned: dict[Place, MethodSpec] = {}
-    first = [cell for cell in study.cells() if cell.run.seed == study.file.seeds[0]]
-    for cell in first:
-        run, _, _ = trained(cell.run, str(cell.run.method), study.methods)
-        place = (run.dataset.label, run.architecture, str(run.method))
-        if place in chosen:
-            own = (*place[:2], str(cell.run.method))
-            used[own] = place
-            tuned[own] = combining(cell.run.method, run.method, chosen[place])
-    for i, entry in enumerate(file.tuned):
-        if entry.place not in used.values():
-            errors.add(("tuned", i), f"{' · '.join(entry.place)}: nothing in the study is trained so")
-    raise_any(errors)
+    written = {entry.label: entry.method for entry in study.file.methods}
+    used = {own: place for own, (place, _) in places.items() if place in chosen}
+    tuned = {own: combining(written[own[2]], runs[place].method, chosen[place]) for own, place in used.items()}
     entries = {entry.place: entry for entry in file.tuned}
     said = caption(study, {own: entries[place] for own, place in used.items()})
     return replace(study, name=f"{study.name} · tuned", tuned=tuned, caption=said)
+
+
+def find_places(study: Study) -> dict[Place, tuple[Place, Run]]:
+    """Say what is trained for each method of a study.
+
+    Returns:
+        (Dataset, architecture, label) → what an entry for it is found by, and the run that is tuned for it.
+    """
+    found = {}
+    for dataset in study.file.datasets:
+        for architecture in study.file.architectures:
+            for entry in study.file.methods:
+                run = tuning_run(study, dataset, architecture, entry.method, seed=0)
+                run, text, _ = trained(run, entry.written, study.methods)
+                place = (dataset.label, architecture, as_written(run.method, text, study.methods))
+                found[dataset.label, architecture, entry.label] = place, run
+    return found
 
 
 def combining(method: MethodSpec, old: MethodSpec, new: MethodSpec) -> MethodSpec:
@@ -59,63 +70,114 @@ def combining(method: MethodSpec, old: MethodSpec, new: MethodSpec) -> MethodSpe
     return method.model_copy(update={"of": combining(method.of, old, new)})
 
 
-def check_entry(study: Study, entry: TunedEntry, place: tuple[str | int, ...], errors: Errors) -> MethodSpec | None:
-    """Give the method that an entry chose, or report what is wrong with the entry."""
+def check_entry(
+    study: Study,
+    entry: TunedEntry,
+    runs: Mapping[Place, Run],
+    seeds: Sequence[int],
+    place: tuple[str | int, ...],
+    errors: Errors,
+) -> MethodSpec | None:
+    """Give the method that an entry chose, or report what is wrong with the entry.
+
+    Args:
+        study: as it is written.
+        entry: of the file.
+        runs: what is trained in the study, of any seed.
+        seeds: of the study's runs.
+        place: of the entry in the file.
+        errors: where to report.
+    """
     spec, wrong = parse(entry.method, study.methods)
     if not spec:
         errors.add((*place, "method"), "; ".join(wrong))
         return None
-    today = {level.spec.name: level.spec.version for level in levels(spec, entry.method, study.methods)}
+    parts = levels(spec, entry.method, study.methods)
+    today = {level.spec.name: level.spec.version for level in parts}
     if today != entry.versions:
-        errors.add(
-            (*place, "versions"), f"{entry.method} was tuned at {entry.versions}, it is {today} today: tune it again"
-        )
+        reason = f"{entry.method} was tuned at {entry.versions}, it is {today} today: tune it again"
+        errors.add((*place, "versions"), reason)
         return None
+    if entry.place not in runs:
+        errors.add(place, f"{' · '.join(entry.place)}: nothing in the study is trained so")
+        return None
+    before = len(errors.found)
+    check_origin(entry, runs[entry.place], seeds, place, errors)
+    pinned = {f"{level.prefix}{name}" for level in parts for name in level.written}
+    if both := sorted(entry.values.keys() & pinned):
+        errors.add((*place, "values"), f"{entry.method} has {', '.join(both)} written out already")
     try:
         chosen = with_values(spec, entry.values, study.methods)
     except ValueError as error:
         errors.add((*place, "values"), str(error))
         return None
-    for dataset in study.file.datasets:
-        if dataset.label == entry.dataset and entry.architecture in study.file.architectures:
-            recipe = study.recipe(dataset, entry.architecture)
-            run = Run(dataset=dataset, architecture=entry.architecture, method=chosen, seed=0, recipe=recipe)
-            try:
-                imagine_method(run, study.methods, data.shape(dataset.name, **dataset.options()))
-            except ValueError as error:
-                errors.add((*place, "values"), f"{chosen}: {error}")
-                return None
-    return chosen
+    run = runs[entry.place].model_copy(update={"method": chosen})
+    try:
+        imagine_method(run, study.methods, data.shape(run.dataset.name, **run.dataset.options()))
+    except ValueError as error:
+        errors.add((*place, "values"), f"{chosen}: {error}")
+    return chosen if len(errors.found) == before else None
+
+
+def check_origin(
+    entry: TunedEntry, run: Run, seeds: Sequence[int], place: tuple[str | int, ...], errors: Errors
+) -> None:
+    """Report an entry that was chosen for other training than the study's, or on a run that the study reports."""
+    if entry.seed in seeds:
+        listed = ", ".join(map(str, seeds))
+        errors.add(
+            (*place, "seed"),
+            f"{entry.method} was tuned with seed {entry.seed}, one of the study's own ({listed}): its values were "
+            "chosen on runs that the study reports; tune it again with another one, or remove the entry",
+        )
+    if fingerprint(run.model_copy(update={"seed": entry.seed})) != entry.recipe:
+        errors.add(
+            (*place, "recipe"),
+            f"{entry.method} was tuned with other training: the data, the recipe, the precision or the method's "
+            "code have changed since; tune it again, or remove the entry",
+        )
 
 
 def caption(study: Study, used: Mapping[Place, TunedEntry]) -> str:
-    """Say, below a leaderboard, which values were tuned and with how much.
+    """Say, below a leaderboard, which values were chosen and with how much.
 
     Args:
         study: as it is written.
-        used: (dataset, architecture, method) → the entry that it takes its values from.
+        used: (dataset, architecture, label) → the entry that it takes its values from.
     """
     tuned: dict[str, list[str]] = {}
     left: list[str] = []
     cells = [(dataset.label, a) for dataset in study.file.datasets for a in study.file.architectures]
     for method in study.file.methods:
-        found = {cell: used.get((*cell, str(method.method))) for cell in cells}
+        found = {cell: used.get((*cell, method.label)) for cell in cells}
         missing = [" · ".join(cell) for cell, entry in found.items() if not entry]
         if len(missing) == len(cells):
             left.append(method.label)
             continue
         but = f" (not on {', '.join(missing)})" if missing else ""
         for how in dict.fromkeys(budget_of(entry) for entry in found.values() if entry):
-            tuned.setdefault(how, []).append(f"{method.label}{but}")
-    parts = [f"Tuned on validation data ({how}): {', '.join(labels)}." for how, labels in tuned.items()]
+            here = {cell: entry for cell, entry in found.items() if entry and budget_of(entry) == how}
+            tuned.setdefault(how, []).append(f"{method.label}{but}: {values_of(here)}")
+    parts = [f"Tuned on validation data ({how}): {'; '.join(labels)}." for how, labels in tuned.items()]
     return " ".join([*parts, *([f"Not tuned: {', '.join(left)}."] if left else [])])
+
+
+def values_of(found: Mapping[tuple[str, str], TunedEntry]) -> str:
+    """Write the values that were chosen for one method; where they differ, with the dataset and architecture."""
+    cells: dict[str, list[str]] = {}
+    for cell, entry in found.items():
+        text = ", ".join(f"{name}={literal(value)}" for name, value in entry.values.items())
+        cells.setdefault(text, []).append(" · ".join(cell))
+    if len(cells) == 1:
+        return next(iter(cells))
+    return " / ".join(f"{text} on {', '.join(places)}" for text, places in cells.items())
 
 
 def budget_of(entry: TunedEntry) -> str:
     """Say with how much a method was tuned."""
     return (
         f"{describe(entry.metric)}, at most {entry.trials} trials and {entry.trainings:g} plain trainings a method, "
-        f"seed {entry.seed}"
+        f"the study's own values in any case, seed {entry.seed}"
     )
 
 

@@ -10,13 +10,15 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.budget import Budget, account, first_of
 from harness.expression import MethodSpec
 from harness.folder import write
 from harness.journal import Metric, end_of
 from harness.listing import search_range
 from harness.places import Errors, Lines, StudyError
 from harness.provenance import commit
-from harness.search import Budget, Search, account
+from harness.run import Run
+from harness.search import Search
 from harness.search_space import levels
 from methods.recipe import Part
 
@@ -33,7 +35,7 @@ class TunedEntry(Part):
     dataset: str
     architecture: str
     method: str
-    """As the study has it."""
+    """As the study has it, with all that it writes out."""
     values: dict[str, Any]
     """Chosen, by name; of a method inside, its name and a dot come first."""
     metric: Metric
@@ -48,15 +50,15 @@ class TunedEntry(Part):
     cost: float
     """Spent, in plain trainings of one network."""
     trials: int
-    """Allowed."""
+    """Allowed, or as many as an earlier, larger budget has used."""
     trainings: float
-    """Allowed, in plain trainings of one network."""
+    """Allowed or used, in plain trainings of one network."""
     seed: int
     space: dict[str, str]
     versions: dict[str, int]
     """Of the methods that the expression names."""
     recipe: str
-    """The beginning of the SHA-256 of the run that was tuned: its data, architecture, recipe and method."""
+    """The beginning of the SHA-256 of the run that was tuned: its data, architecture, recipe, precision and method."""
     optuna: str
     commit: str
     date: str
@@ -82,11 +84,11 @@ def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> T
     if best is None:
         return None
     states = [end_of(trial)["state"] for trial in trials]
-    first = trials[0]
+    first, used = first_of(trials), account(trials)
     return TunedEntry(
         dataset=search.run.dataset.label,
         architecture=search.run.architecture,
-        method=str(search.run.method),
+        method=search.text,
         values=dict(sorted(best.params.items())),
         metric=search.metric,
         value=float(f"{best.values[0]:.6g}"),
@@ -95,17 +97,22 @@ def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> T
         pruned=states.count("pruned"),
         failed=states.count("failed") + states.count("diverged"),
         refused=states.count("refused"),
-        cost=float(f"{account(trials).cost:.6g}"),
-        trials=budget.trials,
-        trainings=budget.cost,
+        cost=float(f"{used.cost:.6g}"),
+        trials=max(budget.trials, used.counted),
+        trainings=budget.cost if used.cost <= budget.most else float(f"{used.cost:.6g}"),
         seed=search.run.seed,
         space={name: search_range(each) for name, each in sorted(search.space.items())},
         versions=versions(search.run.method, search),
-        recipe=search.run.key[:12],
+        recipe=fingerprint(search.run),
         optuna=optuna.__version__,
         commit=commit(),
         date=max(trial.datetime_complete for trial in trials if trial.datetime_complete).date().isoformat(),
     )
+
+
+def fingerprint(run: Run) -> str:
+    """Give what tells one tuned run from another in the file."""
+    return run.key[:12]
 
 
 def versions(spec: MethodSpec, search: Search) -> dict[str, int]:

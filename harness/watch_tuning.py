@@ -9,23 +9,25 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from harness.budget import Budget, account
 from harness.folder import RunFolder, read_json
 from harness.journal import end_of
 from harness.outcome import Outcome
 from harness.plan import Planned
-from harness.search import Budget, account
 from harness.searches import Searches
-from harness.track_tuning import TuningMirror
+from harness.sender import Sender
+from harness.track import Mirror
+from harness.track_tuning import track_search, track_trial
 from harness.trial import PlannedTrial
 from harness.tune import Trials
-from harness.watch import SHOWN
+from harness.watch import SHOWN, StudyStoppedError
 
 
 class TuningShow:
     """Progress bars on a terminal, one line a trial elsewhere."""
 
     def __init__(
-        self, trials: Trials, mirror: TuningMirror, console: Console, keep: Callable[[], None] = lambda: None
+        self, trials: Trials, mirror: Mirror | Sender, console: Console, keep: Callable[[], None] = lambda: None
     ) -> None:
         """Show the trials of some searches.
 
@@ -58,7 +60,7 @@ class TuningShow:
         for key in self.trials.searches:
             for trial in self.trials.trials(key):
                 if trial.state.is_finished() and end_of(trial)["state"] != "refused":
-                    self.mirror.send(self.trials.plan(self.trials.searches[key], trial))
+                    self.send_trial(key, trial.number)
             self.send_search(key)
         self.keep()
         self.count()
@@ -76,8 +78,14 @@ class TuningShow:
             self.bar_of[planned.key] = self.bars.add_task(name, total=planned.epochs)
 
     def ended(self, planned: Planned, outcome: Outcome) -> None:
-        """A trial ended."""
+        """A trial ended.
+
+        Raises:
+            StudyStoppedError: if it could not write its files: every other trial would train for nothing.
+        """
         assert isinstance(planned, PlannedTrial)
+        if outcome.state == "blocked":
+            raise StudyStoppedError(outcome.reason)
         seconds = time.monotonic() - self.since[planned.key]
         if planned.key in self.bar_of:
             self.bars.remove_task(self.bar_of.pop(planned.key))
@@ -92,7 +100,7 @@ class TuningShow:
             highlight=False,
             soft_wrap=True,
         )
-        self.mirror.send(planned)
+        self.send_trial(planned.search, planned.number)
         self.send_search(planned.search)
         self.keep()
         self.count()
@@ -103,21 +111,28 @@ class TuningShow:
         if time.monotonic() - self.looked < SHOWN:
             return
         self.looked = time.monotonic()
+        for key in self.bar_of.keys() - self.trials.running:  # another driver has taken them over
+            self.bars.remove_task(self.bar_of.pop(key))
         for key in list(self.trials.running):
             progress = read_json(RunFolder(self.mirror.runs, key).progress)
             if progress and key in self.bar_of:
                 self.bars.update(self.bar_of[key], completed=progress["epoch"])
-                self.mirror.send(self.trials.runs[key], live=True)
+                planned = self.trials.runs[key]
+                self.send_trial(planned.search, planned.number, live=True)
         self.warn()
+
+    def send_trial(self, key: str, number: int, *, live: bool = False) -> None:
+        """Send one trial of a search as the journal has it."""
+        self.mirror.send(track_trial(self.trials.searches[key], self.trials.trials(key), number), live=live)
 
     def send_search(self, key: str) -> None:
         """Send how far a search is, and the values that were refused in it."""
         search, trials = self.trials.searches[key], self.trials.trials(key)
         for trial in trials[self.refused.get(key, 0) :]:
             if end_of(trial)["state"] == "refused":
-                self.mirror.send_refused(search, trial)
+                self.send_trial(key, trial.number)
         self.refused[key] = len(trials)
-        self.mirror.send_search(search, trials, complete=self.trials.complete(key))
+        self.mirror.send(track_search(search, trials, complete=self.trials.complete(key)))
 
     def count(self) -> None:
         """Bring the bar of all trials up to date; a search that is over needs no more of them."""
@@ -153,10 +168,10 @@ def tuning_table(searches: Searches, budget: Budget, used: Mapping[str, int]) ->
             place = search.place
             table.add_row(escape(place), style="bold")
         cost = search.expected(search.run)
-        trials = min(budget.trials, int(budget.cost / cost + 0.5))
+        trials = min(budget.trials, max(1, int(budget.most / cost)))
         figures = [trials, used.get(search.key, 0), trials * search.run.recipe.epochs, trials * cost]
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
-        table.add_row(escape(str(search.run.method)), escape(", ".join(search.space)), *map(write, figures))
+        table.add_row(escape(search.text), escape(", ".join(search.space)), *map(write, figures))
     table.add_section()
     table.add_row("total", "", *map(write, totals), style="bold")
     return table

@@ -97,9 +97,19 @@ def test_the_figures(tuned, tmp_path):
     assert list(best.get_ydata()) == [1.5, 1.375, 1.25, 1.125, 1.0, 1.0, 1.0, 1.0, 1.0]
     bars = [patch.get_width() for ax in figure.axes for patch in ax.patches]
     assert sum(bars) == pytest.approx(1.0)
-    assert figure.get_supylabel() == "Validation NLL (nats)"
+    assert axes["first"].get_ylabel() == "Validation NLL\n(nats)"
     for path in save(figure, tmp_path / "tuning"):
         assert path.stat().st_size > 5_000
+
+
+def test_each_panel_names_its_own_metric(tuned):
+    """One method was tuned by the likelihood, another one on the same cell by the accuracy."""
+    frame = tuned[tuned["architecture"] == "resnet20"].copy()
+    frame.loc[frame["label"] == "second", "metric"] = "accuracy"
+    (figure,) = tuning_history(frame).values()
+    named = {ax.get_title(): ax.get_ylabel() for ax in figure.axes if ax.get_title()}
+    assert named == {"first": "Validation NLL\n(nats)", "second": "Validation accuracy\n(%)"}
+    assert figure.get_supylabel() == ""
 
 
 def test_a_study_that_was_not_tuned(store):

@@ -1,15 +1,25 @@
 """The commands `econ tune` and `--tuned`: what they print, write and refuse."""
 
+import errno
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from html import unescape
 
 import pytest
+import typer
 import yaml
 
-from harness import cli, cli_options
+from harness import cli, cli_options, trial, tune
+from harness.budget import Budget
+from harness.cli_tune import Keeper, conclude
+from harness.expression import literal
+from harness.journal import WholeLines
+from harness.searches import find_searches
+from harness.study import load
+from harness.tune import Trials
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -55,6 +65,55 @@ def test_a_dry_run_says_what_it_would_take_and_starts_nothing(call, study, tmp_p
     assert ["batch_ensemble(K=2)", "init,", "sigma,", "lr_scale", "3", "0", "9", "6.0"] in rows
     assert ["total", "9", "0", "27", "12.0"] in rows
     assert sorted(tmp_path.rglob("*")) == before
+    (search,) = find_searches(load(str(study)), "nll", 1000, ["late"]).found
+    (tmp_path / "runs" / "tuning" / search.key).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    assert call("tune", study, "--trials", 6, "--dry-run")[0] == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_refused_begins_no_trial(call, study, tmp_path):
+    (tmp_path / "other.yaml").write_text("study: other\ntuned: []\n")
+    code, _, err = call("tune", study, "--output", "other.yaml")
+    assert (code, "holds the tuned values of study 'other'" in err) == (2, True)
+    assert not (tmp_path / "runs" / "tuning").exists()
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device", "the file")
+
+
+def test_a_full_disk_stops_tuning_and_the_same_command_goes_on(call, study, tmp_path, monkeypatch):
+    stopped = (
+        "tuning was stopped: no space is left for the file: free some; trials are kept, and the same command goes on"
+    )
+    command = ("tune", study, "--trials", 2, "--threads", 1, "--method", "late")
+    monkeypatch.setattr(tune, "PATIENCE", 0.0)  # the process that began the trial is this one, and lives
+    for place, name in ((trial, "write_json"), (WholeLines, "append_logs")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full)
+            code, out, err = call(*command)
+        assert code == 2
+        assert stopped in err
+        assert "Traceback" not in err
+        assert "wrote" not in out
+        assert not (tmp_path / "tuned").exists()
+    code, out, _ = call(*command)
+    assert (code, "trial 0: finished" in out, "trial 1: " in out) == (0, True, True)
+
+
+def test_a_search_that_is_not_over_is_named_and_no_success(study, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli_options.console, "_width", 200)
+    trials = Trials(find_searches(load(str(study)), "nll", 1000, ["late"]).found, tmp_path / "runs", Budget(1, 1.0))
+    trials.fill()
+
+    class Mirror:
+        unsent: frozenset[str] = frozenset()
+
+    with pytest.raises(typer.Exit) as caught:
+        conclude(trials, Mirror(), Keeper(trials, tmp_path / "t.yaml", "s"), "s")
+    assert caught.value.exit_code == 1
+    assert "not over: late_phase_bn(K=2, start=1) · rows validation=15 · lenet5: " in capsys.readouterr().out
 
 
 def test_tune_then_run_rank_and_plot(call, study, tmp_path):
@@ -81,16 +140,18 @@ def test_tune_then_run_rank_and_plot(call, study, tmp_path):
     assert call("status", study, *tuned)[1].startswith("3 finished")
     code, out, _ = call("sync", study, *tuned)
     assert (code, out) == (0, "3 runs of study s · tuned are in sqlite:///runs/mlflow.db\n")
+    values = f"gamma_theta={literal(entries[1]['values']['gamma_theta'])}"
+    ensemble = ", ".join(f"{name}={literal(value)}" for name, value in entries[0]["values"].items())
     caption = (
-        "Tuned on validation data (NLL, at most 3 trials and 3 plain trainings a method, seed 1000): late, "
-        "batch_ensemble(K=2). Not tuned: sgd."
+        "Tuned on validation data (NLL, at most 3 trials and 3 plain trainings a method, the study's own values in any "
+        f"case, seed 1000): late: {values}, sigma0=0.125; batch_ensemble(K=2): {ensemble}. Not tuned: sgd."
     )
     for format in ("text", "html"):
         code, out, err = call("leaderboard", study, *tuned, "--format", format)
         assert code == 0, err
-        assert caption in out.replace("\\", ""), format
+        assert caption in unescape(out.replace("\\", "")), format
         assert "late" in out
-    assert caption.replace("_", r"\_") in call("table", study, *tuned)[1]
+    assert caption.replace("_", r"\_") in call("table", study, *tuned)[1].replace("{=}", "=")
     code, _, err = call("leaderboard", study)
     assert code == 2, "the study as written has no such board"
     code, out, err = call("plot", study, "tuning", "--output", "plots", *tuned)

@@ -1,15 +1,19 @@
 """What a search tries next, and when it ends."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 
+from harness.budget import Account, Budget, account
 from harness.expression import parse
 from harness.journal import Journal
 from harness.places import StudyError
 from harness.run import Run
-from harness.search import Account, Budget, Search, account
+from harness.search import Search, as_seen
+from harness.search_space import as_written
 from harness.searches import find_searches
 from harness.study import load
 from methods import METHODS, Method
@@ -46,7 +50,7 @@ def searches(study, *labels, metric="nll", seed=1000):
 def picky(run, methods):
     spec = parse("picky", methods)[0]
     run = run.model_copy(update={"method": spec})
-    return Search(run, "picky", dict(Picky.space), {"a": 1, "b": False}, "nll", True, methods)
+    return Search(run, "picky", dict(Picky.space), {"a": 1, "b": False}, "nll", True, methods, "picky")
 
 
 AMPLE = Budget(100, 100.0)
@@ -59,9 +63,9 @@ def fill(search, runs, count, end=lambda n: ("finished", 1.0 / (n + 1), "", 1.0)
         trials = journal.trials()
         proposal = search.propose(trials, budget)
         if proposal.run is None:
-            journal.refuse(proposal.values, search.space, {}, proposal.refused)
+            journal.refuse(proposal.values, search.space, proposal.attributes, proposal.refused)
             continue
-        journal.begin(proposal.values, search.space, {"key": proposal.run.key, "expected": proposal.cost})
+        journal.begin(proposal.values, search.space, proposal.attributes)
         journal.tell(len(trials), *end(len(trials)))
     return journal.trials()
 
@@ -112,7 +116,7 @@ def test_refused_values_cost_nothing_and_are_bounded(make_run, tmp_path):
     assert used.counted + used.free == 12
     assert used.cost == used.counted <= 4, "four values of a can be trained, each once"
     trials = fill(search, tmp_path, 8)
-    assert account(trials).counted == 4
+    assert account(trials).counted == 4, "after a duplicate it looks elsewhere"
     assert account(trials).free == 16
     assert search.open(trials, Budget(17, 99.0))
     assert not search.open(trials, Budget(16, 99.0)), "the bound on refused values ends it"
@@ -125,9 +129,9 @@ def test_a_method_of_three_plain_trainings_gets_a_third_of_the_trials(study, tmp
     while search.open(journal.trials(), budget):
         proposal = search.propose(journal.trials(), budget)
         if proposal.run is None:
-            journal.refuse(proposal.values, search.space, {}, proposal.refused)
+            journal.refuse(proposal.values, search.space, proposal.attributes, proposal.refused)
             continue
-        journal.begin(proposal.values, search.space, {"key": proposal.run.key, "expected": proposal.cost})
+        journal.begin(proposal.values, search.space, proposal.attributes)
         journal.tell(len(journal.trials()) - 1, "finished", 1.0, "", 3.0)
     assert (account(journal.trials()).counted, account(journal.trials()).cost) == (3, 9.0)
 
@@ -138,6 +142,118 @@ def test_values_that_do_not_fit_into_what_is_left_are_refused(study, tmp_path):
     trials = fill(search, tmp_path, 30, budget=Budget(30, 8.0), end=lambda n: ("finished", 1.0, "", 4.0))
     reasons = [t.user_attrs["end"]["reason"] for t in trials if t.user_attrs["end"]["state"] == "refused"]
     assert any("plain trainings, and " in reason and reason.endswith("are left") for reason in reasons)
+
+
+def search_through(search, runs, budget):
+    """Search until the budget is used, where every trial costs what it should."""
+    journal = Journal(runs, search.key, search.metric)
+    while search.open(journal.trials(), budget):
+        proposal = search.propose(journal.trials(), budget)
+        if proposal.run is None:
+            journal.refuse(proposal.values, search.space, proposal.attributes, proposal.refused)
+            continue
+        journal.begin(proposal.values, search.space, proposal.attributes)
+        journal.tell(len(journal.trials()) - 1, "finished", 1.0, "", proposal.cost)
+    return journal.trials()
+
+
+def test_nothing_is_spent_beyond_the_budget_but_passes_over_the_data(study, tmp_path):
+    """K is searched: its trials cost 2 to 8 plain trainings, and half a trial too many were up to 4 of them."""
+    (search,) = searches(study("batch_ensemble")).found
+    for cost in (10.0, 11.0, 13.0):
+        used = account(search_through(search, tmp_path / str(cost), Budget(30, cost)))
+        assert used.counted > 1
+        assert used.cost <= cost
+    (search,) = searches(study("swa", recipe={"epochs": 100, "batch_size": 16, "lr": 0.05})).found
+    used = account(search_through(search, tmp_path, Budget(20, 20.0)))
+    assert (used.counted, used.cost) == (20, pytest.approx(20 * (1 + 1 / 300))), "a pass at the end of each is allowed"
+
+
+def test_the_studys_own_values_are_tried_even_if_they_alone_are_too_dear(study, tmp_path):
+    (search,) = searches(study("batch_ensemble(K=4)")).found
+    trials = search_through(search, tmp_path, Budget(3, 2.0))
+    assert [trial.params for trial in trials] == [search.defaults]
+    assert account(trials).cost == 4.0
+
+
+def told(search, *ends):
+    """Trials with values drawn at random, of which the first are told to have ended so."""
+    drawn = [0.05 * (1 + n) for n in range(8)]
+    trials = []
+    for n, p in enumerate(drawn):
+        state, attributes = ends[n] if n < len(ends) else ("finished", {})
+        trials.append(
+            create_trial(
+                state={"finished": TrialState.COMPLETE, "diverged": TrialState.FAIL, "running": TrialState.RUNNING}.get(
+                    state, TrialState.PRUNED
+                ),
+                value=abs(p - 0.25) if state == "finished" else None,
+                params={"p": p},
+                distributions=search.space,
+                user_attrs={"end": {"state": state, "reason": "", "cost": 1.0}, **attributes},
+            )
+        )
+    return trials
+
+
+def test_what_the_sampler_is_told(study):
+    """A duplicate is nothing new, and a diverged trial is as bad as can be."""
+    (search,) = searches(study("dropout")).found
+    plain = told(search)
+    assert as_seen(plain[0]) is plain[0]
+    assert as_seen(told(search, ("refused", {"same_as": 0}))[0]) is None
+    refused = told(search, ("refused", {}))[0]
+    assert as_seen(refused) is refused
+    nan = told(search, ("diverged", {}))[0]
+    assert (as_seen(nan).state, as_seen(nan).params) == (TrialState.PRUNED, nan.params)
+    drawn = {
+        state: search.draw(told(search, *[("finished", {})] * 4, (state, {})))["p"] for state in ("refused", "diverged")
+    }
+    assert drawn["diverged"] == drawn["refused"], "the worst of all"
+
+
+def test_running_trials_keep_a_search_from_trying_the_same_again(study):
+    """Of many draws beside seven running trials, fewer fall near them than if nobody knew of these."""
+    (one,) = searches(study("dropout")).found
+    near = {}
+    for known in (True, False):
+        found = []
+        for seed in range(1000, 1040):
+            search = replace(one, run=one.run.model_copy(update={"seed": seed}))
+            trials = told(search)
+            running = [
+                create_trial(state=TrialState.RUNNING, params={"p": 0.25}, distributions=search.space) for _ in range(7)
+            ]
+            found.append(search.draw([*trials, *(running if known else [])])["p"])
+        near[known] = sum(abs(p - 0.25) < 0.03 for p in found)
+    assert near[True] < near[False] / 2
+
+
+def test_written_defaults_make_a_search_of_their_own(study):
+    """The value 10 is the default, and the study says that it must stay: another search than that of any K."""
+    found = searches(study({"pinned": "mc_dropout(K=10)"}, {"free": "mc_dropout"})).found
+    assert [(search.label, search.text) for search in found] == [("pinned", "mc_dropout(K=10)"), ("free", "mc_dropout")]
+    assert found[0].run == found[1].run
+    assert found[1].space.keys() - found[0].space.keys() == {"K"}
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("sgd", "sgd"),
+        ("mc_dropout(K=10)", "mc_dropout(K=10)"),
+        ("late_phase_bn(start=1, K=2)", "late_phase_bn(K=2, start=1)"),
+        ("swa(late_phase_bn(K=2), start=0.5)", "swa(late_phase_bn(K=2), start=0.5)"),
+        ("swa(dropout(p=0.2))", "swa(dropout(p=0.2))"),
+        ("swa( dropout )", "swa(dropout)"),
+        ("swa(sgd)", "swa"),
+    ],
+)
+def test_how_a_method_is_written(text, written):
+    spec = parse(text, METHODS)[0]
+    assert as_written(spec, text, METHODS) == written
+    assert parse(written, METHODS)[0] == spec
+    assert as_written(spec, written, METHODS) == written
 
 
 def test_accounts(study, tmp_path):
@@ -212,5 +328,5 @@ def test_the_key_holds_what_decides_a_search(study):
 def test_a_made_up_space(make_run):
     """The float that TPE draws is rounded, and stays inside."""
     run: Run = make_run("dropout")
-    search = Search(run, "dropout", {"p": FloatDistribution(0.1, 0.10004)}, {"p": 0.1}, "nll", True, METHODS)
+    search = Search(run, "dropout", {"p": FloatDistribution(0.1, 0.10004)}, {"p": 0.1}, "nll", True, METHODS, "dropout")
     assert 0.1 <= search.draw([])["p"] <= 0.10004

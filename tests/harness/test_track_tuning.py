@@ -1,12 +1,15 @@
 """Trials in MLflow: under their search, with their true status, once each, and apart from all leaderboards."""
 
 import shutil
+import threading
 
 import pytest
+from rich.console import Console
 
+from harness.budget import Budget
 from harness.engines import Inline
-from harness.search import Budget
 from harness.searches import find_searches
+from harness.sender import Sender
 from harness.settings import Settings
 from harness.study import load
 from harness.track_tuning import PARENT, TuningMirror
@@ -43,12 +46,10 @@ def tuning(tmp_path, write_study, npz):
     searches = find_searches(study, "nll", 1000).found
     settings = Settings(tmp_path / "runs", plugins=study.plugins)
 
-    def tune(store, trials=4):
-        from rich.console import Console
-
+    def tune(store, trials=4, before=lambda mirror: mirror):
         schedule = Trials(searches, tmp_path / "runs", Budget(trials, float(trials)))
-        mirror = TuningMirror(store, "odd", tmp_path / "runs", schedule.searches)
-        mirror.open()
+        schedule.fill()
+        mirror = before(TuningMirror(store, "odd", tmp_path / "runs"))
         with TuningShow(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, settings, show)
         return schedule, mirror
@@ -138,3 +139,56 @@ def test_a_search_that_goes_on_with_a_larger_budget_is_running_again_and_then_fi
     _, runs = read(store)
     assert runs[key].info.status == "FINISHED"
     assert sum(int(v) for n, v in runs[key].data.tags.items() if n.startswith("trials.")) == len(schedule.trials(key))
+
+
+def test_a_trial_that_is_tried_again_is_a_run_of_its_own(tmp_path, write_study, npz, store):
+    """The first launch fails with the study's own values; the next one tries them again, with a number of their own."""
+    there = f'__import__("pathlib").Path({str(tmp_path / "mark")!r}).exists()'
+    plugin = ODD.replace('a == "no"', "False").replace('self.a == "bad"', f"not {there}")
+    (tmp_path / "odd.py").write_text(plugin)
+    held_out = [{"name": f"npz:{npz}", "validation": 15}]
+    study = load(str(write_study(tmp_path / "odd.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])))
+    searches = find_searches(study, "nll", 1000).found
+    for launch in range(3):
+        if launch == 2:
+            (tmp_path / "mark").touch()
+        schedule = Trials(searches, tmp_path / "runs", Budget(1, 1.0))
+        schedule.fill()
+        mirror = TuningMirror(store, "odd", tmp_path / "runs")
+        with TuningShow(schedule, mirror, Console(width=200)) as show:
+            Inline(1).run(schedule, Settings(tmp_path / "runs", plugins=study.plugins), show)
+    client, runs = read(store)
+    (key,) = schedule.searches
+    found = [runs[f"{key}/{number}"] for number in range(3)]
+    assert [(run.info.status, run.data.tags["state"]) for run in found] == [
+        ("FAILED", "failed"),
+        ("FAILED", "failed"),
+        ("FINISHED", "finished"),
+    ]
+    assert [run.data.tags["trial"] for run in found] == ["0", "1", "2"]
+    assert [run.data.tags.get("reason") for run in found] == ["ArithmeticError: boo"] * 2 + [None]
+    assert [len(client.get_metric_history(run.info.run_id, "validation/nll")) for run in found] == [0, 0, 3]
+    assert found[2].data.metrics["value"] == schedule.trials(key)[2].values[0]
+    assert len(runs) == 4
+
+
+def test_a_store_that_hangs_does_not_hold_tuning_up(tuning, store, tmp_path, monkeypatch):
+    opened = threading.Event()
+    connect = TuningMirror.connect
+
+    def hang(self):
+        opened.wait(60)
+        connect(self)
+
+    monkeypatch.setattr(TuningMirror, "connect", hang)
+    schedule, sender = tuning(store, trials=2, before=lambda mirror: Sender(mirror, moment=0.01, opening=0.01))
+    assert all(schedule.complete(key) for key in schedule.searches)
+    assert sender.behind
+    assert len(sender.unsent) == 1 + len(schedule.trials(next(iter(schedule.searches))))
+    opened.set()
+    sender.finish(60)
+    assert sender.unsent == set()
+    _, runs = read(store)
+    (key,) = schedule.searches
+    assert runs.keys() == {key, *(f"{key}/{trial.number}" for trial in schedule.trials(key))}
+    assert {run.info.status for run in runs.values()} <= {"FINISHED", "KILLED", "FAILED"}

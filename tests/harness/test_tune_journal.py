@@ -1,5 +1,6 @@
 """The journal of a search: nothing is lost, doubled or spoiled."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from harness.journal import Journal, dead, end_of, owner
+from harness.claim import Owner
+from harness.folder import trouble
+from harness.journal import Journal, end_of, owner_of, read_trials
 
 SPACE = {"p": FloatDistribution(0.0, 1.0), "q": FloatDistribution(0.0, 1.0)}
 
@@ -31,7 +34,7 @@ def test_a_trial_begins_with_all_its_values_in_one_line(journal):
     assert len(journal.path.read_text().splitlines()) == lines + 1
     (trial,) = journal.trials()
     assert (trial.number, trial.state, trial.params) == (0, TrialState.RUNNING, {"p": 0.5, "q": 0.25})
-    assert trial.user_attrs["owner"]["pid"] == os.getpid()
+    assert (owner_of(trial).process, owner_of(trial).dead()) == (os.getpid(), False)
     assert end_of(trial) == {"state": "running", "reason": "", "cost": 0.0}
 
 
@@ -104,10 +107,74 @@ def test_the_journal_is_found_from_any_folder(tmp_path, monkeypatch):
     assert journal.path == tmp_path / "runs" / "tuning" / ("k" * 64) / "journal.log"
 
 
-def test_dead_owners():
-    me = owner()
-    assert not dead(me)
+class Full:
+    """A file on a disk that has room for a few bytes more."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def write(self, content):
+        self.file.write(content[: self.room])
+        self.file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was_and_says_so(journal, tmp_path, monkeypatch):
+    begin(journal)
+    whole = journal.path.read_bytes()
+    opened = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, *a, **k: Full(opened(path, *a, **k), 17))
+        with pytest.raises(OSError, match="No space left") as caught:
+            begin(journal, 0.75)
+    assert trouble(caught.value) == f"no space is left for {journal.path}: free some"
+    assert journal.path.read_bytes() == whole
+    begin(journal, 0.75)
+    assert [t.params["p"] for t in Journal(tmp_path, "k" * 64, "nll").trials()] == [0.5, 0.75]
+
+
+def test_half_a_line_is_cut_off_by_whoever_appends_next(journal, tmp_path):
+    """A process that had the journal open all the time must not go on with the line of one that was killed."""
+    begin(journal)
+    with journal.path.open("ab") as file:
+        file.write(b'{"op_code":4,"wor')
+    begin(journal, 0.75)
+    assert [t.params["p"] for t in journal.trials()] == [0.5, 0.75]
+    assert [t.params["p"] for t in Journal(tmp_path, "k" * 64, "nll").trials()] == [0.5, 0.75]
+    assert all(json.loads(line) for line in journal.path.read_text().splitlines())
+
+
+def test_reading_trials_writes_nothing(journal, tmp_path):
+    begin(journal)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert [t.params["p"] for t in read_trials(tmp_path, "k" * 64)] == [0.5]
+    assert read_trials(tmp_path, "l" * 64) == []
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_owners_are_those_of_claims(tmp_path):
+    """A journal names who began a trial as a claim does: a process number that came again is another process."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert dead({**me, "pid": gone.pid})
-    assert not dead({**me, "pid": gone.pid, "host": "elsewhere"})
+    here = Owner.here("")
+    for changes, dead in (
+        ({}, False),
+        ({"process": gone.pid}, True),
+        ({"started": -1}, True),
+        ({"machine": "x"}, False),
+    ):
+        journal = Journal(tmp_path, str(changes), "nll")
+        begin(journal)
+        owner = {**journal.trials()[0].user_attrs["owner"], **changes}
+        assert owner.keys() == vars(here).keys()
+        journal.storage.set_trial_user_attr(journal.identity(0), "owner", owner)
+        assert owner_of(journal.trials()[0]).dead() == dead

@@ -4,9 +4,10 @@ import pytest
 import yaml
 from optuna.trial import TrialState, create_trial
 
+from harness.budget import Budget
+from harness.expression import literal
 from harness.places import StudyError
 from harness.plan import Plan
-from harness.search import Budget
 from harness.searches import find_searches
 from harness.study import load
 from harness.tuned import apply
@@ -25,24 +26,24 @@ def study(tmp_path, write_study, npz):
     return make
 
 
-def trial(search, number, state="finished", value=None, **values):
-    end = {"state": state, "reason": "", "cost": 1.0}
+def trial(search, number, state="finished", value=None, key="", cost=1.0, **values):
+    end = {"state": state, "reason": "", "cost": cost}
     kind = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "refused": TrialState.PRUNED}
     made = create_trial(
         state=kind.get(state, TrialState.FAIL),
         params={**search.defaults, **values},
         distributions=search.space,
         value=value,
-        user_attrs={"key": str(number), "expected": 1.0, "end": end},
+        user_attrs={"key": key or str(number), "expected": 1.0, "end": end},
     )
     made.number = number
     return made
 
 
-def entries(study, **chosen):
+def entries(study, seed=1000, **chosen):
     """An entry for each search, whose best trial has the chosen values."""
     found = []
-    for search in find_searches(study, "nll", 1000).found:
+    for search in find_searches(study, "nll", seed).found:
         values = chosen.get(search.label, {})
         trials = [trial(search, 0, value=0.5), trial(search, 1, value=0.25, **values), trial(search, 2, "pruned")]
         found.append(entry_of(search, trials, BUDGET))
@@ -74,6 +75,82 @@ def test_an_entry_says_what_was_chosen_and_how(study):
     assert entry.recipe == search.run.key[:12]
     assert entry.date == max(t.datetime_complete for t in trials).date().isoformat()
     assert entry_of(search, [trial(search, 0, "failed")], BUDGET) is None
+
+
+def test_an_entry_says_what_was_really_used(study):
+    """Fifty trials done and then asked for five: the values were chosen from fifty."""
+    (search,) = find_searches(study("dropout"), "nll", 1000).found
+    trials = [trial(search, n, value=0.5 - n / 1000, p=0.05 + n / 200) for n in range(50)]
+    asked = [(Budget(5, 5.0), 50, 50.0), (Budget(60, 5.0), 60, 50.0), (Budget(60, 70.0), 60, 70.0)]
+    for budget, tried, cost in asked:
+        entry = entry_of(search, trials, budget)
+        assert (entry.trials, entry.trainings) == (tried, cost)
+    swa = [trial(search, n, value=0.5 - n / 1000, p=0.05 + n / 200, cost=1.002) for n in range(20)]
+    assert entry_of(search, swa, BUDGET).trainings == 20.0, "a pass over the data is no training"
+
+
+def test_the_default_is_that_of_the_last_try(study):
+    (search,) = find_searches(study("dropout"), "nll", 1000).found
+    trials = [
+        trial(search, 0, "failed", key="own"),
+        trial(search, 1, value=0.4, key="own"),
+        trial(search, 2, value=0.3),
+    ]
+    assert entry_of(search, trials, BUDGET).default == 0.4
+
+
+def test_what_the_study_writes_out_stays_even_if_it_is_the_default(tmp_path, study):
+    plain = study({"pinned": "mc_dropout(K=10)"}, {"free": "mc_dropout"})
+    path = write(tmp_path, plain, free={"K": 33, "p": 0.3}, pinned={"p": 0.4})
+    listed = yaml.safe_load(path.read_text())["tuned"]
+    assert [(entry["method"], entry["values"]) for entry in listed] == [
+        ("mc_dropout", {"K": 33, "p": 0.3}),
+        ("mc_dropout(K=10)", {"p": 0.4}),
+    ]
+    tuned = apply(plain, path)
+    assert {cell.label: str(cell.run.method) for cell in tuned.cells()} == {
+        "pinned": "mc_dropout(p=0.4)",
+        "free": "mc_dropout(p=0.3, K=33)",
+    }
+    spoil(path, lambda raw: raw["tuned"][1]["values"].update(K=33))
+    with pytest.raises(StudyError, match=r"tuned\[1\].values: mc_dropout\(K=10\) has K written out already"):
+        apply(plain, path)
+    spoil(path, lambda raw: raw["tuned"].pop(1))
+    tuned = apply(plain, path)
+    assert {cell.label: str(cell.run.method) for cell in tuned.cells()}["pinned"] == "mc_dropout"
+    assert tuned.caption.endswith("Not tuned: pinned.")
+    with pytest.raises(StudyError, match=r"tuned\[0\]: .* · mc_dropout: nothing in the study is trained so"):
+        apply(study("mc_dropout(K=10)"), path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe": {"epochs": 4, "batch_size": 16, "lr": 0.05}},
+        {"precision": "bfloat16"},
+        {"overrides": [{"architecture": "lenet5", "recipe": {"lr": 0.1}}]},
+    ],
+)
+def test_values_for_other_training_are_refused(tmp_path, study, changes):
+    path = write(tmp_path, study("dropout", "swa"))
+    apply(study("dropout", "swa", seeds=[3, 4], evaluate={"calibration_bins": 10}), path)
+    with pytest.raises(StudyError) as caught:
+        apply(study("dropout", "swa", **changes), path)
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.split(": ")[1] for line in lines] == ["tuned[0].recipe", "tuned[1].recipe"]
+    assert "dropout was tuned with other training: the data, the recipe, the precision or the method's code" in lines[0]
+    assert lines[0].endswith("tune it again, or remove the entry")
+
+
+def test_a_seed_that_the_study_reports_is_refused(tmp_path, study):
+    plain = study("dropout")
+    path = tmp_path / "t.yaml"
+    update_file(path, "s", entries(plain, seed=5), tmp_path / "lock")
+    apply(plain, path)
+    with pytest.raises(
+        StudyError, match=r"tuned\[0\].seed: dropout was tuned with seed 5, one of the study's own \(4, 5\)"
+    ):
+        apply(study("dropout", seeds=[4, 5]), path)
 
 
 def test_the_order_is_stable_and_one_method_changes_its_entry_only(tmp_path, study):
@@ -117,18 +194,32 @@ def test_a_tuned_study_has_the_chosen_values_and_its_own_labels(tmp_path, study)
 
 def test_the_caption(tmp_path, study):
     plain = study("sgd", {"late": LATE}, f"deep_ensemble({LATE}, K=2)", "swa", architectures=["lenet5", "wrn-10-1"])
-    path = write(tmp_path, plain)
-    how = "NLL, at most 20 trials and 20 plain trainings a method, seed 1000"
+    path = write(tmp_path, plain, late={"start": 0.25, "sigma0": 0.1}, swa={"start": 0.5})
+    how = "NLL, at most 20 trials and 20 plain trainings a method, the study's own values in any case, seed 1000"
+    values = yaml.safe_load(path.read_text())["tuned"]
+    late = ", ".join(f"{n}={literal(v)}" for n, v in values[0]["values"].items())
+    assert "sigma0=0.1, start=0.25" in late
+    swa = ", ".join(f"{n}={literal(v)}" for n, v in values[1]["values"].items())
     ensemble = f"deep_ensemble({LATE}, K=2)"
-    assert apply(plain, path).caption == (f"Tuned on validation data ({how}): late, {ensemble}, swa. Not tuned: sgd.")
+    assert apply(plain, path).caption == (
+        f"Tuned on validation data ({how}): late: {late}; {ensemble}: {late}; swa: {swa}. Not tuned: sgd."
+    )
     raw = yaml.safe_load(path.read_text())
     raw["tuned"] = [e for e in raw["tuned"] if (e["method"], e["architecture"]) != ("swa", "wrn-10-1")]
+    raw["tuned"][0]["values"]["start"] = 0.75
+    path.write_text(yaml.safe_dump(raw))
+    other = late.replace("start=0.25", "start=0.75")
+    both = f"{other} on rows validation=15 · lenet5 / {late} on rows validation=15 · wrn-10-1"
+    but = "(not on rows validation=15 · wrn-10-1)"
+    assert apply(plain, path).caption == (
+        f"Tuned on validation data ({how}): late: {both}; {ensemble}: {both}; swa {but}: {swa}. Not tuned: sgd."
+    )
     raw["tuned"][0]["trials"] = 5
     path.write_text(yaml.safe_dump(raw))
     less = how.replace("20 trials", "5 trials")
     assert apply(plain, path).caption == (
-        f"Tuned on validation data ({less}): late, {ensemble}. Tuned on validation data ({how}): late, {ensemble}, "
-        "swa (not on rows validation=15 · wrn-10-1). Not tuned: sgd."
+        f"Tuned on validation data ({less}): late: {other}; {ensemble}: {other}. Tuned on validation data ({how}): "
+        f"late: {late}; {ensemble}: {late}; swa {but}: {swa}. Not tuned: sgd."
     )
 
 
