@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from harness import cli, cli_options
 from harness.engines import Inline
 from harness.expression import parse
 from harness.folder import RunFolder
@@ -159,6 +160,27 @@ def read_result() -> Callable[..., dict[str, Any]]:
 def econ() -> list[str]:
     """Give the command line, to be started as a process of its own."""
     return [sys.executable, "-m", "harness.cli"]
+
+
+@pytest.fixture
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Give a function that runs the command line in this process: exit code and what it printed."""
+    monkeypatch.setattr(cli_options.console, "_width", 200)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

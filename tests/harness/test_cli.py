@@ -9,30 +9,15 @@ import time
 
 import pytest
 
-from harness import cli, cli_options
-
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(run_here, monkeypatch, tmp_path):
     """Run the command line in this process: exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(cli_options.console, "_width", 200)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return run_here
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import errno
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from html import unescape
 
@@ -12,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from harness import cli, cli_options, trial, tune
+from harness import cli_options, trial, tune
 from harness.budget import Budget
 from harness.cli_tune import Keeper, conclude
 from harness.expression import literal
@@ -25,26 +24,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path, empty_store):
+def call(run_here, monkeypatch, tmp_path, empty_store):
     """Run the command line in this process, with a store that need not be made: exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(cli_options.console, "_width", 200)
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return run_here
 
 
 @pytest.fixture

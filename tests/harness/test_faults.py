@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import checkpoint, cli, cli_options, sender
+from harness import checkpoint, sender
 from harness.execute import execute, fail
 from harness.folder import RunFolder, trouble, write
 from harness.outcome import Outcome
@@ -93,23 +93,14 @@ def before_writing(monkeypatch):
 
 
 @pytest.fixture
-def econ(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process: exit code and what it printed."""
+def econ(run_here, monkeypatch, tmp_path):
+    """Run the command line in this process, with one thread: exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(cli_options.console, "_width", 200)
 
     def run(*arguments):
         threads = ["--threads", "1"] if arguments[0] == "run" else []  # other bits come of other numbers of them
-        monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments), *threads])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return run_here(*arguments, *threads)
 
     return run
 

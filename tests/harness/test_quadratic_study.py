@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from harness import cli, cli_options, quadratic_study
+from harness import quadratic_study
 from harness.execute import execute
 from harness.folder import RunFolder
 from harness.noisy_quadratic import QuadraticRun, balance, late_phase_loss
@@ -76,26 +75,13 @@ def path(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(path, monkeypatch, capsys, empty_store):
+def call(run_here, path, monkeypatch, empty_store):
     """Run the command line in this process: exit code and what it printed."""
     (path.parent / "runs").mkdir()
     shutil.copy(empty_store, path.parent / "runs" / "mlflow.db")
     # MLflow keeps a store open by its URI: the default one, which is relative, would be another test's.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path.parent / 'runs' / 'mlflow.db'}")
-    monkeypatch.setattr(cli_options.console, "_width", 200)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return run_here
 
 
 # --- the file -------------------------------------------------------------------------------------------------
