@@ -191,7 +191,7 @@ def _draw_importances(ax: Axes, found: Mapping[str, float], look: Look) -> None:
     places = np.arange(len(names))
     ax.barh(places, [found[name] for name in names], color=look.color, height=0.6, alpha=0.8)
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_yticks(places, [plain(name.rpartition(".")[2] if len(name) > 16 else name) for name in names])
+    ax.set_yticks(places, [plain(f"….{name.rpartition('.')[2]}" if len(name) > 16 else name) for name in names])
 
 
 def _legend() -> tuple[list[Line2D], list[str]]:

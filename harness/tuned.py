@@ -6,7 +6,7 @@ from pathlib import Path
 
 import data
 from harness.build import imagine_method
-from harness.expression import MethodSpec, literal, parse
+from harness.expression import MethodSpec, parse
 from harness.journal import Metric
 from harness.places import Errors
 from harness.run import Run
@@ -42,7 +42,7 @@ def apply(study: Study, path: Path) -> Study:
     used = {own: place for own, (place, _) in places.items() if place in chosen}
     tuned = {own: combining(written[own[2]], runs[place].method, chosen[place]) for own, place in used.items()}
     entries = {entry.place: entry for entry in file.tuned}
-    said = caption(study, {own: entries[place] for own, place in used.items()})
+    said = caption(study, path, {own: entries[place] for own, place in used.items()})
     return replace(study, name=f"{study.name} · tuned", tuned=tuned, caption=said)
 
 
@@ -138,11 +138,12 @@ def check_origin(
         )
 
 
-def caption(study: Study, used: Mapping[Place, TunedEntry]) -> str:
-    """Say, below a leaderboard, which values were chosen and with how much.
+def caption(study: Study, path: Path, used: Mapping[Place, TunedEntry]) -> str:
+    """Say, below a leaderboard, which hyperparameters were tuned, with how much, and where the chosen values stand.
 
     Args:
         study: as it is written.
+        path: of the file of tuned values.
         used: (dataset, architecture, label) → the entry that it takes its values from.
     """
     tuned: dict[str, list[str]] = {}
@@ -156,21 +157,12 @@ def caption(study: Study, used: Mapping[Place, TunedEntry]) -> str:
             continue
         but = f" (not on {', '.join(missing)})" if missing else ""
         for how in dict.fromkeys(budget_of(entry) for entry in found.values() if entry):
-            here = {cell: entry for cell, entry in found.items() if entry and budget_of(entry) == how}
-            tuned.setdefault(how, []).append(f"{method.label}{but}: {values_of(here)}")
+            here = [entry for entry in found.values() if entry and budget_of(entry) == how]
+            names = dict.fromkeys(name for entry in here for name in entry.values)
+            tuned.setdefault(how, []).append(f"{method.label}{but}: {', '.join(names)}")
     parts = [f"Tuned on validation data ({how}): {'; '.join(labels)}." for how, labels in tuned.items()]
+    parts += [f"Values: {path}."] if tuned else []
     return " ".join([*parts, *([f"Not tuned: {', '.join(left)}."] if left else [])])
-
-
-def values_of(found: Mapping[tuple[str, str], TunedEntry]) -> str:
-    """Write the values that were chosen for one method; where they differ, with the dataset and architecture."""
-    cells: dict[str, list[str]] = {}
-    for cell, entry in found.items():
-        text = ", ".join(f"{name}={literal(value)}" for name, value in entry.values.items())
-        cells.setdefault(text, []).append(" · ".join(cell))
-    if len(cells) == 1:
-        return next(iter(cells))
-    return " / ".join(f"{text} on {', '.join(places)}" for text, places in cells.items())
 
 
 def budget_of(entry: TunedEntry) -> str:

@@ -14,7 +14,6 @@ import yaml
 from harness import cli_options, trial, tune
 from harness.budget import Budget
 from harness.cli_tune import Keeper, conclude
-from harness.expression import literal
 from harness.journal import WholeLines
 from harness.searches import find_searches
 from harness.study import load
@@ -126,11 +125,10 @@ def test_tune_then_run_rank_and_plot(call, study, tmp_path):
     assert call("status", study, *tuned)[1].startswith("3 finished")
     code, out, _ = call("sync", study, *tuned)
     assert (code, out) == (0, "3 runs of study s · tuned are in sqlite:///runs/mlflow.db\n")
-    values = f"gamma_theta={literal(entries[1]['values']['gamma_theta'])}"
-    ensemble = ", ".join(f"{name}={literal(value)}" for name, value in entries[0]["values"].items())
     caption = (
         "Tuned on validation data (NLL, at most 3 trials and 3 plain trainings a method, the study's own values in any "
-        f"case, seed 1000): late: {values}, sigma0=0.125; batch_ensemble(K=2): {ensemble}. Not tuned: sgd."
+        f"case, seed 1000): late: gamma_theta, sigma0; batch_ensemble(K=2): {', '.join(entries[0]['values'])}. "
+        f"Values: {file}. Not tuned: sgd."
     )
     for format in ("text", "html"):
         code, out, err = call("leaderboard", study, *tuned, "--format", format)
