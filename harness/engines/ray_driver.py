@@ -150,7 +150,7 @@ class Driver:
 
     def hand_out(self) -> None:
         """Give every idle worker a run."""
-        for hand in self.hands:
+        for hand in list(self.hands):
             if hand.idle and (key := self.take()):
                 self.give(hand, key)
 
