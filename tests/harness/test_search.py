@@ -125,15 +125,8 @@ def test_refused_values_cost_nothing_and_are_bounded(make_run, tmp_path):
 def test_a_method_of_three_plain_trainings_gets_a_third_of_the_trials(study, tmp_path):
     (search,) = searches(study("batch_ensemble(K=3)")).found
     budget = Budget(9, 9.0)
-    journal = Journal(tmp_path, search.key, "nll")
-    while search.open(journal.trials(), budget):
-        proposal = search.propose(journal.trials(), budget)
-        if proposal.run is None:
-            journal.refuse(proposal.values, search.space, proposal.attributes, proposal.refused)
-            continue
-        journal.begin(proposal.values, search.space, proposal.attributes)
-        journal.tell(len(journal.trials()) - 1, "finished", 1.0, "", 3.0)
-    assert (account(journal.trials()).counted, account(journal.trials()).cost) == (3, 9.0)
+    used = account(search_through(search, tmp_path, budget))
+    assert (used.counted, used.cost) == (3, 9.0)
 
 
 def test_values_that_do_not_fit_into_what_is_left_are_refused(study, tmp_path):
