@@ -1,9 +1,7 @@
 """Checks of a study beyond the form of its file: whether its parts fit together."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -12,13 +10,14 @@ from data import TEXTS
 from data.shapes import DOWNLOADED
 from harness.build import count_anchors, imagine_method
 from harness.expression import MethodSpec, closest
+from harness.grid import Grid
 from harness.places import Errors
 from harness.run import DatasetSpec, Run
+from methods import Method
 from methods.recipe import Recipe
 from methods.wrapper import methods_within
 
-if TYPE_CHECKING:
-    from harness.study import Study
+Methods = Mapping[str, type[Method]]
 
 PLAIN = MethodSpec(name="sgd")
 TEXT = data.Shape(None, None, 205, 900_000)
@@ -28,11 +27,28 @@ STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["s
 NUMBER = {2: "two", 3: "three"}
 
 
-def check_labels(study: Study, errors: Errors) -> None:
+def check_grid(grid: Grid, methods: Methods, errors: Errors) -> None:
+    """Report what of a grid does not fit together."""
+    check_labels(grid, errors)
+    check_overrides(grid, errors)
+    check_builds(grid, methods, errors)
+    check_measures(grid, methods, errors)
+
+
+def check_places(grids: Sequence[Grid], errors: Errors) -> None:
+    """Report methods of two grids that tables could not tell apart."""
+    known: dict[tuple[str, str, str], int] = {}
+    for i, grid in enumerate(grids):
+        for name in dict.fromkeys(place.name for place in grid.places()):
+            if known.setdefault(name, i) != i:
+                errors.add(("grids", i), f"{' · '.join(name)} stands in another grid already")
+
+
+def check_labels(grid: Grid, errors: Errors) -> None:
     """Report what could not be told apart in tables, or is listed twice."""
     labels: dict[str, str] = {}
     seen: set[str] = set()
-    for k, entry in enumerate(study.file.methods):
+    for k, entry in enumerate(grid.methods):
         place, method = ("methods", errors.index("methods", k)), str(entry.method)
         if labels.setdefault(entry.label, method) != method:
             errors.add(place, f"the label {entry.label!r} is that of {labels[entry.label]} already")
@@ -40,27 +56,27 @@ def check_labels(study: Study, errors: Errors) -> None:
             errors.add(place, f"{entry.label} is listed already")
         seen.add(entry.label)
     datasets: set[str] = set()
-    for i, dataset in enumerate(study.file.datasets):
+    for i, dataset in enumerate(grid.datasets):
         place = ("datasets", errors.index("datasets", i))
         whole = not any(gone[:2] == place for gone in errors.gone)
         if whole and dataset.label in datasets:
             errors.add(place, f"tables would call two datasets {dataset.label!r}")
         datasets.add(dataset.label)
-    for field, values in (("architectures", study.file.architectures), ("seeds", study.file.seeds)):
+    for field, values in (("architectures", grid.architectures), ("seeds", grid.seeds)):
         for i, value in enumerate(values):
             if value in values[:i]:
                 errors.add((field, errors.index(field, i)), f"{value!r} is listed already")
 
 
-def check_overrides(study: Study, errors: Errors) -> None:
+def check_overrides(grid: Grid, errors: Errors) -> None:
     """Report overrides that match nothing or that no recipe accepts."""
-    base = study.file.recipe.model_dump(exclude_unset=True)
-    for i, override in enumerate(study.file.overrides):
+    base = grid.recipe.model_dump(exclude_unset=True)
+    for i, override in enumerate(grid.overrides):
         place = errors.index("overrides", i)
-        datasets = [dataset.name for dataset in study.file.datasets]
+        datasets = [dataset.name for dataset in grid.datasets]
         for field, value, known in (
             ("dataset", override.dataset, datasets),
-            ("architecture", override.architecture, study.file.architectures),
+            ("architecture", override.architecture, grid.architectures),
         ):
             replaced = known == STAND_INS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.gone)
             if value is not None and value not in known and not replaced:
@@ -69,36 +85,36 @@ def check_overrides(study: Study, errors: Errors) -> None:
             Recipe.model_validate(base | override.recipe)
         except ValidationError as error:
             rest = errors.report(override.recipe, error, ("overrides", place, "recipe"))
-            study.file.overrides[i] = override.model_copy(update={"recipe": rest})
+            grid.overrides[i] = override.model_copy(update={"recipe": rest})
 
 
-def check_builds(study: Study, errors: Errors) -> None:
+def check_builds(grid: Grid, methods: Methods, errors: Errors) -> None:
     """Report datasets, architectures and methods that cannot be built together, in the first seed.
 
     Where no dataset or no architecture is right, a stand-in lets the rest be checked all the same.
     """
-    found = check_datasets(study, errors)
-    first = study.file.datasets[0]
+    found = check_datasets(grid, errors)
+    first = grid.datasets[0]
     stand_in = TEXT if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
     for dataset, shape in found or [(first, stand_in)]:
         built = [
             plain
-            for j, architecture in enumerate(study.file.architectures)
-            if (plain := check_architecture(study, errors, dataset, shape, j, architecture))
+            for j, architecture in enumerate(grid.architectures)
+            if (plain := check_architecture(grid, methods, errors, dataset, shape, j, architecture))
         ]
         if not built:
-            recipe = study.file.recipe.model_copy(update={"initial": "random"})
-            seed = study.file.seeds[0]
+            recipe = grid.recipe.model_copy(update={"initial": "random"})
+            seed = grid.seeds[0]
             architecture = "wrn-10-1" if shape.image_size else "lstm-8"
             built = [Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=seed, recipe=recipe)]
         for plain in built:
-            check_methods(study, errors, plain, shape, loadable=bool(found))
+            check_methods(grid, methods, errors, plain, shape, loadable=bool(found))
 
 
-def check_datasets(study: Study, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
+def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
     """Report datasets that are not there, and give the shapes of the others."""
     found = []
-    for i, dataset in enumerate(study.file.datasets):
+    for i, dataset in enumerate(grid.datasets):
         try:
             shape = data.shape(dataset.name, **dataset.options())
         except (ValueError, OSError) as error:
@@ -109,13 +125,13 @@ def check_datasets(study: Study, errors: Errors) -> list[tuple[DatasetSpec, data
 
 
 def check_architecture(
-    study: Study, errors: Errors, dataset: DatasetSpec, shape: data.Shape, j: int, architecture: str
+    grid: Grid, methods: Methods, errors: Errors, dataset: DatasetSpec, shape: data.Shape, j: int, architecture: str
 ) -> Run | None:
     """Report an architecture that cannot be built for a dataset, or give its plain run."""
     try:
-        recipe = study.recipe(dataset, architecture)
-        plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=study.file.seeds[0], recipe=recipe)
-        imagine_method(plain, study.methods, shape)
+        recipe = grid.recipe_of(dataset, architecture)
+        plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=grid.seeds[0], recipe=recipe)
+        imagine_method(plain, methods, shape)
     except ValidationError:
         return None  # an override, reported by `check_overrides`
     except ValueError as error:
@@ -124,19 +140,22 @@ def check_architecture(
     return plain
 
 
-def check_methods(study: Study, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool) -> None:
+def check_methods(
+    grid: Grid, methods: Methods, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
+) -> None:
     """Report methods that cannot be built in the place of a plain run's, or that watch data which are not held out.
 
     Args:
-        study: whose methods are checked.
+        grid: whose methods are checked.
+        methods: every method by name.
         errors: where to report.
         plain: the plain run.
         shape: of its data.
         loadable: whether its dataset is there.
     """
-    for k, entry in enumerate(study.file.methods):
+    for k, entry in enumerate(grid.methods):
         try:
-            method = imagine_method(plain.model_copy(update={"method": entry.method}), study.methods, shape)
+            method = imagine_method(plain.model_copy(update={"method": entry.method}), methods, shape)
             watches = any(part.watches == "validation" for part in methods_within(method))
             if watches and loadable and not holds_out(plain.dataset):
                 reason = f"it watches validation data, but {plain.dataset.label} holds none out"
@@ -147,9 +166,9 @@ def check_methods(study: Study, errors: Errors, plain: Run, shape: data.Shape, *
             errors.add(place, f"{entry.method} on {plain.architecture}: {reason}")
 
 
-def check_measures(study: Study, errors: Errors) -> None:
-    """Report what the study asks evaluation to measure and no method of it can give."""
-    asked = study.file.evaluate
+def check_measures(grid: Grid, methods: Methods, errors: Errors) -> None:
+    """Report what the grid asks evaluation to measure and no method of it can give."""
+    asked = grid.evaluate
     least = {"path": 2} if asked.path else {}
     if asked.plane:
         least["plane"] = 2 if asked.plane.third else 3
@@ -158,9 +177,9 @@ def check_measures(study: Study, errors: Errors) -> None:
     if not least or errors.found:
         return
     counts = set()
-    for plain in (cell.run for cell in study.cells() if cell.run.seed == study.file.seeds[0]):
-        shape = data.shape(plain.dataset.name, **plain.dataset.options())
-        counts.add(count_anchors(imagine_method(plain, study.methods, shape)))
+    for run in (place.run(grid.seeds[0]) for place in grid.places()):
+        shape = data.shape(run.dataset.name, **run.dataset.options())
+        counts.add(count_anchors(imagine_method(run, methods, shape)))
     for name, needed in least.items():
         if all(count is not None and count < needed for count in counts):
             others = ", or with `third: sgd` two," if needed == 3 else ""

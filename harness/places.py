@@ -1,6 +1,6 @@
 """The places of a YAML file, and the errors found at them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from itertools import count, islice
 from pathlib import Path
@@ -30,6 +30,15 @@ class Errors:
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         line = self.lines.of(place)
         self.found[f"{self.path}:{line}: {name}: {message}" if name else f"{self.path}: {message}"] = None
+
+    def inside(self, place: Place, own: Collection[str]) -> "Errors":
+        """Give the errors of a part of the file whose other keys are those of the file itself.
+
+        Args:
+            place: of the part.
+            own: its own keys.
+        """
+        return PartErrors(self, place, own)
 
     def index(self, field: str, i: int) -> int:
         """Give the place in the file of the i-th item of a list that is left after `report`."""
@@ -66,6 +75,20 @@ class Errors:
         if self.found:
             total = "1 error" if len(self.found) == 1 else f"{len(self.found)} errors"
             raise StudyError(f"{total} in the study; nothing was started\n" + "\n".join(f"  {e}" for e in self.found))
+
+
+class PartErrors(Errors):
+    """The errors of a part of a study file, which takes the keys that it does not have from the file."""
+
+    def __init__(self, whole: Errors, place: Place, own: Collection[str]) -> None:
+        """Start with those of the whole file."""
+        self.path, self.lines, self.found = whole.path, whole.lines, whole.found
+        self.gone = set()
+        self.place, self.own = place, own
+
+    def add(self, place: Place, message: str) -> None:
+        """Add an error at its place in the whole file, once."""
+        super().add((*self.place, *place) if not place or place[0] in self.own else place, message)
 
 
 class Lines:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import data
 from harness.check import holds_out
-from harness.expression import MethodSpec
+from harness.grid import Entry, Place
 from harness.journal import Metric
 from harness.measures import Measures
 from harness.places import StudyError
@@ -13,7 +13,7 @@ from harness.plan import Plan
 from harness.run import DatasetSpec, Run
 from harness.search import Search, trained
 from harness.search_space import as_written, default_values, search_space
-from harness.study import Entry, Study
+from harness.study import Study
 from methods.wrapper import methods_within
 
 
@@ -48,31 +48,22 @@ def find_searches(
     check_request(study, seed, labels)
     searches: dict[str, Search] = {}
     left: dict[tuple[str, str], str] = {}
-    for dataset in study.file.datasets:
-        for architecture in study.file.architectures:
-            for entry in study.file.methods:
-                if labels and entry.label not in labels:
-                    continue
-                run = tuning_run(study, dataset, architecture, entry.method, seed)
-                found = find_search(study, entry, run, metric, prune=prune)
-                if isinstance(found, Search):
-                    searches.setdefault(found.key, found)
-                else:
-                    left[f"{dataset.label} · {architecture}", entry.label] = found
+    for place in study.places():
+        dataset, architecture, label = place.name
+        if labels and label not in labels:
+            continue
+        found = find_search(study, place.entry, tuning_run(place, seed), metric, prune=prune)
+        if isinstance(found, Search):
+            searches.setdefault(found.key, found)
+        else:
+            left[f"{dataset} · {architecture}", label] = found
     return Searches(list(searches.values()), left)
 
 
-def tuning_run(study: Study, dataset: DatasetSpec, architecture: str, method: MethodSpec, seed: int) -> Run:
+def tuning_run(place: Place, seed: int) -> Run:
     """Give the run of a method that is tuned: what its training takes, and nothing that only a test needs."""
-    return Run(
-        dataset=without_companions(dataset),
-        architecture=architecture,
-        method=method,
-        seed=seed,
-        recipe=study.recipe(dataset, architecture),
-        precision=study.file.precision,
-        evaluate=Measures(),
-    )
+    run = place.run(seed)
+    return run.model_copy(update={"dataset": without_companions(run.dataset), "evaluate": Measures()})
 
 
 def seeds_of(study: Study) -> list[int]:
@@ -87,11 +78,11 @@ def check_request(study: Study, seed: int, labels: Sequence[str]) -> None:
         StudyError: naming everything that is wrong.
     """
     errors = []
-    for dataset in study.file.datasets:
+    for dataset in dict.fromkeys(dataset for grid in study.grids for dataset in grid.datasets):
         if not holds_out(dataset):
             remedy = f"`datasets: [{{name: {dataset.name}, validation: NUMBER}}]`"
             errors.append(f"{dataset.label} holds no validation data out to tune on: write {remedy}")
-    known = [entry.label for entry in study.file.methods]
+    known = list(dict.fromkeys(place.entry.label for place in study.places()))
     errors += [f"--method {label}: the study has {', '.join(known)}" for label in labels if label not in known]
     used = seeds_of(study)
     if seed in used:
@@ -119,7 +110,8 @@ def find_search(study: Study, entry: Entry, run: Run, metric: Metric, *, prune: 
     methods = study.methods
     run, text, method = trained(run, entry.written, methods)
     text = as_written(run.method, text, methods)
-    same = (each for each in study.file.methods if as_written(each.method, each.written, methods) == text)
+    entries = (place.entry for place in study.places())
+    same = (each for each in entries if as_written(each.method, each.written, methods) == text)
     label = next((each.label for each in same), text)
     if not method.epochs:
         return "it combines runs of plain training, which has nothing to search"

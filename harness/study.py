@@ -1,88 +1,35 @@
 """A study: a YAML file naming a grid of cells. Checked as a whole, every error with its place in the file."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import data
-from harness.check import STAND_INS, check_builds, check_labels, check_measures, check_overrides
-from harness.expression import MethodSpec, parse
-from harness.measures import Measures, read_switches
+from harness.check import STAND_INS, check_grid, check_places
+from harness.expression import MethodSpec
+from harness.grid import Grid, Place, read_recipe
 from harness.places import Errors, Lines, StudyError
 from harness.quadratic_study import KEY, QuadraticStudy, check_quadratic
 from harness.run import DatasetSpec, Run
 from methods import Method
 from methods.plugins import available
-from methods.recipe import Part, Recipe
 
 STUDIES = Path(__file__).parent / "studies"
 
 
-class Override(Part):
-    """Recipe values for some of the cells."""
-
-    dataset: str | None = None
-    architecture: str | None = None
-    recipe: dict[str, Any]
-
-
-class Entry(Part):
-    """A method of the study and what tables call it."""
-
-    label: str
-    method: MethodSpec
-    written: str = ""
-    """The method as the file writes it, where also values equal to their default stand."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def read(cls, value: Any, info: ValidationInfo) -> Any:
-        """Read an expression, or one pair `label: expression`."""
-        label, text = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (None, value)
-        if not isinstance(text, str):
-            raise ValueError("expected a method like swa(late_phase_bn(K=5), start=0.8), or one pair label: method")
-        spec, errors = parse(text, (info.context or {})["methods"])
-        if errors:
-            raise ValueError("; ".join(errors))
-        return {"label": str(label or spec), "method": spec, "written": text}
-
-
 class StudyFile(BaseModel):
-    """What a study's YAML may hold."""
+    """What a study's YAML may hold besides the keys of a grid: several grids, of which those keys are the defaults."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     description: str = ""
-    datasets: Annotated[list[DatasetSpec], Field(min_length=1)]
-    architectures: Annotated[list[str], Field(min_length=1)]
-    methods: Annotated[list[Entry], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    recipe: Recipe
-    overrides: list[Override] = []
-    precision: Literal["float32", "bfloat16"] = "float32"
-    evaluate: Measures = Measures()
     plugins: list[Path] = []
-
-    @field_validator("datasets", mode="before")
-    @classmethod
-    def name_datasets(cls, value: Any) -> Any:
-        """Let a plain name stand for a dataset, and refuse what is noted here and not asked for."""
-        for item in value if isinstance(value, list) else []:
-            noted = {"digest", "ood_digests", "version"} & set(item) if isinstance(item, dict) else ()
-            if noted:
-                raise ValueError(f"{', '.join(sorted(noted))}: found out from the files; leave it out")
-        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
-
-    @field_validator("evaluate", mode="before")
-    @classmethod
-    def switch_on(cls, value: Any) -> Any:
-        """Let `path: true` stand for its defaults."""
-        return read_switches(value)
+    grids: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,38 +51,25 @@ class Study:
 
     name: str
     file: StudyFile
+    grids: tuple[Grid, ...]
     methods: Mapping[str, type[Method]]
     plugins: tuple[Path, ...] = ()
     tuned: Mapping[tuple[str, str, str], MethodSpec] = field(default_factory=dict)
     caption: str = ""
 
-    def recipe(self, dataset: DatasetSpec, architecture: str) -> Recipe:
-        """Give the recipe of a (dataset, architecture) pair: the study's, with the overrides that match."""
-        values = self.file.recipe.model_dump(exclude_unset=True)
-        for override in self.file.overrides:
-            if override.dataset in (None, dataset.name) and override.architecture in (None, architecture):
-                values |= override.recipe
-        return Recipe.model_validate(values)
+    def places(self) -> Iterator[Place]:
+        """List where methods stand in the study."""
+        for grid in self.grids:
+            yield from grid.places()
 
     def cells(self) -> list[Cell]:
-        """Expand the grid, seed by seed, so that an unfinished study has whole rows."""
+        """Expand the grids, seed by seed, so that an unfinished study has whole rows."""
+        seeds = dict.fromkeys(seed for grid in self.grids for seed in grid.seeds)
         return [
-            Cell(
-                Run(
-                    dataset=dataset,
-                    architecture=architecture,
-                    method=self.tuned.get((dataset.label, architecture, entry.label), entry.method),
-                    seed=seed,
-                    recipe=self.recipe(dataset, architecture),
-                    precision=self.file.precision,
-                    evaluate=self.file.evaluate,
-                ),
-                entry.label,
-            )
-            for seed in self.file.seeds
-            for dataset in self.file.datasets
-            for architecture in self.file.architectures
-            for entry in self.file.methods
+            Cell(place.run(seed, self.tuned.get(place.name)), place.entry.label)
+            for seed in seeds
+            for place in self.places()
+            if seed in place.grid.seeds
         ]
 
 
@@ -185,11 +119,12 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise StudyError(f"{path}: expected a mapping with the keys {', '.join(StudyFile.model_fields)}")
+        raise StudyError(
+            f"{path}: expected a mapping with the keys {', '.join([*StudyFile.model_fields, *Grid.model_fields])}"
+        )
     errors = Errors(path, lines)
     if KEY in raw:
         return check_quadratic(study_name(path), raw, errors, plugins)
-    raw = with_places(raw, path.parent)
     listed = raw["plugins"] if isinstance(raw.get("plugins"), list) else []
     files = [path.parent / plugin for plugin in listed if isinstance(plugin, str)] + list(plugins)
     try:
@@ -199,17 +134,30 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         errors.add(("plugins",), str(error))
         methods, added, files = available(), [], []
     errors.repeated_keys()
-    file = validate(add_methods(raw, added), methods, errors)
-    study = Study(study_name(path), file, methods, tuple(files)) if file else None
-    if study:
-        check_labels(study, errors)
-        check_overrides(study, errors)
-        check_builds(study, errors)
-        check_measures(study, errors)
+    file = read_file({key: value for key, value in raw.items() if key not in Grid.model_fields}, errors)
+    grids = []
+    common = {key: raw[key] for key in Grid.model_fields if key in raw}
+    for i, part in enumerate(file.grids or [{}]):
+        merged = with_places(common | part, path.parent)
+        inside = errors.inside(("grids", i), part) if file.grids else errors
+        grid = validate(merged if i else add_methods(merged, added, raw), methods, inside)
+        if grid:
+            check_grid(grid, methods, inside)
+            grids.append(grid)
     errors.raise_any()
-    assert study is not None
-    study.file.datasets = [with_digest(dataset) for dataset in study.file.datasets]
-    return study
+    check_places(grids, errors)
+    errors.raise_any()
+    for grid in grids:
+        grid.datasets = [with_digest(dataset) for dataset in grid.datasets]
+    return Study(study_name(path), file, tuple(grids), methods, tuple(files))
+
+
+def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
+    """Check what a study holds besides grids; what is wrong is reported and left out."""
+    try:
+        return StudyFile.model_validate(raw)
+    except ValidationError as error:
+        return StudyFile.model_validate(errors.report(raw, error))
 
 
 def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -238,12 +186,14 @@ def with_digest(dataset: DatasetSpec) -> DatasetSpec:
     )
 
 
-def add_methods(raw: dict[str, Any], added: Sequence[str]) -> dict[str, Any]:
-    """Add plugin methods that the study does not name itself."""
+def add_methods(raw: dict[str, Any], added: Sequence[str], study: dict[str, Any]) -> dict[str, Any]:
+    """Add to a grid the plugin methods that the study names nowhere."""
     listed = raw.get("methods")
     if not isinstance(listed, list):
         return raw
-    named = {name for item in listed for name in names_in(item)}
+    parts = [study, *(part for part in study.get("grids") or [] if isinstance(part, dict))]
+    lists = [part["methods"] for part in parts if isinstance(part.get("methods"), list)]
+    named = {name for each in lists for item in each for name in names_in(item)}
     return {**raw, "methods": [*listed, *(name for name in added if name not in named)]}
 
 
@@ -253,27 +203,27 @@ def names_in(item: Any) -> set[str]:
     return {name for text in texts for name in re.findall(r"[^\W\d]\w*", str(text))}
 
 
-def validate(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> StudyFile | None:
-    """Check the values of a study; what is wrong is reported and replaced, so that the rest is checked too."""
+def validate(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> Grid | None:
+    """Check the values of a grid; what is wrong is reported and replaced, so that the rest is checked too."""
     for _ in range(4):
         try:
-            return StudyFile.model_validate(raw, context={"methods": methods})
+            return Grid.model_validate(raw, context={"methods": methods})
         except ValidationError as error:
             raw = stand_in(errors.report(raw, error), raw)
     return None
 
 
 def stand_in(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """Put something plain in the place of required parts of a study that were wrong.
+    """Put something plain in the place of required parts of a grid that were wrong.
 
     Args:
-        rest: the study without what is wrong.
-        raw: the study as it was.
+        rest: the grid without what is wrong.
+        raw: the grid as it was.
     """
     filled = {**rest, **{key: value for key, value in STAND_INS.items() if not rest.get(key)}}
     recipe = rest.get("recipe")
-    if not isinstance(recipe, dict):
+    if not isinstance(recipe, (dict, str)):
         written = raw.get("recipe")
         epochs = written.get("epochs") if isinstance(written, dict) else None
         recipe = {"epochs": epochs} if isinstance(epochs, int) and epochs > 0 else {}
-    return {**filled, "recipe": {"epochs": 10_000, **recipe}}
+    return {**filled, "recipe": {"epochs": 10_000, **read_recipe(recipe)}}

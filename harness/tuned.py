@@ -38,9 +38,9 @@ def apply(study: Study, path: Path) -> Study:
         elif spec := check_entry(study, entry, runs, seeds, ("tuned", i), errors):
             chosen[entry.place] = spec
     raise_any(errors)
-    written = {entry.label: entry.method for entry in study.file.methods}
+    written = {place.name: place.entry.method for place in study.places()}
     used = {own: place for own, (place, _) in places.items() if place in chosen}
-    tuned = {own: combining(written[own[2]], runs[place].method, chosen[place]) for own, place in used.items()}
+    tuned = {own: combining(written[own], runs[place].method, chosen[place]) for own, place in used.items()}
     entries = {entry.place: entry for entry in file.tuned}
     said = caption(study, path, {own: entries[place] for own, place in used.items()})
     return replace(study, name=f"{study.name} · tuned", tuned=tuned, caption=said)
@@ -53,13 +53,10 @@ def find_places(study: Study) -> dict[Place, tuple[Place, Run]]:
         (Dataset, architecture, label) → what an entry for it is found by, and the run that is tuned for it.
     """
     found = {}
-    for dataset in study.file.datasets:
-        for architecture in study.file.architectures:
-            for entry in study.file.methods:
-                run = tuning_run(study, dataset, architecture, entry.method, seed=0)
-                run, text, _ = trained(run, entry.written, study.methods)
-                place = (dataset.label, architecture, as_written(run.method, text, study.methods))
-                found[dataset.label, architecture, entry.label] = place, run
+    for where in study.places():
+        run, text, _ = trained(tuning_run(where, seed=0), where.entry.written, study.methods)
+        dataset, architecture, _ = where.name
+        found[where.name] = (dataset, architecture, as_written(run.method, text, study.methods)), run
     return found
 
 
@@ -148,18 +145,20 @@ def caption(study: Study, path: Path, used: Mapping[Place, TunedEntry]) -> str:
     """
     tuned: dict[str, list[str]] = {}
     left: list[str] = []
-    cells = [(dataset.label, a) for dataset in study.file.datasets for a in study.file.architectures]
-    for method in study.file.methods:
-        found = {cell: used.get((*cell, method.label)) for cell in cells}
+    cells_of: dict[str, list[tuple[str, str]]] = {}
+    for dataset, architecture, label in (place.name for place in study.places()):
+        cells_of.setdefault(label, []).append((dataset, architecture))
+    for label, cells in cells_of.items():
+        found = {cell: used.get((*cell, label)) for cell in cells}
         missing = [" · ".join(cell) for cell, entry in found.items() if not entry]
         if len(missing) == len(cells):
-            left.append(method.label)
+            left.append(label)
             continue
         but = f" (not on {', '.join(missing)})" if missing else ""
         for how in dict.fromkeys(budget_of(entry) for entry in found.values() if entry):
             here = [entry for entry in found.values() if entry and budget_of(entry) == how]
             names = dict.fromkeys(name for entry in here for name in entry.values)
-            tuned.setdefault(how, []).append(f"{method.label}{but}: {', '.join(names)}")
+            tuned.setdefault(how, []).append(f"{label}{but}: {', '.join(names)}")
     parts = [f"Tuned on validation data ({how}): {'; '.join(labels)}." for how, labels in tuned.items()]
     parts += [f"Values: {path}."] if tuned else []
     return " ".join([*parts, *([f"Not tuned: {', '.join(left)}."] if left else [])])

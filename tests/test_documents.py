@@ -30,7 +30,7 @@ def test_the_method_in_contributing_is_whole(tmp_path, batches):
 def test_the_readme_shows_the_study_as_it_is():
     """Every method of the study has its row in the board of one of its networks."""
     text = (ROOT / "README.md").read_text()
-    for entry in load("digits").file.methods:
+    for entry in load("digits").grids[0].methods:
         assert len(re.findall(rf"^ *\d+  {re.escape(entry.label)} +3  ", text, re.MULTILINE)) == 1, entry.label
 
 

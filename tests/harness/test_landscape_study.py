@@ -42,7 +42,7 @@ def frame(tmp_path_factory, run_study, empty_store):
 
 
 def test_the_study_asks_for_all_there_is():
-    asked = load("landscape").file.evaluate
+    asked = load("landscape").grids[0].evaluate
     assert set(asked.model_dump(exclude_defaults=True)) == set(type(asked).model_fields)
 
 

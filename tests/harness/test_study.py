@@ -192,7 +192,7 @@ def test_a_file_that_is_no_npz(path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected a mapping with the keys description, datasets"),
+        ("", "expected a mapping with the keys description, plugins"),
         ("# nothing\n", "expected a mapping"),
         ("- sgd\n", "expected a mapping"),
         ("sgd", "expected a mapping"),
