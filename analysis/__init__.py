@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.leaderboard import leaderboard, render
 from analysis.metrics import METRICS, Metric, describe
+from analysis.paper import compare, render_paper
 from analysis.runs import load_arrays, load_predictions, load_runs, load_series, ranked
 from analysis.statistics import relative_costs, summarize
 from analysis.tables import document, latex
@@ -34,6 +35,7 @@ __all__ = [
     "Metric",
     "accuracy_against_cost",
     "change_under_corruption",
+    "compare",
     "describe",
     "document",
     "flatness",
@@ -53,6 +55,7 @@ __all__ = [
     "relative_costs",
     "reliability",
     "render",
+    "render_paper",
     "save",
     "scores_along_path",
     "scores_on_plane",

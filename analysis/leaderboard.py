@@ -210,11 +210,11 @@ def _markdown(board: pd.DataFrame, metrics: Sequence[str]) -> str:
     lines: list[str] = []
     for title, rows, shown in sections(board, metrics):
         heads = [f"{metric.header} {metric.arrow}".strip() for metric in shown]
-        lines += [f"### {_escape(title)}", "", _line(["#", "method", "n", *heads])]
+        lines += [f"### {escape_markdown(title)}", "", _line(["#", "method", "n", *heads])]
         lines += [_line(["--:", ":--", *["--:"] * (len(shown) + 1)])]
-        lines += [_line([_escape(cell) for cell in cells]) for cells in _rows(rows, shown)]
+        lines += [_line([escape_markdown(cell) for cell in cells]) for cells in _rows(rows, shown)]
         lines += [""]
-    lines += [f"- {_escape(note)}" for note in board.attrs.get("notes", [])]
+    lines += [f"- {escape_markdown(note)}" for note in board.attrs.get("notes", [])]
     return "\n".join(lines) + "\n"
 
 
@@ -222,6 +222,6 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escape what Markdown would read as markup, HTML included."""
     return re.sub(r"([\\|`*_\[\]#~$])", r"\\\1", html.escape(clean(text), quote=False))

@@ -15,6 +15,7 @@ from data.digits import load_digits
 from data.folders import digest as digest_of_folder
 from data.folders import load_folder
 from data.imagenet import load_imagenet
+from data.made import load_made, load_made_text
 from data.mnist import load_fashion_mnist, load_mnist
 from data.official_corruptions import check_exists, official_sets
 from data.options import FILES, FOLDER, PICTURES, TEXT, Options, check_cutout, check_options
@@ -29,6 +30,7 @@ from data.tiny_imagenet import load_tiny_imagenet
 __all__ = [
     "COMPANIONS",
     "DATASETS",
+    "MADE",
     "STANDARD",
     "TEXTS",
     "VERSIONS",
@@ -64,15 +66,20 @@ DATASETS: dict[str, Loader] = {
     "imagenet": load_imagenet,
     "npz": load_npz,
     "imagefolder": load_folder,
+    "made": load_made,
 }
 
 TEXTS: dict[str, Callable[..., TextTask]] = {
     "enwik8": load_enwik8,
     "text": load_text,
+    "made_text": load_made_text,
 }
 
 WITH_PATH = ("npz", "imagefolder", "text")
 """Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
+
+MADE = ("made", "made_text")
+"""Kinds of made-up data, in the form of the dataset whose name follows theirs and a colon."""
 
 VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz"), 2)
 """Raised whenever what a dataset gives changes: pictures, augmentation, companions, corruptions; 1 where it is not
@@ -83,7 +90,8 @@ _OPTIONS = dict.fromkeys(DATASETS, PICTURES) | {"imagenet": FILES, "imagefolder"
 
 def dataset_names() -> list[str]:
     """The names that `load` understands."""
-    return [f"{name}:PATH" if name in WITH_PATH else name for name in (*DATASETS, *TEXTS)]
+    after = dict.fromkeys(WITH_PATH, ":PATH") | dict.fromkeys(MADE, ":DATASET")
+    return [name + after.get(name, "") for name in (*DATASETS, *TEXTS)]
 
 
 def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Options]) -> Task:
@@ -106,7 +114,7 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Opti
         raise ValueError(f"unknown dataset {dataset!r}: known are {', '.join(dataset_names())}{hint}")
     if name in WITH_PATH and not path:
         raise ValueError(f"dataset {dataset!r}: a path must follow, as in '{name}:PATH'")
-    if name not in WITH_PATH and colon:
+    if name not in (*WITH_PATH, *MADE) and colon:
         raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
     if name in DOWNLOADED:  # refuse before a download what will not fit after it
         shape(dataset, **options)
@@ -145,7 +153,7 @@ def digest(dataset: str) -> str:
     Of a folder of pictures, names and sizes count.
     """
     kind, _, path = dataset.partition(":")
-    if not path:
+    if kind not in WITH_PATH:
         return ""
     if kind == "imagefolder":
         return digest_of_folder(path)

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from data.archives import unpack
@@ -215,7 +216,7 @@ def load_text(
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, expected a text")
-    return make_text(f"text:{path}", file, validation, train_size, segment)
+    return make_text(f"text:{path}", np.fromfile(file, dtype=np.uint8), validation, train_size, segment)
 
 
 def load_enwik8(
@@ -245,14 +246,16 @@ def load_enwik8(
             f"{file}: found {file.stat().st_size:,} bytes that are not enwik8's 100,000,000 (md5 {ENWIK8_MD5}); remove "
             f"the folder {file.parent}, and start again"
         )
-    return make_text("enwik8", file, validation, train_size, segment)
+    return make_text("enwik8", np.fromfile(file, dtype=np.uint8), validation, train_size, segment)
 
 
-def make_text(name: str, file: Path, validation: int | None, train_size: int | None, segment: int | None) -> TextTask:
-    """Number the bytes of a file and divide it, as `load_text` says."""
-    raw = torch.from_numpy(np.fromfile(file, dtype=np.uint8))
+def make_text(
+    name: str, content: NDArray[np.uint8], validation: int | None, train_size: int | None, segment: int | None
+) -> TextTask:
+    """Number the bytes of a text and divide it, as `load_text` says."""
+    raw = torch.from_numpy(content)
     if len(raw) < 100:
-        raise ValueError(f"{file}: found {len(raw)} bytes, expected a text of at least 100")
+        raise ValueError(f"{name.removeprefix('text:')}: found {len(raw)} bytes, expected a text of at least 100")
     symbols = raw.bincount(minlength=256).nonzero().flatten()  # the bytes that occur
     number = torch.zeros(256, dtype=torch.uint8)
     number[symbols] = torch.arange(len(symbols), dtype=torch.uint8)

@@ -190,7 +190,7 @@ def check_measures(grid: Grid, methods: Methods, errors: Errors) -> None:
 
 def holds_out(dataset: DatasetSpec) -> bool:
     """Say whether some training pictures of a dataset are held out; those that are downloaded hold out none unasked."""
-    if dataset.name in TEXTS or dataset.name.startswith("text:"):
+    if dataset.name.partition(":")[0] in TEXTS:
         return dataset.validation != 0
     if dataset.validation is not None or dataset.name in DOWNLOADED:
         return bool(dataset.validation)

@@ -25,6 +25,14 @@ Tuned = Annotated[
     Path | None,
     typer.Option(help="Take methods' values from this file, which `econ tune` wrote; those not in it run as written."),
 ]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCALE",
+        help="A rehearsal on a small machine: `tiny`, or epochs=N,subset=N,width=F,members=N,seeds=N,data=made. Its "
+        "figures mean nothing, and it is tracked apart.",
+    ),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")]
 
 
@@ -32,8 +40,10 @@ class Refusal(Exception):  # noqa: N818 - what a user reads, no failure of the p
     """Something the user can mend; its message says what and where."""
 
 
-def make_plan(study: str, plugins: list[Path] | None, tuned: Path | None = None, *, share: bool = False) -> "Plan":
-    """Read a study and expand it, perhaps with the values that tuning chose and the trunks that its runs share."""
+def make_plan(
+    study: str, plugins: list[Path] | None, tuned: Path | None = None, scale: str | None = None, *, share: bool = False
+) -> "Plan":
+    """Read a study and expand it, perhaps with tuned values, at a small scale, and with the trunks its runs share."""
     from harness.places import StudyError
     from harness.plan import Plan
     from harness.study import Study, load
@@ -46,14 +56,21 @@ def make_plan(study: str, plugins: list[Path] | None, tuned: Path | None = None,
             if not isinstance(loaded, Study):
                 raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
             loaded = apply(loaded, tuned)
+        if scale:
+            from harness.scale import read_scale, rehearse
+
+            if tuned or not isinstance(loaded, Study):
+                what = "--tuned" if tuned else f"study {loaded.name}, which trains no networks,"
+                raise Refusal(f"--scale {scale}: {what} cannot be rehearsed")
+            loaded = rehearse(loaded, read_scale(scale))
         return Plan(loaded, share=share)
     except StudyError as error:
         raise Refusal(str(error)) from error
 
 
-def named(study: str, tuned: Path | None) -> str:
+def named(study: str, tuned: Path | None = None, scale: str | None = None) -> str:
     """Write a study as the arguments of a command."""
-    return f"{study} --tuned {tuned}" if tuned else study
+    return study + (f" --tuned {tuned}" if tuned else "") + (f" --scale {scale}" if scale else "")
 
 
 def show(text: str, output: Path | None) -> None:

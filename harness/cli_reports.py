@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli_options import Output, Plugins, Refusal, Runs, Store, Study, Tuned, console, make_plan, named, show
+from harness.cli_options import (
+    Output,
+    Plugins,
+    Refusal,
+    Runs,
+    Scale,
+    Store,
+    Study,
+    Tuned,
+    console,
+    make_plan,
+    named,
+    show,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +39,18 @@ class Format(StrEnum):
     csv = "csv"
     markdown = "markdown"
     html = "html"
+
+
+class TableFormat(StrEnum):
+    """How a table is written."""
+
+    latex = "latex"
+    markdown = "markdown"
+    csv = "csv"
+    text = "text"
+
+
+SUFFIXES = {".tex": TableFormat.latex, ".md": TableFormat.markdown, ".csv": TableFormat.csv, ".txt": TableFormat.text}
 
 
 class PlotName(StrEnum):
@@ -77,7 +102,7 @@ def load_frame(plan: "Plan", study: str, runs: Path, store: str | None) -> "pd.D
         frame = load_runs(plan.study.name, store=store_uri(store, runs), keys=labels)
     frame["label"] = frame["key"].map(labels)
     whole = frame.explode("label", ignore_index=True)  # a method may stand in the study under several names
-    whole.attrs = frame.attrs | {"tuning": plan.study.caption}
+    whole.attrs = frame.attrs | {"tuning": plan.study.caption, "banner": plan.study.banner}
     return whole
 
 
@@ -129,12 +154,13 @@ def leaderboard(
     store: Store = None,
     plugin: Plugins = None,
     tuned: Tuned = None,
+    scale: Scale = None,
 ) -> None:
     """Rank a study's methods, with their cost, from the tracked runs."""
     from analysis import leaderboard as rank
     from analysis import render
 
-    frame = load_frame(make_plan(study, plugin, tuned), named(study, tuned), runs, store)
+    frame = load_frame(make_plan(study, plugin, tuned, scale), named(study, tuned, scale), runs, store)
     width = console.width if format is Format.text and output is None and console.is_terminal else None
     with refusing():
         text = render(rank(frame, by=by), format.value, width=width)
@@ -144,20 +170,34 @@ def leaderboard(
 @reports.command()
 def table(
     study: Study,
+    format: Annotated[
+        TableFormat | None, typer.Option(help="How to write it. Default: by the end of --output's name, else LaTeX.")
+    ] = None,
     output: Output = None,
     standalone: Annotated[bool, typer.Option(help="A whole document for pdflatex, not only the table.")] = False,
     runs: Runs = Path("runs"),
     store: Store = None,
     plugin: Plugins = None,
     tuned: Tuned = None,
+    scale: Scale = None,
 ) -> None:
-    """Write a study's LaTeX table (booktabs) from the tracked runs."""
-    from analysis import document, latex
+    """Write a study's table (LaTeX, Markdown, CSV) from the tracked runs; of a paper's, its values beside ours."""
+    from analysis import compare, document, latex, render, render_paper
     from analysis import leaderboard as rank
+    from harness.study import Study as Loaded
 
-    frame = load_frame(make_plan(study, plugin, tuned), named(study, tuned), runs, store)
+    chosen = format or SUFFIXES.get(output.suffix if output else "", TableFormat.latex)
+    if standalone and chosen is not TableFormat.latex:
+        raise Refusal(f"--standalone is of LaTeX, not of {chosen.value}")
+    plan = make_plan(study, plugin, tuned, scale)
+    frame = load_frame(plan, named(study, tuned, scale), runs, store)
     with refusing():
-        text = latex(rank(frame))
+        if isinstance(plan.study, Loaded) and (paper := plan.study.stated()) is not None:
+            text = render_paper(compare(paper, frame), chosen.value)
+        elif chosen is TableFormat.latex:
+            text = latex(rank(frame))
+        else:
+            text = render(rank(frame), Format(chosen.value).value)
     show(document(text) if standalone else text, output)
 
 
@@ -170,12 +210,13 @@ def plot(
     store: Store = None,
     plugin: Plugins = None,
     tuned: Tuned = None,
+    scale: Scale = None,
 ) -> None:
     """Draw a study's plots (PDF, SVG, PNG) from the tracked runs; of all plots, those that its methods allow."""
     from analysis import PLOTS, ranked, save
     from harness.track import store_uri
 
-    plan = make_plan(study, plugin, tuned)
+    plan = make_plan(study, plugin, tuned, scale)
     if is_quadratic(plan):
         if name is not PlotName.all:
             raise Refusal(f"no plot {name.value!r} of study {plan.study.name}: it has one, `econ plot {study}`")
@@ -184,7 +225,7 @@ def plot(
     if name is PlotName.tuning:
         plot_tuning(plan, study, output, store_uri(store, runs))
         return
-    frame = load_frame(plan, named(study, tuned), runs, store)
+    frame = load_frame(plan, named(study, tuned, scale), runs, store)
     with refusing():
         frame = ranked(frame)
     if "left_out" in frame.attrs:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from harness.cli_cluster import Address, CpusPerRun, GpusPerRun
 from harness.cli_engine import Device, EngineName, Gpus, PerGpu, Threads, Wish, Workers, choose_engine
-from harness.cli_options import Plugins, Refusal, Runs, Store, Study, Tuned, console, make_plan, named
+from harness.cli_options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan, named
 
 if TYPE_CHECKING:
     from harness.plan import Plan, Schedule
@@ -42,6 +42,7 @@ def run(
     store: Store = None,
     plugin: Plugins = None,
     tuned: Tuned = None,
+    scale: Scale = None,
     decoders: Annotated[
         int | None,
         typer.Option(min=0, help="Processes a run that decode picture files. Default: the cores, shared out."),
@@ -70,7 +71,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
 ) -> None:
     """Train what is left of a study. Safe to stop and to repeat: finished runs are skipped, others resume."""
-    plan = make_plan(study, plugin, tuned, share=trunk_gb > 0)
+    plan = make_plan(study, plugin, tuned, scale, share=trunk_gb > 0)
     for warning in sorted({planned.warning for planned in plan.runs.values() if planned.warning}):
         console.print(f"warning: {warning}", markup=False)
     if dry_run:
@@ -128,7 +129,7 @@ def run(
         kept = "finished runs and checkpoints are kept, and the same command goes on"
         raise Refusal(f"study {plan.study.name} was stopped: {trouble(error) or error}; {kept}") from error
     mirror.finish()
-    conclude(plan, schedule, mirror, named(study, tuned))
+    conclude(plan, schedule, mirror, named(study, tuned, scale))
 
 
 def check_runs(runs: Path) -> None:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli_options import Plugins, Refusal, Runs, Store, Study, Tuned, console, make_plan
+from harness.cli_options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan
 
 if TYPE_CHECKING:
     from harness.status import RunStatus
@@ -26,6 +26,7 @@ def status(
     runs: Runs = Path("runs"),
     plugin: Plugins = None,
     tuned: Tuned = None,
+    scale: Scale = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until nothing is left to do.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for scripts.")] = False,
@@ -35,7 +36,7 @@ def status(
 
     if watch and as_json:
         raise Refusal("--watch is for people, --json for scripts: give one of them")
-    plan = make_plan(study, plugin, tuned, share=True)
+    plan = make_plan(study, plugin, tuned, scale, share=True)
     found = look_at_all(plan, runs)
     if as_json:
         print(json.dumps(as_values(plan.study.name, found, time.time()), indent=2))
@@ -173,7 +174,12 @@ def number(seconds: float) -> str:
 
 @watching.command()
 def sync(
-    study: Study, runs: Runs = Path("runs"), store: Store = None, plugin: Plugins = None, tuned: Tuned = None
+    study: Study,
+    runs: Runs = Path("runs"),
+    store: Store = None,
+    plugin: Plugins = None,
+    tuned: Tuned = None,
+    scale: Scale = None,
 ) -> None:
     """Send to MLflow what it does not have of a study's run folders."""
     from rich.progress import track
@@ -181,7 +187,7 @@ def sync(
     from harness.folder import RunFolder
     from harness.track import Mirror, store_uri
 
-    plan = make_plan(study, plugin, tuned, share=True)
+    plan = make_plan(study, plugin, tuned, scale, share=True)
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
     mirror.open()
     started = [planned for key, planned in plan.runs.items() if RunFolder(runs, key).spec.exists()]

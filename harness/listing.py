@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from data import DATASETS, TEXTS, WITH_PATH
+from data import DATASETS, TEXTS, dataset_names
 from harness.expression import hyperparameters, literal
 from harness.study import find, names
 from methods import Method
@@ -154,10 +154,8 @@ def models() -> Rows:
 
 def datasets() -> Rows:
     """List the datasets."""
-    return [
-        (f"{name}:PATH" if name in WITH_PATH else name, first_line(load.__doc__))
-        for name, load in (*DATASETS.items(), *TEXTS.items())
-    ]
+    loaders = [*DATASETS.values(), *TEXTS.values()]
+    return [(name, first_line(load.__doc__)) for name, load in zip(dataset_names(), loaders, strict=True)]
 
 
 def studies() -> Rows:

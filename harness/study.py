@@ -4,20 +4,25 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import data
 from harness.check import STAND_INS, check_grid, check_places
+from harness.drawing import Drawing
 from harness.expression import MethodSpec
 from harness.grid import Grid, Place, read_recipe
+from harness.paper import Beside, Paper, check_paper, tabulate
 from harness.places import Errors, Lines, StudyError
 from harness.quadratic_study import KEY, QuadraticStudy, check_quadratic
 from harness.run import DatasetSpec, Run
 from methods import Method
 from methods.plugins import available
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -30,6 +35,8 @@ class StudyFile(BaseModel):
     description: str = ""
     plugins: list[Path] = []
     grids: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    paper: dict[str, Any] | None = None
+    figures: list[Drawing] = []
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class Study:
     Attributes:
         tuned: (dataset, architecture, label) → the method with the values that tuning chose.
         caption: what a leaderboard says of tuning.
+        paper: what a paper states; `beside` says for each value which cells stand beside it.
+        banner: what must stand wherever its figures show; "" for nothing.
     """
 
     name: str
@@ -56,6 +65,9 @@ class Study:
     plugins: tuple[Path, ...] = ()
     tuned: Mapping[tuple[str, str, str], MethodSpec] = field(default_factory=dict)
     caption: str = ""
+    paper: Paper | None = None
+    beside: tuple[Beside, ...] = ()
+    banner: str = ""
 
     def places(self) -> Iterator[Place]:
         """List where methods stand in the study."""
@@ -71,6 +83,10 @@ class Study:
             for place in self.places()
             if seed in place.grid.seeds
         ]
+
+    def stated(self) -> "pd.DataFrame | None":
+        """Give the paper's values as `analysis.compare` takes them; None if the study has none."""
+        return None if self.paper is None else tabulate(self.paper, self.beside, list(self.places()))
 
 
 def find(name: str) -> Path:
@@ -146,10 +162,12 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
             grids.append(grid)
     errors.raise_any()
     check_places(grids, errors)
+    places = [place for grid in grids for place in grid.places()]
+    paper, beside = check_paper(file.paper, places, errors) or (None, ()) if file.paper is not None else (None, ())
     errors.raise_any()
     for grid in grids:
         grid.datasets = [with_digest(dataset) for dataset in grid.datasets]
-    return Study(study_name(path), file, tuple(grids), methods, tuple(files))
+    return Study(study_name(path), file, tuple(grids), methods, tuple(files), paper=paper, beside=beside)
 
 
 def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
