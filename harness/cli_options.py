@@ -57,12 +57,12 @@ def make_plan(
                 raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
             loaded = apply(loaded, tuned)
         if scale:
-            from harness.scale import read_scale, rehearse
+            from harness.scale import read_scale, rehearse, rehearse_quadratic
 
-            if tuned or not isinstance(loaded, Study):
-                what = "--tuned" if tuned else f"study {loaded.name}, which trains no networks,"
-                raise Refusal(f"--scale {scale}: {what} cannot be rehearsed")
-            loaded = rehearse(loaded, read_scale(scale))
+            if tuned:
+                raise Refusal("--scale and --tuned: values are tuned for a study as it is written, not for a rehearsal")
+            small = read_scale(scale)
+            loaded = rehearse(loaded, small) if isinstance(loaded, Study) else rehearse_quadratic(loaded, small)
         return Plan(loaded, share=share)
     except StudyError as error:
         raise Refusal(str(error)) from error

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.plan import Plan
+    from harness.study import Study as Loaded
 
 reports = typer.Typer()
 
@@ -119,12 +120,33 @@ def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
 
     with refusing(f"simulate it with `econ run {study}`, or send its runs with `econ sync {study}`"):
         frame = load_settings(plan.study.name, store=store, keys=plan.runs.keys())
+    frame.attrs["banner"] = plan.study.banner
     if frame.attrs["unfinished"]:
         console.print(f"{len(frame.attrs['unfinished'])} of {len(plan.runs)} settings are not finished: left out")
     with refusing():
         paths = save(loss_against_members(frame), output / plan.study.name)
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
+
+
+def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
+    """Draw the figures that a study asks for."""
+    import pandas as pd
+
+    from analysis import FIGURES, save
+
+    names = [place.name for place in study.places()]
+    for drawing, drawn in zip(study.file.figures, study.drawn, strict=True):
+        shown = {names[i]: order for order, i in enumerate(drawn)}
+        places = pd.Series(list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index)
+        rows = frame.assign(order=places.map(shown)).dropna(subset="order")
+        rows = rows.sort_values(["order", "seed"], ignore_index=True)
+        rows.attrs = frame.attrs | {"labels": list(dict.fromkeys(names[i][2] for i in drawn))}
+        with refusing():
+            figure = FIGURES[drawing.plot](rows.drop(columns="order"), **drawing.options)
+            paths = save(figure, output / "-".join(filter(None, [study.name.replace(" · ", "-"), drawing.name])))
+        for path in paths:
+            console.print(f"wrote {path}", highlight=False)
 
 
 def plot_tuning(plan: "Plan", study: str, output: Path, store: str) -> None:
@@ -212,8 +234,9 @@ def plot(
     tuned: Tuned = None,
     scale: Scale = None,
 ) -> None:
-    """Draw a study's plots (PDF, SVG, PNG) from the tracked runs; of all plots, those that its methods allow."""
+    """Draw a study's figures (PDF, SVG, PNG) from the tracked runs; if it names none, all plots that its runs allow."""
     from analysis import PLOTS, ranked, save
+    from harness.study import Study as Loaded
     from harness.track import store_uri
 
     plan = make_plan(study, plugin, tuned, scale)
@@ -226,6 +249,9 @@ def plot(
         plot_tuning(plan, study, output, store_uri(store, runs))
         return
     frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    if name is PlotName.all and isinstance(plan.study, Loaded) and plan.study.file.figures:
+        plot_figures(plan.study, frame, output)
+        return
     with refusing():
         frame = ranked(frame)
     if "left_out" in frame.attrs:

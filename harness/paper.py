@@ -197,10 +197,11 @@ def find(selects: Mapping[str, Any], places: Sequence[Place]) -> int | None:
     fitting = [
         i
         for i, place in enumerate(places)
-        if place.entry.label == selects["method"]
-        and selects.get("architecture") in (None, place.architecture)
-        and selects.get("dataset") in (None, place.dataset.name, place.dataset.label)
+        if place.entry.label == selects["method"] and selects.get("architecture") in (None, place.architecture)
     ]
+    if dataset := selects.get("dataset"):
+        exactly = [i for i in fitting if places[i].dataset.label == dataset]
+        fitting = exactly or [i for i in fitting if places[i].dataset.name == dataset]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -57,12 +57,17 @@ class QuadraticFile(BaseModel):
 
 @dataclass(frozen=True)
 class QuadraticStudy:
-    """A checked study of the noisy quadratic problem."""
+    """A checked study of the noisy quadratic problem.
+
+    Attributes:
+        banner: what must stand wherever its figures show; "" for nothing.
+    """
 
     name: str
     runs: tuple[QuadraticRun, ...]
     methods: Mapping[str, type[Method]] = field(default_factory=dict)
     plugins: tuple[Path, ...] = ()
+    banner: str = ""
 
     def cells(self) -> tuple[QuadraticRun, ...]:
         """Give the runs, one a setting."""

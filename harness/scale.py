@@ -16,7 +16,9 @@ from harness.check import check_grid
 from harness.expression import MethodSpec, hyperparameters
 from harness.grid import Entry, Grid
 from harness.measures import Measures
+from harness.noisy_quadratic import EVERY
 from harness.places import Errors, Lines, StudyError
+from harness.quadratic_study import QuadraticStudy, problems
 from harness.run import DatasetSpec
 from harness.study import Study
 from methods import Method
@@ -99,6 +101,29 @@ def rehearse(study: Study, scale: Scale) -> Study:
         reasons = "\n".join(dict.fromkeys(f"  {error.rpartition(']: ')[2]}" for error in errors.found))
         raise StudyError(f"study {study.name} does not fit into --scale {small}:\n{reasons}")
     return replace(study, name=study.name + SUFFIX, grids=grids, banner=describe(small))
+
+
+def rehearse_quadratic(study: QuadraticStudy, scale: Scale) -> QuadraticStudy:
+    """Give a study of the noisy quadratic problem in fewer dimensions, which relax as much sooner.
+
+    Raises:
+        StudyError: if that is too few.
+    """
+    factor = scale.width or 1.0
+    runs = []
+    for run in study.runs:
+        n = max(2, round(run.n * factor))
+        average = max(2 * EVERY, 2 * EVERY * round(run.average * n / run.n / (2 * EVERY)))
+        changes: dict[str, Any] = {"n": n, "average": average, "iterations": max(average, run.iterations * n // run.n)}
+        if scale.seeds:
+            changes["seeds"] = run.seeds[: max(2, scale.seeds)]  # a standard error needs two
+        runs.append(run.model_copy(update=changes))
+    wrong = [f"  {run}: {problem}" for i, run in enumerate(runs) for problem in problems(run, runs[:i])]
+    if wrong:
+        raise StudyError("\n".join([f"study {study.name} does not fit into --scale {scale}:", *wrong]))
+    counts = f"{runs[0].n} dimensions, {runs[0].iterations:,} iterations, {len(runs[0].seeds)} seeds"
+    banner = f"Rehearsal, not a result: {counts}."
+    return replace(study, name=study.name + SUFFIX, runs=tuple(runs), banner=banner)
 
 
 def describe(scale: Scale) -> str:

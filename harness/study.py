@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import data
 from harness.check import STAND_INS, check_grid, check_places
-from harness.drawing import Drawing
+from harness.drawing import Drawing, check_drawings
 from harness.expression import MethodSpec
 from harness.grid import Grid, Place, read_recipe
 from harness.paper import Beside, Paper, check_paper, tabulate
@@ -55,6 +55,7 @@ class Study:
         tuned: (dataset, architecture, label) → the method with the values that tuning chose.
         caption: what a leaderboard says of tuning.
         paper: what a paper states; `beside` says for each value which cells stand beside it.
+        drawn: for each figure of the file, the numbers of the places that it shows.
         banner: what must stand wherever its figures show; "" for nothing.
     """
 
@@ -67,6 +68,7 @@ class Study:
     caption: str = ""
     paper: Paper | None = None
     beside: tuple[Beside, ...] = ()
+    drawn: tuple[tuple[int, ...], ...] = ()
     banner: str = ""
 
     def places(self) -> Iterator[Place]:
@@ -163,11 +165,13 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     errors.raise_any()
     check_places(grids, errors)
     places = [place for grid in grids for place in grid.places()]
+    check_drawings(file.figures, places, errors)
+    drawn = tuple(drawing.choose(places) for drawing in file.figures) if not errors.found else ()
     paper, beside = check_paper(file.paper, places, errors) or (None, ()) if file.paper is not None else (None, ())
     errors.raise_any()
     for grid in grids:
         grid.datasets = [with_digest(dataset) for dataset in grid.datasets]
-    return Study(study_name(path), file, tuple(grids), methods, tuple(files), paper=paper, beside=beside)
+    return Study(study_name(path), file, tuple(grids), methods, tuple(files), paper=paper, beside=beside, drawn=drawn)
 
 
 def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:

@@ -1,0 +1,118 @@
+"""A paper's values in a study: how they are read, and which cells they stand beside."""
+
+import math
+
+import pytest
+
+from harness.paper import NONE, Stated, read_value
+from harness.places import StudyError
+from harness.study import load
+
+TEXT = """\
+datasets: [{name: digits}, {name: digits, label_noise: 0.5}]
+architectures: [lenet5]
+seeds: [0]
+recipe: {epochs: 2}
+methods: [a: sgd, b, swa: swa]
+paper:
+  source: Nobody 2021, Table 1
+  seeds: 3
+  select: {dataset: digits}
+  rows: [a, {second: {method: swa}}, {noisy: {method: a, dataset: digits label_noise=0.5}}]
+  columns: [acc, {OOD: {metric: ood_auroc, times: 100}}]
+  values:
+    - [96.16 ± 0.12, "98.5"]
+    - ["95", –]
+    - [1.250 ± 0.031, "7"]
+  notes: [{row: a, text: whole row}, {row: a, column: OOD, text: one value}]
+""".replace("b, swa: swa", "swa: swa")
+
+
+def study(tmp_path, text=TEXT):
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    return load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("81.35 ± 0.16", Stated(81.35, 0.16, 2)),
+        ("0.8209 ± 0.00168", Stated(0.8209, 0.00168, 4)),
+        ("84.09", Stated(84.09, None, 2)),
+        ("1125 ± 9", Stated(1125, 9, 0)),
+        (127.5, Stated(127.5, None, 1)),
+        ("-0.5", Stated(-0.5, None, 1)),
+        (NONE, None),
+    ],
+)
+def test_values_are_read(text, expected):
+    assert read_value(text) == expected
+
+
+@pytest.mark.parametrize("text", ["81.35±0.16", "81.35 +- 0.16", "", "n/a", "~ 5", "1 ± 2 ± 3", "nan"])
+def test_what_is_no_value(text):
+    with pytest.raises(ValueError, match="expected a value like '81.35 ± 0.16'"):
+        read_value(text)
+
+
+def test_each_value_finds_its_cells(tmp_path):
+    frame = study(tmp_path).stated()
+    assert frame.attrs["source"] == "Nobody 2021, Table 1" and frame.attrs["seeds"] == 3
+    rows = frame.set_index(["row", "column"])
+    assert list(rows.loc[("a", "acc"), ["dataset", "label", "metric", "times"]]) == ["digits", "a", "accuracy", 1.0]
+    assert list(rows.loc[("second", "OOD"), ["label", "metric", "times"]]) == ["swa", "ood_auroc", 100.0]
+    assert rows.loc[("noisy", "acc"), "dataset"] == "digits label_noise=0.5"
+    assert list(rows.loc[("a", "acc"), ["paper_mean", "paper_std", "paper_n", "decimals"]]) == [96.16, 0.12, 3, 2]
+    assert rows.loc[("a", "OOD"), "paper_n"] == 1 and math.isnan(rows.loc[("a", "OOD"), "paper_std"])
+    assert rows.loc[("second", "OOD"), "paper_n"] == 0 and math.isnan(rows.loc[("second", "OOD"), "paper_mean"])
+    assert rows.loc[("a", "acc"), "note"] == "whole row" and rows.loc[("a", "OOD"), "note"] == "whole row one value"
+
+
+def test_names_of_row_and_column_make_a_label(tmp_path):
+    text = TEXT.replace("[a: sgd, swa: swa]", "[a acc: sgd, a OOD: swa]")
+    text = text.replace("select: {dataset: digits}", "select: {dataset: digits, method: '{row} {column}'}")
+    rows = "rows: [a, {second: {method: swa}}, {noisy: {method: a, dataset: digits label_noise=0.5}}]"
+    text = text.replace(rows, "rows: [a]").replace('    - ["95", –]\n    - [1.250 ± 0.031, "7"]\n', "")
+    assert list(study(tmp_path, text).stated()["label"]) == ["a acc", "a OOD"]
+
+
+def test_corruptions_are_called_as_they_are_measured(tmp_path):
+    text = TEXT.replace("metric: ood_auroc", "metric: corruption_error")
+    assert study(tmp_path, text).stated()["metric"][1] == "generated/corruption_error"
+    text = text.replace("{name: digits}", "{name: digits, corruptions: none}")
+    assert study(tmp_path, text).stated()["metric"][1] == "corruption_error"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("[96.16 ± 0.12,", "[96.16±0.12,"), "expected a value like '81.35 ± 0.16', or '–' for none"),
+        (('    - ["95", –]\n', ""), "3 rows have 2 lines of values"),
+        (('["95", –]', '["95"]'), "row second: 2 columns have 1 values"),
+        (("rows: [a,", "rows: [b,"), "there is"),
+        (("{method: swa}", "{method: swag}"), "row second, column acc: the study has no 'digits · swag'"),
+        (("select: {dataset: digits}", "select: {}"), "row a, column acc: it means digits · lenet5 · a and"),
+        (("row: a, text", "row: c, text"), "a note is on the row 'c'"),
+        (("column: OOD, text", "column: ODD, text"), "a note is on the column 'ODD'; did you mean 'OOD'?"),
+        (("rows: [a, {second", "rows: [a, {a"), "two rows have the name a"),
+        (("  seeds: 3\n", ""), "'seeds' is missing"),
+        (("times: 100", "tims: 100"), "unknown key"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path, change, expected):
+    text = TEXT.replace(*change)
+    if change[0] == "rows: [a,":
+        text, expected = text.replace("{row: a", "{row: b"), "row b, column acc: the study has no 'digits · b'"
+    with pytest.raises(StudyError) as error:
+        study(tmp_path, text)
+    assert expected in str(error.value) and "s.yaml:" in str(error.value)
+
+
+def test_a_study_without_a_paper_states_nothing():
+    assert load("digits").stated() is None
+
+
+def test_what_the_study_cannot_run_has_no_cells(tmp_path):
+    frame = study(tmp_path, TEXT.replace("{method: swa}", "{method: none}")).stated()
+    assert list(frame[frame["row"] == "second"]["label"]) == ["", ""]
