@@ -6,9 +6,14 @@ do so at their first use.
 
 from typing import TYPE_CHECKING, Any
 
+from analysis.budget import best_within_budget
+from analysis.comparison_tables import latex_budgets, latex_ranks
+from analysis.friedman import average_ranks
 from analysis.leaderboard import leaderboard, render
 from analysis.metrics import METRICS, Metric, describe
+from analysis.paired import paired_differences
 from analysis.paper import compare, render_paper
+from analysis.pareto import pareto_fronts
 from analysis.runs import load_arrays, load_predictions, load_runs, load_series, ranked
 from analysis.statistics import relative_costs, summarize
 from analysis.tables import document, latex
@@ -18,7 +23,9 @@ if TYPE_CHECKING:
     from analysis.plots import (
         PLOTS,
         accuracy_against_cost,
+        accuracy_against_predict_cost,
         change_under_corruption,
+        critical_difference_diagram,
         flatness,
         metric_against_members,
         over_epochs,
@@ -34,13 +41,19 @@ __all__ = [
     "PLOTS",
     "Metric",
     "accuracy_against_cost",
+    "accuracy_against_predict_cost",
+    "average_ranks",
+    "best_within_budget",
     "change_under_corruption",
     "compare",
+    "critical_difference_diagram",
     "describe",
     "document",
     "flatness",
     "importances",
     "latex",
+    "latex_budgets",
+    "latex_ranks",
     "leaderboard",
     "load_arrays",
     "load_predictions",
@@ -51,6 +64,8 @@ __all__ = [
     "loss_against_members",
     "metric_against_members",
     "over_epochs",
+    "paired_differences",
+    "pareto_fronts",
     "ranked",
     "relative_costs",
     "reliability",

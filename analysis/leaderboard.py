@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from contextlib import suppress
+from typing import Any, Literal
 
 import pandas as pd
 
+from analysis.friedman import average_ranks
 from analysis.metrics import SHOWN, Metric, describe
+from analysis.paired import paired_differences, write_difference
+from analysis.pareto import find_fronts
 from analysis.runs import ranked
-from analysis.statistics import CELL, relative_costs, summarize
+from analysis.statistics import CELL, ascending, main_metric, relative_costs, summarize
+from analysis.writing import Head, Table, clean, markdown, text
 
+__all__ = ["Format", "clean", "leaderboard", "render", "sections", "write_cell"]
 Format = Literal["text", "csv", "markdown", "html"]
 _LISTED = 5  # unfinished cells named in a note; the others are counted
 _REASON = 100  # characters of a failure's reason
@@ -23,7 +27,8 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """Rank the methods within each dataset and architecture, without runs that were chosen on test data.
 
     Args:
-        frame: Rows of `load_runs`; `attrs["tuning"]` may say which methods were tuned, and with how much.
+        frame: Rows of `load_runs`; `attrs["tuning"]` may say which methods were tuned, and with how much, and
+            `attrs["banner"]` that the study was only rehearsed.
         by: The metric to rank by, over its mean; None for the accuracy, or of text the bits per character. Ties go to
             the lower NLL (by NLL: to the higher accuracy), and entries equal in both share a rank. A metric of which
             neither direction is better (diversity) ranks from high to low. An entry without the metric comes last and
@@ -31,28 +36,41 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
 
     Returns:
         One row a (dataset, architecture, label), the best first: columns dataset, architecture, rank, label,
-        method, n, evaluated_on, and every metric as `<name>_mean` and `<name>_std` (see `summarize`).
+        method, n, evaluated_on, and every metric as `<name>_mean` and `<name>_std` (see `summarize`); then, of the
+        metric ranked by, difference, difference_low, difference_high, difference_interval, difference_n (see
+        `paired_differences`; NaN for plain training itself), train_front and predict_front (`pareto_fronts`), and
+        average_rank (`average_ranks`, NaN where there is none).
         `attrs["notes"]` holds what a reader must know, `attrs["by"]` the metric, `attrs["left_out"]` what `ranked`
-        left out, `attrs["tuning"]` what was tuned.
+        left out, `attrs["tuning"]` and `attrs["banner"]` those of the frame.
 
     Raises:
         LookupError: If all runs were chosen on test data.
         ValueError: If no run has the metric, or the frame mixes what does not belong in one table.
     """
-    board = summarize(relative_costs(ranked(frame)))
-    by = by or ("bpc" if "bpc_mean" in board else "accuracy")
+    runs = relative_costs(ranked(frame))
+    board = summarize(runs)
+    by = by or main_metric(board)
     if f"{by}_mean" not in board:
         known = ", ".join(str(name)[:-5] for name in board if str(name).endswith("_mean"))
         raise ValueError(f"no run has {by!r}; a leaderboard can go by: {known}")
+    board, compared = _compare(board, runs, by)
     second = "accuracy" if by == "nll" else "nll"
-    order = board[[*CELL, "label"]].assign(first=_ascending(board, by), second=_ascending(board, second))
+    order = board[[*CELL, "label"]].assign(first=ascending(board, by))
+    order["second"] = ascending(board, second) if f"{second}_mean" in board else 0.0
     order = order.sort_values([*CELL, "first", "second", "label"], na_position="last")
     board.insert(2, "rank", pd.Series(_ranks(order), dtype="Int64"))
-    tuning = frame.attrs.get("tuning", "")
-    notes = [*_seed_notes(board), *filter(None, [tuning]), *board.attrs.get("notes", []), *_unfinished_notes(frame)]
+    tuning, banner = frame.attrs.get("tuning", ""), frame.attrs.get("banner", "")
+    notes = [
+        *filter(None, [banner]),
+        *_seed_notes(board),
+        *filter(None, [tuning]),
+        *board.attrs.get("notes", []),
+        *_unfinished_notes(frame),
+    ]
     partial, left_out = board.attrs["partial"], board.attrs.get("left_out", "")
     board = board.loc[order.index].reset_index(drop=True)
-    board.attrs = {"by": by, "partial": partial, "left_out": left_out, "tuning": tuning, "notes": notes}
+    board.attrs = {"by": by, "partial": partial, "left_out": left_out, "tuning": tuning, "banner": banner}
+    board.attrs["notes"] = [*notes, *compared]
     return board
 
 
@@ -77,15 +95,17 @@ def render(
     """
     if format == "csv":
         return board.to_csv(index=False, lineterminator="\n")
-    if format == "text":
-        return _text(board, metrics, width)
-    if format == "markdown":
-        return _markdown(board, metrics)
     if format == "html":
         from analysis.report import page
 
         return page(board, metrics)
-    raise ValueError(f"format must be text, csv, markdown or html, not {format!r}")
+    if format not in ("text", "markdown"):
+        raise ValueError(f"format must be text, csv, markdown or html, not {format!r}")
+    from analysis.comparisons import comparisons
+
+    tables = [*_boards(board, metrics), *comparisons(board)]
+    notes = board.attrs.get("notes", [])
+    return text(tables, notes, width) if format == "text" else markdown(tables, notes)
 
 
 def sections(board: pd.DataFrame, metrics: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame, list[Metric]]]:
@@ -95,24 +115,35 @@ def sections(board: pd.DataFrame, metrics: Sequence[str]) -> Iterator[tuple[str,
         yield f"{dataset} · {architecture}", rows, [describe(name) for name in has]
 
 
-def write_cell(row: Mapping[str, object], metric: Metric) -> str:
+def write_cell(row: Mapping[Any, object], metric: Metric) -> str:
     """Write the mean and spread of one entry, as "93.21 ± 0.10"; "–" where it has none."""
-    mean, std = float(str(row[f"{metric.name}_mean"])), float(str(row[f"{metric.name}_std"]))
+    mean = float(str(row[f"{metric.name}_mean"]))
     if pd.isna(mean):
         return "–"
-    return f"{metric.write(mean)} ± {metric.write_spread(std)}" if metric.spread else metric.write(mean)
+    if not metric.spread:
+        return metric.write(mean)
+    return f"{metric.write(mean)} ± {metric.write_spread(float(str(row[f'{metric.name}_std'])))}"
 
 
-def clean(name: str) -> str:
-    """Put a name on one line and drop characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in name).strip()
-
-
-def _ascending(board: pd.DataFrame, name: str) -> pd.Series[float]:
-    """A metric's means with the sign that makes smaller better, without the noise of rounding."""
-    if f"{name}_mean" not in board:
-        return pd.Series(0.0, index=board.index)
-    return board[f"{name}_mean"].round(9) * (1.0 if describe(name).better == "lower" else -1.0)
+def _compare(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataFrame, list[str]]:
+    """Add differences to plain training, Pareto fronts and average ranks to a board, and say what they mean."""
+    paired = paired_differences(runs, by)
+    ends = {name: f"difference_{name}" for name in ("low", "high", "interval", "n")}
+    shown = paired.rename(columns=ends)[[*CELL, "label", "difference", *ends.values()]]
+    out = board.merge(shown, on=[*CELL, "label"], how="left").astype({"difference_n": "Int64"})
+    fronts, notes = find_fronts(out, by)
+    ranks: dict[Any, float] = {}
+    if describe(by).better is not None:
+        with suppress(LookupError):  # too few cells for ranks
+            ranks = average_ranks(board, by).set_index("label")["average_rank"].to_dict()
+    out = pd.concat([out, fronts, out["label"].map(ranks).astype(float).rename("average_rank")], axis=1).copy()
+    out.attrs = board.attrs
+    meaning = (
+        "Δ: entry minus plain training, mean over the seeds both have [95 % interval: studentised bootstrap, of two or "
+        "three seeds Student's t, of one or of equal differences n/a; not corrected for the number of entries]."
+    )
+    new = [note for note in paired.attrs["notes"] if note not in board.attrs.get("notes", [])]
+    return out, [*([meaning] if paired["difference"].notna().any() else []), *notes, *new]
 
 
 def _ranks(order: pd.DataFrame) -> dict[int, int | None]:
@@ -161,67 +192,17 @@ def _name_cell(cell: Mapping[str, str]) -> str:
     return f"{name}: {reason}"
 
 
-def _rows(rows: pd.DataFrame, shown: Sequence[Metric]) -> Iterator[list[str]]:
-    for row in rows.to_dict("records"):
-        rank = "–" if pd.isna(row["rank"]) else str(row["rank"])
-        figures = [write_cell({str(k): v for k, v in row.items()}, metric) for metric in shown]
-        yield [rank, clean(str(row["label"])), str(row["n"]), *figures]
-
-
-def _text(board: pd.DataFrame, metrics: Sequence[str], width: int | None) -> str:
-    from rich.cells import cell_len
-
-    lines: list[str] = []
-    for title, rows, shown in sections(board, metrics):
-        heads = [("", "#"), ("", "method"), ("", "n")]
-        heads += [(metric.title, f"{metric.unit} {metric.arrow}".strip()) for metric in shown]
-        columns = [list(column) for column in zip(*_rows(rows, shown), strict=True)]
-        full = [[*head, *column] for head, column in zip(heads, columns, strict=True)]
-        widths = [max(map(cell_len, column)) for column in full]
-        lines += [clean(title), ""]
-        for block in _blocks(widths, width):
-            table = [[_pad(cell, widths[i], left=i == 1) for cell in full[i]] for i in block]
-            written = ["  ".join(cells).rstrip() for cells in zip(*table, strict=True)]
-            rule = "─" * (sum(widths[i] for i in block) + 2 * (len(block) - 1))
-            lines += [*written[:2], rule, *written[2:], ""]
-    return "\n".join([*lines, *map(clean, board.attrs.get("notes", []))]) + "\n"
-
-
-def _blocks(widths: Sequence[int], limit: int | None) -> Iterator[list[int]]:
-    """Share the columns out over tables that fit into a width, each with the first three."""
-    block = [0, 1, 2]
-    for column in range(3, len(widths)):
-        wide = sum(widths[i] + 2 for i in [*block, column]) - 2
-        if limit is not None and wide > limit and len(block) > 3:
-            yield block
-            block = [0, 1, 2]
-        block.append(column)
-    yield block
-
-
-def _pad(text: str, width: int, *, left: bool) -> str:
-    from rich.cells import cell_len
-
-    blank = " " * (width - cell_len(text))
-    return text + blank if left else blank + text
-
-
-def _markdown(board: pd.DataFrame, metrics: Sequence[str]) -> str:
-    lines: list[str] = []
-    for title, rows, shown in sections(board, metrics):
-        heads = [f"{metric.header} {metric.arrow}".strip() for metric in shown]
-        lines += [f"### {escape_markdown(title)}", "", _line(["#", "method", "n", *heads])]
-        lines += [_line(["--:", ":--", *["--:"] * (len(shown) + 1)])]
-        lines += [_line([escape_markdown(cell) for cell in cells]) for cells in _rows(rows, shown)]
-        lines += [""]
-    lines += [f"- {escape_markdown(note)}" for note in board.attrs.get("notes", [])]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def escape_markdown(text: str) -> str:
-    """Escape what Markdown would read as markup, HTML included."""
-    return re.sub(r"([\\|`*_\[\]#~$])", r"\\\1", html.escape(clean(text), quote=False))
+def _boards(board: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Table]:
+    """Make the table of each dataset and architecture; beside the metric ranked by stands the difference in it."""
+    by = str(board.attrs["by"])
+    for title, rows, shown in sections(board, metrics if by in metrics else (by, *metrics)):
+        heads, body = [Head("#"), Head("method", left=True), Head("n")], rows.to_dict("records")
+        columns = [["–" if pd.isna(row["rank"]) else str(row["rank"]) for row in body]]
+        columns += [[str(row[name]) for row in body] for name in ("label", "n")]
+        for metric in shown:
+            heads.append(Head(metric.title, metric.unit, metric.arrow))
+            columns.append([write_cell(row, metric) for row in body])
+            if metric.name == by and rows["difference"].notna().any():
+                heads.append(Head(f"Δ {metric.title} [95 %]", metric.unit, metric.arrow))
+                columns.append([write_difference(row, by) for row in body])
+        yield Table(title, heads, list(zip(*columns, strict=True)), repeated=3)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from analysis.leaderboard import clean, escape_markdown
 from analysis.statistics import CELL
+from analysis.writing import Head, Table, markdown, text
 
 Format = Literal["text", "latex", "markdown", "csv"]
 LEVEL = 0.95
@@ -136,8 +136,8 @@ _FIGURES = ("paper_mean", "paper_std", "ours_mean", "ours_std", "ours_n", "diffe
 
 def spread(mean: float, std: float, digits: int) -> str:
     """Write a mean and its spread, if it has one, with so many decimals."""
-    text = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
-    return text.replace("-", "−")
+    written = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+    return written.replace("-", "−")
 
 
 def letter(i: int) -> str:
@@ -162,12 +162,13 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     return [*filter(None, [attrs.get("banner", "")]), *told, *filter(None, [attrs.get("remark", "")])]
 
 
-def render_paper(compared: pd.DataFrame, format: Format = "text") -> str:
+def render_paper(compared: pd.DataFrame, format: Format = "text", *, width: int | None = None) -> str:
     """Write a paper's table beside ours.
 
     Args:
         compared: What `compare` returns.
         format: "text" for a terminal, "markdown", "latex" (booktabs), or "csv": a row a value, every figure apart.
+        width: Characters a line of text may have; a wider table goes on below. Default: no limit.
 
     Raises:
         ValueError: If the format is none of these.
@@ -176,8 +177,14 @@ def render_paper(compared: pd.DataFrame, format: Format = "text") -> str:
         return compared.to_csv(index=False, lineterminator="\n")
     if format not in ("text", "markdown", "latex"):
         raise ValueError(f"format must be text, latex, markdown or csv, not {format!r}")
-    grid = arrange(compared)
-    return {"text": _text, "markdown": _markdown, "latex": _latex}[format](grid, str(compared.attrs["source"]))
+    grid, title = arrange(compared), str(compared.attrs["source"])
+    if format == "latex":
+        return _latex(grid, title)
+    return (
+        text([_table(grid, title)], grid.notes, width)
+        if format == "text"
+        else markdown([_table(grid, title)], grid.notes)
+    )
 
 
 def _lines(grid: Grid) -> list[list[str]]:
@@ -189,27 +196,9 @@ def _lines(grid: Grid) -> list[list[str]]:
     ]
 
 
-def _text(grid: Grid, title: str) -> str:
-    from rich.cells import cell_len
-
-    table = [["", "", *grid.columns], *_lines(grid)]
-    widths = [max(cell_len(clean(line[i])) for line in table) for i in range(len(table[0]))]
-    written = [
-        "  ".join(clean(cell) + " " * (width - cell_len(clean(cell))) for cell, width in zip(line, widths, strict=True))
-        for line in table
-    ]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    body = [written[0].rstrip(), rule, *(line.rstrip() for line in written[1:])]
-    return "\n".join([clean(title), "", *body, "", *map(clean, grid.notes)]) + "\n"
-
-
-def _markdown(grid: Grid, title: str) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(map(escape_markdown, cells))} |"
-
-    head = [line(["", "", *grid.columns]), f"| {' | '.join([':--', ':--', *['--:'] * len(grid.columns)])} |"]
-    notes = [f"- {escape_markdown(note)}" for note in grid.notes]
-    return "\n".join([f"### {escape_markdown(title)}", "", *head, *map(line, _lines(grid)), "", *notes]) + "\n"
+def _table(grid: Grid, title: str) -> Table:
+    heads = [Head("", left=True), Head("", left=True), *map(Head, grid.columns)]
+    return Table(title, heads, _lines(grid), repeated=2)
 
 
 def _latex(grid: Grid, title: str) -> str:

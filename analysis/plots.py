@@ -1,4 +1,4 @@
-"""What accuracy costs, whether confidence is right, what each further member brings; and the list of all plots.
+"""Whether confidence is right, what each further member brings; and the list of all plots.
 
 Runs that were chosen on test data are left out of all of them.
 """
@@ -14,59 +14,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.corruption import change_under_corruption
+from analysis.cost_plots import accuracy_against_cost, accuracy_against_predict_cost
+from analysis.critical_difference import critical_difference_diagram
 from analysis.epochs import over_epochs
 from analysis.landscape import flatness, scores_along_path, scores_on_plane
 from analysis.metrics import METRICS
 from analysis.runs import load_predictions, load_series, ranked
-from analysis.statistics import relative_costs
 from analysis.style import WIDTH, Color, Look, add_legend, cells, looks, panels, plain, save, spread, styled, wrap
 
 BINS = 15
 _SMALL = 3  # reliability diagrams side by side
 _FEW = 10  # examples that a bin needs to be drawn
-_DODGE = 0.016  # logarithm of the least factor between neighbours
 _SHIFT = 0.04  # members between lines that meet
-
-
-def accuracy_against_cost(frame: pd.DataFrame) -> Figure:
-    """Plot accuracy over training cost, one panel a dataset and architecture.
-
-    The cost is relative to plain training of one network (`relative_costs`), on a logarithmic axis; bars are
-    the sample standard deviation over seeds. Methods of nearly equal cost are moved apart by 1.6 % each, around
-    their mean cost and in its order (those of equal cost in the order of their accuracy).
-
-    Args:
-        frame: Rows of `load_runs`.
-
-    Raises:
-        LookupError: If no run of `sgd` is there to compare with.
-    """
-    frame = relative_costs(ranked(frame))
-    if "train_cost" not in frame:
-        raise LookupError(f"no relative training cost to plot: {' '.join(frame.attrs['notes'])}")
-    frame = frame[frame["train_cost"].notna() & frame["accuracy"].notna()]
-    look = looks(set(frame["label"]))
-    with styled():
-        figure, axes = panels(len(cells(frame)), 2.1, list(look))
-        for ax, (title, rows) in zip(axes, cells(frame), strict=True):
-            groups = rows.groupby("label")
-            y = groups["accuracy"].mean().sort_values()
-            x = _dodge(groups["train_cost"].mean()[y.index])
-            std = groups["accuracy"].agg(spread)
-            for label in y.index:
-                _draw(ax, [x[label]], [y[label]], [std[label]], look[label], line="")
-            _cost_axis(ax, x)
-            ax.set(
-                title=plain(title),
-                xlabel="Training cost (× plain training;\nequal costs moved apart)",
-                ylabel="Accuracy (%)",
-            )
-        handles = [Line2D([], [], linestyle="", **style.options()) for style in look.values()]
-        add_legend(figure, handles, list(look))
-    return figure
 
 
 def reliability(frame: pd.DataFrame) -> Figure:
@@ -152,6 +113,8 @@ def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll
 
 PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "cost": accuracy_against_cost,
+    "predict-cost": accuracy_against_predict_cost,
+    "ranks": critical_difference_diagram,
     "reliability": reliability,
     "members": metric_against_members,
     "path": scores_along_path,
@@ -227,38 +190,13 @@ def _label_edges(axes: np.ndarray, used: int) -> None:
             ax.set_ylabel("Accuracy", fontsize=7)
 
 
-def _dodge(cost: pd.Series[float]) -> pd.Series[float]:
-    """Move methods of nearly equal cost apart on a logarithmic axis, around their mean and in their order."""
-    order = cost.round(2).sort_values(kind="stable").index
-    groups = [[math.log(cost[label])] for label in order]
-    left = [group[0] for group in groups]  # where each group begins
-    i = 1
-    while i < len(groups):
-        if left[i] - left[i - 1] < _DODGE * (len(groups[i - 1]) - 1e-9):
-            groups[i - 1 : i + 1] = [groups[i - 1] + groups[i]]
-            middle = sum(groups[i - 1]) / len(groups[i - 1])
-            left[i - 1 : i + 1] = [middle - _DODGE * (len(groups[i - 1]) - 1) / 2]
-            i = max(i - 1, 1)
-        else:
-            i += 1
-    places = [start + _DODGE * k for start, group in zip(left, groups, strict=True) for k in range(len(group))]
-    return pd.Series(np.exp(places), index=order)
-
-
-def _cost_axis(ax: Axes, cost: pd.Series[float]) -> None:
-    ax.set_xscale("log")
-    low, high = float(cost.min()), float(cost.max())
-    ax.set_xlim(low / 1.3, max(high, 1.2 * low) * 1.3)
-    ax.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=12))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-
-
 __all__ = [
     "PLOTS",
     "accuracy_against_cost",
+    "accuracy_against_predict_cost",
     "bin_confidence",
     "change_under_corruption",
+    "critical_difference_diagram",
     "flatness",
     "metric_against_members",
     "over_epochs",

@@ -33,19 +33,16 @@ def relative_costs(frame: pd.DataFrame) -> pd.DataFrame:
     """
     out = frame.copy()
     notes = list(out.attrs.get("notes", []))
-    baselines = out[out["method"] == "sgd"].drop_duplicates("key")  # one run may stand under several labels
     work = _column(out, "cost/forward_examples") + BACKWARD * _column(out, "cost/backward_examples")
     seconds = _column(out, "cost/train_seconds")
     reference = pd.DataFrame({"train_cost": float("nan"), "train_time": float("nan")}, index=out.index)
     for cell, rows in out.groupby(CELL).groups.items():
-        plain = baselines.index.intersection(rows)
-        labels = baselines.loc[plain, "label"].nunique()
-        if labels == 1:
-            reference.loc[rows, "train_cost"] = work[plain].mean()
-            reference.loc[rows, "train_time"] = seconds[plain].mean()
+        plain, why = plain_training(out.loc[rows])
+        if why:
+            notes.append(f"{name_cell(cell)}: no relative training cost ({why}).")
         else:
-            why = "no finished run of sgd" if labels == 0 else f"{labels} different entries of sgd"
-            notes.append(f"{_name(cell)}: no relative training cost ({why}).")
+            reference.loc[rows, "train_cost"] = work[plain.index].mean()
+            reference.loc[rows, "train_time"] = seconds[plain.index].mean()
     out["train_cost"] = work / reference["train_cost"]
     out["train_time"] = seconds / reference["train_time"]
     out["predict_cost"] = _column(out, "cost/forwards_per_example")
@@ -53,6 +50,47 @@ def relative_costs(frame: pd.DataFrame) -> pd.DataFrame:
     out = out.drop(columns=[name for name in costs if out[name].isna().all()])
     out.attrs["notes"] = notes
     return out
+
+
+def plain_training(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Find the runs of plain training that the others of one dataset and architecture are compared with.
+
+    Args:
+        rows: Those of `load_runs` of one dataset and architecture.
+
+    Returns:
+        The runs of the only entry of `sgd`, one of each key (one run may stand under several labels), and ""; or, if
+        there is none or more than one, no runs and the reason.
+    """
+    plain = rows[rows["method"] == "sgd"].drop_duplicates("key")
+    labels = plain["label"].nunique()
+    if labels == 1:
+        return plain, ""
+    return plain.head(0), f"{labels} different entries of sgd" if labels else "no finished run of sgd"
+
+
+def main_metric(frame: pd.DataFrame) -> str:
+    """Name the metric that ranks unless another is asked for: the accuracy, or of text the bits per character.
+
+    Args:
+        frame: Rows of `load_runs`, or a leaderboard.
+    """
+    return "bpc" if "bpc" in frame or "bpc_mean" in frame else "accuracy"
+
+
+def ascending(board: pd.DataFrame, name: str) -> pd.Series[float]:
+    """Give a metric's means with the sign that makes smaller better, without the noise of rounding.
+
+    Args:
+        board: What `summarize` returns.
+        name: The metric. One of which neither direction is better counts as if higher were better.
+    """
+    return board[f"{name}_mean"].round(9) * (1.0 if describe(name).better == "lower" else -1.0)
+
+
+def name_cell(cell: object) -> str:
+    """Name a dataset and architecture, as in "cifar10 · resnet20"."""
+    return " · ".join(str(part) for part in cell) if isinstance(cell, tuple) else str(cell)
 
 
 def summarize(frame: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +108,7 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
         ValueError: If test and validation figures are mixed, if one entry holds a seed twice, or if it holds
             different methods under one label.
     """
-    _refuse_mixtures(frame)
+    refuse_mixtures(frame)
     names = metric_names(frame)
     groups = frame.groupby(_ENTRY, sort=True)
     out = groups.agg(method=("method", "first"), n=("seed", "size"), evaluated_on=("evaluated_on", "first"))
@@ -95,12 +133,18 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
     return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
 
-def _refuse_mixtures(frame: pd.DataFrame) -> None:
+def refuse_mixtures(frame: pd.DataFrame) -> None:
+    """Refuse rows that do not belong in one table.
+
+    Raises:
+        ValueError: If test and validation figures are mixed, if one entry holds a seed twice, or if it holds
+            different methods under one label.
+    """
     splits = sorted(frame["evaluated_on"].unique())
     if len(splits) > 1:
         raise ValueError(f"figures on {' and '.join(splits)} data do not belong in one table: select one")
     for entry, rows in frame.groupby(_ENTRY):
-        name = " · ".join(str(part) for part in entry) if isinstance(entry, tuple) else str(entry)
+        name = name_cell(entry)
         twice = rows[rows["seed"].duplicated(keep=False)]
         if len(twice):
             keys = ", ".join(key[:12] for key in twice["key"])
@@ -125,7 +169,3 @@ def _column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
     if name in frame:
         return frame[name].astype(float)
     return pd.Series(float("nan"), index=frame.index, dtype=float)
-
-
-def _name(cell: object) -> str:
-    return " · ".join(str(part) for part in cell) if isinstance(cell, tuple) else str(cell)

@@ -218,8 +218,8 @@ def _partial(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
 
 
 def _tuning(board: pd.DataFrame) -> str:
-    """Say which values were tuned, and with how much."""
-    return f" {escape(note)}" if (note := board.attrs.get("tuning")) else ""
+    """Say which values were tuned, and with how much, and that a rehearsal is no result."""
+    return "".join(f" {escape(board.attrs[name])}" for name in ("tuning", "banner") if board.attrs.get(name))
 
 
 def _left_out(board: pd.DataFrame) -> str:

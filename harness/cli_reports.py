@@ -58,6 +58,8 @@ class PlotName(StrEnum):
     """What can be plotted."""
 
     cost = "cost"
+    predict_cost = "predict-cost"
+    ranks = "ranks"
     reliability = "reliability"
     members = "members"
     path = "path"

@@ -7,7 +7,14 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.text import Text
 
-from analysis import PLOTS, accuracy_against_cost, metric_against_members, reliability, save
+from analysis import (
+    PLOTS,
+    accuracy_against_cost,
+    accuracy_against_predict_cost,
+    metric_against_members,
+    reliability,
+    save,
+)
 from analysis.plots import bin_confidence
 from analysis.style import looks
 
@@ -19,14 +26,22 @@ def frame(frame):
     return frame.assign(**{"relative_change/fog": fog, "relative_change/snow": -0.2})
 
 
+def plots(frame):
+    """Draw every plot, the ranks over copies of one cell."""
+    for name, plot in PLOTS.items():
+        cell = frame[frame["architecture"] == "resnet20"]
+        many = pd.concat([cell.assign(dataset=f"d{i}") for i in range(6)], ignore_index=True)
+        yield name, plot(many if name == "ranks" else frame)
+
+
 def legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_every_plot_saves_three_files_and_leaves_nothing_behind(frame, tmp_path):
     before = dict(matplotlib.rcParams)
-    for name, plot in PLOTS.items():
-        files = save(plot(frame), tmp_path / "new" / f"a.{name}")
+    for name, figure in plots(frame):
+        files = save(figure, tmp_path / "new" / f"a.{name}")
         assert [file.name for file in files] == [f"a.{name}.{suffix}" for suffix in ("pdf", "svg", "png")]
         assert files[0].read_bytes()[:5] == b"%PDF-" and files[2].read_bytes()[1:4] == b"PNG"
     assert dict(matplotlib.rcParams) == before
@@ -39,8 +54,7 @@ def test_the_same_figure_is_the_same_file(frame, tmp_path):
 
 
 def test_no_text_is_cut_off_or_overlaps_the_legend(frame):
-    for plot in PLOTS.values():
-        figure = plot(frame)
+    for _, figure in plots(frame):
         figure.draw_without_rendering()
         page, box = figure.bbox, figure.get_tightbbox().transformed(figure.dpi_scale_trans)
         assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1
@@ -51,8 +65,7 @@ def test_no_text_is_cut_off_or_overlaps_the_legend(frame):
 
 def test_what_was_chosen_on_test_data_is_in_no_plot(frame):
     marked = frame.assign(chosen_on=frame["label"].map(lambda label: "test" if label == "deep_ensemble(K=3)" else ""))
-    for name, plot in PLOTS.items():
-        figure = plot(marked)
+    for name, figure in plots(marked):
         drawn = {text.get_text().replace("\n", "") for text in figure.findobj(Text)}
         assert not [text for text in drawn if "deep_ensemble" in text], name
         assert [text for text in drawn if "late_phase" in text], name
@@ -65,9 +78,44 @@ def test_cost_plot(frame):
     points = {tuple(np.round(bar[0].get_xydata()[0], 2)) for bar in figure.axes[0].containers}
     assert (3.0, 95.2) in points  # the deep ensemble
     assert {y for _, y in points} == {95.2, 94.1, 93.2}
+    front = figure.axes[0].lines[0].get_xydata()
+    assert front[:, 1].tolist() == pytest.approx([94.1, 95.2, 95.2]), "one network late, then three"
+    assert (round(front[0, 0], 2), round(front[1, 0], 2)) == (min(x for x, _ in points), 3.0)
+    assert figure.axes[0].lines[0].get_drawstyle() == "steps-post"
+    assert all(((front[:, 0] <= x + 0.01) & (front[:, 1] >= y - 0.01)).any() for x, y in points), "none lies above it"
+    opacity = {bar[0].get_ydata()[0]: bar[0].get_alpha() for bar in figure.axes[0].containers}
+    assert opacity[93.2] < 1 and max(opacity.values()) == 1
     x = sorted(x for x, _ in points)
     assert all(0.97 < cost < 1.06 for cost in x[:3]) and len(set(x)) == 4  # none hides another
-    assert legend(figure) == ["sgd", "deep_ensemble(K=3)", r"late_phase_bn(K=5) <&_%\$|*", "swa"]
+    assert legend(figure) == ["sgd", "deep_ensemble(K=3)", r"late_phase_bn(K=5) <&_%\$|*", "swa", "Pareto front"]
+
+
+def test_cost_plot_of_predictions(frame):
+    figure = accuracy_against_predict_cost(frame)
+    front = figure.axes[0].lines[0].get_xydata()
+    assert front[:, 1].tolist() == pytest.approx([94.1, 94.1, 95.2, 95.2]), "two tie at one network"
+    assert figure.axes[0].get_xlabel().startswith("Prediction cost (× one network;")
+    with pytest.raises(LookupError, match="no prediction cost to plot"):
+        accuracy_against_predict_cost(frame.drop(columns="cost/forwards_per_example"))
+
+
+def test_cost_plot_by_a_metric_of_which_less_is_better(frame):
+    front = accuracy_against_cost(frame, "nll").axes[0].lines[0].get_xydata()
+    assert front[:, 1].tolist() == pytest.approx([0.21, 0.16, 0.16])
+    with pytest.raises(ValueError, match="neither direction of 'members'"):
+        accuracy_against_cost(frame, "members")
+    with pytest.raises(LookupError, match="no run has 'bpc'"):
+        accuracy_against_cost(frame, "bpc")
+
+
+def test_cost_plot_names_what_has_no_known_cost_and_what_is_far_off(frame):
+    swa = frame["label"] == "swa"
+    figure = accuracy_against_cost(frame.assign(**{"cost/forward_examples": frame["cost/forward_examples"].mask(swa)}))
+    assert figure.legends[0].get_title().get_text() == "Without a known relative training cost or Accuracy: swa"
+    one = frame[frame["architecture"] == "resnet20"]
+    far = one.assign(label="far", method="far", accuracy=20.0, key="far")[one["label"] == "swa"]
+    (ax,) = accuracy_against_cost(pd.concat([one, far], ignore_index=True)).axes
+    assert [text.get_text() for text in ax.texts] == ["↓ far 20.00"] and ax.get_ylim()[0] > 90
 
 
 def test_cost_plot_without_sgd(frame):

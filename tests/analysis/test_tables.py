@@ -51,6 +51,13 @@ def test_the_caption_says_what_is_left_out(runs):
     assert "Chosen" not in latex(runs(rows[0]))
 
 
+def test_the_caption_says_that_a_rehearsal_is_none(runs):
+    frame = runs({"label": "a", "accuracy": 90.0})
+    frame.attrs["banner"] = "Rehearsal, not a result: 5 % of it."
+    assert r"Rehearsal, not a result: 5 \% of it." in latex(frame)
+    assert leaderboard(frame).attrs["notes"][0] == "Rehearsal, not a result: 5 % of it."
+
+
 def test_escape():
     assert escape("a_b & 50% $x$ #1 {y}") == r"a\_b \& 50\% \$x\$ \#1 \{y\}"
     assert escape("\\^~<>|") == (

@@ -1,0 +1,83 @@
+"""The critical-difference diagram: average ranks of methods, and which of them do not differ."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.friedman import average_ranks, explain_ranks
+from analysis.style import WIDTH, looks, plain, styled
+
+_ROW = 0.15  # inches a method takes
+_CHARACTER = 0.048  # inches of a name's letter
+_BAR = 0.05  # inches between bars
+_NOTE = 0.041  # inches of a letter of the note
+_RANKS = 0.9  # inches that the axis of ranks has at least
+
+
+def critical_difference_diagram(frame: pd.DataFrame, by: str | None = None) -> Figure:
+    """Draw the average ranks of methods over all datasets and architectures, and join those that do not differ.
+
+    A row is a method, the best on top; its point stands at its average rank (`average_ranks`). Each bar on the right
+    joins the largest group of neighbours that do not differ by the critical difference, which is drawn above. (The
+    usual form, with names on both sides of one axis, has no room for more than about ten methods in a column.)
+
+    Args:
+        frame: Rows of `load_runs`.
+        by: The metric to rank by; None for that of a leaderboard.
+
+    Raises:
+        LookupError: If there are fewer than six datasets × architectures, or fewer than three methods in all of them.
+        ValueError: If no run has the metric, or neither of its directions is better.
+
+    References:
+        Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7, 2006, section 3.2.4.
+    """
+    ranks = average_ranks(frame, by)
+    labels = ranks["label"].tolist()
+    bars = [group for group in ranks.attrs["groups"] if len(group) > 1]
+    names = _CHARACTER * max(map(len, labels)) + 0.1
+    right = _BAR * len(bars) + 0.1
+    width = max(WIDTH, names + _RANKS + right)
+    lines = textwrap.wrap(explain_ranks(ranks), int((width - 0.12) / _NOTE), break_on_hyphens=False)
+    below, above = 0.12 * len(lines) + 0.1, 0.48
+    height = above + _ROW * len(labels) + below
+    with styled():
+        figure = Figure(figsize=(width, height))
+        ax = figure.add_axes((names / width, below / height, 1 - (names + right) / width, 1 - (above + below) / height))
+        _draw_ranks(ax, ranks)
+        inside = width - names - right
+        for i, group in enumerate(bars):
+            ends = [labels.index(group[0]) - 0.25, labels.index(group[-1]) + 0.25]
+            x = 1 + _BAR * (i + 1.5) / inside
+            ax.plot([x, x], ends, transform=ax.get_yaxis_transform(), color="0.2", linewidth=1.8, clip_on=False)
+        figure.text(0.06 / width, 0.06 / height, plain("\n".join(lines)), fontsize=6, va="bottom", linespacing=1.2)
+    return figure
+
+
+def _draw_ranks(ax: Axes, ranks: pd.DataFrame) -> None:
+    """Draw the points, and the critical difference as a bar above them."""
+    labels, values = ranks["label"].tolist(), ranks["average_rank"].to_numpy()
+    rows, look = np.arange(len(labels)), looks(labels)
+    low, high = values.min(), values.max()
+    distance = float(ranks.attrs["critical_difference"])
+    margin = 0.06 * max(high - low, distance)
+    ax.hlines(rows, low - margin, values, color="0.75", linewidth=0.6, zorder=1)
+    for row, label, value in zip(rows, labels, values, strict=True):
+        ax.plot([value], [row], linestyle="", zorder=3, **look[label].options())
+    ax.set(xlim=(low - margin, max(high, low + distance) + margin), ylim=(len(labels) - 0.4, -0.6))
+    ax.set_yticks(rows, [plain(label) for label in labels], fontsize=6)
+    ax.tick_params(axis="y", length=0, pad=2)
+    ax.grid(visible=False, axis="y")
+    ax.xaxis.tick_top()
+    ax.tick_params(axis="x", labelsize=6.5, pad=1)
+    if ranks.attrs["p"] < ranks.attrs["alpha"]:
+        above: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+        y = 1 + 0.32 / (_ROW * len(labels))
+        ax.plot([low, low + distance], [y, y], color="0.2", linewidth=1.2, marker="|", markersize=4, **above)
+        ax.text(low + distance / 2, y, f"CD = {distance:.2f}\n", fontsize=6.5, ha="center", va="center", **above)
