@@ -1,0 +1,162 @@
+"""Rehearsals: what a study becomes at a small scale."""
+
+import pytest
+
+from harness.grid import recipes
+from harness.places import StudyError
+from harness.plan import Plan
+from harness.scale import TINY, Scale, read_scale, rehearse, rehearse_quadratic, scaled_recipe
+from harness.study import load
+from methods.recipe import Recipe
+
+STUDY = """\
+datasets:
+  - {name: cifar10, ood: [svhn], corruptions: official, validation: 5000}
+  - {name: digits}
+architectures: [wrn-28-10, wrn-28-14]
+seeds: [3, 4, 5]
+recipe: late-phase/sgd
+overrides: [{dataset: digits, recipe: {epochs: 100, schedule: {kind: constant}}}]
+evaluate: {path: {points: 21}, plane: {points: 21}, flatness: true}
+methods:
+  - Late: late_phase_bn(K=10, start=0.6, member_weight_decay=0.005)
+  - Twice: deep_ensemble(swa(late_phase_bn(K=2, start=0.5), start=0.8), K=10)
+  - Line: line
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(STUDY)
+    return load(str(path))
+
+
+def of(study, dataset, architecture, label):
+    places = {place.name: place for place in study.places()}
+    return next(p for (d, a, name), p in places.items() if (d, a, name) == (dataset, architecture, label))
+
+
+def test_tiny(study):
+    small = rehearse(study, TINY)
+    assert small.name == "s · rehearsal"
+    assert small.banner == (
+        "Rehearsal, not a result: at most 4 epochs, at most 64 training examples, networks 0.1 times as wide, at most "
+        "3 members, at most 2 seeds, made-up data."
+    )
+    assert [p.name for p in small.places()][::3] == [
+        ("cifar10 train=64 validation=64", "wrn-28-1", "Late"),
+        ("cifar10 train=64 validation=64", "wrn-28-2", "Late"),
+        ("digits", "wrn-28-1", "Late"),
+        ("digits", "wrn-28-2", "Late"),
+    ]
+    late, twice, line = (p.run(3) for p in list(small.places())[:3])
+    assert str(late.method) == "late_phase_bn(K=3, member_weight_decay=0.005)"
+    assert str(twice.method) == "deep_ensemble(swa(late_phase_bn(K=2, start=0.5)), K=3)"
+    assert late.recipe.epochs == 4 and [late.recipe.rate(e) for e in (2, 3)] == pytest.approx([0.1, 0.0505])
+    assert (late.recipe.batch_size, late.seed) == (64, 3)
+    assert (late.dataset.name, late.dataset.corruptions, late.dataset.ood) == ("made:cifar10", "generated", ("svhn",))
+    assert (line.evaluate.path.points, line.evaluate.plane.points, line.evaluate.flatness.draws) == (5, 3, 2)
+    assert {cell.run.seed for cell in small.cells()} == {3, 4}
+    assert of(small, "digits", "wrn-28-1", "Line").run(0).recipe.epochs == 2  # 100 of 200 epochs
+
+
+def test_a_rehearsal_is_of_the_places_of_its_study_in_their_order(study):
+    written = [p.name[1:] for p in study.places()]
+    small = [p.name[1:] for p in rehearse(study, TINY).places()]
+    widths = {"wrn-28-10": "wrn-28-1", "wrn-28-14": "wrn-28-2"}  # 1.4 is 1, which is taken
+    assert small == [(widths[architecture], label) for architecture, label in written]
+
+
+def test_only_what_is_asked_for_is_changed(study):
+    small = rehearse(study, Scale(seeds=1))
+    assert small.cells()[0].run.model_copy(update={"evaluate": study.cells()[0].run.evaluate}) == study.cells()[0].run
+    assert {cell.run.seed for cell in small.cells()} == {3}
+    assert small.banner == "Rehearsal, not a result: at most 1 seeds."
+
+
+def test_whole_epochs_become_fractions(tmp_path):
+    path = tmp_path / "s.yaml"
+    text = "datasets: [digits]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: late-phase/sgd\nmethods:\n"
+    path.write_text(text + "  - a: late_phase_last_layer(K=2, start=120)\n  - b: swa(branched(start=100), start=160)\n")
+    a, b = rehearse(load(str(path)), Scale(epochs=10)).cells()
+    assert (str(a.run.method), str(b.run.method)) == ("late_phase_last_layer(K=2)", "swa(branched)")
+    plan = Plan(rehearse(load(str(path)), Scale(epochs=10)), share=True)
+    assert {planned.epochs for planned in plan.runs.values() if planned.role == "trunk"} >= {5}
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("epochs", [4, 20])
+def test_every_recipe_can_be_shortened(name, epochs):
+    recipe = Recipe.model_validate(recipes()[name])
+    small = scaled_recipe(recipe, epochs / recipe.epochs, Scale(epochs=epochs))
+    assert abs(small.epochs - epochs) <= 1  # stages are rounded one by one
+    at = [(i + 0.5) / epochs for i in range(epochs)]
+    rates, expected = [small.rate(x * small.epochs) for x in at], [recipe.rate(x * recipe.epochs) for x in at]
+    assert max(rates) <= max(expected) * 1.01 and min(rates) >= min(expected) * 0.01
+
+
+def test_full_length_is_the_recipe_itself():
+    for name, values in recipes().items():
+        recipe = Recipe.model_validate(values)
+        small = scaled_recipe(recipe, 1.0, Scale())
+        assert [small.rate(e) for e in range(recipe.epochs)] == [recipe.rate(e) for e in range(recipe.epochs)], name
+
+
+def test_methods_that_need_epochs_get_them(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "datasets: [cifar10]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: late-phase/swa\nmethods: ['swag(start=160)']\n"
+    )
+    small = rehearse(load(str(path)), TINY)
+    assert small.cells()[0].run.recipe.epochs == 6 and "at most 6 epochs" in small.banner
+    with pytest.raises(StudyError, match=r"does not fit into --scale epochs=4:\n  swag\(.*on lenet5: .*two states"):
+        rehearse(load(str(path)), Scale(epochs=4))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("small", "small: there are epochs, subset, width, members, seeds, data, and tiny"),
+        ("epochs=0", "epochs=0: Input should be greater than or equal to 1"),
+        ("epochs=4,width=x", "width=x: Input should be a valid number"),
+        ("data=real", "data=real: Input should be 'made'"),
+        ("epochs", "epochs=: Input should be a valid integer"),
+    ],
+)
+def test_what_is_no_scale(text, message):
+    with pytest.raises(StudyError, match=f"^--scale {text}: {message}"):
+        read_scale(text)
+
+
+def test_a_scale_is_read_as_it_is_written():
+    assert read_scale("tiny") == TINY
+    assert read_scale(str(TINY)) == TINY
+    assert read_scale("epochs=8, width=0.5") == Scale(epochs=8, width=0.5)
+
+
+def test_the_noisy_quadratic_problem_in_fewer_dimensions():
+    study = load("late-phase/figure-1")
+    small = rehearse_quadratic(study, TINY)
+    assert small.name == "late-phase/figure-1 · rehearsal"
+    assert {(run.n, run.iterations, run.average, run.seeds) for run in small.runs} == {(10, 4000, 2000, (0, 1))}
+    assert small.banner == "Rehearsal, not a result: 10 dimensions, 4,000 iterations, 2 seeds."
+    assert not {run.key for run in small.runs} & {run.key for run in study.runs}
+
+
+def test_runs_of_a_rehearsal_are_other_runs(study):
+    keys = {cell.run.key for cell in study.cells()}
+    assert not keys & {cell.run.key for cell in rehearse(study, TINY).cells()}
+
+
+def test_the_command_line_labels_a_rehearsal(run_here, write_study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path / "s.yaml", methods=["sgd", "swa"], seeds=[0, 1])
+    assert run_here("run", "s.yaml", "--scale", "epochs=2,seeds=1").exit_code == 0
+    board = run_here("leaderboard", "s.yaml", "--scale", "epochs=2,seeds=1")
+    assert "Rehearsal, not a result: at most 2 epochs, at most 1 seeds." in " ".join(board.output.split())
+    assert "Rehearsal, not a result" in run_here("table", "s.yaml", "--scale", "epochs=2,seeds=1").output
+    refused = run_here("leaderboard", "s.yaml")
+    assert refused.exit_code != 0 and "no study 's'" in refused.output
+    both = run_here("run", "s.yaml", "--scale", "tiny", "--tuned", "t.yaml")
+    assert both.exit_code != 0
