@@ -21,14 +21,19 @@ from analysis.tables import document, latex
 if TYPE_CHECKING:
     from analysis.noisy_quadratic import load_settings, loss_against_members
     from analysis.plots import (
+        FIGURES,
         PLOTS,
         accuracy_against_cost,
         accuracy_against_predict_cost,
+        best_on_path,
         change_under_corruption,
         critical_difference_diagram,
         flatness,
         metric_against_members,
+        metric_against_value,
+        metric_by_method,
         over_epochs,
+        path_under_corruption,
         reliability,
         save,
         scores_along_path,
@@ -37,12 +42,14 @@ if TYPE_CHECKING:
     from analysis.tuning import importances, load_tuning, tuning_history
 
 __all__ = [
+    "FIGURES",
     "METRICS",
     "PLOTS",
     "Metric",
     "accuracy_against_cost",
     "accuracy_against_predict_cost",
     "average_ranks",
+    "best_on_path",
     "best_within_budget",
     "change_under_corruption",
     "compare",
@@ -63,9 +70,12 @@ __all__ = [
     "load_tuning",
     "loss_against_members",
     "metric_against_members",
+    "metric_against_value",
+    "metric_by_method",
     "over_epochs",
     "paired_differences",
     "pareto_fronts",
+    "path_under_corruption",
     "ranked",
     "relative_costs",
     "reliability",

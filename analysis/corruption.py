@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,15 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.drawing import drawing
 from analysis.runs import ranked
 from analysis.statistics import CELL
-from analysis.style import WIDTH, add_legend, cells, looks, plain, styled, wrap
+from analysis.style import WIDTH, add_legend, cells, looks, looks_of, plain, wrap
 
 PREFIXES = ("relative_change/", "generated/relative_change/")
 """Of the official corrupted files, and of corruptions that were generated in their place."""
 _ACROSS = 3
+_TITLE = 18  # characters of the legend's title that fit into an inch
 
 
+@drawing
 def change_under_corruption(frame: pd.DataFrame) -> Figure:
     """Plot relative changes of the accuracy against those of plain training, a small diagram a method.
 
@@ -33,28 +38,42 @@ def change_under_corruption(frame: pd.DataFrame) -> Figure:
     """
     frame = ranked(frame)
     prefix, names = measured(frame)
+    kind = "" if prefix == PREFIXES[0] else " (generated corruptions)"
+    return draw_differences(frame, names, f"Relative change of accuracy{kind}, minus plain training's")
+
+
+def draw_differences(frame: pd.DataFrame, names: list[str], title: str) -> Figure:
+    """Draw columns minus those of plain training as bars, a diagram a method and a colour a dataset and architecture.
+
+    Args:
+        frame: Rows of `load_runs` with the columns.
+        names: The columns; the part after the last slash is the corruption.
+        title: Of the legend: what the bars are.
+
+    Raises:
+        LookupError: As `differences` does.
+    """
     table = differences(frame, names)
     groups = cells(table)
-    labels = list(looks(set(table["label"])))
+    labels = [label for label in looks_of(frame) if label in set(table["label"])]
     colors = {title: style.color for title, style in looks([title for title, _ in groups]).items()}
     across = min(_ACROSS, len(labels))
     down = -(-len(labels) // across)
-    with styled():
-        bar = 0.075 * len(groups) + 0.06
-        size = (WIDTH * (1 + across) / (1 + _ACROSS), down * (bar * len(names) + 0.5) + 0.4 + 0.16 * len(groups))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for ax, label in zip(axes.flat, labels, strict=False):
-            for i, (title, rows) in enumerate(groups):
-                offset = (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
-                _draw_bars(ax, rows[rows["label"] == label][names], offset, 0.8 / len(groups), colors[title])
-            _finish(ax, label, [name.removeprefix(prefix) for name in names])
-        for ax in axes.flat[len(labels) :]:
-            ax.remove()
-        handles = [Line2D([], [], color=color, linewidth=4) for color in colors.values()]
-        kind = "" if prefix == PREFIXES[0] else " (generated corruptions)"
-        title = f"Relative change of accuracy{kind}, minus plain training's"
-        add_legend(figure, handles, list(colors), title=title)
+    bar = 0.075 * len(groups) + 0.06
+    width = WIDTH * (1 + across) / (1 + _ACROSS)
+    lines = textwrap.wrap(title, int(_TITLE * width))
+    height = down * (bar * len(names) + 0.5) + 0.24 + 0.16 * (len(groups) + len(lines))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for ax, label in zip(axes.flat, labels, strict=False):
+        for i, (cell, rows) in enumerate(groups):
+            offset = (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
+            _draw_bars(ax, rows[rows["label"] == label][names], offset, 0.8 / len(groups), colors[cell])
+        _finish(ax, label, [name.rpartition("/")[2] for name in names])
+    for ax in axes.flat[len(labels) :]:
+        ax.remove()
+    handles = [Line2D([], [], color=color, linewidth=4) for color in colors.values()]
+    add_legend(figure, handles, list(colors), title="\n".join(lines))
     return figure
 
 

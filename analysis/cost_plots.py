@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from analysis.drawing import drawing
 from analysis.metrics import Metric, describe
 from analysis.pareto import front_name, pareto_fronts
 from analysis.runs import ranked
 from analysis.statistics import CELL, main_metric, relative_costs
-from analysis.style import Look, add_legend, cells, looks, missing, panels, plain, spread, styled
+from analysis.style import Look, add_legend, cells, looks_of, missing, panels, plain, spread
 
 _DODGE = 0.016  # logarithm of the least factor between neighbours
 _FAINT = 0.45  # opacity of what is not on the front
@@ -25,6 +26,7 @@ _NAMES = {"train_cost": "relative training cost", "predict_cost": "prediction co
 _FRONT = "Pareto front"
 
 
+@drawing
 def accuracy_against_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
     """Plot accuracy over training cost, one panel a dataset and architecture, with its Pareto front.
 
@@ -46,6 +48,7 @@ def accuracy_against_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
     return _against_cost(frame, by, "train_cost")
 
 
+@drawing
 def accuracy_against_predict_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
     """Plot accuracy over the cost of a prediction, in forward passes an example, as `accuracy_against_cost` does.
 
@@ -71,23 +74,22 @@ def _against_cost(frame: pd.DataFrame, by: str | None, cost: str) -> Figure:
         raise LookupError(f"no {_NAMES[cost]} to plot: {' '.join(frame.attrs['notes'])}".removesuffix(": "))
     fronts = pareto_fronts(frame, metric.name).set_index([*CELL, "label"])[front_name(cost)]
     known = frame[frame[cost].notna() & frame[metric.name].notna()]
-    look = looks(set(known["label"]))
+    look = looks_of(known)
     note = missing(frame, set(look), f"a known {_NAMES[cost]} or {metric.title}")
-    with styled():
-        figure, axes = panels(len(cells(known)), 2.1, [*look, _FRONT], note)
-        for ax, (title, rows) in zip(axes, cells(known), strict=True):
-            groups = rows.groupby("label")[[metric.name, cost]].mean()
-            y = groups[metric.name].sort_values(ascending=metric.better == "lower")
-            points = pd.DataFrame({"x": _dodge(groups[cost][y.index]), "y": y})
-            points["std"] = rows.groupby("label")[metric.name].agg(spread)
-            points["front"] = fronts.loc[tuple(rows[CELL].iloc[0])].reindex(points.index).astype(bool)
-            _draw_panel(ax, points, look)
-            _cost_axis(ax, points["x"])
-            _leave_out_far(ax, points, metric)
-            ax.set(title=plain(title), xlabel=f"{_AXES[cost]}\nequal costs moved apart)", ylabel=metric.header)
-        handles = [Line2D([], [], linestyle="", **style.options()) for style in look.values()]
-        front = Line2D([], [], color="0.45", linewidth=0.8)
-        add_legend(figure, [*handles, front], [*look, _FRONT], title=note)
+    figure, axes = panels(len(cells(known)), 2.1, [*look, _FRONT], note)
+    for ax, (title, rows) in zip(axes, cells(known), strict=True):
+        groups = rows.groupby("label")[[metric.name, cost]].mean()
+        y = groups[metric.name].sort_values(ascending=metric.better == "lower")
+        points = pd.DataFrame({"x": _dodge(groups[cost][y.index]), "y": y})
+        points["std"] = rows.groupby("label")[metric.name].agg(spread)
+        points["front"] = fronts.loc[tuple(rows[CELL].iloc[0])].reindex(points.index).astype(bool)
+        _draw_panel(ax, points, look)
+        _cost_axis(ax, points["x"])
+        _leave_out_far(ax, points, metric)
+        ax.set(title=plain(title), xlabel=f"{_AXES[cost]}\nequal costs moved apart)", ylabel=metric.header)
+    handles = [Line2D([], [], linestyle="", **style.options()) for style in look.values()]
+    front = Line2D([], [], color="0.45", linewidth=0.8)
+    add_legend(figure, [*handles, front], [*look, _FRONT], title=note)
     return figure
 
 

@@ -9,17 +9,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 
+from analysis.drawing import drawing
 from analysis.friedman import average_ranks, explain_ranks
-from analysis.style import WIDTH, looks, plain, styled
+from analysis.style import WIDTH, add_legend, looks, plain
 
 _ROW = 0.15  # inches a method takes
 _CHARACTER = 0.048  # inches of a name's letter
 _BAR = 0.05  # inches between bars
-_NOTE = 0.041  # inches of a letter of the note
+_NOTE = 52  # characters of a line below a diagram a column wide
 _RANKS = 0.9  # inches that the axis of ranks has at least
 
 
+@drawing
 def critical_difference_diagram(frame: pd.DataFrame, by: str | None = None) -> Figure:
     """Draw the average ranks of methods over all datasets and architectures, and join those that do not differ.
 
@@ -41,22 +44,19 @@ def critical_difference_diagram(frame: pd.DataFrame, by: str | None = None) -> F
     ranks = average_ranks(frame, by)
     labels = ranks["label"].tolist()
     bars = [group for group in ranks.attrs["groups"] if len(group) > 1]
-    names = _CHARACTER * max(map(len, labels)) + 0.1
-    right = _BAR * len(bars) + 0.1
+    names, right = _CHARACTER * max(map(len, labels)) + 0.1, _BAR * len(bars) + 0.1
     width = max(WIDTH, names + _RANKS + right)
-    lines = textwrap.wrap(explain_ranks(ranks), int((width - 0.12) / _NOTE), break_on_hyphens=False)
-    below, above = 0.12 * len(lines) + 0.1, 0.48
-    height = above + _ROW * len(labels) + below
-    with styled():
-        figure = Figure(figsize=(width, height))
-        ax = figure.add_axes((names / width, below / height, 1 - (names + right) / width, 1 - (above + below) / height))
-        _draw_ranks(ax, ranks)
-        inside = width - names - right
-        for i, group in enumerate(bars):
-            ends = [labels.index(group[0]) - 0.25, labels.index(group[-1]) + 0.25]
-            x = 1 + _BAR * (i + 1.5) / inside
-            ax.plot([x, x], ends, transform=ax.get_yaxis_transform(), color="0.2", linewidth=1.8, clip_on=False)
-        figure.text(0.06 / width, 0.06 / height, plain("\n".join(lines)), fontsize=6, va="bottom", linespacing=1.2)
+    note = textwrap.fill(explain_ranks(ranks), int(_NOTE * width / WIDTH), break_on_hyphens=False)
+    height = 0.6 + _ROW * len(labels) + 0.12 * (note.count("\n") + 1)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    ax = figure.subplots()
+    _draw_ranks(ax, ranks)
+    inside = width - names - right
+    for i, group in enumerate(bars):
+        ends = [labels.index(group[0]) - 0.25, labels.index(group[-1]) + 0.25]
+        x = 1 + _BAR * (i + 1.5) / inside
+        ax.plot([x, x], ends, transform=ax.get_yaxis_transform(), color="0.2", linewidth=1.8, clip_on=False)
+    add_legend(figure, [], [], title=plain(note))
     return figure
 
 
@@ -77,7 +77,10 @@ def _draw_ranks(ax: Axes, ranks: pd.DataFrame) -> None:
     ax.xaxis.tick_top()
     ax.tick_params(axis="x", labelsize=6.5, pad=1)
     if ranks.attrs["p"] < ranks.attrs["alpha"]:
-        above: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
-        y = 1 + 0.32 / (_ROW * len(labels))
-        ax.plot([low, low + distance], [y, y], color="0.2", linewidth=1.2, marker="|", markersize=4, **above)
-        ax.text(low + distance / 2, y, f"CD = {distance:.2f}\n", fontsize=6.5, ha="center", va="center", **above)
+        place = offset_copy(ax.get_xaxis_transform(), ax.get_figure(root=True), y=0.3, units="inches")
+        above: dict[str, Any] = {"transform": place, "clip_on": False}
+        ax.plot([low, low + distance], [1, 1], color="0.2", linewidth=1.2, marker="|", markersize=4, **above)
+        name = f"CD = {distance:.2f}"
+        ax.annotate(
+            name, (low + distance / 2, 1), (0, 2), place, "offset points", fontsize=6.5, ha="center", va="bottom"
+        )

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from analysis.drawing import drawing
 from analysis.runs import find_finished, load_series, store_uri
-from analysis.style import WIDTH, add_legend, legend_columns, styled
+from analysis.style import WIDTH, add_legend, legend_columns
 
 _ACROSS = 2  # further settings side by side
 _MAIN, _FURTHER = 2.1, 1.4  # inches a panel is high
@@ -83,6 +84,7 @@ def load_settings(study: str, *, store: str | None = None, keys: Collection[str]
     return frame
 
 
+@drawing
 def loss_against_members(frame: pd.DataFrame) -> Figure:
     """Plot the steady-state loss of the averaged weights over the number of members, on logarithmic axes.
 
@@ -102,25 +104,24 @@ def loss_against_members(frame: pd.DataFrame) -> Figure:
     """
     curves = {name: _curve(frame, name) for name in (*_THEORY, *_SIMULATED)}
     errors = {name: _curve(frame, f"{name}_se") for name in _SIMULATED}
-    with styled():
-        figure, axes = _panels(len(frame))
-        for i, (ax, (_, row)) in enumerate(zip(axes, frame.iterrows(), strict=True)):
-            run = str(row["run_id"])
-            for name, look in _THEORY.items():
-                ax.plot(curves[name][run], linewidth=0.9, **{**look, "label": None}, zorder=1.5)
-            for name, look in _SIMULATED.items():
-                points = curves[name][run]
-                bars = errors[name][run].reindex(points.index)
-                ax.errorbar(points.index, points, bars, linestyle="", capsize=2, **_marks(look, large=i == 0))
-            _finish(ax, row, curves["late_phase"][run].index.to_list(), large=i == 0)
-        for i, ax in enumerate(axes):
-            if i == 0 or i >= len(axes) - _ACROSS:  # nothing is below it
-                ax.set_xlabel("Members K")
-            if i == 0 or i % _ACROSS == 1:
-                ax.set_ylabel("Loss of averaged weights" if i == 0 else "Loss")
-        handles = [Line2D([], [], linestyle="", **_marks(look)) for look in _SIMULATED.values()]
-        handles += [Line2D([], [], linewidth=0.9, **look) for look in _THEORY.values()]
-        add_legend(figure, handles, [str(handle.get_label()) for handle in handles])
+    figure, axes = _panels(len(frame))
+    for i, (ax, (_, row)) in enumerate(zip(axes, frame.iterrows(), strict=True)):
+        run = str(row["run_id"])
+        for name, look in _THEORY.items():
+            ax.plot(curves[name][run], linewidth=0.9, **{**look, "label": None}, zorder=1.5)
+        for name, look in _SIMULATED.items():
+            points = curves[name][run]
+            bars = errors[name][run].reindex(points.index)
+            ax.errorbar(points.index, points, bars, linestyle="", capsize=2, **_marks(look, large=i == 0))
+        _finish(ax, row, curves["late_phase"][run].index.to_list(), large=i == 0)
+    for i, ax in enumerate(axes):
+        if i == 0 or i >= len(axes) - _ACROSS:  # nothing is below it
+            ax.set_xlabel("Members K")
+        if i == 0 or i % _ACROSS == 1:
+            ax.set_ylabel("Loss of averaged weights" if i == 0 else "Loss")
+    handles = [Line2D([], [], linestyle="", **_marks(look)) for look in _SIMULATED.values()]
+    handles += [Line2D([], [], linewidth=0.9, **look) for look in _THEORY.values()]
+    add_legend(figure, handles, [str(handle.get_label()) for handle in handles])
     return figure
 
 

@@ -15,14 +15,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.by_method import metric_by_method
+from analysis.corrupted_path import best_on_path, path_under_corruption
 from analysis.corruption import change_under_corruption
 from analysis.cost_plots import accuracy_against_cost, accuracy_against_predict_cost
 from analysis.critical_difference import critical_difference_diagram
+from analysis.drawing import choose, drawing
 from analysis.epochs import over_epochs
-from analysis.landscape import flatness, scores_along_path, scores_on_plane
+from analysis.landscape import flatness, scores_on_plane
 from analysis.metrics import METRICS
+from analysis.path import scores_along_path
 from analysis.runs import load_predictions, load_series, ranked
-from analysis.style import WIDTH, Color, Look, add_legend, cells, looks, panels, plain, save, spread, styled, wrap
+from analysis.style import (
+    WIDTH,
+    Color,
+    Look,
+    add_legend,
+    cells,
+    looks,
+    looks_of,
+    panels,
+    plain,
+    save,
+    spread,
+    wrap,
+)
+from analysis.sweep import metric_against_value
 
 BINS = 15
 _SMALL = 3  # reliability diagrams side by side
@@ -30,6 +48,7 @@ _FEW = 10  # examples that a bin needs to be drawn
 _SHIFT = 0.04  # members between lines that meet
 
 
+@drawing
 def reliability(frame: pd.DataFrame) -> Figure:
     """Plot accuracy over confidence, a small diagram a method and a line a dataset and architecture.
 
@@ -43,30 +62,30 @@ def reliability(frame: pd.DataFrame) -> Figure:
     """
     frame = ranked(frame)
     predictions = load_predictions(frame)
-    labels = list(looks(set(frame["label"])))
+    labels = list(looks_of(frame))
     groups = cells(frame)
     colors = {title: style.color for title, style in looks([title for title, _ in groups]).items()}
     across = min(_SMALL, len(labels))
     down = -(-len(labels) // across)
     titles = [wrap(label) for label in labels]
-    with styled():
-        row = 0.97 * WIDTH / across + 0.11 * max(title.count("\n") for title in titles)
-        figure = Figure(figsize=(WIDTH, down * row + 0.55 + 0.16 * len(groups)), layout="constrained")
-        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for ax, label, name in zip(axes.flat, labels, titles, strict=False):
-            numbers = []
-            for title, rows in groups:
-                chosen = rows[rows["label"] == label]
-                if len(chosen):
-                    _draw_bins(ax, [predictions[run] for run in chosen["run_id"]], colors[title])
-                    numbers.append((_mean_ece(chosen), colors[title]))
-            _finish_diagram(ax, name, numbers)
-        _label_edges(axes, len(labels))
-        handles = [Line2D([], [], color=color, marker="o", markersize=3.5) for color in colors.values()]
-        add_legend(figure, handles, list(colors), title="Numbers: ECE" if "ece" in frame else None)
+    row = 0.97 * WIDTH / across + 0.11 * max(title.count("\n") for title in titles)
+    figure = Figure(figsize=(WIDTH, down * row + 0.55 + 0.16 * len(groups)), layout="constrained")
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for ax, label, name in zip(axes.flat, labels, titles, strict=False):
+        numbers = []
+        for title, rows in groups:
+            chosen = rows[rows["label"] == label]
+            if len(chosen):
+                _draw_bins(ax, [predictions[run] for run in chosen["run_id"]], colors[title])
+                numbers.append((_mean_ece(chosen), colors[title]))
+        _finish_diagram(ax, name, numbers)
+    _label_edges(axes, len(labels))
+    handles = [Line2D([], [], color=color, marker="o", markersize=3.5) for color in colors.values()]
+    add_legend(figure, handles, list(colors), title="Numbers: ECE" if "ece" in frame else None)
     return figure
 
 
+@drawing
 def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll", "ece"] = "accuracy") -> Figure:
     """Plot a metric of the first k members over k, one panel a dataset and architecture.
 
@@ -79,7 +98,9 @@ def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll
 
     Raises:
         LookupError: If no run has the series over more than one member.
+        ValueError: For another metric.
     """
+    choose("metric", metric, ("accuracy", "nll", "ece"))
     frame = ranked(frame)
     series = load_series(frame, f"members/{metric}")
     series = series.merge(frame[["run_id", "label", "method", "dataset", "architecture"]], on="run_id")
@@ -87,31 +108,30 @@ def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll
     if not many:
         raise LookupError(f"no run has {metric} over more than one member")
     series = series[series["label"].isin(many) | (series["method"] == "sgd")]
-    look = {label: style for label, style in looks(set(frame["label"])).items() if label in set(series["label"])}
-    with styled():
-        figure, axes = panels(len(cells(series)), 2.0, list(look))
-        for ax, (title, rows) in zip(axes, cells(series), strict=True):
-            lines = [label for label in look if label in many]
-            for label, curve in rows.groupby("label"):
-                if label in many:
-                    points = curve.groupby("step")["value"]
-                    mean, std = points.mean(), points.agg(spread)
-                    x = mean.index.to_numpy(float) + _SHIFT * (lines.index(str(label)) - (len(lines) - 1) / 2)
-                    _draw(ax, list(x), list(mean), list(std), look[str(label)], line="-")
-                else:
-                    ax.axhline(curve["value"].mean(), color=look[str(label)].color, linestyle="--")
-            last = int(rows["step"].max())
-            ax.set_xticks(range(1, last + 1, math.ceil(last / 12)))
-            ax.set(title=plain(title), xlabel="Members", ylabel=METRICS[metric].header)
-        handles = [
-            Line2D([], [], **style.options()) if label in many else Line2D([], [], color=style.color, linestyle="--")
-            for label, style in look.items()
-        ]
-        add_legend(figure, handles, list(look))
+    look = {label: style for label, style in looks_of(frame).items() if label in set(series["label"])}
+    figure, axes = panels(len(cells(series)), 2.0, list(look))
+    for ax, (title, rows) in zip(axes, cells(series), strict=True):
+        lines = [label for label in look if label in many]
+        for label, curve in rows.groupby("label"):
+            if label in many:
+                points = curve.groupby("step")["value"]
+                mean, std = points.mean(), points.agg(spread)
+                x = mean.index.to_numpy(float) + _SHIFT * (lines.index(str(label)) - (len(lines) - 1) / 2)
+                _draw(ax, list(x), list(mean), list(std), look[str(label)], line="-")
+            else:
+                ax.axhline(curve["value"].mean(), color=look[str(label)].color, linestyle="--")
+        last = int(rows["step"].max())
+        ax.set_xticks(range(1, last + 1, math.ceil(last / 12)))
+        ax.set(title=plain(title), xlabel="Members", ylabel=METRICS[metric].header)
+    handles = [
+        Line2D([], [], **style.options()) if label in many else Line2D([], [], color=style.color, linestyle="--")
+        for label, style in look.items()
+    ]
+    add_legend(figure, handles, list(look))
     return figure
 
 
-PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
+PLOTS: dict[str, Callable[..., Figure]] = {
     "cost": accuracy_against_cost,
     "predict-cost": accuracy_against_predict_cost,
     "ranks": critical_difference_diagram,
@@ -123,7 +143,15 @@ PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "epochs": over_epochs,
     "corruption": change_under_corruption,
 }
-"""All plots by the names of the command line."""
+"""The plots that are drawn of any study, by the names of the command line."""
+
+FIGURES: dict[str, Callable[..., Figure]] = PLOTS | {
+    "value": metric_against_value,
+    "methods": metric_by_method,
+    "corrupted_path": path_under_corruption,
+    "best_on_path": best_on_path,
+}
+"""All plots by the names that a study's figures have; each takes the frame, and options by their names."""
 
 
 def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> pd.DataFrame:
@@ -191,15 +219,20 @@ def _label_edges(axes: np.ndarray, used: int) -> None:
 
 
 __all__ = [
+    "FIGURES",
     "PLOTS",
     "accuracy_against_cost",
     "accuracy_against_predict_cost",
+    "best_on_path",
     "bin_confidence",
     "change_under_corruption",
     "critical_difference_diagram",
     "flatness",
     "metric_against_members",
+    "metric_against_value",
+    "metric_by_method",
     "over_epochs",
+    "path_under_corruption",
     "reliability",
     "save",
     "scores_along_path",

@@ -27,6 +27,8 @@ _PLAIN = "sgd"  # plain training, which everything is compared with
 _LONG = 17  # characters of a name that fit above a small diagram
 _NOTE = 55  # characters of a line of a note that fit into a column
 _LINE = 0.155  # inches a line of a legend takes
+_BANNER = 16  # characters of a banner that fit into an inch
+_RED_BROWN = "#9c3d1f"
 _RC = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
@@ -82,19 +84,29 @@ def styled() -> Iterator[None]:
         yield
 
 
-def looks(labels: Collection[str]) -> dict[str, Look]:
+def looks(labels: Collection[str], plain_training: str = _PLAIN) -> dict[str, Look]:
     """Give every method a colour and a marker, the same in every plot of the same methods.
 
     Plain training is black; the others follow in alphabetical order.
+
+    Args:
+        labels: The methods.
+        plain_training: Which of them it is.
     """
-    others = sorted(set(labels) - {_PLAIN})
+    others = sorted(set(labels) - {plain_training})
     colors = sns.color_palette("colorblind", 10)
     palette = [colors[i] for i in range(len(colors)) if i not in _PALE]
     found = {
         label: Look(palette[i % len(palette)], _MARKERS[i % len(_MARKERS)], hollow=i // len(palette) % 2 == 1)
         for i, label in enumerate(others)
     }
-    return {_PLAIN: Look((0.0, 0.0, 0.0), "*")} | found if _PLAIN in labels else found
+    return {plain_training: Look((0.0, 0.0, 0.0), "*")} | found if plain_training in labels else found
+
+
+def looks_of(frame: pd.DataFrame) -> dict[str, Look]:
+    """Give the looks of all methods of a frame; plain training is known by its method, whatever a study calls it."""
+    called = set(frame.loc[frame["method"] == _PLAIN, "label"])
+    return looks(set(frame["label"]), called.pop() if len(called) == 1 else _PLAIN)
 
 
 def cells(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -176,10 +188,10 @@ def missing(frame: pd.DataFrame, drawn: Collection[str], what: str) -> str | Non
     return textwrap.fill(f"Without {what}: {', '.join(map(plain, others))}", _NOTE) if others else None
 
 
-def wrap(label: str) -> str:
+def wrap(label: str, width: int = _LONG) -> str:
     """Break a long name, before its arguments if it has any."""
-    parts = [label] if len(label) <= _LONG else label.replace("(", "\0(", 1).split("\0")
-    lines = [line for part in parts for line in textwrap.wrap(part.replace("_", "_ "), _LONG)]
+    parts = [label] if len(label) <= width else label.replace("(", "\0(", 1).split("\0")
+    lines = [line for part in parts for line in textwrap.wrap(part.replace("_", "_ "), width)]
     return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
@@ -191,6 +203,21 @@ def plain(label: str) -> str:
 def spread(values: pd.Series[float]) -> float:
     """Sample standard deviation for an error bar; none (NaN) for a single seed."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def mark(figure: Figure, text: str | None) -> None:
+    """Write a line above the panels of a figure, which grows by it; nothing for no text.
+
+    Args:
+        figure: In a constrained layout.
+        text: What whoever sees the figure must know of it, such as that it shows a rehearsal.
+    """
+    if not text:
+        return
+    width, height = (float(inches) for inches in figure.get_size_inches())
+    lines = textwrap.wrap(text, int(_BANNER * width))
+    figure.set_size_inches(width, height + 0.11 * len(lines) + 0.05)
+    figure.suptitle(plain("\n".join(lines)), x=0.01, ha="left", fontsize=6.5, color=_RED_BROWN, fontweight="bold")
 
 
 def save(figure: Figure, path: Path | str) -> list[Path]:

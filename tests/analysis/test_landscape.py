@@ -90,6 +90,28 @@ def test_plane_plot(frame):
     assert panels[0].get_xlabel() == "Distance in weights"
 
 
+def test_plane_plot_of_one_quantity_stands_side_by_side(frame):
+    error, accuracy = (scores_on_plane(frame, quantities=[name]) for name in ("error", "accuracy"))
+    assert [place.get_suptitle().split("\n")[0] for place in error.subfigs][::2] == ["deep_ensemble(K=3)"] * 2
+    assert len({place.bbox.y0 for place in error.subfigs}) == 1, "in one row"
+    panels = [place.axes[0] for place in (error.subfigs[0], accuracy.subfigs[0])]
+    assert [ax.get_title() for ax in panels] == ["Test error (%)", "Test accuracy (%)"]
+    levels = [next(each for each in ax.collections if each.get_array() is not None).levels for ax in panels]
+    np.testing.assert_allclose(levels[1], 100 - levels[0][::-1]), "the same levels, seen from above"
+
+
+def test_plane_plot_of_a_quantity_that_is_not_there(frame, monkeypatch):
+    with pytest.raises(ValueError, match="unknown quantity 'loss'; known are: error, accuracy, nll, train_nll"):
+        scores_on_plane(frame, quantities=["loss"])
+    planes = load_arrays(frame, "plane")
+    without = {
+        run: {name: array for name, array in plane.items() if name != "train_nll"} for run, plane in planes.items()
+    }
+    monkeypatch.setattr("analysis.landscape.load_arrays", lambda frame, name: without)
+    with pytest.raises(LookupError, match="no plane has train_nll; there is: error, accuracy, nll"):
+        scores_on_plane(frame, quantities=["nll", "train_nll"])
+
+
 def test_flatness_plot(frame):
     figure = flatness(frame)
     black = lines(figure.axes[0])[(0.0, 0.0, 0.0)]
@@ -108,6 +130,30 @@ def test_epochs_plot(frame):
     assert len(lines(figure.axes[6])) == 2, "distances of those that have several networks"
 
 
+def test_epochs_plot_of_chosen_quantities_from_an_epoch_on(frame):
+    figure = over_epochs(
+        frame, series=["test/nll", "train/lr"], start=2, marks={"T0": 2, "$": 0.5, "end": 1.0, "no": 3}
+    )
+    assert [ax.get_ylabel() for ax in figure.axes] == ["Test NLL (nats)"] * 2 + ["Learning rate"] * 2
+    assert {tuple(line.get_xdata()) for line in figure.axes[2].get_lines()} == {(2.0,), (2.0, 2.0)}, "and the marks"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["T0", "end"], "the others are outside"
+    later = over_epochs(frame, start=1.0).axes[0].get_lines()
+    assert {tuple(line.get_xdata()) for line in later} == {(2.0,)}, "a fraction of the two epochs"
+
+
+def test_epochs_plot_of_what_is_not_there(frame):
+    with pytest.raises(LookupError, match=r"no run has distance/cosine tracked over epochs$"):
+        over_epochs(frame, series=["distance/cosine"])
+    with pytest.raises(LookupError, match=r"no run has anything tracked .* from epoch 3 on \(the last one is 2\)"):
+        over_epochs(frame, start=3)
+    with pytest.raises(ValueError, match="unknown series 'accuracy'; known are: test/accuracy, test/bpc, test/nll"):
+        over_epochs(frame, series=["accuracy"])
+    with pytest.raises(ValueError, match=r"1.5 is no fraction of all epochs"):
+        over_epochs(frame, marks={"T0": 1.5})
+    with pytest.raises(ValueError, match=r"a place in training is an epoch, or a fraction of all epochs; got '60 %'"):
+        over_epochs(frame, start="60 %")
+
+
 def test_changes_are_compared_with_plain_training_of_the_same_seed(frame):
     names = ["relative_change/fog"]
     change = frame.assign(**{names[0]: -0.1 * frame["members"] - 0.01 * frame["seed"]})
@@ -122,6 +168,14 @@ def test_changes_are_compared_with_plain_training_of_the_same_seed(frame):
     assert figure.axes[0].get_title() == "deep_ensemble\n(K=3)"
     assert bars == pytest.approx([-0.2, -0.2]), "on both networks"
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["fog"]
+
+
+def test_the_title_of_generated_corruptions_is_not_cut_off(frame):
+    figure = change_under_corruption(frame.assign(**{"generated/relative_change/fog": -0.1 * frame["members"]}))
+    assert "(generated corruptions)" in title_of_legend(figure).replace("\n", " ")
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_title().get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def test_corruption_plot_without_what_it_needs(frame):

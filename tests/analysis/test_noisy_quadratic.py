@@ -79,8 +79,12 @@ def test_the_figure_shows_the_losses(settings):
     assert [ax.get_title() for ax in figure.axes] == ["η = 0.1, B = $10^{8}$", "η = 0.1, B = 1000", "η = 0.5, B = 100"]
 
 
-def test_nothing_is_cut_off_or_overlaps(settings, tmp_path):
+@pytest.mark.parametrize("banner", [None, "Rehearsal: 400 iterations of 40,000, so that these slopes mean nothing"])
+def test_nothing_is_cut_off_or_overlaps(settings, tmp_path, banner):
+    settings = settings.copy()
+    settings.attrs["banner"] = banner
     figure = loss_against_members(settings)
+    assert figure.get_suptitle().replace("\n", " ") == (banner or "")
     figure.draw_without_rendering()
     page, box = figure.bbox, figure.get_tightbbox().transformed(figure.dpi_scale_trans)
     assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1 and box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1

@@ -135,6 +135,8 @@ def test_members_plot(frame):
 def test_members_plot_of_single_members(frame):
     with pytest.raises(LookupError, match="nll over more than one member"):
         metric_against_members(frame[frame["label"] == "sgd"], "nll")
+    with pytest.raises(ValueError, match="unknown metric 'brier'; known are: accuracy, nll, ece"):
+        metric_against_members(frame, "brier")
 
 
 def test_reliability_plot(frame):

@@ -106,7 +106,8 @@ def test_full_length_is_the_recipe_itself():
 def test_methods_that_need_epochs_get_them(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text(
-        "datasets: [cifar10]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: late-phase/swa\nmethods: ['swag(start=160)']\n"
+        "datasets: [cifar10]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: late-phase/swa\n"
+        "methods: ['swag(start=160)']\n"
     )
     small = rehearse(load(str(path)), TINY)
     assert small.cells()[0].run.recipe.epochs == 6 and "at most 6 epochs" in small.banner
