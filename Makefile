@@ -17,7 +17,7 @@ setup: .venv/installed
 
 leaderboard: setup
 	$(BIN)/econ run $(STUDY) --engine processes
-	$(BIN)/econ leaderboard $(STUDY) --format html --output $(RESULTS)/leaderboard.html
+	$(BIN)/econ report $(STUDY) --output $(RESULTS)/report.html
 	$(BIN)/econ leaderboard $(STUDY) --format markdown --output $(RESULTS)/leaderboard.md
 	$(BIN)/econ table $(STUDY) --standalone --output $(RESULTS)/table.tex
 	$(BIN)/econ plot $(STUDY) --output $(RESULTS)

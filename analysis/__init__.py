@@ -1,4 +1,4 @@
-"""From the tracked runs to leaderboards, LaTeX tables and plots.
+"""From the tracked runs to leaderboards, LaTeX tables, plots and a report.
 
 Importing this package imports neither MLflow nor matplotlib: `load_runs` and the names of `analysis.plots`
 do so at their first use.
@@ -11,9 +11,13 @@ from analysis.comparison_tables import latex_budgets, latex_ranks
 from analysis.friedman import average_ranks
 from analysis.leaderboard import leaderboard, render
 from analysis.metrics import METRICS, Metric, describe
+from analysis.page import Column, Drawing, Row, Section, Table, Value, write_page
 from analysis.paired import paired_differences
 from analysis.paper import compare, render_paper
 from analysis.pareto import pareto_fronts
+from analysis.provenance import load_provenance
+from analysis.report import report
+from analysis.report_tables import beside_paper
 from analysis.runs import load_arrays, load_predictions, load_runs, load_series, ranked
 from analysis.statistics import relative_costs, summarize
 from analysis.tables import document, latex
@@ -45,10 +49,17 @@ __all__ = [
     "FIGURES",
     "METRICS",
     "PLOTS",
+    "Column",
+    "Drawing",
     "Metric",
+    "Row",
+    "Section",
+    "Table",
+    "Value",
     "accuracy_against_cost",
     "accuracy_against_predict_cost",
     "average_ranks",
+    "beside_paper",
     "best_on_path",
     "best_within_budget",
     "change_under_corruption",
@@ -64,6 +75,7 @@ __all__ = [
     "leaderboard",
     "load_arrays",
     "load_predictions",
+    "load_provenance",
     "load_runs",
     "load_series",
     "load_settings",
@@ -81,11 +93,13 @@ __all__ = [
     "reliability",
     "render",
     "render_paper",
+    "report",
     "save",
     "scores_along_path",
     "scores_on_plane",
     "summarize",
     "tuning_history",
+    "write_page",
 ]
 
 

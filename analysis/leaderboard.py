@@ -1,4 +1,4 @@
-"""Methods ranked over seeds, with their cost, as text, CSV, Markdown or a web page."""
+"""Methods ranked over seeds, with their cost, as text, CSV or Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from analysis.statistics import CELL, ascending, main_metric, relative_costs, su
 from analysis.writing import Head, Table, clean, markdown, text
 
 __all__ = ["Format", "clean", "leaderboard", "render", "sections", "write_cell"]
-Format = Literal["text", "csv", "markdown", "html"]
+Format = Literal["text", "csv", "markdown"]
 _LISTED = 5  # unfinished cells named in a note; the others are counted
 _REASON = 100  # characters of a failure's reason
 
@@ -65,7 +65,7 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
         *_seed_notes(board),
         *filter(None, [tuning]),
         *board.attrs.get("notes", []),
-        *_unfinished_notes(frame),
+        *unfinished_notes(frame),
     ]
     partial, left_out = board.attrs["partial"], board.attrs.get("left_out", "")
     board = board.loc[order.index].reset_index(drop=True)
@@ -85,9 +85,9 @@ def render(
 
     Args:
         board: What `leaderboard` returns.
-        format: "text" (for a terminal), "markdown", "html" (one page that needs nothing else), or "csv"
-            (every metric, mean and standard deviation apart, in full precision).
-        metrics: The columns of the other three, as far as the runs have them.
+        format: "text" (for a terminal), "markdown", or "csv" (every metric, mean and standard deviation apart, in full
+            precision).
+        metrics: The columns of the other two, as far as the runs have them.
         width: Characters a line of text may have; a wider table goes on below. Default: no limit.
 
     Raises:
@@ -95,12 +95,8 @@ def render(
     """
     if format == "csv":
         return board.to_csv(index=False, lineterminator="\n")
-    if format == "html":
-        from analysis.report import page
-
-        return page(board, metrics)
     if format not in ("text", "markdown"):
-        raise ValueError(f"format must be text, csv, markdown or html, not {format!r}")
+        raise ValueError(f"format must be text, csv or markdown, not {format!r}")
     from analysis.comparisons import comparisons
 
     tables = [*_boards(board, metrics), *comparisons(board)]
@@ -170,7 +166,8 @@ def _seed_notes(board: pd.DataFrame) -> list[str]:
     return [f"Mean ± sample standard deviation (n − 1) over {seeds}, on {split} data."]
 
 
-def _unfinished_notes(frame: pd.DataFrame) -> list[str]:
+def unfinished_notes(frame: pd.DataFrame) -> list[str]:
+    """Count the unfinished runs of a frame, a line a state, and name the first few with their reasons."""
     unfinished: list[dict[str, str]] = frame.attrs.get("unfinished", [])
     notes = []
     states = Counter(cell["state"] for cell in unfinished)

@@ -20,7 +20,7 @@ class Metric:
         unit: Its unit, or "" for a plain number.
         format: How one number is written, as in `format(93.2, ".2f")`.
         better: Which direction is better; None where neither is (diversity, number of members).
-        spread: Whether tables show its standard deviation. The relative costs are counts that hardly vary.
+        spread: Whether tables show its standard deviation. Counts, and costs relative to others, hardly vary.
     """
 
     name: str
@@ -80,15 +80,15 @@ _ALL = (
     Metric("train_cost", "Train cost", "×", ".2f", "lower", spread=False),
     Metric("train_time", "Train time", "×", ".2f", "lower"),
     Metric("predict_cost", "Predict cost", "×", ".2f", "lower", spread=False),
-    Metric("cost/forward_examples", "Forward passes", "examples", ".3g", "lower"),
-    Metric("cost/backward_examples", "Backward passes", "examples", ".3g", "lower"),
-    Metric("cost/optimizer_steps", "Optimizer steps", "", ".3g", "lower"),
-    Metric("cost/train_seconds", "Training time", "s", ".3g", "lower"),
-    Metric("cost/peak_memory_bytes", "Peak memory", "bytes", ".3g", "lower"),
-    Metric("cost/parameters_trained", "Parameters trained", "", ".3g", "lower"),
-    Metric("cost/parameters_kept", "Parameters kept", "", ".3g", "lower"),
-    Metric("cost/forwards_per_example", "Forward passes an example", "", ".2f", "lower"),
-    Metric("cost/seconds_per_1000_predictions", "Time of 1,000 predictions", "s", ".3g", "lower"),
+    Metric("cost/forward_examples", "Forward passes", "examples", ",.0f", "lower", spread=False),
+    Metric("cost/backward_examples", "Backward passes", "examples", ",.0f", "lower", spread=False),
+    Metric("cost/optimizer_steps", "Optimizer steps", "", ",.0f", "lower", spread=False),
+    Metric("cost/train_seconds", "Training time", "s", ".1f", "lower"),
+    Metric("cost/peak_memory_bytes", "Peak memory", "bytes", ",.0f", "lower", spread=False),
+    Metric("cost/parameters_trained", "Parameters trained", "", ",.0f", "lower", spread=False),
+    Metric("cost/parameters_kept", "Parameters kept", "", ",.0f", "lower", spread=False),
+    Metric("cost/forwards_per_example", "Forward passes an example", "", ".2f", "lower", spread=False),
+    Metric("cost/seconds_per_1000_predictions", "Time of 1,000 predictions", "s", ".4f", "lower"),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -181,9 +181,9 @@ def render_paper(compared: pd.DataFrame, format: Format = "text", *, width: int 
     if format == "latex":
         return _latex(grid, title)
     return (
-        text([_table(grid, title)], grid.notes, width)
+        text([write_table(grid, title)], grid.notes, width)
         if format == "text"
-        else markdown([_table(grid, title)], grid.notes)
+        else markdown([write_table(grid, title)], grid.notes)
     )
 
 
@@ -196,7 +196,8 @@ def _lines(grid: Grid) -> list[list[str]]:
     ]
 
 
-def _table(grid: Grid, title: str) -> Table:
+def write_table(grid: Grid, title: str) -> Table:
+    """Make a table as it is read of the paper's."""
     heads = [Head("", left=True), Head("", left=True), *map(Head, grid.columns)]
     return Table(title, heads, _lines(grid), repeated=2)
 

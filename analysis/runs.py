@@ -44,8 +44,8 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
       `cost/peak_memory_bytes` in bytes. `cost/…` is what the run costs alone, `spent/…` what it took here.
 
     `frame.attrs["unfinished"]` lists the cells without a result (label, architecture, dataset, seed, state,
-    reason; state "missing" for a key without a run), which a leaderboard mentions below its table. Runs that
-    exist only as members of a deep ensemble are left out.
+    reason, key, run_id; of a key without a run only the key, with the state "missing"), which a leaderboard mentions
+    below its table. Runs that exist only as members of a deep ensemble are left out.
 
     Args:
         study: The study's name, which is the MLflow experiment's.
@@ -88,7 +88,7 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     done = {run.data.tags["key"] for run in finished}
     unfinished = [_describe(run) for run in cells if run.data.tags.get("key") not in done]
     known = {run.data.tags.get("key") for run in cells}
-    unfinished += [{"state": "missing"} for key in set(keys or ()) - known]
+    unfinished += [{"state": "missing", "key": key} for key in sorted(set(keys or ()) - known)]
     if not finished:
         raise LookupError(f"study {study!r} has no finished runs ({_count_states(unfinished)}) in {uri}")
     return finished, unfinished
@@ -270,8 +270,9 @@ def _row(run: Any, study: str, uri: str) -> dict[str, object]:
 
 def _describe(run: Any) -> dict[str, str]:
     tags = run.data.tags
-    names = ("label", "architecture", "dataset", "seed", "reason")
-    return {name: tags.get(name, "") for name in names} | {"state": tags.get("state", "running")}
+    names = ("label", "architecture", "dataset", "seed", "reason", "key")
+    found = {name: tags.get(name, "") for name in names}
+    return found | {"state": tags.get("state", "running"), "run_id": run.info.run_id}
 
 
 def _count_states(unfinished: list[dict[str, str]]) -> str:

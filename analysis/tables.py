@@ -159,7 +159,7 @@ def _format(rows: pd.DataFrame, shown: Sequence[Metric]) -> pd.DataFrame:
     columns = {}
     for metric in shown:
         means = [metric.write(float(mean)) for mean in rows[f"{metric.name}_mean"]]
-        best = _best(means, metric)
+        best = best_mean(means, metric)
         stds = [metric.write_spread(float(std)) for std in rows[f"{metric.name}_std"]]
         columns[metric.name] = [
             _figure(mean, std if metric.spread else "", bold=mean == best)
@@ -168,8 +168,16 @@ def _format(rows: pd.DataFrame, shown: Sequence[Metric]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _best(means: Sequence[str], metric: Metric) -> str | None:
-    """The best mean as it is written, so that entries which read the same are treated the same."""
+def best_mean(means: Sequence[str], metric: Metric) -> str | None:
+    """Find the best mean as it is written, so that entries which read the same are treated the same.
+
+    Args:
+        means: As `Metric.write` gives them.
+        metric: Of which they are.
+
+    Returns:
+        One of them; None for costs, where neither direction is better, and if there is only one.
+    """
     present = [mean for mean in means if mean]
     if metric.better is None or not metric.spread or len(present) < 2:
         return None

@@ -1,13 +1,14 @@
-"""The commands that read tracked runs: leaderboard, table, plot."""
+"""The commands that read tracked runs: leaderboard, table, plot, report."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from harness.cli_options import (
     Output,
@@ -26,6 +27,7 @@ from harness.cli_options import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from harness.plan import Plan
     from harness.study import Study as Loaded
@@ -39,7 +41,6 @@ class Format(StrEnum):
     text = "text"
     csv = "csv"
     markdown = "markdown"
-    html = "html"
 
 
 class TableFormat(StrEnum):
@@ -105,8 +106,20 @@ def load_frame(plan: "Plan", study: str, runs: Path, store: str | None) -> "pd.D
         frame = load_runs(plan.study.name, store=store_uri(store, runs), keys=labels)
     frame["label"] = frame["key"].map(labels)
     whole = frame.explode("label", ignore_index=True)  # a method may stand in the study under several names
-    whole.attrs = frame.attrs | {"tuning": plan.study.caption, "banner": plan.study.banner}
+    missing = [
+        cell | name_missing(plan, cell["key"]) for cell in frame.attrs["unfinished"] if cell["state"] == "missing"
+    ]
+    unfinished = [cell for cell in frame.attrs["unfinished"] if cell["state"] != "missing"] + missing
+    said = {"tuning": plan.study.caption, "description": plan.study.file.description, "banner": plan.study.banner}
+    whole.attrs = frame.attrs | said | {"unfinished": unfinished}
     return whole
+
+
+def name_missing(plan: "Plan", key: str) -> dict[str, str]:
+    """Say which cell it is that no run is tracked of."""
+    planned = plan.runs[key]
+    tags = planned.run.tags()
+    return {"label": planned.label, **{name: tags[name] for name in ("architecture", "dataset", "seed")}}
 
 
 def is_quadratic(plan: "Plan") -> bool:
@@ -131,24 +144,42 @@ def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
         console.print(f"wrote {path}", highlight=False)
 
 
-def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
-    """Draw the figures that a study asks for."""
+def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, "Figure"]]:
+    """Draw the figures that a study asks for, each with its name; of what cannot be drawn, say why.
+
+    Raises:
+        LookupError: if none can be drawn.
+    """
     import pandas as pd
 
-    from analysis import FIGURES, save
+    from analysis import FIGURES
 
     names = [place.name for place in study.places()]
+    places = pd.Series(list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index)
+    failed = []
     for drawing, drawn in zip(study.file.figures, study.drawn, strict=True):
-        shown = {names[i]: order for order, i in enumerate(drawn)}
-        places = pd.Series(list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index)
-        rows = frame.assign(order=places.map(shown)).dropna(subset="order")
-        rows = rows.sort_values(["order", "seed"], ignore_index=True)
-        rows.attrs = frame.attrs | {"labels": list(dict.fromkeys(names[i][2] for i in drawn))}
-        with refusing():
-            figure = FIGURES[drawing.plot](rows.drop(columns="order"), **drawing.options)
-            paths = save(figure, output / "-".join(filter(None, [study.name.replace(" · ", "-"), drawing.name])))
-        for path in paths:
-            console.print(f"wrote {path}", highlight=False)
+        rows = frame.assign(order=places.map({names[i]: order for order, i in enumerate(drawn)}))
+        rows = rows.dropna(subset="order").sort_values(["order", "seed"], ignore_index=True).drop(columns="order")
+        rows.attrs = frame.attrs
+        try:
+            if drawing.plot not in FIGURES:
+                raise LookupError(f"there is no plot {drawing.plot!r}; there are {', '.join(FIGURES)}")
+            yield drawing.name, FIGURES[drawing.plot](rows, **drawing.options)
+        except LookupError as error:
+            failed.append(f"no figure {drawing.name or drawing.plot}: {error.args[0]}")
+            console.print(failed[-1], markup=False, highlight=False, soft_wrap=True)
+    if len(failed) == len(study.file.figures):
+        raise LookupError("; ".join(failed))
+
+
+def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
+    """Draw and save the figures that a study asks for."""
+    from analysis import save
+
+    with refusing():
+        for name, figure in draw_figures(study, frame):
+            for path in save(figure, output / "-".join(filter(None, [study.name.replace(" · ", "-"), name]))):
+                console.print(f"wrote {path}", highlight=False)
 
 
 def plot_tuning(plan: "Plan", study: str, output: Path, store: str) -> None:
@@ -271,3 +302,48 @@ def plot(
             paths = save(figure, output / chosen)
         for path in paths:
             console.print(f"wrote {path}", highlight=False)
+
+
+@reports.command()
+def report(
+    study: Study,
+    by: Annotated[
+        str | None, typer.Option(help="The metric to rank by. Default: accuracy, or of text bits per character.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write. Default: results/STUDY/report.html.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    store: Store = None,
+    plugin: Plugins = None,
+    tuned: Tuned = None,
+    scale: Scale = None,
+) -> None:
+    """Write a study's report, one web page with leaderboards, costs, plots and every run's provenance."""
+    from analysis import Drawing, Section, beside_paper, compare
+    from analysis import report as write
+    from harness.study import Study as Loaded
+
+    plan = make_plan(study, plugin, tuned, scale)
+    frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    place = Path("results", plan.study.name.replace(" · ", "-"), "report.html")
+    assert isinstance(plan.study, Loaded)  # `load_frame` refuses others
+    extra = []
+    with refusing(), telling() as tell:
+        if (paper := plan.study.stated()) is not None:
+            extra.append(beside_paper(compare(paper, frame)))
+        if plan.study.file.figures:
+            drawn = [Drawing(name or "Figure", figure) for name, figure in draw_figures(plan.study, frame)]
+            extra.append(Section("Figures of the study", drawings=drawn))
+        text = write(frame, by=by, extra=extra, tell=tell)
+    show(text, output or place)
+
+
+@contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
+    """Give what tells about long work: in place on a terminal, else a line each."""
+    if not console.is_terminal:
+        yield lambda line: console.print(line, markup=False, highlight=False)
+        return
+    with console.status("") as status:
+        yield lambda line: status.update(escape(line))

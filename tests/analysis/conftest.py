@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def store(tmp_path_factory) -> Iterator[Store]:
     store.add("unfinished", "sgd", 0, state="failed", reason="x")
     store.add("unfinished", "sgd", 1, state="running")
     yield store
+
+
+@pytest.fixture(scope="session")
+def other_store(store, tmp_path_factory) -> Store:
+    """A copy of the store, for studies that other tests do not count on."""
+    folder = tmp_path_factory.mktemp("other")
+    shutil.copy(store.folder / "mlflow.db", folder)
+    return Store(folder)
 
 
 def _finish(store, label, architecture, seed, accuracy, nll, ece, disagreement, examples, costs):

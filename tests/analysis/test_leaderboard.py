@@ -1,8 +1,6 @@
-"""Ranks, and the four forms of a leaderboard."""
+"""Ranks, and the three forms of a leaderboard."""
 
 import io
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -49,7 +47,7 @@ def test_what_was_chosen_on_test_data_has_no_row(runs):
     assert board["label"].tolist() == ["a"]
     note = "Chosen on test data: not ranked (1 run: b)."
     assert board.attrs["left_out"] == board.attrs["notes"][1] == note
-    assert all(note in render(board, format).replace("\\", "") for format in ("text", "markdown", "html"))
+    assert all(note in render(board, format).replace("\\", "") for format in ("text", "markdown"))
 
 
 def test_rank_by_what_no_run_has(runs):
@@ -71,44 +69,6 @@ def test_text_keeps_to_a_width(board):
 def test_terminal_codes_in_a_name_are_dropped(runs):
     text = render(leaderboard(runs({"label": "a\x1b[31m\nb", "accuracy": 90.0})))
     assert "\x1b" not in text and "a [31m b" in text
-
-
-class Page(HTMLParser):
-    """Collects a page's tags and texts."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.links, self.texts = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-
-def test_html_escapes_names(runs):
-    name = "<script>alert(1)</script>"
-    frame = runs({"label": name, "dataset": name, "accuracy": 90.0})
-    frame.attrs["unfinished"] = [
-        {"label": name, "architecture": name, "dataset": name, "seed": "0", "state": "failed", "reason": name}
-    ]
-    page = Page()
-    page.feed(render(leaderboard(frame), "html"))
-    assert page.tags.count("script") == 1  # the page's own
-    assert name in page.texts
-    assert any(text.startswith("Not shown, failed: 1 run") and text.count(name) == 4 for text in page.texts)
-
-
-def test_html_needs_nothing_else(board):
-    text = render(board, "html")
-    page = Page()
-    page.feed(text)
-    assert page.links == [] and "http" not in text and "@import" not in text
-    assert text.count('aria-sort="ascending"') == 2  # one of each table's headings
-    assert re.search(r'<td data-value="95\.2\d*">95\.20 ± 0\.26</td>', text)
-    assert "98.50 ± n/a" in text
 
 
 def test_markdown_escapes_names(runs):

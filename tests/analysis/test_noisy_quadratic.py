@@ -53,7 +53,7 @@ def test_only_the_settings_asked_for(settings, quadratic_store):
     key = settings["key"][1]
     found = load_settings("quadratic", store=store.uri, keys=[key, "f" * 64])
     assert list(found["key"]) == [key]
-    assert found.attrs["unfinished"] == [{"state": "missing"}]
+    assert found.attrs["unfinished"] == [{"state": "missing", "key": "f" * 64}]
     with pytest.raises(LookupError, match="no study 'nothing'"):
         load_settings("nothing", store=store.uri)
 

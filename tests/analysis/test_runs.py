@@ -54,7 +54,7 @@ def test_keys_restrict(store, frame):
     keys = [*frame["key"][:2], "0" * 64]
     chosen = load_runs("paper", store=store.uri, keys=keys)
     assert sorted(chosen["key"]) == sorted(keys[:2])
-    assert chosen.attrs["unfinished"] == [{"state": "missing"}]
+    assert chosen.attrs["unfinished"] == [{"state": "missing", "key": "0" * 64}]
 
 
 def test_more_runs_than_a_page(store, frame, monkeypatch):

@@ -34,14 +34,15 @@ def test_help_is_quick(econ, environment):
         done = subprocess.run([*econ, "--help"], env=environment, capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.0
-    for command in ("run", "tune", "status", "sync", "leaderboard", "table", "plot", "list", "new-method"):
+    for command in ("run", "tune", "status", "sync", "leaderboard", "table", "plot", "report", "list", "new-method"):
         assert command in done.stdout
 
 
 def test_the_help_of_every_command_needs_no_heavy_import(environment):
     program = (
         "import sys; from typer.testing import CliRunner; from harness.cli import app\n"
-        "for name in ('run', 'tune', 'status', 'sync', 'leaderboard', 'table', 'plot', 'list', 'new-method'):\n"
+        "names = 'run tune status sync leaderboard table plot report list new-method'.split()\n"
+        "for name in names:\n"
         "    assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"
         "print({'torch', 'mlflow', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
     )
@@ -86,6 +87,30 @@ def test_run_status_sync_and_leaderboard(call, tmp_path, write_study, store):
     code, out, _ = call("table", study, "--output", tmp_path / "deep" / "t.tex")
     assert code == 0
     assert r"\toprule" in (tmp_path / "deep" / "t.tex").read_text()
+
+
+def test_report(call, tmp_path, write_study, store):
+    """A run of the study was trained, another one was not."""
+    study = write_study(tmp_path / "s.yaml", methods=["sgd"], recipe={"epochs": 1})
+    code, _, err = call("report", study)
+    assert (code, err.count(f"train the study with `econ run {study}`")) == (2, 1)
+    assert call("run", study)[0] == 0
+    write_study(
+        tmp_path / "s.yaml", methods=["sgd", {"<late>": "label_smoothing"}], recipe={"epochs": 1}, description="Mine"
+    )
+    code, out, err = call("report", study)
+    assert code == 0, err
+    assert "drawing reliability" in out.splitlines()
+    assert out.endswith("wrote results/s/report.html\n")
+    text = (tmp_path / "results" / "s" / "report.html").read_text()
+    assert "<h1>Study s</h1>" in text and "<dd>Mine</dd>" in text
+    assert "Not shown, missing: 1 run (&lt;late&gt; · lenet5 · rows · seed 0)." in text
+    code, _, err = call("report", study, "--by", "beauty")
+    assert (code, err.partition(";")[0]) == (2, "error: no run has 'beauty'")
+    code, _, err = call("report", study, "--output", tmp_path / "s.yaml" / "r.html")
+    assert (code, err) == (2, f"error: --output {tmp_path}/s.yaml/r.html: File exists\n")
+    code, _, err = call("report", "late-phase/figure-1")
+    assert code == 2 and err.startswith("error: study late-phase/figure-1 simulates the noisy quadratic problem")
 
 
 def test_a_method_under_two_labels_has_two_rows(call, tmp_path, write_study, store):

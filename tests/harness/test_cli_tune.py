@@ -130,11 +130,14 @@ def test_tune_then_run_rank_and_plot(call, study, tmp_path):
         f"case, seed 1000): late: gamma_theta, sigma0; batch_ensemble(K=2): {', '.join(entries[0]['values'])}. "
         f"Values: {file}. Not tuned: sgd."
     )
-    for format in ("text", "html"):
-        code, out, err = call("leaderboard", study, *tuned, "--format", format)
-        assert code == 0, err
-        assert caption in unescape(out.replace("\\", "")), format
-        assert "late" in out
+    code, out, err = call("leaderboard", study, *tuned)
+    assert code == 0, err
+    assert caption in out
+    assert "late" in out
+    code, out, err = call("report", study, *tuned)
+    assert code == 0, err
+    assert out.endswith("wrote results/s-tuned/report.html\n")
+    assert caption in unescape((tmp_path / "results" / "s-tuned" / "report.html").read_text())
     assert caption.replace("_", r"\_") in call("table", study, *tuned)[1].replace("{=}", "=")
     code, _, err = call("leaderboard", study)
     assert code == 2, "the study as written has no such board"
