@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli_options import Plugins, Refusal, console, show
+from harness.cli_plots import plotting
 from harness.cli_reports import reports
 from harness.cli_run import running
 from harness.cli_tune import tuning
@@ -27,6 +28,7 @@ app.add_typer(running)
 app.add_typer(watching)
 app.add_typer(tuning)
 app.add_typer(reports)
+app.add_typer(plotting)
 
 
 class Form(StrEnum):

@@ -1,6 +1,5 @@
-"""The commands that read tracked runs: leaderboard, table, plot, report."""
+"""The commands that read tracked runs: leaderboard, table, report."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -27,10 +26,8 @@ from harness.cli_options import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
     from harness.plan import Plan
-    from harness.study import Study as Loaded
 
 reports = typer.Typer()
 
@@ -53,23 +50,6 @@ class TableFormat(StrEnum):
 
 
 SUFFIXES = {".tex": TableFormat.latex, ".md": TableFormat.markdown, ".csv": TableFormat.csv, ".txt": TableFormat.text}
-
-
-class PlotName(StrEnum):
-    """What can be plotted."""
-
-    cost = "cost"
-    predict_cost = "predict-cost"
-    ranks = "ranks"
-    reliability = "reliability"
-    members = "members"
-    path = "path"
-    plane = "plane"
-    flatness = "flatness"
-    epochs = "epochs"
-    corruption = "corruption"
-    tuning = "tuning"
-    all = "all"
 
 
 @contextmanager
@@ -120,81 +100,6 @@ def name_missing(plan: "Plan", key: str) -> dict[str, str]:
     planned = plan.runs[key]
     tags = planned.run.tags()
     return {"label": planned.label, **{name: tags[name] for name in ("architecture", "dataset", "seed")}}
-
-
-def is_quadratic(plan: "Plan") -> bool:
-    """Say whether a plan is of the noisy quadratic problem, where there are no methods to rank."""
-    from harness.quadratic_study import QuadraticStudy
-
-    return isinstance(plan.study, QuadraticStudy)
-
-
-def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
-    """Draw a study of the noisy quadratic problem."""
-    from analysis import load_settings, loss_against_members, save
-
-    with refusing(f"simulate it with `econ run {study}`, or send its runs with `econ sync {study}`"):
-        frame = load_settings(plan.study.name, store=store, keys=plan.runs.keys())
-    frame.attrs["banner"] = plan.study.banner
-    if frame.attrs["unfinished"]:
-        console.print(f"{len(frame.attrs['unfinished'])} of {len(plan.runs)} settings are not finished: left out")
-    with refusing():
-        paths = save(loss_against_members(frame), output / plan.study.name)
-    for path in paths:
-        console.print(f"wrote {path}", highlight=False)
-
-
-def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, "Figure"]]:
-    """Draw the figures that a study asks for, each with its name; of what cannot be drawn, say why.
-
-    Raises:
-        LookupError: if none can be drawn.
-    """
-    import pandas as pd
-
-    from analysis import FIGURES
-
-    names = [place.name for place in study.places()]
-    places = pd.Series(list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index)
-    failed = []
-    for drawing, drawn in zip(study.file.figures, study.drawn, strict=True):
-        rows = frame.assign(order=places.map({names[i]: order for order, i in enumerate(drawn)}))
-        rows = rows.dropna(subset="order").sort_values(["order", "seed"], ignore_index=True).drop(columns="order")
-        rows.attrs = frame.attrs
-        try:
-            if drawing.plot not in FIGURES:
-                raise LookupError(f"there is no plot {drawing.plot!r}; there are {', '.join(FIGURES)}")
-            yield drawing.name, FIGURES[drawing.plot](rows, **drawing.options)
-        except LookupError as error:
-            failed.append(f"no figure {drawing.name or drawing.plot}: {error.args[0]}")
-            console.print(failed[-1], markup=False, highlight=False, soft_wrap=True)
-    if len(failed) == len(study.file.figures):
-        raise LookupError("; ".join(failed))
-
-
-def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
-    """Draw and save the figures that a study asks for."""
-    from analysis import save
-
-    with refusing():
-        for name, figure in draw_figures(study, frame):
-            for path in save(figure, output / "-".join(filter(None, [study.name.replace(" · ", "-"), name]))):
-                console.print(f"wrote {path}", highlight=False)
-
-
-def plot_tuning(plan: "Plan", study: str, output: Path, store: str) -> None:
-    """Draw how a study was tuned, a figure for each dataset and architecture."""
-    from analysis import load_tuning, save, tuning_history
-
-    name = plan.study.name.removesuffix(" · tuned")
-    with refusing(f"tune the study with `econ tune {study}`"):
-        figures = tuning_history(load_tuning(name, store=store))
-    for title, figure in figures.items():
-        place = "-".join(re.findall(r"[\w.=]+", title))
-        with refusing():
-            paths = save(figure, output / ("tuning" if len(figures) == 1 else f"tuning-{place}"))
-        for path in paths:
-            console.print(f"wrote {path}", highlight=False)
 
 
 @reports.command()
@@ -257,54 +162,6 @@ def table(
 
 
 @reports.command()
-def plot(
-    study: Study,
-    name: Annotated[PlotName, typer.Argument(help="Which plot.")] = PlotName.all,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("results"),
-    runs: Runs = Path("runs"),
-    store: Store = None,
-    plugin: Plugins = None,
-    tuned: Tuned = None,
-    scale: Scale = None,
-) -> None:
-    """Draw a study's figures (PDF, SVG, PNG) from the tracked runs; if it names none, all plots that its runs allow."""
-    from analysis import PLOTS, ranked, save
-    from harness.study import Study as Loaded
-    from harness.track import store_uri
-
-    plan = make_plan(study, plugin, tuned, scale)
-    if is_quadratic(plan):
-        if name is not PlotName.all:
-            raise Refusal(f"no plot {name.value!r} of study {plan.study.name}: it has one, `econ plot {study}`")
-        plot_quadratic(plan, study, output, store_uri(store, runs))
-        return
-    if name is PlotName.tuning:
-        plot_tuning(plan, study, output, store_uri(store, runs))
-        return
-    frame = load_frame(plan, named(study, tuned, scale), runs, store)
-    if name is PlotName.all and isinstance(plan.study, Loaded) and plan.study.file.figures:
-        plot_figures(plan.study, frame, output)
-        return
-    with refusing():
-        frame = ranked(frame)
-    if "left_out" in frame.attrs:
-        console.print(frame.attrs["left_out"], markup=False, highlight=False, soft_wrap=True)
-    for chosen in PLOTS if name is PlotName.all else [name.value]:
-        try:
-            with refusing():
-                figure = PLOTS[chosen](frame)
-        except Refusal as error:
-            if name is not PlotName.all or not isinstance(error.__cause__, LookupError):
-                raise
-            console.print(f"no plot {chosen}: {error}", markup=False, highlight=False, soft_wrap=True)
-            continue
-        with refusing():
-            paths = save(figure, output / chosen)
-        for path in paths:
-            console.print(f"wrote {path}", highlight=False)
-
-
-@reports.command()
 def report(
     study: Study,
     by: Annotated[
@@ -333,6 +190,8 @@ def report(
         if (paper := plan.study.stated()) is not None:
             extra.append(beside_paper(compare(paper, frame)))
         if plan.study.file.figures:
+            from harness.cli_plots import draw_figures
+
             drawn = [Drawing(name or "Figure", figure) for name, figure in draw_figures(plan.study, frame)]
             extra.append(Section("Figures of the study", drawings=drawn))
         text = write(frame, by=by, extra=extra, tell=tell)

@@ -171,6 +171,8 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     errors.raise_any()
     for grid in grids:
         grid.datasets = [with_digest(dataset) for dataset in grid.datasets]
+    if not file.description and text.startswith("#"):
+        file.description = text.partition("\n")[0].lstrip("# ")
     return Study(study_name(path), file, tuple(grids), methods, tuple(files), paper=paper, beside=beside, drawn=drawn)
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from analysis import PLOTS, load_runs, load_series, save
-from harness.cli_reports import PlotName
+from harness.cli_plots import PlotName
 from harness.study import find, load
 from harness.track import Mirror, store_uri
 
