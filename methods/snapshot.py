@@ -19,8 +19,8 @@ class Snapshot(Collector):
 
     References:
         Huang et al., Snapshot ensembles: train 1, get M for free, ICLR 2017, Equation 2. Equally spaced snapshots
-        of an averaged run, without cycles, are those of the hypernetwork ensembles' authors (section 3):
-        `snapshot(swa, M=10, start=0.82, rate=inner)`.
+        of an averaged run, without cycles, are those of the hypernetwork ensembles' authors (section 3, appendix B:
+        ten from the 164th of 200 epochs to the last): `snapshot(swa, M=10, start=0.8, rate=inner)`.
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {
