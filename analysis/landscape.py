@@ -160,4 +160,4 @@ def _levels(values: np.ndarray) -> np.ndarray:
     """Space ten levels closer the lower they are; a tenth of the values lie above the last one."""
     low, high = float(values.min()), float(np.percentile(values, 90))
     steps: np.ndarray = low + max(high - low, 1e-6) * np.concatenate([[0.0], np.geomspace(0.02, 1.0, 9)])
-    return steps
+    return steps + 0.0  # so that none is written as -0

@@ -31,8 +31,8 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     Args:
         paper: A row a value of the paper's table, in its order, with columns row and column (their names in the table),
             dataset, architecture and label (the cells of ours that it stands beside), metric (a column of `load_runs`),
-            times (our unit times this is the paper's), paper_mean, paper_std, paper_n (NaN and 0 where it gives
-            nothing), decimals (as the paper writes it), note.
+            times (our unit times this is the paper's), stated (the value as the paper writes it, "" for nothing),
+            paper_mean, paper_std, paper_n (NaN and 0 where it gives nothing), decimals (of its mean), note.
         frame: Rows of `load_runs`; those chosen on test data count too, as they do in the paper.
 
     Returns:
@@ -120,7 +120,7 @@ def write(value: Mapping[object, object], line: str, marks: dict[str, str]) -> s
     stated, note = not math.isnan(figure["paper_mean"]), str(value["note"])
     if line == "paper":
         mark = f" [{marks.setdefault(note, letter(len(marks)))}]" if note else ""
-        return (spread(figure["paper_mean"], figure["paper_std"], digits) if stated else NOTHING) + mark
+        return (str(value["stated"]) or NOTHING).replace("-", "−") + mark
     if not value["label"]:
         return NOTHING
     if line == "ours":

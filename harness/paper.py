@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from harness.expression import closest
 from harness.grid import Place
@@ -58,6 +58,13 @@ class Note(Part):
     text: str
 
 
+def quoted(value: Any) -> Any:
+    """Refuse a number, of which YAML drops a last zero: 96.70 would be 96.7."""
+    if isinstance(value, int | float):
+        raise ValueError(f"put {value} into quotes, as the paper writes it with all its digits")
+    return value
+
+
 class Paper(Part):
     """A table of a paper, or what its text states of a figure.
 
@@ -76,7 +83,7 @@ class Paper(Part):
     rows: Annotated[tuple[Axis, ...], Field(min_length=1)]
     columns: Annotated[tuple[Axis, ...], Field(min_length=1)]
     select: Selection = Selection(metric="accuracy", times=1.0)
-    values: tuple[tuple[str | float, ...], ...]
+    values: tuple[tuple[Annotated[str, BeforeValidator(quoted)], ...], ...]
     notes: tuple[Note, ...] = ()
     remark: str = ""
 
@@ -102,14 +109,15 @@ class Paper(Part):
 
 
 class Stated(NamedTuple):
-    """A value as the paper states it: mean and spread (None for one run), and how many decimals it has."""
+    """A value as the paper states it: its text, mean and spread (None for one run), and the decimals of the mean."""
 
+    text: str
     mean: float
     std: float | None
     decimals: int
 
 
-def read_value(text: str | float) -> Stated | None:
+def read_value(text: str) -> Stated | None:
     """Read a value; None where there is none.
 
     Raises:
@@ -117,11 +125,11 @@ def read_value(text: str | float) -> Stated | None:
     """
     if text == NONE:
         return None
-    found = VALUE.fullmatch(str(text))
+    found = VALUE.fullmatch(text)
     if not found:
         raise ValueError(f"expected a value like '81.35 ± 0.16', or '{NONE}' for none, not {text!r}")
     std = found["std"]
-    return Stated(float(found["mean"]), float(std) if std else None, len(found["decimals"] or ""))
+    return Stated(text, float(found["mean"]), float(std) if std else None, len(found["decimals"] or ""))
 
 
 class Beside(NamedTuple):
@@ -236,7 +244,7 @@ def tabulate(paper: Paper, beside: Sequence[Beside], places: Sequence[Place]) ->
     for value in beside:
         place = None if value.place is None else places[value.place]
         dataset, architecture, label = place.name if place else ("", "", "")
-        stated = value.stated or Stated(math.nan, None, 2)
+        stated = value.stated or Stated("", math.nan, None, 2)
         rows.append(
             {
                 "row": value.row,
@@ -246,6 +254,7 @@ def tabulate(paper: Paper, beside: Sequence[Beside], places: Sequence[Place]) ->
                 "label": label,
                 "metric": measured(value.metric, place),
                 "times": value.times,
+                "stated": stated.text,
                 "paper_mean": stated.mean,
                 "paper_std": math.nan if stated.std is None else stated.std,
                 "paper_n": value.seeds if value.stated else 0,

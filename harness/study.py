@@ -109,8 +109,9 @@ def find(name: str) -> Path:
 
 
 def names() -> list[str]:
-    """List the studies that come with the project."""
-    return sorted(path.relative_to(STUDIES).with_suffix("").as_posix() for path in STUDIES.rglob("*.yaml"))
+    """List the studies that come with the project, numbers in their names in order."""
+    found = [path.relative_to(STUDIES).with_suffix("").as_posix() for path in STUDIES.rglob("*.yaml")]
+    return sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 def study_name(path: Path) -> str:

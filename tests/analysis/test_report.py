@@ -140,8 +140,16 @@ def test_a_papers_values_stand_in_the_report(frame):
     paper = pd.DataFrame(
         [
             {"row": "SWA", "column": "acc", "dataset": "cifar10", "architecture": "resnet20", "label": "swa"}
-            | {"metric": "accuracy", "times": 1.0, "paper_mean": 94.0, "paper_std": 0.1, "paper_n": 5, "decimals": 2}
-            | {"note": "likely 49"}
+            | {
+                "metric": "accuracy",
+                "times": 1.0,
+                "paper_mean": 94.0,
+                "paper_std": 0.1,
+                "paper_n": 5,
+                "decimals": 2,
+                "stated": "94.00 ± 0.10",
+            }
+            | {"stated": "94.00 ± 0.10", "note": "likely 49"}
         ]
     )
     paper.attrs = {"source": "Nobody 2021, Table 1", "seeds": 5, "remark": ""}

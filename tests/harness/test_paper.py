@@ -37,12 +37,11 @@ def study(tmp_path, text=TEXT):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("81.35 ± 0.16", Stated(81.35, 0.16, 2)),
-        ("0.8209 ± 0.00168", Stated(0.8209, 0.00168, 4)),
-        ("84.09", Stated(84.09, None, 2)),
-        ("1125 ± 9", Stated(1125, 9, 0)),
-        (127.5, Stated(127.5, None, 1)),
-        ("-0.5", Stated(-0.5, None, 1)),
+        ("81.35 ± 0.16", Stated("81.35 ± 0.16", 81.35, 0.16, 2)),
+        ("0.8209 ± 0.00168", Stated("0.8209 ± 0.00168", 0.8209, 0.00168, 4)),
+        ("84.09", Stated("84.09", 84.09, None, 2)),
+        ("1125 ± 9", Stated("1125 ± 9", 1125, 9, 0)),
+        ("-0.5", Stated("-0.5", -0.5, None, 1)),
         (NONE, None),
     ],
 )
@@ -97,6 +96,7 @@ def test_corruptions_are_called_as_they_are_measured(tmp_path):
         (("column: OOD, text", "column: ODD, text"), "a note is on the column 'ODD'; did you mean 'OOD'?"),
         (("rows: [a, {second", "rows: [a, {a"), "two rows have the name a"),
         (("  seeds: 3\n", ""), "'seeds' is missing"),
+        (('["95", –]', "[95.50, –]"), "values[1][0]: put 95.5 into quotes, as the paper writes it with all its digits"),
         (("times: 100", "tims: 100"), "unknown key"),
     ],
 )
