@@ -15,7 +15,8 @@ from methods.recipe import Part
 if TYPE_CHECKING:
     import pandas as pd
 
-VALUE = re.compile(r"(?P<mean>-?\d+(?:\.(?P<decimals>\d+))?)(?: ± (?P<std>\d+(?:\.\d+)?))?")
+VALUE = re.compile(r"(?P<mean>-?\d+(?:\.(?P<decimals>\d+))?)(?: ± (?P<misprint>0\.(?=\d+\.))?(?P<std>\d+(?:\.\d+)?))?")
+"""A value as a paper writes it; a spread that is printed as "0.2.17" is read as 2.17."""
 NONE = "–"
 """What stands in a table where the paper gives nothing."""
 
