@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data import Passes
 from harness.measures import Flatness, Measures, PathThrough, Plane
-from harness.points import Points, Tally, at_most, single, tally, vectors
+from harness.points import Points, Tally, at_most, distances, single, tally, vectors
 from methods import Anchor, Batch, Method
 from methods.streams import CPU
 
@@ -75,6 +75,8 @@ class Landscape:
 def explore(method: Method, asked: Measures, examples: Examples, plain: Anchor | None = None) -> Landscape:
     """Measure what a study asks for, as far as the method can give it.
 
+    Among the metrics are how far the two ends of a path are apart, path/l2, path/cosine and path/squared_cosine.
+
     Args:
         method: prepared for prediction.
         asked: by the study.
@@ -98,6 +100,9 @@ def explore(method: Method, asked: Measures, examples: Examples, plain: Anchor |
             found.arrays |= {f"{name}/{key}": array for key, array in make().items()}
         except LeftOutError as error:
             found.left_out[name] = str(error)
+    if "path" in found.names:
+        apart = distances(method.net, islice(method.anchors(), 2))
+        found.metrics |= {f"path/{name}": value for name, value in apart.items()}
     return found
 
 

@@ -32,9 +32,14 @@ POSITIONS = (Position, Position | None)
 """Types of hyperparameters that are places in training."""
 PATH_POINTS, PLANE_POINTS, DRAWS, SCORED = 5, 3, 2, 64
 """What is measured around networks, at most: points on a path and along a plane's side, draws of noise, examples."""
+SEVERITY = 3
+"""Of the corruptions of a path, the one that is left where it is asked for; it is that of the relative change."""
 EPOCHS = (4, 6, 10, 16, 24, 40)
 """Lengths that `tiny` tries, as some methods collect several states late in training."""
 WIDTH = re.compile(r"(?P<family>wrn|pyramidnet|lstm)-(?:(?P<depth>\d+)-)?(?P<width>\d+)")
+RESIDUAL = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w+")
+"""Networks without a width in their name: a step of the larger ones takes seconds even on tiny pictures."""
+IN_THEIR_PLACE = "wrn-10"
 
 
 class Scale(Part):
@@ -45,7 +50,7 @@ class Scale(Part):
     subset: Annotated[int, Field(ge=1)] | None = None
     """Examples to train on, at most; of text, segments."""
     width: Annotated[float, Field(gt=0)] | None = None
-    """A factor on the width of networks that have one in their name."""
+    """A factor on the width of networks that have one in their name; below 1, wrn-10s in place of other ResNets."""
     members: Annotated[int, Field(ge=1)] | None = None
     """How many an ensemble has, at most."""
     seeds: Annotated[int, Field(ge=1)] | None = None
@@ -129,11 +134,12 @@ def rehearse_quadratic(study: QuadraticStudy, scale: Scale) -> QuadraticStudy:
 def describe(scale: Scale) -> str:
     """Say what a rehearsal is."""
     parts = [
-        f"at most {scale.epochs} epochs" if scale.epochs else "",
+        f"at most {scale.epochs} epoch{'s' if scale.epochs > 1 else ''}" if scale.epochs else "",
         f"at most {scale.subset} training examples" if scale.subset else "",
         f"networks {scale.width:g} times as wide" if scale.width else "",
-        f"at most {scale.members} members" if scale.members else "",
-        f"at most {scale.seeds} seeds" if scale.seeds else "",
+        f"{IN_THEIR_PLACE}s in place of larger residual networks" if scale.width and scale.width < 1 else "",
+        f"at most {scale.members} member{'s' if scale.members > 1 else ''}" if scale.members else "",
+        f"at most {scale.seeds} seed{'s' if scale.seeds > 1 else ''}" if scale.seeds else "",
         "made-up data" if scale.data else "",
     ]
     return f"Rehearsal, not a result: {', '.join(part for part in parts if part)}."
@@ -168,11 +174,15 @@ def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(architectures):
         match = WIDTH.fullmatch(name)
-        if width is None or not match:
+        if width is not None and match:
+            head = "-".join(filter(None, (match["family"], match["depth"])))
+            least = max(1, round(int(match["width"]) * width))
+        elif width is not None and width < 1 and RESIDUAL.fullmatch(name):
+            head, least = IN_THEIR_PLACE, 1
+        else:
             found[name] = name
             continue
-        head = "-".join(filter(None, (match["family"], match["depth"])))
-        smaller = (f"{head}-{max(1, round(int(match['width']) * width)) + i}" for i in count())
+        smaller = (f"{head}-{each}" for each in count(least))
         found[name] = next(each for each in smaller if each not in found.values())
     return found
 
@@ -255,7 +265,8 @@ def scaled_method(spec: MethodSpec, epochs: int, scale: Scale, methods: Mapping[
         value = spec.hyperparameters.get(name, default)
         if scale.epochs and kind in POSITIONS and isinstance(value, int):
             value = value / epochs
-        if scale.members and name in COUNTS and isinstance(value, int):
+        counted = name in COUNTS and (name != "points" or spec.hyperparameters.get("prediction") == "random")
+        if scale.members and counted and isinstance(value, int):
             value = min(value, scale.members)
         if name != "of" and value != default:
             values[name] = value
@@ -267,7 +278,9 @@ def scaled_measures(asked: Measures) -> Measures:
     """Measure less around networks."""
     changes: dict[str, Any] = {}
     if asked.path:
-        changes["path"] = asked.path.model_copy(update={"points": min(asked.path.points, PATH_POINTS)})
+        severities = tuple(s for s in asked.path.severities if s == SEVERITY) or asked.path.severities[:1]
+        update: dict[str, Any] = {"points": min(asked.path.points, PATH_POINTS), "severities": severities}
+        changes["path"] = asked.path.model_copy(update=update)
     if asked.plane:
         points, examples = min(asked.plane.points, PLANE_POINTS), min(asked.plane.examples, SCORED)
         train = min(asked.plane.train_examples, SCORED)

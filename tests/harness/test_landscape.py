@@ -377,3 +377,15 @@ def test_what_a_method_cannot_give_is_left_out_with_the_reason(recipe, examples)
     line = explore(trained(Line, recipe, examples.train), EVERYTHING, examples)
     assert line.left_out == {"plane": "a plane goes through three networks, and there are 2"}
     assert landscape.explore(method, Measures(), examples) == landscape.Landscape()
+
+
+def test_how_far_the_ends_of_a_path_are_apart_is_a_metric(recipe, examples):
+    method = trained(Curve, recipe, examples.train)
+    found = explore(method, Measures(path=PathThrough(points=2)), examples).metrics
+    kept = [i for i, name in enumerate(method.names) if name not in ("norm.weight", "norm.bias")]
+    one, two = (
+        np.concatenate([omega[i].detach().double().numpy().ravel() for i in kept]) for omega in method.omegas()[:2]
+    )
+    cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+    expected = {"path/l2": np.linalg.norm(one - two), "path/cosine": cosine, "path/squared_cosine": cosine**2}
+    assert found == pytest.approx(expected, rel=1e-5)
