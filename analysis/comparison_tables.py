@@ -12,7 +12,7 @@ from analysis.friedman import average_ranks, explain_ranks
 from analysis.metrics import Metric, describe
 from analysis.pareto import COSTS
 from analysis.statistics import CELL, name_cell
-from analysis.tables import escape
+from analysis.tables import banner_of, escape
 
 
 def latex_ranks(
@@ -39,7 +39,9 @@ def latex_ranks(
     ]
     said = f"{explain_ranks(ranks)} Methods that share a letter are not shown to differ."
     heads = ["method", r"average rank $\downarrow$", "groups"]
-    return _table("lrl", heads, [rows], caption or escape(said).replace(r"$\chi$2", r"$\chi^2$"), label)
+    return _table(
+        "lrl", heads, [rows], (caption or escape(said).replace(r"$\chi$2", r"$\chi^2$")) + banner_of(frame), label
+    )
 
 
 def latex_budgets(
@@ -79,7 +81,7 @@ def latex_budgets(
         "multiple of training one network plainly, or of its prediction."
     )
     columns = "llr" + "r" * len(costs)
-    return _table(columns, heads, parts, caption or escape(said), label, titles=titles)
+    return _table(columns, heads, parts, (caption or escape(said)) + banner_of(frame), label, titles=titles)
 
 
 def _budget_row(row: dict[Any, Any], metric: Metric, costs: Sequence[Metric]) -> list[str]:

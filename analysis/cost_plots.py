@@ -50,7 +50,7 @@ def accuracy_against_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
 
 @drawing
 def accuracy_against_predict_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
-    """Plot accuracy over the cost of a prediction, in forward passes an example, as `accuracy_against_cost` does.
+    """Plot accuracy over the cost of a prediction, in forward passes an example, with its front.
 
     Args:
         frame: Rows of `load_runs`.

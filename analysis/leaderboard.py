@@ -94,6 +94,8 @@ def render(
         ValueError: If the format is none of these.
     """
     if format == "csv":
+        if banner := board.attrs.get("banner"):
+            board = board.assign(banner=banner)
         return board.to_csv(index=False, lineterminator="\n")
     if format not in ("text", "markdown"):
         raise ValueError(f"format must be text, csv or markdown, not {format!r}")

@@ -8,15 +8,17 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from analysis.statistics import CELL
+from analysis.statistics import CELL, refuse_mixtures
 from analysis.writing import Head, Table, markdown, text
 
 Format = Literal["text", "latex", "markdown", "csv"]
 LEVEL = 0.95
 LINES = ("paper", "ours", "difference")
 """The lines of a row, from top to bottom."""
-MISSING = "missing"
-"""What stands in our line where no run is finished."""
+MISSING, UNMEASURED = "missing", "not measured"
+"""What stands in our line where no run is finished, and where none has the metric."""
+CHOSEN = "Ours was chosen on test data."
+"""What stands below the table of such a value."""
 NOTHING = "–"
 """What stands where the paper gives nothing, or where there is nothing to subtract."""
 
@@ -25,8 +27,8 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """Put our runs beside the values of a paper.
 
     The interval is Welch's, of the difference of two means with spreads and numbers of runs of their own (Welch, The
-    generalization of 'Student's' problem, Biometrika 1947). It does not exist (NaN) where either side has one run, or
-    the paper states no spread.
+    generalization of 'Student's' problem, Biometrika 1947). It does not exist (NaN) where either side has one run,
+    where neither spreads, or where the paper states no spread.
 
     Args:
         paper: A row a value of the paper's table, in its order, with columns row and column (their names in the table),
@@ -37,9 +39,16 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The paper's rows with further columns ours_mean, ours_std (sample standard deviation, n − 1), ours_n (the
-        finished runs that have the metric), difference (ours − the paper's), low and high (its 95 % interval), all in
-        the paper's unit. NaN where there is nothing: a missing run is never filled. `attrs` are both frames'.
+        finished runs that have the metric), runs (the finished ones), chosen_on ("test" if some were chosen on test
+        data), difference (ours − the paper's), low and high (its 95 % interval), all in the paper's unit. NaN where
+        there is nothing: a missing run is never filled. `attrs` are both frames'.
+
+    Raises:
+        ValueError: If the runs are not of test data, or the frame mixes what does not belong in one table.
     """
+    refuse_mixtures(frame)
+    if list(frame["evaluated_on"].unique()) != ["test"]:
+        raise ValueError("a paper's values are of test data, these runs were evaluated on validation data")
     groups = dict(iter(frame.groupby([*CELL, "label"])))
     rows = []
     for value in paper.to_dict("records"):
@@ -49,10 +58,16 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
         mean, std, n = float(ours.mean()), float(ours.std(ddof=1)), len(ours)
         low, high = welch(mean, std, n, value["paper_mean"], value["paper_std"], value["paper_n"])
         found = {"ours_mean": mean, "ours_std": std, "ours_n": n, "difference": mean - value["paper_mean"]}
+        found |= {"runs": 0 if runs is None else len(runs), "chosen_on": _chosen_on(runs)}
         rows.append({str(key): item for key, item in value.items()} | found | {"low": low, "high": high})
     compared = pd.DataFrame(rows)
     compared.attrs = {**frame.attrs, **paper.attrs}
     return compared
+
+
+def _chosen_on(runs: pd.DataFrame | None) -> str:
+    """Say whether some of the runs were chosen on test data."""
+    return "test" if runs is not None and "chosen_on" in runs and (runs["chosen_on"] == "test").any() else ""
 
 
 def welch(mean: float, std: float, n: int, other: float, other_std: float, other_n: int) -> tuple[float, float]:
@@ -73,7 +88,7 @@ def welch(mean: float, std: float, n: int, other: float, other_std: float, other
         return math.nan, math.nan
     a, b = std**2 / n, other_std**2 / other_n
     if a + b == 0:
-        return mean - other, mean - other
+        return math.nan, math.nan
     freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (other_n - 1))
     half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(a + b)
     return mean - other - half, mean - other + half
@@ -124,7 +139,10 @@ def write(value: Mapping[object, object], line: str, marks: dict[str, str]) -> s
     if not value["label"]:
         return NOTHING
     if line == "ours":
-        return spread(figure["ours_mean"], figure["ours_std"], digits) if figure["ours_n"] else MISSING
+        if not figure["ours_n"]:
+            return UNMEASURED if value["runs"] else MISSING
+        mark = f" [{marks.setdefault(CHOSEN, letter(len(marks)))}]" if value["chosen_on"] else ""
+        return spread(figure["ours_mean"], figure["ours_std"], digits) + mark
     if not stated or not figure["ours_n"]:
         return NOTHING
     interval = "n/a" if math.isnan(figure["low"]) else f"{figure['low']:+.{digits}f}, {figure['high']:+.{digits}f}"
@@ -151,7 +169,7 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     runs = compared[compared["label"] != ""]
     counts = sorted(int(n) for n in runs.loc[runs["ours_n"] > 0, "ours_n"].unique())
     over = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "no"
-    absent = runs[runs["ours_n"] == 0]
+    absent, unmeasured = runs[runs["runs"] == 0], runs[(runs["runs"] > 0) & (runs["ours_n"] == 0)]
     told = [
         f"Paper: {attrs['source']}; mean ± standard deviation over {attrs['seeds']} runs, one run where there is no ±.",
         f"Ours: mean ± sample standard deviation over {over} runs; difference: ours − paper [Welch 95 % interval; n/a "
@@ -159,6 +177,8 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     ]
     if len(absent):
         told.append(f"Missing: {len(absent)} of {len(runs)} values have no finished run of ours.")
+    if len(unmeasured):
+        told.append(f"Not measured: {len(unmeasured)} of {len(runs)} values, of which our runs lack the metric.")
     return [*filter(None, [attrs.get("banner", "")]), *told, *filter(None, [attrs.get("remark", "")])]
 
 
@@ -174,6 +194,8 @@ def render_paper(compared: pd.DataFrame, format: Format = "text", *, width: int 
         ValueError: If the format is none of these.
     """
     if format == "csv":
+        if banner := compared.attrs.get("banner"):
+            compared = compared.assign(banner=banner)
         return compared.to_csv(index=False, lineterminator="\n")
     if format not in ("text", "markdown", "latex"):
         raise ValueError(f"format must be text, latex, markdown or csv, not {format!r}")
@@ -198,7 +220,7 @@ def _lines(grid: Grid) -> list[list[str]]:
 
 def write_table(grid: Grid, title: str) -> Table:
     """Make a table as it is read of the paper's."""
-    heads = [Head("", left=True), Head("", left=True), *map(Head, grid.columns)]
+    heads = [Head("row", left=True), Head("line", left=True), *map(Head, grid.columns)]
     return Table(title, heads, _lines(grid), repeated=2)
 
 

@@ -45,8 +45,9 @@ _COSTS_TEXT = (
 
 
 _LEADERBOARDS_TEXT = (
-    "Δ is the mean difference to plain training over common seeds, with its 95 % interval: where that holds zero, the "
-    "difference may be chance."
+    "Δ is the mean difference to plain training over common seeds, with its 95 % interval (studentised bootstrap; of two "
+    "or three seeds Student's t; not corrected for the number of entries): where that holds zero, the difference may be "
+    "chance."
 )
 
 
@@ -85,10 +86,12 @@ def report(
     made = load_provenance(frame)
     drawings, undrawn, lost = draw_plots(ranked(frame), tell)
     banner = str(frame.attrs.get("banner", ""))
-    seeds, *notes = (note for note in board.attrs["notes"] if note != banner)
+    seeds, *notes = (note for note in board.attrs["notes"] if note != banner and not note.startswith("Δ:"))
     compared = comparisons(board)
     parts = [
-        Section("Leaderboards", _LEADERBOARDS_TEXT if "difference" in board else "", tables=leaderboards(board)),
+        Section(
+            "Leaderboards", _LEADERBOARDS_TEXT if board["difference"].notna().any() else "", tables=leaderboards(board)
+        ),
         *([as_section("Compared", "", compared)] if compared else []),
         Section("Costs", _COSTS_TEXT, tables=costs(board)),
         *extra,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ def as_table(table: Written) -> Table:
     for i, head in enumerate(table.heads):
         kind = "name" if i == 0 else "text" if head.left else "number"
         better = {"↑": "higher", "↓": "lower"}.get(head.arrow)
-        columns.append(Column(head.title.capitalize(), head.unit, better, kind))  # type: ignore[arg-type]
+        columns.append(Column(head.title[:1].upper() + head.title[1:], head.unit, better, kind))  # type: ignore[arg-type]
     rows, name = [], ""
     for cells in table.rows:
         name = cells[0] or name
@@ -44,10 +45,10 @@ def as_table(table: Written) -> Table:
     return Table(table.title, columns, rows, notes=[table.note] if table.note else [], filtered=False)
 
 
-def number(text: str) -> float | None:
-    """Give the number that a cell begins with, by which it is sorted; None if it begins with none."""
+def number(text: str) -> float:
+    """Give the number that a cell begins with, by which it is sorted; NaN, which stays last, if it begins with none."""
     found = _NUMBER.match(text)
-    return float(found[0].replace(",", "").replace("−", "-")) if found else None
+    return float(found[0].replace(",", "").replace("−", "-")) if found else math.nan
 
 
 def beside_paper(compared: pd.DataFrame) -> Section:

@@ -45,7 +45,8 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
 
     `frame.attrs["unfinished"]` lists the cells without a result (label, architecture, dataset, seed, state,
     reason, key, run_id; of a key without a run only the key, with the state "missing"), which a leaderboard mentions
-    below its table. Runs that exist only as members of a deep ensemble are left out.
+    below its table. Runs that exist only as members of a deep ensemble are left out. `frame.attrs["banner"]` is there
+    for runs of a rehearsal: it says so, and every table and figure made of the frame shows it.
 
     Args:
         study: The study's name, which is the MLflow experiment's.
@@ -64,6 +65,8 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
     frame = pd.DataFrame([_row(run, study, uri) for run in finished])
     frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
     frame.attrs["unfinished"] = unfinished
+    if banners := sorted({run.data.tags["banner"] for run in finished if run.data.tags.get("banner")}):
+        frame.attrs["banner"] = " ".join(banners)
     return frame
 
 

@@ -82,7 +82,8 @@ def latex(
     Args:
         board: What `leaderboard` returns, or the rows of `load_runs`.
         metrics: The columns, as far as the runs have them.
-        caption: LaTeX that replaces the caption written here, which says what is shown and over how many seeds.
+        caption: LaTeX that replaces the caption written here, which says what is shown and over how many seeds; what
+            says that a study was only rehearsed stays.
         label: For `\ref`.
     """
     if "run_id" in board:
@@ -98,7 +99,7 @@ def latex(
         position_float="centering",
         hrules=True,
         label=label,
-        caption=caption or _caption(board, [title for title, _, _ in cells], metrics),
+        caption=caption + banner_of(board) if caption else _caption(board, [title for title, _, _ in cells], metrics),
     )
     return _head_sections(str(written), cells) if len(cells) > 1 else str(written)
 
@@ -132,7 +133,8 @@ def escape(text: str) -> str:
     Greek letters and a few signs become math; of other characters outside Latin scripts, which pdflatex cannot
     print, a question mark remains.
     """
-    return "".join(_SPECIAL.get(character) or _printable(character) for character in text)
+    written = "".join(_SPECIAL.get(character) or _printable(character) for character in text)
+    return "{}" + written if written.startswith(("[", "*")) else written  # else an option of the row break before it
 
 
 def _printable(character: str) -> str:
@@ -227,7 +229,12 @@ def _partial(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
 
 def _tuning(board: pd.DataFrame) -> str:
     """Say which values were tuned, and with how much, and that a rehearsal is no result."""
-    return "".join(f" {escape(board.attrs[name])}" for name in ("tuning", "banner") if board.attrs.get(name))
+    return (f" {escape(note)}" if (note := board.attrs.get("tuning")) else "") + banner_of(board)
+
+
+def banner_of(frame: pd.DataFrame) -> str:
+    """Say, at the end of a caption, that a rehearsal is no result; nothing for real runs."""
+    return f" {escape(note)}" if (note := frame.attrs.get("banner")) else ""
 
 
 def _left_out(board: pd.DataFrame) -> str:

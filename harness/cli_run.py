@@ -108,7 +108,7 @@ def run(
         raise Refusal(f"--system-metrics needs what is not installed: pip install {absent}")
     if plan.alone.keys() - finished:
         check_runs(runs)
-    mirror = Sender(Mirror(store_uri(store, runs), plan.study.name, runs))
+    mirror = Sender(Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner))
     schedule = Schedule(plan.runs, finished, driver)
     for key in finished:
         if RunFolder(runs, key).finished:  # not a trunk that need not be trained

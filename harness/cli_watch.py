@@ -188,7 +188,7 @@ def sync(
     from harness.track import Mirror, store_uri
 
     plan = make_plan(study, plugin, tuned, scale, share=True)
-    mirror = Mirror(store_uri(store, runs), plan.study.name, runs)
+    mirror = Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner)
     mirror.open()
     started = [planned for key, planned in plan.runs.items() if RunFolder(runs, key).spec.exists()]
     for planned in track(started, "sending", console=console, disable=not console.is_terminal):

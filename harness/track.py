@@ -53,15 +53,16 @@ class TrackingError(Exception):
 class Mirror:
     """Sends run folders to one MLflow experiment, named after the study."""
 
-    def __init__(self, store: str, study: str, runs: Path) -> None:
+    def __init__(self, store: str, study: str, runs: Path, banner: str = "") -> None:
         """Name the store; it is opened at the first sending.
 
         Args:
             store: MLflow's tracking URI.
             study: the experiment.
             runs: the folder of run folders.
+            banner: what must stand wherever the runs' figures show, a tag of each; "" for nothing.
         """
-        self.store, self.study, self.runs = store, study, runs
+        self.store, self.study, self.runs, self.banner = store, study, runs, banner
         self.problem = ""
         self.unsent: set[str] = set()
         self.retry_at = 0.0
@@ -245,6 +246,7 @@ class Mirror:
             "label": planned.label,
             "role": planned.role,
             **run.tags(),
+            **({"banner": self.banner} if self.banner else {}),
         }
         made = self.client.create_run(self.experiment, tags=tags, run_name=f"{planned.label} · {run.place}")
         self.known[run.key] = (made.info.run_id, tags)

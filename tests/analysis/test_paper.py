@@ -29,7 +29,8 @@ def stated(*rows):
 
 
 def ours(label, values, metric="accuracy"):
-    return [CELL | {"label": label, "seed": i, metric: value} for i, value in enumerate(values)]
+    usual = CELL | {"label": label, "method": label, "evaluated_on": "test", "chosen_on": ""}
+    return [usual | {"seed": i, "key": f"{label}{i}", metric: value} for i, value in enumerate(values)]
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
@@ -49,8 +50,8 @@ def test_one_run_has_no_interval(sides):
     assert all(math.isnan(bound) for bound in welch(*sides))
 
 
-def test_without_any_spread_the_interval_is_a_point():
-    assert welch(81.0, 0.0, 3, 80.0, 0.0, 5) == (1.0, 1.0)
+def test_without_any_spread_there_is_no_interval():
+    assert all(math.isnan(bound) for bound in welch(81.0, 0.0, 3, 80.0, 0.0, 5))
 
 
 def test_both_sides_and_their_difference():
@@ -84,6 +85,7 @@ def table(format="text", **attrs):
         ("one", "acc", "one", "accuracy", 80.5, 0.2, 5),
         ("one", "NLL", "one", "nll", 0.7, 0.01, 5),
         ("quoted", "acc", "", "accuracy", 76.15, math.nan, 1, {"note": "likely 81.53"}),
+        ("gone", "acc", "gone", "accuracy", 76.15, math.nan, 1),
     )
     return render_paper(compare(paper, frame), format)
 
@@ -95,12 +97,13 @@ def test_the_text_table():
     assert [line[:7].strip() for line in body[::3]] == ["A & <B>", "one", "quoted"]
     assert [line[9:19].strip() for line in body] == ["paper", "ours", "difference"] * 3
     assert "81.35 ± 0.16 [a]" in body[0] and body[0].endswith("–")
-    assert "81.20 ± 0.20" in body[1] and body[1].endswith("missing")
+    assert "81.20 ± 0.20" in body[1] and body[1].endswith("not measured")
     assert "−0.15 [−0.55, +0.25]" in body[2] and body[2].endswith("–")
     assert "80.00" in body[4] and "±" not in body[4] and "−0.50 [n/a]" in body[5]
     assert "76.15 [a]" in body[6] and body[7].split()[-1] == body[8].split()[-1] == "–"
     assert "[a] likely 81.53" in lines
-    assert "Missing: 2 of 4 values have no finished run of ours." in lines
+    assert "Missing: 1 of 5 values have no finished run of ours." in lines
+    assert "Not measured: 2 of 5 values, of which our runs lack the metric." in lines
     assert any(line.startswith("Ours: mean ± sample standard deviation over 1 to 3 runs") for line in lines)
 
 
@@ -114,8 +117,26 @@ def test_csv_has_every_figure_apart():
     from io import StringIO
 
     frame = pd.read_csv(StringIO(table("csv")))
-    assert len(frame) == 5 and frame["ours_mean"][0] == pytest.approx(81.2)
+    assert len(frame) == 6 and "banner" not in frame and frame["ours_mean"][0] == pytest.approx(81.2)
     assert {"row", "column", "paper_mean", "paper_std", "ours_n", "low", "high", "note"} <= set(frame)
+
+
+def test_csv_says_that_a_rehearsal_is_one():
+    assert table("csv", banner="Rehearsal.").splitlines()[1].endswith(",Rehearsal.")
+
+
+def test_what_does_not_belong_beside_a_paper_is_refused():
+    paper = stated(("A", "acc", "a", "accuracy", 80.0, 0.1, 5))
+    with pytest.raises(ValueError, match="these runs were evaluated on validation data"):
+        compare(paper, pd.DataFrame(ours("a", [81.0])).assign(evaluated_on="validation"))
+    with pytest.raises(ValueError, match="seed 0 more than once"):
+        compare(paper, pd.DataFrame(ours("a", [81.0]) * 2))
+
+
+def test_a_value_chosen_on_test_data_is_marked():
+    frame = pd.DataFrame(ours("a", [81.0, 82.0])).assign(chosen_on="test")
+    text = render_paper(compare(stated(("A", "acc", "a", "accuracy", 80.0, 0.1, 5)), frame))
+    assert "81.50 ± 0.71 [a]" in text and "[a] Ours was chosen on test data." in text
 
 
 def test_markdown_escapes_names():
