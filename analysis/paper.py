@@ -158,6 +158,11 @@ def spread(mean: float, std: float, digits: int) -> str:
     return written.replace("-", "−")
 
 
+def count_runs(n: int) -> str:
+    """Write a number of runs."""
+    return f"{n} run{'s' if n > 1 else ''}"
+
+
 def letter(i: int) -> str:
     """Give the i-th mark of a note, as spreadsheets count: a, b, … z, aa, ab and so on."""
     return (letter(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
@@ -171,7 +176,8 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     over = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "no"
     absent, unmeasured = runs[runs["runs"] == 0], runs[(runs["runs"] > 0) & (runs["ours_n"] == 0)]
     told = [
-        f"Paper: {attrs['source']}; mean ± standard deviation over {attrs['seeds']} runs, one run where there is no ±.",
+        f"Paper: {attrs['source']}; mean ± standard deviation over {count_runs(attrs['seeds'])}"
+        + (f"; {attrs['spread']}." if attrs.get("spread") else ", one run where there is no ±."),
         f"Ours: mean ± sample standard deviation over {over} runs; difference: ours − paper [Welch 95 % interval; n/a "
         "where a side has one run or no spread].",
     ]

@@ -45,9 +45,9 @@ _COSTS_TEXT = (
 
 
 _LEADERBOARDS_TEXT = (
-    "Δ is the mean difference to plain training over common seeds, with its 95 % interval (studentised bootstrap; of two "
-    "or three seeds Student's t; not corrected for the number of entries): where that holds zero, the difference may be "
-    "chance."
+    "Δ is the mean difference to plain training over common seeds, with its 95 % interval (studentised bootstrap; of "
+    "two or three seeds Student's t; not corrected for the number of entries): where that holds zero, the difference "
+    "may be chance."
 )
 
 

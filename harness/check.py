@@ -82,7 +82,7 @@ def check_overrides(grid: Grid, errors: Errors) -> None:
             if value is not None and value not in known and not replaced:
                 errors.add(("overrides", place, field), f"{value!r} is not in this study; {closest(value, known)}")
         try:
-            Recipe.model_validate(base | override.recipe)
+            Recipe.model_validate(override.recipe if override.whole else base | override.recipe)
         except ValidationError as error:
             rest = errors.report(override.recipe, error, ("overrides", place, "recipe"))
             grid.overrides[i] = override.model_copy(update={"recipe": rest})

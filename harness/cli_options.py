@@ -56,7 +56,7 @@ def make_plan(
             if not isinstance(loaded, Study):
                 raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
             loaded = apply(loaded, tuned)
-        if scale:
+        if scale is not None:
             from harness.scale import read_scale, rehearse, rehearse_quadratic
 
             if tuned:
@@ -70,7 +70,7 @@ def make_plan(
 
 def named(study: str, tuned: Path | None = None, scale: str | None = None) -> str:
     """Write a study as the arguments of a command."""
-    return study + (f" --tuned {tuned}" if tuned else "") + (f" --scale {scale}" if scale else "")
+    return study + (f" --tuned {tuned}" if tuned else "") + (f" --scale {scale}" if scale is not None else "")
 
 
 def show(text: str, output: Path | None) -> None:

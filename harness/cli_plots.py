@@ -55,24 +55,19 @@ def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
     if frame.attrs["unfinished"]:
         console.print(f"{len(frame.attrs['unfinished'])} of {len(plan.runs)} settings are not finished: left out")
     with refusing():
-        paths = save(loss_against_members(frame), output / plan.study.name)
+        paths = save(loss_against_members(frame), output / plan.study.name.replace(" · ", "-"))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
 
 
-def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, "Figure"]]:
-    """Draw the figures that a study asks for, each with its name; of what cannot be drawn, say why.
-
-    Raises:
-        LookupError: if none can be drawn.
-    """
+def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, "Figure | str"]]:
+    """Draw the figures that a study asks for, each with its name; or say why one cannot be drawn."""
     import pandas as pd
 
     from analysis import FIGURES
 
     names = [place.name for place in study.places()]
     places = pd.Series(list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index)
-    failed = []
     for drawing, drawn in zip(study.file.figures, study.drawn, strict=True):
         rows = frame.assign(order=places.map({names[i]: order for order, i in enumerate(drawn)}))
         rows = rows.dropna(subset="order").sort_values(["order", "seed"], ignore_index=True).drop(columns="order")
@@ -81,21 +76,25 @@ def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, 
             if drawing.plot not in FIGURES:
                 raise LookupError(f"there is no plot {drawing.plot!r}; there are {', '.join(FIGURES)}")
             yield drawing.name, FIGURES[drawing.plot](rows, **drawing.options)
-        except LookupError as error:
-            failed.append(f"no figure {drawing.name or drawing.plot}: {error.args[0]}")
-            console.print(failed[-1], markup=False, highlight=False, soft_wrap=True)
-    if len(failed) == len(study.file.figures):
-        raise LookupError("; ".join(failed))
+        except (LookupError, ValueError, OSError) as error:
+            reason = error.args[0] if isinstance(error, LookupError) and error.args else error
+            yield drawing.name, f"no figure {drawing.name or drawing.plot}: {reason}"
 
 
 def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
     """Draw and save the figures that a study asks for."""
     from analysis import save
 
-    with refusing():
-        for name, figure in draw_figures(study, frame):
+    failed = []
+    for name, figure in draw_figures(study, frame):
+        if isinstance(figure, str):
+            failed.append(figure)
+            continue
+        with refusing():
             for path in save(figure, output / "-".join(filter(None, [study.name.replace(" · ", "-"), name]))):
                 console.print(f"wrote {path}", highlight=False)
+    if failed:
+        raise Refusal("\n".join(failed))
 
 
 def plot_tuning(plan: "Plan", study: str, output: Path, store: str) -> None:

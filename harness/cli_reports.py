@@ -192,8 +192,10 @@ def report(
         if plan.study.file.figures:
             from harness.cli_plots import draw_figures
 
-            drawn = [Drawing(name or "Figure", figure) for name, figure in draw_figures(plan.study, frame)]
-            extra.append(Section("Figures of the study", drawings=drawn))
+            figures = list(draw_figures(plan.study, frame))
+            drawn = [Drawing(name or "Figure", figure) for name, figure in figures if not isinstance(figure, str)]
+            undrawn = [reason for _, reason in figures if isinstance(reason, str)]
+            extra.append(Section("Figures of the study", drawings=drawn, notes=undrawn))
         text = write(frame, by=by, extra=extra, tell=tell)
     show(text, output or place)
 

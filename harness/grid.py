@@ -29,7 +29,7 @@ def read_recipe(value: Any) -> Any:
     if not isinstance(value, dict) or BASE not in value:
         return value
     known = recipes()
-    name = value[BASE]
+    name = str(value[BASE])
     if name not in known:
         raise ValueError(f"unknown recipe {name!r}; {closest(str(name), known)}, or write its values")
     return known[name] | {key: item for key, item in value.items() if key != BASE}
@@ -46,17 +46,23 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 
 class Override(Part):
-    """Recipe values for some of the cells."""
+    """Recipe values for some of the cells: changes of the grid's, or, with a name, a recipe in its place."""
 
     dataset: str | None = None
     architecture: str | None = None
     recipe: dict[str, Any]
+    whole: bool = False
+    """Whether it takes the place of the grid's."""
 
-    @field_validator("recipe", mode="before")
+    @model_validator(mode="before")
     @classmethod
     def named(cls, value: Any) -> Any:
         """Read a recipe's name."""
-        return read_recipe(value)
+        if not isinstance(value, dict) or "recipe" not in value or "whole" in value:
+            return value
+        written = value["recipe"]
+        whole = isinstance(written, str) or (isinstance(written, dict) and BASE in written)
+        return {**value, "recipe": read_recipe(written), **({"whole": True} if whole else {})}
 
 
 class Entry(Part):
@@ -154,7 +160,7 @@ class Grid(BaseModel):
         values = self.recipe.model_dump(exclude_unset=True)
         for override in self.overrides:
             if override.dataset in (None, dataset.name) and override.architecture in (None, architecture):
-                values |= override.recipe
+                values = {**override.recipe} if override.whole else values | override.recipe
         return Recipe.model_validate(values)
 
     def places(self) -> Iterator[Place]:

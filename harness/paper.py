@@ -71,7 +71,8 @@ class Paper(Part):
 
     Attributes:
         source: of the values.
-        seeds: over how many runs the paper averages; a value without a spread is of one run.
+        seeds: over how many runs the paper averages; a value without a spread is of one run, unless `spread` says more.
+        spread: what the paper says of the spread of values without ±, all over `seeds` runs; "" where they are of one.
         rows: top to bottom; a name alone selects the method of that label.
         columns: left to right; a name alone selects nothing.
         select: what all rows and columns select, unless they say otherwise.
@@ -81,6 +82,7 @@ class Paper(Part):
 
     source: str
     seeds: Annotated[int, Field(ge=1)]
+    spread: str = ""
     rows: Annotated[tuple[Axis, ...], Field(min_length=1)]
     columns: Annotated[tuple[Axis, ...], Field(min_length=1)]
     select: Selection = Selection(metric="accuracy", times=1.0)
@@ -104,8 +106,11 @@ class Paper(Part):
         for row, line in zip(self.rows, self.values, strict=True):
             if len(line) != len(self.columns):
                 raise ValueError(f"row {row.name}: {len(self.columns)} columns have {len(line)} values")
-            for value in line:
-                read_value(value)
+            for column, value in zip(self.columns, line, strict=True):
+                try:
+                    read_value(value)
+                except ValueError as error:
+                    raise ValueError(f"row {row.name}, column {column.name}: {error}") from error
         return self
 
 
@@ -180,7 +185,7 @@ def match(paper: Paper, places: Sequence[Place]) -> list[Beside]:
             notes = tuple(
                 note.text for note in paper.notes if note.row in (None, row.name) and note.column in (None, column.name)
             )
-            seeds = paper.seeds if stated and stated.std is not None else 1
+            seeds = paper.seeds if (stated and stated.std is not None) or paper.spread else 1
             metric, times = str(selects["metric"]), float(selects["times"])
             found.append(Beside(row.name, column.name, place, metric, times, stated, seeds, notes))
     return found
@@ -192,7 +197,8 @@ def selection(paper: Paper, row: Axis, column: Axis) -> dict[str, Any]:
     by_name = {} if row.selects.method or column.selects.method or paper.select.method else {"method": row.name}
     parts = [each.model_dump(exclude_none=True) for each in (paper.select, row.selects, column.selects)]
     selects = usual | by_name | parts[0] | parts[1] | parts[2]
-    return selects | {"method": str(selects["method"]).format(row=row.name, column=column.name)}
+    method = str(selects["method"]).replace("{row}", row.name).replace("{column}", column.name)
+    return selects | {"method": method}
 
 
 def find(selects: Mapping[str, Any], places: Sequence[Place]) -> int | None:
@@ -264,7 +270,7 @@ def tabulate(paper: Paper, beside: Sequence[Beside], places: Sequence[Place]) ->
             }
         )
     frame = pd.DataFrame(rows)
-    frame.attrs = {"source": paper.source, "seeds": paper.seeds, "remark": paper.remark}
+    frame.attrs = {"source": paper.source, "seeds": paper.seeds, "spread": paper.spread, "remark": paper.remark}
     return frame
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+import data
 from harness.expression import MethodSpec
 from harness.measures import Measures
 from methods import Method
@@ -53,12 +54,13 @@ class DatasetSpec(Part):
     @property
     def label(self) -> str:
         """Name the dataset in tables."""
-        name = Path(self.name.partition(":")[2] or self.name)
+        kind, _, path = self.name.partition(":")
+        name = Path(self.name if kind in data.MADE else path or self.name)
         sizes = {"train": self.train_size, "validation": self.validation}
         changes = {"label_noise": self.label_noise or None, "cutout": self.cutout or None}
         rest = {"image_size": self.image_size, "segment": self.segment}
         shown = [f"{part}={value}" for part, value in (sizes | changes | rest).items() if value is not None]
-        return " ".join([name.stem if ":" in self.name else self.name, *shown])
+        return " ".join([name.stem if kind in data.WITH_PATH else str(name), *shown])
 
     def options(self) -> dict[str, Any]:
         """Give what `data.load` takes besides the name; defaults left out."""

@@ -1,6 +1,7 @@
 """What a study costs before it is run: runs, epochs, and an estimate of GPU-hours.
 
-`python -m harness.study_cost` counts the studies that come with the project anew, for `econ list studies`.
+`python -m harness.study_cost` counts the studies that were edited anew, for `econ list studies`; all of them once the
+file `costs.json` is removed, as after a change of what methods cost.
 """
 
 import hashlib
@@ -155,10 +156,11 @@ def write_costs(costs: Iterable[tuple[str, StudyCost]]) -> None:
 
 
 def main() -> None:
-    """Count the costs of all studies that come with the project."""
+    """Count the costs of the studies that come with the project, of those that were edited since."""
     from rich.progress import track
 
-    write_costs([(name, count_cost(name)) for name in track(names(), description="studies")])
+    known = read_costs()
+    write_costs([(name, known.get(name) or count_cost(name)) for name in track(names(), description="studies")])
 
 
 if __name__ == "__main__":

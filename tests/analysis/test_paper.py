@@ -152,7 +152,7 @@ def test_an_unknown_format_is_refused():
 def test_latex_compiles(tmp_path):
     text = table("latex", banner="50 % of_all & more")
     assert r"A \& \textless{}B\textgreater{} & paper & 81.35 $\pm$ 0.16 [a] & -- \\" in text
-    assert text.count("\\addlinespace") == 2
+    assert text.count("\\addlinespace") == 3
     if not shutil.which("pdflatex"):
         pytest.skip("pdflatex is not installed")
     (tmp_path / "t.tex").write_text(document(text), encoding="utf-8")

@@ -64,5 +64,11 @@ def test_what_cannot_be_made(name, message):
         data.load(name)
 
 
+def test_tables_call_them_made():
+    from harness.run import DatasetSpec
+
+    assert DatasetSpec(name="made:cifar10", train_size=64).label == "made:cifar10 train=64"
+
+
 def test_they_have_no_digest():
     assert data.digest("made:cifar10") == ""

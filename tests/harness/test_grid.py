@@ -97,6 +97,16 @@ def test_an_override_takes_a_recipe_by_name(tmp_path):
     assert recipe == Recipe.model_validate(recipes()["subspaces/cifar"])
 
 
+def test_a_named_recipe_of_an_override_takes_the_place_of_the_grids(tmp_path):
+    """Nothing of the other stays: neither its optimizer nor the weights it starts from."""
+    text = "datasets: [digits]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: late-phase/lstm\nmethods: [sgd]\n"
+    named = text + "overrides: [{architecture: lenet5, recipe: late-phase/sgd}]\n"
+    assert load(write(tmp_path, named)).cells()[0].run.recipe == Recipe.model_validate(recipes()["late-phase/sgd"])
+    changed = text + "overrides: [{architecture: lenet5, recipe: {lr: 0.5}}]\n"
+    recipe = load(write(tmp_path, changed)).cells()[0].run.recipe
+    assert (recipe.optimizer, recipe.lr) == ("adam", 0.5)
+
+
 # name, epochs, {position: rate}, nesterov, decay: the recipes of the papers, from their texts.
 STATED = [
     ("late-phase/sgd", 200, {0: 0.1, 100: 0.1, 140: 0.0505, 180: 0.001, 199: 0.001}, True, 5e-4),

@@ -226,7 +226,7 @@ def test_what_is_inconsistent_is_shown_as_printed_with_a_note(study, row, column
         ("hypernetworks/table-s4", "is of its Table 3"),
         ("hypernetworks/table-s7", "is of its Table 3"),
         ("hypernetworks/table-s6", "WRN-18"),
-        ("late-phase/table-6", "below 0.01"),
+        ("late-phase/table-6", "does not state the length of back-propagation"),
     ],
 )
 def test_what_a_whole_table_needs_said_stands_below_it(study, said):

@@ -45,8 +45,8 @@ def test_tiny(study):
         "wrn-10s in place of larger residual networks, at most 3 members, at most 2 seeds, made-up data."
     )
     assert [p.name for p in small.places()][::3] == [
-        ("cifar10 train=64 validation=64", "wrn-28-1", "Late"),
-        ("cifar10 train=64 validation=64", "wrn-28-2", "Late"),
+        ("made:cifar10 train=64 validation=64", "wrn-28-1", "Late"),
+        ("made:cifar10 train=64 validation=64", "wrn-28-2", "Late"),
         ("digits", "wrn-28-1", "Late"),
         ("digits", "wrn-28-2", "Late"),
     ]
