@@ -169,7 +169,7 @@ def studies() -> Rows:
 
 
 GPU_HOURS = (
-    "GPU-hours of training are estimates, as written and after sharing: 4.92 h for 200 epochs of a WRN-28-10 on CIFAR-10 "
+    "GPU-hours of training are estimates, as written and after sharing: 4.92 h for 200 epochs of WRN-28-10 on CIFAR-10 "
     "on a 2080 Ti (von Oswald et al. 2021, Table 17), all else in proportion to floating-point operations."
 )
 

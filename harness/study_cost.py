@@ -58,14 +58,14 @@ class StudyCost:
         if not self.runs:
             return "simulated in minutes on a CPU"
         return (
-            f"{self.runs:,} runs; {self.written:,} epochs as written, {self.shared:,} after sharing; "
+            f"{self.runs:,} run{'s' if self.runs > 1 else ''}; {self.written:,} epochs as written, {self.shared:,} after sharing; "
             f"about {short(self.hours_written)} and {short(self.hours_shared)} GPU-hours"
         )
 
 
 def short(number: float) -> str:
-    """Write a number with two digits or more."""
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+    """Write a number with two digits or more; very small ones as that."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}" if number >= 0.1 else "under 0.1"
 
 
 def count_cost(name: str) -> StudyCost:
