@@ -22,6 +22,8 @@ TRAIN, TEST, COMPANION = 512, 128, 64
 """How many pictures there are."""
 SIDES = {"tiny_imagenet": 16, "imagenet": 32}
 """Sides of pictures that are smaller than the real ones, in pixels."""
+OCCURRING = 16
+"""Classes that occur, at most: of a thousand, a short training on few pictures would find none."""
 COARSE = 4
 """Side of the coarse pattern that tells a class."""
 NOISE = 40.0
@@ -35,8 +37,9 @@ FOLLOWERS = 4
 def load_made(path: str, root: Path) -> Source:
     """Made-up pictures with the channels and classes of the downloaded dataset PATH: 512 to train on, 128 to test on.
 
-    A class is a coarse random pattern, a picture its class's pattern under noise. They have the real ones' size, or 16
-    pixels for TinyImageNet and 32 for ImageNet. Companions of any name are patterns of no class.
+    A class is a coarse random pattern, a picture its class's pattern under noise; of many classes, the first 16 occur.
+    They have the real ones' size, or 16 pixels for TinyImageNet and 32 for ImageNet. Companions of any name are
+    patterns of no class.
 
     Args:
         path: The dataset's name.
@@ -75,7 +78,7 @@ def make_split(patterns: np.ndarray, side: int, count: int, generator: np.random
         count: how many.
         generator: of the noise.
     """
-    labels = np.arange(count) % len(patterns)
+    labels = np.arange(count) % min(OCCURRING, len(patterns))
     return Split(draw(patterns[labels], side, generator), torch.from_numpy(labels))
 
 

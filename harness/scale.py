@@ -34,6 +34,8 @@ PATH_POINTS, PLANE_POINTS, DRAWS, SCORED = 5, 3, 2, 64
 """What is measured around networks, at most: points on a path and along a plane's side, draws of noise, examples."""
 SEVERITY = 3
 """Of the corruptions of a path, the one that is left where it is asked for; it is that of the relative change."""
+MINIBATCHES = 4
+"""Of an epoch, at least: so few epochs of a single one would teach nothing, and no cycle of members would be full."""
 EPOCHS = (4, 6, 10, 16, 24, 40)
 """Lengths that `tiny` tries, as some methods collect several states late in training."""
 WIDTH = re.compile(r"(?P<family>wrn|pyramidnet|lstm)-(?:(?P<depth>\d+)-)?(?P<width>\d+)")
@@ -224,7 +226,7 @@ def scaled_recipe(recipe: Recipe, factor: float, scale: Scale) -> Recipe:
             schedule["warmup"] = min(round(schedule["warmup"] * factor), values["epochs"] - 1)
         values["schedule"] = fractions({"schedule": schedule}, recipe.epochs)
     if scale.subset:
-        values["batch_size"] = min(recipe.batch_size, scale.subset)
+        values["batch_size"] = min(recipe.batch_size, max(1, scale.subset // MINIBATCHES))
     if scale.data:
         values["initial"] = "random"
     return Recipe.model_validate({key: value for key, value in values.items() if value != {}})

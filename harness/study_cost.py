@@ -58,7 +58,8 @@ class StudyCost:
         if not self.runs:
             return "simulated in minutes on a CPU"
         return (
-            f"{self.runs:,} run{'s' if self.runs > 1 else ''}; {self.written:,} epochs as written, {self.shared:,} after sharing; "
+            f"{self.runs:,} run{'s' if self.runs > 1 else ''}; {self.written:,} epochs as written, "
+            f"{self.shared:,} after sharing; "
             f"about {short(self.hours_written)} and {short(self.hours_shared)} GPU-hours"
         )
 

@@ -1,11 +1,14 @@
-"""What a rehearsal makes smaller: networks without a width in their name, corruptions along a path, random points."""
+"""What a rehearsal makes smaller: networks without a width, corruptions along a path, random points, classes."""
+
+from pathlib import Path
 
 import pytest
 
+import data
 from harness.expression import parse
 from harness.measures import Measures, PathThrough
-from harness.scale import TINY, describe, narrow, scaled_measures, scaled_method
-from methods import METHODS
+from harness.scale import TINY, describe, narrow, scaled_measures, scaled_method, scaled_recipe
+from methods import METHODS, Recipe
 
 
 def test_narrow_puts_small_networks_in_the_place_of_large_residual_ones_and_keeps_them_apart():
@@ -55,3 +58,15 @@ def test_points_are_fewer_only_where_they_predict(written, small):
     assert spec and expected and not errors
     scaled = scaled_method(spec, 160, TINY, METHODS)
     assert (scaled.name, dict(scaled.hyperparameters)) == (expected.name, dict(expected.hyperparameters))
+
+
+@pytest.mark.parametrize(("written", "small"), [(128, 16), (8, 8)])
+def test_an_epoch_has_several_minibatches(written, small):
+    assert scaled_recipe(Recipe(epochs=4, batch_size=written), 1.0, TINY).batch_size == small
+
+
+@pytest.mark.parametrize(("name", "occurring"), [("cifar10", 10), ("tiny_imagenet", 16), ("imagenet", 16)])
+def test_few_classes_of_made_up_pictures_occur_so_that_a_short_training_finds_some(name, occurring):
+    task = data.load(f"made:{name}", root=Path())
+    for split in (task.train, task.test):
+        assert set(split.labels.tolist()) == set(range(occurring))

@@ -54,7 +54,7 @@ def test_tiny(study):
     assert str(late.method) == "late_phase_bn(K=3, member_weight_decay=0.005)"
     assert str(twice.method) == "deep_ensemble(swa(late_phase_bn(K=2, start=0.5)), K=3)"
     assert late.recipe.epochs == 4 and [late.recipe.rate(e) for e in (2, 3)] == pytest.approx([0.1, 0.0505])
-    assert (late.recipe.batch_size, late.seed) == (64, 3)
+    assert (late.recipe.batch_size, late.seed) == (16, 3)
     assert (late.dataset.name, late.dataset.corruptions, late.dataset.ood) == ("made:cifar10", "generated", ("svhn",))
     assert (line.evaluate.path.points, line.evaluate.plane.points, line.evaluate.flatness.draws) == (5, 3, 2)
     assert {cell.run.seed for cell in small.cells()} == {3, 4}
