@@ -131,7 +131,10 @@ def test_wrong_numbers(arguments, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digit", "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*text:PATH; did you mean 'digits'"),
+        (
+            "digit",
+            "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*made:DATASET, .*text:PATH, made_text:DATASET; did you mean 'digits'",
+        ),
         ("letters", "unknown dataset 'letters'"),
         ("", "unknown dataset ''"),
         ("npz", "a path must follow, as in 'npz:PATH'"),
@@ -146,5 +149,6 @@ def test_wrong_names(name, message):
 
 def test_registry():
     known = ["digits", "cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "imagenet"]
-    assert list(DATASETS) == [*known, "npz", "imagefolder"]
-    assert data.dataset_names() == [*known, "npz:PATH", "imagefolder:PATH", "enwik8", "text:PATH"]
+    assert list(DATASETS) == [*known, "npz", "imagefolder", "made"]
+    paths = ["npz:PATH", "imagefolder:PATH", "made:DATASET", "enwik8", "text:PATH", "made_text:DATASET"]
+    assert data.dataset_names() == [*known, *paths]
