@@ -133,7 +133,8 @@ def test_wrong_numbers(arguments, message):
     [
         (
             "digit",
-            "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*made:DATASET, .*text:PATH, made_text:DATASET; did you mean 'digits'",
+            "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*made:DATASET, .*text:PATH, "
+            "made_text:DATASET; did you mean 'digits'",
         ),
         ("letters", "unknown dataset 'letters'"),
         ("", "unknown dataset ''"),
