@@ -4,7 +4,7 @@ BIN := .venv/bin
 STUDY ?= digits
 RESULTS ?= results/$(STUDY)
 
-.PHONY: setup leaderboard test lint format benchmark clean
+.PHONY: setup leaderboard test test-all lint format benchmark clean
 
 setup: .venv/installed
 
@@ -25,6 +25,9 @@ leaderboard: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-all: setup
+	$(BIN)/python -m pytest -m ''
 
 lint: setup
 	$(BIN)/ruff check .
