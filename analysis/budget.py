@@ -38,9 +38,11 @@ def best_within_budget(frame: pd.DataFrame, by: str | None = None, budgets: Sequ
     Raises:
         LookupError: If all runs were chosen on test data.
         ValueError: If no run has the metric, neither of its directions is better, a budget is not positive, or the
-            frame mixes what does not belong in one table.
+            frame mixes what does not belong in one table; or for another metric than the leaderboard's.
     """
-    board = frame if "rank" in frame else leaderboard(frame, by)
+    board = leaderboard(frame, by) if "run_id" in frame else frame
+    if by not in (None, board.attrs["by"]):
+        raise ValueError(f"the leaderboard ranks by {board.attrs['by']!r}, not by {by!r}: make one that does")
     by = str(board.attrs["by"])
     if describe(by).better is None:
         raise ValueError(f"neither direction of {by!r} is better: nothing is best within a budget")

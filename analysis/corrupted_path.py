@@ -18,6 +18,7 @@ from analysis.drawing import drawing, listed
 from analysis.metrics import METRICS
 from analysis.path import AVERAGES, LINES, POINTS, Paths, check_path, cut, draw_path
 from analysis.runs import load_arrays, ranked
+from analysis.statistics import plain_training
 from analysis.style import WIDTH, Look, add_legend, cells, draw_band, legend_columns, looks, plain
 
 SEVERITY = 3
@@ -156,7 +157,10 @@ def _choose(
 def _plain_training(frame: pd.DataFrame, metric: str) -> dict[tuple[str, str], float]:
     """Give what plain training scores by cell and corruption ("" for none; else of severity 3), as far as tracked."""
     found: dict[tuple[str, str], float] = {}
-    for title, rows in cells(frame[frame["method"] == "sgd"]):
+    for title, runs in cells(frame):
+        rows, why = plain_training(runs)
+        if why:
+            continue
         found[title, ""] = float(rows[metric].mean())
         changes = [str(name) for name in rows if str(name).startswith(PREFIXES) and rows[name].notna().any()]
         for name in changes if metric == "accuracy" else ():

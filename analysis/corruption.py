@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.drawing import drawing
 from analysis.runs import ranked
-from analysis.statistics import CELL
+from analysis.statistics import CELL, plain_training
 from analysis.style import WIDTH, add_legend, cells, looks, looks_of, plain, wrap
 
 PREFIXES = ("relative_change/", "generated/relative_change/")
@@ -96,10 +96,9 @@ def differences(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     Raises:
         LookupError: If no cell has one entry of plain training with the seeds of the others.
     """
-    baselines = frame[frame["method"] == "sgd"]
-    several = baselines.groupby(CELL)["label"].transform("nunique") > 1
+    baselines = pd.concat([plain_training(rows)[0] for _, rows in frame.groupby(CELL)])
     keys = [*CELL, "seed"]
-    both = frame[frame["method"] != "sgd"].merge(baselines[~several][[*keys, *names]], on=keys, suffixes=("", " plain"))
+    both = frame[frame["method"] != "sgd"].merge(baselines[[*keys, *names]], on=keys, suffixes=("", " plain"))
     if both.empty:
         raise LookupError("no method has a finished run of sgd with the same seed to compare with")
     for name in names:

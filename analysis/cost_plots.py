@@ -18,7 +18,8 @@ from analysis.runs import ranked
 from analysis.statistics import CELL, main_metric, relative_costs
 from analysis.style import Look, add_legend, cells, looks_of, missing, panels, plain, spread
 
-_DODGE = 0.016  # logarithm of the least factor between neighbours
+_DODGE = 0.016  # logarithm of the factor between neighbours of the same cost, if there is room
+_FARTHEST = math.log(1.04)  # that of how far one may be moved
 _FAINT = 0.45  # opacity of what is not on the front
 _FAR = 5  # interquartile ranges below the quartiles from which a point leaves the others no room
 _AXES = {"train_cost": "Training cost (× plain training;", "predict_cost": "Prediction cost (× one network;"}
@@ -31,11 +32,10 @@ def accuracy_against_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
     """Plot accuracy over training cost, one panel a dataset and architecture, with its Pareto front.
 
     The cost is relative to plain training of one network (`relative_costs`), on a logarithmic axis; bars are the sample
-    standard deviation over seeds. Methods of nearly equal cost are moved apart by 1.6 % each, around their mean cost
-    and in its order (those of equal cost in the order of their accuracy, the best first). The line is the front
-    (`pareto_fronts`): the best that can be had for a cost. What is not on it is pale. A method
-    so bad that the others would have no room (by more than five interquartile ranges worse than the worse quartile) is
-    outside, and named with its figure at the edge.
+    standard deviation over seeds. Methods of the same cost, to two decimals, are moved apart in the order of their
+    names, none by more than 4 %. The line is the front (`pareto_fronts`): the best that can be had for a cost, at its
+    true cost. What is not on it is pale. A method so bad that the others would have no room (by more than five
+    interquartile ranges worse than the worse quartile) is outside, and named with its figure at the edge.
 
     Args:
         frame: Rows of `load_runs`.
@@ -79,8 +79,7 @@ def _against_cost(frame: pd.DataFrame, by: str | None, cost: str) -> Figure:
     figure, axes = panels(len(cells(known)), 2.1, [*look, _FRONT], note)
     for ax, (title, rows) in zip(axes, cells(known), strict=True):
         groups = rows.groupby("label")[[metric.name, cost]].mean()
-        y = groups[metric.name].sort_values(ascending=metric.better == "lower")
-        points = pd.DataFrame({"x": _dodge(groups[cost][y.index]), "y": y})
+        points = pd.DataFrame({"x": _dodge(groups[cost]), "y": groups[metric.name], "cost": groups[cost]})
         points["std"] = rows.groupby("label")[metric.name].agg(spread)
         points["front"] = fronts.loc[tuple(rows[CELL].iloc[0])].reindex(points.index).astype(bool)
         _draw_panel(ax, points, look)
@@ -95,11 +94,11 @@ def _against_cost(frame: pd.DataFrame, by: str | None, cost: str) -> Figure:
 
 def _draw_panel(ax: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
     """Draw the front as steps, and the points: those of the front above the pale others."""
-    best = points[points["front"]].sort_values("x")
+    best = points[points["front"]].sort_values("cost")
     edge = points["x"].max() * 1.3
-    steps = np.append(best["x"], edge), np.append(best["y"], best["y"].iloc[-1])
+    steps = np.append(best["cost"], edge), np.append(best["y"], best["y"].iloc[-1])
     ax.plot(*steps, drawstyle="steps-post", color="0.45", linewidth=0.8, zorder=1.5)
-    for label, x, y, std, front in points.itertuples():
+    for label, x, y, std, front in points[["x", "y", "std", "front"]].itertuples():
         options = look[label].options() | {"alpha": 1.0 if front else _FAINT, "zorder": 3 if front else 2}
         ax.errorbar([x], [y], None if math.isnan(std) else [std], elinewidth=0.7, capsize=1.5, **options)
 
@@ -123,21 +122,11 @@ def _leave_out_far(ax: Axes, points: pd.DataFrame, metric: Metric) -> None:
 
 
 def _dodge(cost: pd.Series[float]) -> pd.Series[float]:
-    """Move methods of nearly equal cost apart on a logarithmic axis, around their mean and in their order."""
-    order = cost.round(2).sort_values(kind="stable").index
-    groups = [[math.log(cost[label])] for label in order]
-    left = [group[0] for group in groups]  # where each group begins
-    i = 1
-    while i < len(groups):
-        if left[i] - left[i - 1] < _DODGE * (len(groups[i - 1]) - 1e-9):
-            groups[i - 1 : i + 1] = [groups[i - 1] + groups[i]]
-            middle = sum(groups[i - 1]) / len(groups[i - 1])
-            left[i - 1 : i + 1] = [middle - _DODGE * (len(groups[i - 1]) - 1) / 2]
-            i = max(i - 1, 1)
-        else:
-            i += 1
-    places = [start + _DODGE * k for start, group in zip(left, groups, strict=True) for k in range(len(group))]
-    return pd.Series(np.exp(places), index=order)
+    """Move methods that cost the same, to two decimals, apart on a logarithmic axis, around their cost."""
+    names = cost.sort_index().groupby(cost.round(2))
+    place = names.cumcount() - (names.transform("size") - 1) / 2
+    step = (2 * _FARTHEST / (names.transform("size") - 1)).clip(upper=_DODGE)  # infinite of a group of one
+    return cost * np.exp(place * step)
 
 
 def _cost_axis(ax: Axes, cost: pd.Series[float]) -> None:

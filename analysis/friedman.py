@@ -27,7 +27,7 @@ def average_ranks(frame: pd.DataFrame, by: str | None = None, alpha: float = 0.0
 
     Args:
         frame: Rows of `load_runs` (those chosen on test data are left out), or what `leaderboard` returns.
-        by: The metric to rank by; None for that of a leaderboard.
+        by: The metric to rank by; None for that of the leaderboard.
         alpha: The level of the tests: two methods differ if their average ranks differ by the critical difference or
             more. Where Friedman's test finds no difference among all of them, no two are said to differ.
 
@@ -48,8 +48,8 @@ def average_ranks(frame: pd.DataFrame, by: str | None = None, alpha: float = 0.0
     References:
         Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7, 2006, section 3.2.
     """
-    by = by or main_metric(frame)
-    board = frame if f"{by}_mean" in frame else summarize(ranked(frame))
+    by = by or frame.attrs.get("by") or main_metric(frame)
+    board = summarize(ranked(frame)) if "run_id" in frame else frame
     table, left_out = _complete(board, by)
     ranks = table.rank(axis="columns").mean().sort_values(kind="stable")
     statistic, p = _friedman(table.to_numpy())

@@ -137,8 +137,9 @@ def _compare(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataF
     out = pd.concat([out, fronts, out["label"].map(ranks).astype(float).rename("average_rank")], axis=1).copy()
     out.attrs = board.attrs
     meaning = (
-        "Δ: entry minus plain training, mean over the seeds both have [95 % interval: studentised bootstrap, of two or "
-        "three seeds Student's t, of one or of equal differences n/a; not corrected for the number of entries]."
+        "Δ: entry minus plain training, mean over the seeds both have [95 % interval: studentised bootstrap; of two to "
+        "four seeds or near ties Student's t, of one or of equal differences n/a; not corrected for the number of "
+        "entries]."
     )
     new = [note for note in paired.attrs["notes"] if note not in board.attrs.get("notes", [])]
     return out, [*([meaning] if paired["difference"].notna().any() else []), *notes, *new]

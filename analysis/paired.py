@@ -17,7 +17,8 @@ from analysis.statistics import CELL, main_metric, name_cell, plain_training, re
 
 FEW = 3
 """Fewer seeds than this are warned of."""
-_FEWEST = 4  # seeds from which resamples can be studentised
+_FEWEST = 5  # seeds from which resamples are studentised
+_LONGEST = 5.0  # times as far as Student's: an end beyond it is near ties' doing
 _EXACT = 8  # seeds up to which all resamples are listed: 6,435 of 8
 _DRAWS = 9999  # resamples of more
 _SAME = 1e-6  # standard deviations below which a resample's values count as one
@@ -35,6 +36,9 @@ class Interval(NamedTuple):
     low: float
     high: float
     kind: Literal["studentised", "t", ""]
+
+
+NO_INTERVAL = Interval(math.nan, math.nan, "")
 
 
 def paired_differences(frame: pd.DataFrame, by: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
@@ -72,7 +76,7 @@ def paired_differences(frame: pd.DataFrame, by: str | None = None, confidence: f
     if by not in frame or frame[by].isna().all():
         raise ValueError(f"no run has {by!r}: nothing to compare with plain training")
     rows: list[dict[str, object]] = []
-    notes, unshared = [], []
+    notes, unshared, infinite = [], [], []
     for cell, runs in frame.groupby(CELL):
         plain, why = plain_training(runs)
         if why:
@@ -82,13 +86,18 @@ def paired_differences(frame: pd.DataFrame, by: str | None = None, confidence: f
         for label, entry in runs[runs["method"] != "sgd"].groupby("label"):
             own = entry.set_index("seed")[by].dropna()
             found = (own - reference).dropna()
-            low, high, kind = bootstrap_interval(found.to_numpy(), confidence)
+            finite = bool(np.isfinite(found).all())
+            interval = bootstrap_interval(found, confidence) if finite else NO_INTERVAL
             names = dict(zip(CELL, cell, strict=True)) | {"label": label, "method": entry["method"].iloc[0]}
-            figures = {"metric": by, "n": len(found), "difference": found.mean(), "low": low, "high": high}
-            rows.append(names | figures | {"interval": kind})
+            figures = {"metric": by, "n": len(found), "difference": found.mean()}
+            rows.append(names | figures | {"low": interval.low, "high": interval.high, "interval": interval.kind})
+            if not finite:
+                infinite.append(f"{label} ({name_cell(cell)})")
             if set(own.index) != set(reference.index):
                 counts = f"{len(found)} common, {len(own)} of its own, {len(reference)} of plain training"
                 unshared.append(f"{label} ({name_cell(cell)}): {counts}")
+    if infinite:
+        notes.append(f"Warning: infinite {describe(by).title}, so no interval: {'; '.join(infinite)}.")
     columns = [*CELL, "label", "method", "metric", "n", "difference", "low", "high", "interval"]
     table = pd.DataFrame(rows, columns=columns)
     if unshared:
@@ -100,17 +109,19 @@ def paired_differences(frame: pd.DataFrame, by: str | None = None, confidence: f
 def bootstrap_interval(differences: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
     """Find an interval that holds the true mean of paired differences in the given share of cases.
 
-    From four differences on it is the studentised bootstrap: resamples (all of them up to eight differences, else
+    From five differences on it is the studentised bootstrap: resamples (all of them up to eight differences, else
     9,999 drawn by a generator of fixed seed) give the distribution of (mean* − mean) / std*, whose quantiles take the
-    place of Student's. Of two or three, Student's t: mean ± t · std / √n, that is the bootstrap's own standard error,
+    place of Student's. Of two to four, Student's t: mean ± t · std / √n, that is the bootstrap's own standard error,
     freed of its bias by √(n / (n − 1)), times Student's quantile, which supposes normal differences. The same where
-    ties leave the studentised one without an end.
+    ties or near ties take an end of the studentised one away, or more than five times as far as Student's.
 
     Why not the usual ones: an end of a percentile or BCa interval is a mean of resampled values, so that it never
     leaves the range of the differences. Of three, the 95 % percentile interval is that range, and holds the true mean
-    of normal differences in 75 % of cases, that of five in 84 %; BCa is no better (73 %, 84 %). The studentised one
-    holds it in 94 to 95 % of four to eight, and of skewed (exponential) differences in 93 %, where Student's falls to
-    88 %. Of three it has no ends at all: each value fills one resample of 27, more than a tail of 2.5 %.
+    of normal differences in 75 % of cases, that of five in 84 %; BCa is no better (73 %, 84 %). This one holds it in
+    94 to 95 % of two to eight normal differences, and in 92 to 93 % of five to eight skewed (exponential) ones, where
+    Student's falls to 88 or 89 %. Of four, half the studentised ones reach 2.6 times as far as Student's and one in
+    twenty 33 times: they say nothing. Of three they have no ends at all: each value fills one resample of 27, more
+    than a tail of 2.5 %.
 
     Args:
         differences: (n,), one a seed.
@@ -133,16 +144,16 @@ def bootstrap_interval(differences: Sequence[float] | np.ndarray, confidence: fl
         raise ValueError(f"differences must be finite, not {values.tolist()}")
     n = len(values)
     if n < 2 or np.ptp(values) <= 1e-9 * np.abs(values).max():
-        return Interval(math.nan, math.nan, "")
-    mean, std = float(values.mean()), float(values.std(ddof=1))
-    tail = (1 - confidence) / 2
-    if n >= _FEWEST:
-        below, above = _studentised((values - mean) / std, tail)
-        if math.isfinite(below) and math.isfinite(above):
-            return Interval(mean - below * std, mean + above * std, "studentised")
+        return NO_INTERVAL
     from scipy.special import stdtrit
 
+    mean, std = float(values.mean()), float(values.std(ddof=1))
+    tail = (1 - confidence) / 2
     half = float(stdtrit(n - 1, 1 - tail)) * std / math.sqrt(n)
+    if n >= _FEWEST:
+        below, above = (end * std for end in _studentised((values - mean) / std, tail))
+        if max(below, above) <= _LONGEST * half:
+            return Interval(mean - below, mean + above, "studentised")
     return Interval(mean - half, mean + half, "t")
 
 
@@ -190,7 +201,7 @@ def _warn_of_few(frame: pd.DataFrame) -> list[str]:
 
 
 def write_difference(row: Mapping[Any, object], metric: str) -> str:
-    """Write a difference and its interval, as "+0.31 [-0.12, +0.74]"; "–" where there is none.
+    """Write a difference and its interval, as "+0.31 [−0.12, +0.74]"; "–" where there is none.
 
     Args:
         row: Of a leaderboard, with difference, difference_low and difference_high.
@@ -201,4 +212,4 @@ def write_difference(row: Mapping[Any, object], metric: str) -> str:
         return "–"
     form = f"+{describe(metric).format}"
     ends = "n/a" if math.isnan(low) else f"{format(low, form)}, {format(high, form)}"
-    return f"{format(mean, form)} [{ends}]"
+    return f"{format(mean, form)} [{ends}]".replace("-", "−")

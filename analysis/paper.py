@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from analysis.statistics import CELL, refuse_mixtures
-from analysis.writing import Head, Table, markdown, text
+from analysis.writing import Head, Table, letter, markdown, text
 
 Format = Literal["text", "latex", "markdown", "csv"]
 LEVEL = 0.95
@@ -161,11 +161,6 @@ def spread(mean: float, std: float, digits: int) -> str:
 def count_runs(n: int) -> str:
     """Write a number of runs."""
     return f"{n} run{'s' if n > 1 else ''}"
-
-
-def letter(i: int) -> str:
-    """Give the i-th mark of a note, as spreadsheets count: a, b, … z, aa, ab and so on."""
-    return (letter(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
 
 
 def remarks(compared: pd.DataFrame) -> list[str]:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from analysis.drawing import choose, drawing
 from analysis.metrics import METRICS
 from analysis.runs import load_arrays, ranked
+from analysis.statistics import plain_training
 from analysis.style import Look, add_legend, cells, draw_band, looks_of, missing, panels, plain
 
 Paths = Mapping[str, Mapping[str, np.ndarray]]
@@ -119,14 +120,17 @@ def draw_path(ax: Axes, runs: pd.DataFrame, arrays: Paths, name: str, look: Look
 def horizontals(
     frame: pd.DataFrame, metric: str, references: Sequence[str], average: str
 ) -> dict[str, dict[str, float]]:
-    """Give what is drawn as horizontal lines: of each cell, the means of plain training ("") and of references."""
+    """Give what is drawn as horizontal lines: of each cell, the means of plain training ("") and of references.
+
+    A cell with several entries of plain training has no line of it: none of them is the one.
+    """
     found: dict[str, dict[str, float]] = {}
     for title, rows in cells(frame):
         values = rows[metric]
         if average == "logits" and f"logit_average/{metric}" in rows:
             values = rows[f"logit_average/{metric}"].fillna(values)
         means = {label: values[rows["label"] == label].mean() for label in references}
-        means[""] = values[rows["method"] == "sgd"].mean()
+        means[""] = values[plain_training(rows)[0].index].mean()
         found[title] = {label: float(mean) for label, mean in means.items() if not np.isnan(mean)}
     return found
 

@@ -46,7 +46,7 @@ _COSTS_TEXT = (
 
 _LEADERBOARDS_TEXT = (
     "Δ is the mean difference to plain training over common seeds, with its 95 % interval (studentised bootstrap; of "
-    "two or three seeds Student's t; not corrected for the number of entries): where that holds zero, the difference "
+    "two to four seeds or near ties Student's t; not corrected for the number of entries): where that holds zero, the difference "
     "may be chance."
 )
 
@@ -84,7 +84,7 @@ def report(
     board = leaderboard(frame, by)
     tell("reading what the runs were made with")
     made = load_provenance(frame)
-    drawings, undrawn, lost = draw_plots(ranked(frame), tell)
+    drawings, undrawn, lost = draw_plots(ranked(frame), tell, by)
     banner = str(frame.attrs.get("banner", ""))
     seeds, *notes = (note for note in board.attrs["notes"] if note != banner and not note.startswith("Δ:"))
     compared = comparisons(board)
@@ -175,12 +175,15 @@ def costs(board: pd.DataFrame) -> list[Table]:
     ]
 
 
-def draw_plots(frame: pd.DataFrame, tell: Callable[[str], None]) -> tuple[list[Drawing], list[str], list[str]]:
+def draw_plots(
+    frame: pd.DataFrame, tell: Callable[[str], None], by: str | None = None
+) -> tuple[list[Drawing], list[str], list[str]]:
     """Draw all plots that the runs allow.
 
     Args:
         frame: Rows of `load_runs`.
         tell: Called with a line before each of them.
+        by: The metric of those that rank or weigh, as for `report`.
 
     Returns:
         The drawings, why others do not apply to these runs, and which could not be drawn because files are gone.
@@ -191,7 +194,7 @@ def draw_plots(frame: pd.DataFrame, tell: Callable[[str], None]) -> tuple[list[D
     for name, plot in PLOTS.items():
         tell(f"drawing {name}")
         try:
-            figure = plot(frame)
+            figure = plot(frame, by=by) if "by" in inspect.signature(plot).parameters else plot(frame)
         except (KeyError, IndexError):
             raise  # a mistake of the plot, though Python calls it a LookupError
         except LookupError as error:

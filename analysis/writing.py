@@ -62,6 +62,11 @@ def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
     return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in notes)]) + "\n"
 
 
+def letter(i: int) -> str:
+    """Give the i-th mark of a note or group, as spreadsheets count: a, b, … z, aa, ab and so on."""
+    return (letter(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
+
+
 def clean(name: str) -> str:
     """Put a name on one line and drop characters that a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in name).strip()

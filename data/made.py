@@ -18,7 +18,7 @@ from data.shapes import DOWNLOADED
 from data.source import Augmentation, Source, Split
 from data.text import TextTask, make_text
 
-TRAIN, TEST, COMPANION = 512, 128, 64
+TRAIN, TEST, COMPANION = 512, 64, 32
 """How many pictures there are."""
 SIDES = {"tiny_imagenet": 16, "imagenet": 32}
 """Sides of pictures that are smaller than the real ones, in pixels."""
@@ -35,7 +35,7 @@ FOLLOWERS = 4
 
 
 def load_made(path: str, root: Path) -> Source:
-    """Made-up pictures with the channels and classes of the downloaded dataset PATH: 512 to train on, 128 to test on.
+    """Made-up pictures with the channels and classes of the downloaded dataset PATH: 512 to train on, 64 to test on.
 
     A class is a coarse random pattern, a picture its class's pattern under noise; of many classes, the first 16 occur.
     They have the real ones' size, or 16 pixels for TinyImageNet and 32 for ImageNet. Companions of any name are

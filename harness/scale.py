@@ -52,7 +52,7 @@ class Scale(Part):
     subset: Annotated[int, Field(ge=1)] | None = None
     """Examples to train on, at most; of text, segments."""
     width: Annotated[float, Field(gt=0)] | None = None
-    """A factor on the width of networks that have one in their name; below 1, wrn-10s in place of other ResNets."""
+    """A factor on the width of networks that have one in their name; below 1, wrn-10s in place of all ResNets."""
     members: Annotated[int, Field(ge=1)] | None = None
     """How many an ensemble has, at most."""
     seeds: Annotated[int, Field(ge=1)] | None = None
@@ -178,6 +178,7 @@ def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
         match = WIDTH.fullmatch(name)
         if width is not None and match:
             head = "-".join(filter(None, (match["family"], match["depth"])))
+            head = IN_THEIR_PLACE if head.startswith("wrn") and width < 1 else head
             least = max(1, round(int(match["width"]) * width))
         elif width is not None and width < 1 and RESIDUAL.fullmatch(name):
             head, least = IN_THEIR_PLACE, 1

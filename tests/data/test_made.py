@@ -13,7 +13,7 @@ def test_pictures_have_the_real_ones_form(name):
     channels, side, classes, _ = DOWNLOADED[name]
     side = {"tiny_imagenet": 16, "imagenet": 32}.get(name, side)
     assert task.shape == (channels, side, classes, 512)
-    assert tuple(task.test.images.shape) == (128, channels, side, side) and task.test.images.dtype == torch.uint8
+    assert tuple(task.test.images.shape) == (64, channels, side, side) and task.test.images.dtype == torch.uint8
     assert task.test.labels.max() < classes
 
 
@@ -34,8 +34,8 @@ def test_a_class_can_be_told():
 def test_companions_of_the_real_names():
     task = data.load("made:cifar100", ood=["svhn", "cifar10"])
     svhn, cifar10 = (task.ood[name]() for name in ("svhn", "cifar10"))
-    assert svhn.shape == (64, 3, 32, 32) and not torch.equal(svhn, cifar10)
-    assert data.load("made:fashion_mnist", ood=["kmnist"]).ood["kmnist"]().shape == (64, 1, 28, 28)
+    assert svhn.shape == (32, 3, 32, 32) and not torch.equal(svhn, cifar10)
+    assert data.load("made:fashion_mnist", ood=["kmnist"]).ood["kmnist"]().shape == (32, 1, 28, 28)
 
 
 def test_corruptions_are_generated():

@@ -20,8 +20,8 @@ def test_narrow_puts_small_networks_in_the_place_of_large_residual_ones_and_keep
 
 def test_narrow_keeps_a_family_that_has_a_width_and_networks_that_are_small_already():
     assert narrow({"wrn-28-10", "wrn-28-14", "lstm-500", "lenet5"}, 0.1) == {
-        "wrn-28-10": "wrn-28-1",
-        "wrn-28-14": "wrn-28-2",  # round(1.4) is taken
+        "wrn-28-10": "wrn-10-1",
+        "wrn-28-14": "wrn-10-2",  # round(1.4) is taken
         "lstm-500": "lstm-50",
         "lenet5": "lenet5",
     }

@@ -45,10 +45,10 @@ def test_tiny(study):
         "wrn-10s in place of larger residual networks, at most 3 members, at most 2 seeds, made-up data."
     )
     assert [p.name for p in small.places()][::3] == [
-        ("made:cifar10 train=64 validation=64", "wrn-28-1", "Late"),
-        ("made:cifar10 train=64 validation=64", "wrn-28-2", "Late"),
-        ("digits", "wrn-28-1", "Late"),
-        ("digits", "wrn-28-2", "Late"),
+        ("made:cifar10 train=64 validation=64", "wrn-10-1", "Late"),
+        ("made:cifar10 train=64 validation=64", "wrn-10-2", "Late"),
+        ("digits", "wrn-10-1", "Late"),
+        ("digits", "wrn-10-2", "Late"),
     ]
     late, twice, line = (p.run(3) for p in list(small.places())[:3])
     assert str(late.method) == "late_phase_bn(K=3, member_weight_decay=0.005)"
@@ -58,13 +58,13 @@ def test_tiny(study):
     assert (late.dataset.name, late.dataset.corruptions, late.dataset.ood) == ("made:cifar10", "generated", ("svhn",))
     assert (line.evaluate.path.points, line.evaluate.plane.points, line.evaluate.flatness.draws) == (5, 3, 2)
     assert {cell.run.seed for cell in small.cells()} == {3, 4}
-    assert of(small, "digits", "wrn-28-1", "Line").run(0).recipe.epochs == 2  # 100 of 200 epochs
+    assert of(small, "digits", "wrn-10-1", "Line").run(0).recipe.epochs == 2  # 100 of 200 epochs
 
 
 def test_a_rehearsal_is_of_the_places_of_its_study_in_their_order(study):
     written = [p.name[1:] for p in study.places()]
     small = [p.name[1:] for p in rehearse(study, TINY).places()]
-    widths = {"wrn-28-10": "wrn-28-1", "wrn-28-14": "wrn-28-2"}  # 1.4 is 1, which is taken
+    widths = {"wrn-28-10": "wrn-10-1", "wrn-28-14": "wrn-10-2"}  # 1.4 is 1, which is taken
     assert small == [(widths[architecture], label) for architecture, label in written]
 
 
