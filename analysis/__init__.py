@@ -7,7 +7,7 @@ do so at their first use.
 from typing import TYPE_CHECKING, Any
 
 from analysis.budget import best_within_budget
-from analysis.comparison_tables import latex_budgets, latex_ranks
+from analysis.comparison_tables import latex_budgets, latex_comparisons, latex_ranks
 from analysis.friedman import average_ranks
 from analysis.leaderboard import leaderboard, render
 from analysis.metrics import METRICS, Metric, describe
@@ -71,6 +71,7 @@ __all__ = [
     "importances",
     "latex",
     "latex_budgets",
+    "latex_comparisons",
     "latex_ranks",
     "leaderboard",
     "load_arrays",

@@ -1,4 +1,4 @@
-"""LaTeX tables of average ranks, and of the best method within a budget."""
+"""LaTeX tables of the best method within a budget, and of average ranks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,24 @@ from analysis.metrics import Metric, describe
 from analysis.pareto import COSTS
 from analysis.statistics import CELL, name_cell
 from analysis.tables import banner_of, escape
+
+
+def latex_comparisons(board: pd.DataFrame) -> list[str]:
+    """Write the tables that stand below a leaderboard (`comparisons`): budgets, and ranks where there are enough cells.
+
+    Args:
+        board: What `leaderboard` returns.
+
+    Returns:
+        One `table` environment each, labelled `tab:budgets` and `tab:ranks`.
+    """
+    if describe(str(board.attrs["by"])).better is None:
+        return []
+    budgets = [] if best_within_budget(board).empty else [latex_budgets(board)]
+    try:
+        return [*budgets, latex_ranks(board)]
+    except LookupError:  # too few cells, or methods that all of them have
+        return budgets
 
 
 def latex_ranks(

@@ -113,6 +113,7 @@ class Table:
         notes: Lines below it.
         folded: Whether it opens only at a click.
         filtered: Whether the page's filter applies to it.
+        sortable: Whether its headings sort it; not if its rows belong together.
     """
 
     title: str
@@ -122,6 +123,7 @@ class Table:
     notes: Sequence[str] = ()
     folded: bool = False
     filtered: bool = True
+    sortable: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what would make a broken table.

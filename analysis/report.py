@@ -46,8 +46,8 @@ _COSTS_TEXT = (
 
 _LEADERBOARDS_TEXT = (
     "Δ is the mean difference to plain training over common seeds, with its 95 % interval (studentised bootstrap; of "
-    "two to four seeds or near ties Student's t; not corrected for the number of entries): where that holds zero, the difference "
-    "may be chance."
+    "two to four seeds or near ties Student's t; not corrected for the number of entries): where that holds zero, the "
+    "difference may be chance."
 )
 
 

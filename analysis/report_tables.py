@@ -42,7 +42,9 @@ def as_table(table: Written) -> Table:
             Value(cell, number(cell) if not head.left else cell) for cell, head in zip(cells, table.heads, strict=True)
         ]
         rows.append(Row([Value(name), *values[1:]]))
-    return Table(table.title, columns, rows, notes=[table.note] if table.note else [], filtered=False)
+    notes = [table.note] if table.note else []
+    whole = all(cells[0] for cells in table.rows)  # else a row is of several lines, which sorting would tear apart
+    return Table(table.title, columns, rows, notes=notes, filtered=False, sortable=whole)
 
 
 def number(text: str) -> float:

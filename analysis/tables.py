@@ -207,7 +207,7 @@ def _caption(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
     return (
         f"{where}{split} data: mean $\\pm$ sample standard deviation over {over}. "
         f"The best mean of each metric{within} is bold."
-        f"{_tuning(board)}{_partial(board, titles, metrics)}{_left_out(board)}"
+        f"{_tuning(board)}{_partial(board, titles, metrics)}{_left_out(board)}{_warnings(board)}"
     )
 
 
@@ -240,6 +240,13 @@ def banner_of(frame: pd.DataFrame) -> str:
 def _left_out(board: pd.DataFrame) -> str:
     """Say which runs the table leaves out because they were chosen on test data."""
     return f" {escape(note)}" if (note := board.attrs.get("left_out")) else ""
+
+
+def _warnings(board: pd.DataFrame) -> str:
+    """Say what a reader must not overlook: runs that are not finished, and too few seeds."""
+    warnings = [note for note in board.attrs.get("notes", []) if note.startswith(("Not shown, ", "Warning: "))]
+    told = [note for note in warnings if "Δ" not in note]  # no differences stand here
+    return "".join(f" {escape(note)}" for note in told)
 
 
 def _entry(row: Mapping[Any, object], titles: Sequence[str]) -> str:

@@ -142,7 +142,7 @@ def table(
     scale: Scale = None,
 ) -> None:
     """Write a study's table (LaTeX, Markdown, CSV) from the tracked runs; of a paper's, its values beside ours."""
-    from analysis import compare, document, latex, render, render_paper
+    from analysis import compare, document, latex, latex_comparisons, render, render_paper
     from analysis import leaderboard as rank
     from harness.study import Study as Loaded
 
@@ -155,7 +155,8 @@ def table(
         if isinstance(plan.study, Loaded) and (paper := plan.study.stated()) is not None:
             text = render_paper(compare(paper, frame), chosen.value)
         elif chosen is TableFormat.latex:
-            text = latex(rank(frame))
+            board = rank(frame)
+            text = "\n".join([latex(board), *latex_comparisons(board)])
         else:
             text = render(rank(frame), Format(chosen.value).value)
     show(document(text) if standalone else text, output)

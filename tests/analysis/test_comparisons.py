@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from analysis import document, latex_budgets, latex_ranks, leaderboard, render
+from analysis import document, latex_budgets, latex_comparisons, latex_ranks, leaderboard, render
 from analysis.comparisons import comparisons
 
 HARD = r"\{}$&#^_~%<>|\"'`[x] ε"
@@ -103,6 +103,15 @@ def test_latex_budgets(many):
 
 def test_latex_of_one_seed_has_no_spread(many):
     assert r" \pm \mathrm{n/a}$" in latex_budgets(many[many["seed"] == 0])
+
+
+def test_latex_has_the_tables_that_stand_below_a_board(many):
+    board = leaderboard(many)
+    assert latex_comparisons(board) == [latex_budgets(board), latex_ranks(board)]
+    few = leaderboard(many[many["dataset"] == "data_1"])
+    assert latex_comparisons(few) == [latex_budgets(few)], "too few cells for ranks"
+    diverse = leaderboard(many.assign(temperature=1.0), "temperature")
+    assert latex_comparisons(diverse) == [], "neither direction is better"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

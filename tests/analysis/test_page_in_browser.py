@@ -284,3 +284,16 @@ def test_print_leaves_out_the_controls(page):
     assert page.locator(".controls").is_hidden()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+
+
+def test_a_table_whose_rows_belong_together_cannot_be_sorted(browser, tmp_path):
+    rows = [Row([Value("a"), Value.number(1.0, "1")])]
+    tables = [Table(str(sortable), COLUMNS[1:3], rows, sortable=sortable) for sortable in (True, False)]
+    path = tmp_path / "page.html"
+    path.write_text(write_page("p", [Section("s", "", tables)]), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    assert [table.get_by_role("button").count() for table in page.locator("table").all()] == [2, 0]
+    heads = [table.locator("thead th").all_text_contents() for table in page.locator("table").all()]
+    assert [name.split()[0] for name in heads[1]] == ["Method", "Accuracy%"] and heads[0] == heads[1]
+    page.close()

@@ -124,3 +124,10 @@ def test_what_cannot_be_a_budget_is_refused(runs):
         best_within_budget(runs(*METHODS), budgets=[0])
     with pytest.raises(ValueError, match="neither direction of 'members'"):
         best_within_budget(runs(*(row | {"members": 1.0} for row in METHODS)), "members")
+
+
+def test_a_leaderboard_has_budgets_by_its_own_metric_only(runs):
+    board = leaderboard(runs(*METHODS))
+    assert best_within_budget(board, "accuracy").attrs["by"] == "accuracy"
+    with pytest.raises(ValueError, match="ranks by 'accuracy', not by 'nll': make one that does"):
+        best_within_budget(board, "nll")

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis import scores_along_path
+from analysis.path import horizontals
 from analysis.style import looks_of
 from tests.analysis.conftest import LATE
 
@@ -59,6 +60,15 @@ def test_references_are_horizontal_even_if_they_have_a_path(cifar):
     assert levels == pytest.approx(means)
     assert legend(figure)[:4] == [LATE, DEEP, "swa", "plain training"]
     assert figure.legends[0].get_title().get_text() == "", "nothing is without a path but what is a reference"
+
+
+def test_several_entries_of_plain_training_are_no_line(cifar):
+    other = cifar[cifar["method"] == "sgd"].assign(label="long", key="other", accuracy=10.0)
+    both = pd.concat([cifar, other], ignore_index=True)
+    both.attrs = cifar.attrs
+    for runs, expected in ((cifar, {"": 93.2, "swa": 94.1}), (both, {"swa": 94.1})):
+        (found,) = horizontals(runs, "accuracy", ["swa"], "probabilities").values()
+        assert found == pytest.approx(expected)
 
 
 def test_logits_instead_of_probabilities(cifar, monkeypatch):

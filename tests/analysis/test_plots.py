@@ -80,14 +80,26 @@ def test_cost_plot(frame):
     assert {y for _, y in points} == {95.2, 94.1, 93.2}
     front = figure.axes[0].lines[0].get_xydata()
     assert front[:, 1].tolist() == pytest.approx([94.1, 95.2, 95.2]), "one network late, then three"
-    assert (round(front[0, 0], 2), round(front[1, 0], 2)) == (min(x for x, _ in points), 3.0)
+    assert front[:2, 0].tolist() == pytest.approx([1.0, 3.0]), "at the true costs"
     assert figure.axes[0].lines[0].get_drawstyle() == "steps-post"
-    assert all(((front[:, 0] <= x + 0.01) & (front[:, 1] >= y - 0.01)).any() for x, y in points), "none lies above it"
+    assert all(((front[:, 0] <= 1.05 * x) & (front[:, 1] >= y - 0.01)).any() for x, y in points), "none lies above it"
     opacity = {bar[0].get_ydata()[0]: bar[0].get_alpha() for bar in figure.axes[0].containers}
     assert opacity[93.2] < 1 and max(opacity.values()) == 1
     x = sorted(x for x, _ in points)
     assert all(0.97 < cost < 1.06 for cost in x[:3]) and len(set(x)) == 4  # none hides another
     assert legend(figure) == ["sgd", "deep_ensemble(K=3)", r"late_phase_bn(K=5) <&_%\$|*", "swa", "Pareto front"]
+
+
+def test_equal_costs_are_moved_apart_by_name_and_never_far(runs):
+    names = [f"m{i:02}" for i in range(20)]
+    rows = [{"label": name, "accuracy": 90.0 + i % 7, "cost/forwards_per_example": 1.0} for i, name in enumerate(names)]
+    rows += [{"label": f"few{i}", "accuracy": 95.0, "cost/forwards_per_example": 3.0} for i in range(2)]
+    figure = accuracy_against_predict_cost(runs(*rows))
+    x = np.array([bar[0].get_xdata()[0] for bar in figure.axes[0].containers])
+    few, many = x[x > 2], x[x < 2]
+    assert (np.diff(many) > 0).all(), "looks and places are in the order of the names"
+    assert many.min() == pytest.approx(1 / 1.04) and many.max() == pytest.approx(1.04)
+    assert few / 3 == pytest.approx([np.exp(-0.008), np.exp(0.008)])
 
 
 def test_cost_plot_of_predictions(frame):

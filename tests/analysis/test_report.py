@@ -133,6 +133,8 @@ def test_tables_written_elsewhere_become_tables_of_the_report():
         95.2,
         pytest.approx(float("nan"), nan_ok=True),
     ] and table.notes == ["A note."]
+    assert not table.sortable, "sorting would tear the lines of 1× apart"
+    assert as_table(Written("Best", heads, [["1×", "swa", "95"], ["2×", "late", "–"]])).sortable
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,12 @@ def test_a_papers_values_stand_in_the_report(frame):
     assert "Nobody 2021, Table 1" in text and "94.00 ± 0.10 [a]" in text and "[a] likely 49" in text
     low, high = (f"{bound:+.2f}".replace("-", "−") for bound in welch(94.1, 0.1, 3, 94.0, 0.1, 5))
     assert f"+0.10 [{low}, {high}]" in text
+
+
+def test_plots_go_by_the_metric_that_ranks(frame):
+    for by, label in (("nll", "NLL (nats)"), (None, "Accuracy (%)")):
+        drawings, *_ = draw_plots(frame, lambda line: None, by)
+        assert {drawing.title: drawing.figure.axes[0].get_ylabel() for drawing in drawings}["Cost"] == label
 
 
 def test_a_study_name_may_hold_markup(other_store):
