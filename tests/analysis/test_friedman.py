@@ -148,7 +148,7 @@ def test_a_leaderboard_gives_the_same_ranks_and_holds_them(scored):
     pd.testing.assert_frame_equal(average_ranks(board), expected)
     held = board.groupby("label")["average_rank"].first()
     assert held.to_dict() == expected.set_index("label")["average_rank"].to_dict()
-    other = leaderboard(frame.assign(nll=-frame["accuracy"] ** 2), by="nll")
+    other = leaderboard(frame.assign(nll=-(frame["accuracy"] ** 2)), by="nll")
     assert average_ranks(other).attrs["by"] == "nll", "that of the leaderboard"
     with pytest.raises(ValueError, match="no run has 'ece' to rank by"):
         average_ranks(board, "ece")
