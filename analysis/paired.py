@@ -87,7 +87,7 @@ def paired_differences(frame: pd.DataFrame, by: str | None = None, confidence: f
             own = entry.set_index("seed")[by].dropna()
             found = (own - reference).dropna()
             finite = bool(np.isfinite(found).all())
-            interval = bootstrap_interval(found, confidence) if finite else NO_INTERVAL
+            interval = bootstrap_interval(found.to_numpy(), confidence) if finite else NO_INTERVAL
             names = dict(zip(CELL, cell, strict=True)) | {"label": label, "method": entry["method"].iloc[0]}
             figures = {"metric": by, "n": len(found), "difference": found.mean()}
             rows.append(names | figures | {"low": interval.low, "high": interval.high, "interval": interval.kind})
