@@ -73,12 +73,14 @@ def scores_on_plane(
     note = missing(frame, set(drawn["label"]), "a plane")
     across = min(_ABREAST, len(planes)) if len(columns) == 1 else 1
     down = -(-len(planes) // across)
-    height = 2.05 if len(columns) == 1 else 1.95
+    titles = [f"{label} · {cell}" for label, cell in planes]
+    if len(columns) == 1:
+        titles = ["\n".join(textwrap.fill(part, _TITLE) for part in names) for names in planes]
+    height = 1.83 + 0.11 * max(title.count("\n") + 1 for title in titles)
     size = (2 * WIDTH * max(len(columns), across) / _ABREAST, height * down + note_height(note))
     figure = Figure(figsize=size, layout="constrained")
     places = figure.subfigures(down, across, squeeze=False).ravel()
-    for place, ((label, cell), plane) in zip(places, planes.items(), strict=False):
-        title = f"{textwrap.fill(label, _TITLE)}\n{cell}" if len(columns) == 1 else f"{label} · {cell}"
+    for place, title, plane in zip(places, titles, planes.values(), strict=False):
         place.suptitle(plain(title), fontsize=7.5)
         for ax, name in zip(place.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
             _draw_plane(place, ax, plane, name)
