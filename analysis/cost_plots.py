@@ -16,7 +16,7 @@ from analysis.metrics import Metric, describe
 from analysis.pareto import front_name, pareto_fronts
 from analysis.runs import ranked
 from analysis.statistics import CELL, main_metric, relative_costs
-from analysis.style import Look, add_legend, cells, looks_of, missing, panels, plain, spread
+from analysis.style import Look, add_legend, cells, looks_of, missing, natural, panels, plain, spread
 
 _DODGE = 0.016  # logarithm of the factor between neighbours of the same cost, if there is room
 _FARTHEST = math.log(1.04)  # that of how far one may be moved
@@ -123,7 +123,7 @@ def _leave_out_far(ax: Axes, points: pd.DataFrame, metric: Metric) -> None:
 
 def _dodge(cost: pd.Series[float]) -> pd.Series[float]:
     """Move methods that cost the same, to two decimals, apart on a logarithmic axis, around their cost."""
-    names = cost.sort_index().groupby(cost.round(2))
+    names = cost[sorted(cost.index, key=natural)].groupby(cost.round(2))
     place = names.cumcount() - (names.transform("size") - 1) / 2
     step = (2 * _FARTHEST / (names.transform("size") - 1)).clip(upper=_DODGE)  # infinite of a group of one
     return cost * np.exp(place * step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -87,13 +88,13 @@ def styled() -> Iterator[None]:
 def looks(labels: Collection[str], plain_training: str = _PLAIN) -> dict[str, Look]:
     """Give every method a colour and a marker, the same in every plot of the same methods.
 
-    Plain training is black; the others follow in alphabetical order.
+    Plain training is black; the others follow in the order of their names.
 
     Args:
         labels: The methods.
         plain_training: Which of them it is.
     """
-    others = sorted(set(labels) - {plain_training})
+    others = sorted(set(labels) - {plain_training}, key=natural)
     colors = sns.color_palette("colorblind", 10)
     palette = [colors[i] for i in range(len(colors)) if i not in _PALE]
     found = {
@@ -101,6 +102,11 @@ def looks(labels: Collection[str], plain_training: str = _PLAIN) -> dict[str, Lo
         for i, label in enumerate(others)
     }
     return {plain_training: Look((0.0, 0.0, 0.0), "*")} | found if plain_training in labels else found
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Give what sorts names as people count: "K = 5" before "K = 10"."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
 
 
 def looks_of(frame: pd.DataFrame) -> dict[str, Look]:

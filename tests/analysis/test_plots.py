@@ -91,13 +91,14 @@ def test_cost_plot(frame):
 
 
 def test_equal_costs_are_moved_apart_by_name_and_never_far(runs):
-    names = [f"m{i:02}" for i in range(20)]
+    names = [f"m{i}" for i in range(20)]
     rows = [{"label": name, "accuracy": 90.0 + i % 7, "cost/forwards_per_example": 1.0} for i, name in enumerate(names)]
     rows += [{"label": f"few{i}", "accuracy": 95.0, "cost/forwards_per_example": 3.0} for i in range(2)]
     figure = accuracy_against_predict_cost(runs(*rows))
-    x = np.array([bar[0].get_xdata()[0] for bar in figure.axes[0].containers])
-    few, many = x[x > 2], x[x < 2]
-    assert (np.diff(many) > 0).all(), "looks and places are in the order of the names"
+    drawn = sorted(row["label"] for row in rows)
+    x = dict(zip(drawn, (bar[0].get_xdata()[0] for bar in figure.axes[0].containers), strict=True))
+    few, many = (np.array([x[name] for name in group]) for group in (["few0", "few1"], names))
+    assert (np.diff(many) > 0).all(), "in the order of the legend, m2 before m10"
     assert many.min() == pytest.approx(1 / 1.04) and many.max() == pytest.approx(1.04)
     assert few / 3 == pytest.approx([np.exp(-0.008), np.exp(0.008)])
 
@@ -169,3 +170,8 @@ def test_every_method_looks_different():
     found = looks([f"method {i}" for i in range(80)] + ["sgd"])
     assert len({(look.color, look.marker) for look in found.values()}) == 81
     assert found["sgd"].color == (0.0, 0.0, 0.0)
+
+
+def test_names_are_ordered_as_people_count():
+    names = ["T0 = 40", "T0 = 120", "T0 = 1.5", "late", "sgd", "late_2", "7"]
+    assert list(looks(names)) == ["sgd", "7", "T0 = 1.5", "T0 = 40", "T0 = 120", "late", "late_2"]
