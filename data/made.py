@@ -39,7 +39,7 @@ def load_made(path: str, root: Path) -> Source:
 
     A class is a coarse random pattern, a picture its class's pattern under noise; of many classes, the first 16 occur.
     They have the real ones' size, or 16 pixels for TinyImageNet and 32 for ImageNet. Companions of any name are
-    patterns of no class.
+    patterns of no class. They are augmented as the real ones are; ImageNet's, which are no files, as CIFAR's.
 
     Args:
         path: The dataset's name.
@@ -57,12 +57,11 @@ def load_made(path: str, root: Path) -> Source:
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(path.encode())))
     patterns = generator.uniform(0, 255, (classes, channels, COARSE, COARSE))
     train, test = (make_split(patterns, side, count, generator) for count in (TRAIN, TEST))
-    like_cifar = channels == 3
     return Source(
         classes=classes,
         train=train,
         test=test,
-        augmentation=Augmentation(padding=4 if like_cifar else 2, flip=like_cifar),
+        augmentation=Augmentation(padding=2) if path == "mnist" else Augmentation(padding=4, flip=True),
         validation=0,
         ood={name: partial(make_companion, name, channels, side) for name in COMPANIONS},
         corruptions=STANDARD,

@@ -57,7 +57,8 @@ def make_plan(
                 raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
             loaded = apply(loaded, tuned)
         if scale is not None:
-            from harness.scale import read_scale, rehearse, rehearse_quadratic
+            from harness.rehearsal import rehearse, rehearse_quadratic
+            from harness.scale import read_scale
 
             if tuned:
                 raise Refusal("--scale and --tuned: values are tuned for a study as it is written, not for a rehearsal")

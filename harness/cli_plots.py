@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.study import Study as Loaded
 
 plotting = typer.Typer()
+RESULTS = Path("results")
 
 
 class PlotName(StrEnum):
@@ -45,6 +46,16 @@ def is_quadratic(plan: "Plan") -> bool:
     return isinstance(plan.study, QuadraticStudy)
 
 
+def folder(plan: "Plan", output: Path | None) -> Path:
+    """Give the folder for plots that any study has: the one asked for, or the study's own, a rehearsal's apart."""
+    return output or RESULTS / file_name(plan.study.name)
+
+
+def file_name(study: str) -> str:
+    """Write a study's name so that it can be a file's."""
+    return study.replace(" · ", "-")
+
+
 def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
     """Draw a study of the noisy quadratic problem."""
     from analysis import load_settings, loss_against_members, save
@@ -55,7 +66,7 @@ def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
     if frame.attrs["unfinished"]:
         console.print(f"{len(frame.attrs['unfinished'])} of {len(plan.runs)} settings are not finished: left out")
     with refusing():
-        paths = save(loss_against_members(frame), output / plan.study.name.replace(" · ", "-"))
+        paths = save(loss_against_members(frame), output / file_name(plan.study.name))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
 
@@ -73,8 +84,6 @@ def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, 
         rows = rows.dropna(subset="order").sort_values(["order", "seed"], ignore_index=True).drop(columns="order")
         rows.attrs = frame.attrs
         try:
-            if drawing.plot not in FIGURES:
-                raise LookupError(f"there is no plot {drawing.plot!r}; there are {', '.join(FIGURES)}")
             yield drawing.name, FIGURES[drawing.plot](rows, **drawing.options)
         except (LookupError, ValueError, OSError) as error:
             reason = error.args[0] if isinstance(error, LookupError) and error.args else error
@@ -91,7 +100,7 @@ def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
             failed.append(figure)
             continue
         with refusing():
-            for path in save(figure, output / "-".join(filter(None, [study.name.replace(" · ", "-"), name]))):
+            for path in save(figure, output / "-".join(filter(None, [file_name(study.name), name]))):
                 console.print(f"wrote {path}", highlight=False)
     if failed:
         raise Refusal("\n".join(failed))
@@ -116,7 +125,14 @@ def plot_tuning(plan: "Plan", study: str, output: Path, store: str) -> None:
 def plot(
     study: Study,
     name: Annotated[PlotName, typer.Argument(help="Which plot.")] = PlotName.all,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("results"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder to write to. Default: results/STUDY; for figures that a study asks for, results.",
+        ),
+    ] = None,
     runs: Runs = Path("runs"),
     store: Store = None,
     plugin: Plugins = None,
@@ -132,14 +148,14 @@ def plot(
     if is_quadratic(plan):
         if name is not PlotName.all:
             raise Refusal(f"no plot {name.value!r} of study {plan.study.name}: it has one, `econ plot {study}`")
-        plot_quadratic(plan, study, output, store_uri(store, runs))
+        plot_quadratic(plan, study, output or RESULTS, store_uri(store, runs))
         return
     if name is PlotName.tuning:
-        plot_tuning(plan, study, output, store_uri(store, runs))
+        plot_tuning(plan, study, folder(plan, output), store_uri(store, runs))
         return
     frame = load_frame(plan, named(study, tuned, scale), runs, store)
     if name is PlotName.all and isinstance(plan.study, Loaded) and plan.study.file.figures:
-        plot_figures(plan.study, frame, output)
+        plot_figures(plan.study, frame, output or RESULTS)
         return
     with refusing():
         frame = ranked(frame)
@@ -155,6 +171,6 @@ def plot(
             console.print(f"no plot {chosen}: {error}", markup=False, highlight=False, soft_wrap=True)
             continue
         with refusing():
-            paths = save(figure, output / chosen)
+            paths = save(figure, folder(plan, output) / chosen)
         for path in paths:
             console.print(f"wrote {path}", highlight=False)

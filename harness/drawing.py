@@ -1,14 +1,20 @@
 """The figures that a study asks for: which plot, with which options, of which of its cells."""
 
+import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.expression import closest
 from harness.grid import Place
+from harness.metric_names import check_metric, metric_names
 from harness.places import Errors
 from methods.recipe import Part
+
+Labels = Annotated[tuple[str, ...], Field(min_length=1)]
+RELATIVE = ("train_cost", "train_time", "predict_cost")
+"""What a plot may rank by besides: the costs of runs, where those of plain training are 1."""
 
 
 class Drawing(Part):
@@ -16,7 +22,7 @@ class Drawing(Part):
 
     Attributes:
         plot: which one; `analysis.FIGURES` has their names, and their options as keyword arguments.
-        name: at the end of the file's name, where a study has several figures.
+        name: at the end of the file's name, where a study has several figures: letters, digits, "_", "." and "-".
         methods: labels of the entries that are drawn, in this order; None for all.
         datasets: names or labels of theirs; None for all.
         architectures: theirs; None for all.
@@ -25,10 +31,10 @@ class Drawing(Part):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     plot: str
-    name: str = ""
-    methods: tuple[str, ...] | None = None
-    datasets: tuple[str, ...] | None = None
-    architectures: tuple[str, ...] | None = None
+    name: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""
+    methods: Labels | None = None
+    datasets: Labels | None = None
+    architectures: Labels | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -60,7 +66,7 @@ class Drawing(Part):
 
 
 def check_drawings(drawings: Sequence[Drawing], places: Sequence[Place], errors: Errors) -> None:
-    """Report figures of what the study does not have, and two of one name."""
+    """Report figures of what the study does not have, of no plot or with wrong options, and two of one name."""
     for i, drawing in enumerate(drawings):
         try:
             drawing.choose(places)
@@ -68,3 +74,54 @@ def check_drawings(drawings: Sequence[Drawing], places: Sequence[Place], errors:
             errors.add(("figures", i), str(error))
         if drawing.name in (other.name for other in drawings[:i]):
             errors.add(("figures", i), f"there is a figure of the name {drawing.name!r} already")
+        for option, message in wrong_options(drawing, places):
+            errors.add(("figures", i, option), message)
+
+
+def wrong_options(drawing: Drawing, places: Sequence[Place]) -> list[tuple[str, str]]:
+    """List what is wrong with a figure's plot and options: the key, and the reason."""
+    from analysis import FIGURES  # imports matplotlib, which only studies with figures need
+
+    if drawing.plot not in FIGURES:
+        return [("plot", f"there is no plot {drawing.plot!r}; {closest(drawing.plot, FIGURES)}")]
+    draw = FIGURES[drawing.plot]
+    _, *parameters = inspect.signature(draw).parameters.values()  # without the runs
+    hints = get_type_hints(draw)
+    known = {parameter.name: hints[parameter.name] for parameter in parameters}
+    wrong = []
+    for name in (each.name for each in parameters if each.default is each.empty):
+        if name not in drawing.options:
+            wrong.append(("plot", f"plot {drawing.plot} needs the option {name!r}; {options_of(known)}"))
+    for name, value in drawing.options.items():
+        if name not in known:
+            wrong.append((name, f"plot {drawing.plot} has no option {name!r}; {options_of(known, name)}"))
+        elif reason := wrong_value(name, value, known[name], places):
+            wrong.append((name, f"plot {drawing.plot}: {name} = {value!r}: {reason}; {options_of(known)}"))
+    return wrong
+
+
+def options_of(known: dict[str, Any], name: str = "") -> str:
+    """Say which options a plot has, the closest to a name first."""
+    return closest(name, known) if known else "it has none"
+
+
+def wrong_value(name: str, value: object, kind: Any, places: Sequence[Place]) -> str:
+    """Say what is wrong with an option's value; "" for nothing.
+
+    Args:
+        name: of the option; `metrics` and `by` name metrics.
+        value: as the file has it.
+        kind: its type.
+        places: of the study.
+    """
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+        if value is not None and name in ("metrics", "by"):
+            known = [*metric_names(places), *(RELATIVE if name == "by" else ())]
+            for metric in [value] if isinstance(value, str) else TypeAdapter(list[str]).validate_python(value):
+                check_metric(metric, known)
+    except ValidationError as error:
+        return "; or ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
+    except ValueError as error:
+        return str(error)
+    return ""

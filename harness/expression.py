@@ -46,11 +46,18 @@ def literal(value: Any) -> str:
     return str(value) if plain else repr(value)
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """Name what there is, the likeliest first."""
+def closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """Name what there is, the likeliest first.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+        listed: what is listed of it; None for all.
+    """
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"there are {', '.join(names)}"
+    shown = names if listed is None else sorted(set(listed))
+    return (f"did you mean {near[0]!r}? " if near else "") + f"there are {', '.join(shown)}"
 
 
 def hyperparameters(method: type[Method]) -> dict[str, tuple[Any, Any]]:

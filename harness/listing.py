@@ -1,6 +1,7 @@
 """What `econ list` prints."""
 
 import ast
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from data import DATASETS, TEXTS, dataset_names
 from harness.expression import hyperparameters, literal
-from harness.study import find, names
+from harness.study_files import find, names
 from methods import Method
 from methods.plugins import available
 from models import architectures
@@ -159,13 +160,17 @@ def datasets() -> Rows:
 
 
 def studies() -> Rows:
-    """List the studies that come with the project, with what they cost."""
+    """List the studies that come with the project, with what they cost, counted anew where they were edited."""
     from harness.study_cost import count_cost, read_costs
 
     known = read_costs()
-    return [
-        (name, f"{first_line(find(name).read_text())}\n[{known.get(name) or count_cost(name)}]") for name in names()
-    ] + [("", GPU_HOURS)]
+    rows = []
+    for name in names():
+        if name not in known:
+            print(f"counting what {name} costs …", file=sys.stderr)
+        cost = known.get(name) or count_cost(name)
+        rows.append((name, f"{first_line(find(name).read_text(encoding='utf-8'))}\n[{cost}]"))
+    return [*rows, ("", GPU_HOURS)]
 
 
 GPU_HOURS = (

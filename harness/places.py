@@ -23,12 +23,14 @@ class Errors:
         """Start with none."""
         self.path, self.lines = path, lines
         self.found: dict[str, None] = {}
+        self.reasons: dict[str, None] = {}  # the same without their places
         self.gone: set[Place] = set()
 
     def add(self, place: Place, message: str) -> None:
         """Add an error, once."""
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         line = self.lines.of(place)
+        self.reasons[message] = None
         self.found[f"{self.path}:{line}: {name}: {message}" if name else f"{self.path}: {message}"] = None
 
     def inside(self, place: Place, own: Collection[str]) -> "Errors":
@@ -82,7 +84,7 @@ class PartErrors(Errors):
 
     def __init__(self, whole: Errors, place: Place, own: Collection[str]) -> None:
         """Start with those of the whole file."""
-        self.path, self.lines, self.found = whole.path, whole.lines, whole.found
+        self.path, self.lines, self.found, self.reasons = whole.path, whole.lines, whole.found, whole.reasons
         self.gone = set()
         self.place, self.own = place, own
 

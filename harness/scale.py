@@ -1,31 +1,26 @@
-"""Rehearsals: a study at a small scale, to see that all of it runs before it is paid for. Its figures mean nothing."""
+"""A study's parts at a small scale: fewer epochs, examples, members and seeds, narrower networks; never more."""
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 import data
+from data.made import SYMBOLS, TRAIN
 from data.shapes import DOWNLOADED
 from data.text import SEGMENT
-from harness.check import check_grid
 from harness.expression import MethodSpec, hyperparameters
 from harness.grid import Entry, Grid
 from harness.measures import Measures
-from harness.noisy_quadratic import EVERY
-from harness.places import Errors, Lines, StudyError
-from harness.quadratic_study import QuadraticStudy, problems
+from harness.places import StudyError
 from harness.run import DatasetSpec
 from harness.study import Study
 from methods import Method
 from methods.recipe import Part, Position, Recipe
 
-SUFFIX = " · rehearsal"
-"""At the end of a rehearsal's name: its runs are tracked apart from the study's."""
 COUNTS = ("K", "N", "M", "checkpoints", "points")
 """Hyperparameters that count members, samples and states."""
 POSITIONS = (Position, Position | None)
@@ -51,7 +46,7 @@ class Scale(Part):
     """Of the study's longest training; all places in training move in proportion."""
     subset: Annotated[int, Field(ge=1)] | None = None
     """Examples to train on, at most; of text, segments."""
-    width: Annotated[float, Field(gt=0)] | None = None
+    width: Annotated[float, Field(gt=0, le=1)] | None = None
     """A factor on the width of networks that have one in their name; below 1, wrn-10s in place of all ResNets."""
     members: Annotated[int, Field(ge=1)] | None = None
     """How many an ensemble has, at most."""
@@ -89,130 +84,93 @@ def read_scale(text: str) -> Scale:
         raise StudyError(f"--scale {text}: {reasons}") from error
 
 
-def rehearse(study: Study, scale: Scale) -> Study:
-    """Give a study at a small scale.
-
-    Raises:
-        StudyError: if a method does not fit into it, naming it.
-    """
-    lengths = EPOCHS if scale == TINY else (scale.epochs,)
-    for epochs in lengths:
-        small = scale.model_copy(update={"epochs": epochs})
-        grids = scaled_grids(study, small)
-        errors = Errors(Path(f"--scale {small}"), Lines(""))
-        for grid in grids:
-            check_grid(grid, study.methods, errors)
-        if not errors.found:
-            break
-    if errors.found:
-        reasons = "\n".join(dict.fromkeys(f"  {error.rpartition(']: ')[2]}" for error in errors.found))
-        raise StudyError(f"study {study.name} does not fit into --scale {small}:\n{reasons}")
-    return replace(study, name=study.name + SUFFIX, grids=grids, banner=describe(small))
-
-
-def rehearse_quadratic(study: QuadraticStudy, scale: Scale) -> QuadraticStudy:
-    """Give a study of the noisy quadratic problem in fewer dimensions, which relax as much sooner.
-
-    Raises:
-        StudyError: if that is too few.
-    """
-    factor = scale.width or 1.0
-    runs = []
-    for run in study.runs:
-        n = max(2, round(run.n * factor))
-        average = max(2 * EVERY, 2 * EVERY * round(run.average * n / run.n / (2 * EVERY)))
-        changes: dict[str, Any] = {"n": n, "average": average, "iterations": max(average, run.iterations * n // run.n)}
-        if scale.seeds:
-            changes["seeds"] = run.seeds[: max(2, scale.seeds)]  # a standard error needs two
-        runs.append(run.model_copy(update=changes))
-    wrong = [f"  {run}: {problem}" for i, run in enumerate(runs) for problem in problems(run, runs[:i])]
-    if wrong:
-        raise StudyError("\n".join([f"study {study.name} does not fit into --scale {scale}:", *wrong]))
-    counts = f"{runs[0].n} dimensions, {runs[0].iterations:,} iterations, {len(runs[0].seeds)} seeds"
-    banner = f"Rehearsal, not a result: {counts}."
-    return replace(study, name=study.name + SUFFIX, runs=tuple(runs), banner=banner)
-
-
-def describe(scale: Scale) -> str:
-    """Say what a rehearsal is."""
-    parts = [
-        f"at most {scale.epochs} epoch{'s' if scale.epochs > 1 else ''}" if scale.epochs else "",
-        f"at most {scale.subset} training examples" if scale.subset else "",
-        f"networks {scale.width:g} times as wide" if scale.width else "",
-        f"{IN_THEIR_PLACE}s in place of larger residual networks" if scale.width and scale.width < 1 else "",
-        f"at most {scale.members} member{'s' if scale.members > 1 else ''}" if scale.members else "",
-        f"at most {scale.seeds} seed{'s' if scale.seeds > 1 else ''}" if scale.seeds else "",
-        "made-up data" if scale.data else "",
-    ]
-    return f"Rehearsal, not a result: {', '.join(part for part in parts if part)}."
-
-
 def scaled_grids(study: Study, scale: Scale) -> tuple[Grid, ...]:
     """Give a study's grids at a small scale, each (dataset, architecture) as one of its own, in their order."""
     lengths = [grid.recipe_of(d, a).epochs for grid in study.grids for d in grid.datasets for a in grid.architectures]
+    if scale.epochs and scale.epochs >= max(lengths):
+        scale = scale.model_copy(update={"epochs": None})
     factor = scale.epochs / max(lengths) if scale.epochs else 1.0
     names = narrow({a for grid in study.grids for a in grid.architectures}, scale.width)
     return tuple(
         grid.model_copy(
             update={
-                "datasets": [scaled_dataset(dataset, scale)],
+                "datasets": [small],
                 "architectures": [names[architecture]],
                 "methods": [scaled_entry(entry, recipe.epochs, scale, study.methods) for entry in grid.methods],
                 "seeds": grid.seeds[: scale.seeds],
-                "recipe": scaled_recipe(recipe, factor, scale),
+                "recipe": scaled_recipe(recipe, factor, scale, fewer=small.train_size != dataset.train_size),
                 "overrides": [],
                 "evaluate": scaled_measures(grid.evaluate),
             }
         )
         for grid in study.grids
         for dataset in grid.datasets
+        for small in [scaled_dataset(dataset, scale)]
         for architecture in grid.architectures
         for recipe in [grid.recipe_of(dataset, architecture)]
     )
 
 
 def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
-    """Name a narrower network for each architecture; different ones stay different."""
-    found: dict[str, str] = {}
-    for name in sorted(architectures):
-        match = WIDTH.fullmatch(name)
-        if width is not None and match:
+    """Name a narrower network for each architecture; different ones stay different, and none becomes wider."""
+    found = {name: name for name in architectures}
+    if width is None or width >= 1:
+        return found
+    families: list[tuple[float, str, str]] = []  # own width, name, and the name of what is narrower without its width
+    for name in architectures:
+        if match := WIDTH.fullmatch(name):
             head = "-".join(filter(None, (match["family"], match["depth"])))
-            head = IN_THEIR_PLACE if head.startswith("wrn") and width < 1 else head
-            least = max(1, round(int(match["width"]) * width))
-        elif width is not None and width < 1 and RESIDUAL.fullmatch(name):
-            head, least = IN_THEIR_PLACE, 1
-        else:
-            found[name] = name
-            continue
-        smaller = (f"{head}-{each}" for each in count(least))
-        found[name] = next(each for each in smaller if each not in found.values())
+            families.append((int(match["width"]), name, IN_THEIR_PLACE if head.startswith("wrn") else head))
+        elif RESIDUAL.fullmatch(name):
+            families.append((math.inf, name, IN_THEIR_PLACE))
+    taken: set[str] = set()
+    for own, name, head in sorted(families):  # narrow ones first: what they leave free is no wider than the others
+        least = 1 if math.isinf(own) else max(1, round(own * width))
+        found[name] = next(each for i in count(least) if (each := f"{head}-{i}") not in taken)
+        taken.add(found[name])
     return found
 
 
 def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     """Give less of a dataset, perhaps made up; one that needs no download stays as it is."""
-    if dataset.name not in DOWNLOADED:
+    known = DOWNLOADED.get(dataset.name)
+    if known is None or not (scale.subset or scale.data):
         return dataset
-    text = dataset.name in data.TEXTS
-    changes: dict[str, Any] = {}
-    if scale.subset:
-        least = scale.subset * (dataset.segment or SEGMENT) if text else scale.subset
-        changes["train_size"] = min(dataset.train_size or least, least)
-        if dataset.validation:
-            changes["validation"] = min(dataset.validation, least)
-    if scale.data:
-        changes["name"] = f"{'made_text' if text else 'made'}:{dataset.name}"
-        changes["version"] = data.VERSIONS.get(changes["name"].partition(":")[0], 1)
-        if not text:
-            changes["ood"] = data.STANDARD.get(dataset.name, ()) if dataset.ood is None else dataset.ood
-        if dataset.corruptions == "official":
-            changes["corruptions"] = "generated"
+    text = known.image_size is None
+    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of made-up data
+    changes: dict[str, Any] = made_up(dataset, text) if scale.data else {}
+    limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
+    apart = dataset.validation or 0  # of pictures, it is taken from those to train on; a text has a part for it
+    had = dataset.train_size or known.train - (0 if text else apart)
+    if apart:
+        changes["validation"] = apart = min(apart, *limits, *([held] if scale.data else []))
+    left = (there if scale.data else known.train) - (0 if text else apart)
+    most = min(had, left, *limits)
+    if most < had:
+        changes["train_size"] = most if most < left else None
     return dataset.model_copy(update=changes)
 
 
-def scaled_recipe(recipe: Recipe, factor: float, scale: Scale) -> Recipe:
-    """Shorten training; whole epochs in its schedule become the same fractions of it."""
+def made_up(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
+    """Say what of a dataset changes if it is made up."""
+    changes: dict[str, Any] = {"name": f"{'made_text' if text else 'made'}:{dataset.name}"}
+    changes["version"] = data.VERSIONS.get(changes["name"].partition(":")[0], 1)
+    if not text:
+        changes["ood"] = data.STANDARD.get(dataset.name, ()) if dataset.ood is None else dataset.ood
+    if dataset.corruptions == "official":
+        changes["corruptions"] = "generated"
+    return changes
+
+
+def scaled_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = True) -> Recipe:
+    """Shorten training; whole epochs in its schedule become the same fractions of it.
+
+    Args:
+        recipe: as it is written.
+        factor: on the epochs.
+        scale: of the rehearsal.
+        fewer: whether there are fewer examples, so that minibatches must be smaller.
+    """
     values = recipe.model_dump(exclude_unset=True)
     schedule = dict(values.get("schedule", {}))
     if factor != 1.0:
@@ -226,7 +184,7 @@ def scaled_recipe(recipe: Recipe, factor: float, scale: Scale) -> Recipe:
         if "warmup" in schedule:
             schedule["warmup"] = min(round(schedule["warmup"] * factor), values["epochs"] - 1)
         values["schedule"] = fractions({"schedule": schedule}, recipe.epochs)
-    if scale.subset:
+    if scale.subset and fewer:
         values["batch_size"] = min(recipe.batch_size, max(1, scale.subset // MINIBATCHES))
     if scale.data:
         values["initial"] = "random"
@@ -290,6 +248,6 @@ def scaled_measures(asked: Measures) -> Measures:
         update = {"points": points, "examples": examples, "train_examples": train}
         changes["plane"] = asked.plane.model_copy(update=update)
     if asked.flatness:
-        update = {"draws": min(asked.flatness.draws, DRAWS), "examples": SCORED}
+        update = {"draws": min(asked.flatness.draws, DRAWS), "examples": min(asked.flatness.examples or SCORED, SCORED)}
         changes["flatness"] = asked.flatness.model_copy(update=update)
     return asked.model_copy(update=changes)

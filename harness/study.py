@@ -10,21 +10,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import data
+from harness.beside import Beside, check_paper, tabulate
 from harness.check import STAND_INS, check_grid, check_places
 from harness.drawing import Drawing, check_drawings
 from harness.expression import MethodSpec
 from harness.grid import Grid, Place, read_recipe
-from harness.paper import Beside, Paper, check_paper, tabulate
+from harness.paper import Paper
 from harness.places import Errors, Lines, StudyError
 from harness.quadratic_study import KEY, QuadraticStudy, check_quadratic
 from harness.run import DatasetSpec, Run
+from harness.study_files import find, study_name
 from methods import Method
 from methods.plugins import available
 
 if TYPE_CHECKING:
     import pandas as pd
-
-STUDIES = Path(__file__).parent / "studies"
 
 
 class StudyFile(BaseModel):
@@ -91,35 +91,6 @@ class Study:
         return None if self.paper is None else tabulate(self.paper, self.beside, list(self.places()))
 
 
-def find(name: str) -> Path:
-    """Find a study by its name among those that come with the project, or by its path.
-
-    Raises:
-        StudyError: if there is none.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise StudyError(f"study {name}: no such file")
-        return path
-    path = STUDIES / f"{name}.yaml"
-    if not path.is_file():
-        raise StudyError(f"unknown study {name!r}; there are {', '.join(names())}, or give the path of a .yaml file")
-    return path
-
-
-def names() -> list[str]:
-    """List the studies that come with the project, numbers in their names in order."""
-    found = [path.relative_to(STUDIES).with_suffix("").as_posix() for path in STUDIES.rglob("*.yaml")]
-    return sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
-
-
-def study_name(path: Path) -> str:
-    """Name a study by its file: one that comes with the project as `names` does, another without its folder."""
-    inside = path.is_relative_to(STUDIES)
-    return (path.relative_to(STUDIES).with_suffix("") if inside else Path(path.stem)).as_posix()
-
-
 def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     """Read a study and check everything that can be checked before training.
 
@@ -168,7 +139,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     places = [place for grid in grids for place in grid.places()]
     check_drawings(file.figures, places, errors)
     drawn = tuple(drawing.choose(places) for drawing in file.figures) if not errors.found else ()
-    paper, beside = check_paper(file.paper, places, errors) or (None, ()) if file.paper is not None else (None, ())
+    paper, beside = (check_paper(raw["paper"], places, errors) if "paper" in raw else None) or (None, ())
     errors.raise_any()
     for grid in grids:
         grid.datasets = [with_digest(dataset) for dataset in grid.datasets]

@@ -18,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from data import Shape
 from data.text import SEGMENT
-from harness.grid import RECIPES
-from harness.plan import Plan, shape
+from harness.grid import recipes
+from harness.plan import Plan, Planned, shape
 from harness.run import Run
 from harness.search_space import expected_cost
-from harness.study import Study, find, load, names
+from harness.study import Study, load
+from harness.study_files import find, names
 from harness.trunks import Trunk
 
 COSTS = Path(__file__).parent / "studies" / "costs.json"
@@ -38,7 +39,7 @@ class StudyCost:
     """What a study costs.
 
     Attributes:
-        digest: SHA-256 of the study's file and of the recipes, of which these are the costs.
+        digest: SHA-256 of the study's file and of the recipes named there, of which these are the costs.
         runs: how many are trained; runs that others are made of count too.
         written: epochs of all cells if everything that they need were trained for each alone.
         shared: epochs that are trained, each trunk and each needed run once.
@@ -86,7 +87,7 @@ def count_cost(name: str) -> StudyCost:
 def hours_as_written(plan: Plan, key: str) -> float:
     """Estimate the GPU-hours of a run and of all that it needs, trained for it alone."""
     planned = plan.runs[key]
-    alone = hours(plan, key) + hours_of(planned.run, planned.first) if planned.epochs else 0.0
+    alone = hours(plan, key) + hours_of(trained(planned), planned.first) if planned.epochs else 0.0
     return alone + sum(hours_as_written(plan, need) for need in planned.needs)
 
 
@@ -102,13 +103,18 @@ def hours(plan: Plan, key: str) -> float:
     if isinstance(planned.run, Run):
         assert isinstance(plan.study, Study)
         factor = expected_cost(planned.run.method, plan.study.methods, planned.run.recipe.epochs)
-    return hours_of(planned.run, 1) * (planned.epochs * factor - planned.first)
+    return hours_of(trained(planned), 1) * (planned.epochs * factor - planned.first)
 
 
-def hours_of(run: object, epochs: int) -> float:
+def trained(planned: Planned) -> Run:
+    """Give the run that is trained, of a trunk the one by which it is."""
+    run = planned.run.run if isinstance(planned.run, Trunk) else planned.run
+    assert isinstance(run, Run), "of the noisy quadratic problem nothing is trained"
+    return run
+
+
+def hours_of(run: Run, epochs: int) -> float:
     """Estimate the GPU-hours of so many epochs of plain training with the data and the network of a run."""
-    run = run.run if isinstance(run, Trunk) else run
-    assert isinstance(run, Run)
     own = shape(run)
     architecture, known, length = MEASURED
     work = operations(run.architecture, own, run.dataset.segment or SEGMENT) * own.train * epochs
@@ -138,9 +144,10 @@ def operations(architecture: str, data: Shape, segment: int) -> float:
 
 
 def digest(name: str) -> str:
-    """Give the SHA-256 of what decides a study's cost: its file and the named recipes."""
-    files = [find(name), *sorted(RECIPES.glob("*.yaml"))]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+    """Give the SHA-256 of what decides a study's cost: its file and the recipes whose names stand in it."""
+    text = find(name).read_text(encoding="utf-8")
+    named = {recipe: values for recipe, values in recipes().items() if recipe in text}
+    return hashlib.sha256(json.dumps([text, named], sort_keys=True).encode()).hexdigest()
 
 
 def read_costs() -> dict[str, StudyCost]:

@@ -1,9 +1,13 @@
 """Made-up data in the form of real ones."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import data
+from data import cifar, mnist
+from data.made import load_made
 from data.shapes import DOWNLOADED
 
 
@@ -15,6 +19,15 @@ def test_pictures_have_the_real_ones_form(name):
     assert task.shape == (channels, side, classes, 512)
     assert tuple(task.test.images.shape) == (64, channels, side, side) and task.test.images.dtype == torch.uint8
     assert task.test.labels.max() < classes
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist"])
+def test_pictures_are_augmented_as_the_real_ones(name, monkeypatch):
+    made = load_made(name, Path())
+    for module in (cifar, mnist):
+        monkeypatch.setattr(module, "_read", lambda *args, **options: made.train)
+    assert made.augmentation == data.DATASETS[name]("", Path()).augmentation
+    assert made.augmentation.flip == (name != "mnist")
 
 
 def test_the_same_name_gives_the_same_pictures():

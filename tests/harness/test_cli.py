@@ -89,6 +89,22 @@ def test_run_status_sync_and_leaderboard(call, tmp_path, write_study, store):
     assert r"\toprule" in (tmp_path / "deep" / "t.tex").read_text()
 
 
+def test_plots_of_another_study_or_of_a_rehearsal_lie_elsewhere(call, tmp_path, write_study, store):
+    study = write_study(tmp_path / "s.yaml", methods=["sgd"], recipe={"epochs": 2})
+    other = write_study(tmp_path / "t.yaml", methods=["sgd"], recipe={"epochs": 1})
+    small, runs = ("--scale", "epochs=1"), ("--runs", tmp_path / "runs")
+    for arguments, folder in (((study,), "s"), ((other,), "t"), ((study, *small), "s-rehearsal")):
+        assert call("run", *arguments, *runs)[0] == 0
+        code, out, err = call("plot", arguments[0], "cost", *arguments[1:], *runs)
+        assert code == 0, err
+        assert out.splitlines()[-3:] == [f"wrote results/{folder}/cost.{suffix}" for suffix in ("pdf", "svg", "png")]
+    code, out, err = call("plot", study, "cost", "--output", "mine", *runs)
+    assert (code, out.splitlines()[-1]) == (0, "wrote mine/cost.png"), err
+    write_study(tmp_path / "s.yaml", methods=["sgd"], recipe={"epochs": 2}, figures=[{"plot": "cost", "name": "a"}])
+    assert "wrote results/s-a.png" in call("plot", study, *runs)[1]
+    assert "wrote results/s/cost.png" in call("plot", study, "cost", *runs)[1]
+
+
 def test_report(call, tmp_path, write_study, store):
     """A run of the study was trained, another one was not."""
     study = write_study(tmp_path / "s.yaml", methods=["sgd"], recipe={"epochs": 1})
@@ -205,7 +221,7 @@ def test_a_store_that_is_away_stops_nothing(call, tmp_path, write_study, empty_s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "digts"), "error: unknown study 'digts'; there are "),
+        (("run", "digts"), "error: unknown study 'digts'; did you mean 'digits'? there are "),
         (("run", "nowhere.yaml"), "error: study nowhere.yaml: no such file"),
         (("status", "digts"), "error: unknown study 'digts'"),
         (

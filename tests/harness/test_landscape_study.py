@@ -7,7 +7,8 @@ import yaml
 
 from analysis import PLOTS, load_runs, load_series, save
 from harness.cli_plots import PlotName
-from harness.study import find, load
+from harness.study import load
+from harness.study_files import find
 from harness.track import Mirror, store_uri
 
 METHODS = ["sgd", "line", "simplex", "hypernet_ensemble(K=3)"]

@@ -1,13 +1,14 @@
 """What `econ list` says of methods, and that the README says the same."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness import listing
+from harness import listing, study_cost
 from methods import METHODS, About, Method
 from models import architecture_names
 
@@ -106,3 +107,21 @@ def test_the_readme_has_this_table():
     text = (ROOT / "README.md").read_text()
     (written,) = re.findall(r"<!-- methods -->\n(.*)\n<!-- /methods -->", text, re.DOTALL)
     assert written == listing.methods_as_markdown()
+
+
+def test_what_an_edited_study_costs_is_counted_and_said(monkeypatch, capsys):
+    known = study_cost.read_costs()
+    counted = study_cost.StudyCost("", 3, 600, 400, 9.0, 6.0)
+    monkeypatch.setattr(study_cost, "read_costs", lambda: {k: v for k, v in known.items() if k != "digits"})
+    monkeypatch.setattr(study_cost, "count_cost", {"digits": counted}.__getitem__)
+    listed = dict(listing.studies())
+    assert f"[{counted}]" in listed["digits"] and f"[{known['leaderboard']}]" in listed["leaderboard"]
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "counting what digits costs …\n")
+
+
+def test_studies_are_read_as_utf_8_whatever_the_machine_takes_for_usual(econ, environment):
+    ascii_machine = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([*econ, "list", "studies"], env=environment | ascii_machine, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert "K, σ0 and T0 varied" in done.stdout.decode()

@@ -1,9 +1,11 @@
 """A paper's values in a study: how they are read, and which cells they stand beside."""
 
+import json
 import math
 
 import pytest
 
+from harness.metric_names import metric_names
 from harness.paper import NONE, Stated, read_value
 from harness.places import StudyError
 from harness.study import load
@@ -115,3 +117,95 @@ def test_a_study_without_a_paper_states_nothing():
 def test_what_the_study_cannot_run_has_no_cells(tmp_path):
     frame = study(tmp_path, TEXT.replace("{method: swa}", "{method: none}")).stated()
     assert list(frame[frame["row"] == "second"]["label"]) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            ("metric: ood_auroc", "metric: ood_aurocc"),
+            "s.yaml:11: paper.columns[1]: unknown metric 'ood_aurocc'",
+        ),
+        (("metric: ood_auroc", "metric: ood_auroc/svhn"), "unknown metric 'ood_auroc/svhn'"),
+        (
+            ("{method: swa}", "{method: swa, metric: acuracy}"),
+            "paper.rows[1]: unknown metric 'acuracy'; did you",
+        ),
+        (
+            ("select: {", "select: {metric: nil, "),
+            "s.yaml:9: paper.select: unknown metric 'nil'; did you mean 'nll'?",
+        ),
+        (("metric: ood_auroc", "metric: ece_20"), "unknown metric 'ece_20'; did you mean 'ece'?"),
+        (("metric: ood_auroc", "metric: corruption_error/fogg"), "did you mean 'corruption_error/fog'?"),
+    ],
+)
+def test_a_metric_that_no_run_can_have_is_refused(tmp_path, change, expected):
+    with pytest.raises(StudyError) as error:
+        study(tmp_path, TEXT.replace(*change))
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "more"),
+    [
+        ("ood_auroc/photographs", ""),
+        ("generated/corruption_error/fog", ""),
+        ("spent/train_seconds", ""),
+        ("ece_20", "evaluate: {calibration_bins: 20}\n"),
+        ("logit_average/ece_20", "evaluate: {calibration_bins: 20}\n"),
+    ],
+)
+def test_a_metric_may_be_of_one_companion_or_corruption_or_of_further_bins(tmp_path, metric, more):
+    frame = study(tmp_path, more + TEXT.replace("metric: ood_auroc", f"metric: {metric}")).stated()
+    assert metric in set(frame["metric"])
+
+
+def test_an_empty_paper_is_refused(tmp_path):
+    with pytest.raises(StudyError, match=r"s\.yaml:6: paper: it is empty; write what the paper states, or leave"):
+        study(tmp_path, TEXT.partition("paper:")[0] + "paper:\n")
+    with pytest.raises(StudyError, match="'source' is missing"):
+        study(tmp_path, TEXT.partition("paper:")[0] + "paper: {}\n")
+
+
+EVERYTHING = """\
+datasets: [{dataset}]
+architectures: [{network}]
+seeds: [0]
+recipe: {{epochs: 2, batch_size: {batch}}}
+evaluate: {{training_loss: true, calibration_bins: 20{more}}}
+methods: ["deep_ensemble(K=2)"]
+"""
+
+
+def tracked_names(result):
+    """Name the metrics that a result is tracked by."""
+    groups = {f"{group}/{name}" for group in ("cost", "spent") for name in result[group]}
+    return {*result["metrics"], *groups, *result["timing"]} - {"finished"}
+
+
+def test_the_names_of_metrics_are_those_of_runs(tmp_path, run_study):
+    """Of pictures and of text; only what no CPU measures and what ranks a hundred classes is left over."""
+    found, known = set(), set()
+    for name, dataset, network, batch, more in (
+        (
+            "pictures",
+            "{name: digits, validation: 64, train_size: 64}",
+            "lenet5",
+            16,
+            ", path: true",
+        ),
+        ("text", "{name: made_text:enwik8, train_size: 4000, validation: 600, segment: 20}", "lstm-4", 10, ""),
+    ):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(EVERYTHING.format(dataset=dataset, network=network, batch=batch, more=more))
+        done = run_study(file, tmp_path / "runs")
+        assert not done.schedule.failed
+        names = metric_names(done.plan.study.places())
+        (cell,) = [key for key, planned in done.plan.runs.items() if planned.role == "cell"]
+        tracked = tracked_names(json.loads((tmp_path / "runs" / cell / "result.json").read_text()))
+        assert tracked <= set(names)
+        found, known = found | tracked, known | set(names)
+    rare = {"top5_accuracy", "logit_average/top5_accuracy", "cost/peak_memory_bytes", "spent/peak_memory_bytes"}
+    left = {name for name in known - found if "corruption_error" not in name and "relative_change" not in name}
+    assert left <= rare | {"logit_average/adaptive_ece"}
+    assert {"generated/corruption_error", "generated/relative_change/contrast"} <= found

@@ -8,7 +8,8 @@ import pytest
 
 from analysis import FIGURES, document
 from harness import study as studies
-from harness.study import Study, load, names
+from harness.study import Study, load
+from harness.study_files import names
 
 LATE_PHASE = [*(f"table-{i}" for i in (*range(1, 7), *range(8, 18))), *(f"figure-{i}" for i in (1, 2, 3, 6))]
 HYPERNETWORKS = [

@@ -5,7 +5,8 @@ import pytest
 from harness.grid import recipes
 from harness.places import StudyError
 from harness.plan import Plan
-from harness.scale import TINY, Scale, read_scale, rehearse, rehearse_quadratic, scaled_recipe
+from harness.rehearsal import rehearse, rehearse_quadratic
+from harness.scale import TINY, Scale, read_scale, scaled_recipe
 from harness.study import load
 from methods.recipe import Recipe
 
@@ -41,8 +42,8 @@ def test_tiny(study):
     small = rehearse(study, TINY)
     assert small.name == "s · rehearsal"
     assert small.banner == (
-        "Rehearsal, not a result: at most 4 epochs, at most 64 training examples, networks 0.1 times as wide, "
-        "wrn-10s in place of larger residual networks, at most 3 members, at most 2 seeds, made-up data."
+        "Rehearsal, not a result: at most 4 epochs, at most 64 training examples, all of digits, networks 0.1 times as "
+        "wide, at most 3 members, at most 2 seeds, made-up data, fewer points around networks."
     )
     assert [p.name for p in small.places()][::3] == [
         ("made:cifar10 train=64 validation=64", "wrn-10-1", "Late"),
@@ -72,7 +73,7 @@ def test_only_what_is_asked_for_is_changed(study):
     small = rehearse(study, Scale(seeds=1))
     assert small.cells()[0].run.model_copy(update={"evaluate": study.cells()[0].run.evaluate}) == study.cells()[0].run
     assert {cell.run.seed for cell in small.cells()} == {3}
-    assert small.banner == "Rehearsal, not a result: at most 1 seed."
+    assert small.banner == "Rehearsal, not a result: at most 1 seed, fewer points around networks."
 
 
 def test_whole_epochs_become_fractions(tmp_path):
@@ -120,6 +121,7 @@ def test_methods_that_need_epochs_get_them(tmp_path):
     [
         ("small", "small: there are epochs, subset, width, members, seeds, data, and tiny"),
         ("epochs=0", "epochs=0: Input should be greater than or equal to 1"),
+        ("width=1.5", "width=1.5: Input should be less than or equal to 1"),
         ("epochs=4,width=x", "width=x: Input should be a valid number"),
         ("data=real", "data=real: Input should be 'made'"),
         ("epochs", "epochs=: Input should be a valid integer"),
@@ -143,17 +145,62 @@ def test_the_noisy_quadratic_problem_in_fewer_dimensions():
     assert {(run.n, run.iterations, run.average, run.seeds) for run in small.runs} == {(10, 4000, 2000, (0, 1))}
     assert small.banner == "Rehearsal, not a result: 10 dimensions, 4,000 iterations, 2 seeds."
     assert not {run.key for run in small.runs} & {run.key for run in study.runs}
+    fewer = rehearse_quadratic(study, Scale(seeds=3))
+    assert fewer.banner == "Rehearsal, not a result: 100 dimensions, 40,000 iterations, 3 seeds."
+    assert [run.model_copy(update={"seeds": r.seeds}) for run, r in zip(fewer.runs, study.runs, strict=True)] == list(
+        study.runs
+    )
+    with pytest.raises(StudyError, match="--scale epochs=4,members=2,seeds=10 changes nothing of study late-phase/fig"):
+        rehearse_quadratic(study, Scale(epochs=4, members=2, seeds=10))
 
 
-def test_runs_of_a_rehearsal_are_other_runs(study):
+@pytest.mark.parametrize(
+    "scale",
+    [TINY, Scale(epochs=8, subset=500), Scale(subset=500, width=0.5, members=3, seeds=1), Scale(data="made", epochs=9)],
+)
+def test_runs_of_a_rehearsal_are_other_runs(study, scale):
     keys = {cell.run.key for cell in study.cells()}
-    assert not keys & {cell.run.key for cell in rehearse(study, TINY).cells()}
+    assert not keys & {cell.run.key for cell in rehearse(study, scale).cells()}
+
+
+def test_runs_that_a_rehearsal_leaves_as_they_are_stay_the_same_runs(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(STUDY.replace("evaluate:", "# evaluate:"))
+    whole = load(str(path))
+    few = rehearse(whole, Scale(seeds=2, epochs=1000))
+    assert [cell.run.key for cell in few.cells()] == [cell.run.key for cell in whole.cells() if cell.run.seed < 5]
+
+
+PLUGIN = """\
+from methods import Method
+
+
+class Long(Method):
+    \"\"\"Needs ten epochs.\"\"\"
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        if recipe.epochs < 10:
+            raise ValueError(f"rates [0, 1]: {recipe.epochs} epochs are too few")
+"""
+
+
+def test_the_reason_why_a_study_does_not_fit_is_said_whole(tmp_path):
+    (tmp_path / "long.py").write_text(PLUGIN)
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "plugins: [long.py]\ndatasets: [digits]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: {epochs: 20}\n"
+        "methods: [long]\n"
+    )
+    with pytest.raises(StudyError, match=r":\n  long on lenet5: rates \[0, 1\]: 4 epochs are too few$"):
+        rehearse(load(str(path)), Scale(epochs=4))
 
 
 def test_the_command_line_labels_a_rehearsal(run_here, write_study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_study(tmp_path / "s.yaml", methods=["sgd", "swa"], seeds=[0, 1])
-    small = ("--scale", "epochs=2,seeds=1")
+    runs = ("--runs", tmp_path / "runs")
+    small = ("--scale", "epochs=2,seeds=1", *runs)
     assert run_here("run", "s.yaml", *small)[0] == 0
     said = "Rehearsal, not a result: at most 2 epochs, at most 1 seed."
     for command in ("leaderboard", "table"):
@@ -161,7 +208,7 @@ def test_the_command_line_labels_a_rehearsal(run_here, write_study, tmp_path, mo
         assert code == 0 and said in " ".join(printed.split())
     assert run_here("report", "s.yaml", *small, "--output", "r.html")[0] == 0
     assert said in (tmp_path / "r.html").read_text()
-    code, _, wrong = run_here("leaderboard", "s.yaml")
+    code, _, wrong = run_here("leaderboard", "s.yaml", *runs)
     assert code != 0 and "no study 's'" in wrong
     code, _, wrong = run_here("run", "s.yaml", "--scale", "tiny", "--tuned", "t.yaml")
     assert code != 0 and wrong

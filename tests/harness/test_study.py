@@ -6,7 +6,8 @@ import pytest
 from data import dataset_names
 from harness.expression import hyperparameters
 from harness.places import StudyError
-from harness.study import STUDIES, find, load, names
+from harness.study import load
+from harness.study_files import STUDIES, find, names
 from methods import METHODS
 from methods.recipe import Linear
 from models import architecture_names
@@ -227,10 +228,17 @@ def test_a_list_that_holds_itself(path):
 
 
 def test_unknown_studies(path):
-    with pytest.raises(
-        StudyError, match=r"^unknown study 'digts'; there are .*digits.*, or give the path of a .yaml file$"
-    ):
-        find("digts")
+    for name, meant in {
+        "digts": "'digits'",
+        "late-phase/tabel-2": "'late-phase/table-2'",
+        "table-4": "'hypernetworks/table-4' or 'late-phase/table-4'",
+        "figure-21": "'subspaces/figure-21'",
+    }.items():
+        with pytest.raises(
+            StudyError,
+            match=rf"^unknown study '{name}'; did you mean {meant}\? there are .*digits.*, or give the path of ",
+        ):
+            find(name)
     with pytest.raises(StudyError, match=r"^study nowhere.yaml: no such file$"):
         find("nowhere.yaml")
 

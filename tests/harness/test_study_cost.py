@@ -4,9 +4,11 @@ import pytest
 import torchvision
 
 from data import Shape
+from harness import study_cost
 from harness.plan import Plan
-from harness.study import load, names
+from harness.study import load
 from harness.study_cost import HOURS, StudyCost, count_cost, digest, operations, read_costs
+from harness.study_files import names
 
 CIFAR = Shape(3, 32, 10, 50_000)
 
@@ -80,3 +82,14 @@ def test_the_epochs_are_the_dry_runs(tmp_path):
     plan = Plan(load("late-phase/sweep"), share=True)
     cost = read_costs()["late-phase/sweep"]
     assert (cost.runs, cost.written, cost.shared) == (len(plan.alone), 4000, 1760)
+
+
+def test_a_cost_is_of_the_study_and_of_the_recipes_that_it_names(tmp_path, monkeypatch):
+    path = write(tmp_path, "sgd")
+    before = digest(path)
+    known, other = study_cost.recipes(), {"epochs": 7}
+    monkeypatch.setattr(study_cost, "recipes", lambda: known | {"late-phase/swa": other, "own/new": other})
+    assert digest(path) == before
+    monkeypatch.setattr(study_cost, "recipes", lambda: known | {"late-phase/sgd": other})
+    assert digest(path) != before
+    assert digest(write(tmp_path, "swa")) != before
