@@ -100,7 +100,7 @@ class Grid(NamedTuple):
     Attributes:
         columns: the paper's names.
         rows: (the paper's name of the row, its three lines of cells).
-        notes: what stands below, the marked ones first.
+        notes: what stands below, the marked ones last.
     """
 
     columns: list[str]
@@ -117,7 +117,7 @@ def arrange(compared: pd.DataFrame) -> Grid:
         cells = {str(value["column"]): value for value in values.to_dict("records")}
         lines = [[write(cells.get(column, {}), line, marks) for column in columns] for line in LINES]
         rows.append((str(name), lines))
-    return Grid(columns, rows, [*(f"[{mark}] {note}" for note, mark in marks.items()), *remarks(compared)])
+    return Grid(columns, rows, [*remarks(compared), *(f"[{mark}] {note}" for note, mark in marks.items())])
 
 
 def write(value: Mapping[object, object], line: str, marks: dict[str, str]) -> str:
