@@ -52,7 +52,9 @@ def test_a_study_is_well_formed(name, monkeypatch):
         assert (values["label"] != "").any() and values["paper_mean"].notna().any()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in PAPERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in (*PAPERS, "leaderboard")]
+)
 def test_a_study_is_rehearsed_from_end_to_end(name, run_here, tmp_path, monkeypatch, rehearsed):
     monkeypatch.chdir(tmp_path)
 
