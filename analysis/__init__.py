@@ -6,6 +6,7 @@ do so at their first use.
 
 from typing import TYPE_CHECKING, Any
 
+from analysis.arrays import load_arrays, load_predictions
 from analysis.budget import best_within_budget
 from analysis.comparison_tables import latex_budgets, latex_comparisons, latex_ranks
 from analysis.friedman import average_ranks
@@ -18,7 +19,7 @@ from analysis.pareto import pareto_fronts
 from analysis.provenance import load_provenance
 from analysis.report import report
 from analysis.report_tables import beside_paper
-from analysis.runs import load_arrays, load_predictions, load_runs, load_series, ranked
+from analysis.runs import load_runs, load_series, ranked
 from analysis.statistics import relative_costs, summarize
 from analysis.tables import document, latex
 

@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.arrays import load_arrays
 from analysis.corruption import PREFIXES, draw_differences, measured
 from analysis.drawing import drawing, listed
 from analysis.metrics import METRICS
 from analysis.path import AVERAGES, LINES, POINTS, Paths, check_path, cut, draw_path
-from analysis.runs import load_arrays, ranked
+from analysis.runs import ranked
 from analysis.statistics import plain_training
 from analysis.style import WIDTH, Look, add_legend, cells, draw_band, legend_columns, looks, plain
 

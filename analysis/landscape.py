@@ -17,8 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from analysis.arrays import load_arrays
 from analysis.drawing import choose, drawing, listed
-from analysis.runs import load_arrays, ranked
+from analysis.runs import ranked
 from analysis.style import (
     WIDTH,
     add_legend,

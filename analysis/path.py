@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.arrays import load_arrays
 from analysis.drawing import choose, drawing
 from analysis.metrics import METRICS
-from analysis.runs import load_arrays, ranked
+from analysis.runs import ranked
 from analysis.statistics import plain_training
 from analysis.style import Look, add_legend, cells, draw_band, looks_of, missing, panels, plain
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.arrays import load_predictions
 from analysis.by_method import metric_by_method
 from analysis.corrupted_path import best_on_path, path_under_corruption
 from analysis.corruption import change_under_corruption
@@ -25,7 +26,7 @@ from analysis.epochs import over_epochs
 from analysis.landscape import flatness, scores_on_plane
 from analysis.metrics import METRICS
 from analysis.path import scores_along_path
-from analysis.runs import load_predictions, load_series, ranked
+from analysis.runs import load_series, ranked
 from analysis.style import (
     WIDTH,
     Color,
