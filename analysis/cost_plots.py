@@ -104,15 +104,17 @@ def _draw_panel(ax: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
 
 
 def _leave_out_far(ax: Axes, points: pd.DataFrame, metric: Metric) -> None:
-    """End the axis before methods that are far worse than the others, and name them there."""
+    """End the axis before methods that are far worse than the others, or infinitely bad, and name them there."""
     sign = 1.0 if metric.better == "higher" else -1.0
     quality = sign * points["y"]
-    low, high = quality.quantile([0.25, 0.75])
-    far = (quality < low - _FAR * (high - low)) & ~points["front"]
-    if not far.any():
+    finite = np.isfinite(quality)
+    low, high = quality[finite].quantile([0.25, 0.75])
+    far = ~finite | ((quality < low - _FAR * (high - low)) & ~points["front"] & (high > low))
+    if not far.any() or far.all():
         return
     rest, std = points["y"][~far], points["std"][~far].fillna(0.0)
-    room = 0.1 * float((rest + std).max() - (rest - std).min())
+    span = float((rest + std).max() - (rest - std).min())
+    room = 0.1 * (span or abs(float(rest.iloc[0])) or 1.0)
     worse, better = room * (1 + int(far.sum())), room
     below, above = (worse, better) if metric.better == "higher" else (better, worse)
     ax.set_ylim((rest - std).min() - below, (rest + std).max() + above)

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.style import mark, styled
+from analysis.unfinished import count_unfinished
 
 P = ParamSpec("P")
 
@@ -19,7 +20,8 @@ def drawing(draw: Callable[Concatenate[pd.DataFrame, P], Figure]) -> Callable[Co
     """Make a plot of a function of a frame of runs.
 
     It draws in the common style, and what `frame.attrs["banner"]` says ("Rehearsal: …") stands above the panels, so
-    that no figure of such runs can be taken for the real one.
+    that no figure of such runs can be taken for the real one; so does how many runs are not shown because they are not
+    finished (`attrs["unfinished"]`).
 
     Args:
         draw: Takes the frame and options, and gives the figure.
@@ -38,7 +40,7 @@ def drawing(draw: Callable[Concatenate[pd.DataFrame, P], Figure]) -> Callable[Co
             raise ValueError(f"{draw.__name__}: {error}; its options are: {', '.join(known) or 'none'}") from error
         with styled():
             figure = draw(frame, *args, **options)
-            mark(figure, frame.attrs.get("banner"))
+            mark(figure, " ".join(filter(None, [frame.attrs.get("banner"), count_unfinished(frame)])))
         return figure
 
     return drawn

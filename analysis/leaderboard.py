@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -15,12 +14,10 @@ from analysis.paired import paired_differences, write_difference
 from analysis.pareto import find_fronts
 from analysis.runs import ranked
 from analysis.statistics import CELL, ascending, main_metric, relative_costs, summarize
-from analysis.writing import Head, Table, clean, markdown, text
+from analysis.unfinished import unfinished_notes
+from analysis.writing import Head, Table, markdown, text
 
-__all__ = ["Format", "clean", "leaderboard", "render", "sections", "write_cell"]
 Format = Literal["text", "csv", "markdown"]
-_LISTED = 5  # unfinished cells named in a note; the others are counted
-_REASON = 100  # characters of a failure's reason
 
 
 def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
@@ -167,29 +164,6 @@ def _seed_notes(board: pd.DataFrame) -> list[str]:
     else:
         seeds = f"n = {counts[0]} to {counts[-1]} seeds (column n)"
     return [f"Mean ± sample standard deviation (n − 1) over {seeds}, on {split} data."]
-
-
-def unfinished_notes(frame: pd.DataFrame) -> list[str]:
-    """Count the unfinished runs of a frame, a line a state, and name the first few with their reasons."""
-    unfinished: list[dict[str, str]] = frame.attrs.get("unfinished", [])
-    notes = []
-    states = Counter(cell["state"] for cell in unfinished)
-    for state, count in sorted(states.items()):
-        cells = [cell for cell in unfinished if cell["state"] == state and "label" in cell]
-        named = "; ".join(_name_cell(cell) for cell in cells[:_LISTED])
-        more = f"; and {len(cells) - _LISTED} more" if len(cells) > _LISTED else ""
-        runs = f"{count} run{'s' if count > 1 else ''}"
-        notes.append(f"Not shown, {state}: {runs}{f' ({named}{more})' if named else ''}.")
-    return notes
-
-
-def _name_cell(cell: Mapping[str, str]) -> str:
-    name = f"{cell['label']} · {cell['architecture']} · {cell['dataset']} · seed {cell['seed']}"
-    lines = [line.strip() for line in cell.get("reason", "").splitlines() if line.strip()]
-    if not lines:
-        return name
-    reason = lines[-1] if len(lines[-1]) <= _REASON else f"{lines[-1][: _REASON - 1]}…"
-    return f"{name}: {reason}"
 
 
 def _boards(board: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Table]:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from analysis.drawing import drawing
-from analysis.runs import find_finished, load_series, store_uri
+from analysis.runs import find_banner, find_finished, load_series, store_uri
 from analysis.style import WIDTH, add_legend, legend_columns
 
 _ACROSS = 2  # further settings side by side
@@ -54,8 +54,8 @@ def load_settings(study: str, *, store: str | None = None, keys: Collection[str]
         keys: Take only the settings with these keys. Default: all.
 
     Returns:
-        A row a setting, by ascending η² / B, which is how fast θ and φ lose their balance; `attrs["unfinished"]` as
-        of `load_runs`.
+        A row a setting, by ascending η² / B, which is how fast θ and φ lose their balance; `attrs["unfinished"]` and
+        `attrs["banner"]` as of `load_runs`.
 
     Raises:
         FileNotFoundError: If the store's file does not exist.
@@ -81,6 +81,8 @@ def load_settings(study: str, *, store: str | None = None, keys: Collection[str]
     order = (frame["eta"] ** 2 / frame["B"]).argsort(kind="stable")
     frame = frame.iloc[order].reset_index(drop=True)
     frame.attrs["unfinished"] = unfinished
+    if banner := find_banner(finished):
+        frame.attrs["banner"] = banner
     return frame
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
-from analysis.leaderboard import clean
 from analysis.metrics import Metric
+from analysis.writing import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

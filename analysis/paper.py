@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
 from analysis.statistics import CELL, refuse_mixtures
+from analysis.unfinished import unfinished_notes
 from analysis.writing import Head, Table, letter, markdown, text
 
 Format = Literal["text", "latex", "markdown", "csv"]
@@ -39,9 +41,9 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The paper's rows with further columns ours_mean, ours_std (sample standard deviation, n − 1), ours_n (the
-        finished runs that have the metric), runs (the finished ones), chosen_on ("test" if some were chosen on test
-        data), difference (ours − the paper's), low and high (its 95 % interval), all in the paper's unit. NaN where
-        there is nothing: a missing run is never filled. `attrs` are both frames'.
+        finished runs that have the metric), runs (the finished ones), unfinished (the others), chosen_on ("test" if
+        some were chosen on test data), difference (ours − the paper's), low and high (its 95 % interval), all in the
+        paper's unit. NaN where there is nothing: a missing run is never filled. `attrs` are both frames'.
 
     Raises:
         ValueError: If the runs are not of test data, or the frame mixes what does not belong in one table.
@@ -50,6 +52,8 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     if list(frame["evaluated_on"].unique()) != ["test"]:
         raise ValueError("a paper's values are of test data, these runs were evaluated on validation data")
     groups = dict(iter(frame.groupby([*CELL, "label"])))
+    cells = frame.attrs.get("unfinished", [])
+    unfinished = Counter(tuple(cell.get(name, "") for name in (*CELL, "label")) for cell in cells)
     rows = []
     for value in paper.to_dict("records"):
         runs = groups.get((value["dataset"], value["architecture"], value["label"]))
@@ -59,6 +63,7 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
         low, high = welch(mean, std, n, value["paper_mean"], value["paper_std"], value["paper_n"])
         found = {"ours_mean": mean, "ours_std": std, "ours_n": n, "difference": mean - value["paper_mean"]}
         found |= {"runs": 0 if runs is None else len(runs), "chosen_on": _chosen_on(runs)}
+        found["unfinished"] = unfinished[value["dataset"], value["architecture"], value["label"]]
         rows.append({str(key): item for key, item in value.items()} | found | {"low": low, "high": high})
     compared = pd.DataFrame(rows)
     compared.attrs = {**frame.attrs, **paper.attrs}
@@ -141,26 +146,35 @@ def write(value: Mapping[object, object], line: str, marks: dict[str, str]) -> s
     if line == "ours":
         if not figure["ours_n"]:
             return UNMEASURED if value["runs"] else MISSING
-        mark = f" [{marks.setdefault(CHOSEN, letter(len(marks)))}]" if value["chosen_on"] else ""
-        return spread(figure["ours_mean"], figure["ours_std"], digits) + mark
+        n, planned = int(figure["ours_n"]), int(str(value["runs"])) + int(str(value["unfinished"]))
+        notes = [CHOSEN] if value["chosen_on"] else []
+        notes += [f"Ours is over {n} of {planned} runs."] if n < planned else []
+        written = [f" [{marks.setdefault(note, letter(len(marks)))}]" for note in notes]
+        return spread(figure["ours_mean"], figure["ours_std"], digits) + "".join(written)
     if not stated or not figure["ours_n"]:
         return NOTHING
     interval = "n/a" if math.isnan(figure["low"]) else f"{figure['low']:+.{digits}f}, {figure['high']:+.{digits}f}"
     return f"{figure['difference']:+.{digits}f} [{interval}]".replace("-", "−")
 
 
-_FIGURES = ("paper_mean", "paper_std", "ours_mean", "ours_std", "ours_n", "difference", "low", "high")
+_FIGURES = (
+    "paper_mean",
+    "paper_std",
+    "ours_mean",
+    "ours_std",
+    "ours_n",
+    "runs",
+    "unfinished",
+    "difference",
+    "low",
+    "high",
+)
 
 
 def spread(mean: float, std: float, digits: int) -> str:
     """Write a mean and its spread, if it has one, with so many decimals."""
     written = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
     return written.replace("-", "−")
-
-
-def count_runs(n: int) -> str:
-    """Write a number of runs."""
-    return f"{n} run{'s' if n > 1 else ''}"
 
 
 def remarks(compared: pd.DataFrame) -> list[str]:
@@ -171,8 +185,7 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     over = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "no"
     absent, unmeasured = runs[runs["runs"] == 0], runs[(runs["runs"] > 0) & (runs["ours_n"] == 0)]
     told = [
-        f"Paper: {attrs['source']}; mean ± standard deviation over {count_runs(attrs['seeds'])}"
-        + (f"; {attrs['spread']}." if attrs.get("spread") else ", one run where there is no ±."),
+        f"Paper: {attrs['source']}; {_count_paper(attrs)}.",
         f"Ours: mean ± sample standard deviation over {over} runs; difference: ours − paper [Welch 95 % interval; n/a "
         "where a side has one run or no spread].",
     ]
@@ -180,7 +193,16 @@ def remarks(compared: pd.DataFrame) -> list[str]:
         told.append(f"Missing: {len(absent)} of {len(runs)} values have no finished run of ours.")
     if len(unmeasured):
         told.append(f"Not measured: {len(unmeasured)} of {len(runs)} values, of which our runs lack the metric.")
+    told += unfinished_notes(compared)
     return [*filter(None, [attrs.get("banner", "")]), *told, *filter(None, [attrs.get("remark", "")])]
+
+
+def _count_paper(attrs: Mapping[Any, Any]) -> str:
+    """Say over how many runs the paper's values are."""
+    if attrs["seeds"] == 1:
+        return "one run"
+    spread = attrs.get("spread") or "one run where there is no ±"
+    return f"mean ± standard deviation over {attrs['seeds']} runs{'; ' if attrs.get('spread') else ', '}{spread}"
 
 
 def render_paper(compared: pd.DataFrame, format: Format = "text", *, width: int | None = None) -> str:

@@ -16,9 +16,8 @@ def pareto_fronts(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """Find the entries on the Pareto fronts of quality against training cost and against prediction cost.
 
     An entry is on a front unless another one of the same dataset and architecture dominates it: is no worse in both
-    quality and cost, and better in one. Means over seeds decide. Costs count as they are written, to two decimals, so
-    that less than half a per cent of one network's training is no difference; entries equal in both do not dominate
-    each other.
+    quality and cost, and better in one. Means over seeds decide. Costs count as they are written, to two decimals:
+    those that read the same are the same. Entries equal in both do not dominate each other.
 
     Args:
         frame: Rows of `load_runs` (those chosen on test data are left out).

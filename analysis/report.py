@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparisons import comparisons
-from analysis.leaderboard import leaderboard, sections, unfinished_notes, write_cell
+from analysis.leaderboard import leaderboard, sections, write_cell
 from analysis.metrics import SHOWN, Metric, describe
 from analysis.page import Column, Drawing, Row, Section, Table, Value, write_page
 from analysis.paired import write_difference
@@ -20,6 +20,7 @@ from analysis.report_runs import describe_code, runs, unfinished
 from analysis.report_tables import as_section
 from analysis.runs import ranked
 from analysis.tables import best_mean
+from analysis.unfinished import unfinished_notes
 
 COSTS = (
     "train_cost",

@@ -64,9 +64,14 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
     frame = pd.DataFrame([_row(run, study, uri) for run in finished])
     frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
     frame.attrs["unfinished"] = unfinished
-    if banners := sorted({run.data.tags["banner"] for run in finished if run.data.tags.get("banner")}):
-        frame.attrs["banner"] = " ".join(banners)
+    if banner := find_banner(finished):
+        frame.attrs["banner"] = banner
     return frame
+
+
+def find_banner(finished: Iterable[Any]) -> str:
+    """Give what MLflow's runs of a rehearsal say that they are; "" of real runs."""
+    return " ".join(sorted({run.data.tags["banner"] for run in finished if run.data.tags.get("banner")}))
 
 
 def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> tuple[list[Any], list[dict[str, str]]]:
@@ -102,12 +107,12 @@ def find_tagged(experiment: str, uri: str) -> list[Any]:
     Raises:
         FileNotFoundError, LookupError, ConnectionError: As `load_runs` does.
     """
-    client = _open(uri)
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return _search(client, experiment, uri)
-    except MlflowException as error:
+        return _search(_open(uri), experiment, uri)
+    except (MlflowException, SQLAlchemyError) as error:
         raise ConnectionError(f"cannot read the tracking store {uri}: {str(error)[:300]}") from error
 
 

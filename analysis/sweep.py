@@ -39,9 +39,9 @@ def metric_against_value(
     """Plot metrics over a value, a panel for each metric, dataset and architecture and a line for each method.
 
     An entry's value is read from "x = NUMBER" in its label ("line, β = 1") or in that of its dataset ("cifar10
-    label_noise=0.2"); entries whose labels differ in nothing else are one line. Entries without a value are horizontal
-    lines, plain training dotted, others dash-dotted. Means over seeds; bars, and bands of horizontal lines, are sample
-    standard deviations.
+    label_noise=0.2"); entries whose labels differ in nothing else are one line, which breaks at a value of which no run
+    is finished. Entries without a value are horizontal lines, plain training dotted, others dash-dotted. Means over
+    seeds; bars, and bands of horizontal lines, are sample standard deviations.
 
     Args:
         frame: Rows of `load_runs`.
@@ -119,7 +119,26 @@ def swept(frame: pd.DataFrame, x: str, best_of: Mapping[str, str]) -> pd.DataFra
     if table["x"].isna().all():
         raise LookupError(f"no label or dataset has a value as in '{x} = 1'; there are: {_labels(table)}")
     _refuse_twins(table, x)
-    return table
+    return pd.concat([table, _gaps(frame, table, x)], ignore_index=True)
+
+
+def _gaps(frame: pd.DataFrame, table: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Give entries of which no run is finished as rows without figures, where lines break."""
+    there = set(table[["dataset", "architecture", "series", "x"]].itertuples(index=False, name=None))
+    methods = {(row["dataset"], row["architecture"], row["series"]): row["method"] for row in table.to_dict("records")}
+    rows = {}
+    for cell in frame.attrs.get("unfinished", []):
+        if "label" not in cell:
+            continue
+        dataset, (value, series) = cell["dataset"], part(cell["label"], x)
+        if value is None:
+            value, dataset = part(dataset, x)
+        place = (dataset, cell["architecture"], series)
+        if value is not None and place in methods and (*place, value) not in there:
+            names = dict(zip(("dataset", "architecture", "series"), place, strict=True))
+            rows[*place, value] = names | {"x": value, "several": False, "method": methods[place]}
+    columns = ["dataset", "architecture", "series", "x", "several", "method"]
+    return pd.DataFrame(list(rows.values()), columns=columns).astype({"x": float, "several": bool})
 
 
 def part(label: str, x: str) -> tuple[float | None, str]:
@@ -178,8 +197,8 @@ def _refuse_twins(table: pd.DataFrame, x: str) -> None:
 
 def _draw(ax: Axes, entries: pd.DataFrame, metric: str, look: Look) -> None:
     mean, std = f"{metric}_mean", f"{metric}_std"
-    points = entries[entries["x"].notna() & entries[mean].notna()].sort_values("x")
-    if len(points):
+    points = entries[entries["x"].notna()].sort_values("x")
+    if points[mean].notna().any():
         bars = None if points[std].isna().all() else points[std]
         ax.errorbar(points["x"], points[mean], bars, elinewidth=0.7, capsize=1.5, **look.options())
     for level in entries[entries["x"].isna() & entries[mean].notna()].to_dict("records"):

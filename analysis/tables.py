@@ -190,7 +190,7 @@ def _figure(mean: str, std: str, *, bold: bool) -> str:
     if not mean:
         return "--"
     spread = f" \\pm {std}" if std != "n/a" else r" \pm \mathrm{n/a}"
-    figure = mean + spread if std else mean
+    figure = (mean + spread if std else mean).replace("inf", r"\infty")
     return f"$\\mathbf{{{figure}}}$" if bold else f"${figure}$"
 
 

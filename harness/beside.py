@@ -25,7 +25,7 @@ class Beside(NamedTuple):
         metric: of these cells.
         times: the factor between our unit and the paper's.
         stated: what the paper states; None for nothing.
-        seeds: of the paper's value.
+        seeds: of the paper's value; 0 where it does not say how many.
         notes: what a reader must know.
     """
 
@@ -63,7 +63,8 @@ def match(paper: Paper, places: Sequence[Place]) -> list[Beside]:
             notes = tuple(
                 note.text for note in paper.notes if note.row in (None, row.name) and note.column in (None, column.name)
             )
-            seeds = paper.seeds if (stated and stated.std is not None) or paper.spread else 1
+            usual = paper.seeds if (stated and stated.std is not None) or paper.spread else 1
+            seeds = int(selects.get("runs", usual))
             metric, times = str(selects["metric"]), float(selects["times"])
             found.append(Beside(row.name, column.name, place, metric, times, stated, seeds, notes))
     return found

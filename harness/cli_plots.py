@@ -1,7 +1,7 @@
 """The command that draws: plot; and the figures that a study asks for."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,12 +82,21 @@ def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, 
     for drawing, drawn in zip(study.file.figures, study.drawn, strict=True):
         rows = frame.assign(order=places.map({names[i]: order for order, i in enumerate(drawn)}))
         rows = rows.dropna(subset="order").sort_values(["order", "seed"], ignore_index=True).drop(columns="order")
-        rows.attrs = frame.attrs
+        there = {names[i] for i in drawn}
+        unfinished = [cell for cell in frame.attrs["unfinished"] if place_of(cell) in there]
+        rows.attrs = frame.attrs | {"unfinished": unfinished}
         try:
             yield drawing.name, FIGURES[drawing.plot](rows, **drawing.options)
+        except (KeyError, IndexError):
+            raise  # a mistake of the plot, though Python calls it a LookupError
         except (LookupError, ValueError, OSError) as error:
             reason = error.args[0] if isinstance(error, LookupError) and error.args else error
             yield drawing.name, f"no figure {drawing.name or drawing.plot}: {reason}"
+
+
+def place_of(cell: Mapping[str, str]) -> tuple[str, str, str]:
+    """Give the dataset, architecture and label of an unfinished cell."""
+    return cell["dataset"], cell["architecture"], cell["label"]
 
 
 def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
@@ -141,6 +150,7 @@ def plot(
 ) -> None:
     """Draw a study's figures (PDF, SVG, PNG) from the tracked runs; if it names none, all plots that its runs allow."""
     from analysis import PLOTS, ranked, save
+    from analysis.unfinished import unfinished_notes
     from harness.study import Study as Loaded
     from harness.track import store_uri
 
@@ -154,6 +164,8 @@ def plot(
         plot_tuning(plan, study, folder(plan, output), store_uri(store, runs))
         return
     frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    for note in unfinished_notes(frame):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     if name is PlotName.all and isinstance(plan.study, Loaded) and plan.study.file.figures:
         plot_figures(plan.study, frame, output or RESULTS)
         return

@@ -24,6 +24,8 @@ class Selection(Part):
     metric: str | None = None
     times: float | None = None
     """The factor between our unit and the paper's."""
+    runs: Annotated[int, Field(ge=0)] | None = None
+    """Over how many runs the paper's values are, where that is not the table's `seeds`; 0 where it is not stated."""
 
 
 class Axis(Part):

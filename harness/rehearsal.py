@@ -68,14 +68,15 @@ def describe(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> str:
     """
     pairs = list(zip(study.places(), (place for grid in grids for place in grid.places()), strict=True))
     same = dict.fromkeys(large.dataset.label for large, small in pairs if large.dataset == small.dataset)
-    changed = [large.architecture for large, small in pairs if large.architecture != small.architecture]
-    narrower = [bool(WIDTH.fullmatch(name)) for name in changed]
+    changed = [(a.architecture, b.architecture) for a, b in pairs if a.architecture != b.architecture]
+    narrower = [bool(WIDTH.fullmatch(name)) for name, _ in changed]
+    shallower = [b.startswith(IN_THEIR_PLACE) and not a.startswith(IN_THEIR_PLACE) for a, b in changed]
     parts = [
         f"at most {counted(scale.epochs, 'epoch')}" if scale.epochs else "",
         f"at most {counted(scale.subset, 'training example')}" if scale.subset else "",
         f"all of {' and '.join(same)}" if scale.subset and same else "",
         f"networks {scale.width:g} times as wide" if scale.width and any(narrower) else "",
-        f"{IN_THEIR_PLACE}s in place of larger residual networks" if not all(narrower) else "",
+        f"{IN_THEIR_PLACE}s in place of larger residual networks" if any(shallower) else "",
         f"at most {counted(scale.members, 'member')}" if scale.members else "",
         f"at most {counted(scale.seeds, 'seed')}" if scale.seeds else "",
         "made-up data" if scale.data else "",

@@ -71,7 +71,10 @@ def read_scale(text: str) -> Scale:
     """
     if text == "tiny":
         return TINY
-    values = dict(part.strip().partition("=")[::2] for part in text.split(","))
+    pairs = [part.strip().partition("=")[::2] for part in text.split(",") if part.strip()]
+    values = dict(pairs)
+    if not values or len(values) < len(pairs):
+        raise StudyError(f"--scale {text!r}: expected tiny, or values like epochs=4,subset=64, each of them once")
     try:
         return Scale.model_validate(values)
     except ValidationError as error:
@@ -112,7 +115,7 @@ def scaled_grids(study: Study, scale: Scale) -> tuple[Grid, ...]:
 
 
 def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
-    """Name a narrower network for each architecture; different ones stay different, and none becomes wider."""
+    """Name a narrower network for each architecture; different ones stay different, if need be by becoming wider."""
     found = {name: name for name in architectures}
     if width is None or width >= 1:
         return found

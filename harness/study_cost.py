@@ -26,6 +26,8 @@ from harness.study import Study, load
 from harness.study_files import find, names
 from harness.trunks import Trunk
 
+LEAST = 0.1
+"""GPU-hours that are written as a number."""
 COSTS = Path(__file__).parent / "studies" / "costs.json"
 HOURS = 4.92
 """Hours of plain training of a WRN-28-10 on CIFAR-10, 200 epochs on one NVIDIA GeForce 2080 Ti (von Oswald et al. 2021,
@@ -58,16 +60,18 @@ class StudyCost:
         """Write it on one line."""
         if not self.runs:
             return "simulated in minutes on a CPU"
+        written, shared = short(self.hours_written), short(self.hours_shared)
+        hours = f"about {written} and {shared}" if self.hours_written >= LEAST else short(self.hours_written)
         return (
             f"{self.runs:,} run{'s' if self.runs > 1 else ''}; {self.written:,} epochs as written, "
             f"{self.shared:,} after sharing; "
-            f"about {short(self.hours_written)} and {short(self.hours_shared)} GPU-hours"
+            f"{hours} GPU-hours"
         )
 
 
 def short(number: float) -> str:
     """Write a number with two digits or more; very small ones as that."""
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}" if number >= 0.1 else "under 0.1"
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}" if number >= LEAST else f"under {LEAST}"
 
 
 def count_cost(name: str) -> StudyCost:

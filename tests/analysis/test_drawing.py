@@ -12,8 +12,10 @@ NEEDED = {"value": {"x": "K"}}
 
 @pytest.fixture
 def drawable(frame):
-    """Runs of which nearly every figure can be drawn."""
-    return frame.assign(**{"relative_change/fog": -0.1 * frame["members"]})
+    """Runs of which nearly every figure can be drawn, none of them unfinished."""
+    frame = frame.assign(**{"relative_change/fog": -0.1 * frame["members"]})
+    frame.attrs["unfinished"] = []
+    return frame
 
 
 def check_banner(figure, before):
@@ -40,6 +42,12 @@ def test_a_banner_stands_above_every_plot(name, drawable):
     assert before.get_suptitle() == ""
     drawable.attrs["banner"] = BANNER
     check_banner(PLOTS[name](drawable), before)
+
+
+def test_so_does_how_many_runs_are_not_finished(frame):
+    assert {cell["state"] for cell in frame.attrs["unfinished"]} == {"diverged", "failed", "running"}
+    said = PLOTS["cost"](frame).get_suptitle()
+    assert said.replace("\n", " ") == "Runs not shown: 1 diverged, 1 failed, 1 running."
 
 
 def test_a_banner_stands_above_the_figures_with_options(drawable, tmp_path):

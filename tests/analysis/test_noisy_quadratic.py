@@ -48,6 +48,15 @@ def test_settings_come_by_their_noise(settings):
     assert [run["state"] for run in settings.attrs["unfinished"]] == ["diverged"]
 
 
+def test_a_rehearsal_says_so(quadratic_store):
+    store = quadratic_store
+    run_id = add_setting(store, "small", 0.1, 1e3, 1e-3)
+    store.client.set_tag(run_id, "banner", "Rehearsal, not a result: 10 dimensions.")
+    frame = load_settings("small", store=store.uri)
+    assert frame.attrs["banner"] == "Rehearsal, not a result: 10 dimensions."
+    assert "10 dimensions" in loss_against_members(frame).get_suptitle()
+
+
 def test_only_the_settings_asked_for(settings, quadratic_store):
     store = quadratic_store
     key = settings["key"][1]
@@ -82,7 +91,7 @@ def test_the_figure_shows_the_losses(settings):
 @pytest.mark.parametrize("banner", [None, "Rehearsal: 400 iterations of 40,000, so that these slopes mean nothing"])
 def test_nothing_is_cut_off_or_overlaps(settings, tmp_path, banner):
     settings = settings.copy()
-    settings.attrs["banner"] = banner
+    settings.attrs |= {"banner": banner, "unfinished": []}
     figure = loss_against_members(settings)
     assert figure.get_suptitle().replace("\n", " ") == (banner or "")
     figure.draw_without_rendering()

@@ -167,3 +167,21 @@ def test_latex_compiles(tmp_path):
 
 def test_marks_go_on_after_z():
     assert [letter(i) for i in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
+
+
+def test_a_value_that_lacks_runs_is_marked_and_they_are_named():
+    frame = pd.DataFrame(ours("a", [81.0, 82.0]) + ours("b", [80.0, math.nan]))
+    lost = CELL | {"label": "a", "seed": "2", "state": "diverged"}
+    frame.attrs["unfinished"] = [lost, lost | {"label": "c", "state": "failed", "reason": "no memory"}]
+    paper = stated(*((name, "acc", name, "accuracy", 80.0, 0.1, 5) for name in "abc"))
+    text = render_paper(compare(paper, frame), "markdown")
+    assert r"81.50 ± 0.71 \[a\]" in text and r"- \[a\] Ours is over 2 of 3 runs." in text
+    assert r"80.00 \[b\]" in text and r"- \[b\] Ours is over 1 of 2 runs." in text
+    assert "Not shown, diverged: 1 run (a · resnet20 · cifar10 · seed 2)." in text
+    assert "failed: 1 run (c · resnet20 · cifar10 · seed 2: no memory)." in text and "| missing |" in text
+
+
+def test_a_paper_of_one_run_has_no_spread():
+    paper = stated(("A", "s", "a", "accuracy", 80.0, math.nan, 1))
+    paper.attrs["seeds"] = 1
+    assert "Paper: Nobody 2021, Table 1; one run." in render_paper(compare(paper, pd.DataFrame(ours("a", [81.0]))))

@@ -71,6 +71,12 @@ def test_no_store(tmp_path, monkeypatch):
         load_runs("paper")
 
 
+def test_a_file_that_is_no_store_is_said_to_be_none(tmp_path):
+    (tmp_path / "runs.db").write_text("no database" * 1000)
+    with pytest.raises(ConnectionError, match=r"cannot read the tracking store .*runs\.db: .*not a database"):
+        load_runs("paper", store=f"sqlite:///{tmp_path}/runs.db")
+
+
 def test_no_study_names_those_there(store):
     with pytest.raises(LookupError, match=r"'papre'.*there is: chosen, paper, twice, unfinished"):
         load_runs("papre", store=store.uri)

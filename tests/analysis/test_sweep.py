@@ -166,3 +166,21 @@ def test_what_cannot_be_drawn_is_said(swept, runs):
     twins = runs({"label": "line, m = 2", "accuracy": 1.0}, {"label": "line: m=2", "accuracy": 2.0})
     with pytest.raises(ValueError, match="line, m = 2 and line: m=2 would both be 'line' at m = 2: label them diff"):
         metric_against_value(twins, x="m")
+
+
+def test_a_line_breaks_at_a_value_of_which_no_run_is_finished(swept):
+    cell = {"dataset": "cifar10", "architecture": "resnet20", "state": "diverged"}
+    labels = ["late, T0 = 60", "late, T0 = 60", "late, T0 = 40", "swa", "other, T0 = 70"]
+    swept.attrs["unfinished"] = [cell | {"label": label} for label in labels] + [{"state": "missing", "key": "k"}]
+    (ax,) = metric_against_value(swept, x="T0").axes
+    ((late, _),) = points(ax)
+    assert [x for x, _ in late] == [0.0, 40.0, 60.0, 80.0], "40 has finished runs, the others are of no line"
+    assert [np.isnan(y) for _, y in late] == [False, False, True, False]
+
+
+def test_a_line_breaks_at_a_dataset_of_which_no_run_is_finished(runs):
+    frame = runs(*({"label": "a", "dataset": f"cifar10 label_noise={x}", "accuracy": 9.0} for x in (0.1, 0.3)))
+    cell = {"dataset": "cifar10 label_noise=0.2", "architecture": "resnet20", "label": "a", "state": "failed"}
+    frame.attrs["unfinished"] = [cell]
+    (ax,) = metric_against_value(frame, x="label_noise").axes
+    assert np.isnan([y for line in ax.get_lines() for y in line.get_ydata()]).sum() == 1

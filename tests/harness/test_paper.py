@@ -114,6 +114,19 @@ def test_a_study_without_a_paper_states_nothing():
     assert load("digits").stated() is None
 
 
+def test_a_value_may_be_over_runs_of_its_own_or_over_how_many_is_not_stated(tmp_path):
+    text = TEXT.replace("{noisy: {", "{noisy: {runs: 0, ").replace("times: 100", "times: 100, runs: 7")
+    counts = study(tmp_path, text).stated().set_index(["row", "column"])["paper_n"]
+    assert counts.to_dict() == {
+        ("a", "acc"): 3,
+        ("a", "OOD"): 7,
+        ("second", "acc"): 1,
+        ("second", "OOD"): 0,
+        ("noisy", "acc"): 0,
+        ("noisy", "OOD"): 7,
+    }
+
+
 def test_what_the_study_cannot_run_has_no_cells(tmp_path):
     frame = study(tmp_path, TEXT.replace("{method: swa}", "{method: none}")).stated()
     assert list(frame[frame["row"] == "second"]["label"]) == ["", ""]

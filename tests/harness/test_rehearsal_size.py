@@ -86,7 +86,9 @@ def said(tmp_path, monkeypatch):
 def test_the_banner_says_what_changed_and_nothing_else(said):
     asked = Scale(epochs=500, subset=60_000, width=0.1, members=3, seeds=4, data=None)
     banner, run = said(asked)
-    assert banner == "networks 0.1 times as wide." and run.recipe.epochs == 200 and run.dataset.train_size is None
+    assert banner == "networks 0.1 times as wide, wrn-10s in place of larger residual networks."
+    assert run.recipe.epochs == 200 and run.dataset.train_size is None
+    assert said(asked, network="wrn-10-10")[0] == "networks 0.1 times as wide."
     assert said(asked, network="cresnet20")[0] == "wrn-10s in place of larger residual networks."
     assert said(Scale(epochs=2, width=0.1), network="lenet5")[0] == "at most 2 epochs."
     assert (

@@ -43,7 +43,8 @@ def test_tiny(study):
     assert small.name == "s · rehearsal"
     assert small.banner == (
         "Rehearsal, not a result: at most 4 epochs, at most 64 training examples, all of digits, networks 0.1 times as "
-        "wide, at most 3 members, at most 2 seeds, made-up data, fewer points around networks."
+        "wide, wrn-10s in place of larger residual networks, at most 3 members, at most 2 seeds, made-up data, fewer "
+        "points around networks."
     )
     assert [p.name for p in small.places()][::3] == [
         ("made:cifar10 train=64 validation=64", "wrn-10-1", "Late"),
@@ -124,11 +125,13 @@ def test_methods_that_need_epochs_get_them(tmp_path):
         ("width=1.5", "width=1.5: Input should be less than or equal to 1"),
         ("epochs=4,width=x", "width=x: Input should be a valid number"),
         ("data=real", "data=real: Input should be 'made'"),
+        ("epochs=4,epochs=2", "expected tiny, or values like epochs=4,subset=64, each of them once"),
+        ("", "expected tiny, or values"),
         ("epochs", "epochs=: Input should be a valid integer"),
     ],
 )
 def test_what_is_no_scale(text, message):
-    with pytest.raises(StudyError, match=f"^--scale {text}: {message}"):
+    with pytest.raises(StudyError, match=f"^--scale '?{text}'?: {message}"):
         read_scale(text)
 
 

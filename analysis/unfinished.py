@@ -1,0 +1,45 @@
+"""What is not finished: said below tables, in figures, and where a value lacks some of its runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pandas as pd
+
+_LISTED = 5  # unfinished cells named in a note; the others are counted
+_REASON = 100  # characters of a failure's reason
+
+
+def unfinished_notes(frame: pd.DataFrame) -> list[str]:
+    """Count the unfinished runs of a frame, a line a state, and name the first few with their reasons."""
+    unfinished: list[dict[str, str]] = frame.attrs.get("unfinished", [])
+    notes = []
+    states = Counter(cell["state"] for cell in unfinished)
+    for state, count in sorted(states.items()):
+        cells = [cell for cell in unfinished if cell["state"] == state and "label" in cell]
+        named = "; ".join(_name_cell(cell) for cell in cells[:_LISTED])
+        more = f"; and {len(cells) - _LISTED} more" if len(cells) > _LISTED else ""
+        runs = f"{count} run{'s' if count > 1 else ''}"
+        notes.append(f"Not shown, {state}: {runs}{f' ({named}{more})' if named else ''}.")
+    return notes
+
+
+def _name_cell(cell: Mapping[str, str]) -> str:
+    name = f"{cell['label']} · {cell['architecture']} · {cell['dataset']} · seed {cell['seed']}"
+    lines = [line.strip() for line in cell.get("reason", "").splitlines() if line.strip()]
+    if not lines:
+        return name
+    reason = lines[-1] if len(lines[-1]) <= _REASON else f"{lines[-1][: _REASON - 1]}…"
+    return f"{name}: {reason}"
+
+
+def count_unfinished(frame: pd.DataFrame) -> str:
+    """Say in a line how many runs are not shown, as in "Runs not shown: 2 diverged, 1 missing."; "" if all are there.
+
+    Args:
+        frame: Rows of `load_runs`; it is `attrs["unfinished"]` that is read.
+    """
+    states = Counter(cell["state"] for cell in frame.attrs.get("unfinished", []))
+    named = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"Runs not shown: {named}." if named else ""
