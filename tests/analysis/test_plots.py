@@ -103,6 +103,16 @@ def test_equal_costs_are_moved_apart_by_name_and_never_far(runs):
     assert few / 3 == pytest.approx([np.exp(-0.008), np.exp(0.008)])
 
 
+def test_what_is_infinitely_bad_is_named_and_ties_leave_nothing_out(runs):
+    cost = {"cost/forwards_per_example": 1.0, "accuracy": 90.0}
+    ties = {name: 0.5 for name in ("a", "b", "c", "d")} | {"worse": 0.6}
+    rows = [cost | {"label": name, "nll": nll} for name, nll in ties.items()]
+    (ax,) = accuracy_against_predict_cost(runs(*rows), "nll").axes
+    assert not ax.texts and ax.get_ylim()[1] > 0.6
+    (ax,) = accuracy_against_predict_cost(runs(*rows, cost | {"label": "lost", "nll": np.inf}), "nll").axes
+    assert [text.get_text() for text in ax.texts] == ["↑ lost inf"] and 0.6 < ax.get_ylim()[1] < 1
+
+
 def test_cost_plot_of_predictions(frame):
     figure = accuracy_against_predict_cost(frame)
     front = figure.axes[0].lines[0].get_xydata()

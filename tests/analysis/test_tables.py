@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis import document, latex, leaderboard
@@ -84,3 +85,8 @@ def test_it_compiles(frame, runs, tmp_path):
     assert "Overfull" not in done.stdout
     assert "too large" not in done.stdout, "no row is cut off at the end of a page"
     assert (tmp_path / "tables.pdf").stat().st_size > 10_000
+
+
+def test_an_infinite_mean_is_written_as_such(runs):
+    text = latex(runs({"label": "a", "accuracy": 90.0, "nll": np.inf}, {"label": "b", "accuracy": 80.0, "nll": 0.5}))
+    assert r"$\infty \pm" in text and "inf " not in text.split(r"\toprule")[1].replace(r"\infty", "")
