@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
+
+from analysis.runs import read_npz
 
 
 def load_predictions(frame: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -22,7 +22,7 @@ def load_predictions(frame: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndar
         FileNotFoundError: If a run's predictions are gone.
         LookupError: If they are of text, of which they are not kept.
     """
-    stored = {row["run_id"]: _read_npz(row, "predictions") for row in frame.to_dict("records")}
+    stored = {row["run_id"]: read_npz(row, "predictions") for row in frame.to_dict("records")}
     if any("probabilities" not in arrays for arrays in stored.values()):
         raise LookupError("of text, the likelihood of each symbol is kept, not all probabilities")
     return {run_id: (arrays["probabilities"], arrays["labels"]) for run_id, arrays in stored.items()}
@@ -49,21 +49,7 @@ def load_arrays(frame: pd.DataFrame, name: str) -> dict[str, dict[str, np.ndarra
     prefix = f"{name}/"
     return {
         row["run_id"]: {
-            key.removeprefix(prefix): array for key, array in _read_npz(row, "arrays").items() if key.startswith(prefix)
+            key.removeprefix(prefix): array for key, array in read_npz(row, "arrays").items() if key.startswith(prefix)
         }
         for row in rows
     }
-
-
-def _read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    uri = f"{str(row['artifact_uri']).rstrip('/')}/{name}.npz"
-    try:  # an artifact on this machine is read in place, others are downloaded
-        path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
-        with np.load(path) as stored:
-            return dict(stored)
-    except (OSError, MlflowException) as error:
-        cell = f"{row['label']} · {row['architecture']} · {row['dataset']} · seed {row['seed']}"
-        raise FileNotFoundError(f"no {name} of {cell} at {uri}") from error

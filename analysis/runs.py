@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
@@ -166,10 +167,38 @@ def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return series[["run_id", "step", "value"]].astype({"step": int, "value": float})
 
 
+def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
+    """Read a file of arrays that a run left.
+
+    Args:
+        row: Of `load_runs`, as a dict.
+        name: The file's, without its end.
+
+    Raises:
+        FileNotFoundError: If it is gone, naming the run.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    uri = f"{str(row['artifact_uri']).rstrip('/')}/{name}.npz"
+    try:  # an artifact on this machine is read in place, others are downloaded
+        path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
+        with np.load(path) as stored:
+            return dict(stored)
+    except (OSError, MlflowException) as error:
+        cell = f"{row['label']} · {row['architecture']} · {row['dataset']} · seed {row['seed']}"
+        raise FileNotFoundError(f"no {name} of {cell} at {uri}") from error
+
+
 def store_uri(store: str | None) -> str:
-    """Give the URI of a tracking store: a URI, the path of an SQLite file, or None for the default."""
+    """Give the URI of a tracking store: a URI, the path of an SQLite file, or None for the default.
+
+    A file's path is made whole, for MLflow keeps the stores of a process by their URI, whatever its folder.
+    """
     uri = store or DEFAULT_STORE
-    return uri if "://" in uri or uri == "databricks" else f"sqlite:///{uri}"
+    if ("://" in uri and not uri.startswith("sqlite:///")) or uri == "databricks":
+        return uri
+    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
 
 
 def _open(uri: str) -> MlflowClient:

@@ -27,14 +27,16 @@ OTHERS = 15.0
 
 
 def store_uri(store: str | None, runs: Path) -> str:
-    """Give the tracking URI of a folder of runs.
+    """Give the tracking URI of a folder of runs, a file's with its whole path: MLflow keeps stores by their URI.
 
     Args:
         store: a URI, or the path of an SQLite file; None for $MLFLOW_TRACKING_URI, else a database beside the runs.
         runs: the folder of run folders.
     """
     store = store or os.environ.get("MLFLOW_TRACKING_URI") or str(runs / "mlflow.db")
-    return store if "://" in store or store == "databricks" else f"sqlite:///{store}"
+    if ("://" in store and not store.startswith("sqlite:///")) or store == "databricks":
+        return store
+    return f"sqlite:///{Path(store.removeprefix('sqlite:///')).absolute()}"
 
 
 class TrackingError(Exception):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,17 @@ def test_no_store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"runs/mlflow\.db does not exist"):
         load_runs("paper")
+
+
+def test_each_folder_has_a_store_of_its_own_in_one_process(store, tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name / "runs").mkdir(parents=True)
+        own = type(store)(tmp_path / name)
+        own.add(name, "sgd", 0, metrics={"accuracy": 90.0})
+        monkeypatch.chdir(tmp_path / name)
+        database = Path(own.uri.removeprefix("sqlite:///")).relative_to(Path.cwd())
+        assert load_runs(name, store=str(database))["study"].tolist() == [name]
+        assert load_runs(name, store=f"sqlite:///{database}")["study"].tolist() == [name]
 
 
 def test_a_file_that_is_no_store_is_said_to_be_none(tmp_path):

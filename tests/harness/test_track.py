@@ -308,8 +308,10 @@ def test_a_store_that_comes_back_gets_everything(store, finished, tmp_path, monk
 def test_store_uri(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere")
     assert store_uri(None, tmp_path) == "http://somewhere"
-    assert store_uri("mine.db", tmp_path) == "sqlite:///mine.db"
-    assert store_uri("sqlite:///x/y.db", tmp_path) == "sqlite:///x/y.db"
+    monkeypatch.chdir(tmp_path)
+    assert store_uri("mine.db", tmp_path) == f"sqlite:///{tmp_path}/mine.db"
+    assert store_uri("sqlite:///x/y.db", tmp_path) == f"sqlite:///{tmp_path}/x/y.db"
+    assert store_uri("sqlite:////x/y.db", tmp_path) == "sqlite:////x/y.db"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert store_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
