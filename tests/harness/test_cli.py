@@ -77,7 +77,7 @@ def test_run_status_sync_and_leaderboard(call, tmp_path, write_study, store):
     assert "finished in" not in out
     assert call("status", study)[1].startswith("4 finished, 0 running, 0 stopped, 0 failed, 0 to do")
     code, out, _ = call("sync", study)
-    assert (code, out) == (0, "4 runs of study s are in sqlite:///runs/mlflow.db\n")
+    assert (code, out) == (0, f"4 runs of study s are in sqlite:///{tmp_path}/runs/mlflow.db\n")
     code, out, err = call("leaderboard", study, "--format", "csv")
     assert code == 0, err
     assert "averaged" in out

@@ -124,7 +124,7 @@ def test_tune_then_run_rank_and_plot(call, study, tmp_path):
     assert "study s · tuned: all 3 runs are finished" in out
     assert call("status", study, *tuned)[1].startswith("3 finished")
     code, out, _ = call("sync", study, *tuned)
-    assert (code, out) == (0, "3 runs of study s · tuned are in sqlite:///runs/mlflow.db\n")
+    assert (code, out) == (0, f"3 runs of study s · tuned are in sqlite:///{tmp_path}/runs/mlflow.db\n")
     caption = (
         "Tuned on validation data (NLL, at most 3 trials and 3 plain trainings a method, the study's own values in any "
         f"case, seed 1000): late: gamma_theta, sigma0; batch_ensemble(K=2): {', '.join(entries[0]['values'])}. "
