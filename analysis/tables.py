@@ -54,6 +54,7 @@ _NO_COMMAND = {"omicron": "o", "finalsigma": r"\varsigma"}
 _SPECIAL |= {chr(ord("α") + i): "$" + _NO_COMMAND.get(name, "\\" + name) + "$" for i, name in enumerate(_GREEK.split())}
 _SPECIAL |= dict(zip("ΓΔΘΛΞΠΣΦΨΩ", (f"$\\{n}$" for n in _CAPITALS.split()), strict=True))
 
+_HELD = 20  # tables that LaTeX has to keep until it finds a place for them; it can keep about fifty
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage[paperwidth=297mm,paperheight=HEIGHTmm,margin=1.5cm]{geometry}
@@ -124,7 +125,8 @@ def document(*tables: str) -> str:
         tables: What `latex` returned.
     """
     height = max([210, *(60 + 4 * table.count("\\\\\n") for table in tables)])  # mm; A4, and 4 mm a row
-    return _PREAMBLE.replace("HEIGHT", str(height)) + "\n".join(tables) + "\\end{document}\n"
+    parts = ["\n".join(tables[i : i + _HELD]) for i in range(0, len(tables), _HELD)]
+    return _PREAMBLE.replace("HEIGHT", str(height)) + "\\clearpage\n".join(parts) + "\\end{document}\n"
 
 
 def escape(text: str) -> str:

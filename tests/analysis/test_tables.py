@@ -87,6 +87,16 @@ def test_it_compiles(frame, runs, tmp_path):
     assert (tmp_path / "tables.pdf").stat().st_size > 10_000
 
 
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_a_document_may_hold_any_number_of_tables(runs, tmp_path):
+    frame = runs(*({"label": f"method {i}", "accuracy": 90.0} for i in range(40)))
+    tables = [latex(frame, label=f"tab:{i}") for i in range(100)]
+    (tmp_path / "all.tex").write_text(document(*tables), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
 def test_an_infinite_mean_is_written_as_such(runs):
     text = latex(runs({"label": "a", "accuracy": 90.0, "nll": np.inf}, {"label": "b", "accuracy": 80.0, "nll": 0.5}))
     assert r"$\infty \pm" in text and "inf " not in text.split(r"\toprule")[1].replace(r"\infty", "")
