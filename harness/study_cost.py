@@ -96,7 +96,13 @@ def hours_as_written(plan: Plan, key: str) -> float:
 
 
 def hours(plan: Plan, key: str) -> float:
-    """Estimate the GPU-hours of what a run or a trunk trains itself, beyond the trunk that it goes on from.
+    """Estimate the GPU-hours of what a run or a trunk trains itself, beyond the trunk that it goes on from."""
+    epochs = plain_epochs(plan, key)
+    return hours_of(trained(plan.runs[key]), 1) * epochs if epochs else 0.0
+
+
+def plain_epochs(plan: Plan, key: str) -> float:
+    """Say how many epochs of plain training cost as much as what a run or a trunk trains itself.
 
     The method's share of the cost is what it says `about` itself; a trunk is plain training.
     """
@@ -107,7 +113,7 @@ def hours(plan: Plan, key: str) -> float:
     if isinstance(planned.run, Run):
         assert isinstance(plan.study, Study)
         factor = expected_cost(planned.run.method, plan.study.methods, planned.run.recipe.epochs)
-    return hours_of(trained(planned), 1) * (planned.epochs * factor - planned.first)
+    return planned.epochs * factor - planned.first
 
 
 def trained(planned: Planned) -> Run:
@@ -119,10 +125,14 @@ def trained(planned: Planned) -> Run:
 
 def hours_of(run: Run, epochs: int) -> float:
     """Estimate the GPU-hours of so many epochs of plain training with the data and the network of a run."""
-    own = shape(run)
     architecture, known, length = MEASURED
-    work = operations(run.architecture, own, run.dataset.segment or SEGMENT) * own.train * epochs
+    work = operations_of(run) * shape(run).train * epochs
     return HOURS * work / (operations(architecture, known, 0) * known.train * length)
+
+
+def operations_of(run: Run) -> float:
+    """Count the floating-point operations of one example's forward pass in a run."""
+    return operations(run.architecture, shape(run), run.dataset.segment or SEGMENT)
 
 
 @lru_cache(maxsize=64)
