@@ -14,6 +14,7 @@ from rich.table import Table
 from harness.cli_cluster import Address, CpusPerRun, GpusPerRun
 from harness.cli_engine import Device, EngineName, Gpus, PerGpu, Threads, Wish, Workers, choose_engine
 from harness.cli_options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan, named
+from harness.settings import Fuse
 
 if TYPE_CHECKING:
     from harness.plan import Plan, Schedule
@@ -50,6 +51,13 @@ def run(
     ranks: Annotated[
         int, typer.Option(min=1, help="Processes that train each run together: on so many GPUs, or on the CPU.")
     ] = 1,
+    fuse: Annotated[
+        Fuse,
+        typer.Option(
+            help="Run late-phase members that share convolutions as one batch: the same results to rounding. "
+            "auto: where it is faster."
+        ),
+    ] = "auto",
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,
@@ -100,6 +108,7 @@ def run(
         plan.study.plugins,
         chosen.cores if decoders is None else decoders,
         ranks=ranks,
+        fuse=fuse,
         driver=driver,
         began=time.time(),
         system_metrics=system_metrics,

@@ -23,6 +23,7 @@ from harness.each_epoch import EachEpoch
 from harness.evaluate import at_once, evaluate
 from harness.evaluate_text import evaluate_text
 from harness.folder import RunFolder, read_json, write, write_json, write_lines
+from harness.fusion import fuse_up_to
 from harness.landscape import Examples, Landscape, explore
 from harness.measures import Measures
 from harness.optimizers import make_optimizer
@@ -38,6 +39,7 @@ from methods import Anchor
 from methods.plugins import available
 from methods.streams import stream
 from methods.trunk import fork, fork_state
+from methods.wrapper import methods_within
 
 
 class NeedError(Exception):
@@ -87,6 +89,9 @@ class Execution:
             checkpoints.check_names(self.method)
             self.optimizer = make_optimizer(self.method, self.method.recipe)
             self.optimizer.register_step_post_hook(self.counter.step)
+        self.fuse_up_to = fuse_up_to(settings, run, self.task.shape)
+        for part in methods_within(self.method):
+            part.fuse_up_to = self.fuse_up_to
         group.share_gradients(self.method, self.optimizer)
         self.epoch, self.epochs = 0, self.method.epochs if until is None else until
         self.augmented = self.batches("data")
@@ -350,6 +355,7 @@ class Execution:
         needed = [read_json(part.result) for part in parts]
         cost = self.counter.cost
         result = make_result(self.run, self.method, found, around, cost, cost - self.inherited, needed, self.device)
+        result["provenance"]["fuse_up_to"] = str(self.fuse_up_to)
         if self.group.size > 1:
             result["provenance"]["ranks"] = str(self.group.size)
         write_json(self.folder.result, result)

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Fuse = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Settings:
         driver: who the run is executed for, in words; claims name it.
         alone: no other run is on the device, so that one that runs out of memory has failed.
         began: when the driver began, in seconds since 1970: what another one has failed since is not tried again.
+        fuse: whether members that share most of their weights are run as one batch: "auto" where that is faster.
         system_metrics: seconds between two samples of system metrics; None for none.
     """
 
@@ -33,4 +37,5 @@ class Settings:
     driver: str = ""
     alone: bool = False
     began: float = math.inf
+    fuse: Fuse = "auto"
     system_metrics: float | None = None

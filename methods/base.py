@@ -93,6 +93,10 @@ class Method(nn.Module):
         watches: the held-out data that `watch` must be shown after every epoch; None for none.
         divisible: whether several processes can share a minibatch: whether the gradient of its loss is a mean over
             its examples, by the recipe's criterion, and something that does not depend on them.
+        fuse_up_to: the largest minibatch, in examples, that members which share most of their weights see as one
+            batch of all of them, in training and prediction, where their layers let them; 0 for none. That changes
+            results by rounding only. Up to where it is faster depends on the device and the network, so that the
+            harness says it.
         collected: set on a copy that a wrapper fills from time to time.
         statistics_stale: set on a copy whose weights were averaged or sampled, so that `prepare` must
             re-estimate the running statistics of BatchNorm.
@@ -111,6 +115,7 @@ class Method(nn.Module):
     epoch: int
     watches: Literal["validation", "test"] | None
     divisible: bool
+    fuse_up_to: int = 0
     collected: bool
     statistics_stale: bool
 

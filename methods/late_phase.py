@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from methods.base import About, Anchor, Batch, Method, Weights
 from methods.batch_norm import batch_norms, reestimate
 from methods.collapse import average_layers
+from methods.fused import Act, act_by_group, acting, can_fuse, grouped
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe, start_at
 from methods.sgd import PLAIN
@@ -262,14 +263,58 @@ class LatePhase(Method):
         if self.member_momentum == "copy" and self.epoch == self.start_epoch:
             self.copy_optimizer_state(optimizer)
         optimizer.zero_grad()
-        losses = []
-        for i, (x, y) in enumerate(batches):
-            loss = self.loss(x, y, self.late_weights(self.turn(i)))
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        turns = [self.turn(i) for i in range(len(batches))]
+        examples = {len(x) for x, _ in batches}
+        alike = len(batches) > 1 and len(examples) == 1
+        loss = (self.fused_cycle if alike and self.fuses(examples.pop()) else self.cycle)(batches, turns)
         self.finish_cycle(len(batches))
         optimizer.step()
+        return loss
+
+    def cycle(self, batches: Sequence[Batch], turns: Sequence[int]) -> Tensor:
+        """Let each minibatch's member add to the gradients; the mean loss."""
+        losses = []
+        for (x, y), k in zip(batches, turns, strict=True):
+            loss = self.loss(x, y, self.late_weights(k))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
         return torch.stack(losses).mean()
+
+    def fused_cycle(self, batches: Sequence[Batch], turns: Sequence[int]) -> Tensor:
+        """Do the same in one pass over all minibatches, which must be equally large."""
+        x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        loss = self.recipe.criterion(self.run_fused(x, turns), y)
+        (loss * len(batches)).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def fuses(self, examples: int) -> bool:
+        """Say whether members see so many examples each as one batch: where that is faster, and they share enough."""
+        return examples <= self.fuse_up_to and self.shares_layers and can_fuse(self.net)
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether members share convolutions, or at most multiply them by rank-1 factors."""
+        return not (self.factors and self.late_factors)
+
+    def run_fused(self, x: Tensor, turns: Sequence[int]) -> Tensor:
+        """Run some members on a batch that holds as many rows for each, one after the other.
+
+        Args:
+            x: (m·B, …).
+            turns: m members.
+
+        Returns:
+            Logits, (m·B, C).
+        """
+        with acting(self.acts(turns)):
+            return super().forward(x, None if self.late_factors else self.generate(list(self.factors)) or None)
+
+    def acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
+        """Say what layers do to the rows of some members: BatchNorm and those that members own."""
+        parts = zip(*(self.own_parts(k)[: len(self.names)] for k in turns), strict=True)
+        own = dict(zip(self.names, parts, strict=True))
+        shared = {name: [layer] * len(turns) for name, layer in batch_norms(self.net).items()}
+        return {self.net.get_submodule(name): act_by_group(layers) for name, layers in {**shared, **own}.items()}
 
     @torch.no_grad()
     def finish_cycle(self, minibatches: int) -> None:
@@ -322,6 +367,12 @@ class LatePhase(Method):
         if self.prediction == "members":
             return (self.member(k) for k in range(self.K))
         return [self.average_member()]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Give the logits of every member, (K, B, C), from one pass where members are fused."""
+        if not (self.begun and self.prediction == "members" and self.fuses(len(x))):
+            return super().predict(x)
+        return grouped(self.run_fused(torch.cat([x] * self.K), range(self.K)), self.K)
 
     def average_member(self) -> dict[str, Tensor]:
         """Average the members (Equation 1)."""

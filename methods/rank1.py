@@ -1,13 +1,14 @@
 """Rank-1 factors of weight matrices, as late-phase weights and alone."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from optuna.distributions import BaseDistribution
 from torch import Tensor, nn
 
 from methods.base import About
+from methods.fused import Act, Scaled, Weighted
 from methods.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
 from methods.layers import last_layer as name_of_last_layer
 from methods.layers import weight_matrices
@@ -97,6 +98,24 @@ class LatePhaseRank1(LatePhase):
     def generate(self, factors: Sequence[nn.Module]) -> dict[str, Tensor]:
         """Multiply every matrix by its factors."""
         return {name: factor(self.net.get_parameter(name)) for name, factor in zip(self.matrices, factors, strict=True)}
+
+    @property
+    def shares_layers(self) -> bool:
+        """Share the matrices: factors multiply what goes in and comes out."""
+        return True
+
+    def acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
+        """Scale what goes into the layers of the matrices, and what comes out."""
+        parts = list(zip(*(self.own_parts(k)[len(self.names) :] for k in turns), strict=True))
+        scaled: dict[nn.Module, Act] = {
+            layer: Scaled(layer, *(torch.stack([getattr(part, key) for part in own]) for key in ("u", "v")))
+            for layer, own in zip(self.scaled_layers(), parts, strict=True)
+        }
+        return {**super().acts(turns), **scaled}
+
+    def scaled_layers(self) -> list[Weighted]:
+        """List the layers of the matrices."""
+        return [cast(Weighted, self.net.get_submodule(name.rpartition(".")[0])) for name in self.matrices]
 
 
 class Rank1(LatePhaseRank1):

@@ -6,7 +6,7 @@ import torch
 
 from harness.engines.engine import Watch, end, look, rest, work
 from harness.execution import load_task
-from harness.memory import free_memory
+from harness.memory import free_memory, keep_freed_memory
 from harness.outcome import Outcome
 from harness.plan import Planned, Schedule
 from harness.settings import Settings
@@ -22,6 +22,7 @@ class Inline:
     def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
         """Execute until nothing is left; what another driver works on is waited for last."""
         torch.set_num_threads(self.threads)
+        keep_freed_memory()
         while schedule.left:
             key = schedule.take()
             if key is None:

@@ -1,7 +1,6 @@
 """Several runs at once on one machine, each in a worker process of its slot, which takes one run after another."""
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -37,9 +36,6 @@ class Processes:
 
     def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
         """Execute until nothing is left; a run whose process died goes on from its checkpoint."""
-        # Freed memory is kept for the next step: giving it back to the system each time is slow.
-        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
         crew = Crew(self.devices or [settings.device] * self.workers, self.threads, schedule, settings, watch)
         try:
             while schedule.left:

@@ -22,9 +22,6 @@ from harness.provenance import SENT, commit
 CODE = (methods, models, data, harness)
 """What a worker computes with."""
 
-KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-"""Freed memory is kept for the next step: giving it back to the system each time is slow."""
-
 STORE = 100 * 2**20
 """Bytes of Ray's object store on this machine, where results come home through the run folders."""
 
@@ -112,8 +109,7 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[Any]:
     guard = None
     try:
         if cluster.local:
-            for name, value in {**KEEPS_MEMORY, "RAY_USAGE_STATS_ENABLED": "0"}.items():
-                os.environ.setdefault(name, value)  # which is what the workers inherit
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # which is what the workers inherit
             ray.init(
                 address="local",
                 num_cpus=math.ceil((workers or 1) * cluster.cpus),
@@ -170,7 +166,7 @@ def shipped() -> dict[str, Any]:
     be installed there.
     """
     folders = [str(Path(module.__file__ or "").parent) for module in CODE]
-    return {"py_modules": folders, "excludes": ["**/__pycache__"], "env_vars": {**KEEPS_MEMORY, SENT: commit()}}
+    return {"py_modules": folders, "excludes": ["**/__pycache__"], "env_vars": {SENT: commit()}}
 
 
 def start_guard() -> "subprocess.Popen[bytes] | None":

@@ -17,6 +17,7 @@ import data
 from harness.engines.archive import Archive, pack, unpack
 from harness.engines.engine import work
 from harness.folder import RunFolder
+from harness.memory import keep_freed_memory
 from harness.outcome import Outcome
 from harness.plan import Planned
 from harness.settings import Settings
@@ -103,6 +104,7 @@ class Worker:
             How it ended; where storage is not shared, the run's folder, too.
         """
         torch.set_num_threads(self.orders.threads)
+        keep_freed_memory()
         settings = replace(self.settings, alone=alone)
         if not self.apart:
             return work(planned, settings), {}

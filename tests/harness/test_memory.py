@@ -1,6 +1,9 @@
 """Runs that run out of memory: what counts as that, and that they are tried again alone, once."""
 
 import gc
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -158,3 +161,35 @@ def test_inline_it_is_tried_again_without_what_earlier_runs_left(tmp_path, study
     assert len(read_tries(tmp_path, True)) == 2
     assert freed == [1]
     assert [name for name, state in done.log.ends if state == "finished"] == ["sgd"]
+
+
+FREED = """
+import ctypes, resource, sys
+from harness.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def step():
+    block = libc.malloc(2**26)
+    libc.memset(block, 1, 2**26)
+    libc.free(block)
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc's allocator")
+def test_freed_memory_is_not_asked_of_the_system_again():
+    """Ten blocks of 64 MiB are 163,840 pages of 4 KiB, or 320 of 2 MiB, each a fault where it is asked for anew."""
+
+    def faults(what: str) -> int:
+        command = [sys.executable, "-c", FREED, what]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("default") > 300
+    assert faults("keep") < 30

@@ -1,0 +1,314 @@
+"""Time epochs of the harness against torch-uncertainty's own trainer: the same network, pictures and threads.
+
+Each contestant is a process of its own, as its users start it, and trains an epoch when it is its turn; compared are
+the medians over rounds of the ratios within a round. The network is torch-uncertainty's ResNet of 8 layers (blocks
+[1, 1, 1] of 16, 32 and 64 channels); its BatchEnsemble form is its own, ours is `batch_ensemble` over the plain one.
+The pictures are random, of CIFAR-10's size and number of classes, which changes nothing about the time.
+
+torch-uncertainty 0.13 needs other versions of some packages than this project, so that it has an environment of its
+own: `make benchmark-peers` makes it and runs this, in about four minutes on two cores.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision.transforms import v2
+
+from data import Augmentation, Batches, Split
+from harness.memory import keep_freed_memory
+from methods import METHODS, SGD, MakeMethod, Recipe
+from methods.streams import stream
+from tests.benchmarks.cells import harness_epoch
+
+CLASSES, BATCH, K = 10, 128, 4
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+RECIPE = Recipe(epochs=1000, batch_size=BATCH, lr=0.05)
+TURN, READY = "go", "ready"
+BOUNDS = {
+    ("module", "harness"): 2.0,
+    ("loader", "harness"): 1.6,
+    ("batched", "harness batched"): 1.5,
+}
+"""The least times that ours, the second of a pair, must be faster than theirs, the first one."""
+
+
+def pictures(minibatches: int) -> tuple[Tensor, Tensor]:
+    """Random pictures, (N, 3, 32, 32) uint8, and classes, (N,)."""
+    n = minibatches * BATCH
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return x, torch.randint(CLASSES, (n,), generator=generator)
+
+
+def ready(images: Tensor) -> Tensor:
+    """Normalise pictures: (N, 3, 32, 32) float32."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (images / 255 - mean) / std
+
+
+def plain_net() -> nn.Module:
+    """torch-uncertainty's ResNet of 8 layers."""
+    from torch_uncertainty.models.classification.resnet import std
+
+    torch.manual_seed(0)
+    block = std._BasicBlock
+    return std._ResNet(block, [1, 1, 1], 3, CLASSES, False, 0.0, 1, std.ResNetStyle.CIFAR, in_planes=16)
+
+
+def batched_net() -> nn.Module:
+    """Its BatchEnsemble of K members."""
+    from torch_uncertainty.models.classification.resnet import batched
+
+    torch.manual_seed(0)
+    return batched._BatchedResNet(
+        block=batched._BasicBlock,
+        num_blocks=[1, 1, 1],
+        in_channels=3,
+        num_classes=CLASSES,
+        num_estimators=K,
+        conv_bias=False,
+        dropout_rate=0.0,
+        groups=1,
+        style=batched.ResNetStyle.CIFAR,
+        in_planes=16,
+        normalization_layer=nn.BatchNorm2d,
+        repeat_strategy="legacy",
+    )
+
+
+def bare(minibatches: int) -> Iterator[None]:
+    """A loop as one would write it by hand, on normalised pictures in memory."""
+    net = plain_net()
+    images, y = pictures(minibatches)
+    x = ready(images)
+    optimizer = torch.optim.SGD(net.parameters(), lr=RECIPE.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    while True:
+        for index in torch.randperm(len(y)).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[index]), y[index]).backward()
+            optimizer.step()
+        yield
+
+
+def harness(minibatches: int, method: MakeMethod = SGD) -> Iterator[None]:
+    """An epoch of the harness; pictures are augmented, which of the others the data module's are."""
+    keep_freed_memory()
+    images, y = pictures(minibatches)
+    batches = Batches(
+        Split(images, y),
+        BATCH,
+        mean=MEAN,
+        std=STD,
+        augmentation=Augmentation(padding=4, flip=True),
+        stream=lambda: stream(0, "data"),
+    )
+    epoch = harness_epoch(lambda **_: plain_net(), batches, method, RECIPE)
+    while True:
+        epoch()
+        yield
+
+
+def theirs(minibatches: int, data: Callable[[int], dict[str, Any]], *, batched: bool = False) -> None:
+    """Let torch-uncertainty's trainer train; between two epochs it waits for its turn."""
+    from lightning.pytorch.callbacks import Callback
+    from torch_uncertainty import TUTrainer
+    from torch_uncertainty.routines import ClassificationRoutine
+    from torch_uncertainty.transforms import RepeatTarget
+
+    class Turns(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch:
+                say_and_wait(time.perf_counter() - self.start)
+            else:
+                say_and_wait(READY)
+            self.start = time.perf_counter()
+
+    net = batched_net() if batched else plain_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=RECIPE.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    routine = ClassificationRoutine(
+        model=net,
+        loss=nn.CrossEntropyLoss(),
+        num_classes=CLASSES,
+        optim_recipe=optimizer,
+        is_ensemble=batched,
+        format_batch_fn=RepeatTarget(K) if batched else nn.Identity(),
+    )
+    trainer = TUTrainer(
+        accelerator="cpu",
+        max_epochs=10_000,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[Turns()],
+    )
+    trainer.fit(routine, **data(minibatches))
+
+
+def loader(minibatches: int, *, augmented: bool = True) -> Iterable[Any]:
+    """A DataLoader of pictures in memory, in the trainer's own process, as torch has it by default.
+
+    They are augmented one by one by torchvision, as ours are together; or normalised beforehand and left as they are.
+    """
+    images, y = pictures(minibatches)
+    if not augmented:
+        return DataLoader(TensorDataset(ready(images), y), BATCH, shuffle=True)
+    change = v2.Compose(
+        [
+            v2.RandomCrop(32, padding=4),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    return DataLoader([*zip(images, y, strict=True)], BATCH, shuffle=True, collate_fn=partial(collate, change))
+
+
+def collate(change: Callable[[Tensor], Tensor], examples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Change each picture, and make a minibatch."""
+    return torch.stack([change(x) for x, _ in examples]), torch.stack([y for _, y in examples])
+
+
+def data_module(minibatches: int) -> Any:
+    """torch-uncertainty's data module of CIFAR-10, all its settings its own, over our pictures."""
+    from PIL import Image
+    from torch_uncertainty.datamodules import CIFAR10DataModule
+
+    images, y = pictures(minibatches)
+    stored, classes = images.permute(0, 2, 3, 1).numpy(), y.tolist()
+
+    class Pictures(Dataset[Any]):
+        """As torchvision's CIFAR10 gives them, read already."""
+
+        def __init__(self, root: object, transform: Callable[[Any], Any], **_: object) -> None:
+            self.transform = transform
+
+        def __len__(self) -> int:
+            return len(classes)
+
+        def __getitem__(self, i: int) -> tuple[Any, int]:
+            return self.transform(Image.fromarray(np.ascontiguousarray(stored[i]))), classes[i]
+
+    module = CIFAR10DataModule("unused", batch_size=BATCH)
+    module.dataset = Pictures
+    module.prepare_data = lambda: None
+    return module
+
+
+CONTESTANTS: dict[str, Callable[[int], Any]] = {
+    "bare": bare,
+    "harness": harness,
+    "memory": partial(theirs, data=lambda n: {"train_dataloaders": loader(n, augmented=False)}),
+    "loader": partial(theirs, data=lambda n: {"train_dataloaders": loader(n)}),
+    "module": partial(theirs, data=lambda n: {"datamodule": data_module(n)}),
+    "harness batched": lambda n: harness(n, lambda make_net, recipe: METHODS["batch_ensemble"](make_net, recipe, K=K)),
+    "batched": partial(theirs, data=lambda n: {"train_dataloaders": loader(n)}, batched=True),
+}
+
+
+def say_and_wait(what: object) -> None:
+    """Tell the referee something, then wait for the next turn; end where there is none."""
+    print(what, flush=True)
+    if sys.stdin.readline().strip() != TURN:
+        sys.exit()
+
+
+def contest(name: str, minibatches: int) -> None:
+    """Train an epoch at each turn, and say how long it took."""
+    epochs = CONTESTANTS[name](minibatches)  # torch-uncertainty's never return
+    say_and_wait(READY)
+    while True:
+        start = time.perf_counter()
+        next(epochs)
+        say_and_wait(time.perf_counter() - start)
+
+
+class Contestant:
+    """A contestant's process, seen from the referee."""
+
+    def __init__(self, name: str, minibatches: int, threads: int) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--contestant", name]
+        options = ["--minibatches", str(minibatches), "--threads", str(threads)]
+        self.process = subprocess.Popen(
+            [*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.wait_for(lambda line: line == READY)
+
+    def wait_for(self, found: Callable[[str], Any]) -> str:
+        assert self.process.stdout is not None and self.process.stderr is not None
+        for line in self.process.stdout:
+            if found(line.strip()):
+                return line.strip()
+        raise RuntimeError(f"a contestant ended: {self.process.stderr.read()[-2000:]}")
+
+    def epoch(self) -> float:
+        """Let it train an epoch; its seconds."""
+        assert self.process.stdin is not None
+        print(TURN, file=self.process.stdin, flush=True)
+        return float(self.wait_for(lambda line: line.replace(".", "", 1).replace("e-", "").isdigit()))
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def compete(names: list[str], minibatches: int, rounds: int, threads: int) -> dict[str, list[float]]:
+    """Seconds of each contestant's epochs, in turns, after one to warm up."""
+    contestants: dict[str, Contestant] = {}
+    try:
+        for name in names:
+            contestants[name] = Contestant(name, minibatches, threads)
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for i in range(rounds + 1):
+            for name in names if i % 2 else reversed(names):
+                taken = contestants[name].epoch()
+                if i:
+                    seconds[name].append(taken)
+        return seconds
+    finally:
+        for contestant in contestants.values():
+            contestant.end()
+
+
+def main() -> None:
+    """Print each contestant's seconds and images a second, and the ratios beside their bounds."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--minibatches", type=int, default=30, help="Of an epoch, 128 pictures each.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    if options.contestant:
+        torch.set_num_threads(options.threads)
+        contest(options.contestant, options.minibatches)
+    good = True
+    seconds: dict[str, list[float]] = {}
+    for names in (["bare", "memory", "loader", "module", "harness"], ["batched", "harness batched"]):
+        part = options.minibatches if len(names) > 2 else max(1, options.minibatches // 3)
+        seconds = compete(names, part, options.rounds, options.threads)
+        for name in names:
+            rate = part * BATCH / statistics.median(seconds[name])
+            print(f"{name:16} {statistics.median(seconds[name]):7.2f} s an epoch, {rate:7.0f} images/s", flush=True)
+        for (other, own), bound in BOUNDS.items():
+            if own in names:
+                ratio = statistics.median(a / b for a, b in zip(seconds[other], seconds[own], strict=True))
+                good &= ratio >= bound
+                verdict = "" if ratio >= bound else "  below the bound"
+                print(f"{other} / {own}: {ratio:.2f} >= {bound}{verdict}", flush=True)
+    if not good:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
