@@ -14,7 +14,7 @@ from rich.table import Table
 from harness.cli_cluster import Address, CpusPerRun, GpusPerRun
 from harness.cli_engine import Device, EngineName, Gpus, PerGpu, Threads, Wish, Workers, choose_engine
 from harness.cli_options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan, named
-from harness.settings import Fuse
+from harness.settings import Compile, Fuse
 
 if TYPE_CHECKING:
     from harness.plan import Plan, Schedule
@@ -58,6 +58,13 @@ def run(
             "auto: where it is faster."
         ),
     ] = "auto",
+    compile: Annotated[
+        Compile,
+        typer.Option(
+            help="Compile networks for pictures with torch.compile, for training; reduce-overhead: into CUDA graphs. "
+            "Takes up to some minutes a run; the same results to rounding."
+        ),
+    ] = "off",
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,
@@ -109,6 +116,7 @@ def run(
         chosen.cores if decoders is None else decoders,
         ranks=ranks,
         fuse=fuse,
+        compile=compile,
         driver=driver,
         began=time.time(),
         system_metrics=system_metrics,

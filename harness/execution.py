@@ -17,6 +17,7 @@ from data import Part, Passes, PictureTask, Task, TextTask
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
+from harness.compilation import compile_forward
 from harness.cost import Cost, Counter, PeakMemory
 from harness.distributed import ALONE, Group
 from harness.each_epoch import EachEpoch
@@ -98,8 +99,10 @@ class Execution:
         self.history: list[dict[str, Any]] = []
 
     def attach(self, net: nn.Module) -> nn.Module:
-        """Set up a network as it is drawn: synchronised layers, memory layout, cost hooks, precision."""
+        """Set up a network as it is drawn: synchronised layers, memory layout, program, cost hooks, precision."""
         net = synchronize(net, self.group).to(memory_format=torch.channels_last)
+        if self.settings.compile != "off" and isinstance(self.task, PictureTask):
+            compile_forward(net, self.settings.compile)
         net.register_forward_pre_hook(self.counter)
         if self.run.precision == "bfloat16":
             use_bfloat16(net, self.device.type)
@@ -355,6 +358,7 @@ class Execution:
         needed = [read_json(part.result) for part in parts]
         cost = self.counter.cost
         result = make_result(self.run, self.method, found, around, cost, cost - self.inherited, needed, self.device)
+        result["provenance"]["compile"] = self.settings.compile
         result["provenance"]["fuse_up_to"] = str(self.fuse_up_to)
         if self.group.size > 1:
             result["provenance"]["ranks"] = str(self.group.size)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 Fuse = Literal["auto", "always", "never"]
+Compile = Literal["off", "default", "reduce-overhead"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Settings:
         alone: no other run is on the device, so that one that runs out of memory has failed.
         began: when the driver began, in seconds since 1970: what another one has failed since is not tried again.
         fuse: whether members that share most of their weights are run as one batch: "auto" where that is faster.
+        compile: how torch compiles networks for training, "reduce-overhead" into CUDA graphs.
         system_metrics: seconds between two samples of system metrics; None for none.
     """
 
@@ -38,4 +40,5 @@ class Settings:
     alone: bool = False
     began: float = math.inf
     fuse: Fuse = "auto"
+    compile: Compile = "off"
     system_metrics: float | None = None

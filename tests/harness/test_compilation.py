@@ -1,0 +1,106 @@
+"""Compiled networks compute what plain ones do, and only where that is worth it."""
+
+import json
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.compilation import compile_forward
+from harness.execute import execute
+from harness.folder import RunFolder
+from harness.optimizers import make_optimizer
+from harness.settings import Settings
+from methods import METHODS, MakeNet, Recipe
+from tests.conftest import TinyNet, separable
+
+
+def compiled_tiny_net(**options):
+    net = TinyNet(**options)
+    compile_forward(net, "default")
+    return net
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """The sizes of minibatches that compiled programs see, in place of compiling."""
+    seen = []
+
+    def fake(function, **options):
+        assert options["dynamic"] is False
+
+        def run(net, x):
+            seen.append(len(x))
+            return function(net, x)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fake)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("sgd", {}), ("late_phase_bn", {"K": 2, "start": 0, "sigma0": 0.3}), ("batch_ensemble", {"K": 2}), ("line", {})],
+)
+def test_a_compiled_step_is_the_plain_step(name, given):
+    recipe = Recipe(epochs=2, lr=0.05)
+    methods = [
+        partial(METHODS[name], **given)(MakeNet(net, seed=0), recipe).double() for net in (TinyNet, compiled_tiny_net)
+    ]
+    x, y = separable(32)
+    batches = [(x[:16].double(), y[:16]), (x[16:].double(), y[16:])]
+    losses = []
+    for method in methods:
+        optimizer = make_optimizer(method, recipe)
+        method.begin_epoch(0)
+        method.train()
+        size = method.batches_per_update()
+        losses.append([method.update(batches[i : i + size], optimizer) for i in range(0, 2, size)])
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-9)
+    for (key, p), (_, q) in zip(methods[0].state_dict().items(), methods[1].state_dict().items(), strict=True):
+        if isinstance(p, torch.Tensor):
+            torch.testing.assert_close(q, p, rtol=1e-9, atol=1e-9, msg=lambda m, n=key: f"{n}: {m}")
+
+
+def test_one_size_of_minibatch_is_compiled_in_training(programs):
+    net = compiled_tiny_net()
+    x, _ = separable(16)
+    net.eval()(x)
+    net.train()
+    with torch.no_grad():
+        net(x)
+    assert programs == []
+    net(x)
+    net(x[:9])
+    net(x)
+    assert programs == [16, 16]
+
+
+def test_a_copied_network_has_its_own_weights_in_the_same_program(programs):
+    net = compiled_tiny_net()
+    other = deepcopy(net)
+    with torch.no_grad():
+        other.head.bias.add_(1)
+    x, _ = separable(16)
+    difference = other(x) - net(x)
+    torch.testing.assert_close(difference, torch.ones_like(difference))
+    assert programs == [16, 16]
+    assert other.state_dict().keys() == TinyNet().state_dict().keys()
+
+
+def test_a_compiled_run_is_the_run_and_says_so(make_run, tmp_path, programs):
+    run = make_run("swa(late_phase_bn(K=2, start=1), start=2)")
+    states = []
+    for mode in ("off", "default"):
+        settings = Settings(Path(tmp_path, mode), compile=mode, fuse="never")
+        assert execute(run, settings, []).state == "finished"
+        folder = RunFolder(settings.runs, run.key)
+        assert json.loads(folder.result.read_text())["provenance"]["compile"] == mode
+        assert bool(programs) == (mode == "default")
+        states.append(torch.load(folder.checkpoint)["method"])
+    for key, value in states[0].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, states[1][key]), key
