@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from methods.batch_norm import reestimate
+from methods.batch_norm import reestimate_each
 from methods.recipe import Recipe
 from methods.streams import MakeNet, stream
 from methods.trunk import ALONE, Sharing
@@ -269,8 +269,7 @@ class Method(nn.Module):
             batches: augmented training data; each iteration is one pass over it.
         """
         if self.statistics_stale:
-            for weights in self.members():
-                reestimate(self, batches, weights)
+            reestimate_each(self, batches, self.members())
 
     def predict(self, x: Tensor) -> Tensor:
         """Give the logits of every member, (K, B, C), whatever K is. Called in evaluation mode."""

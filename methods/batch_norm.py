@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,10 @@ def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
     return {name: layer for name, layer in net.named_modules() if isinstance(layer, _BatchNorm)}
 
 
-@torch.no_grad()
+Turn = Callable[[int], Mapping[str, Tensor] | None]
+"""Gives the weights that see a batch, by its number; None for the network's own."""
+
+
 def reestimate(
     method: Method,
     batches: Iterable[Batch],
@@ -42,29 +45,71 @@ def reestimate(
         Izmailov et al., Averaging weights leads to wider optima, 2018, section 3.2; the weighting is that of
         their code and of torchcontrib.
     """
+    pass_over(method, batches, [weights if callable(weights) else lambda _: weights])
+
+
+def reestimate_each(method: Method, batches: Iterable[Batch], members: Iterable[Mapping[str, Tensor]]) -> None:
+    """Do the same for several networks, each batch made once for all of them.
+
+    Args:
+        method: runs its network as `method(x, weights)`.
+        batches: one pass of training data.
+        members: the weights of each network, with statistics of its own.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
+    pass_over(method, batches, [lambda _, own=weights: own for weights in members])  # type: ignore[misc]
+
+
+@torch.no_grad()
+def pass_over(method: Method, batches: Iterable[Batch], turns: Sequence[Turn]) -> None:
+    """Pass over the data once, and set the statistics of each of several networks."""
     layers = {name: layer for name, layer in batch_norms(method.net).items() if layer.track_running_stats}
     if not layers:
         return
-    turn = weights if callable(weights) else lambda _: weights
-    own = dict(method.net.named_buffers()) | dict(turn(0) or {})
-    statistics = [own[f"{name}.{key}"] for name in layers for key in ("running_mean", "running_var")]
-    sums = [torch.zeros_like(statistic, dtype=torch.float64) for statistic in statistics]
-    for statistic in statistics:
-        statistic.zero_()  # momentum 1 would keep a NaN
+    sums = [Sums(dict(method.net.named_buffers()) | dict(turn(0) or {}), layers) for turn in turns]
     seen = batches_seen = 0
     with only_training(method.net, layers.values()):
         for i, (x, _) in enumerate(batches):
-            method(x, turn(i))
             examples = method.recipe.examples(x)
-            for total, statistic in zip(sums, statistics, strict=True):
-                total.add_(statistic, alpha=examples)
+            for turn, own in zip(turns, sums, strict=True):
+                method(x, turn(i))
+                own.add(examples)
             seen, batches_seen = seen + examples, batches_seen + 1
     if not seen:
         raise ValueError("cannot re-estimate BatchNorm statistics: there is no batch of data")
-    for total, statistic in zip(sums, statistics, strict=True):
-        statistic.copy_(total / seen)
-    for name in layers:
-        own[f"{name}.num_batches_tracked"].fill_(batches_seen)
+    for own in sums:
+        own.write(seen, batches_seen)
+
+
+class Sums:
+    """The sums of a network's statistics over a pass, in float64."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> None:
+        """Start at nothing.
+
+        Args:
+            tensors: with the network's running statistics, by its names.
+            layers: names of its BatchNorm layers.
+        """
+        self.counts = [tensors[f"{name}.num_batches_tracked"] for name in layers]
+        self.statistics = [tensors[f"{name}.{key}"] for name in layers for key in ("running_mean", "running_var")]
+        self.sums = [torch.zeros_like(statistic, dtype=torch.float64) for statistic in self.statistics]
+        for statistic in self.statistics:
+            statistic.zero_()  # momentum 1 would keep a NaN
+
+    def add(self, examples: int) -> None:
+        """Add the statistics of the last batch."""
+        for total, statistic in zip(self.sums, self.statistics, strict=True):
+            total.add_(statistic, alpha=examples)
+
+    def write(self, examples: int, batches: int) -> None:
+        """Set the statistics to their means over so many examples, in so many batches."""
+        for total, statistic in zip(self.sums, self.statistics, strict=True):
+            statistic.copy_(total / examples)
+        for count in self.counts:
+            count.fill_(batches)
 
 
 @contextmanager

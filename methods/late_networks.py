@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.base import About, Batch
-from methods.batch_norm import reestimate
+from methods.batch_norm import reestimate_each
 from methods.late_phase import LATE_PHASE, LATE_SHARING, LatePhase, tensors_of
 from methods.layers import carries_state
 from methods.named_buffers import NamedBuffers
@@ -207,5 +207,4 @@ class Branched(LatePhaseFull):
         if not self.begun or not self.points:
             super().prepare(batches)
             return
-        for i in range(self.points):
-            reestimate(self, batches, self.mixture(i))
+        reestimate_each(self, batches, map(self.mixture, range(self.points)))

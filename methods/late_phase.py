@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.base import About, Anchor, Batch, Method, Weights
-from methods.batch_norm import batch_norms, reestimate
+from methods.batch_norm import batch_norms, reestimate, reestimate_each
 from methods.collapse import average_layers
 from methods.fused import Act, act_by_group, acting, can_fuse, grouped
 from methods.named_buffers import NamedBuffers
@@ -391,8 +391,7 @@ class LatePhase(Method):
         elif self.re_estimates and self.prediction == "average" and self.statistics != "reestimate_members":
             reestimate(self, batches, self.average_member())
         elif self.re_estimates and self.own_statistics:
-            for k in range(self.K):
-                reestimate(self, batches, self.member(k))
+            reestimate_each(self, batches, [self.member(k) for k in range(self.K)])
         elif self.re_estimates:
             reestimate(self, batches, lambda i: self.member(i % self.K))
 

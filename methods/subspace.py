@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.base import About, Anchor, Batch, Method, Weights
-from methods.batch_norm import reestimate
+from methods.batch_norm import reestimate_each
 from methods.layers import carries_state, last_layer
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Recipe
@@ -215,8 +215,7 @@ class Subspace(Method):
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Re-estimate the running statistics at every point that predicts (appendix D.3)."""
-        for weights in self.members():
-            reestimate(self, batches, weights)
+        reestimate_each(self, batches, self.members())
 
     def anchors(self) -> Iterable[Anchor]:
         """Give ω_1 … ω_m, which have no running statistics."""

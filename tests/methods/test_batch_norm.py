@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import models
-from methods import SGD, Dropout, MakeNet
-from methods.batch_norm import reestimate
+from methods import SGD, Dropout, MakeNet, Recipe
+from methods.batch_norm import reestimate, reestimate_each
+from tests.conftest import build
 from tests.methods.loops import assert_close
 
 
@@ -60,3 +61,30 @@ def test_reestimate_recovers_from_statistics_that_are_not_numbers(make_net, reci
 def test_reestimate_refuses_an_empty_pass(make_net, recipe):
     with pytest.raises(ValueError, match="no batch"):
         reestimate(SGD(make_net, recipe), [])
+
+
+def test_several_networks_share_one_pass_with_the_bits_of_a_pass_each(batches):
+    """Also where their weights come one by one."""
+    recipe = Recipe(epochs=1)
+    passes = []
+
+    class Data:
+        def __iter__(self):
+            passes.append(1)
+            return iter(batches)
+
+    def networks():
+        return [build(SGD, recipe, seed=seed).own_weights() for seed in range(3)]
+
+    method = build(SGD, recipe)
+    together, apart = networks(), networks()
+    reestimate_each(method, Data(), iter(together))
+    assert len(passes) == 1
+    for weights in apart:
+        reestimate(method, batches, weights)
+    for one, other in zip(together, apart, strict=True):
+        for name, value in one.items():
+            assert torch.equal(value, other[name]), name
+    assert not torch.equal(together[0]["norm.running_mean"], together[1]["norm.running_mean"])
+    with pytest.raises(ValueError, match="no batch"):
+        reestimate_each(method, [], networks())
