@@ -1,35 +1,140 @@
-"""An epoch of the harness, and the bare loop that does the same work: what benchmarks time."""
+"""What benchmarks time: epochs of the harness, and of the bare loop that does the same work, on pictures of CIFAR's size.
 
-from collections.abc import Callable, Iterable
+Timed are epochs in turns, within one process, and compared by the median of the ratios.
+"""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from data import Batches
+import models
+from data import Augmentation, Batches, Shape, Split
+from harness.compilation import compile_forward
 from harness.cost import Counter
 from harness.optimizers import make_optimizer
+from harness.precision import use_bfloat16
+from harness.study_cost import operations
 from harness.train import train_epoch
-from methods import MakeMethod, MakeNet, Recipe
+from methods import SGD, MakeMethod, MakeNet, Method, Recipe
+from methods.streams import stream
+from methods.wrapper import methods_within
 
+CLASSES = 10
 START = 500
-"""The epoch from which methods are timed: T0 of those that have one."""
+"""The epoch from which methods are timed, past T0 of those that have one."""
+Epoch = Callable[[], None]
 
 
-def bare_epoch(
-    net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], recipe: Recipe
-) -> Callable[[], None]:
-    """An epoch as one would write it by hand: the same data, network and optimizer, and nothing else."""
-    net = net.to(memory_format=torch.channels_last)
+@dataclass(frozen=True)
+class Cell:
+    """A network, its data, and where and how it is trained.
+
+    Attributes:
+        architecture: its name.
+        minibatches: of an epoch.
+        batch_size: pictures of each.
+        device: "cpu" or "cuda".
+        precision: "float32" or "bfloat16".
+        compile: how torch compiles the network of the harness.
+        fuse_up_to: the largest minibatch of which members are run as one batch.
+        channels: of a picture.
+        side: of a picture, in pixels.
+    """
+
+    architecture: str
+    minibatches: int = 10
+    batch_size: int = 128
+    device: str = "cpu"
+    precision: str = "float32"
+    compile: str = "off"
+    fuse_up_to: int = 0
+    channels: int = 3
+    side: int = 32
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of an epoch."""
+        return self.minibatches * self.batch_size
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained: a small rate, so that nothing diverges."""
+        return Recipe(epochs=100_000, batch_size=self.batch_size, lr=0.01)
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of a picture's training: forward, and twice as many backward."""
+        return 3 * operations(self.architecture, Shape(self.channels, self.side, CLASSES, 1), 0)
+
+    def data(self) -> Batches:
+        """Make random pictures, augmented as CIFAR's are."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.pictures, self.channels, self.side, self.side)
+        images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        labels = torch.randint(CLASSES, (self.pictures,), generator=generator)
+        return Batches(
+            Split(images, labels).to(self.device),
+            self.batch_size,
+            mean=(0.5,) * self.channels,
+            std=(0.25,) * self.channels,
+            augmentation=Augmentation(padding=self.side // 8, flip=True),
+            stream=lambda: stream(0, "data"),
+        )
+
+    def network(self, **options: float) -> nn.Module:
+        """Draw the network, in the layout of the harness."""
+        net = models.build(
+            self.architecture, in_channels=self.channels, classes=CLASSES, image_size=self.side, **options
+        )
+        return net.to(memory_format=torch.channels_last)
+
+    def method(self, make: MakeMethod = SGD, counter: Counter | None = None) -> Method:
+        """Build a method as the harness does: its networks compiled, counted and in their precision."""
+
+        def attach(**options: float) -> nn.Module:
+            net = self.network(**options)
+            if self.compile != "off":
+                compile_forward(net, self.compile)
+            if counter is not None:
+                net.register_forward_pre_hook(counter)
+            if self.precision == "bfloat16":
+                use_bfloat16(net, self.device)
+            return net
+
+        method = make(MakeNet(attach, seed=0), self.recipe).to(self.device)
+        for part in methods_within(method):
+            part.fuse_up_to = self.fuse_up_to
+        return method
+
+
+def bare_epoch(cell: Cell, build: Callable[[], nn.Module] | None = None) -> Epoch:
+    """An epoch as one would write it by hand: the same data, network and optimizer, and nothing else.
+
+    Args:
+        cell: what is trained.
+        build: draws another network than the cell's.
+    """
+    batches, recipe = cell.data(), cell.recipe
+    net = (build or cell.network)().to(cell.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         net.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True
     )
+    half = cell.precision == "bfloat16"
 
     def epoch() -> None:
         net.train()
-        total = torch.zeros(())
+        total = torch.zeros((), device=cell.device)
         for x, y in batches:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(net(x), y)
+            with torch.autocast(cell.device, torch.bfloat16) if half else contextlib.nullcontext():
+                logits = net(x)
+            loss = nn.functional.cross_entropy(logits.float(), y)
             loss.backward()
             optimizer.step()
             total += loss.detach()
@@ -38,25 +143,66 @@ def bare_epoch(
     return epoch
 
 
-def harness_epoch(
-    build: Callable[..., nn.Module], batches: Batches, method: MakeMethod, recipe: Recipe
-) -> Callable[[], None]:
-    """An epoch of the harness, cost hooks and all, from `START` on."""
-    counter = Counter()
-
-    def attach(**options: float) -> nn.Module:
-        net = build(**options).to(memory_format=torch.channels_last)
-        net.register_forward_pre_hook(counter)
-        return net
-
-    made = method(MakeNet(attach, seed=0), recipe)
-    optimizer = make_optimizer(made, recipe)
+def harness_epoch(cell: Cell, make: MakeMethod = SGD) -> Epoch:
+    """An epoch of the harness, cost hooks and all, from `START` on (past T0 of the late-phase methods)."""
+    counter, batches = Counter(), cell.data()
+    method = cell.method(make, counter)
+    optimizer = make_optimizer(method, cell.recipe)
     optimizer.register_step_post_hook(counter.step)
-    first = 0 if made.start_epoch == 0 else START
-    epochs = iter(range(first, recipe.epochs))
+    epochs = iter(range(min(method.start_epoch, START), cell.recipe.epochs))
 
     def epoch() -> None:
-        with counter.training(torch.device("cpu")):
-            train_epoch(made, optimizer, lambda order: batches, next(epochs))
+        with counter.training(torch.device(cell.device)):
+            train_epoch(method, optimizer, lambda order: batches, next(epochs))
 
     return epoch
+
+
+def seconds(epoch: Epoch, device: str, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Time an epoch, to the end of what it started on the device."""
+    start = clock()
+    epoch()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def in_turns(
+    epochs: dict[str, Epoch], device: str, rounds: int, warm_up: int = 2, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Time several kinds of epochs in turns, each round in the other order."""
+    for _ in range(warm_up):
+        for epoch in epochs.values():
+            seconds(epoch, device)
+    times: dict[str, list[float]] = {name: [] for name in epochs}
+    for i in range(rounds):
+        for name in list(epochs)[:: 1 if i % 2 else -1]:
+            times[name].append(seconds(epochs[name], device, clock))
+    return times
+
+
+def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
+    """Give how many times as long as the other one takes: the median of the ratios of rounds."""
+    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+
+
+def matrix_peak(device: str, precision: str) -> float:
+    """Measure the device's rate of floating-point operations in a large matrix product, per second."""
+    n = 8192 if device == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+
+    def product() -> None:
+        torch.mm(a, b)
+
+    return 2.0 * n**3 / statistics.median(in_turns({"product": product}, device, rounds=7)["product"])
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """Say what was measured on."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        cpu = [line for line in open("/proc/cpuinfo") if line.startswith("model name")]  # noqa: PTH123, SIM115
+        name = cpu[0].partition(":")[2].strip() if cpu else "CPU"
+    return {"name": name, "type": device, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -24,15 +24,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from data import Augmentation, Batches, Split
 from harness.memory import keep_freed_memory
-from methods import METHODS, SGD, MakeMethod, Recipe
-from methods.streams import stream
-from tests.benchmarks.cells import harness_epoch
+from methods import METHODS, SGD, MakeMethod
+from tests.benchmarks.cells import Cell, harness_epoch
 
 CLASSES, BATCH, K = 10, 128, 4
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-RECIPE = Recipe(epochs=1000, batch_size=BATCH, lr=0.05)
+RATE = 0.01
 TURN, READY = "go", "ready"
 BOUNDS = {
     ("module", "harness"): 2.0,
@@ -86,12 +84,20 @@ def batched_net() -> nn.Module:
     )
 
 
+class Theirs(Cell):
+    """A cell of the harness whose network is torch-uncertainty's."""
+
+    def network(self, **options: float) -> nn.Module:
+        """Draw it, in the layout of the harness."""
+        return plain_net().to(memory_format=torch.channels_last)
+
+
 def bare(minibatches: int) -> Iterator[None]:
     """A loop as one would write it by hand, on normalised pictures in memory."""
     net = plain_net()
     images, y = pictures(minibatches)
     x = ready(images)
-    optimizer = torch.optim.SGD(net.parameters(), lr=RECIPE.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
     while True:
         for index in torch.randperm(len(y)).split(BATCH):
             optimizer.zero_grad()
@@ -103,16 +109,7 @@ def bare(minibatches: int) -> Iterator[None]:
 def harness(minibatches: int, method: MakeMethod = SGD) -> Iterator[None]:
     """An epoch of the harness; pictures are augmented, which of the others the data module's are."""
     keep_freed_memory()
-    images, y = pictures(minibatches)
-    batches = Batches(
-        Split(images, y),
-        BATCH,
-        mean=MEAN,
-        std=STD,
-        augmentation=Augmentation(padding=4, flip=True),
-        stream=lambda: stream(0, "data"),
-    )
-    epoch = harness_epoch(lambda **_: plain_net(), batches, method, RECIPE)
+    epoch = harness_epoch(Theirs("resnet8", minibatches, BATCH), method)
     while True:
         epoch()
         yield
@@ -134,7 +131,7 @@ def theirs(minibatches: int, data: Callable[[int], dict[str, Any]], *, batched: 
             self.start = time.perf_counter()
 
     net = batched_net() if batched else plain_net()
-    optimizer = torch.optim.SGD(net.parameters(), lr=RECIPE.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
     routine = ClassificationRoutine(
         model=net,
         loss=nn.CrossEntropyLoss(),
