@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= digits
 RESULTS ?= results/$(STUDY)
+WORKERS ?= 2
+BESIDE := --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: setup leaderboard test test-all lint format benchmark clean
 
@@ -23,11 +25,14 @@ leaderboard: setup
 	$(BIN)/econ plot $(STUDY) --output $(RESULTS)
 	$(BIN)/econ leaderboard $(STUDY)
 
+# Most tests run in WORKERS processes beside each other; those that measure times (`alone`) one by one after them.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow and not alone' $(BESIDE)
+	$(BIN)/python -m pytest -m 'not slow and alone'
 
 test-all: setup
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -m 'not alone' $(BESIDE)
+	$(BIN)/python -m pytest -m alone
 
 lint: setup
 	$(BIN)/ruff check .

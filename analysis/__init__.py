@@ -21,7 +21,7 @@ from analysis.report import report
 from analysis.report_tables import beside_paper
 from analysis.runs import load_runs, load_series, ranked
 from analysis.statistics import relative_costs, summarize
-from analysis.tables import document, latex
+from analysis.tables import document, label_of, latex
 
 if TYPE_CHECKING:
     from analysis.noisy_quadratic import load_settings, loss_against_members
@@ -70,6 +70,7 @@ __all__ = [
     "document",
     "flatness",
     "importances",
+    "label_of",
     "latex",
     "latex_budgets",
     "latex_comparisons",

@@ -15,20 +15,23 @@ from analysis.statistics import CELL, name_cell
 from analysis.tables import banner_of, escape
 
 
-def latex_comparisons(board: pd.DataFrame) -> list[str]:
+def latex_comparisons(board: pd.DataFrame, *, label: str | None = None) -> list[str]:
     """Write the tables that stand below a leaderboard (`comparisons`): budgets, and ranks where there are enough cells.
 
     Args:
         board: What `leaderboard` returns.
+        label: The leaderboard's own, where a document has tables of several boards.
 
     Returns:
-        One `table` environment each, labelled `tab:budgets` and `tab:ranks`.
+        One `table` environment each, labelled `tab:budgets` and `tab:ranks`, or what `label` says, with `-budgets` and
+        `-ranks` behind it.
     """
     if describe(str(board.attrs["by"])).better is None:
         return []
-    budgets = [] if best_within_budget(board).empty else [latex_budgets(board)]
+    before = f"{label}-" if label else "tab:"
+    budgets = [] if best_within_budget(board).empty else [latex_budgets(board, label=f"{before}budgets")]
     try:
-        return [*budgets, latex_ranks(board)]
+        return [*budgets, latex_ranks(board, label=f"{before}ranks")]
     except LookupError:  # too few cells, or methods that all of them have
         return budgets
 

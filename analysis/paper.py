@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from analysis.statistics import CELL, refuse_mixtures
+from analysis.tables import escape, label_of
 from analysis.unfinished import unfinished_notes
 from analysis.writing import Head, Table, letter, markdown, text
 
@@ -205,13 +206,16 @@ def _count_paper(attrs: Mapping[Any, Any]) -> str:
     return f"mean ± standard deviation over {attrs['seeds']} runs{'; ' if attrs.get('spread') else ', '}{spread}"
 
 
-def render_paper(compared: pd.DataFrame, format: Format = "text", *, width: int | None = None) -> str:
-    """Write a paper's table beside ours.
+def render_paper(
+    compared: pd.DataFrame, format: Format = "text", *, width: int | None = None, label: str | None = None
+) -> str:
+    r"""Write a paper's table beside ours.
 
     Args:
         compared: What `compare` returns.
         format: "text" for a terminal, "markdown", "latex" (booktabs), or "csv": a row a value, every figure apart.
         width: Characters a line of text may have; a wider table goes on below. Default: no limit.
+        label: For `\ref`, of LaTeX. Default: made of the source.
 
     Raises:
         ValueError: If the format is none of these.
@@ -224,7 +228,7 @@ def render_paper(compared: pd.DataFrame, format: Format = "text", *, width: int 
         raise ValueError(f"format must be text, latex, markdown or csv, not {format!r}")
     grid, title = arrange(compared), str(compared.attrs["source"])
     if format == "latex":
-        return _latex(grid, title)
+        return _latex(grid, label or label_of(title))
     return (
         text([write_table(grid, title)], grid.notes, width)
         if format == "text"
@@ -247,9 +251,7 @@ def write_table(grid: Grid, title: str) -> Table:
     return Table(title, heads, _lines(grid), repeated=2)
 
 
-def _latex(grid: Grid, title: str) -> str:
-    from analysis.tables import escape
-
+def _latex(grid: Grid, label: str) -> str:
     lines = _lines(grid)
     heads = ["", "", *map(escape, grid.columns)]
     body = pd.DataFrame([[escape(cell) for cell in line] for line in lines])
@@ -261,7 +263,7 @@ def _latex(grid: Grid, title: str) -> str:
             position="tb",
             position_float="centering",
             hrules=True,
-            label=f"tab:{label_of(title)}",
+            label=label,
             caption=" ".join(map(escape, grid.notes)),
         )
     )
@@ -270,9 +272,3 @@ def _latex(grid: Grid, title: str) -> str:
     for i in range(len(lines) - len(LINES), 0, -len(LINES)):
         rows.insert(i, "\\addlinespace\n")
     return head + rule + "".join(rows)
-
-
-def label_of(title: str) -> str:
-    r"""Turn a source into a name for \ref."""
-    words = "".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split()
-    return "-".join(words)

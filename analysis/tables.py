@@ -118,6 +118,15 @@ def _head_sections(written: str, cells: Sequence[tuple[str, pd.DataFrame, list[M
     return head + "".join([*body, *lines])
 
 
+def label_of(name: str) -> str:
+    r"""Make of a study's name, or of a source, a table's label for `\ref`: letters and digits, joined by hyphens.
+
+    Letters outside ASCII stay, which LaTeX takes in labels since 2019: of two names, neither may lose all it has.
+    """
+    words = "".join(c if c.isalnum() else " " for c in name.lower()).split()
+    return f"tab:{'-'.join(words)}"
+
+
 def document(*tables: str) -> str:
     """Wrap tables into a document that pdflatex compiles as it is; its pages are as high as the longest table needs.
 

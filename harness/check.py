@@ -1,6 +1,6 @@
 """Checks of a study beyond the form of its file: whether its parts fit together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -8,16 +8,13 @@ from pydantic import ValidationError
 import data
 from data import TEXTS
 from data.shapes import DOWNLOADED
-from harness.build import count_anchors, imagine_method
+from harness.build import Imagined, count_anchors
 from harness.expression import MethodSpec, closest
 from harness.grid import Grid
 from harness.places import Errors
 from harness.run import DatasetSpec, Run
-from methods import Method
 from methods.recipe import Recipe
 from methods.wrapper import methods_within
-
-Methods = Mapping[str, type[Method]]
 
 PLAIN = MethodSpec(name="sgd")
 TEXT = data.Shape(None, None, 205, 900_000)
@@ -27,12 +24,12 @@ STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["s
 NUMBER = {2: "two", 3: "three"}
 
 
-def check_grid(grid: Grid, methods: Methods, errors: Errors) -> None:
+def check_grid(grid: Grid, imagined: Imagined, errors: Errors) -> None:
     """Report what of a grid does not fit together."""
     check_labels(grid, errors)
     check_overrides(grid, errors)
-    check_builds(grid, methods, errors)
-    check_measures(grid, methods, errors)
+    check_builds(grid, imagined, errors)
+    check_measures(grid, imagined, errors)
 
 
 def check_places(grids: Sequence[Grid], errors: Errors) -> None:
@@ -88,7 +85,7 @@ def check_overrides(grid: Grid, errors: Errors) -> None:
             grid.overrides[i] = override.model_copy(update={"recipe": rest})
 
 
-def check_builds(grid: Grid, methods: Methods, errors: Errors) -> None:
+def check_builds(grid: Grid, imagined: Imagined, errors: Errors) -> None:
     """Report datasets, architectures and methods that cannot be built together, in the first seed.
 
     Where no dataset or no architecture is right, a stand-in lets the rest be checked all the same.
@@ -100,7 +97,7 @@ def check_builds(grid: Grid, methods: Methods, errors: Errors) -> None:
         built = [
             plain
             for j, architecture in enumerate(grid.architectures)
-            if (plain := check_architecture(grid, methods, errors, dataset, shape, j, architecture))
+            if (plain := check_architecture(grid, imagined, errors, dataset, shape, j, architecture))
         ]
         if not built:
             recipe = grid.recipe.model_copy(update={"initial": "random"})
@@ -108,7 +105,7 @@ def check_builds(grid: Grid, methods: Methods, errors: Errors) -> None:
             architecture = "wrn-10-1" if shape.image_size else "lstm-8"
             built = [Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=seed, recipe=recipe)]
         for plain in built:
-            check_methods(grid, methods, errors, plain, shape, loadable=bool(found))
+            check_methods(grid, imagined, errors, plain, shape, loadable=bool(found))
 
 
 def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
@@ -125,13 +122,13 @@ def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.S
 
 
 def check_architecture(
-    grid: Grid, methods: Methods, errors: Errors, dataset: DatasetSpec, shape: data.Shape, j: int, architecture: str
+    grid: Grid, imagined: Imagined, errors: Errors, dataset: DatasetSpec, shape: data.Shape, j: int, architecture: str
 ) -> Run | None:
     """Report an architecture that cannot be built for a dataset, or give its plain run."""
     try:
         recipe = grid.recipe_of(dataset, architecture)
         plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=grid.seeds[0], recipe=recipe)
-        imagine_method(plain, methods, shape)
+        imagined(plain, shape)
     except ValidationError:
         return None  # an override, reported by `check_overrides`
     except ValueError as error:
@@ -141,13 +138,13 @@ def check_architecture(
 
 
 def check_methods(
-    grid: Grid, methods: Methods, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
+    grid: Grid, imagined: Imagined, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
 ) -> None:
     """Report methods that cannot be built in the place of a plain run's, or that watch data which are not held out.
 
     Args:
         grid: whose methods are checked.
-        methods: every method by name.
+        imagined: methods that were built before.
         errors: where to report.
         plain: the plain run.
         shape: of its data.
@@ -155,7 +152,7 @@ def check_methods(
     """
     for k, entry in enumerate(grid.methods):
         try:
-            method = imagine_method(plain.model_copy(update={"method": entry.method}), methods, shape)
+            method = imagined(plain.model_copy(update={"method": entry.method}), shape)
             watches = any(part.watches == "validation" for part in methods_within(method))
             if watches and loadable and not holds_out(plain.dataset):
                 reason = f"it watches validation data, but {plain.dataset.label} holds none out"
@@ -166,7 +163,7 @@ def check_methods(
             errors.add(place, f"{entry.method} on {plain.architecture}: {reason}")
 
 
-def check_measures(grid: Grid, methods: Methods, errors: Errors) -> None:
+def check_measures(grid: Grid, imagined: Imagined, errors: Errors) -> None:
     """Report what the grid asks evaluation to measure and no method of it can give."""
     asked = grid.evaluate
     least = {"path": 2} if asked.path else {}
@@ -179,7 +176,7 @@ def check_measures(grid: Grid, methods: Methods, errors: Errors) -> None:
     counts = set()
     for run in (place.run(grid.seeds[0]) for place in grid.places()):
         shape = data.shape(run.dataset.name, **run.dataset.options())
-        counts.add(count_anchors(imagine_method(run, methods, shape)))
+        counts.add(count_anchors(imagined(run, shape)))
     for name, needed in least.items():
         if all(count is not None and count < needed for count in counts):
             others = ", or with `third: sgd` two," if needed == 3 else ""

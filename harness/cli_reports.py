@@ -142,7 +142,7 @@ def table(
     scale: Scale = None,
 ) -> None:
     """Write a study's table (LaTeX, Markdown, CSV) from the tracked runs; of a paper's, its values beside ours."""
-    from analysis import compare, document, latex, latex_comparisons, render, render_paper
+    from analysis import compare, document, label_of, latex, latex_comparisons, render, render_paper
     from analysis import leaderboard as rank
     from harness.study import Study as Loaded
 
@@ -151,12 +151,13 @@ def table(
         raise Refusal(f"--standalone is of LaTeX, not of {chosen.value}")
     plan = make_plan(study, plugin, tuned, scale)
     frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    label = label_of(plan.study.name)  # of the study, so that one document can hold the tables of several
     with refusing():
         if isinstance(plan.study, Loaded) and (paper := plan.study.stated()) is not None:
-            text = render_paper(compare(paper, frame), chosen.value)
+            text = render_paper(compare(paper, frame), chosen.value, label=label)
         elif chosen is TableFormat.latex:
             board = rank(frame)
-            text = "\n".join([latex(board), *latex_comparisons(board)])
+            text = "\n".join([latex(board, label=label), *latex_comparisons(board, label=label)])
         else:
             text = render(rank(frame), Format(chosen.value).value)
     show(document(text) if standalone else text, output)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import data
-from harness.build import count_anchors, imagine_method
+from harness.build import Imagined, count_anchors, imagine_method
 from harness.claim import Lookout
 from harness.folder import RunFolder, read_json
 from harness.noisy_quadratic import QuadraticRun
@@ -80,10 +80,10 @@ class Plan:
         """
         self.study = study
         self.runs: dict[str, Planned] = {}
-        self.imagined: dict[tuple[str, ...], Method] = {}
         if isinstance(study, QuadraticStudy):
             self.runs = {run.key: Planned(run, (run.label,), "cell", (), run.iterations) for run in study.runs}
             return
+        self.imagined = study.imagined or Imagined(study.methods)
         for cell in study.cells():
             self.add(cell.run, cell.label, "cell")
         if share:
@@ -143,10 +143,7 @@ class Plan:
 
     def imagine(self, run: Run) -> Method:
         """Build a run's method without memory, once for all seeds."""
-        place = (str(run.dataset), run.architecture, str(run.method), run.recipe.model_dump_json())
-        if place not in self.imagined:
-            self.imagined[place] = imagine_method(run, self.study.methods, shape(run))
-        return self.imagined[place]
+        return self.imagined(run, shape(run))
 
     @property
     def alone(self) -> dict[str, Planned]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.build import Imagined
 from harness.check import check_grid
 from harness.grid import Grid
 from harness.noisy_quadratic import EVERY
@@ -25,9 +26,9 @@ def rehearse(study: Study, scale: Scale) -> Study:
     for epochs in EPOCHS if scale == TINY else (scale.epochs,):
         small = scale.model_copy(update={"epochs": epochs})
         grids = scaled_grids(study, small)
-        errors = Errors(Path(f"--scale {small}"), Lines(""))
+        errors, imagined = Errors(Path(f"--scale {small}"), Lines("")), Imagined(study.methods)
         for grid in grids:
-            check_grid(grid, study.methods, errors)
+            check_grid(grid, imagined, errors)
         if not errors.found:
             break
     if errors.found:
@@ -36,7 +37,8 @@ def rehearse(study: Study, scale: Scale) -> Study:
     changing = effective(study, small, grids)
     if changing == Scale():
         raise nothing_changes(study.name, small)
-    return replace(study, name=study.name + SUFFIX, grids=grids, banner=describe(study, changing, grids))
+    banner = describe(study, changing, grids)
+    return replace(study, name=study.name + SUFFIX, grids=grids, banner=banner, imagined=imagined)
 
 
 def effective(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> Scale:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import data
 from harness.beside import Beside, check_paper, tabulate
+from harness.build import Imagined
 from harness.check import STAND_INS, check_grid, check_places
 from harness.drawing import Drawing, check_drawings
 from harness.expression import MethodSpec
@@ -57,6 +58,7 @@ class Study:
         paper: what a paper states; `beside` says for each value which cells stand beside it.
         drawn: for each figure of the file, the numbers of the places that it shows.
         banner: what must stand wherever its figures show; "" for nothing.
+        imagined: the methods that its checks have built.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Study:
     beside: tuple[Beside, ...] = ()
     drawn: tuple[tuple[int, ...], ...] = ()
     banner: str = ""
+    imagined: Imagined | None = field(default=None, compare=False, repr=False)
 
     def places(self) -> Iterator[Place]:
         """List where methods stand in the study."""
@@ -125,14 +128,14 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         methods, added, files = available(), [], []
     errors.repeated_keys()
     file = read_file({key: value for key, value in raw.items() if key not in Grid.model_fields}, errors)
-    grids = []
+    grids, imagined = [], Imagined(methods)
     common = {key: raw[key] for key in Grid.model_fields if key in raw}
     for i, part in enumerate(file.grids or [{}]):
         merged = with_places(common | part, path.parent)
         inside = errors.inside(("grids", i), part) if file.grids else errors
         grid = validate(merged if i else add_methods(merged, added, raw), methods, inside)
         if grid:
-            check_grid(grid, methods, inside)
+            check_grid(grid, imagined, inside)
             grids.append(grid)
     errors.raise_any()
     check_places(grids, errors)
@@ -145,7 +148,17 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         grid.datasets = [with_digest(dataset) for dataset in grid.datasets]
     if not file.description and text.startswith("#"):
         file.description = text.partition("\n")[0].lstrip("# ")
-    return Study(study_name(path), file, tuple(grids), methods, tuple(files), paper=paper, beside=beside, drawn=drawn)
+    return Study(
+        study_name(path),
+        file,
+        tuple(grids),
+        methods,
+        tuple(files),
+        paper=paper,
+        beside=beside,
+        drawn=drawn,
+        imagined=imagined,
+    )
 
 
 def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:

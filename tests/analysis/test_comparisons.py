@@ -108,6 +108,8 @@ def test_latex_of_one_seed_has_no_spread(many):
 def test_latex_has_the_tables_that_stand_below_a_board(many):
     board = leaderboard(many)
     assert latex_comparisons(board) == [latex_budgets(board), latex_ranks(board)]
+    mine = [latex_budgets(board, label="tab:mine-budgets"), latex_ranks(board, label="tab:mine-ranks")]
+    assert latex_comparisons(board, label="tab:mine") == mine
     few = leaderboard(many[many["dataset"] == "data_1"])
     assert latex_comparisons(few) == [latex_budgets(few)], "too few cells for ranks"
     diverse = leaderboard(many.assign(temperature=1.0), "temperature")

@@ -165,6 +165,12 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+def test_the_label_of_latex_is_made_of_the_source_unless_given():
+    compared = compare(stated(("A", "acc", "a", "accuracy", 80.0, 0.1, 5)), pd.DataFrame(ours("a", [81.0])))
+    assert r"\label{tab:nobody-2021-table-1}" in render_paper(compared, "latex")
+    assert r"\label{tab:mine}" in render_paper(compared, "latex", label="tab:mine")
+
+
 def test_marks_go_on_after_z():
     assert [letter(i) for i in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import document, latex, leaderboard
+from analysis import document, label_of, latex, leaderboard
 from analysis.tables import escape
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -44,6 +44,19 @@ def test_caption_names_entries_with_fewer_seeds(frame):
 def test_caption_and_label_can_be_given(frame):
     text = latex(frame, ["accuracy"], caption="Mine.", label="tab:mine")
     assert "\\caption{Mine.}\n\\label{tab:mine}\n" in text and "NLL" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("late-phase/table-2", "tab:late-phase-table-2"),
+        ("digits · tuned · rehearsal", "tab:digits-tuned-rehearsal"),
+        ("My_study.v2 ", "tab:my-study-v2"),
+        ("日本", "tab:日本"),
+    ],
+)
+def test_a_label_is_made_of_a_name(name, label):
+    assert label_of(name) == label
 
 
 def test_the_caption_says_what_is_left_out(runs):

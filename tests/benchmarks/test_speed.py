@@ -11,6 +11,8 @@ import torch
 from tests.benchmarks.cells import Cell, in_turns, ratio
 from tests.benchmarks.speed import PAIRS, SMALL
 
+pytestmark = pytest.mark.alone
+
 BOUNDS = {"harness / bare loop": 1.03, "late_phase_bn(K=10) / sgd": 1.10}
 CELLS = {"lenet5": Cell("lenet5", batch_size=64), "wrn-10-1": SMALL}
 """An update of LeNet-5 on the digits takes 1.5 ms: the harness's own 30 µs are 2 % of it, as much as two medians taken

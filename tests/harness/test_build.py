@@ -45,6 +45,37 @@ def test_planning_needs_no_weights():
     assert next(imagine_method(run(), METHODS, SHAPE).parameters()).is_meta
 
 
+def test_what_is_imagined_has_the_shapes_of_what_is_made():
+    spec = run(recipe=Recipe(epochs=1))
+    made, imagined = (
+        {name: (v.shape, v.dtype) for name, v in (*method.named_parameters(), *method.named_buffers())}
+        for method in (make_method(spec, METHODS, SHAPE), imagine_method(spec, METHODS, SHAPE))
+    )
+    assert imagined == made and len(made) > 100
+
+
+def test_normal_values_are_drawn_where_there_is_memory_and_only_there():
+    torch.manual_seed(0)
+    expected = torch.empty(5).normal_(2.0, 3.0)
+    with build.Undrawn():
+        torch.manual_seed(0)
+        assert torch.equal(torch.empty(5).normal_(2.0, 3.0), expected)
+        nothing = torch.empty(5, device="meta")
+        assert nothing.normal_() is nothing and torch.nn.init.kaiming_normal_(torch.empty(2, 5, device="meta")).is_meta
+        for refused in ((0.0, -1.0), {"std": -1.0}):
+            with pytest.raises(RuntimeError, match="std >= 0"):
+                nothing.normal_(*refused) if isinstance(refused, tuple) else nothing.normal_(**refused)
+
+
+def test_a_method_is_imagined_once_for_all_seeds_and_refused_each_time():
+    imagined = build.Imagined(METHODS)
+    assert imagined(run(), SHAPE) is imagined(run().model_copy(update={"seed": 5}), SHAPE)
+    assert imagined(run(), SHAPE) is not imagined(run(recipe=Recipe(epochs=2)), SHAPE)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="1000 classes, the data have 3 and 10"):
+            imagined(run(), SHAPE._replace(classes=10))
+
+
 def test_data_that_do_not_fit_are_refused_before_anything_is_downloaded():
     with pytest.raises(ValueError, match="1000 classes, the data have 3 and 10"):
         imagine_method(run(), METHODS, SHAPE._replace(classes=10))

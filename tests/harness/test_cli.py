@@ -27,6 +27,7 @@ def store(tmp_path, empty_store):
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
 
 
+@pytest.mark.alone
 def test_help_is_quick(econ, environment):
     seconds = []
     for _ in range(3):

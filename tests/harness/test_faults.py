@@ -364,6 +364,7 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
     check(study, tmp_path / "runs", uri)
 
 
+@pytest.mark.alone
 def test_a_server_that_is_killed_in_mid_run(server, impatient, econ, check, study, tmp_path, monkeypatch):
     """The last one to use the server."""
     uri, store, group = server

@@ -26,9 +26,9 @@ methods:
 """
 
 
-@pytest.fixture
-def study(tmp_path):
-    path = tmp_path / "s.yaml"
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study") / "s.yaml"
     path.write_text(STUDY)
     return load(str(path))
 

@@ -9,6 +9,8 @@ import pytest
 from harness import sender as sender_module
 from harness.sender import Sender
 
+pytestmark = pytest.mark.alone
+
 
 class Store:
     """Stands in for a mirror: remembers what it is sent, and is slow, away or defective when told."""

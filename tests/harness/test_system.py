@@ -20,6 +20,8 @@ from harness.study import load
 from harness.system import MEGABYTE, mend, missing, read_gpu, read_machine, read_samples, sampling
 from harness.track import Mirror
 
+pytestmark = pytest.mark.alone
+
 CPU = torch.device("cpu")
 NAMES = {
     "cpu_utilization_percentage",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from harness.build import Imagined
 from harness.dry_run import plan_table
 from harness.engines import Inline, Processes
 from harness.folder import RunFolder
@@ -65,7 +66,7 @@ def test_runs_that_share_all_their_training_part_at_its_end():
 def history(make_run, method, run=None, **recipe):
     made = make_run(method, run=run, **recipe)
     plan = Plan.__new__(Plan)
-    plan.study, plan.imagined = type("Study", (), {"methods": METHODS}), {}
+    plan.study, plan.imagined = type("Study", (), {"methods": METHODS}), Imagined(METHODS)
     return Histories().of(made, plan.imagine(made))
 
 
