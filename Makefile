@@ -6,7 +6,7 @@ RESULTS ?= results/$(STUDY)
 WORKERS ?= 2
 BESIDE := --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: setup leaderboard test test-all lint format benchmark clean
+.PHONY: setup leaderboard test test-all lint format benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
 
 setup: .venv/installed
 
@@ -43,10 +43,28 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Each prints a table and fails where a bound does not hold; the machine should do nothing else meanwhile.
 benchmark: setup
-	$(BIN)/python -m tests.benchmarks.loading
 	$(BIN)/python -m tests.benchmarks.speed
+
+benchmark-gpu: setup
+	$(BIN)/python -m tests.benchmarks.gpu
+
+benchmark-loading: setup
+	$(BIN)/python -m tests.benchmarks.loading
+
+benchmark-engines: setup
 	$(BIN)/python -m tests.benchmarks.engines
+
+# torch-uncertainty needs other versions of some packages: what it needs goes into an environment on top of .venv.
+benchmark-peers: .venv/peers/installed
+	.venv/peers/bin/python -m tests.benchmarks.peers
+
+.venv/peers/installed: .venv/installed
+	$(BIN)/python -m venv .venv/peers
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(.venv/peers/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"
+	.venv/peers/bin/python -m pip install --quiet 'torch-uncertainty[cpu]==0.13.0'
+	@touch $@
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,13 +1,18 @@
-"""What benchmarks time: epochs of the harness, and of the bare loop that does the same work, on pictures of CIFAR's size.
+"""What benchmarks time: epochs of the harness, and of the bare loop that does the same work, on random pictures.
 
 Timed are epochs in turns, within one process, and compared by the median of the ratios.
 """
 
 import contextlib
+import json
+import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +22,13 @@ import models
 from data import Augmentation, Batches, Shape, Split
 from harness.compilation import compile_forward
 from harness.cost import Counter
+from harness.expression import parse
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
+from harness.provenance import commit
 from harness.study_cost import operations
 from harness.train import train_epoch
-from methods import SGD, MakeMethod, MakeNet, Method, Recipe
+from methods import METHODS, SGD, MakeMethod, MakeNet, Method, Recipe
 from methods.streams import stream
 from methods.wrapper import methods_within
 
@@ -65,12 +72,25 @@ class Cell:
     @property
     def recipe(self) -> Recipe:
         """How it is trained: a small rate, so that nothing diverges."""
-        return Recipe(epochs=100_000, batch_size=self.batch_size, lr=0.01)
+        return Recipe(epochs=1000, batch_size=self.batch_size, lr=0.01)
 
     @property
     def operations(self) -> float:
         """Floating-point operations of a picture's training: forward, and twice as many backward."""
         return 3 * operations(self.architecture, Shape(self.channels, self.side, CLASSES, 1), 0)
+
+    def describe(self, method: str) -> dict[str, Any]:
+        """Say what was timed, as `harness.scaling` reads it."""
+        return {
+            "architecture": self.architecture,
+            "image": [self.channels, self.side, self.side],
+            "classes": CLASSES,
+            "batch_size": self.batch_size,
+            "precision": self.precision,
+            "compile": self.compile,
+            "fuse_up_to": self.fuse_up_to,
+            "method": method,
+        }
 
     def data(self) -> Batches:
         """Make random pictures, augmented as CIFAR's are."""
@@ -111,6 +131,14 @@ class Cell:
         for part in methods_within(method):
             part.fuse_up_to = self.fuse_up_to
         return method
+
+
+def build(written: str) -> MakeMethod:
+    """Make a method of its expression."""
+    spec, errors = parse(written, METHODS)
+    if spec is None:
+        raise ValueError("; ".join(errors))
+    return spec.make(METHODS)
 
 
 def bare_epoch(cell: Cell, build: Callable[[], nn.Module] | None = None) -> Epoch:
@@ -188,7 +216,7 @@ def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
 
 def matrix_peak(device: str, precision: str) -> float:
     """Measure the device's rate of floating-point operations in a large matrix product, per second."""
-    n = 8192 if device == "cuda" else 2048
+    n = 8192 if device == "cuda" else 4096
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
 
@@ -198,11 +226,58 @@ def matrix_peak(device: str, precision: str) -> float:
     return 2.0 * n**3 / statistics.median(in_turns({"product": product}, device, rounds=7)["product"])
 
 
-def describe_device(device: str) -> dict[str, Any]:
-    """Say what was measured on."""
+def device_name(device: str) -> str:
+    """Name what was measured on."""
     if device == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        cpu = [line for line in open("/proc/cpuinfo") if line.startswith("model name")]  # noqa: PTH123, SIM115
-        name = cpu[0].partition(":")[2].strip() if cpu else "CPU"
-    return {"name": name, "type": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def module_name() -> str:
+    """Name the module that was started."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else sys.argv[0]
+
+
+def write_results(path: Path, device: str, results: dict[str, Any]) -> None:
+    """Write what was measured as JSON, with where, by which command and from which commit."""
+    made = {
+        "device": {
+            "name": device_name(device),
+            "type": device,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+        "command": shlex.join(["python", "-m", module_name(), *sys.argv[1:]]),
+        "commit": commit(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**made, **results}, indent=1) + "\n")
+    print(f"\nwritten to {path}")
+
+
+@dataclass
+class Judge:
+    """Compares figures with their bounds.
+
+    Attributes:
+        bad: the figures that did not keep theirs.
+    """
+
+    bad: list[str]
+
+    def __call__(self, what: str, value: float, bound: float | None, *, least: bool = False) -> str:
+        """Write a figure beside its bound, if it has one."""
+        if bound is None:
+            return f"{value:.3f}"
+        if not (value >= bound if least else value <= bound):
+            self.bad.append(f"{what}: {value:.3f}, bound {bound}")
+        return f"{value:.3f} {'>=' if least else '<='} {bound:.2f}"
+
+    def end(self) -> None:
+        """Fail if a bound did not hold."""
+        if self.bad:
+            print("not kept: " + "; ".join(self.bad))
+            sys.exit(1)
