@@ -392,8 +392,9 @@ def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decod
 
 @cache
 def warm_up(device: torch.device) -> None:
-    """Take one throw-away step, so that no run's seconds hold what a process does once, at its first."""
+    """Set a device up, and take a throw-away step: no run's seconds hold what a process does once, at its first."""
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).to(device)
+    torch.backends.cudnn.benchmark = True  # sizes stay the same for a whole run: of its algorithms take the fastest
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
     for _ in range(2):
         net(torch.zeros(2, 1, 8, 8, device=device)).sum().backward()

@@ -60,10 +60,10 @@ class LeNet5(nn.Module):
         """Logits (B, classes) of images (B, C, H, W)."""
         # Deviation: max pooling replaces LeNet-5's trainable average subsampling, and the second convolution sees
         # all maps of the first, not LeCun's selection of them; the late-phase paper does not say which it keeps.
-        h = F.max_pool2d(self.bn1(F.relu(self.conv1(x))), 2)
-        h = F.max_pool2d(self.bn2(F.relu(self.conv2(h))), 2)
+        h = F.max_pool2d(self.bn1(F.relu(self.conv1(x), inplace=True)), 2)
+        h = F.max_pool2d(self.bn2(F.relu(self.conv2(h), inplace=True)), 2)
         h = h.flatten(1)  # (B, 16 * side * side)
-        h = self.dropout1(self.bn3(F.relu(self.fc1(h))))
-        h = self.dropout2(self.bn4(F.relu(self.fc2(h))))
+        h = self.dropout1(self.bn3(F.relu(self.fc1(h), inplace=True)))
+        h = self.dropout2(self.bn4(F.relu(self.fc2(h), inplace=True)))
         logits: Tensor = self.fc3(h)
         return logits

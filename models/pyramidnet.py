@@ -42,11 +42,11 @@ class Block(nn.Module):
         # networks, is our choice.
         drop = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         if bottleneck:
-            layers = [_convolution(in_channels, width, 1), nn.BatchNorm2d(width), nn.ReLU()]
-            layers += [_convolution(width, width, 3, stride), nn.BatchNorm2d(width), nn.ReLU()]
+            layers = [_convolution(in_channels, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [_convolution(width, width, 3, stride), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             layers += [drop, _convolution(width, self.out_channels, 1)]
         else:
-            layers = [_convolution(in_channels, width, 3, stride), nn.BatchNorm2d(width), nn.ReLU()]
+            layers = [_convolution(in_channels, width, 3, stride), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             layers += [drop, _convolution(width, width, 3)]
         self.branch = nn.Sequential(nn.BatchNorm2d(in_channels), *layers, nn.BatchNorm2d(self.out_channels))
         self.shake_drop = ShakeDrop(p)
@@ -127,6 +127,6 @@ class PyramidNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W)."""
-        h = F.relu(self.last_bn(self.blocks(self.bn(self.conv(x)))))
+        h = F.relu(self.last_bn(self.blocks(self.bn(self.conv(x)))), inplace=True)
         logits: Tensor = self.fc(h.mean((2, 3)))
         return logits

@@ -25,8 +25,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
-        h = self.dropout(F.relu(self.bn1(self.conv1(x))))
-        return F.relu(self.bn2(self.conv2(h)) + self.shortcut(x))
+        h = self.dropout(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        return F.relu(self.bn2(self.conv2(h)) + self.shortcut(x), inplace=True)
 
 
 class CResNet20(nn.Module):
@@ -83,7 +83,7 @@ class CResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W)."""
-        h = self.blocks(F.relu(self.bn(self.conv(x))))
+        h = self.blocks(F.relu(self.bn(self.conv(x)), inplace=True))
         h = h.mean((2, 3))  # (B, 64)
         if isinstance(self.classifier, nn.Conv2d):
             h = h[:, :, None, None]

@@ -20,10 +20,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
-        active = F.relu(self.bn1(x))
+        active = F.relu(self.bn1(x), inplace=True)
         # Only a projection sees the activated input; an identity shortcut carries x itself.
         carried: Tensor = x if self.shortcut is None else self.shortcut(active)
-        h = self.dropout(F.relu(self.bn2(self.conv1(active))))
+        h = self.dropout(F.relu(self.bn2(self.conv1(active)), inplace=True))
         out: Tensor = carried + self.conv2(h)
         return out
 
@@ -85,6 +85,6 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W)."""
-        h = F.relu(self.bn(self.blocks(self.conv(x))))
+        h = F.relu(self.bn(self.blocks(self.conv(x))), inplace=True)
         logits: Tensor = self.fc(h.mean((2, 3)))
         return logits
