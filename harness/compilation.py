@@ -5,13 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.fused import what_acts
+
 
 class CompiledForward:
-    """A network's forward, compiled for one size of minibatch in training; all else is run as it is written.
+    """A network's forward, compiled for one size of minibatch in training, and for one cycle of fused members.
 
-    Only the forward is compiled, so that hooks of the network (cost, precision) stay as they are. Other sizes, such as
-    an epoch's last minibatch, would be compiled anew each, which takes longer than it saves; in evaluation, networks
-    see few batches of each size. Members' weights that take the place of the network's are inputs of the same
+    Only the forward is compiled, so that hooks of the network (cost, precision) stay as they are. All else is run as it
+    is written: other sizes, such as an epoch's last minibatch, would be compiled anew each, which takes longer than it
+    saves, and so would cycles of members that share statistics, whose order differs from epoch to epoch; in evaluation,
+    networks see few batches of each size. Members' weights that take the place of the network's are inputs of the same
     program.
     """
 
@@ -23,7 +26,8 @@ class CompiledForward:
             run: the forward of its class, compiled.
         """
         self.net, self.run = net, run
-        self.size: torch.Size | None = None
+        self.layers: list[nn.Module] = []  # a network that is just being copied has none yet
+        self.programs: dict[bool, tuple[tuple[int, ...], torch.Size]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledForward":
         """Be the forward of the copied network, with the same program."""
@@ -31,10 +35,12 @@ class CompiledForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the network."""
-        plain = not (self.net.training and torch.is_grad_enabled())
-        if not plain and self.size is None:
-            self.size = x.shape
-        forward = type(self.net).forward if plain or x.shape != self.size else self.run
+        self.layers = self.layers or [layer for layer in self.net.modules() if layer is not self.net]
+        forward = type(self.net).forward
+        if self.net.training and torch.is_grad_enabled():
+            asked = (what_acts(self.layers), x.shape)
+            if self.programs.setdefault(bool(asked[0]), asked) == asked:
+                forward = self.run
         return forward(self.net, x)  # type: ignore[no-any-return]
 
 

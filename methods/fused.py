@@ -5,7 +5,7 @@ members share acts on it as on any batch. BatchNorm, whose statistics are a mini
 share act group by group, as said here. The gradients are those of the groups one by one, to rounding.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -50,6 +50,11 @@ def acting(acts: Mapping[nn.Module, Act]) -> Iterator[None]:
             del layer.__dict__["forward"]
 
 
+def what_acts(layers: Iterable[nn.Module]) -> tuple[int, ...]:
+    """Identify what layers do at present in place of what they do by themselves; empty for nothing else."""
+    return tuple(id(act) for layer in layers if (act := layer.__dict__.get("forward")) is not None)
+
+
 def alone(layer: nn.Module, x: Tensor) -> Tensor:
     """Let a layer do what it does by itself."""
     return type(layer).forward(layer, x)  # type: ignore[no-any-return]
@@ -89,21 +94,21 @@ class Scaled:
     """A layer of which groups have rank-1 factors, W_k = θ ∘ u_k v_kᵀ, on what goes in and comes out.
 
     Attributes:
-        layer: shared, without its bias.
-        u: (m, outputs).
-        v: (m, inputs).
+        layer: shared.
+        factors: of each group, modules with `u`, (outputs,), and `v`, (inputs,).
     """
 
     layer: Weighted
-    u: Tensor
-    v: Tensor
+    factors: Sequence[nn.Module]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply, run the layer, multiply, and add the layer's bias."""
         groups = (
             1 if isinstance(self.layer, nn.Linear) else self.layer.groups
         )  # of each, a kernel sees the inputs alone
-        y = times(without_bias(self.layer, times(x, self.v.repeat(1, groups))), self.u)
+        v = torch.stack([cast(Tensor, factor.v) for factor in self.factors]).repeat(1, groups)  # (m, inputs)
+        u = torch.stack([cast(Tensor, factor.u) for factor in self.factors])  # (m, outputs)
+        y = times(without_bias(self.layer, times(x, v)), u)
         return y if self.layer.bias is None else y + self.layer.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
 
 
@@ -139,7 +144,8 @@ class Norms:
         """Normalise (m·B, C, …), and move the running statistics in training."""
         weight, bias, eps = self.of("weight"), self.of("bias"), self.layers[0].eps
         if self.layers[0].training:
-            y, mean, var = cast(tuple[Tensor, ...], GroupNorm.apply(x, weight, bias, eps))
+            run = plain_norm if torch.compiler.is_compiling() else GroupNorm.apply
+            y, mean, var = cast(tuple[Tensor, ...], run(x, weight, bias, eps))
             self.move(mean, var, x.numel() // weight.numel())
             return y
         scale = weight * torch.rsqrt(self.of("running_var") + eps)
@@ -162,7 +168,17 @@ class Norms:
                 getattr(self.layers[0], name).mul_((1 - momentum) ** m).add_(shares @ found)
             else:
                 torch._foreach_lerp_([getattr(layer, name) for layer in self.layers], list(found.unbind()), momentum)
-        torch._foreach_add_([cast(Tensor, layer.num_batches_tracked) for layer in self.layers], 1)
+        counts = [cast(Tensor, layer.num_batches_tracked) for layer in self.layers]
+        torch._foreach_add_(counts[:1] if shared else counts, m if shared else 1)
+
+
+def plain_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `GroupNorm` does, in operations that torch compiles into few kernels, forward and backward."""
+    groups = grouped(x, len(weight)).to(weight.dtype)
+    var, mean = torch.var_mean(groups, [1, *range(3, groups.dim())], correction=0)
+    scale = over(weight * torch.rsqrt(var + eps), x.dim())
+    y = (groups - over(mean, x.dim())) * scale + over(bias, x.dim())
+    return y.flatten(0, 1).to(x.dtype), mean, var
 
 
 class GroupNorm(torch.autograd.Function):

@@ -6,6 +6,7 @@ paper does with an optimizer per member. Members that were not used have no grad
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -123,6 +124,7 @@ class LatePhase(Method):
         self.prediction, self.statistics = prediction, statistics
         self.fresh: set[str] = set()
         self.carrying = 0
+        self.acts: dict[tuple[int, ...], dict[nn.Module, Act]] = {}
 
     def replicate(self, names: Sequence[str], factors: Iterable[nn.Module] = (), *, late_factors: bool = True) -> None:
         """Say which weights become late-phase weights; for `__init__` only.
@@ -282,34 +284,34 @@ class LatePhase(Method):
 
     def fused_cycle(self, batches: Sequence[Batch], turns: Sequence[int]) -> Tensor:
         """Do the same in one pass over all minibatches, which must be equally large."""
-        x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        loss = self.recipe.criterion(self.run_fused(x, turns), y)
+        pairs = list(zip(turns, batches, strict=True))
+        if self.own_statistics:  # else they move in the order of the minibatches
+            pairs.sort(key=lambda pair: pair[0])  # whole cycles are then one and the same program in every epoch
+        x, y = (torch.cat(parts) for parts in zip(*(batch for _, batch in pairs), strict=True))
+        with self.as_one_batch([k for k, _ in pairs]) as weights:
+            loss = self.loss(x, y, weights)
         (loss * len(batches)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def fuses(self, examples: int) -> bool:
         """Say whether members see so many examples each as one batch: where that is faster, and they share enough."""
-        return examples <= self.fuse_up_to and self.shares_layers and can_fuse(self.net)
+        return examples <= self.fuse_up_to and self.divisible and self.shares_layers and can_fuse(self.net)
 
     @property
     def shares_layers(self) -> bool:
         """Whether members share convolutions, or at most multiply them by rank-1 factors."""
         return not (self.factors and self.late_factors)
 
-    def run_fused(self, x: Tensor, turns: Sequence[int]) -> Tensor:
-        """Run some members on a batch that holds as many rows for each, one after the other.
+    @contextmanager
+    def as_one_batch(self, turns: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+        """Let the network see batches of m members, (m·B, …), equally many rows each; give the weights to run it on."""
+        key = tuple(turns)
+        if key not in self.acts:  # kept, for a compiled program holds for these very objects
+            self.acts[key] = self.make_acts(turns)
+        with acting(self.acts[key]):
+            yield {} if self.late_factors else self.generate(list(self.factors))
 
-        Args:
-            x: (m·B, …).
-            turns: m members.
-
-        Returns:
-            Logits, (m·B, C).
-        """
-        with acting(self.acts(turns)):
-            return super().forward(x, None if self.late_factors else self.generate(list(self.factors)) or None)
-
-    def acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
+    def make_acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
         """Say what layers do to the rows of some members: BatchNorm and those that members own."""
         parts = zip(*(self.own_parts(k)[: len(self.names)] for k in turns), strict=True)
         own = dict(zip(self.names, parts, strict=True))
@@ -372,7 +374,8 @@ class LatePhase(Method):
         """Give the logits of every member, (K, B, C), from one pass where members are fused."""
         if not (self.begun and self.prediction == "members" and self.fuses(len(x))):
             return super().predict(x)
-        return grouped(self.run_fused(torch.cat([x] * self.K), range(self.K)), self.K)
+        with self.as_one_batch(range(self.K)) as weights:
+            return grouped(self(torch.cat([x] * self.K), weights), self.K)
 
     def average_member(self) -> dict[str, Tensor]:
         """Average the members (Equation 1)."""

@@ -104,18 +104,12 @@ class LatePhaseRank1(LatePhase):
         """Share the matrices: factors multiply what goes in and comes out."""
         return True
 
-    def acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
+    def make_acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
         """Scale what goes into the layers of the matrices, and what comes out."""
-        parts = list(zip(*(self.own_parts(k)[len(self.names) :] for k in turns), strict=True))
-        scaled: dict[nn.Module, Act] = {
-            layer: Scaled(layer, *(torch.stack([getattr(part, key) for part in own]) for key in ("u", "v")))
-            for layer, own in zip(self.scaled_layers(), parts, strict=True)
-        }
-        return {**super().acts(turns), **scaled}
-
-    def scaled_layers(self) -> list[Weighted]:
-        """List the layers of the matrices."""
-        return [cast(Weighted, self.net.get_submodule(name.rpartition(".")[0])) for name in self.matrices]
+        layers = [cast(Weighted, self.net.get_submodule(name.rpartition(".")[0])) for name in self.matrices]
+        factors = zip(*(self.own_parts(k)[len(self.names) :] for k in turns), strict=True)
+        scaled: dict[nn.Module, Act] = {layer: Scaled(layer, own) for layer, own in zip(layers, factors, strict=True)}
+        return {**super().make_acts(turns), **scaled}
 
 
 class Rank1(LatePhaseRank1):

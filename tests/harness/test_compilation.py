@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from harness.compilation import compile_forward
 from harness.execute import execute
@@ -14,6 +15,7 @@ from harness.folder import RunFolder
 from harness.optimizers import make_optimizer
 from harness.settings import Settings
 from methods import METHODS, MakeNet, Recipe
+from methods.fused import NORMS, Norms, act_by_group
 from tests.conftest import TinyNet, separable
 
 
@@ -41,11 +43,17 @@ def programs(monkeypatch):
     return seen
 
 
+LATE = {"K": 2, "start": 0, "sigma0": 0.3}
+
+
+@pytest.mark.parametrize("fuse_up_to", [0, 16], ids=["", "fused"])
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("sgd", {}), ("late_phase_bn", {"K": 2, "start": 0, "sigma0": 0.3}), ("batch_ensemble", {"K": 2}), ("line", {})],
+    [("sgd", {}), ("late_phase_bn", LATE), ("late_phase_rank1", LATE), ("batch_ensemble", {"K": 2}), ("line", {})],
 )
-def test_a_compiled_step_is_the_plain_step(name, given):
+def test_a_compiled_step_is_the_plain_step(name, given, fuse_up_to):
+    if fuse_up_to and not name.startswith("late"):
+        pytest.skip("nothing to fuse")
     recipe = Recipe(epochs=2, lr=0.05)
     methods = [
         partial(METHODS[name], **given)(MakeNet(net, seed=0), recipe).double() for net in (TinyNet, compiled_tiny_net)
@@ -53,6 +61,7 @@ def test_a_compiled_step_is_the_plain_step(name, given):
     x, y = separable(32)
     batches = [(x[:16].double(), y[:16]), (x[16:].double(), y[16:])]
     losses = []
+    methods[1].fuse_up_to = fuse_up_to
     for method in methods:
         optimizer = make_optimizer(method, recipe)
         method.begin_epoch(0)
@@ -104,3 +113,46 @@ def test_a_compiled_run_is_the_run_and_says_so(make_run, tmp_path, programs):
     for key, value in states[0].items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, states[1][key]), key
+
+
+def test_a_cycle_of_fused_members_is_one_program_in_every_epoch(programs):
+    """Members with BatchNorm of their own; epochs begin with other members."""
+    make = partial(METHODS["late_phase_bn"], K=2, start=0)
+    method = make(MakeNet(compiled_tiny_net, seed=0), Recipe(epochs=3))
+    method.fuse_up_to = 16
+    optimizer = make_optimizer(method, method.recipe)
+    x, y = separable(32)
+    for epoch in range(3):
+        method.begin_epoch(epoch)
+        method.train()
+        method.update([(x[:16], y[:16]), (x[16:], y[16:])], optimizer)
+        method.update([(x[:9], y[:9]), (x[9:18], y[9:18])], optimizer)
+    assert programs == [32] * 3
+
+
+@pytest.mark.parametrize("kernels", ["a kernel a group", "few kernels"])
+def test_fused_members_are_compiled_once(kernels, monkeypatch):
+    """By torch itself: no graph break, and one graph whatever epochs begin with."""
+    if kernels == "few kernels":
+        monkeypatch.setattr(
+            "methods.late_phase.act_by_group",
+            lambda layers: Norms(layers) if isinstance(layers[0], NORMS) else act_by_group(layers),
+        )
+    torch.compiler.reset()
+    counters.clear()
+    make = partial(METHODS["late_phase_bn"], **LATE)
+    one, other = (make(MakeNet(net, seed=0), Recipe(epochs=3)).double() for net in (TinyNet, compiled_tiny_net))
+    x, y = separable(32)
+    batches = [(x[:16].double(), y[:16]), (x[16:].double(), y[16:])]
+    for method, limit in ((one, 0), (other, 16)):
+        method.fuse_up_to = limit
+        optimizer = make_optimizer(method, method.recipe)
+        for epoch in range(3):
+            method.begin_epoch(epoch)
+            method.train()
+            method.update(batches, optimizer)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    for (key, p), (_, q) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
+        if isinstance(p, torch.Tensor):
+            torch.testing.assert_close(q, p, rtol=1e-9, atol=1e-9, msg=lambda m, n=key: f"{n}: {m}")

@@ -9,7 +9,7 @@ from torch import nn
 
 import models
 from harness.optimizers import make_optimizer
-from methods import METHODS, SWA, MakeNet, Recipe
+from methods import METHODS, SWA, LatePhaseBatchNorm, MakeNet, Recipe
 from methods.fused import Each, Linears, Norms, Scaled, act_by_group, acting, can_fuse, times_plus
 from methods.rank1 import RankOne
 from methods.wrapper import methods_within
@@ -249,7 +249,7 @@ def test_scaling_what_goes_in_and_out_is_multiplying_the_weight(layer):
     layer = layer.double()
     factors = [RankOne(layer.weight).double() for _ in range(K)]
     x = torch.randn((K * B, 4) if isinstance(layer, nn.Linear) else (K * B, 4, 5, 5), dtype=torch.float64)
-    scaled = Scaled(layer, torch.stack([f.u for f in factors]), torch.stack([f.v for f in factors]))
+    scaled = Scaled(layer, factors)
     expected = torch.cat(
         [
             torch.func.functional_call(layer, {"weight": factor(layer.weight)}, (rows,))
@@ -277,3 +277,33 @@ def test_times_plus_keeps_layout_and_precision():
     assert y.is_contiguous(memory_format=torch.channels_last)
     rows = [x[i].float() * scale[i // 2].view(3, 1, 1) + shift[i // 2].view(3, 1, 1) for i in range(4)]
     torch.testing.assert_close(y, torch.stack(rows).bfloat16())
+
+
+def test_what_a_subclass_does_in_forward_and_loss_holds_for_fused_members_too():
+    class Doubled(LatePhaseBatchNorm):
+        def forward(self, x, weights=None):
+            return super().forward(2 * x, weights)
+
+        def loss(self, x, y, weights=None):
+            return 3 * super().loss(x, y, weights)
+
+    found = []
+    for limit in (0, B):
+        make_it = partial(Doubled, K=K, start=0, sigma0=0.3, prediction="members")
+        method = make_it(MakeNet(partial(make_net, "wrn-10-1"), seed=0), Recipe(epochs=3)).double()
+        method.fuse_up_to = limit
+        method.begin_epoch(0)
+        method.train()
+        loss = method.update(minibatches(K), make_optimizer(method, method.recipe))
+        with torch.no_grad():
+            found.append((loss, method.eval().predict(minibatches(1)[0][0])))
+    for one, other, name in zip(*found, ("loss", "prediction"), strict=True):
+        assert_close(other, one, name)
+
+
+def test_members_whose_loss_sees_examples_together_run_one_by_one():
+    method = make("late_phase_bn", "wrn-10-1", B)
+    method.divisible = False
+    sizes = counting_forwards(method)
+    method.update(minibatches(2), make_optimizer(method, method.recipe))
+    assert sizes == [B, B]
