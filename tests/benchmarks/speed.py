@@ -121,7 +121,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     judge = Judge([])
     peak = apart(matrix_peak, "cpu", "float32")
-    print(f"a large matrix product in float32: {peak / 1e9:.0f} GFLOP/s\n")
+    print(f"the most in a large product or convolution, float32: {peak / 1e9:.0f} GFLOP/s\n")
     print("plain training batch  images/s ms/update of peak   memory  / bare loop")
     for cell, rounds in CELLS.items():
         row = kept(partial(apart, time_cell, cell, rounds), "over_bare_loop", LOOP)
