@@ -71,13 +71,17 @@ def count_anchors(method: Method, *, most: int = 4) -> int | None:
     Returns:
         None where it depends on values, which only training gives.
     """
-    for part in methods_within(method):
+    epochs = [(part, part.epoch) for part in methods_within(method)]
+    for part, _ in epochs:
         part.epoch = max(part.epochs - 1, 0)
     try:
         with torch.no_grad():
             return sum(1 for _ in islice(method.anchors(), most))
     except RuntimeError:  # what torch says to a question about a value that is only imagined
         return None
+    finally:
+        for part, epoch in epochs:
+            part.epoch = epoch
 
 
 def imagine_method(run: Run, methods: Mapping[str, type[Method]], shape: Shape) -> Method:

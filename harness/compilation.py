@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 
+from methods import Method
 from methods.fused import what_acts
 
 
@@ -51,5 +53,16 @@ def compile_forward(net: nn.Module, mode: str) -> None:
         net: the network.
         mode: of `torch.compile`: "default", or "reduce-overhead" for CUDA graphs.
     """
+    torch._inductor.config.fallback_random = True  # dropout then draws the numbers that it draws uncompiled
     run = torch.compile(type(net).forward, mode=mode, dynamic=False)
     net.__dict__["forward"] = CompiledForward(net, run)
+
+
+def own_gradients(method: Method) -> None:
+    """Let gradients be copied out of the memory of CUDA graphs, whose next replay overwrites them.
+
+    Without that, several backward passes before a step would add up what is no longer there.
+    """
+    for p in method.parameters():
+        if p.requires_grad:
+            p.register_hook(torch.clone)  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from data import Part, Passes, PictureTask, Task, TextTask
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
-from harness.compilation import compile_forward
+from harness.compilation import compile_forward, own_gradients
 from harness.cost import Cost, Counter, PeakMemory
 from harness.distributed import ALONE, Group
 from harness.each_epoch import EachEpoch
@@ -81,6 +81,9 @@ class Execution:
         warm_up(self.device)
         self.memory = PeakMemory(self.device)
         self.counter = Counter()
+        self.compile = settings.compile if isinstance(self.task, PictureTask) else "off"
+        if self.compile != "off":
+            torch.compiler.reset()  # a process keeps few programs, and would run what comes after them uncompiled
         self.methods = available(settings.plugins)
         self.weights = settings.downloads / "weights"
         recipe = DividedRecipe.of(run.recipe, group)
@@ -90,6 +93,8 @@ class Execution:
             checkpoints.check_names(self.method)
             self.optimizer = make_optimizer(self.method, self.method.recipe)
             self.optimizer.register_step_post_hook(self.counter.step)
+        if self.compile == "reduce-overhead":
+            own_gradients(self.method)
         self.fuse_up_to = fuse_up_to(settings, run, self.task.shape)
         for part in methods_within(self.method):
             part.fuse_up_to = self.fuse_up_to
@@ -101,8 +106,8 @@ class Execution:
     def attach(self, net: nn.Module) -> nn.Module:
         """Set up a network as it is drawn: synchronised layers, memory layout, program, cost hooks, precision."""
         net = synchronize(net, self.group).to(memory_format=torch.channels_last)
-        if self.settings.compile != "off" and isinstance(self.task, PictureTask):
-            compile_forward(net, self.settings.compile)
+        if self.compile != "off":
+            compile_forward(net, self.compile)
         net.register_forward_pre_hook(self.counter)
         if self.run.precision == "bfloat16":
             use_bfloat16(net, self.device.type)
@@ -155,7 +160,9 @@ class Execution:
             if trained:
                 self.save()
             cost = self.counter.cost
-            write_json(self.folder.result, make_trunk_result(trunk, cost, cost - self.inherited, self.device))
+            result = make_trunk_result(trunk, cost, cost - self.inherited, self.device)
+            result["provenance"] |= self.ways()
+            write_json(self.folder.result, result)
             self.folder.progress.unlink(missing_ok=True)
         self.group.wait()
 
@@ -342,6 +349,11 @@ class Execution:
             plain = Anchor(dict(other.to(self.device).net.named_parameters()))
         return explore(self.method, self.run.evaluate, examples, plain)
 
+    def ways(self) -> dict[str, str]:
+        """Say in which of several ways the same was computed."""
+        ranks = {"ranks": str(self.group.size)} if self.group.size > 1 else {}
+        return {"compile": self.compile, "fuse_up_to": str(self.fuse_up_to), **ranks}
+
     def write_result(self, parts: list[RunFolder], around: Landscape) -> None:
         """Evaluate, and write predictions, arrays and result."""
         if isinstance(self.task, PictureTask):
@@ -358,10 +370,7 @@ class Execution:
         needed = [read_json(part.result) for part in parts]
         cost = self.counter.cost
         result = make_result(self.run, self.method, found, around, cost, cost - self.inherited, needed, self.device)
-        result["provenance"]["compile"] = self.settings.compile
-        result["provenance"]["fuse_up_to"] = str(self.fuse_up_to)
-        if self.group.size > 1:
-            result["provenance"]["ranks"] = str(self.group.size)
+        result["provenance"] |= self.ways()
         write_json(self.folder.result, result)
 
 

@@ -2,7 +2,9 @@
 
 import ctypes
 import gc
+import os
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -39,12 +41,16 @@ def advice(device: str) -> str:
         others = f"if another driver or program uses {device} too, leave it to one of them"
     else:
         others = "if other programs use the memory, end them or take fewer --workers"
-    return f"it was alone on {device}: a smaller batch_size, or fewer members, needs less; {others}"
+    return (
+        f"it was alone on {device}: a smaller batch_size, or fewer members, needs less, and so do late-phase members "
+        f"one by one (--fuse never); {others}"
+    )
 
 
 def free_memory() -> None:
     """Give memory back that earlier runs of this process used."""
     gc.collect()
+    trim()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -56,9 +62,21 @@ def keep_freed_memory() -> None:
     step that allocates the same activations again and again spends a good part of its time there (a K = 4
     BatchEnsemble step of a cResNet20 a third of it).
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return  # the user's own settings
+    mallopt = from_glibc("mallopt")
     if mallopt is not None:
         for option, value in KEEP.items():
             mallopt(option, value)
+
+
+def trim() -> None:
+    """Give back to the system what this process keeps, as between runs, of which one may need far more than others."""
+    malloc_trim = from_glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def from_glibc(name: str) -> Callable[..., int] | None:
+    """Find a function of glibc's allocator; None where another one is used."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -91,8 +91,9 @@ class Method(nn.Module):
             if it never does.
         epoch: the current epoch, counted from 0; part of the state.
         watches: the held-out data that `watch` must be shown after every epoch; None for none.
-        divisible: whether several processes can share a minibatch: whether the gradient of its loss is a mean over
-            its examples, by the recipe's criterion, and something that does not depend on them.
+        divisible: whether several processes can share a minibatch, and members see theirs as one batch: whether the
+            gradient of its loss is a mean over its examples, by the recipe's criterion, and something that does not
+            depend on them. A loss that draws numbers, or sees examples together, is not.
         fuse_up_to: the largest minibatch, in examples, that members which share most of their weights see as one
             batch of all of them, in training and prediction, where their layers let them; 0 for none. That changes
             results by rounding only. Up to where it is faster depends on the device and the network, so that the

@@ -48,6 +48,7 @@ def reestimate(
     pass_over(method, batches, [weights if callable(weights) else lambda _: weights])
 
 
+@torch.no_grad()
 def reestimate_each(method: Method, batches: Iterable[Batch], members: Iterable[Mapping[str, Tensor]]) -> None:
     """Do the same for several networks, each batch made once for all of them.
 

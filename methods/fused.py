@@ -102,7 +102,15 @@ class Scaled:
     factors: Sequence[nn.Module]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Multiply, run the layer, multiply, and add the layer's bias."""
+        """Multiply, run the layer, multiply, and add the layer's bias.
+
+        Raises:
+            ValueError: for an input of a linear layer with more dimensions than (m·B, inputs).
+        """
+        if isinstance(self.layer, nn.Linear) and x.dim() != 2:
+            raise ValueError(
+                f"members with rank-1 factors as one batch: {self.layer} sees {tuple(x.shape)}; --fuse never"
+            )
         groups = (
             1 if isinstance(self.layer, nn.Linear) else self.layer.groups
         )  # of each, a kernel sees the inputs alone
@@ -165,7 +173,8 @@ class Norms:
         for name, found in (("running_mean", mean), ("running_var", var * (values / (values - 1)))):
             if shared:  # as if moved by one group after the other, the last one most
                 shares = momentum * (1 - momentum) ** torch.arange(m - 1, -1, -1, device=mean.device, dtype=mean.dtype)
-                getattr(self.layers[0], name).mul_((1 - momentum) ** m).add_(shares @ found)
+                # not as a matrix product, which autocast would compute in bfloat16
+                getattr(self.layers[0], name).mul_((1 - momentum) ** m).add_((shares[:, None] * found).sum(0))
             else:
                 torch._foreach_lerp_([getattr(layer, name) for layer in self.layers], list(found.unbind()), momentum)
         counts = [cast(Tensor, layer.num_batches_tracked) for layer in self.layers]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from harness.execute import execute
+from harness.memory import trim
 from harness.outcome import Outcome
 from harness.plan import Planned, Schedule
 from harness.settings import Settings
@@ -92,3 +93,5 @@ def work(planned: Planned, settings: Settings, report: Callable[[], None] = lamb
     except WatchError as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None
+    finally:
+        trim()

@@ -20,7 +20,7 @@ from torch import nn
 
 import models
 from data import Augmentation, Batches, Shape, Split
-from harness.compilation import compile_forward
+from harness.compilation import compile_forward, own_gradients
 from harness.cost import Counter
 from harness.expression import parse
 from harness.optimizers import make_optimizer
@@ -128,6 +128,8 @@ class Cell:
             return net
 
         method = make(MakeNet(attach, seed=0), self.recipe).to(self.device)
+        if self.compile == "reduce-overhead":
+            own_gradients(method)
         for part in methods_within(method):
             part.fuse_up_to = self.fuse_up_to
         return method

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from harness.compilation import compile_forward
+from harness.compilation import compile_forward, own_gradients
 from harness.execute import execute
 from harness.folder import RunFolder
 from harness.optimizers import make_optimizer
@@ -49,7 +49,14 @@ LATE = {"K": 2, "start": 0, "sigma0": 0.3}
 @pytest.mark.parametrize("fuse_up_to", [0, 16], ids=["", "fused"])
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("sgd", {}), ("late_phase_bn", LATE), ("late_phase_rank1", LATE), ("batch_ensemble", {"K": 2}), ("line", {})],
+    [
+        ("sgd", {}),
+        ("dropout", {"p": 0.5}),
+        ("late_phase_bn", LATE),
+        ("late_phase_rank1", LATE),
+        ("batch_ensemble", {"K": 2}),
+        ("line", {}),
+    ],
 )
 def test_a_compiled_step_is_the_plain_step(name, given, fuse_up_to):
     if fuse_up_to and not name.startswith("late"):
@@ -67,6 +74,7 @@ def test_a_compiled_step_is_the_plain_step(name, given, fuse_up_to):
         method.begin_epoch(0)
         method.train()
         size = method.batches_per_update()
+        torch.manual_seed(0)
         losses.append([method.update(batches[i : i + size], optimizer) for i in range(0, 2, size)])
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-9)
     for (key, p), (_, q) in zip(methods[0].state_dict().items(), methods[1].state_dict().items(), strict=True):
@@ -156,3 +164,23 @@ def test_fused_members_are_compiled_once(kernels, monkeypatch):
     for (key, p), (_, q) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
         if isinstance(p, torch.Tensor):
             torch.testing.assert_close(q, p, rtol=1e-9, atol=1e-9, msg=lambda m, n=key: f"{n}: {m}")
+
+
+def test_any_number_of_runs_in_a_process_is_compiled(make_run, tmp_path):
+    """torch keeps eight programs of a function, here one: each run begins without those of the ones before."""
+    settings = Settings(tmp_path, compile="default", fuse="always")
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for seed in range(2):
+            counters.clear()
+            run = make_run("late_phase_bn(K=2, start=0)", seed=seed)
+            assert execute(run, settings, []).state == "finished"
+            assert counters["stats"]["unique_graphs"] >= 1, seed
+
+
+def test_gradients_are_copied_out_of_the_memory_of_graphs():
+    method = METHODS["sgd"](MakeNet(TinyNet, seed=0), Recipe(epochs=1))
+    own_gradients(method)
+    given = torch.ones(3)
+    method.net.head.bias.backward(given)
+    assert torch.equal(method.net.head.bias.grad, given)
+    assert method.net.head.bias.grad.data_ptr() != given.data_ptr()

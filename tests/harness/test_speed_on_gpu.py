@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import models
-from harness.compilation import compile_forward
+from harness.compilation import compile_forward, own_gradients
 from harness.optimizers import make_optimizer
+from harness.precision import use_bfloat16
 from harness.train import grouped
-from methods import METHODS, MakeNet, Recipe
+from methods import METHODS, MakeNet, Method, Recipe
 from tests.conftest import SETTINGS, build, separable
 
 pytestmark = pytest.mark.gpu
@@ -30,7 +31,7 @@ def no_waiting():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def on_gpu(make, architecture, mode="off", dtype=torch.float64):
+def on_gpu(make, architecture, mode="off", dtype=torch.float64, *, half=False):
     """A method on a network for pictures of 16 pixels, in training."""
 
     def network(**options):
@@ -38,9 +39,13 @@ def on_gpu(make, architecture, mode="off", dtype=torch.float64):
         net = net.to(memory_format=torch.channels_last)
         if mode != "off":
             compile_forward(net, mode)
+        if half:
+            use_bfloat16(net, "cuda")
         return net
 
     method = make(MakeNet(network, seed=0), RECIPE).to("cuda", dtype)
+    if mode == "reduce-overhead":
+        own_gradients(method)
     method.begin_epoch(0)
     return method.train()
 
@@ -61,8 +66,10 @@ def compare(one, other, tolerance):
             torch.testing.assert_close(q, p, rtol=tolerance, atol=tolerance, msg=lambda m, n=key: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("fuse_up_to", [0, 16], ids=["", "fused"])
 @pytest.mark.parametrize("name", TRAINED)
-def test_updates_do_not_wait_for_the_device(name):
+def test_updates_do_not_wait_for_the_device(name, fuse_up_to, monkeypatch):
+    monkeypatch.setattr(Method, "fuse_up_to", fuse_up_to)
     method = build(partial(METHODS[name], **SETTINGS.get(name, {})), RECIPE).cuda()
     optimizer = make_optimizer(method, RECIPE)
     x, y = (t.cuda() for t in separable(7 * 16))
@@ -115,3 +122,19 @@ def test_compiled_steps_are_the_plain_steps(name, given, mode):
         for i in range(0, 4, size):
             method.update(batches[i : i + size], optimizer)
     compare(one, other, 1e-3)
+
+
+@pytest.mark.parametrize("name", ["late_phase_bn", "late_phase_last_layer", "late_phase_rank1"])
+def test_a_fused_cycle_in_bfloat16_is_as_near_to_float32_as_the_cycle(name):
+    """Running statistics and losses, after one cycle from the same weights."""
+    make = partial(METHODS[name], **LATE)
+    exact, one, fused = (on_gpu(make, "cresnet20", dtype=torch.float32, half=half) for half in (False, True, True))
+    fused.fuse_up_to = 32
+    for method in (exact, one, fused):
+        method.update(minibatches(4, torch.float32), make_optimizer(method, RECIPE))
+
+    def distance(method):
+        pairs = zip(method.named_buffers(), exact.buffers(), strict=True)
+        return max(((a - b).norm() / b.norm()).item() for (key, a), b in pairs if "running" in key)
+
+    assert distance(fused) < 2 * distance(one)

@@ -307,3 +307,22 @@ def test_members_whose_loss_sees_examples_together_run_one_by_one():
     sizes = counting_forwards(method)
     method.update(minibatches(2), make_optimizer(method, method.recipe))
     assert sizes == [B, B]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_statistics_under_autocast_are_those_in_float32(shared):
+    x = 10 + torch.randn(K * B, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = []
+    for half in (False, True):
+        layers = [nn.BatchNorm2d(3)] * K if shared else [nn.BatchNorm2d(3) for _ in range(K)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            Norms(layers)(x)
+        found.append([statistic for layer in layers for statistic in layer.buffers()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-6, atol=0)
+
+
+def test_a_linear_layer_with_more_dimensions_is_refused():
+    layer = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match=r"Linear.* sees \(2, 4, 4\); --fuse never"):
+        Scaled(layer, [RankOne(layer.weight)] * 2)(torch.ones(2, 4, 4))
