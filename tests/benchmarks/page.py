@@ -26,8 +26,8 @@ def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
     device = speed["device"]
     yield (
         f"On {device['threads']} cores ({device['name']}, torch {device['torch']}), by `make benchmark` at commit "
-        f"{speed['commit']} and `make benchmark-peers` at commit {peers['commit']}. The peak is the most that a large\n"
-        f"product or convolution reaches, {speed['matrix_peak']['float32'] / 1e9:.0f} GFLOP/s.\n\n"
+        f"{speed['commit']}\nand `make benchmark-peers` at commit {peers['commit']}. The peak is the most that a large "
+        f"product or convolution reaches,\n{speed['matrix_peak']['float32'] / 1e9:.0f} GFLOP/s.\n\n"
     )
     plain = [cell for cell in speed["cells"] if "over_bare_loop" in cell]
     yield from table(
