@@ -394,13 +394,18 @@ def test_giving_up_a_run_records_its_failure_unless_it_finished(tmp_path, make_r
     assert not folder.failure.exists()
 
 
-def beating(folder, ready, done):
-    """Hold a claim, give signs of life often, and write when told."""
+def beating(folder, ready, stop, done):
+    """Hold a claim, give signs of life often, and write; stop between two writes when told.
+
+    A write that was begun before a stop is finished after it: there, the claim is confirmed already.
+    """
     claims.BEAT = 0.02
     run = RunFolder(folder.parent, folder.name)
     with run.claim():
         ready.set()
         for i in range(10**6):
+            if stop.is_set():
+                os.kill(os.getpid(), signal.SIGSTOP)
             try:
                 write_json(run.progress, {"epoch": i}, durable=False)
             except LostError:
@@ -410,19 +415,20 @@ def beating(folder, ready, done):
 
 
 def test_a_process_that_was_stopped_is_given_up_and_notices_when_it_goes_on(tmp_path):
-    folder, ready, done = tmp_path / "k", FORK.Event(), FORK.Event()
-    process = FORK.Process(target=beating, args=(folder, ready, done))
+    folder, ready, stop, done = tmp_path / "k", FORK.Event(), FORK.Event(), FORK.Event()
+    process = FORK.Process(target=beating, args=(folder, ready, stop, done))
     process.start()
     try:
         assert ready.wait(30)
         lookout = Lookout(silence=5.0)
         time.sleep(0.3)
         assert not lookout.free(folder), "it lives"
-        os.kill(process.pid, signal.SIGSTOP)
+        stop.set()
         impatient = Lookout(silence=0.3)
         wait_until(lambda: impatient.free(folder))
         claim = take(folder)
         write_json(folder / "progress.json", {"epoch": "mine"})
+        stop.clear()
         os.kill(process.pid, signal.SIGCONT)
         assert done.wait(30)
         assert json.loads((folder / "progress.json").read_text()) == {"epoch": "mine"}
