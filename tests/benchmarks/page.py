@@ -48,8 +48,8 @@ def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
     first = methods[0]
     yield "\n"
     yield from table(
-        [f"{first['architecture']}, minibatches of {first['batch_size']}", "time / plain training's"],
-        [[f"`{cell['method']}`", f"{cell['over_sgd']:.2f}"] for cell in methods],
+        [first["architecture"], "batch", "time / plain training's"],
+        [[f"`{cell['method']}`", str(cell["batch_size"]), f"{cell['over_sgd']:.2f}"] for cell in methods],
     )
     fused = [cell for cell in speed["cells"] if "sequential_over_fused" in cell]
     first = fused[0]

@@ -43,6 +43,8 @@ LOOP = 1.02
 """How many times as long as the bare loop the harness's may take."""
 ON = Cell("cresnet20", minibatches=10, batch_size=32)
 """What methods are compared on: ten minibatches are a cycle of ten members."""
+SUBSPACES = replace(ON, minibatches=5, batch_size=64)
+"""What subspaces are compared on: what they do for each update, whatever the size of a minibatch, is bounded at 64."""
 BOUNDS = {
     "dropout": None,
     "late_phase_bn(K=10, start=500)": 1.03,
@@ -80,10 +82,11 @@ def time_cell(cell: Cell, rounds: int) -> dict[str, Any]:
 
 def time_method(written: str) -> dict[str, Any]:
     """Time a method against plain training."""
-    epochs = {written: harness_epoch(ON, build(written)), "sgd": harness_epoch(ON)}
-    times = in_turns(epochs, ON.device, rounds=4, warm_up=1)
-    rate = ON.pictures / statistics.median(times[written])
-    return {**ON.describe(written), "images_per_second": rate, "over_sgd": ratio(times, written, "sgd")}
+    cell = SUBSPACES if written in ("line", "curve") else ON
+    epochs = {written: harness_epoch(cell, build(written)), "sgd": harness_epoch(cell)}
+    times = in_turns(epochs, cell.device, rounds=5, warm_up=1)
+    rate = cell.pictures / statistics.median(times[written])
+    return {**cell.describe(written), "images_per_second": rate, "over_sgd": ratio(times, written, "sgd")}
 
 
 def time_fusing(written: str) -> dict[str, Any]:
