@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from methods.base import About, Batch, Method, Weights
 from methods.batch_norm import reestimate
+from methods.layers import WEIGHTED, Weighted
 from methods.recipe import Recipe
 from methods.streams import MakeNet
-
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class FastWeights(nn.Module):
@@ -31,7 +29,7 @@ class FastWeights(nn.Module):
         rows: of the whole tiled batch that is being run, K·B; 0 for none.
     """
 
-    def __init__(self, layer: Layer, K: int) -> None:
+    def __init__(self, layer: Weighted, K: int) -> None:
         super().__init__()
         outputs = layer.weight.shape[0]
         inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
@@ -72,7 +70,7 @@ class FastWeights(nn.Module):
         shape[-1 if isinstance(layer, nn.Linear) else 1] = fast.shape[1]
         return fast.to(x.dtype).repeat_interleave(len(x) // len(fast), 0).view(shape)
 
-    def fold(self, layer: Layer, k: int) -> dict[str, Tensor]:
+    def fold(self, layer: Weighted, k: int) -> dict[str, Tensor]:
         """Give the weight and bias of the plain layer that does what member k does."""
         # Of a grouped convolution, an output sees only the inputs of its group.
         groups = 1 if isinstance(layer, nn.Linear) else layer.groups
@@ -136,7 +134,7 @@ class BatchEnsemble(Method):
         super().__init__(make_net, recipe)
         self.start_epoch = 0
         self.K, self.init, self.sigma, self.lr_scale = K, init, sigma, lr_scale
-        self.layers = [name for name, layer in self.net.named_modules() if type(layer) in LAYERS]
+        self.layers = [name for name, layer in self.net.named_modules() if type(layer) in WEIGHTED]
         if not self.layers:
             raise ValueError("BatchEnsemble needs an architecture with linear layers or convolutions")
         self.fast = nn.ModuleList(FastWeights(layer, K) for layer in self.plain_layers())
@@ -146,11 +144,11 @@ class BatchEnsemble(Method):
             if layer.bias is not None:
                 layer.bias.requires_grad_(False)  # `begin` moves it to the members
 
-    def plain_layers(self) -> list[Layer]:
+    def plain_layers(self) -> list[Weighted]:
         """List the network's layers that have fast weights."""
-        return [cast(Layer, self.net.get_submodule(name)) for name in self.layers]
+        return [cast(Weighted, self.net.get_submodule(name)) for name in self.layers]
 
-    def pairs(self) -> list[tuple[Layer, FastWeights]]:
+    def pairs(self) -> list[tuple[Weighted, FastWeights]]:
         """List these layers with their fast weights."""
         return list(zip(self.plain_layers(), cast(Iterable[FastWeights], self.fast), strict=True))
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from methods.layers import WEIGHTED, Weighted
+
 Act = Callable[[Tensor], Tensor]
 """What takes the place of a layer's forward: of (m·B, …)."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN = (
     *(nn.Sequential, nn.Identity, nn.Flatten, nn.ReLU),  # a sequence without layers does nothing
     *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
@@ -111,9 +111,8 @@ class Scaled:
             raise ValueError(
                 f"members with rank-1 factors as one batch: {self.layer} sees {tuple(x.shape)}; --fuse never"
             )
-        groups = (
-            1 if isinstance(self.layer, nn.Linear) else self.layer.groups
-        )  # of each, a kernel sees the inputs alone
+        # Of a grouped convolution, an output sees only the inputs of its group.
+        groups = 1 if isinstance(self.layer, nn.Linear) else self.layer.groups
         v = torch.stack([cast(Tensor, factor.v) for factor in self.factors]).repeat(1, groups)  # (m, inputs)
         u = torch.stack([cast(Tensor, factor.u) for factor in self.factors])  # (m, outputs)
         y = times(without_bias(self.layer, times(x, v)), u)

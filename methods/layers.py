@@ -2,7 +2,8 @@
 
 from torch import nn
 
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers with one weight matrix or kernel."""
 
 

@@ -8,10 +8,10 @@ from optuna.distributions import BaseDistribution
 from torch import Tensor, nn
 
 from methods.base import About
-from methods.fused import Act, Scaled, Weighted
+from methods.fused import Act, Scaled
 from methods.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
+from methods.layers import Weighted, weight_matrices
 from methods.layers import last_layer as name_of_last_layer
-from methods.layers import weight_matrices
 from methods.recipe import Recipe
 from methods.streams import MakeNet, seeded
 from methods.trunk import Sharing, Trunk

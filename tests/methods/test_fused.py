@@ -173,12 +173,14 @@ def test_a_wrapped_method_is_fused_too():
         ).double()
         for part in methods_within(method):
             part.fuse_up_to = limit
+        sizes = counting_forwards(method)
         optimizer = make_optimizer(method, method.recipe)
         for epoch in range(2):
             method.begin_epoch(epoch)
             method.train()
             method.update(minibatches(K, seed=epoch), optimizer)
             method.end_epoch(epoch)
+        assert sizes == ([K * B] * 2 if limit else [B] * 2 * K)
         method.prepare(minibatches(2))
         return method.eval()
 
