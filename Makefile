@@ -4,7 +4,7 @@ BIN := .venv/bin
 STUDY ?= digits
 RESULTS ?= results/$(STUDY)
 WORKERS ?= 2
-BESIDE := --numprocesses $(WORKERS) --dist loadfile
+BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup leaderboard test test-all lint format benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
 

@@ -77,6 +77,7 @@ WHOLE = gzip.decompress(official.idx(official.pixels(0, 5, 28, 28)))
         (gzip.compress(WHOLE + b"x"), "found type 8 and 3921 values"),
         (gzip.compress(struct.pack(">HBBI", 0, 13, 1, 1) + bytes(4)), "found type 13 and 4 values"),
     ],
+    ids=["cut", "not packed", "empty", "half a header", "a byte less", "a byte more", "floats"],  # gzip tells the time
 )
 def test_what_is_no_idx_file(contents, problem):
     with pytest.raises(ValueError, match=rf"a\.gz: {problem}.*remove the file"):
