@@ -7,7 +7,7 @@ import torch._inductor.config
 from torch import Tensor, nn
 
 from methods import Method
-from methods.fused import what_acts
+from methods.fused import Acts, what_acts
 
 
 class CompiledForward:
@@ -28,8 +28,7 @@ class CompiledForward:
             run: the forward of its class, compiled.
         """
         self.net, self.run = net, run
-        self.layers: list[nn.Module] = []  # a network that is just being copied has none yet
-        self.programs: dict[bool, tuple[tuple[int, ...], torch.Size]] = {}
+        self.programs: dict[bool, tuple[Acts | None, torch.Size]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledForward":
         """Be the forward of the copied network, with the same program."""
@@ -37,11 +36,11 @@ class CompiledForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the network."""
-        self.layers = self.layers or [layer for layer in self.net.modules() if layer is not self.net]
         forward = type(self.net).forward
-        if self.net.training and torch.is_grad_enabled():
-            asked = (what_acts(self.layers), x.shape)
-            if self.programs.setdefault(bool(asked[0]), asked) == asked:
+        acts = what_acts(self.net)
+        if self.net.training and torch.is_grad_enabled() and (acts is None or acts.repeats):
+            asked = (acts, x.shape)
+            if self.programs.setdefault(acts is not None, asked) == asked:
                 forward = self.run
         return forward(self.net, x)  # type: ignore[no-any-return]
 

@@ -91,6 +91,8 @@ class Method(nn.Module):
             if it never does.
         epoch: the current epoch, counted from 0; part of the state.
         watches: the held-out data that `watch` must be shown after every epoch; None for none.
+        fusible: whether members may see their minibatches as one batch (see `LatePhase`). A class says so of itself
+            alone, as of `sharing`: a subclass may change what members do.
         divisible: whether several processes can share a minibatch, and members see theirs as one batch: whether the
             gradient of its loss is a mean over its examples, by the recipe's criterion, and something that does not
             depend on them. A loss that draws numbers, or sees examples together, is not.
@@ -107,6 +109,7 @@ class Method(nn.Module):
     version: ClassVar[int] = 1
     about: ClassVar[About] = About("", "")
     sharing: ClassVar[Sharing] = ALONE
+    fusible: ClassVar[bool] = False
 
     net: nn.Module
     recipe: Recipe

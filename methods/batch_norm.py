@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,12 +22,14 @@ def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
 
 Turn = Callable[[int], Mapping[str, Tensor] | None]
 """Gives the weights that see a batch, by its number; None for the network's own."""
+Member = Mapping[str, Tensor] | Turn | None
+"""A network's weights, or what gives them; None for the network's own."""
 
 
 def reestimate(
     method: Method,
     batches: Iterable[Batch],
-    weights: Mapping[str, Tensor] | Callable[[int], Mapping[str, Tensor]] | None = None,
+    weights: Member = None,
 ) -> None:
     """Set running means and variances to their average over one pass of the data, in place.
 
@@ -45,27 +48,23 @@ def reestimate(
         Izmailov et al., Averaging weights leads to wider optima, 2018, section 3.2; the weighting is that of
         their code and of torchcontrib.
     """
-    pass_over(method, batches, [weights if callable(weights) else lambda _: weights])
+    reestimate_each(method, batches, [weights])
 
 
 @torch.no_grad()
-def reestimate_each(method: Method, batches: Iterable[Batch], members: Iterable[Mapping[str, Tensor]]) -> None:
+def reestimate_each(method: Method, batches: Iterable[Batch], members: Iterable[Member]) -> None:
     """Do the same for several networks, each batch made once for all of them.
 
     Args:
         method: runs its network as `method(x, weights)`.
         batches: one pass of training data.
-        members: the weights of each network, with statistics of its own.
+        members: the weights of each network, with statistics of its own; all are in memory together. A function gives
+            them anew for each batch, by its number, and they are not.
 
     Raises:
         ValueError: if there is no batch.
     """
-    pass_over(method, batches, [lambda _, own=weights: own for weights in members])  # type: ignore[misc]
-
-
-@torch.no_grad()
-def pass_over(method: Method, batches: Iterable[Batch], turns: Sequence[Turn]) -> None:
-    """Pass over the data once, and set the statistics of each of several networks."""
+    turns = [member if callable(member) else partial(always, member) for member in members]
     layers = {name: layer for name, layer in batch_norms(method.net).items() if layer.track_running_stats}
     if not layers:
         return
@@ -111,6 +110,11 @@ class Sums:
             statistic.copy_(total / examples)
         for count in self.counts:
             count.fill_(batches)
+
+
+def always(weights: Mapping[str, Tensor] | None, batch: int) -> Mapping[str, Tensor] | None:
+    """Give the same weights whichever the batch."""
+    return weights
 
 
 @contextmanager

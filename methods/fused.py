@@ -5,7 +5,7 @@ members share acts on it as on any batch. BatchNorm, whose statistics are a mini
 share act group by group, as said here. The gradients are those of the groups one by one, to rounding.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -30,29 +30,45 @@ PLAIN = (
 def can_fuse(net: nn.Module) -> bool:
     """Say whether groups can share a batch: of the network's layers, only BatchNorm lets rows see each other.
 
-    A network with a layer that is not known here cannot, such as dropout, which would draw other numbers.
+    A network with a layer that is not known here cannot, such as dropout, which would draw other numbers, or one whose
+    forward was replaced.
     """
     layers = [layer for layer in net.modules() if next(layer.children(), None) is None]
-    known = all(type(layer) in (*NORMS, *WEIGHTED, *PLAIN) for layer in layers)
+    known = all(type(layer) in (*NORMS, *WEIGHTED, *PLAIN) and "forward" not in vars(layer) for layer in layers)
     norms = [layer for layer in layers if isinstance(layer, NORMS)]
     return known and all(norm.affine and norm.track_running_stats and norm.momentum is not None for norm in norms)
 
 
+@dataclass(frozen=True, eq=False)
+class Acts:
+    """What layers of a network do, for some groups, in place of what they do by themselves.
+
+    Attributes:
+        layers: and their acts.
+        repeats: whether all cycles but those that are cut short do just this, so that it is worth compiling.
+    """
+
+    layers: Mapping[nn.Module, Act]
+    repeats: bool = False
+
+
 @contextmanager
-def acting(acts: Mapping[nn.Module, Act]) -> Iterator[None]:
-    """Let layers do something else for a while."""
-    for layer, act in acts.items():
-        layer.__dict__["forward"] = act  # which goes before the class's
+def acting(net: nn.Module, acts: Acts) -> Iterator[None]:
+    """Let layers of a network do something else for a while."""
+    vars(net)["acts"] = acts
+    for layer, act in acts.layers.items():
+        vars(layer)["forward"] = act  # which goes before the class's
     try:
         yield
     finally:
-        for layer in acts:
-            del layer.__dict__["forward"]
+        del vars(net)["acts"]
+        for layer in acts.layers:
+            del vars(layer)["forward"]
 
 
-def what_acts(layers: Iterable[nn.Module]) -> tuple[int, ...]:
-    """Identify what layers do at present in place of what they do by themselves; empty for nothing else."""
-    return tuple(id(act) for layer in layers if (act := layer.__dict__.get("forward")) is not None)
+def what_acts(net: nn.Module) -> Acts | None:
+    """Say what layers of a network do at present in place of what they do by themselves."""
+    return vars(net).get("acts")
 
 
 def alone(layer: nn.Module, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class GradientAccumulation(LatePhase):
 
     about: ClassVar[About] = About("plain training", "von Oswald et al. 2021")
     sharing: ClassVar[Sharing] = LATE_SHARING
+    fusible: ClassVar[bool] = True
     space: ClassVar[dict[str, BaseDistribution]] = {
         name: LatePhase.space[name] for name in ("K", "start", "gamma_theta")
     }

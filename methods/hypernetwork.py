@@ -202,6 +202,10 @@ class Hypernetwork(LatePhase):
         """Let members take turns, or draw one if updates are not nested."""
         return super().turn(i) if self.nested else int(torch.randint(self.K, (), generator=self.turns))
 
+    def fuses(self, examples: int) -> bool:
+        """Run members with kernels of their own one by one."""
+        return not self.late_factors and super().fuses(examples)
+
     def anchors(self) -> Iterable[Anchor]:
         """Give the members, in the space of their embeddings (Sacramento et al., Figures 3 and S2).
 
@@ -225,6 +229,7 @@ class LatePhaseHypernet(Hypernetwork):
 
     about: ClassVar[About] = LATE_PHASE
     sharing: ClassVar[Sharing] = HYPERNETWORK_SHARING
+    fusible: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
 
@@ -240,6 +245,7 @@ class HypernetEnsemble(Hypernetwork):
 
     about: ClassVar[About] = About("economical hypernetwork ensembles", "Sacramento et al. 2020", prediction="K")
     sharing: ClassVar[Sharing] = HYPERNETWORK_SHARING
+    fusible: ClassVar[bool] = True
     version: ClassVar[int] = 2
     space: ClassVar[dict[str, BaseDistribution]] = {
         "K": IntDistribution(2, 20),

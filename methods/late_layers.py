@@ -22,6 +22,7 @@ class LatePhaseBatchNorm(LatePhase):
 
     about: ClassVar[About] = LATE_PHASE
     sharing: ClassVar[Sharing] = LATE_SHARING
+    fusible: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, last_layer: bool = True, **hyperparameters: Any) -> None:
@@ -49,6 +50,7 @@ class LatePhaseLastLayer(LatePhase):
 
     about: ClassVar[About] = LATE_PHASE
     sharing: ClassVar[Sharing] = LATE_SHARING
+    fusible: ClassVar[bool] = True
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, **hyperparameters: Any) -> None:
         """Take the last layer; the rest as `LatePhase`."""

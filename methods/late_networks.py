@@ -73,11 +73,6 @@ class LatePhaseFull(LatePhase):
         self.data = data
         self.replicate([name for name, layer in self.net.named_modules() if tensors_of(layer)])
 
-    @property
-    def shares_layers(self) -> bool:
-        """Share nothing."""
-        return False
-
     def data_orders(self) -> int:
         """Read one order of the data for each member that sees all of it."""
         return self.K if self.begun and self.data == "full" else 1

@@ -8,6 +8,7 @@ paper does with an optimizer per member. Members that were not used have no grad
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 from methods.base import About, Anchor, Batch, Method, Weights
 from methods.batch_norm import batch_norms, reestimate, reestimate_each
 from methods.collapse import average_layers
-from methods.fused import Act, act_by_group, acting, can_fuse, grouped
+from methods.fused import Act, Acts, act_by_group, acting, can_fuse, grouped
 from methods.named_buffers import NamedBuffers
 from methods.recipe import Position, Recipe, start_at
 from methods.sgd import PLAIN
@@ -45,6 +46,11 @@ class LatePhase(Method):
     A subclass says which weights, by calling `replicate`: layers of the network (every member keeps copies of
     their parameters and running statistics), and factors, modules of which `generate` makes weights together with
     the base weights: the interaction w = h(θ, φ) of the paper. Weights and factors before T0 are φ0.
+
+    Members of a class that declares itself `fusible` may run as one batch of all of them. `loss` and `forward` then
+    see the rows of all, and of weights only those that `generate` makes for all alike; `late_weights` and `members`
+    are not asked. A subclass that changes one of these does not declare it, or says in `make_acts` what its members
+    do to their rows.
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2, Algorithms 1 and 4.
@@ -124,7 +130,7 @@ class LatePhase(Method):
         self.prediction, self.statistics = prediction, statistics
         self.fresh: set[str] = set()
         self.carrying = 0
-        self.acts: dict[tuple[int, ...], dict[nn.Module, Act]] = {}
+        self.acts: dict[tuple[int, ...], Acts] = {}
 
     def replicate(self, names: Sequence[str], factors: Iterable[nn.Module] = (), *, late_factors: bool = True) -> None:
         """Say which weights become late-phase weights; for `__init__` only.
@@ -285,7 +291,7 @@ class LatePhase(Method):
     def fused_cycle(self, batches: Sequence[Batch], turns: Sequence[int]) -> Tensor:
         """Do the same in one pass over all minibatches, which must be equally large."""
         pairs = list(zip(turns, batches, strict=True))
-        if self.own_statistics:  # else they move in the order of the minibatches
+        if not self.shared_norms:  # whose statistics move in the order of the minibatches
             pairs.sort(key=lambda pair: pair[0])  # whole cycles are then one and the same program in every epoch
         x, y = (torch.cat(parts) for parts in zip(*(batch for _, batch in pairs), strict=True))
         with self.as_one_batch([k for k, _ in pairs]) as weights:
@@ -294,21 +300,18 @@ class LatePhase(Method):
         return loss.detach()
 
     def fuses(self, examples: int) -> bool:
-        """Say whether members see so many examples each as one batch: where that is faster, and they share enough."""
-        return examples <= self.fuse_up_to and self.divisible and self.shares_layers and can_fuse(self.net)
-
-    @property
-    def shares_layers(self) -> bool:
-        """Whether members share convolutions, or at most multiply them by rank-1 factors."""
-        return not (self.factors and self.late_factors)
+        """Say whether members see so many examples each as one batch: where that is faster, and can be done."""
+        declared = vars(type(self)).get("fusible", False)
+        return declared and examples <= self.fuse_up_to and self.divisible and can_fuse(self.net)
 
     @contextmanager
     def as_one_batch(self, turns: Sequence[int]) -> Iterator[dict[str, Tensor]]:
         """Let the network see batches of m members, (m·B, …), equally many rows each; give the weights to run it on."""
         key = tuple(turns)
         if key not in self.acts:  # kept, for a compiled program holds for these very objects
-            self.acts[key] = self.make_acts(turns)
-        with acting(self.acts[key]):
+            repeats = key == tuple(range(self.K)) and not self.shared_norms
+            self.acts[key] = Acts(self.make_acts(turns), repeats)
+        with acting(self.net, self.acts[key]):
             yield {} if self.late_factors else self.generate(list(self.factors))
 
     def make_acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
@@ -358,6 +361,11 @@ class LatePhase(Method):
         return not batch_norms(self.net).keys().isdisjoint(self.names)
 
     @property
+    def shared_norms(self) -> set[str]:
+        """BatchNorm layers whose statistics all members move, by name."""
+        return batch_norms(self.net).keys() - set(self.names)
+
+    @property
     def re_estimates(self) -> bool:
         """Whether `prepare` passes over the data."""
         return self.statistics_stale or self.statistics in ("reestimate", "reestimate_members")
@@ -394,7 +402,7 @@ class LatePhase(Method):
         elif self.re_estimates and self.prediction == "average" and self.statistics != "reestimate_members":
             reestimate(self, batches, self.average_member())
         elif self.re_estimates and self.own_statistics:
-            reestimate_each(self, batches, [self.member(k) for k in range(self.K)])
+            reestimate_each(self, batches, [partial(lambda k, batch: self.member(k), k) for k in range(self.K)])
         elif self.re_estimates:
             reestimate(self, batches, lambda i: self.member(i % self.K))
 

@@ -56,6 +56,7 @@ class LatePhaseRank1(LatePhase):
 
     about: ClassVar[About] = LATE_PHASE
     sharing: ClassVar[Sharing] = RANK1_SHARING
+    fusible: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -98,11 +99,6 @@ class LatePhaseRank1(LatePhase):
     def generate(self, factors: Sequence[nn.Module]) -> dict[str, Tensor]:
         """Multiply every matrix by its factors."""
         return {name: factor(self.net.get_parameter(name)) for name, factor in zip(self.matrices, factors, strict=True)}
-
-    @property
-    def shares_layers(self) -> bool:
-        """Share the matrices: factors multiply what goes in and comes out."""
-        return True
 
     def make_acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
         """Scale what goes into the layers of the matrices, and what comes out."""

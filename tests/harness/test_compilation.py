@@ -138,6 +138,35 @@ def test_a_cycle_of_fused_members_is_one_program_in_every_epoch(programs):
     assert programs == [32] * 3
 
 
+@pytest.mark.parametrize("name", ["late_phase_rank1", "late_phase_last_layer", "gradient_accumulation"])
+def test_cycles_that_differ_from_epoch_to_epoch_are_not_compiled(programs, name):
+    """Members that share BatchNorm's statistics keep the order of their minibatches."""
+    make = partial(METHODS[name], K=2, start=0)
+    method = make(MakeNet(compiled_tiny_net, seed=0), Recipe(epochs=3))
+    method.fuse_up_to = 16
+    x, y = separable(32)
+    for epoch in range(3):
+        method.begin_epoch(epoch)
+        method.train()
+        method.update([(x[:16], y[:16]), (x[16:], y[16:])], make_optimizer(method, method.recipe))
+    assert programs == []
+
+
+def test_a_whole_cycle_is_compiled_also_where_a_run_goes_on_within_one(programs):
+    make = partial(METHODS["late_phase_bn"], K=4, start=0, leftover="carry")
+    method = make(MakeNet(compiled_tiny_net, seed=0), Recipe(epochs=3))
+    method.fuse_up_to = 16
+    method.carrying = 2
+    method.begin_epoch(0)
+    method.train()
+    optimizer = make_optimizer(method, method.recipe)
+    x, y = separable(64)
+    minibatches = list(zip(x.split(16), y.split(16), strict=True))
+    for _ in range(2):
+        method.update(minibatches[: method.batches_per_update()], optimizer)
+    assert programs == [64]
+
+
 @pytest.mark.parametrize("kernels", ["a kernel a group", "few kernels"])
 def test_fused_members_are_compiled_once(kernels, monkeypatch):
     """By torch itself: no graph break, and one graph whatever epochs begin with."""

@@ -64,7 +64,7 @@ def test_reestimate_refuses_an_empty_pass(make_net, recipe):
 
 
 def test_several_networks_share_one_pass_with_the_bits_of_a_pass_each(batches):
-    """Also where their weights come one by one."""
+    """Also where their weights come one by one, and where they are made anew for each batch."""
     recipe = Recipe(epochs=1)
     passes = []
 
@@ -77,14 +77,16 @@ def test_several_networks_share_one_pass_with_the_bits_of_a_pass_each(batches):
         return [build(SGD, recipe, seed=seed).own_weights() for seed in range(3)]
 
     method = build(SGD, recipe)
-    together, apart = networks(), networks()
+    together, apart, anew = networks(), networks(), networks()
     reestimate_each(method, Data(), iter(together))
     assert len(passes) == 1
+    reestimate_each(method, Data(), [lambda batch, own=own: dict(own) for own in anew])
     for weights in apart:
         reestimate(method, batches, weights)
-    for one, other in zip(together, apart, strict=True):
-        for name, value in one.items():
-            assert torch.equal(value, other[name]), name
+    for found in (together, anew):
+        for one, other in zip(found, apart, strict=True):
+            for name, value in one.items():
+                assert torch.equal(value, other[name]), name
     assert not torch.equal(together[0]["norm.running_mean"], together[1]["norm.running_mean"])
     with pytest.raises(ValueError, match="no batch"):
         reestimate_each(method, [], networks())

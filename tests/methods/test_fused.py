@@ -10,7 +10,9 @@ from torch import nn
 import models
 from harness.optimizers import make_optimizer
 from methods import METHODS, SWA, LatePhaseBatchNorm, MakeNet, Recipe
-from methods.fused import Each, Linears, Norms, Scaled, act_by_group, acting, can_fuse, times_plus
+from methods.batch_norm import batch_norms
+from methods.fused import Acts, Each, Linears, Norms, Scaled, act_by_group, acting, can_fuse, times_plus, what_acts
+from methods.late_phase import LatePhase
 from methods.rank1 import RankOne
 from methods.wrapper import methods_within
 from tests.conftest import NETS, TinyNet
@@ -263,12 +265,22 @@ def test_scaling_what_goes_in_and_out_is_multiplying_the_weight(layer):
 
 def test_layers_act_as_always_again_also_after_an_error():
     layer = nn.Linear(2, 2)
+    net = nn.Sequential(layer)
     x = torch.ones(1, 2)
-    before = layer(x)
-    with pytest.raises(RuntimeError, match="stop"), acting({layer: lambda x: 0 * x}):
-        assert not layer(x).any()
+    before = net(x)
+    acts = Acts({layer: lambda x: 0 * x})
+    with pytest.raises(RuntimeError, match="stop"), acting(net, acts):
+        assert what_acts(net) is acts
+        assert not net(x).any()
         raise RuntimeError("stop")
-    assert torch.equal(layer(x), before)
+    assert what_acts(net) is None
+    assert torch.equal(net(x), before)
+
+
+def test_a_layer_whose_forward_was_replaced_is_not_fused():
+    net = TinyNet()
+    net.conv.forward = lambda x: 2 * type(net.conv).forward(net.conv, x)
+    assert not can_fuse(net)
 
 
 def test_times_plus_keeps_layout_and_precision():
@@ -281,26 +293,90 @@ def test_times_plus_keeps_layout_and_precision():
     torch.testing.assert_close(y, torch.stack(rows).bfloat16())
 
 
-def test_what_a_subclass_does_in_forward_and_loss_holds_for_fused_members_too():
+def trained(method_class, limit):
+    """The loss of an update that begins with member 1, the state after it, and a prediction."""
+    make_it = partial(method_class, K=K, start=0, sigma0=0.3, prediction="members")
+    method = make_it(MakeNet(partial(make_net, "wrn-10-1"), seed=0), Recipe(epochs=3)).double()
+    method.fuse_up_to = limit
+    method.begin_epoch(0)
+    method.begin_epoch(1)
+    method.train()
+    sizes = counting_forwards(method)
+    loss = method.update(minibatches(K), make_optimizer(method, method.recipe))
+    with torch.no_grad():
+        predicted = method.eval().predict(minibatches(1)[0][0])
+    state = {key: value.clone() for key, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
+    return {"loss": loss, "prediction": predicted, **state}, sizes
+
+
+class Penalised(LatePhaseBatchNorm):
+    """A loss of the weights that a member has."""
+
+    def loss(self, x, y, weights=None):
+        late = [weights[name] for name in weights or () if name.endswith(".weight")]
+        return super().loss(x, y, weights) + 0.1 * sum(w.square().sum() for w in late)
+
+
+class Bounded(LatePhaseBatchNorm):
+    """Scales between -1 and 1."""
+
+    def late_weights(self, k):
+        return {n: w.tanh() if n.endswith(".weight") else w for n, w in super().late_weights(k).items()}
+
+
+class Mixed(LatePhaseBatchNorm):
+    """A loss that mixes the rows of a minibatch."""
+
+    def loss(self, x, y, weights=None):
+        return super().loss((x + x.roll(1, 0)) / 2, y, weights)
+
+
+class Halved(LatePhaseBatchNorm):
+    """Members are not what they are trained as."""
+
+    def member(self, k):
+        return {n: w / 2 if n.endswith("bias") else w for n, w in super().member(k).items()}
+
+
+@pytest.mark.parametrize("method_class", [Penalised, Bounded, Mixed, Halved])
+def test_members_of_a_subclass_that_does_not_declare_it_run_one_by_one(method_class):
+    one, _ = trained(method_class, 0)
+    other, sizes = trained(method_class, B)
+    assert max(sizes) == B
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_shared_statistics_move_in_the_order_of_the_minibatches_beside_own_ones():
+    class HalfOfTheNorms(LatePhase):
+        fusible = True
+
+        def __init__(self, make_net, recipe, **given):
+            super().__init__(make_net, recipe, **given)
+            self.replicate(list(batch_norms(self.net))[::2])
+
+    one, _ = trained(HalfOfTheNorms, 0)
+    other, sizes = trained(HalfOfTheNorms, B)
+    assert sizes == [K * B] * 2
+    for name, value in one.items():
+        assert_close(other[name], value, name)
+
+
+def test_what_a_subclass_that_declares_it_does_in_forward_and_loss_holds_for_fused_members_too():
     class Doubled(LatePhaseBatchNorm):
+        fusible = True
+
         def forward(self, x, weights=None):
             return super().forward(2 * x, weights)
 
         def loss(self, x, y, weights=None):
             return 3 * super().loss(x, y, weights)
 
-    found = []
-    for limit in (0, B):
-        make_it = partial(Doubled, K=K, start=0, sigma0=0.3, prediction="members")
-        method = make_it(MakeNet(partial(make_net, "wrn-10-1"), seed=0), Recipe(epochs=3)).double()
-        method.fuse_up_to = limit
-        method.begin_epoch(0)
-        method.train()
-        loss = method.update(minibatches(K), make_optimizer(method, method.recipe))
-        with torch.no_grad():
-            found.append((loss, method.eval().predict(minibatches(1)[0][0])))
-    for one, other, name in zip(*found, ("loss", "prediction"), strict=True):
-        assert_close(other, one, name)
+    one, _ = trained(Doubled, 0)
+    other, sizes = trained(Doubled, B)
+    assert sizes == [K * B] * 2
+    for name, value in one.items():
+        assert_close(other[name], value, name)
 
 
 def test_members_whose_loss_sees_examples_together_run_one_by_one():
