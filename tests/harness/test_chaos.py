@@ -39,8 +39,10 @@ OPTIONS = {"processes": ["--workers", "2"], "ray": ["--workers", "2"]}
 """What starts two workers, of each engine."""
 WORKER = {"processes": b"spawn_main", "ray": b"ray::Worker"}
 """What tells a worker, by its command line, from the other processes below the driver."""
-DRIVERS, WORKERS = 4, 2
-"""How many drivers are killed, and how many workers of each before it; a run fails that loses three to one driver."""
+DRIVERS = {"processes": 4, "ray": 2}
+"""How many drivers are killed; two die in either way, and Ray takes long to start one."""
+WORKERS = 2
+"""How many workers of each driver are killed before it; a run fails that loses three to one driver."""
 MARKS = ("checkpoint.pt", "progress.json", "result.json")
 
 
@@ -135,29 +137,40 @@ class Chaos:
         return [process.number for process in processes() if process.group in self.started]
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("chaos") / "chaos.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(study, tmp_path_factory, run_study):
+    """The run folders of the study, never killed."""
+    runs = tmp_path_factory.mktemp("never killed")
+    assert not run_study(study, runs).schedule.failed
+    return runs
+
+
 @pytest.mark.parametrize("engine", OPTIONS)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_killed_at_any_moment_a_study_ends_as_if_never_killed(
-    engine, tmp_path, econ, environment, run_study, read_result
+    engine, tmp_path, econ, environment, study, reference, read_result
 ):
-    study = tmp_path / "chaos.yaml"
-    study.write_text(yaml.safe_dump(STUDY))
     plan = Plan(load(str(study)), share=True)
     assert len(plan.alone) == RUNS
-    reference, runs = tmp_path / "never killed", tmp_path / "runs"
-    assert not run_study(study, reference).schedule.failed
-
+    runs = tmp_path / "runs"
     options = ["--engine", engine, *OPTIONS[engine], "--threads", "1", "--checkpoint-seconds", "0"]
     command = [*econ, "run", str(study), "--runs", str(runs), *options]
     chaos = Chaos(command, runs, WORKER[engine], env=environment, cwd=tmp_path)
-    for i in range(DRIVERS):
+    for i in range(DRIVERS[engine]):
         chaos.launch()
         for k in range(WORKERS):
             chaos.wait(soon=(i + k) % 2 == 0)
             chaos.kill_worker()
         chaos.wait(soon=i % 2 == 0)
         chaos.kill_driver(alone=i % 2 == 0)
-    assert chaos.killed >= DRIVERS
+    assert chaos.killed >= DRIVERS[engine]
     assert plan.finished(runs) != set(plan.runs), "there was work left to lose"
     chaos.finish()
     deadline = time.monotonic() + 30
