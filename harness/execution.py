@@ -5,15 +5,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache, partial
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
 
-import data
-from data import Part, Passes, PictureTask, Task, TextTask
+from data import PictureTask, TextTask
 from harness import checkpoint as checkpoints
 from harness.build import make_method
 from harness.checkpoint import Checkpoint, CheckpointError
@@ -31,14 +29,14 @@ from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
 from harness.progress import Progress
 from harness.result import make_result, make_trunk_result
-from harness.run import DatasetSpec, Run
+from harness.run import Run
+from harness.run_data import RunData, load_task
 from harness.settings import Settings
 from harness.synchronized import DividedRecipe, synchronize
 from harness.train import DivergenceError, train_epoch
 from harness.trunks import Trunk
 from methods import Anchor
 from methods.plugins import available
-from methods.streams import stream
 from methods.trunk import fork, fork_state
 from methods.wrapper import methods_within
 
@@ -100,7 +98,7 @@ class Execution:
             part.fuse_up_to = self.fuse_up_to
         group.share_gradients(self.method, self.optimizer)
         self.epoch, self.epochs = 0, self.method.epochs if until is None else until
-        self.augmented = self.batches("data")
+        self.data = RunData(self.task, run, group, lambda: self.epoch)
         self.history: list[dict[str, Any]] = []
 
     def attach(self, net: nn.Module) -> nn.Module:
@@ -138,7 +136,7 @@ class Execution:
             self.train()
             self.progress.enter("preparing")
             with self.group.together(self.counter), self.counter.training(self.device):
-                self.method.prepare(self.group.part(self.for_statistics("prepare")))
+                self.method.prepare(self.group.part(self.data.for_statistics("prepare")))
             if not self.group.rank:
                 self.save(prepared=True)
         self.progress.enter("evaluating")
@@ -251,57 +249,18 @@ class Execution:
         ).save(self.folder.checkpoint)
         write_lines(self.folder.metrics, self.history)
 
-    def batches(self, purpose: str, *, augmented: bool = True) -> Passes:
-        """Prepare the training data; a pass's order is a function of (seed, purpose, epoch)."""
-        return self.task.training(
-            self.run.recipe.batch_size, lambda: stream(self.run.seed, purpose, self.epoch), augmented=augmented
-        )
-
-    def in_order(self, order: int) -> Passes:
-        """Give the training data in one of its orders; order 0 is plain training's."""
-        return self.group.part(self.shuffled(f"data {order}" if order else "data"))
-
-    def shuffled(self, purpose: str) -> Passes:
-        """Give the augmented training data in the order of a purpose."""
-        return self.augmented.streaming(lambda: stream(self.run.seed, purpose, self.epoch))
-
-    def for_statistics(self, purpose: str) -> Passes:
-        """Give the training data on which running statistics are re-estimated."""
-        if self.run.recipe.reestimate_on == "plain":
-            return self.batches(purpose, augmented=False)
-        return self.shuffled(purpose)
-
-    def held_out(self) -> Passes:
-        """Give the held-out data that the method watches, not augmented.
-
-        Raises:
-            ValueError: if there are none.
-        """
-        passes = self.part(self.method.watches or "validation")
-        if passes is None:
-            raise ValueError(f"{self.run.method} watches validation data, but {self.run.dataset.label} holds none out")
-        return passes
-
-    def part(self, part: Part) -> Passes | None:
-        """Give each example of a part of the task once; None if there are none."""
-        return self.task.part(part, at_once(self.task))
-
-    def test(self) -> Passes:
-        """Give each test example once."""
-        passes = self.part("test")
-        assert passes is not None
-        return passes
-
     def each_epoch(self) -> EachEpoch | None:
         """Give what measures the method after every epoch, if the study asks for it."""
         asked = () if self.group.rank else self.run.evaluate.each_epoch
-        return EachEpoch(asked, self.method, self.test(), self.for_statistics("prepare")) if asked else None
+        if not asked:
+            return None
+        return EachEpoch(asked, self.method, self.data.held_out("test"), self.data.for_statistics("prepare"))
 
     def train(self) -> None:
         """Train the epochs that are left."""
         if self.method.watches:
-            held_out = self.group.apart(self.held_out(), self.counter)
-            shown = (held_out, self.group.part(self.for_statistics("watch")))
+            held_out = self.group.apart(self.data.held_out(self.method.watches), self.counter)
+            shown = (held_out, self.group.part(self.data.for_statistics("watch")))
         else:
             shown = None
         with self.memory.leaving_out():
@@ -311,7 +270,7 @@ class Execution:
         for epoch in range(self.epoch, self.epochs):
             assert self.optimizer is not None
             with self.group.together(self.counter), self.counter.training(self.device):
-                loss, rate = train_epoch(self.method, self.optimizer, self.in_order, epoch, self.group.mean)
+                loss, rate = train_epoch(self.method, self.optimizer, self.data.in_order, epoch, self.group.mean)
                 if shown:
                     self.method.watch(*shown)
             self.epoch = epoch + 1
@@ -336,12 +295,9 @@ class Execution:
         """
         if self.run.evaluate == Measures():
             return Landscape()
-        train = self.task.part("train", at_once(self.task))
-        assert train is not None
-        task = self.task
-        size = at_once(task)
-        corrupted = partial(task.corrupted_part, batch_size=size) if isinstance(task, PictureTask) else None
-        examples = Examples(self.test(), train, self.for_statistics("prepare"), corrupted)
+        task, give = self.task, self.data
+        corrupted = partial(task.corrupted_part, batch_size=at_once(task)) if isinstance(task, PictureTask) else None
+        examples = Examples(give.held_out("test"), give.held_out("train"), give.for_statistics("prepare"), corrupted)
         plain = None
         if beside:
             other = make_method(self.run.plain(self.methods), self.methods, self.task.shape)
@@ -385,18 +341,6 @@ def load_finished(part: RunFolder) -> dict[str, Any]:
     except (FileNotFoundError, CheckpointError) as error:
         remedy = f"remove {part.path} and run the study again, which trains that run anew"
         raise NeedError(f"it needs the state of a finished run: {error}; {remedy}") from error
-
-
-@lru_cache(maxsize=2)
-def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decoders: int | None = None) -> Task:
-    """Load a dataset to the device; a worker keeps the last two."""
-    loaded = data.load(dataset.name, root=downloads, **dataset.options())
-    if isinstance(loaded, PictureTask):
-        for load in loaded.ood.values():
-            load()  # what evaluation needs must be there before training starts
-        loaded = loaded.decoding(decoders)
-        loaded.mean[0]  # measured at its first use, which must not be in a run's seconds
-    return loaded.to(device)
 
 
 @cache

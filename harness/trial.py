@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data import Passes
 from harness.each_epoch import EachEpoch
 from harness.execute import guard
 from harness.execution import Execution
@@ -89,20 +88,10 @@ class Trial(Execution):
         self.journal = Journal(settings.runs, planned.search, planned.metric)
         super().__init__(planned.run, settings, folder, self.end_epoch)
 
-    def validation(self) -> Passes:
-        """Give the held-out data.
-
-        Raises:
-            ValueError: if there are none.
-        """
-        passes = self.part("validation")
-        if passes is None:
-            raise ValueError(f"{self.run.dataset.label} holds no validation data out to choose on")
-        return passes
-
     def each_epoch(self) -> EachEpoch:
         """Score every epoch on validation data."""
-        return EachEpoch(("validation",), self.method, self.validation(), self.for_statistics("prepare"))
+        validation = self.data.held_out("validation")
+        return EachEpoch(("validation",), self.method, validation, self.data.for_statistics("prepare"))
 
     def finish(self, needed: list[str]) -> None:
         """Do what is left of the trial; early ends are results too."""
@@ -154,7 +143,7 @@ class Trial(Execution):
     def write_result(self, parts: list[RunFolder], around: Landscape) -> None:
         """Score the finished method on validation data."""
         self.method.eval()
-        score = tally(self.method.predict, self.validation()).named("validation")
+        score = tally(self.method.predict, self.data.held_out("validation")).named("validation")
         if bad := [name for name, value in score.items() if not math.isfinite(value)]:
             raise DivergenceError(f"not a number at the end: {', '.join(bad)}")
         self.write_end("finished", score)
@@ -163,7 +152,7 @@ class Trial(Execution):
         """Write how the trial ended, and what it cost; the result last."""
         write_lines(self.folder.metrics, self.history)
         cost = self.counter.cost
-        plain = (1 + 2) * self.augmented.examples * self.run.recipe.epochs
+        plain = (1 + 2) * self.data.augmented.examples * self.run.recipe.epochs
         write_json(
             self.folder.result,
             {

@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 
 from harness.engines.engine import Watch, end, look, rest, work
-from harness.execution import load_task
 from harness.memory import free_memory, keep_freed_memory
 from harness.outcome import Outcome
 from harness.plan import Planned, Schedule
+from harness.run_data import load_task
 from harness.settings import Settings
 
 

@@ -11,11 +11,13 @@ import torch
 
 from data import Augmentation, Batches
 from harness import execution as executing
+from harness.distributed import ALONE
 from harness.execute import execute
 from harness.execution import Execution
 from harness.folder import RunFolder
 from harness.optimizers import make_optimizer
 from harness.outcome import FOUND
+from harness.run_data import RunData
 from harness.settings import Settings
 from harness.train import DivergenceError, grouped, train_epoch
 from methods import SGD, Recipe
@@ -360,12 +362,11 @@ def test_statistics_are_re_estimated_on_augmented_or_plain_data(where, make_run,
     run = make_run("swa(start=1)")
     run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"reestimate_on": where})})
     execution = Execution(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
-    execution.task = replace(execution.task, augmentation=Augmentation(padding=2))
-    execution.augmented = execution.batches("data")
-    train = execution.task.train
-    plain = Batches(train, 1000, mean=execution.task.mean, std=execution.task.std)
+    task = replace(execution.task, augmentation=Augmentation(padding=2))
+    given = RunData(task, run, ALONE, lambda: 0)
+    plain = Batches(task.train, 1000, mean=task.mean, std=task.std)
     ((x, _),) = plain
-    seen = torch.cat([x for x, _ in execution.for_statistics("prepare")])
+    seen = torch.cat([x for x, _ in given.for_statistics("prepare")])
     assert len(seen) == len(x)
     same = torch.isin(seen.sum((1, 2, 3)).double(), x.sum((1, 2, 3)).double()).float().mean()
     assert same == 1.0 if where == "plain" else same < 0.5

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 import data
 from data import PictureTask
-from harness import execute, execution
+from harness import execute, execution, run_data
 from harness.budget import Budget
 from harness.build import make_method
 from harness.folder import RunFolder
@@ -167,7 +167,7 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
                 raise AttributeError(name)
             closed()
 
-    load_task = execution.load_task.__wrapped__
+    load_task = run_data.load_task.__wrapped__
 
     def without_test(*arguments):
         task = load_task(*arguments)
