@@ -20,8 +20,8 @@ SIGNS = (
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Options of glibc's `mallopt`, as its malloc.h numbers them."""
-KEEP = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_MAX: 0}
-"""Never hand the end of the heap back, and take no block from outside of it."""
+KEEP = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}
+"""Never hand the end of the heap back, however much of it is free, and take no block from outside of it."""
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:

@@ -193,3 +193,41 @@ def test_freed_memory_is_not_asked_of_the_system_again():
 
     assert faults("default") > 300
     assert faults("keep") < 30
+
+
+LARGE = """
+import ctypes, sys
+from harness import memory
+if sys.argv[1] == "keep":
+    memory.keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+begin = libc.sbrk(0)
+def heap():
+    return (libc.sbrk(0) - begin) // 2**20
+blocks = [libc.malloc(2**28) for _ in range(12)]
+assert all(blocks), "the system refuses 3 GiB of addresses"
+print(heap())
+for block in blocks:
+    libc.free(block)
+print(heap())
+memory.free_memory()
+print(heap())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc's allocator")
+def test_more_than_two_gigabytes_are_kept_and_given_back_when_asked_for():
+    """How far the heap grows, in MiB. Nothing is written to the blocks, which therefore take addresses, not memory."""
+
+    def sizes(what: str) -> list[int]:
+        command = [sys.executable, "-c", LARGE, what]
+        return [int(size) for size in subprocess.check_output(command, text=True).split()]
+
+    assert max(sizes("default")) < 256, "blocks from outside of the heap"
+    used, freed, given_back = sizes("keep")
+    assert used >= 12 * 256
+    assert freed == used
+    assert given_back < 256
