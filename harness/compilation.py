@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 
 from methods import Method
@@ -52,7 +51,9 @@ def compile_forward(net: nn.Module, mode: str) -> None:
         net: the network.
         mode: of `torch.compile`: "default", or "reduce-overhead" for CUDA graphs.
     """
-    torch._inductor.config.fallback_random = True  # dropout then draws the numbers that it draws uncompiled
+    from torch._inductor import config  # here, as importing it takes a second or two
+
+    config.fallback_random = True  # dropout then draws the numbers that it draws uncompiled
     run = torch.compile(type(net).forward, mode=mode, dynamic=False)
     net.__dict__["forward"] = CompiledForward(net, run)
 

@@ -1,6 +1,8 @@
 """Compiled networks compute what plain ones do, and only where that is worth it."""
 
 import json
+import subprocess
+import sys
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -213,3 +215,10 @@ def test_gradients_are_copied_out_of_the_memory_of_graphs():
     method.net.head.bias.backward(given)
     assert torch.equal(method.net.head.bias.grad, given)
     assert method.net.head.bias.grad.data_ptr() != given.data_ptr()
+
+
+def test_a_process_that_compiles_nothing_does_not_import_the_compiler():
+    """800 modules, and a second or two."""
+    code = "import sys, harness.execution; print(*(name for name in sys.modules if name.startswith('torch._inductor')))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "\n"
