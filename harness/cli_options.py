@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from harness import settings
+
 if TYPE_CHECKING:
     from harness.plan import Plan
 
@@ -31,6 +33,20 @@ Scale = Annotated[
         metavar="SCALE",
         help="A rehearsal on a small machine: `tiny`, or epochs=N,subset=N,width=F,members=N,seeds=N,data=made. Its "
         "figures mean nothing, and it is tracked apart.",
+    ),
+]
+Fuse = Annotated[
+    settings.Fuse,
+    typer.Option(
+        help="Run late-phase members that share convolutions as one batch: the same results to rounding. "
+        "auto: where it is faster."
+    ),
+]
+Compile = Annotated[
+    settings.Compile,
+    typer.Option(
+        help="Compile networks for pictures with torch.compile, for training; reduce-overhead: into CUDA graphs. "
+        "Takes up to some minutes a run; the same results to rounding."
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")]

@@ -13,8 +13,20 @@ from rich.table import Table
 
 from harness.cli_cluster import Address, CpusPerRun, GpusPerRun
 from harness.cli_engine import Device, EngineName, Gpus, PerGpu, Threads, Wish, Workers, choose_engine
-from harness.cli_options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan, named
-from harness.settings import Compile, Fuse
+from harness.cli_options import (
+    Compile,
+    Fuse,
+    Plugins,
+    Refusal,
+    Runs,
+    Scale,
+    Store,
+    Study,
+    Tuned,
+    console,
+    make_plan,
+    named,
+)
 
 if TYPE_CHECKING:
     from harness.plan import Plan, Schedule
@@ -51,20 +63,8 @@ def run(
     ranks: Annotated[
         int, typer.Option(min=1, help="Processes that train each run together: on so many GPUs, or on the CPU.")
     ] = 1,
-    fuse: Annotated[
-        Fuse,
-        typer.Option(
-            help="Run late-phase members that share convolutions as one batch: the same results to rounding. "
-            "auto: where it is faster."
-        ),
-    ] = "auto",
-    compile: Annotated[
-        Compile,
-        typer.Option(
-            help="Compile networks for pictures with torch.compile, for training; reduce-overhead: into CUDA graphs. "
-            "Takes up to some minutes a run; the same results to rounding."
-        ),
-    ] = "off",
+    fuse: Fuse = "auto",
+    compile: Compile = "off",
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli_engine import Device, EngineName, Gpus, PerGpu, Threads, Wish, choose_engine
-from harness.cli_options import Plugins, Refusal, Runs, Store, Study, console
+from harness.cli_options import Compile, Fuse, Plugins, Refusal, Runs, Store, Study, console
 from harness.cli_run import INTERRUPTED, check_runs
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def tune(
     downloads: Annotated[Path, typer.Option(help="The folder of datasets.")] = Path("downloads"),
     store: Store = None,
     plugin: Plugins = None,
+    fuse: Fuse = "auto",
+    compile: Compile = "off",
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a trial; 0: every epoch.")
     ] = 10.0,
@@ -124,7 +126,17 @@ def tune(
     engine = engine or (TuningEngine.processes if (workers or 1) > 1 else TuningEngine.inline)
     chosen = choose_engine(Wish(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
     driver = f"econ tune {loaded.name}, process {os.getpid()} on {socket.gethostname()}"
-    settings = Settings(runs, downloads, chosen.device, checkpoint_seconds, loaded.plugins, chosen.cores, driver=driver)
+    settings = Settings(
+        runs,
+        downloads,
+        chosen.device,
+        checkpoint_seconds,
+        loaded.plugins,
+        chosen.cores,
+        driver=driver,
+        fuse=fuse,
+        compile=compile,
+    )
     output = output or Path("tuned") / f"{loaded.name}.yaml"
     check_runs(runs)
     check_output(output, loaded.name)

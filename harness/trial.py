@@ -166,7 +166,7 @@ class Trial(Execution):
                 "plain_trainings": (cost.forward_examples + 2 * cost.backward_examples) / plain,
                 "cost": part_of(cost, COUNTED),
                 "timing": {**part_of(cost, TIMED, "cost/"), "finished": time.time()},
-                "provenance": provenance(self.device),
+                "provenance": provenance(self.device) | self.ways(),
             },
         )
 

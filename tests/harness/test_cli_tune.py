@@ -1,13 +1,16 @@
 """The commands `econ tune` and `--tuned`: what they print, write and refuse."""
 
 import errno
+import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from html import unescape
 
 import pytest
+import torch
 import typer
 import yaml
 
@@ -62,6 +65,33 @@ def test_what_is_refused_begins_no_trial(call, study, tmp_path):
     code, _, err = call("tune", study, "--output", "other.yaml")
     assert (code, "holds the tuned values of study 'other'" in err) == (2, True)
     assert not (tmp_path / "runs" / "tuning").exists()
+
+
+@pytest.mark.parametrize("compiled", ["off", "default"])
+@pytest.mark.parametrize(("fuse", "up_to"), [("never", 0), ("always", sys.maxsize)], ids=["never", "always"])
+@pytest.mark.parametrize("command", [("tune", "--trials", 1, "--method", "late"), ("run",)], ids=["tune", "run"])
+def test_trials_and_runs_are_fused_and_compiled_as_asked_for(
+    call, study, tmp_path, monkeypatch, command, fuse, up_to, compiled
+):
+    modes, sizes = [], []
+
+    def compile_nothing(function, **options):
+        modes.append(options["mode"])
+
+        def run(net, x):
+            sizes.append(len(x))
+            return function(net, x)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    code, _, err = call(*command, study, "--threads", 1, "--fuse", fuse, "--compile", compiled)
+    assert code == 0, err
+    written = [json.loads(path.read_text())["provenance"] for path in tmp_path.glob("runs/**/result.json")]
+    assert {(each["compile"], each["fuse_up_to"]) for each in written} == {(compiled, str(up_to))}
+    assert set(modes) == ({compiled} - {"off"})
+    if command[0] == "tune" and modes:
+        assert (2 * 16 in sizes) == (fuse == "always"), "a cycle of two members in one pass"
 
 
 def full(*_, **__):
