@@ -6,6 +6,7 @@ from itertools import chain
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import models
 from harness.compilation import compile_forward, own_gradients
@@ -18,7 +19,8 @@ from tests.conftest import SETTINGS, build, separable
 pytestmark = pytest.mark.gpu
 RECIPE = Recipe(epochs=4, lr=0.05)
 TRAINED = [name for name in METHODS if name != "deep_ensemble"]
-LATE = {"K": 4, "start": 0, "sigma0": 0.3}
+K, B = 4, 32
+LATE = {"K": K, "start": 0, "sigma0": 0.3}
 
 
 @contextmanager
@@ -50,14 +52,21 @@ def on_gpu(make, architecture, mode="off", dtype=torch.float64, *, half=False):
     return method.train()
 
 
-def minibatches(count, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count * 32, 3, 16, 16, generator=generator, dtype=dtype)
-    y = torch.randint(5, (count * 32,), generator=generator)
+def minibatches(count, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count * B, 3, 16, 16, generator=generator, dtype=dtype)
+    y = torch.randint(5, (count * B,), generator=generator)
     return [
         (a.cuda().contiguous(memory_format=torch.channels_last), b.cuda())
-        for a, b in zip(x.split(32), y.split(32), strict=True)
+        for a, b in zip(x.split(B), y.split(B), strict=True)
     ]
+
+
+def counting_forwards(method):
+    """How many examples each forward pass of the network has from now on."""
+    sizes = []
+    method.net.register_forward_pre_hook(lambda net, arguments: sizes.append(len(arguments[0])))
+    return sizes
 
 
 def compare(one, other, tolerance):
@@ -93,8 +102,10 @@ def test_updates_do_not_wait_for_the_device(name, fuse_up_to, monkeypatch):
 def test_a_fused_cycle_is_the_cycle(name, architecture):
     given = {key: value for key, value in LATE.items() if name != "gradient_accumulation" or key != "sigma0"}
     one, other = (on_gpu(partial(METHODS[name], **given), architecture) for _ in range(2))
-    other.fuse_up_to = 32
-    losses = [method.update(minibatches(4), make_optimizer(method, RECIPE)) for method in (one, other)]
+    other.fuse_up_to = B
+    sizes = [counting_forwards(method) for method in (one, other)]
+    losses = [method.update(minibatches(K), make_optimizer(method, RECIPE)) for method in (one, other)]
+    assert sizes == [[B] * K, [K * B]]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-9)
     compare(one, other, 1e-9)
 
@@ -104,37 +115,68 @@ def test_members_predict_in_one_pass_what_they_predict_one_by_one():
     x = minibatches(1)[0][0]
     with torch.no_grad():
         expected = method.predict(x)
-        method.fuse_up_to = 32
+        method.fuse_up_to = B
+        sizes = counting_forwards(method)
         torch.testing.assert_close(method.predict(x), expected, rtol=1e-9, atol=1e-9)
+    assert sizes == [K * B]
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @pytest.mark.parametrize(
-    ("name", "given"), [("sgd", {}), ("late_phase_bn", LATE), ("batch_ensemble", {"K": 2}), ("line", {})]
+    ("name", "given", "fuse_up_to"),
+    [
+        ("sgd", {}, 0),
+        ("late_phase_bn", LATE, 0),
+        ("late_phase_bn", LATE, B),
+        ("batch_ensemble", {"K": 2}, 0),
+        ("line", {}, 0),
+    ],
+    ids=["sgd", "late_phase_bn", "late_phase_bn fused", "batch_ensemble", "line"],
 )
-def test_compiled_steps_are_the_plain_steps(name, given, mode):
-    make = partial(METHODS[name], **given)
-    one, other = (on_gpu(make, "lenet5", compiled, torch.float32) for compiled in ("off", mode))
+def test_compiled_steps_are_the_plain_steps(name, given, fuse_up_to, mode):
+    """Each update from the same state; enough of them that each member's CUDA graph is recorded and replayed."""
+    torch.compiler.reset()
+    counters.clear()
+    one, other = (on_gpu(partial(METHODS[name], **given), "lenet5", compiled) for compiled in ("off", mode))
+    optimizers = [make_optimizer(method, RECIPE) for method in (one, other)]
     for method in (one, other):
-        optimizer = make_optimizer(method, RECIPE)
-        size = method.batches_per_update()
-        batches = minibatches(4, torch.float32)
-        for i in range(0, 4, size):
-            method.update(batches[i : i + size], optimizer)
-    compare(one, other, 1e-3)
+        method.fuse_up_to = fuse_up_to
+    for seed in range(5):
+        batches = minibatches(one.batches_per_update(), seed=seed)
+        other.load_state_dict(one.state_dict())  # so that rounding of one update does not grow in the next
+        losses = [method.update(batches, optimizer) for method, optimizer in zip((one, other), optimizers, strict=True)]
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-9, atol=1e-9)
+        compare(one, other, 1e-9)
+    assert counters["stats"]["unique_graphs"], "compiled"
+    if mode == "reduce-overhead":
+        assert counters["inductor"]["cudagraph_recorded_non_static_inputs"], "recorded"
 
 
 @pytest.mark.parametrize("name", ["late_phase_bn", "late_phase_last_layer", "late_phase_rank1"])
 def test_a_fused_cycle_in_bfloat16_is_as_near_to_float32_as_the_cycle(name):
-    """Running statistics and losses, after one cycle from the same weights."""
+    """Running statistics, gradients and the loss of a cycle, from the same weights."""
     make = partial(METHODS[name], **LATE)
     exact, one, fused = (on_gpu(make, "cresnet20", dtype=torch.float32, half=half) for half in (False, True, True))
-    fused.fuse_up_to = 32
-    for method in (exact, one, fused):
-        method.update(minibatches(4, torch.float32), make_optimizer(method, RECIPE))
+    fused.fuse_up_to = B
+    sizes = counting_forwards(fused)
+    moved = "late." if exact.own_statistics else "net."
 
-    def distance(method):
-        pairs = zip(method.named_buffers(), exact.buffers(), strict=True)
-        return max(((a - b).norm() / b.norm()).item() for (key, a), b in pairs if "running" in key)
+    def cycle(method):
+        loss = method.update(minibatches(K, torch.float32), make_optimizer(method, RECIPE))
+        statistics = [b for key, b in method.named_buffers() if "running" in key and key.startswith(moved)]
+        gradients = [p.grad.flatten() for p in method.parameters() if p.grad is not None]
+        return loss, statistics, torch.cat(gradients)
 
-    assert distance(fused) < 2 * distance(one)
+    loss, statistics, gradients = cycle(exact)
+    distances = []
+    for method in (one, fused):
+        found = cycle(method)
+        torch.testing.assert_close(found[0], loss, rtol=0.01, atol=0)
+        farthest = torch.stack(list(map(distance, found[1], statistics))).max()  # NaN if one is
+        distances.append((farthest.item(), distance(found[2], gradients).item()))
+    assert sizes == [K * B]
+    assert all(far < 2 * plain for plain, far in zip(*distances, strict=True)), distances
+
+
+def distance(found, exact):
+    return (found - exact).norm() / exact.norm()
