@@ -39,7 +39,7 @@ Fuse = Annotated[
     settings.Fuse,
     typer.Option(
         help="Run late-phase members that share convolutions as one batch: the same results to rounding. "
-        "auto: where it is faster."
+        "auto: for small minibatches, where it is faster on a CPU; on a GPU that is an estimate."
     ),
 ]
 Compile = Annotated[
