@@ -1,18 +1,8 @@
-"""What benchmarks time: epochs of the harness, and of the bare loop that does the same work, on random pictures.
-
-Timed are epochs in turns, within one process, and compared by the median of the ratios.
-"""
+"""What benchmarks time: epochs of the harness, and of the bare loop that does the same work, on random pictures."""
 
 import contextlib
-import json
-import platform
-import shlex
-import statistics
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,17 +15,17 @@ from harness.cost import Counter
 from harness.expression import parse
 from harness.optimizers import make_optimizer
 from harness.precision import use_bfloat16
-from harness.provenance import commit
 from harness.study_cost import operations
 from harness.train import train_epoch
 from methods import METHODS, SGD, MakeMethod, MakeNet, Method, Recipe
 from methods.streams import stream
 from methods.wrapper import methods_within
+from tests.benchmarks.comparison import Epoch, Measured, Timing, in_turns
+from tests.benchmarks.device import with_peak_memory
 
 CLASSES = 10
 START = 500
 """The epoch from which methods are timed, past T0 of those that have one."""
-Epoch = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -188,104 +178,37 @@ def harness_epoch(cell: Cell, make: MakeMethod = SGD) -> Epoch:
     return epoch
 
 
-def seconds(epoch: Epoch, device: str, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Time an epoch, to the end of what it started on the device."""
-    start = clock()
-    epoch()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+def time_loop(cell: Cell, rounds: int) -> Timing:
+    """Time plain training by the harness ("harness") and by the bare loop ("bare"), and the memory of the former."""
+    epoch, memory = with_peak_memory(lambda: harness_epoch(cell), cell.device)
+    timing = in_turns({"harness": epoch, "bare": bare_epoch(cell)}, cell.device, rounds, warm_up=1)
+    return Timing(timing.seconds, memory)
 
 
-def in_turns(
-    epochs: dict[str, Epoch], device: str, rounds: int, warm_up: int = 2, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Time several kinds of epochs in turns, each round in the other order."""
-    for _ in range(warm_up):
-        for epoch in epochs.values():
-            seconds(epoch, device)
-    times: dict[str, list[float]] = {name: [] for name in epochs}
-    for i in range(rounds):
-        for name in list(epochs)[:: 1 if i % 2 else -1]:
-            times[name].append(seconds(epochs[name], device, clock))
-    return times
+def time_method(cell: Cell, written: str, rounds: int) -> Timing:
+    """Time a method ("method") and plain training ("sgd")."""
+    epochs = {"method": harness_epoch(cell, build(written)), "sgd": harness_epoch(cell)}
+    return in_turns(epochs, cell.device, rounds, warm_up=1)
 
 
-def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
-    """Give how many times as long as the other one takes: the median of the ratios of rounds."""
-    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+def rates(cell: Cell, taken: float) -> dict[str, float]:
+    """Say how fast an epoch is that takes so many seconds."""
+    return {"images_per_second": cell.pictures / taken, "ms_per_update": 1e3 * taken / cell.minibatches}
 
 
-def matrix_peak(device: str, precision: str) -> float:
-    """Measure the most floating-point operations a second that the device does in a large matrix product.
-
-    On a CPU also in a large convolution, which another library computes there, and a faster one.
-    """
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    n = 8192 if device == "cuda" else 4096
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    work: dict[str, tuple[float, Epoch]] = {"product": (2.0 * n**3, lambda: torch.mm(a, b))}
-    if device == "cpu":
-        x = torch.randn(16, 512, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        kernel = torch.randn(512, 512, 3, 3, dtype=dtype)
-        count = 2.0 * x.numel() * kernel[0].numel()  # as many channels come out as go in
-        work["convolution"] = (count, lambda: nn.functional.conv2d(x, kernel, padding=1))
-    times = in_turns({name: run for name, (_, run) in work.items()}, device, rounds=3)
-    return max(count / statistics.median(times[name]) for name, (count, _) in work.items())
-
-
-def device_name(device: str) -> str:
-    """Name what was measured on."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def module_name() -> str:
-    """Name the module that was started."""
-    spec = sys.modules["__main__"].__spec__
-    return spec.name if spec else sys.argv[0]
-
-
-def write_results(path: Path, device: str, results: dict[str, Any]) -> None:
-    """Write what was measured as JSON, with where, by which command and from which commit."""
-    made = {
-        "device": {
-            "name": device_name(device),
-            "type": device,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
-        "command": shlex.join(["python", "-m", module_name(), *sys.argv[1:]]),
-        "commit": commit(),
+def loop_row(cell: Cell, timing: Timing, peak: float, bound: float) -> dict[str, Any]:
+    """Sum up what `time_loop` gave, on a device that does so many operations a second at most."""
+    taken = timing.median("harness")
+    return {
+        **cell.describe("sgd"),
+        **rates(cell, taken),
+        "of_matrix_peak": cell.pictures * cell.operations / taken / peak,
+        "peak_memory_bytes": timing.memory,
+        "over_bare_loop": Measured.of(timing.ratios("harness", "bare"), bound),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**made, **results}, indent=1) + "\n")
-    print(f"\nwritten to {path}")
 
 
-@dataclass
-class Judge:
-    """Compares figures with their bounds.
-
-    Attributes:
-        bad: the figures that did not keep theirs.
-    """
-
-    bad: list[str]
-
-    def __call__(self, what: str, value: float, bound: float | None, *, least: bool = False) -> str:
-        """Write a figure beside its bound, if it has one."""
-        if bound is None:
-            return f"{value:.3f}"
-        if not (value >= bound if least else value <= bound):
-            self.bad.append(f"{what}: {value:.3f}, bound {bound}")
-        return f"{value:.3f} {'>=' if least else '<='} {bound:.2f}"
-
-    def end(self) -> None:
-        """Fail if a bound did not hold."""
-        if self.bad:
-            print("not kept: " + "; ".join(self.bad))
-            sys.exit(1)
+def method_row(cell: Cell, written: str, timing: Timing, bound: float | None) -> dict[str, Any]:
+    """Sum up what `time_method` gave."""
+    over = Measured.of(timing.ratios("method", "sgd"), bound)
+    return {**cell.describe(written), **rates(cell, timing.median("method")), "over_sgd": over}

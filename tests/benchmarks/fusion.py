@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from harness.fusion import CPU_PIXELS
 from harness.memory import keep_freed_memory
-from tests.benchmarks.cells import Cell, build, harness_epoch, in_turns, ratio
+from tests.benchmarks.cells import Cell, build, harness_epoch
+from tests.benchmarks.comparison import Measured, in_turns
 
 SMALL = [
     Cell("lenet5", batch_size=32, channels=1, side=8),
@@ -30,10 +31,11 @@ def main() -> None:
         for cell in SMALL:
             fused = replace(cell, fuse_up_to=cell.batch_size)
             epochs = {"one by one": harness_epoch(cell, build(method)), "fused": harness_epoch(fused, build(method))}
-            gain = ratio(in_turns(epochs, cell.device, rounds=5, warm_up=1), "one by one", "fused")
+            timing = in_turns(epochs, cell.device, rounds=5, warm_up=1)
+            gain = Measured.of(timing.ratios("one by one", "fused"))
             pixels = cell.batch_size * cell.side**2
             side = "fused" if pixels <= CPU_PIXELS else "one by one"
-            print(f"{method:35} {cell.architecture:10} {pixels:7,} pixels  {gain:.2f}  ({side} by default)", flush=True)
+            print(f"{method:35} {cell.architecture:10} {pixels:7,} pixels  {gain}  ({side} by default)", flush=True)
 
 
 if __name__ == "__main__":

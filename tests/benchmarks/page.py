@@ -1,6 +1,7 @@
 """Write what was measured into docs/speed.md: `python -m tests.benchmarks.page`, from results/measured."""
 
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,48 +22,83 @@ def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
     yield from ("| " + " | ".join(row) + " |\n" for row in [head, ["---"] * len(head), *rows])
 
 
+def compared(figure: dict[str, Any]) -> list[str]:
+    """Write a figure, its quartiles, its bound and whether it keeps it, each for a column of its own."""
+    lower, upper = figure["quartiles"]
+    cells = [f"{figure['value']:.3f}", f"{lower:.3f} to {upper:.3f} of {figure['rounds']}"]
+    if figure["bound"] is None:
+        return [*cells, ""]
+    bound = f"{'≥' if figure['at_least'] else '≤'} {figure['bound']:.2f}"
+    return [*cells, bound if figure["kept"] else f"{bound} **missed**"]
+
+
+def missed(figures: dict[str, dict[str, Any]]) -> str:
+    """Say which figures do not keep their bounds."""
+    bad = [name for name, figure in figures.items() if figure["kept"] is False]
+    bounds = sum(figure["bound"] is not None for figure in figures.values())
+    if not bad:
+        return f"All of the {bounds} bounds held in this measurement."
+    return f"**{len(bad)} of the {bounds} bounds did not hold in this measurement**: {'; '.join(bad)}."
+
+
+COLUMNS = ["quartiles of rounds", "bound"]
+LOOP, ITSELF, METHOD, FUSED = "over_bare_loop", "over_itself", "over_sgd", "sequential_over_fused"
+"""The figures of cells."""
+
+
 def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
     """Write the section."""
-    device = speed["device"]
-    yield (
+    device, cells = speed["device"], speed["cells"]
+    figures = {
+        f"{cell['architecture']}, {what}": cell[key]
+        for cell in cells
+        for key, what in ((LOOP, "plain training"), (METHOD, f"`{cell['method']}`"), (FUSED, f"`{cell['method']}`"))
+        if key in cell
+    }
+    figures |= {f"torch-uncertainty, {what}": peers["ratios"][name] for name, what in PEERS.items()}
+    about = (
         f"On {device['threads']} cores ({device['name']}, torch {device['torch']}), by `make benchmark` at commit "
-        f"{speed['commit']}\nand `make benchmark-peers` at commit {peers['commit']}. The peak is the most that a large "
-        f"product or convolution reaches,\n{speed['matrix_peak']['float32'] / 1e9:.0f} GFLOP/s.\n\n"
+        f"{speed['commit']} and `make benchmark-peers` at commit {peers['commit']}. Ratios are medians over rounds, "
+        "within which all that is compared is timed in turns. The peak is the most that a large product or convolution "
+        f"reaches, {speed['matrix_peak']['float32'] / 1e9:.0f} GFLOP/s."
     )
-    plain = [cell for cell in speed["cells"] if "over_bare_loop" in cell]
+    yield from (textwrap.fill(part, 120) + "\n\n" for part in (about, missed(figures)))
     yield from table(
-        ["plain training, 32 × 32 pixels", "batch", "images/s", "ms an update", "of the peak", "time / bare loop's"],
+        ["32 × 32 pixels", "batch", "images/s", "ms an update", "of the peak", "time / bare loop's", *COLUMNS],
         [
             [
-                cell["architecture"],
+                cell["architecture"] + (", the bare loop itself" if ITSELF in cell else ""),
                 str(cell["batch_size"]),
                 f"{cell['images_per_second']:,.0f}",
                 f"{cell['ms_per_update']:,.0f}",
-                f"{cell['of_matrix_peak']:.0%}",
-                f"{cell['over_bare_loop']:.3f}",
+                f"{cell['of_matrix_peak']:.0%}" if LOOP in cell else "",
+                *compared(cell[LOOP] if LOOP in cell else cell[ITSELF]),
             ]
-            for cell in plain
+            for cell in cells
+            if LOOP in cell or ITSELF in cell
         ],
     )
-    methods = [cell for cell in speed["cells"] if "over_sgd" in cell]
-    first = methods[0]
+    methods = [cell for cell in cells if METHOD in cell]
     yield "\n"
     yield from table(
-        [first["architecture"], "batch", "time / plain training's"],
-        [[f"`{cell['method']}`", str(cell["batch_size"]), f"{cell['over_sgd']:.2f}"] for cell in methods],
+        [methods[0]["architecture"], "batch", "time / plain training's", *COLUMNS],
+        [[f"`{cell['method']}`", str(cell["batch_size"]), *compared(cell[METHOD])] for cell in methods],
     )
-    fused = [cell for cell in speed["cells"] if "sequential_over_fused" in cell]
-    first = fused[0]
-    side = first["image"][1]
+    fused = [cell for cell in cells if FUSED in cell]
+    first, side = fused[0], fused[0]["image"][1]
     yield "\n"
     yield from table(
-        [f"{first['architecture']}, {side} × {side} pixels, {first['batch_size']} a minibatch", "one by one / fused"],
-        [[f"`{cell['method']}`", f"{cell['sequential_over_fused']:.2f}"] for cell in fused],
+        [
+            f"{first['architecture']}, {side} × {side} pixels, {first['batch_size']} a minibatch",
+            "one by one / fused",
+            *COLUMNS,
+        ],
+        [[f"`{cell['method']}`", *compared(cell[FUSED])] for cell in fused],
     )
     yield "\n"
     yield from table(
-        ["ResNet of 8 layers, minibatches of 128", "times as fast as torch-uncertainty 0.13"],
-        [[what, f"{peers['ratios'][name]:.2f}"] for name, what in PEERS.items()],
+        ["ResNet of 8 layers, minibatches of 128", "times as fast as torch-uncertainty 0.13", *COLUMNS],
+        [[what, *compared(peers["ratios"][name])] for name, what in PEERS.items()],
     )
 
 

@@ -1,16 +1,16 @@
 """Time epochs of the harness against torch-uncertainty's own trainer: the same network, pictures and threads.
 
 Each contestant is a process of its own, as its users start it, and trains an epoch when it is its turn; compared are
-the medians over rounds of the ratios within a round. The network is torch-uncertainty's ResNet of 8 layers (blocks
-[1, 1, 1] of 16, 32 and 64 channels); its BatchEnsemble form is its own, ours is `batch_ensemble` over the plain one.
-The pictures are random, of CIFAR-10's size and number of classes, which changes nothing about the time.
+the medians over rounds of the ratios within a round, with their quartiles. The network is torch-uncertainty's ResNet
+of 8 layers (blocks [1, 1, 1] of 16, 32 and 64 channels); its BatchEnsemble form is its own, ours is `batch_ensemble`
+over the plain one. The pictures are random, of CIFAR-10's size and number of classes, which changes nothing about the
+time.
 
 torch-uncertainty 0.13 needs other versions of some packages than this project, so that it has an environment of its
 own: `make benchmark-peers` makes it and runs this, in about four minutes on two cores.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
@@ -27,7 +27,9 @@ from torchvision.transforms import v2
 
 from harness.memory import keep_freed_memory
 from methods import METHODS, SGD, MakeMethod
-from tests.benchmarks.cells import Cell, Judge, harness_epoch, ratio, write_results
+from tests.benchmarks.cells import Cell, harness_epoch
+from tests.benchmarks.comparison import Judge, Measured, Timing
+from tests.benchmarks.device import write_results
 
 CLASSES, BATCH, K = 10, 128, 4
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -261,7 +263,7 @@ class Contestant:
         self.process.wait()
 
 
-def compete(names: list[str], minibatches: int, rounds: int, threads: int) -> dict[str, list[float]]:
+def compete(names: list[str], minibatches: int, rounds: int, threads: int) -> Timing:
     """Seconds of each contestant's epochs, in turns, after one to warm up."""
     contestants: dict[str, Contestant] = {}
     try:
@@ -273,7 +275,7 @@ def compete(names: list[str], minibatches: int, rounds: int, threads: int) -> di
                 taken = contestants[name].epoch()
                 if i:
                     seconds[name].append(taken)
-        return seconds
+        return Timing(seconds)
     finally:
         for contestant in contestants.values():
             contestant.end()
@@ -290,20 +292,21 @@ def main() -> None:
     if options.contestant:
         torch.set_num_threads(options.threads)
         contest(options.contestant, options.minibatches)
-    judge = Judge([])
+    judge = Judge()
     seconds: dict[str, list[float]] = {}
-    ratios: dict[str, float] = {}
+    ratios: dict[str, Measured] = {}
     for names in (["bare", "memory", "loader", "module", "harness"], ["batched", "harness batched"]):
         part = options.minibatches if len(names) > 2 else max(1, options.minibatches // 3)
-        seconds |= compete(names, part, options.rounds, options.threads)
+        timing = compete(names, part, options.rounds, options.threads)
+        seconds |= timing.seconds
         for name in names:
-            rate = part * BATCH / statistics.median(seconds[name])
-            print(f"{name:16} {statistics.median(seconds[name]):7.2f} s an epoch, {rate:7.0f} images/s", flush=True)
+            taken = timing.median(name)
+            print(f"{name:16} {taken:7.2f} s an epoch, {part * BATCH / taken:7.0f} images/s", flush=True)
         for (other, own), bound in BOUNDS.items():
             if own in names:
                 what = f"{other} / {own}"
-                ratios[what] = ratio(seconds, other, own)
-                print(f"{what:26} {judge(what, ratios[what], bound, least=True)}", flush=True)
+                ratios[what] = Measured.of(timing.ratios(other, own), bound, least=True)
+                print(f"{what:26} {judge(what, ratios[what])}", flush=True)
     write_results(Path("results/speed-peers.json"), "cpu", {"seconds": seconds, "ratios": ratios})
     judge.end()
 

@@ -1,18 +1,18 @@
 """Time the harness: against a bare PyTorch loop, methods against plain training, fast paths against plain ones.
 
-Everything is timed in turns within one process a row, so that ratios say whether something became slower; rates say
-what this machine can do. A ratio that does not keep its bound is measured again, twice at most. Prints a table and
-writes all of it as JSON. `make benchmark` runs it on the CPU, in less than five minutes on two cores; what needs a GPU
-is in `tests.benchmarks.gpu`.
+Everything is timed in turns within one process, so that ratios say whether something became slower; rates say what this
+machine can do. The bare loop is also timed against itself: what that differs from one is noise. A ratio that does not
+keep its bound gets more rounds in other processes, twice at most; its median is then that of all of them. Prints a
+table and writes all of it as JSON. `make benchmark` runs it on the CPU, in less than five minutes on two cores; what
+needs a GPU is in `tests.benchmarks.gpu`.
 """
 
 import argparse
 import multiprocessing
 import os
-import resource
-import statistics
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -22,18 +22,22 @@ from harness.fusion import CPU_PIXELS
 from harness.memory import keep_freed_memory
 from tests.benchmarks.cells import (
     Cell,
-    Judge,
     bare_epoch,
     build,
     harness_epoch,
-    in_turns,
-    matrix_peak,
-    ratio,
-    write_results,
+    loop_row,
+    method_row,
+    rates,
+    time_loop,
+    time_method,
 )
+from tests.benchmarks.comparison import Judge, Measured, Timing, in_turns, with_more_rounds
+from tests.benchmarks.device import matrix_peak, write_results
 
+CONTROL = Cell("lenet5", minibatches=20)
+"""The network whose bare loop is also timed against itself, in as many rounds."""
 CELLS = {
-    Cell("lenet5", minibatches=20): 15,
+    CONTROL: 15,
     Cell("cresnet20", minibatches=3): 9,
     Cell("wrn-16-4", minibatches=1): 5,
     Cell("wrn-28-10", minibatches=1, batch_size=8): 4,  # 128 pictures take half a minute on two cores
@@ -43,6 +47,8 @@ LOOP = 1.02
 """How many times as long as the bare loop the harness's may take."""
 ON = Cell("cresnet20", minibatches=10, batch_size=32)
 """What methods are compared on: ten minibatches are a cycle of ten members."""
+ROUNDS = 5
+"""Of each method."""
 SUBSPACES = replace(ON, minibatches=5, batch_size=64)
 """What subspaces are compared on: what they do for each update, whatever the size of a minibatch, is bounded at 64."""
 BOUNDS = {
@@ -59,54 +65,36 @@ BOUNDS = {
 """Methods, and how many times as long as plain training each may take; collecting is part of an epoch."""
 SMALL = Cell("wrn-10-1", minibatches=10, batch_size=32, channels=1, side=8)
 """A network and the size of pictures of the study `digits`, small enough to be fused on a CPU."""
+FUSE_UP_TO = CPU_PIXELS // SMALL.side**2
 FUSED = 1.2
 """How many times as fast fused members must be there."""
+SPARE = 60.0
+"""Seconds that more rounds may take in all, so that everything fits into five minutes."""
 
 
-def time_cell(cell: Cell, rounds: int) -> dict[str, Any]:
-    """Time plain training by the harness and by the bare loop."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    epoch = harness_epoch(cell)
-    epoch()
-    memory = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    times = in_turns({"harness": epoch, "bare": bare_epoch(cell)}, cell.device, rounds, warm_up=1)
-    taken = statistics.median(times["harness"])
-    return {
-        **cell.describe("sgd"),
-        "images_per_second": cell.pictures / taken,
-        "ms_per_update": 1e3 * taken / cell.minibatches,
-        "peak_memory_bytes": memory,
-        "over_bare_loop": ratio(times, "harness", "bare"),
-    }
+def time_control(cell: Cell, rounds: int) -> Timing:
+    """Time the bare loop against itself."""
+    return in_turns({"bare": bare_epoch(cell), "other": bare_epoch(cell)}, cell.device, rounds, warm_up=1)
 
 
-def time_method(written: str) -> dict[str, Any]:
-    """Time a method against plain training."""
-    cell = SUBSPACES if written in ("line", "curve") else ON
-    epochs = {written: harness_epoch(cell, build(written)), "sgd": harness_epoch(cell)}
-    times = in_turns(epochs, cell.device, rounds=5, warm_up=1)
-    rate = cell.pictures / statistics.median(times[written])
-    return {**cell.describe(written), "images_per_second": rate, "over_sgd": ratio(times, written, "sgd")}
-
-
-def time_fusing(written: str) -> dict[str, Any]:
-    """Time members one by one against members as one batch, as the harness fuses them on a CPU."""
-    fused = replace(SMALL, fuse_up_to=CPU_PIXELS // SMALL.side**2)
+def time_fusing(written: str) -> Timing:
+    """Time members one by one ("sequential") against members as one batch ("fused"), as they are fused on a CPU."""
+    fused = replace(SMALL, fuse_up_to=FUSE_UP_TO)
     epochs = {"sequential": harness_epoch(SMALL, build(written)), "fused": harness_epoch(fused, build(written))}
-    times = in_turns(epochs, SMALL.device, rounds=21)
-    rate = SMALL.pictures / statistics.median(times["fused"])
-    gain = ratio(times, "sequential", "fused")
-    return {**fused.describe(written), "images_per_second": rate, "sequential_over_fused": gain}
+    return in_turns(epochs, SMALL.device, rounds=21)
 
 
-def kept(row: Callable[[], dict[str, Any]], key: str, bound: float | None) -> dict[str, Any]:
-    """Measure a row, and again, twice at most, while it does not keep its bound: other work disturbs single medians."""
-    measured = row()
-    for _ in range(2):
-        if bound is None or measured[key] <= bound:
-            break
-        measured = min(measured, row(), key=lambda each: each[key])
-    return measured
+def control_row(cell: Cell, timing: Timing) -> dict[str, Any]:
+    """Sum up what `time_control` gave."""
+    over = Measured.of(timing.ratios("other", "bare"))
+    return {**cell.describe("bare loop"), **rates(cell, timing.median("bare")), "over_itself": over}
+
+
+def fusing_row(written: str, timing: Timing) -> dict[str, Any]:
+    """Sum up what `time_fusing` gave."""
+    cell = replace(SMALL, fuse_up_to=FUSE_UP_TO)
+    gain = Measured.of(timing.ratios("sequential", "fused"), FUSED, least=True)
+    return {**cell.describe(written), **rates(cell, timing.median("fused")), "sequential_over_fused": gain}
 
 
 def process() -> Pool:
@@ -120,6 +108,47 @@ def apart(function: Callable[..., Any], *arguments: object) -> Any:
         return pool.apply(function, arguments)
 
 
+@dataclass
+class Table:
+    """The rows timed so far, each printed when it is known.
+
+    Attributes:
+        rows: of the JSON file.
+        judge: compares with bounds.
+        spent: seconds that more rounds took.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    judge: Judge = field(default_factory=Judge)
+    spent: float = 0.0
+
+    def add(
+        self, key: str, row: Callable[[Timing], dict[str, Any]], first: Timing, again: Callable[[], Timing]
+    ) -> None:
+        """Time again where a bound does not hold, sum up and print.
+
+        Args:
+            key: of the figure that may have a bound.
+            row: sums up.
+            first: the first rounds.
+            again: times more of them, in a process of its own.
+        """
+
+        def more() -> Timing:
+            start = time.monotonic()
+            timing = again()
+            self.spent += time.monotonic() - start
+            return timing
+
+        made = row(with_more_rounds(first, more, lambda timing: self.spent > SPARE or row(timing)[key].kept))
+        self.rows.append(made)
+        line = f"{made['architecture']:10} {made['batch_size']:5} {made['method']:34} "
+        line += f"{made['images_per_second']:8,.0f} {made['ms_per_update']:9,.1f} "
+        if "of_matrix_peak" in made:
+            line += f"{made['of_matrix_peak']:5.0%} {made['peak_memory_bytes'] / 1e9:5.2f} GB "
+        print(line, self.judge(f"{made['architecture']}, {made['method']}, {key}", made[key]), flush=True)
+
+
 def main() -> None:
     """Print ratios beside their bounds, and write the JSON file; fail if a bound does not hold."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -127,34 +156,31 @@ def main() -> None:
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") == "1":
         print("warning: OMP_NUM_THREADS=1 leaves all but one core idle")
-    rows: list[dict[str, Any]] = []
-    judge = Judge([])
+    start, table = time.monotonic(), Table()
     peak = apart(matrix_peak, "cpu", "float32")
-    print(f"the most in a large product or convolution, float32: {peak / 1e9:.0f} GFLOP/s\n")
-    print("plain training batch  images/s ms/update of peak   memory  / bare loop")
+    print(f"the most in a large product or convolution, float32: {peak / 1e9:.0f} GFLOP/s")
+    print("at the end of a line: ratios of seconds, median [quartiles], and the bound")
+    print(f"\n{'network':10} batch {'method':34} images/s ms/update")
+    print("the bare loop / itself; then plain training / bare loop, with the share of the peak, and memory")
+    timed = partial(apart, time_control, CONTROL, CELLS[CONTROL])
+    table.add("over_itself", partial(control_row, CONTROL), timed(), timed)
     for cell, rounds in CELLS.items():
-        row = kept(partial(apart, time_cell, cell, rounds), "over_bare_loop", LOOP)
-        row["of_matrix_peak"] = row["images_per_second"] * cell.operations / peak
-        rows.append(row)
-        print(
-            f"{cell.architecture:14} {cell.batch_size:5} {row['images_per_second']:9,.0f} {row['ms_per_update']:9.1f} "
-            f"{row['of_matrix_peak']:7.0%} {row['peak_memory_bytes'] / 1e9:5.2f} GB  "
-            + judge(f"{cell.architecture} / bare loop", row["over_bare_loop"], LOOP),
-            flush=True,
-        )
-    print(f"\n{'method':40} images/s  / plain training   ({ON.architecture}, batch {ON.batch_size})")
+        timed = partial(apart, time_loop, cell, rounds)
+        table.add("over_bare_loop", partial(loop_row, cell, peak=peak, bound=LOOP), timed(), timed)
+    print("methods / plain training")
     with process() as pool:
         for written, bound in BOUNDS.items():
-            rows.append(kept(partial(pool.apply, time_method, (written,)), "over_sgd", bound))
-            rate, over = rows[-1]["images_per_second"], rows[-1]["over_sgd"]
-            print(f"{written:40} {rate:8,.0f}  {judge(written, over, bound)}", flush=True)
-    print(f"\n{'members one by one / as one batch':40} ({SMALL.architecture}, {SMALL.side} x {SMALL.side} pixels)")
+            what = (SUBSPACES if written in ("line", "curve") else ON, written)
+            row = partial(method_row, *what, bound=bound)
+            first = pool.apply(time_method, (*what, ROUNDS))
+            table.add("over_sgd", row, first, partial(apart, time_method, *what, ROUNDS))
+    print(f"members one by one / as one batch, {SMALL.side} x {SMALL.side} pixels")
     for written in ("late_phase_bn(K=10, start=500)", "late_phase_rank1(K=10, start=500)"):
-        rows.append(apart(time_fusing, written))
-        gain = judge(f"{written} fused", rows[-1]["sequential_over_fused"], FUSED, least=True)
-        print(f"{written:40} {gain}", flush=True)
-    write_results(options.output, "cpu", {"matrix_peak": {"float32": peak}, "cells": rows})
-    judge.end()
+        timed = partial(apart, time_fusing, written)
+        table.add("sequential_over_fused", partial(fusing_row, written), timed(), timed)
+    write_results(options.output, "cpu", {"matrix_peak": {"float32": peak}, "cells": table.rows})
+    print(f"measured in {(time.monotonic() - start) / 60:.1f} minutes")
+    table.judge.end()
 
 
 PAIRS = {

@@ -1,14 +1,16 @@
 """Bounds on speed, as ratios of epochs timed in turns in this process.
 
-A loaded machine disturbs single ratios, so a bound holds if one of three medians keeps it.
+A loaded machine disturbs single rounds, so where a bound does not hold there are more of them, and all count.
 """
 
 import time
+from functools import partial
 
 import pytest
 import torch
 
-from tests.benchmarks.cells import Cell, in_turns, ratio
+from tests.benchmarks.cells import Cell
+from tests.benchmarks.comparison import Measured, Timing, in_turns, with_more_rounds
 from tests.benchmarks.speed import PAIRS, SMALL
 
 pytestmark = pytest.mark.alone
@@ -24,15 +26,15 @@ in one process differ by. On pictures of CIFAR's size they are none."""
 def test_ratio(name, architecture):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+
+    def measured(timing: Timing) -> Measured:
+        return Measured.of(timing.ratios("other", "base"), BOUNDS[name])
+
     try:
         base, other = (make(CELLS[architecture]) for make in PAIRS[name])
-        medians = []
-        for _ in range(3):
-            # the time of one thread: what else the machine does counts less
-            times = in_turns({"base": base, "other": other}, "cpu", rounds=40, clock=time.process_time)
-            medians.append(ratio(times, "other", "base"))
-            if medians[-1] <= BOUNDS[name]:
-                return
+        # the time of one thread: what else the machine does counts less
+        timed = partial(in_turns, {"base": base, "other": other}, "cpu", rounds=40, clock=time.process_time)
+        timing = with_more_rounds(timed(), timed, lambda timing: measured(timing).kept)
     finally:
         torch.set_num_threads(threads)
-    pytest.fail(f"{name} on {architecture}: medians {medians}, bound {BOUNDS[name]}")
+    assert measured(timing).kept, f"{name} on {architecture}: {measured(timing)}, {measured(timing).rounds} rounds"

@@ -1,0 +1,125 @@
+"""The measurement on a GPU, rehearsed on the CPU: what it writes, puts together, and says of what fails."""
+
+import json
+import sys
+import tempfile
+
+import pytest
+import torch
+
+from harness.rates import read_rates
+from methods import SGD
+from tests.benchmarks import gpu, modes
+from tests.benchmarks.cells import Cell
+from tests.benchmarks.gpu import packed_gain
+from tests.benchmarks.modes import Tried, try_modes
+from tests.benchmarks.packed import packed_rate
+from tests.benchmarks.report import other_parts, rehearsed
+from tests.benchmarks.speed import BOUNDS
+
+TINY = Cell("lenet5", minibatches=2, batch_size=4, channels=1, side=8)
+
+
+@pytest.fixture
+def rehearse(tmp_path, monkeypatch):
+    """Rehearse some parts, all into one file; give what it holds."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+    def run(*parts):
+        only = ["--only", *parts] if parts else []
+        path = tmp_path / "gpu.json"
+        monkeypatch.setattr(sys, "argv", ["gpu", "--rehearse", "--output", str(path), *only])
+        gpu.main()
+        return json.loads(path.read_text()), path
+
+    return run
+
+
+def test_parts_measured_apart_are_put_together(rehearse):
+    first, _ = rehearse("loops")
+    second, path = rehearse("methods")
+    assert list(second["parts"]) == ["loops", "methods"] and first["parts"].items() <= second["parts"].items()
+    assert [about["failed"] for about in second["parts"].values()] == [None, None]
+    assert first["rows"] + second["rows"][1:] == second["rows"] and len(second["rows"]) == 1 + len(BOUNDS)
+    assert [cell["method"] for cell in second["cells"]] == ["sgd", *BOUNDS]
+    again, _ = rehearse("loops")
+    assert [row["part"] for row in again["rows"]] == ["methods"] * len(BOUNDS) + ["loops"]
+    assert again["rows"][-1] != first["rows"][0]
+    (rates,) = read_rates(path)
+    assert [cell.images_per_second for cell in rates.cells] == [again["cells"][-1]["images_per_second"]]
+    cell = again["cells"][-1]
+    assert cell["over_bare_loop"]["rounds"] == rehearsed().rounds and cell["over_bare_loop"]["bound"] == 1.02
+    assert cell["ms_per_update"] == pytest.approx(1e3 * cell["batch_size"] / cell["images_per_second"])
+
+
+def test_a_file_from_elsewhere_is_refused_where_it_would_be_mixed(tmp_path):
+    path, parts = tmp_path / "gpu.json", {"loops": {}, "small": {}}
+    rows = [{"part": "loops", "name": "a"}, {"part": "small", "name": "b"}]
+    path.write_text(json.dumps({"commit": "abc", "device": {}, "parts": parts, "rows": rows, "cells": []}))
+    found = other_parts(path, ["small"], {"commit": "abc", "device": {}})
+    assert found == {"parts": {"loops": {}}, "rows": rows[:1], "cells": []}
+    with pytest.raises(SystemExit, match="its parts loops were measured with another commit; move it away"):
+        other_parts(path, ["small"], {"commit": "def", "device": {}})
+    assert other_parts(path, ["small", "loops"], {"commit": "def"}) == {"parts": {}, "rows": [], "cells": []}
+    assert other_parts(tmp_path / "none.json", ["small"], {}) == {"parts": {}, "rows": [], "cells": []}
+
+
+def test_a_part_that_fails_is_named_and_loses_no_other(rehearse, monkeypatch):
+    def fail(sizes, report):
+        raise ValueError("no kernel")
+
+    monkeypatch.setitem(gpu.PARTS, "large", fail)
+    found, _ = rehearse("large", "loops")
+    assert found["parts"]["large"]["failed"] == "ValueError: no kernel"
+    assert [row["part"] for row in found["rows"]] == ["loops"]
+
+
+class TestModes:
+    def test_one_that_fails_is_named(self, monkeypatch):
+        whole = modes.harness_epoch
+
+        def epoch(cell, make):
+            if cell.compile == "default":
+                raise RuntimeError("no compiler")
+            return whole(cell, make)
+
+        monkeypatch.setattr(modes, "harness_epoch", epoch)
+        tried = try_modes(TINY, SGD, ("default", "off"))
+        assert tried.found["default"] == "RuntimeError: no compiler"
+        assert tried.fastest == TINY and tried.seconds == tried.found["off"] > 0
+
+    def test_the_fastest(self):
+        assert (
+            Tried(TINY, SGD, {"off": 2.0, "default": 1.0, "reduce-overhead": "too large"}).fastest.compile == "default"
+        )
+
+    def test_none_trains(self):
+        tried = Tried(TINY, SGD, {"off": "too large"})
+        assert tried.seconds == float("inf")
+        with pytest.raises(RuntimeError, match=r"lenet5: no mode trains: \{'off': 'too large'\}"):
+            _ = tried.fastest
+
+
+class TestPacked:
+    def test_the_most_of_several_against_the_fastest_alone(self):
+        rates = {"off": {1: 100.0, 4: 330.0, 8: "out of memory"}, "default": {1: 110.0, 4: "out of memory"}}
+        found = packed_gain(rates)
+        assert (found.value, found.bound, found.kept) == (3, 3, True)
+        with pytest.raises(RuntimeError, match="no run trains alone: .*out of memory"):
+            packed_gain({"off": {1: "out of memory", 4: 1.0}})
+
+    def test_two_processes(self):
+        with tempfile.TemporaryFile("w+") as errors:
+            assert packed_rate(TINY, 2, 0.1, errors) > 0
+
+    def test_a_process_that_ends_says_why(self):
+        with tempfile.TemporaryFile("w+") as errors, pytest.raises(RuntimeError, match="ended: .*unknown architecture"):
+            packed_rate(Cell("vgg"), 1, 0.1, errors)
+
+
+@pytest.mark.slow
+def test_the_whole_rehearsal(rehearse):
+    found, _ = rehearse()
+    assert list(found["parts"]) == list(gpu.PARTS)
+    assert [about["failed"] for about in found["parts"].values()] == [None] * len(gpu.PARTS)
+    assert len(found["rows"]) == 5 + 1 + len(BOUNDS) + 5 + 1
