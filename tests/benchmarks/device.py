@@ -50,7 +50,7 @@ def matrix_peak(device: str, precision: str, side: int = 0) -> float:
         torch.set_float32_matmul_precision(before)
 
 
-def fastest(run: Epoch, device: str, repeats: int, timings: int = 5) -> float:
+def fastest(run: Epoch, device: str, repeats: int, timings: int = 10) -> float:
     """Give the seconds of one call, in the fastest of some timings of so many calls each."""
 
     def calls() -> None:
