@@ -14,9 +14,8 @@ class CompiledForward:
 
     Only the forward is compiled, so that hooks of the network (cost, precision) stay as they are. All else is run as it
     is written: other sizes, such as an epoch's last minibatch, would be compiled anew each, which takes longer than it
-    saves, and so would cycles of members that share statistics, whose order differs from epoch to epoch; in evaluation,
-    networks see few batches of each size. Members' weights that take the place of the network's are inputs of the same
-    program.
+    saves, and so would cycles whose order of members differs from epoch to epoch; in evaluation, networks see few
+    batches of each size. Members' weights that take the place of the network's are inputs of the same program.
     """
 
     def __init__(self, net: nn.Module, run: Any) -> None:

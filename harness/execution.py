@@ -295,9 +295,9 @@ class Execution:
         """
         if self.run.evaluate == Measures():
             return Landscape()
-        task, give = self.task, self.data
+        task, statistics = self.task, self.data.for_statistics("prepare")
         corrupted = partial(task.corrupted_part, batch_size=at_once(task)) if isinstance(task, PictureTask) else None
-        examples = Examples(give.held_out("test"), give.held_out("train"), give.for_statistics("prepare"), corrupted)
+        examples = Examples(self.data.held_out("test"), self.data.held_out("train"), statistics, corrupted)
         plain = None
         if beside:
             other = make_method(self.run.plain(self.methods), self.methods, self.task.shape)

@@ -61,7 +61,9 @@ class RunData:
         """
         passes = self.part(part)
         if passes is None:
-            raise ValueError(f"{self.run.method} asks for {part} data, but {self.run.dataset.label} holds none out")
+            raise ValueError(
+                f"{self.run.method}: {part} data are asked for, but {self.run.dataset.label} holds none out"
+            )
         return passes
 
 

@@ -14,16 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 if TYPE_CHECKING:
     from methods.base import Batch, Method
 
-
-def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
-    """List the BatchNorm layers of a network by name."""
-    return {name: layer for name, layer in net.named_modules() if isinstance(layer, _BatchNorm)}
-
-
 Turn = Callable[[int], Mapping[str, Tensor] | None]
 """Gives the weights that see a batch, by its number; None for the network's own."""
 Member = Mapping[str, Tensor] | Turn | None
 """A network's weights, or what gives them; None for the network's own."""
+
+
+def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
+    """List the BatchNorm layers of a network by name."""
+    return {name: layer for name, layer in net.named_modules() if isinstance(layer, _BatchNorm)}
 
 
 def reestimate(

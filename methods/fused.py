@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -52,23 +53,27 @@ class Acts:
     repeats: bool = False
 
 
+ACTING: WeakKeyDictionary[nn.Module, Acts] = WeakKeyDictionary()
+"""Networks of which layers do something else at present."""
+
+
 @contextmanager
 def acting(net: nn.Module, acts: Acts) -> Iterator[None]:
     """Let layers of a network do something else for a while."""
-    vars(net)["acts"] = acts
+    ACTING[net] = acts
     for layer, act in acts.layers.items():
         vars(layer)["forward"] = act  # which goes before the class's
     try:
         yield
     finally:
-        del vars(net)["acts"]
+        del ACTING[net]
         for layer in acts.layers:
             del vars(layer)["forward"]
 
 
 def what_acts(net: nn.Module) -> Acts | None:
     """Say what layers of a network do at present in place of what they do by themselves."""
-    return vars(net).get("acts")
+    return ACTING.get(net)
 
 
 def alone(layer: nn.Module, x: Tensor) -> Tensor:

@@ -202,10 +202,6 @@ class Hypernetwork(LatePhase):
         """Let members take turns, or draw one if updates are not nested."""
         return super().turn(i) if self.nested else int(torch.randint(self.K, (), generator=self.turns))
 
-    def fuses(self, examples: int) -> bool:
-        """Run members with kernels of their own one by one."""
-        return not self.late_factors and super().fuses(examples)
-
     def anchors(self) -> Iterable[Anchor]:
         """Give the members, in the space of their embeddings (Sacramento et al., Figures 3 and S2).
 

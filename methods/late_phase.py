@@ -8,7 +8,6 @@ paper does with an optimizer per member. Members that were not used have no grad
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.base import About, Anchor, Batch, Method, Weights
-from methods.batch_norm import batch_norms, reestimate, reestimate_each
+from methods.batch_norm import Member, batch_norms, reestimate, reestimate_each
 from methods.collapse import average_layers
 from methods.fused import Act, Acts, act_by_group, acting, can_fuse, grouped
 from methods.named_buffers import NamedBuffers
@@ -48,9 +47,9 @@ class LatePhase(Method):
     the base weights: the interaction w = h(θ, φ) of the paper. Weights and factors before T0 are φ0.
 
     Members of a class that declares itself `fusible` may run as one batch of all of them. `loss` and `forward` then
-    see the rows of all, and of weights only those that `generate` makes for all alike; `late_weights` and `members`
-    are not asked. A subclass that changes one of these does not declare it, or says in `make_acts` what its members
-    do to their rows.
+    see the rows of all, and of weights only those that `generate` makes for all alike; `weights_of`, `late_weights`,
+    `member` and `members` are not asked. A subclass that changes one of these does not declare it, or says in
+    `make_acts` what its members do to their rows.
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2, Algorithms 1 and 4.
@@ -302,14 +301,16 @@ class LatePhase(Method):
     def fuses(self, examples: int) -> bool:
         """Say whether members see so many examples each as one batch: where that is faster, and can be done."""
         declared = vars(type(self)).get("fusible", False)
-        return declared and examples <= self.fuse_up_to and self.divisible and can_fuse(self.net)
+        own_kernels = bool(self.factors) and self.late_factors and type(self).make_acts is LatePhase.make_acts
+        return declared and not own_kernels and examples <= self.fuse_up_to and self.divisible and can_fuse(self.net)
 
     @contextmanager
     def as_one_batch(self, turns: Sequence[int]) -> Iterator[dict[str, Tensor]]:
         """Let the network see batches of m members, (m·B, …), equally many rows each; give the weights to run it on."""
         key = tuple(turns)
         if key not in self.acts:  # kept, for a compiled program holds for these very objects
-            repeats = key == tuple(range(self.K)) and not self.shared_norms
+            moves_on = self.leftover == "step" and self.shared_norms  # each epoch's cycles begin with another member
+            repeats = key == tuple(range(self.K)) and not moves_on
             self.acts[key] = Acts(self.make_acts(turns), repeats)
         with acting(self.net, self.acts[key]):
             yield {} if self.late_factors else self.generate(list(self.factors))
@@ -402,9 +403,13 @@ class LatePhase(Method):
         elif self.re_estimates and self.prediction == "average" and self.statistics != "reestimate_members":
             reestimate(self, batches, self.average_member())
         elif self.re_estimates and self.own_statistics:
-            reestimate_each(self, batches, [partial(lambda k, batch: self.member(k), k) for k in range(self.K)])
+            reestimate_each(self, batches, map(self.member_to_estimate, range(self.K)))
         elif self.re_estimates:
             reestimate(self, batches, lambda i: self.member(i % self.K))
+
+    def member_to_estimate(self, k: int) -> Member:
+        """Give member k; where its weights are made, anew for each batch: those of all would fill the memory."""
+        return (lambda batch: self.member(k)) if self.factors else self.member(k)
 
     def anchors(self) -> Iterable[Anchor]:
         """Give the K members, also where their average predicts."""

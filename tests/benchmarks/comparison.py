@@ -14,7 +14,7 @@ import torch
 
 Epoch = Callable[[], object]
 MORE = 2
-"""How many times more rounds are timed at most, where a bound does not hold."""
+"""How many times more rounds are timed where a bound does not hold."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class Measured:
 
     def __str__(self) -> str:
         """Write it for a line of a table: the median, the quartiles, and the bound."""
-        digits = 3 if abs(self.value) < 100 else 0
+        digits, of_bound = (3, 2) if abs(self.value) < 100 else (0, 0)
         value, lower, upper = (f"{each:,.{digits}f}" for each in (self.value, *self.quartiles))
         said = f"{value} [{lower}, {upper}]"
         if self.bound is not None:
-            said += f" {'>=' if self.least else '<='} {self.bound:,.{digits and 2}f}"
+            said += f" {'>=' if self.least else '<='} {self.bound:,.{of_bound}f}"
         return said + (" NOT KEPT" if self.kept is False else "")
 
 
@@ -144,18 +144,17 @@ def in_turns(
 
 
 def with_more_rounds(timing: Timing, again: Callable[[], Timing], kept: Callable[[Timing], bool | None]) -> Timing:
-    """Time again while a bound does not hold, and pool all rounds: the first ones count as much as the last.
+    """Time again, `MORE` times, where a bound does not hold, and pool all rounds.
 
-    More rounds narrow what other work of the machine scatters, and unlike the least of several medians, theirs does not
-    move away from what is measured. What keeps its bound by chance is not timed again: that much is still lenient.
+    More rounds narrow what other work of the machine scatters; none is left out, and they do not end where the bound
+    happens to hold. What keeps it by chance at first is not timed again: that much is lenient.
 
     Args:
         timing: the first rounds.
         again: times more.
         kept: whether the bound holds; None where there is none.
     """
-    for _ in range(MORE):
-        if kept(timing) is not False:
-            break
-        timing += again()
+    if kept(timing) is False:
+        for _ in range(MORE):
+            timing += again()
     return timing

@@ -14,6 +14,7 @@ PEERS = {
     "loader / harness": "plain training, pictures from a DataLoader",
     "module / harness": "plain training, pictures from its data module",
     "batched / harness batched": "BatchEnsemble, K = 4, pictures from a DataLoader",
+    "memory / bare": "a bare loop, pictures that are ready in memory for both",
 }
 
 
@@ -37,8 +38,8 @@ def missed(figures: dict[str, dict[str, Any]]) -> str:
     bad = [name for name, figure in figures.items() if figure["kept"] is False]
     bounds = sum(figure["bound"] is not None for figure in figures.values())
     if not bad:
-        return f"All of the {bounds} bounds held in this measurement."
-    return f"**{len(bad)} of the {bounds} bounds did not hold in this measurement**: {'; '.join(bad)}."
+        return f"All of the {bounds} bounds held in these measurements."
+    return f"**{len(bad)} of the {bounds} bounds did not hold in these measurements**: {'; '.join(bad)}."
 
 
 COLUMNS = ["quartiles of rounds", "bound"]
@@ -58,9 +59,9 @@ def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
     figures |= {f"torch-uncertainty, {what}": peers["ratios"][name] for name, what in PEERS.items()}
     about = (
         f"On {device['threads']} cores ({device['name']}, torch {device['torch']}), by `make benchmark` at commit "
-        f"{speed['commit']} and `make benchmark-peers` at commit {peers['commit']}. Ratios are medians over rounds, "
-        "within which all that is compared is timed in turns. The peak is the most that a large product or convolution "
-        f"reaches, {speed['matrix_peak']['float32'] / 1e9:.0f} GFLOP/s."
+        f"{speed['commit']} and `make benchmark-peers` at commit {peers['commit']}. Ratios are medians over the rounds "
+        "of two processes, within which all that is compared is timed in turns. The peak is the most that a large "
+        f"product or convolution reaches, {speed['matrix_peak']['float32'] / 1e9:.0f} GFLOP/s."
     )
     yield from (textwrap.fill(part, 120) + "\n\n" for part in (about, missed(figures)))
     yield from table(

@@ -21,6 +21,6 @@ def test_a_bound_that_does_not_hold_is_said():
     assert compared(bad) == ["1.100", "1.090 to 1.110 of 15", "≤ 1.02 **missed**"]
     assert compared(figure(2.0, True, 1.6, least=True))[2] == "≥ 1.60"
     assert compared(free)[2] == ""
-    assert missed({"a": good, "b": free}) == "All of the 1 bounds held in this measurement."
-    said = "**1 of the 2 bounds did not hold in this measurement**: b."
+    assert missed({"a": good, "b": free}) == "All of the 1 bounds held in these measurements."
+    said = "**1 of the 2 bounds did not hold in these measurements**: b."
     assert missed({"a": good, "b": bad, "c": free}) == said

@@ -124,7 +124,7 @@ def test_watching_leaves_training_alone_and_is_resumed_with_the_same_bits(make, 
 def test_a_run_without_held_out_data_fails_at_once(make, tmp_path):
     run = make("watching", validation=None)
     state, reason = execute(run, Settings(tmp_path), [])
-    assert (state, reason) == ("failed", "ValueError: watching asks for validation data, but rows holds none out")
+    assert (state, reason) == ("failed", "ValueError: watching: validation data are asked for, but rows holds none out")
     assert not Watching.shown
 
 

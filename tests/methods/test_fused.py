@@ -9,7 +9,7 @@ from torch import nn
 
 import models
 from harness.optimizers import make_optimizer
-from methods import METHODS, SWA, LatePhaseBatchNorm, MakeNet, Recipe
+from methods import METHODS, SWA, LatePhaseBatchNorm, LatePhaseRank1, MakeNet, Recipe
 from methods.batch_norm import batch_norms
 from methods.fused import Acts, Each, Linears, Norms, Scaled, act_by_group, acting, can_fuse, times_plus, what_acts
 from methods.late_phase import LatePhase
@@ -266,6 +266,7 @@ def test_scaling_what_goes_in_and_out_is_multiplying_the_weight(layer):
 def test_layers_act_as_always_again_also_after_an_error():
     layer = nn.Linear(2, 2)
     net = nn.Sequential(layer)
+    net.acts = ["the network's own"]
     x = torch.ones(1, 2)
     before = net(x)
     acts = Acts({layer: lambda x: 0 * x})
@@ -274,6 +275,7 @@ def test_layers_act_as_always_again_also_after_an_error():
         assert not net(x).any()
         raise RuntimeError("stop")
     assert what_acts(net) is None
+    assert net.acts == ["the network's own"]
     assert torch.equal(net(x), before)
 
 
@@ -342,6 +344,20 @@ class Halved(LatePhaseBatchNorm):
 def test_members_of_a_subclass_that_does_not_declare_it_run_one_by_one(method_class):
     one, _ = trained(method_class, 0)
     other, sizes = trained(method_class, B)
+    assert max(sizes) == B
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_members_with_made_weights_are_fused_only_where_it_is_said_how():
+    class Grown(LatePhaseRank1):
+        """Members whose factors nothing says how to apply to rows."""
+
+        fusible = True
+        make_acts = LatePhase.make_acts
+
+    one, _ = trained(Grown, 0)
+    other, sizes = trained(Grown, B)
     assert max(sizes) == B
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
