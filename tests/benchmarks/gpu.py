@@ -1,8 +1,9 @@
 """Measure on a GPU all that is asked of the harness's speed there.
 
-Every row is a figure, with its quartiles over rounds, beside its bound. All is written as JSON, from which
-`python -m harness.scaling --rates FILE` predicts hours. `--rehearse` does the same at a tiny size on the CPU, which
-shows that the script runs and nothing else.
+Every row is a figure beside its bound: a median with its quartiles over rounds, or, of several runs at once, the one
+value that was measured. All is written as JSON, from which `python -m harness.scaling --rates FILE` predicts hours.
+`--rehearse` does the same at a tiny size on the CPU, into a file of its own, which shows that the script runs and
+nothing else.
 
     python -m tests.benchmarks.gpu --output results/speed-gpu.json
 
@@ -12,16 +13,21 @@ cores, which nobody has measured; most of them are spent compiling, or starting 
     large    3.0   WRN-28-10: its loop, fastest mode, share of the peak, and late-phase BatchNorm against SGD
     loops    0.8   the loops of the other networks
     methods  0.7   all methods against SGD, cResNet20
-    small    2.5   cResNet20: fused members against members one by one, and the time of a run
-    packed   2.7   cResNet20: several runs at once
+    small    3-5   cResNet20: fused members against members one by one, and the time of a run
+    packed   4-5   cResNet20: several runs at once
 
-Parts measured by several commands, as where a command may not take long, are put together in the file:
+Parts measured by several commands, as where one may take ten minutes, are put together in the file:
 
     python -m tests.benchmarks.gpu --only large loops methods
-    python -m tests.benchmarks.gpu --only small packed
+    python -m tests.benchmarks.gpu --only small
+    python -m tests.benchmarks.gpu --only packed
 
-Besides torch, this needs numpy, scipy, scikit-learn, pandas, pillow, pyyaml, pydantic, optuna and rich. Where the code
-is without its `.git`, say which it is: `ECON_COMMIT=$(git describe --always --dirty --abbrev=12)`.
+Where the next command runs on another machine, carry the file along: `--output` is read there. The commit, the name of
+the device, the threads and torch must be the same. Where the code is without its `.git`, give each command the same
+`ECON_COMMIT=$(git describe --always --dirty --abbrev=12)`.
+
+Besides torch, this needs numpy, scipy, pillow, pyyaml and rich, and optuna and pydantic with what they import:
+colorlog, packaging and tqdm; annotated-types, pydantic-core and typing-inspection.
 """
 
 import argparse
@@ -35,7 +41,7 @@ from pathlib import Path
 import torch
 
 from harness.fusion import GPU_OPERATIONS
-from tests.benchmarks.cells import method_row, time_method
+from tests.benchmarks.cells import Cell, method_row, time_method
 from tests.benchmarks.comparison import Measured
 from tests.benchmarks.device import command, matrix_peak, where, write_results
 from tests.benchmarks.modes import forget
@@ -43,6 +49,8 @@ from tests.benchmarks.networks import measure_large, measure_loop, measure_small
 from tests.benchmarks.packed import packed_rate
 from tests.benchmarks.report import Report, Sizes, full, other_parts, rehearsed
 from tests.benchmarks.speed import BOUNDS
+
+MEASURED, REHEARSED = "results/speed-gpu.json", "results/speed-gpu-rehearsed.json"
 
 
 def measure_loops(sizes: Sizes, report: Report) -> None:
@@ -71,13 +79,20 @@ def measure_packed(sizes: Sizes, report: Report) -> None:
     for mode in sizes.packed_modes:
         rates[mode] = {}
         for count in sizes.packed:
-            with tempfile.TemporaryFile("w+") as errors:
-                try:
-                    rates[mode][count] = packed_rate(replace(sizes.small, compile=mode), count, sizes.seconds, errors)
-                except RuntimeError as error:  # shown in the row
-                    rates[mode][count] = str(error)
+            rates[mode][count] = found = rate_or_reason(replace(sizes.small, compile=mode), count, sizes.seconds)
+            said = found if isinstance(found, str) else f"{found:,.0f} images/s"
+            print(f"compile {mode}, at once {count}: {said}", flush=True)  # not lost where time runs out
     name = f"{sizes.small.architecture} {sizes.small.precision}, packed / alone, images/s, each in its fastest mode"
     report.add(name, packed_gain(rates), images_per_second=rates)
+
+
+def rate_or_reason(cell: Cell, count: int, duration: float) -> float | str:
+    """Give the images a second of so many runs together, or why there are none."""
+    with tempfile.TemporaryFile("w+") as errors:
+        try:
+            return packed_rate(cell, count, duration, errors)
+        except Exception as error:  # shown in the row
+            return f"{type(error).__name__}: {error}"
 
 
 def packed_gain(rates: dict[str, dict[int, float | str]]) -> Measured:
@@ -121,7 +136,7 @@ def measure(part: str, sizes: Sizes, report: Report) -> dict[str, object]:
 def main() -> None:
     """Measure all rows, and write them; fail if one does not keep its bound."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--output", type=Path, default=Path("results/speed-gpu.json"), help="Default: %(default)s")
+    parser.add_argument("--output", type=Path, help=f"Default: {MEASURED}, or {REHEARSED}")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="These parts.")
     parser.add_argument("--rehearse", action="store_true", help="At a tiny size on the CPU.")
     options = parser.parse_args()
@@ -131,7 +146,8 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     device = sizes.large.device
     made = {**where(device), "rehearsal": options.rehearse}
-    results = other_parts(options.output, options.only, made)
+    output = options.output or Path(REHEARSED if options.rehearse else MEASURED)
+    results = other_parts(output, options.only, made)
     report = Report({precision: matrix_peak(device, precision, sizes.side) for precision in ("float32", "bfloat16")})
     report.rows, report.cells = results["rows"], results["cells"]
     print(", ".join(f"{name}: {peak / 1e12:.2f} TFLOP/s" for name, peak in report.peaks.items()))
@@ -139,7 +155,7 @@ def main() -> None:
         if part in options.only:
             results["parts"][part] = measure(part, sizes, report)
             results["command"] = "; ".join(dict.fromkeys(about["command"] for about in results["parts"].values()))
-            write_results(options.output, device, made | results)  # each time: nothing is lost where time runs out
+            write_results(output, device, made | results)  # each time: nothing is lost where time runs out
     if not options.rehearse:
         report.judge.end()
 

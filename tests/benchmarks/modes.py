@@ -58,12 +58,16 @@ def try_modes(cell: Cell, make: MakeMethod, modes: tuple[str, ...], rounds: int 
     found: dict[str, float | str] = {}
     for mode in modes:
         try:
-            epoch = harness_epoch(replace(cell, compile=mode), make)
-            found[mode] = in_turns({mode: epoch}, cell.device, rounds).median(mode)
+            found[mode] = time_mode(replace(cell, compile=mode), make, rounds)
         except Exception as error:  # shown in the row
             found[mode] = f"{type(error).__name__}: {error}"[:300]
         forget()
     return Tried(cell, make, found)
+
+
+def time_mode(cell: Cell, make: MakeMethod, rounds: int) -> float:
+    """Time an epoch, of which nothing is held on return, so that it can be forgotten."""
+    return in_turns({cell.compile: harness_epoch(cell, make)}, cell.device, rounds).median(cell.compile)
 
 
 def fastest_in_turns(kinds: dict[str, Tried], device: str, rounds: int) -> Timing:

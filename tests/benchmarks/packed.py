@@ -6,9 +6,11 @@ is one of the processes: it says when it is ready, trains for so long when told 
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import IO
 
@@ -17,38 +19,52 @@ import torch
 from tests.benchmarks.cells import Cell, harness_epoch
 from tests.benchmarks.comparison import seconds
 
-READY, GO = "ready", "go"
+READY, GO, RATE = "ready", "go", "images/s"
+ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
+"""How a traceback names what was raised; compilers print advice after it."""
 
 
 class Worker:
     """A process, seen from the one that starts it."""
 
-    def __init__(self, cell: Cell, duration: float, errors: IO[str]) -> None:
+    def __init__(self, command: Sequence[str], errors: IO[str]) -> None:
         """Start it; what it says of errors goes to a file that all of them share."""
         self.errors = errors
-        command = [sys.executable, "-m", "tests.benchmarks.packed", json.dumps(asdict(cell)), str(duration)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         )
 
-    def read(self) -> str:
-        """Wait for a line.
+    def read(self, word: str) -> str:
+        """Wait for a line that begins with a word, past what libraries print; give the rest of it.
 
         Raises:
-            RuntimeError: if the process ended; with its last words.
+            RuntimeError: if the process ended; with its last error.
         """
         assert self.process.stdout is not None
-        line = self.process.stdout.readline().strip()
-        if not line:
-            self.errors.seek(0)
-            said = self.errors.read().strip().splitlines() or ["it said nothing"]
-            raise RuntimeError(f"a process that shares the device ended: {said[-1][:300]}")
-        return line
+        for line in self.process.stdout:
+            first, _, rest = line.strip().partition(" ")
+            if first == word:
+                return rest
+        raise self.ended()
 
     def go(self) -> None:
-        """Let it train."""
+        """Let it train.
+
+        Raises:
+            RuntimeError: if the process ended; with its last error.
+        """
         assert self.process.stdin is not None
-        print(GO, file=self.process.stdin, flush=True)
+        try:
+            print(GO, file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self.ended() from None
+
+    def ended(self) -> RuntimeError:
+        """Say why it ended: by the last error of the file, or its last line where none is named."""
+        self.errors.seek(0)
+        said = self.errors.read().strip().splitlines() or ["it said nothing"]
+        named = [line for line in said if ERROR.match(line)]
+        return RuntimeError(f"a process that shares the device ended: {(named or said)[-1][:300]}")
 
     def end(self) -> None:
         """End it, if it did not."""
@@ -68,14 +84,15 @@ def packed_rate(cell: Cell, count: int, duration: float, errors: IO[str]) -> flo
     Raises:
         RuntimeError: if one of them ended early.
     """
+    command = [sys.executable, "-m", "tests.benchmarks.packed", json.dumps(asdict(cell)), str(duration)]
     workers: list[Worker] = []
     try:
-        workers.extend(Worker(cell, duration, errors) for _ in range(count))
+        workers.extend(Worker(command, errors) for _ in range(count))
         for worker in workers:
-            worker.read()
+            worker.read(READY)
         for worker in workers:
             worker.go()
-        return sum(float(worker.read()) for worker in workers)
+        return sum(float(worker.read(RATE)) for worker in workers)
     finally:
         for worker in workers:
             worker.end()
@@ -95,7 +112,7 @@ def work(cell: Cell, duration: float) -> None:
     while time.perf_counter() - start < duration:
         seconds(epoch, cell.device)
         pictures += cell.pictures
-    print(pictures / (time.perf_counter() - start), flush=True)
+    print(RATE, pictures / (time.perf_counter() - start), flush=True)
 
 
 if __name__ == "__main__":

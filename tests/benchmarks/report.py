@@ -102,13 +102,18 @@ def other_parts(path: Path, parts: Sequence[str], made: dict[str, Any]) -> dict[
         "parts", "rows" and "cells" of a file.
 
     Raises:
-        SystemExit: if the file is from elsewhere.
+        SystemExit: if the file is from elsewhere; or if one of both is a rehearsal, even where no part would be kept.
     """
     if not path.exists():
         return {"parts": {}, "rows": [], "cells": []}
     read = json.loads(path.read_text())
     others = {part: about for part, about in read.get("parts", {}).items() if part not in parts}
     differs = [name for name, value in made.items() if read.get(name) != value]
+    if "rehearsal" in differs:
+        raise SystemExit(
+            f"{path}: a measurement and a rehearsal do not write to the same file; move it away, or give "
+            "another --output"
+        )
     if others and differs:
         raise SystemExit(
             f"{path}: its parts {', '.join(others)} were measured with another {' and '.join(differs)}; move it away, "

@@ -3,6 +3,8 @@
 import json
 import sys
 import tempfile
+import weakref
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,11 +15,22 @@ from tests.benchmarks import gpu, modes
 from tests.benchmarks.cells import Cell
 from tests.benchmarks.gpu import packed_gain
 from tests.benchmarks.modes import Tried, try_modes
-from tests.benchmarks.packed import packed_rate
-from tests.benchmarks.report import other_parts, rehearsed
+from tests.benchmarks.packed import RATE, READY, Worker, packed_rate
+from tests.benchmarks.report import Report, other_parts, rehearsed
 from tests.benchmarks.speed import BOUNDS
 
 TINY = Cell("lenet5", minibatches=2, batch_size=4, channels=1, side=8)
+
+
+@contextmanager
+def started(program):
+    """A process that shares the device, of a program of ours."""
+    with tempfile.TemporaryFile("w+") as errors:
+        worker = Worker([sys.executable, "-c", program], errors)
+        try:
+            yield worker
+        finally:
+            worker.end()
 
 
 @pytest.fixture
@@ -42,9 +55,11 @@ def test_parts_measured_apart_are_put_together(rehearse):
     assert [about["failed"] for about in second["parts"].values()] == [None, None]
     assert first["rows"] + second["rows"][1:] == second["rows"] and len(second["rows"]) == 1 + len(BOUNDS)
     assert [cell["method"] for cell in second["cells"]] == ["sgd", *BOUNDS]
+    second["parts"]["loops"]["command"] = second["rows"][0]["name"] = second["cells"][0]["method"] = "earlier"
+    path.write_text(json.dumps(second))
     again, _ = rehearse("loops")
     assert [row["part"] for row in again["rows"]] == ["methods"] * len(BOUNDS) + ["loops"]
-    assert again["rows"][-1] != first["rows"][0]
+    assert "earlier" not in json.dumps(again)
     (rates,) = read_rates(path)
     assert [cell.images_per_second for cell in rates.cells] == [again["cells"][-1]["images_per_second"]]
     cell = again["cells"][-1]
@@ -62,6 +77,25 @@ def test_a_file_from_elsewhere_is_refused_where_it_would_be_mixed(tmp_path):
         other_parts(path, ["small"], {"commit": "def", "device": {}})
     assert other_parts(path, ["small", "loops"], {"commit": "def"}) == {"parts": {}, "rows": [], "cells": []}
     assert other_parts(tmp_path / "none.json", ["small"], {}) == {"parts": {}, "rows": [], "cells": []}
+
+
+@pytest.mark.parametrize("parts", [["loops", "small"], ["small"]], ids=["all parts", "some"])
+@pytest.mark.parametrize("rehearsal", [False, True])
+def test_a_rehearsal_and_a_measurement_do_not_overwrite_each_other(parts, rehearsal, tmp_path):
+    path, made = tmp_path / "gpu.json", {"commit": "abc", "rehearsal": rehearsal}
+    path.write_text(json.dumps({**made, "parts": {"loops": {}, "small": {}}, "rows": [], "cells": []}))
+    assert list(other_parts(path, parts, made)["parts"]) == [part for part in ["loops"] if part not in parts]
+    with pytest.raises(SystemExit, match="gpu.json: a measurement and a rehearsal do not write to the same file; move"):
+        other_parts(path, parts, {"commit": "abc", "rehearsal": not rehearsal})
+
+
+def test_a_rehearsal_has_a_file_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--rehearse", "--only", "loops"])
+    monkeypatch.setitem(gpu.PARTS, "loops", lambda sizes, report: None)
+    gpu.main()
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["speed-gpu-rehearsed.json"]
 
 
 def test_a_part_that_fails_is_named_and_loses_no_other(rehearse, monkeypatch):
@@ -88,6 +122,18 @@ class TestModes:
         assert tried.found["default"] == "RuntimeError: no compiler"
         assert tried.fastest == TINY and tried.seconds == tried.found["off"] > 0
 
+    def test_a_mode_is_freed_before_the_next(self, monkeypatch):
+        whole, made, alive = modes.harness_epoch, [], []
+
+        def epoch(cell, make):
+            made.append(weakref.ref(run := whole(cell, make)))
+            return run
+
+        monkeypatch.setattr(modes, "harness_epoch", epoch)
+        monkeypatch.setattr(modes, "forget", lambda: alive.append([ref() is not None for ref in made]))
+        try_modes(TINY, SGD, ("off", "off"), rounds=1)
+        assert alive == [[False], [False, False]]
+
     def test_the_fastest(self):
         assert (
             Tried(TINY, SGD, {"off": 2.0, "default": 1.0, "reduce-overhead": "too large"}).fastest.compile == "default"
@@ -111,6 +157,34 @@ class TestPacked:
     def test_two_processes(self):
         with tempfile.TemporaryFile("w+") as errors:
             assert packed_rate(TINY, 2, 0.1, errors) > 0
+
+    def test_what_libraries_print_is_skipped(self):
+        with started("print('a notice\\n\\nready'); print('images/s: many\\nimages/s 2.5')") as worker:
+            assert (worker.read(READY), worker.read(RATE)) == ("", "2.5")
+            with pytest.raises(RuntimeError, match="a process that shares the device ended: it said nothing"):
+                worker.read(RATE)
+
+    def test_the_error_is_named_and_not_the_advice_after_it(self):
+        raised = "raise torch.OutOfMemoryError('CUDA: 3 GiB\\n\\nSet TORCH_LOGS to see more')"
+        with started(f"import torch; print('ready', flush=True); {raised}") as worker:
+            worker.read(READY)
+            worker.process.wait()
+            for ask in (worker.go, lambda: worker.read(RATE)):
+                with pytest.raises(RuntimeError, match="device ended: torch.OutOfMemoryError: CUDA: 3 GiB$"):
+                    ask()
+
+    def test_each_rate_is_shown_when_it_is_known_and_each_failure(self, monkeypatch, capsys):
+        def rate(cell, count, duration, errors):
+            if count == 2:
+                raise ValueError("no number")
+            return 1234.5
+
+        monkeypatch.setattr(gpu, "packed_rate", rate)
+        report = Report({})
+        gpu.measure_packed(rehearsed(), report)
+        assert report.rows[0]["images_per_second"] == {"off": {1: 1234.5, 2: "ValueError: no number"}}
+        shown = capsys.readouterr().out.splitlines()[:2]
+        assert shown == ["compile off, at once 1: 1,234 images/s", "compile off, at once 2: ValueError: no number"]
 
     def test_a_process_that_ends_says_why(self):
         with tempfile.TemporaryFile("w+") as errors, pytest.raises(RuntimeError, match="ended: .*unknown architecture"):

@@ -21,6 +21,8 @@ RECIPE = Recipe(epochs=4, lr=0.05)
 TRAINED = [name for name in METHODS if name != "deep_ensemble"]
 K, B = 4, 32
 LATE = {"K": K, "start": 0, "sigma0": 0.3}
+RECORDED = "cudagraph_recorded_non_static_inputs"
+"""What torch counts wherever it records a CUDA graph: at least a minibatch, or the gradient of its logits."""
 
 
 @contextmanager
@@ -142,6 +144,7 @@ def test_compiled_steps_are_the_plain_steps(name, given, fuse_up_to, mode):
     for method in (one, other):
         method.fuse_up_to = fuse_up_to
     for seed in range(5):
+        before = counters["inductor"][RECORDED]
         batches = minibatches(one.batches_per_update(), seed=seed)
         other.load_state_dict(one.state_dict())  # so that rounding of one update does not grow in the next
         losses = [method.update(batches, optimizer) for method, optimizer in zip((one, other), optimizers, strict=True)]
@@ -149,7 +152,11 @@ def test_compiled_steps_are_the_plain_steps(name, given, fuse_up_to, mode):
         compare(one, other, 1e-9)
     assert counters["stats"]["unique_graphs"], "compiled"
     if mode == "reduce-overhead":
-        assert counters["inductor"]["cudagraph_recorded_non_static_inputs"], "recorded"
+        assert counters["inductor"][RECORDED], "recorded"
+        # A line's weights are made anew at each update. torch takes what a module holds to stay where it is, and
+        # records another graph wherever it does not; whether it does is up to the allocator.
+        if name != "line":
+            assert counters["inductor"][RECORDED] == before, "replayed by the last update"
 
 
 @pytest.mark.parametrize("name", ["late_phase_bn", "late_phase_last_layer", "late_phase_rank1"])
