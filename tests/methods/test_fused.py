@@ -311,6 +311,14 @@ def trained(method_class, limit):
     return {"loss": loss, "prediction": predicted, **state}, sizes
 
 
+def assert_fused_alike(method_class):
+    one, _ = trained(method_class, 0)
+    other, sizes = trained(method_class, B)
+    assert sizes == [K * B] * 2
+    for name, value in one.items():
+        assert_close(other[name], value, name)
+
+
 class Penalised(LatePhaseBatchNorm):
     """A loss of the weights that a member has."""
 
@@ -340,24 +348,17 @@ class Halved(LatePhaseBatchNorm):
         return {n: w / 2 if n.endswith("bias") else w for n, w in super().member(k).items()}
 
 
-@pytest.mark.parametrize("method_class", [Penalised, Bounded, Mixed, Halved])
-def test_members_of_a_subclass_that_does_not_declare_it_run_one_by_one(method_class):
+class Grown(LatePhaseRank1):
+    """Members of whose factors nothing says how rows see them, though it is declared."""
+
+    fusible = True
+    make_acts = LatePhase.make_acts
+
+
+@pytest.mark.parametrize("method_class", [Penalised, Bounded, Mixed, Halved, Grown])
+def test_members_of_a_subclass_that_does_not_say_how_run_one_by_one(method_class):
     one, _ = trained(method_class, 0)
     other, sizes = trained(method_class, B)
-    assert max(sizes) == B
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-
-
-def test_members_with_made_weights_are_fused_only_where_it_is_said_how():
-    class Grown(LatePhaseRank1):
-        """Members whose factors nothing says how to apply to rows."""
-
-        fusible = True
-        make_acts = LatePhase.make_acts
-
-    one, _ = trained(Grown, 0)
-    other, sizes = trained(Grown, B)
     assert max(sizes) == B
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
@@ -371,11 +372,7 @@ def test_shared_statistics_move_in_the_order_of_the_minibatches_beside_own_ones(
             super().__init__(make_net, recipe, **given)
             self.replicate(list(batch_norms(self.net))[::2])
 
-    one, _ = trained(HalfOfTheNorms, 0)
-    other, sizes = trained(HalfOfTheNorms, B)
-    assert sizes == [K * B] * 2
-    for name, value in one.items():
-        assert_close(other[name], value, name)
+    assert_fused_alike(HalfOfTheNorms)
 
 
 def test_what_a_subclass_that_declares_it_does_in_forward_and_loss_holds_for_fused_members_too():
@@ -388,11 +385,7 @@ def test_what_a_subclass_that_declares_it_does_in_forward_and_loss_holds_for_fus
         def loss(self, x, y, weights=None):
             return 3 * super().loss(x, y, weights)
 
-    one, _ = trained(Doubled, 0)
-    other, sizes = trained(Doubled, B)
-    assert sizes == [K * B] * 2
-    for name, value in one.items():
-        assert_close(other[name], value, name)
+    assert_fused_alike(Doubled)
 
 
 def test_members_whose_loss_sees_examples_together_run_one_by_one():
