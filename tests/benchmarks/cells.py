@@ -178,17 +178,17 @@ def harness_epoch(cell: Cell, make: MakeMethod = SGD) -> Epoch:
     return epoch
 
 
-def time_loop(cell: Cell, rounds: int) -> Timing:
+def time_loop(cell: Cell, rounds: int, lasting: float = 0.0) -> Timing:
     """Time plain training by the harness ("harness") and by the bare loop ("bare"), and the memory of the former."""
     epoch, memory = with_peak_memory(lambda: harness_epoch(cell), cell.device)
-    timing = in_turns({"harness": epoch, "bare": bare_epoch(cell)}, cell.device, rounds, warm_up=1)
+    timing = in_turns({"harness": epoch, "bare": bare_epoch(cell)}, cell.device, rounds, warm_up=1, lasting=lasting)
     return Timing(timing.seconds, memory)
 
 
-def time_method(cell: Cell, written: str, rounds: int) -> Timing:
+def time_method(cell: Cell, written: str, rounds: int, lasting: float = 0.0) -> Timing:
     """Time a method ("method") and plain training ("sgd")."""
     epochs = {"method": harness_epoch(cell, build(written)), "sgd": harness_epoch(cell)}
-    return in_turns(epochs, cell.device, rounds, warm_up=1)
+    return in_turns(epochs, cell.device, rounds, warm_up=1, lasting=lasting)
 
 
 def rates(cell: Cell, taken: float) -> dict[str, float]:

@@ -130,16 +130,33 @@ def seconds(epoch: Epoch, device: str, clock: Callable[[], float] = time.perf_co
 
 
 def in_turns(
-    epochs: dict[str, Epoch], device: str, rounds: int, warm_up: int = 2, clock: Callable[[], float] = time.perf_counter
+    epochs: dict[str, Epoch],
+    device: str,
+    rounds: int,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+    lasting: float = 0.0,
 ) -> Timing:
-    """Time several kinds of epochs in turns, each round in the other order."""
+    """Time several kinds of epochs in turns, each round in the other order.
+
+    Args:
+        epochs: what is timed, by name.
+        device: "cpu" or "cuda".
+        rounds: how many there are, at least.
+        warm_up: epochs of each kind before the first round.
+        clock: gives seconds.
+        lasting: seconds for which there are more rounds, however slow the machine is.
+    """
     for _ in range(warm_up):
         for epoch in epochs.values():
             seconds(epoch, device)
     timing = Timing({name: [] for name in epochs})
-    for i in range(rounds):
-        for name in list(epochs)[:: 1 if i % 2 else -1]:
+    end = time.monotonic() + lasting
+    done = 0
+    while done < rounds or time.monotonic() < end:
+        for name in list(epochs)[:: 1 if done % 2 else -1]:
             timing.seconds[name].append(seconds(epochs[name], device, clock))
+        done += 1
     return timing
 
 

@@ -40,8 +40,8 @@ def matrix_peak(device: str, precision: str, side: int = 0) -> float:
         x = torch.randn(16, 512, n // 128, n // 128, dtype=dtype).contiguous(memory_format=torch.channels_last)
         kernel = torch.randn(512, 512, 3, 3, dtype=dtype)
         count = 2.0 * x.numel() * kernel[0].numel()  # as many channels come out as go in
-        convolved = fastest(lambda: nn.functional.conv2d(x, kernel, padding=1), device, repeats=1)
-        return max(2.0 * n**3 / fastest(lambda: torch.mm(a, b), device, repeats=1), count / convolved)
+        convolved = fastest(lambda: nn.functional.conv2d(x, kernel, padding=1), device, repeats=1, timings=5)
+        return max(2.0 * n**3 / fastest(lambda: torch.mm(a, b), device, repeats=1, timings=5), count / convolved)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:

@@ -95,6 +95,14 @@ def test_turns_begin_with_another_one_each_round():
     assert found == Timing({"a": [1.0] * 3, "b": [1.0] * 3})
 
 
+def test_rounds_go_on_for_as_long_as_asked():
+    def timed(rounds, lasting):
+        return len(in_turns({"a": lambda: None}, "cpu", rounds, lasting=lasting).seconds["a"])
+
+    assert timed(3, lasting=0.0) == 3
+    assert timed(3, lasting=0.5) > 3
+
+
 def test_a_bound_that_does_not_hold_fails(capsys):
     judge = Judge()
     judge("good", Measured(1.0, (1.0, 1.0), 3, 1.02))
