@@ -17,7 +17,6 @@ from tests.benchmarks.gpu import packed_gain
 from tests.benchmarks.modes import Tried, try_modes
 from tests.benchmarks.packed import RATE, READY, Worker, packed_rate
 from tests.benchmarks.report import Report, other_parts, rehearsed
-from tests.benchmarks.speed import BOUNDS
 
 TINY = Cell("lenet5", minibatches=2, batch_size=4, channels=1, side=8)
 
@@ -53,12 +52,12 @@ def test_parts_measured_apart_are_put_together(rehearse):
     second, path = rehearse("methods")
     assert list(second["parts"]) == ["loops", "methods"] and first["parts"].items() <= second["parts"].items()
     assert [about["failed"] for about in second["parts"].values()] == [None, None]
-    assert first["rows"] + second["rows"][1:] == second["rows"] and len(second["rows"]) == 1 + len(BOUNDS)
-    assert [cell["method"] for cell in second["cells"]] == ["sgd", *BOUNDS]
+    assert first["rows"] + second["rows"][1:] == second["rows"] and len(second["rows"]) == 1 + len(gpu.METHODS)
+    assert [cell["method"] for cell in second["cells"]] == ["sgd", *gpu.METHODS]
     second["parts"]["loops"]["command"] = second["rows"][0]["name"] = second["cells"][0]["method"] = "earlier"
     path.write_text(json.dumps(second))
     again, _ = rehearse("loops")
-    assert [row["part"] for row in again["rows"]] == ["methods"] * len(BOUNDS) + ["loops"]
+    assert [row["part"] for row in again["rows"]] == ["methods"] * len(gpu.METHODS) + ["loops"]
     assert "earlier" not in json.dumps(again)
     (rates,) = read_rates(path)
     assert [cell.images_per_second for cell in rates.cells] == [again["cells"][-1]["images_per_second"]]
@@ -196,4 +195,4 @@ def test_the_whole_rehearsal(rehearse):
     found, _ = rehearse()
     assert list(found["parts"]) == list(gpu.PARTS)
     assert [about["failed"] for about in found["parts"].values()] == [None] * len(gpu.PARTS)
-    assert len(found["rows"]) == 5 + 1 + len(BOUNDS) + 5 + 1
+    assert len(found["rows"]) == 5 + 1 + len(gpu.METHODS) + 5 + 1
