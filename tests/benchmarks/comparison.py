@@ -145,7 +145,7 @@ def in_turns(
         rounds: how many there are, at least.
         warm_up: epochs of each kind before the first round.
         clock: gives seconds.
-        lasting: seconds for which there are more rounds, however slow the machine is.
+        lasting: seconds within which further ones begin.
     """
     for _ in range(warm_up):
         for epoch in epochs.values():
@@ -164,7 +164,8 @@ def with_more_rounds(timing: Timing, again: Callable[[], Timing], kept: Callable
     """Time again, `MORE` times, where a bound does not hold, and pool all rounds.
 
     More rounds narrow what other work of the machine scatters; none is left out, and they do not end where the bound
-    happens to hold. What keeps it by chance at first is not timed again: that much is lenient.
+    happens to hold. Of rounds that last a time, a faster process has more. What keeps a bound by chance at first is not
+    timed again: that much is lenient.
 
     Args:
         timing: the first rounds.

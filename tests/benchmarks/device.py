@@ -66,7 +66,8 @@ def fastest(run: Epoch, device: str, repeats: int, timings: int = 10) -> float:
 def with_peak_memory(build: Callable[[], Epoch], device: str) -> tuple[Epoch, int]:
     """Build what trains, let it train, and give the most bytes that it held.
 
-    On a CPU this is what the process grew by, so that it must not have trained before.
+    On a CPU this is what the process grew by, so that it must not have trained before. Pages of libraries that are read
+    for the first time are part of it: tens of megabytes.
     """
     if device == "cuda":
         free_memory()

@@ -50,7 +50,7 @@ from tests.benchmarks.packed import packed_rate
 from tests.benchmarks.report import Report, Sizes, full, other_parts, rehearsed
 
 MEASURED, REHEARSED = "results/speed-gpu.json", "results/speed-gpu-rehearsed.json"
-METHODS = (
+COMPARED = (
     "dropout",
     "late_phase_bn(K=10, start=500)",
     "late_phase_rank1(K=10, start=500)",
@@ -73,7 +73,7 @@ def measure_loops(sizes: Sizes, report: Report) -> None:
 def measure_methods(sizes: Sizes, report: Report) -> None:
     """Compare methods with plain training, members fused as the harness does it by default."""
     cell = replace(sizes.methods, fuse_up_to=int(GPU_OPERATIONS / (sizes.methods.operations / 3)))  # of a forward pass
-    for written in METHODS:
+    for written in COMPARED:
         row = method_row(cell, written, time_method(cell, written, sizes.rounds), bound=None)
         forget()
         report.add_cell(row)

@@ -52,12 +52,12 @@ def test_parts_measured_apart_are_put_together(rehearse):
     second, path = rehearse("methods")
     assert list(second["parts"]) == ["loops", "methods"] and first["parts"].items() <= second["parts"].items()
     assert [about["failed"] for about in second["parts"].values()] == [None, None]
-    assert first["rows"] + second["rows"][1:] == second["rows"] and len(second["rows"]) == 1 + len(gpu.METHODS)
-    assert [cell["method"] for cell in second["cells"]] == ["sgd", *gpu.METHODS]
+    assert first["rows"] + second["rows"][1:] == second["rows"] and len(second["rows"]) == 1 + len(gpu.COMPARED)
+    assert [cell["method"] for cell in second["cells"]] == ["sgd", *gpu.COMPARED]
     second["parts"]["loops"]["command"] = second["rows"][0]["name"] = second["cells"][0]["method"] = "earlier"
     path.write_text(json.dumps(second))
     again, _ = rehearse("loops")
-    assert [row["part"] for row in again["rows"]] == ["methods"] * len(gpu.METHODS) + ["loops"]
+    assert [row["part"] for row in again["rows"]] == ["methods"] * len(gpu.COMPARED) + ["loops"]
     assert "earlier" not in json.dumps(again)
     (rates,) = read_rates(path)
     assert [cell.images_per_second for cell in rates.cells] == [again["cells"][-1]["images_per_second"]]
@@ -195,4 +195,4 @@ def test_the_whole_rehearsal(rehearse):
     found, _ = rehearse()
     assert list(found["parts"]) == list(gpu.PARTS)
     assert [about["failed"] for about in found["parts"].values()] == [None] * len(gpu.PARTS)
-    assert len(found["rows"]) == 5 + 1 + len(gpu.METHODS) + 5 + 1
+    assert len(found["rows"]) == 5 + 1 + len(gpu.COMPARED) + 5 + 1
