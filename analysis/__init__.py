@@ -1,31 +1,33 @@
 """From the tracked runs to leaderboards, LaTeX tables, plots and a report.
 
-Importing this package imports neither MLflow nor matplotlib: `load_runs` and the names of `analysis.plots`
-do so at their first use.
+Importing this package imports neither MLflow nor matplotlib: `load_runs` and the names of `analysis.figures` do
+so at their first use.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from analysis.arrays import load_arrays, load_predictions
-from analysis.budget import best_within_budget
-from analysis.comparison_tables import latex_budgets, latex_comparisons, latex_ranks
-from analysis.friedman import average_ranks
-from analysis.leaderboard import leaderboard, render
-from analysis.metrics import METRICS, Metric, describe
-from analysis.page import Column, Drawing, Row, Section, Table, Value, write_page
-from analysis.paired import paired_differences
-from analysis.paper import compare, render_paper
-from analysis.pareto import pareto_fronts
-from analysis.provenance import load_provenance
-from analysis.report import report
-from analysis.report_tables import beside_paper
-from analysis.runs import load_runs, load_series, ranked
-from analysis.statistics import relative_costs, summarize
-from analysis.tables import document, label_of, latex
+from analysis.comparisons.average_ranks import average_ranks
+from analysis.comparisons.leaderboard import leaderboard
+from analysis.comparisons.paired_differences import paired_differences
+from analysis.comparisons.pareto_fronts import pareto_fronts
+from analysis.comparisons.published_values import compare
+from analysis.comparisons.within_budget import best_within_budget
+from analysis.frame.columns import METRICS, Metric, describe
+from analysis.frame.provenance import load_provenance
+from analysis.frame.run_arrays import load_arrays, load_predictions
+from analysis.frame.runs import load_runs, load_series, ranked
+from analysis.frame.seed_statistics import relative_costs, summarize
+from analysis.frame.tuning_trials import load_tuning
+from analysis.reports.report import report
+from analysis.reports.table_sections import beside_paper
+from analysis.reports.web_page import Column, Drawing, Row, Section, Table, Value, write_page
+from analysis.tables.latex import document, label_of, latex
+from analysis.tables.latex_comparisons import latex_budgets, latex_comparisons, latex_ranks
+from analysis.tables.leaderboard_tables import render
+from analysis.tables.published_table import render_paper
 
 if TYPE_CHECKING:
-    from analysis.noisy_quadratic import load_settings, loss_against_members
-    from analysis.plots import (
+    from analysis.figures import (
         FIGURES,
         PLOTS,
         accuracy_against_cost,
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
         change_under_corruption,
         critical_difference_diagram,
         flatness,
+        importances,
+        load_settings,
+        loss_against_members,
         metric_against_members,
         metric_against_value,
         metric_by_method,
@@ -43,8 +48,8 @@ if TYPE_CHECKING:
         save,
         scores_along_path,
         scores_on_plane,
+        tuning_history,
     )
-    from analysis.tuning import importances, load_tuning, tuning_history
 
 __all__ = [
     "FIGURES",
@@ -106,13 +111,9 @@ __all__ = [
 ]
 
 
-_LATER = dict.fromkeys(("load_settings", "loss_against_members"), "noisy_quadratic")
-_LATER |= dict.fromkeys(("importances", "load_tuning", "tuning_history"), "tuning")
-
-
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from analysis import figures
 
-    return getattr(import_module(f"analysis.{_LATER.get(name, 'plots')}"), name)
+    return getattr(figures, name)

@@ -1,31 +1,13 @@
 """The tasks. `load` makes one by its dataset's name, for example "digits", "npz:pictures.npz" or "enwik8"."""
 
-import difflib
-import hashlib
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Unpack
-
-from data.arrays import load_npz
-from data.batches import Batches, normalised
-from data.cifar import load_cifar10, load_cifar100
-from data.companions import COMPANIONS, STANDARD, choose
-from data.digits import load_digits
-from data.folders import digest as digest_of_folder
-from data.folders import load_folder
-from data.imagenet import load_imagenet
-from data.made import load_made, load_made_text
-from data.mnist import load_fashion_mnist, load_mnist
-from data.official_corruptions import check_exists, official_sets
-from data.options import FILES, FOLDER, PICTURES, TEXT, Options, check_cutout, check_options
-from data.pictures import PictureTask
-from data.shapes import DOWNLOADED, shape
-from data.source import Augmentation, Source, Split
-from data.splits import make_task
-from data.task import Part, Passes, Shape, Task
-from data.text import TextTask, load_enwik8, load_text
-from data.tiny_imagenet import load_tiny_imagenet
+from data.datasets.ood import COMPANIONS, STANDARD
+from data.registry import DATASETS, MADE, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
+from data.tasks.batches import Batches
+from data.tasks.image_task import PictureTask, normalised
+from data.tasks.options import Options
+from data.tasks.source import Augmentation, Source, Split
+from data.tasks.task import Part, Passes, Shape, Task
+from data.tasks.text_task import TextTask
 
 __all__ = [
     "COMPANIONS",
@@ -52,110 +34,3 @@ __all__ = [
     "normalised",
     "shape",
 ]
-
-# (what follows the colon of the dataset's name, folder for downloads) -> the dataset as stored
-Loader = Callable[[str, Path], Source]
-
-DATASETS: dict[str, Loader] = {
-    "digits": load_digits,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "tiny_imagenet": load_tiny_imagenet,
-    "mnist": load_mnist,
-    "fashion_mnist": load_fashion_mnist,
-    "imagenet": load_imagenet,
-    "npz": load_npz,
-    "imagefolder": load_folder,
-    "made": load_made,
-}
-
-TEXTS: dict[str, Callable[..., TextTask]] = {
-    "enwik8": load_enwik8,
-    "text": load_text,
-    "made_text": load_made_text,
-}
-
-WITH_PATH = ("npz", "imagefolder", "text")
-"""Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
-
-MADE = ("made", "made_text")
-"""Kinds of made-up data, in the form of the dataset whose name follows theirs and a colon."""
-
-VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz"), 2)
-"""Raised whenever what a dataset gives changes: pictures, augmentation, companions, corruptions; 1 where it is not
-listed. Part of a run's key."""
-
-_OPTIONS = dict.fromkeys(DATASETS, PICTURES) | {"imagenet": FILES, "imagefolder": FOLDER} | dict.fromkeys(TEXTS, TEXT)
-
-
-def dataset_names() -> list[str]:
-    """The names that `load` understands."""
-    after = dict.fromkeys(WITH_PATH, ":PATH") | dict.fromkeys(MADE, ":DATASET")
-    return [name + after.get(name, "") for name in (*DATASETS, *TEXTS)]
-
-
-def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Options]) -> Task:
-    """Load a dataset as a task, on the CPU.
-
-    Args:
-        dataset: One of `dataset_names()`; "npz:PATH" reads the user's own arrays from PATH, "text:PATH" a file's bytes.
-        root: Folder for downloads, created when something is downloaded.
-        options: How much of it is used, how, and what it is tested against.
-
-    Raises:
-        ValueError: If a name is unknown, an option or a companion does not fit the dataset, or a file's contents are
-            wrong.
-        FileNotFoundError: If a file is missing and cannot be downloaded.
-    """
-    name, colon, path = dataset.partition(":")
-    if name not in DATASETS and name not in TEXTS:
-        close = difflib.get_close_matches(name, [*DATASETS, *TEXTS], n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown dataset {dataset!r}: known are {', '.join(dataset_names())}{hint}")
-    if name in WITH_PATH and not path:
-        raise ValueError(f"dataset {dataset!r}: a path must follow, as in '{name}:PATH'")
-    if name not in (*WITH_PATH, *MADE) and colon:
-        raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
-    if name in DOWNLOADED:  # refuse before a download what will not fit after it
-        shape(dataset, **options)
-    check_options(dataset, options, _OPTIONS[name])
-    if options.get("corruptions") == "official":
-        check_exists(dataset)
-    if name in TEXTS:
-        return TEXTS[name](path, root, **{key: options.get(key) for key in ("validation", "train_size", "segment")})
-    return _pictures(dataset, name, path, root, options)
-
-
-def _pictures(dataset: str, name: str, path: str, root: Path, options: Options) -> PictureTask:
-    """Make a task of pictures, as `load` is asked for it."""
-    side = options.get("image_size")
-    source = load_folder(path, root, side) if side else DATASETS[name](path, root)
-    channels, side = source.test.images.shape[1:3]
-    check_cutout(dataset, options, side)
-    kind = options.get("corruptions", "generated")
-    source = replace(
-        source,
-        ood=choose(dataset, (channels, side), source.ood, options.get("ood"), root),
-        augmentation=replace(source.augmentation, cutout=options.get("cutout", 0)),
-        corruptions=source.corruptions if kind == "generated" else (),
-    )
-    task = make_task(
-        dataset, source, options.get("validation"), options.get("train_size"), options.get("label_noise", 0.0)
-    )
-    if kind != "official":
-        return task
-    return replace(task, official=official_sets(dataset, root, source.test))
-
-
-def digest(dataset: str) -> str:
-    """SHA-256 of what a dataset named KIND:PATH reads, "" for one that has no path.
-
-    Of a folder of pictures, names and sizes count.
-    """
-    kind, _, path = dataset.partition(":")
-    if kind not in WITH_PATH:
-        return ""
-    if kind == "imagefolder":
-        return digest_of_folder(path)
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,27 +1,35 @@
 """The ensembling methods: each a subclass of `Method`, one file a family."""
 
-from methods.base import About, Anchor, Batch, MakeMethod, Method, Need, Weights
 from methods.batch_ensemble import BatchEnsemble
+from methods.branched import Branched
+from methods.core.declarations import About, Anchor, Batch, Need, Weights
+from methods.core.method import MakeMethod, Method
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
+from methods.core.wrapper import Wrapper
+from methods.curve import Curve
 from methods.deep_ensemble import DeepEnsemble
-from methods.dropout import Dropout, MCDropout
+from methods.dropout import Dropout
 from methods.early_stopping import EarlyStopping
 from methods.fge import FGE
 from methods.gradient_accumulation import GradientAccumulation
-from methods.hypernetwork import HypernetEnsemble, LatePhaseHypernet
+from methods.hypernet_ensemble import HypernetEnsemble
 from methods.integral import Integral
 from methods.label_smoothing import LabelSmoothing
-from methods.late_layers import LatePhaseBatchNorm, LatePhaseLastLayer
-from methods.late_networks import Branched, LateIndependent, LatePhaseFull
-from methods.rank1 import LatePhaseRank1, Rank1
-from methods.recipe import Recipe
+from methods.late_independent import LateIndependent
+from methods.late_phase_bn import LatePhaseBatchNorm
+from methods.late_phase_full import LatePhaseFull
+from methods.late_phase_hypernet import LatePhaseHypernet
+from methods.late_phase_last_layer import LatePhaseLastLayer
+from methods.late_phase_rank1 import LatePhaseRank1
+from methods.line import Line
+from methods.mc_dropout import MCDropout
+from methods.rank1 import Rank1
 from methods.sgd import SGD
 from methods.simplex import Simplex
 from methods.snapshot import Snapshot
-from methods.streams import MakeNet
-from methods.subspace import Curve, Line
 from methods.swa import SWA
 from methods.swag import SWAG
-from methods.wrapper import Wrapper
 
 METHODS: dict[str, type[Method]] = {
     "sgd": SGD,

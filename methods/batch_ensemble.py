@@ -9,11 +9,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import About, Batch, Method, Weights
-from methods.batch_norm import reestimate
-from methods.layers import WEIGHTED, Weighted
-from methods.recipe import Recipe
-from methods.streams import MakeNet
+from methods.core.batch_norm import reestimate
+from methods.core.declarations import About, Batch, Weights
+from methods.core.layers import WEIGHTED, Weighted
+from methods.core.method import Method
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
 
 
 class FastWeights(nn.Module):

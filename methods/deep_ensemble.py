@@ -8,10 +8,11 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import About, Batch, MakeMethod, Method, Need, Weights
-from methods.recipe import Recipe
+from methods.core.declarations import About, Batch, Need, Weights
+from methods.core.method import MakeMethod, Method
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
 from methods.sgd import SGD
-from methods.streams import MakeNet
 
 
 class DeepEnsemble(Method):

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.base import About, Batch, MakeMethod, Method
-from methods.recipe import Recipe
+from methods.core.declarations import About, Batch
+from methods.core.method import MakeMethod, Method
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
+from methods.core.wrapper import Wrapper
 from methods.sgd import SGD
-from methods.streams import MakeNet
-from methods.wrapper import Wrapper
 
 
 class EarlyStopping(Wrapper):

@@ -5,12 +5,12 @@ from typing import Annotated, ClassVar
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from pydantic import Field
 
-from methods.base import About, MakeMethod
-from methods.recipe import Position, Recipe, start_at
+from methods.core.declarations import About, Sharing
+from methods.core.method import MakeMethod
+from methods.core.recipe import Position, Recipe, start_at
+from methods.core.streams import MakeNet
+from methods.core.wrapper import UNTIL_START, Collector
 from methods.sgd import SGD
-from methods.streams import MakeNet
-from methods.trunk import Sharing
-from methods.wrapper import UNTIL_START, Collector
 
 
 class FGE(Collector):

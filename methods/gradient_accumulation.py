@@ -5,11 +5,10 @@ from typing import Annotated, ClassVar, Literal
 from optuna.distributions import BaseDistribution
 from pydantic import Field
 
-from methods.base import About
-from methods.late_phase import LATE_SHARING, LatePhase
-from methods.recipe import Position, Recipe
-from methods.streams import MakeNet
-from methods.trunk import Sharing
+from methods.core.declarations import About, Sharing
+from methods.core.late_phase import LATE_SHARING, LatePhase
+from methods.core.recipe import Position, Recipe
+from methods.core.streams import MakeNet
 
 
 class GradientAccumulation(LatePhase):

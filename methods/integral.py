@@ -7,11 +7,11 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field
 from torch import Tensor
 
-from methods.base import About, Anchor
-from methods.layers import carries_state
-from methods.recipe import Recipe
-from methods.streams import MakeNet
-from methods.subspace import Line
+from methods.core.declarations import About, Anchor
+from methods.core.layers import carries_state
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
+from methods.line import Line
 
 
 class Integral(Line):

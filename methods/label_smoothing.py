@@ -5,12 +5,12 @@ from typing import Annotated, ClassVar
 from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field
 
-from methods.base import About, MakeMethod
-from methods.recipe import Recipe
+from methods.core.declarations import About, Sharing, Trunk
+from methods.core.method import MakeMethod
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
+from methods.core.wrapper import Wrapper, methods_within
 from methods.sgd import SGD
-from methods.streams import MakeNet
-from methods.trunk import Sharing, Trunk
-from methods.wrapper import Wrapper, methods_within
 
 
 class LabelSmoothing(Wrapper):

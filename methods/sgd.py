@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from methods.base import About, Method
-from methods.trunk import Sharing, Trunk
+from methods.core.declarations import PLAIN, About, Sharing, Trunk
+from methods.core.method import Method
 
 
 class SGD(Method):
@@ -11,7 +11,3 @@ class SGD(Method):
 
     about: ClassVar[About] = About("plain training", "")
     sharing: ClassVar[Sharing] = Sharing(lambda method: Trunk(PLAIN, method.epochs))
-
-
-PLAIN: str = f"sgd {SGD.version}"
-"""The trunk of plain training."""

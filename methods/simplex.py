@@ -7,10 +7,10 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from pydantic import Field
 from torch import Tensor
 
-from methods.recipe import Recipe
-from methods.streams import CPU, MakeNet
-from methods.subspace import SUBSPACE_SHARING, Place, Subspace
-from methods.trunk import Sharing
+from methods.core.declarations import Sharing
+from methods.core.recipe import Recipe
+from methods.core.streams import CPU, MakeNet
+from methods.core.subspace import SUBSPACE_SHARING, Place, Subspace
 
 
 class Simplex(Subspace):

@@ -8,12 +8,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from methods.averaging import Averaging, flat
-from methods.base import About, Batch, Method
-from methods.recipe import Recipe
-from methods.streams import MakeNet
-from methods.trunk import Sharing
-from methods.wrapper import UNTIL_START, Collector
+from methods.core.averaging import Averaging, flat
+from methods.core.declarations import About, Batch, Sharing
+from methods.core.method import MakeMethod, Method
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
+from methods.core.wrapper import UNTIL_START, Collector
+from methods.sgd import SGD
 
 POINTS = "points or 6 if prediction == 'simplex' else 2 if prediction == 'pair' else 1"
 """How many networks of averaged weights predict."""
@@ -46,6 +47,7 @@ class SWA(Averaging):
         make_net: MakeNet,
         recipe: Recipe,
         *,
+        of: MakeMethod = SGD,
         every: Literal["epoch", "step"] = "epoch",
         prediction: Literal["average", "checkpoints", "simplex", "point", "pair"] = "average",
         points: Annotated[int, Field(ge=1)] | None = None,
@@ -57,6 +59,7 @@ class SWA(Averaging):
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
+            of: the method whose weights are averaged.
             every: average the states at the ends of epochs, or the state after every "step" of the optimizer (von
                 Oswald et al., Algorithm 2).
             prediction: predict with the "average"; with the ensemble of the `checkpoints`, each with the statistics
@@ -71,7 +74,7 @@ class SWA(Averaging):
             ValueError: for a prediction with checkpoints without a number of them, and for checkpoints or cycles,
                 which end with an epoch, where every step counts.
         """
-        super().__init__(make_net, recipe, **averaging)
+        super().__init__(make_net, recipe, of=of, **averaging)
         checkpoints = averaging.get("checkpoints")
         if prediction != "average" and checkpoints is None:
             raise ValueError(f"prediction={prediction} keeps the checkpoints: it needs their number, checkpoints=m")

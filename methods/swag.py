@@ -8,12 +8,13 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from pydantic import Field
 from torch import Tensor
 
-from methods.averaging import Averaging, flat
-from methods.base import About
-from methods.recipe import Recipe
-from methods.streams import MakeNet
-from methods.trunk import Sharing
-from methods.wrapper import UNTIL_START
+from methods.core.averaging import Averaging, flat
+from methods.core.declarations import About, Sharing
+from methods.core.method import MakeMethod
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
+from methods.core.wrapper import UNTIL_START
+from methods.sgd import SGD
 
 GAMMA, MIX_1, MIX_2 = (
     constant - (1 << 64) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -52,6 +53,7 @@ class SWAG(Averaging):
         make_net: MakeNet,
         recipe: Recipe,
         *,
+        of: MakeMethod = SGD,
         rank: Annotated[int, Field(ge=0)] = 20,
         scale: Annotated[float, Field(ge=0)] = 0.5,
         N: Annotated[int, Field(ge=1)] = 30,
@@ -62,6 +64,7 @@ class SWAG(Averaging):
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
+            of: the method whose weights are averaged.
             rank: how many deviations are kept, the last ones; 0 leaves the diagonal covariance alone (SWAG-Diagonal,
                 whose recommended scale is 1).
             scale: factor on the covariance; 0.5 makes it the mean of the two (Equation 1), 0 leaves SWA.
@@ -71,7 +74,7 @@ class SWAG(Averaging):
         Raises:
             ValueError: for a rank of 1, and where fewer than two states are collected: they have no spread.
         """
-        super().__init__(make_net, recipe, **averaging)
+        super().__init__(make_net, recipe, of=of, **averaging)
         if len(self.ends) < 2:
             setting = "checkpoints=1 is" if averaging.get("checkpoints") else f"start={self.start_epoch} leaves"
             raise ValueError(f"SWAG fits a Gaussian to two states or more, but {setting} one")

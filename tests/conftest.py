@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import models
 from methods import MakeNet, Method, Recipe
-from methods.base import Batch
+from methods.core.declarations import Batch
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

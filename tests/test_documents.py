@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from harness.optimizers import make_optimizer
-from harness.study import load
+from harness.parsing.plugins import from_file
+from harness.running.optimizers import make_optimizer
+from harness.studies.study import load
 from methods import MakeNet, Recipe
-from methods.plugins import from_file
 from tests.conftest import TinyNet, separable
 from tests.methods.loops import finish, run
 

@@ -3,7 +3,7 @@
 The constants and formulas are those of the programs that made CIFAR-10-C and CIFAR-100-C (32 pixels), Tiny-ImageNet-C
 (64) and ImageNet-C (224). The random numbers are not, the frost is made up, and where a step differs or was rounded,
 its docstring says so. So figures measured here are figures on *generated* corruptions: never quote them as CIFAR-10-C
-or the like. `data.official_corruptions` reads the official files.
+or the like. `data.datasets.official_corruptions` reads the official files.
 
 References:
     Hendrycks & Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019,

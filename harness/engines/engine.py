@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from harness.execute import execute
-from harness.memory import trim
-from harness.outcome import Outcome
-from harness.plan import Planned, Schedule
-from harness.settings import Settings
-from harness.trial import PlannedTrial, execute_trial
+from harness.planning.plan import Planned
+from harness.planning.schedule import Schedule
+from harness.running.execute import execute
+from harness.running.settings import Settings
+from harness.running.worker_process import trim
+from harness.store.outcome import Outcome
+from harness.tuning.trial import PlannedTrial, execute_trial
 
 
 class EngineError(Exception):

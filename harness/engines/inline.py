@@ -5,11 +5,12 @@ from dataclasses import replace
 import torch
 
 from harness.engines.engine import Watch, end, look, rest, work
-from harness.memory import free_memory, keep_freed_memory
-from harness.outcome import Outcome
-from harness.plan import Planned, Schedule
-from harness.run_data import load_task
-from harness.settings import Settings
+from harness.planning.plan import Planned
+from harness.planning.schedule import Schedule
+from harness.running.run_data import load_task
+from harness.running.settings import Settings
+from harness.running.worker_process import free_memory, keep_freed_memory
+from harness.store.outcome import Outcome
 
 
 class Inline:

@@ -9,16 +9,17 @@ from dataclasses import replace
 
 import torch
 
-from harness.claim import free_if_dead
+from harness.engines.device_slots import Slots
 from harness.engines.engine import Watch, end, look, rest, work
-from harness.engines.losses import TRIES, Losses
-from harness.engines.slots import Slots
-from harness.execute import give_up
-from harness.folder import RunFolder
-from harness.outcome import Outcome
-from harness.plan import Planned, Schedule
-from harness.settings import Settings
-from harness.worker_process import begin_worker
+from harness.engines.lost_workers import TRIES, Losses
+from harness.planning.plan import Planned
+from harness.planning.schedule import Schedule
+from harness.running.execute import give_up
+from harness.running.settings import Settings
+from harness.running.worker_process import begin_worker
+from harness.store.claim import free_if_dead
+from harness.store.outcome import Outcome
+from harness.store.run_folder import RunFolder
 
 
 class Processes:

@@ -9,10 +9,10 @@ from harness.engines.engine import EngineError, Watch
 from harness.engines.ray_cluster import Cluster, connected
 from harness.engines.ray_driver import Driver
 from harness.engines.ray_worker import IDENTITY, Orders
-from harness.folder import write
-from harness.plan import Schedule
-from harness.run import Run
-from harness.settings import Settings
+from harness.planning.schedule import Schedule
+from harness.running.settings import Settings
+from harness.store.run_folder import write
+from harness.studies.run import Run
 
 
 class Ray:

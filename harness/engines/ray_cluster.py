@@ -15,9 +15,9 @@ import data
 import harness
 import methods
 import models
-from harness.claim import start_of
 from harness.engines.engine import EngineError
-from harness.provenance import SENT, commit
+from harness.store.claim import start_of
+from harness.store.environment import SENT, commit
 
 CODE = (methods, models, data, harness)
 """What a worker computes with."""

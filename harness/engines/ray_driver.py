@@ -5,17 +5,18 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from harness.claim import Claim, ClaimError, LostError, TakenError, take
-from harness.engines.archive import Archive, pack, unpack
 from harness.engines.engine import EngineError, Watch, end, look, rest
-from harness.engines.losses import TRIES, Losses
+from harness.engines.lost_workers import TRIES, Losses
 from harness.engines.ray_cluster import Cluster
 from harness.engines.ray_worker import Greeting, Orders, Worker
-from harness.execute import fail, give_up
-from harness.folder import RunFolder, trouble
-from harness.outcome import Outcome
-from harness.plan import Planned, Schedule
-from harness.settings import Settings
+from harness.engines.run_archive import Archive, pack, unpack
+from harness.planning.plan import Planned
+from harness.planning.schedule import Schedule
+from harness.running.execute import fail, give_up
+from harness.running.settings import Settings
+from harness.store.claim import Claim, ClaimError, LostError, TakenError, take
+from harness.store.outcome import Outcome
+from harness.store.run_folder import RunFolder, trouble
 
 COUNTED = 5.0
 """Seconds between two looks at the cluster's machines."""

@@ -14,13 +14,13 @@ import torch
 from filelock import FileLock, Timeout
 
 import data
-from harness.engines.archive import Archive, pack, unpack
 from harness.engines.engine import work
-from harness.folder import RunFolder
-from harness.memory import keep_freed_memory
-from harness.outcome import Outcome
-from harness.plan import Planned
-from harness.settings import Settings
+from harness.engines.run_archive import Archive, pack, unpack
+from harness.planning.plan import Planned
+from harness.running.settings import Settings
+from harness.running.worker_process import keep_freed_memory
+from harness.store.outcome import Outcome
+from harness.store.run_folder import RunFolder
 
 IDENTITY = ".identity"
 """The file in a folder of run folders that tells it from other machines' folders of the same path."""

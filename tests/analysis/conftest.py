@@ -126,7 +126,7 @@ def around(accuracy, nll):
 @pytest.fixture(scope="session")
 def frame(store):
     """The finished runs of the study "paper"."""
-    from analysis.runs import load_runs
+    from analysis.frame.runs import load_runs
 
     return load_runs("paper", store=store.uri)
 

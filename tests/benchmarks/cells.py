@@ -10,16 +10,16 @@ from torch import nn
 
 import models
 from data import Augmentation, Batches, Shape, Split
-from harness.compilation import compile_forward, own_gradients
-from harness.cost import Counter
-from harness.expression import parse
-from harness.optimizers import make_optimizer
-from harness.precision import use_bfloat16
-from harness.study_cost import operations
-from harness.train import train_epoch
+from harness.costs.cost import Counter
+from harness.parsing.method_expression import parse
+from harness.planning.study_cost import operations
+from harness.running.compilation import compile_forward, own_gradients
+from harness.running.optimizers import make_optimizer
+from harness.running.precision import use_bfloat16
+from harness.running.training_loop import train_epoch
 from methods import METHODS, SGD, MakeMethod, MakeNet, Method, Recipe
-from methods.streams import stream
-from methods.wrapper import methods_within
+from methods.core.streams import stream
+from methods.core.wrapper import methods_within
 from tests.benchmarks.comparison import Epoch, Measured, Timing, in_turns
 from tests.benchmarks.device import with_peak_memory
 
@@ -70,7 +70,7 @@ class Cell:
         return 3 * operations(self.architecture, Shape(self.channels, self.side, CLASSES, 1), 0)
 
     def describe(self, method: str) -> dict[str, Any]:
-        """Say what was timed, as `harness.scaling` reads it."""
+        """Say what was timed, as `harness.planning.scaling_forecast` reads it."""
         return {
             "architecture": self.architecture,
             "image": [self.channels, self.side, self.side],

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.memory import free_memory
-from harness.provenance import commit
+from harness.running.worker_process import free_memory
+from harness.store.environment import commit
 from tests.benchmarks.comparison import Epoch, Measured, seconds
 
 SIDES = {"cpu": 4096, "cuda": 8192}

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import yaml
 
-from harness.plan import Plan
-from harness.study import load
-from harness.study_files import STUDIES
+from harness.planning.plan import Plan
+from harness.studies.study import load
+from harness.studies.study_files import STUDIES
 
 METHODS = ["sgd", "mc_dropout", "swa", "late_phase_bn(K=5)", "line", "deep_ensemble(K=3)"]
 ARCHITECTURES = ["lenet5", "wrn-10-1"]

@@ -5,8 +5,8 @@
 
 from dataclasses import replace
 
-from harness.fusion import CPU_PIXELS
-from harness.memory import keep_freed_memory
+from harness.running.fusing_limit import CPU_PIXELS
+from harness.running.worker_process import keep_freed_memory
 from tests.benchmarks.cells import Cell, build, harness_epoch
 from tests.benchmarks.comparison import Measured, in_turns
 

@@ -1,7 +1,8 @@
 """Measure on a GPU all that is asked of the harness's speed there.
 
 Every row is a figure beside its bound: a median with its quartiles over rounds, or, of several runs at once, the one
-value that was measured. All is written as JSON, from which `python -m harness.scaling --rates FILE` predicts hours.
+value that was measured. All is written as JSON, from which `python -m harness.planning.scaling_forecast --rates FILE` predicts
+hours.
 `--rehearse` does the same at a tiny size on the CPU, into a file of its own, which shows that the script runs and
 nothing else.
 
@@ -40,7 +41,7 @@ from pathlib import Path
 
 import torch
 
-from harness.fusion import GPU_OPERATIONS
+from harness.running.fusing_limit import GPU_OPERATIONS
 from tests.benchmarks.cells import Cell, method_row, time_method
 from tests.benchmarks.comparison import Measured
 from tests.benchmarks.device import command, matrix_peak, where, write_results

@@ -21,13 +21,13 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
-from data.batches import Batches
-from data.decoder import Decoder, usable_cpus
-from data.decoding import Job, decode
-from data.file_batches import FileBatches
-from data.files import Files
-from data.source import Augmentation, Split
-from methods.streams import stream
+from data.files.decoder import Decoder, usable_cpus
+from data.files.decoding import Job, decode
+from data.files.image_files import Files
+from data.tasks.batches import Batches
+from data.tasks.file_batches import FileBatches
+from data.tasks.source import Augmentation, Split
+from methods.core.streams import stream
 
 AUGMENTED, MILLISECONDS, THREADS = 512, 4.0, 2
 """Pictures of CIFAR's size in a batch, the most time that it may take, and the CPU threads it is given."""

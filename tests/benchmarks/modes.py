@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness.memory import free_memory
+from harness.running.worker_process import free_memory
 from methods import MakeMethod
 from tests.benchmarks.cells import Cell, harness_epoch
 from tests.benchmarks.comparison import Epoch, Timing, in_turns

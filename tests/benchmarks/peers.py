@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from harness.memory import keep_freed_memory
+from harness.running.worker_process import keep_freed_memory
 from methods import METHODS, SGD, MakeMethod
 from tests.benchmarks.cells import Cell, harness_epoch
 from tests.benchmarks.comparison import Judge, Measured, Timing

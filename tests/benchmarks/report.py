@@ -70,7 +70,7 @@ class Report:
         peaks: operations a second that the device does at most, in each precision.
         part: what is being measured.
         rows: name, value, bound and what else was found.
-        cells: rates, as `harness.scaling` reads them.
+        cells: rates, as `harness.planning.scaling_forecast` reads them.
         judge: compares with bounds.
     """
 

@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.fusion import CPU_PIXELS
-from harness.memory import keep_freed_memory
+from harness.running.fusing_limit import CPU_PIXELS
+from harness.running.worker_process import keep_freed_memory
 from tests.benchmarks.cells import (
     Cell,
     bare_epoch,

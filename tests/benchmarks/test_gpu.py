@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from harness.rates import read_rates
+from harness.planning.device_rates import read_rates
 from methods import SGD
 from tests.benchmarks import gpu, modes
 from tests.benchmarks.cells import Cell

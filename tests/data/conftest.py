@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from data import download
+from data.files import download
 
 
 @pytest.fixture(autouse=True)

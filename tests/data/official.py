@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from data import resized, tiny_imagenet
+from data.datasets import resized, tiny_imagenet
 
 
 def md5(contents):

@@ -13,14 +13,16 @@ import pytest
 import torch
 import yaml
 
-from harness import cli, cli_options
+from harness.cli import app as cli
+from harness.cli import options as cli_options
 from harness.engines import Inline
-from harness.expression import parse
-from harness.folder import RunFolder
-from harness.plan import Plan, Schedule
-from harness.run import DatasetSpec, Run
-from harness.settings import Settings
-from harness.study import load, with_digest
+from harness.parsing.method_expression import parse
+from harness.planning.plan import Plan
+from harness.planning.schedule import Schedule
+from harness.running.settings import Settings
+from harness.store.run_folder import RunFolder
+from harness.studies.run import DatasetSpec, Run
+from harness.studies.study import load, with_digest
 from methods import METHODS, Recipe
 
 RECIPE = {"epochs": 3, "batch_size": 16, "lr": 0.05}
@@ -212,7 +214,7 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an MLflow database once: copying it is far quicker."""
-    from harness.track import Mirror
+    from harness.tracking.mlflow_mirror import Mirror
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     mirror = Mirror(f"sqlite:///{path}", "unused", path.parent)

@@ -13,19 +13,20 @@ import torch
 import torch.multiprocessing
 from torch import Generator, Tensor, nn
 
-from data.task import share
-from harness import distributed
-from harness.build import make_method
-from harness.cost import Counter
-from harness.distributed import Group
-from harness.execute import finish
-from harness.folder import RunFolder
-from harness.optimizers import make_optimizer
-from harness.ranks import Report, run_together
-from harness.run import Run
-from harness.settings import Settings
-from harness.synchronized import DividedRecipe, synchronize
-from harness.train import DivergenceError, train_epoch
+from data.tasks.task import share
+from harness.costs.cost import Counter
+from harness.running.distributed import group as distributed
+from harness.running.distributed.group import Group
+from harness.running.distributed.ranks import Report, run_together
+from harness.running.distributed.synchronized import DividedRecipe, synchronize
+from harness.running.execute import finish
+from harness.running.optimizers import make_optimizer
+from harness.running.settings import Settings
+from harness.running.training_loop import train_epoch
+from harness.store.outcome import DivergenceError
+from harness.store.run_folder import RunFolder
+from harness.studies.build_method import make_method
+from harness.studies.run import Run
 from methods import MakeNet, Method, Recipe
 from tests.conftest import NETS, separable
 

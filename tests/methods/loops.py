@@ -4,8 +4,8 @@ from copy import deepcopy
 
 import torch
 
-from harness.optimizers import make_optimizer
-from harness.train import train_epoch
+from harness.running.optimizers import make_optimizer
+from harness.running.training_loop import train_epoch
 from methods import Method
 from tests.conftest import build, separable
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from harness.cost import Counter
-from harness.optimizers import make_optimizer
+from harness.costs.cost import Counter
+from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, MakeNet, Recipe
 from methods.batch_ensemble import BatchEnsemble, FastWeights
 from tests.conftest import TinyNet, build, separable

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness import checkpoint
-from harness.optimizers import make_optimizer
+from harness.running.optimizers import make_optimizer
+from harness.store import checkpoint
 from methods import SGD, SWA, LatePhaseBatchNorm, MCDropout, Recipe, Snapshot
 from methods.early_stopping import EarlyStopping
 from tests.conftest import build, separable

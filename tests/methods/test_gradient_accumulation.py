@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from harness.optimizers import make_optimizer
+from harness.running.optimizers import make_optimizer
 from methods import SGD, GradientAccumulation, Recipe
 from tests.conftest import build
 from tests.methods.loops import run

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from harness.expression import hyperparameters
-from harness.optimizers import make_optimizer
+from harness.parsing.method_expression import hyperparameters
+from harness.running.optimizers import make_optimizer
 from methods import SGD, MakeNet, Recipe
-from methods.batch_norm import reestimate
+from methods.core.batch_norm import reestimate
+from methods.core.streams import stream
+from methods.core.subspace import squared_cosine
 from methods.integral import Integral
-from methods.squared_cosine import squared_cosine
-from methods.streams import stream
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import assert_close, finish, run
 

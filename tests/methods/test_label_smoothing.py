@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.optimizers import make_optimizer
+from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, Line
 from methods.label_smoothing import LabelSmoothing
 from tests.conftest import build, separable

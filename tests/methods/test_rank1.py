@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.optimizers import make_optimizer
+from harness.running.optimizers import make_optimizer
 from methods import LatePhaseRank1, MakeNet, Rank1, Recipe
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import finish, run

@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from harness.optimizers import make_optimizer
+from harness.running.optimizers import make_optimizer
 from methods import SGD, Recipe
 from tests.conftest import build
 from tests.methods.loops import assert_close, run

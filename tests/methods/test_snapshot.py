@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.optimizers import make_optimizer
+from harness.running.optimizers import make_optimizer
 from methods import SWA, EarlyStopping, Recipe, Snapshot
 from tests.conftest import build
 from tests.methods.loops import assert_close, finish, run, trajectory

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from harness.optimizers import make_optimizer
+from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
-from methods.averaging import flat
-from methods.batch_norm import reestimate
+from methods.core.averaging import flat
+from methods.core.batch_norm import reestimate
 from tests.conftest import TinyNet, build
 from tests.methods.loops import assert_close, finish, run, trajectory
 

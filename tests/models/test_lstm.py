@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from methods import LatePhaseRank1, MakeNet, Recipe
-from methods.layers import last_layer, weight_matrices
+from methods.core.layers import last_layer, weight_matrices
 from models import build
 from tests.models.networks import count
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.layers import last_layer
+from methods.core.layers import last_layer
 from models import MODELS, architecture_names, architectures, build
 from models.resnet import CResNet20
 from tests.models.networks import count, spread

@@ -14,11 +14,12 @@ import yaml
 
 from data import PictureTask
 from harness.engines import Inline
-from harness.expression import literal
-from harness.folder import RunFolder
-from harness.plan import Plan, Schedule
-from harness.settings import Settings
-from harness.study import load
+from harness.parsing.method_expression import literal
+from harness.planning.plan import Plan
+from harness.planning.schedule import Schedule
+from harness.running.settings import Settings
+from harness.store.run_folder import RunFolder
+from harness.studies.study import load
 from methods import METHODS
 from tests.conftest import SETTINGS
 

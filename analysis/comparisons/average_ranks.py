@@ -1,0 +1,164 @@
+"""Average ranks of methods over datasets and architectures: Friedman's test, and Nemenyi's critical difference."""
+
+from __future__ import annotations
+
+import math
+from string import ascii_lowercase
+
+import numpy as np
+import pandas as pd
+
+from analysis.frame.columns import describe
+from analysis.frame.runs import ranked
+from analysis.frame.seed_statistics import CELL, ascending, main_metric, summarize
+
+CELLS = 6
+"""Datasets × architectures that ranks need. The sign test cannot call five wins in five cells significant at 5 %
+(p = 2/32 = 0.06), six in six it can (p = 2/64 = 0.03); with fewer, no win however complete would count."""
+_METHODS = 3
+
+
+def average_ranks(frame: pd.DataFrame, by: str | None = None, alpha: float = 0.05) -> pd.DataFrame:
+    """Rank methods within each dataset and architecture, average their ranks, and test whether they differ.
+
+    A cell is one dataset and architecture, its figure of a method the mean over seeds; methods that tie share the mean
+    of their ranks. Cells that no method has the metric in do not count; a method that some cell lacks is left out. The
+    test takes the cells as independent, which those of one dataset are only in part.
+
+    Args:
+        frame: Rows of `load_runs` (those chosen on test data are left out), or what `leaderboard` returns.
+        by: The metric to rank by; None for that of the leaderboard.
+        alpha: The level of the tests: two methods differ if their average ranks differ by the critical difference or
+            more. Where Friedman's test finds no difference among all of them, no two are said to differ.
+
+    Returns:
+        One row a method, the best first: `label`, `average_rank` (1 is best), `letters` (its groups, "ab": methods that
+        share one do not differ). `attrs`:
+
+        - `by`, `alpha`, `cells` (their names)
+        - `statistic` and `p`: Friedman's χ², corrected for ties, and the p-value of its F form by Iman and Davenport
+        - `critical_difference`: Nemenyi's, in ranks
+        - `groups`: the largest groups of methods that do not differ, each a list of labels, the best first
+        - `left_out`: a method → how many cells have it
+
+    Raises:
+        LookupError: If there are fewer than six cells, or fewer than three methods that all of them have.
+        ValueError: If no run has the metric, or neither of its directions is better.
+
+    References:
+        Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7, 2006, section 3.2.
+    """
+    by = by or frame.attrs.get("by") or main_metric(frame)
+    board = summarize(ranked(frame)) if "run_id" in frame else frame
+    table, left_out = _complete(board, by)
+    ranks = table.rank(axis="columns").mean().sort_values(kind="stable")
+    statistic, p = _friedman(table.to_numpy())
+    distance = critical_difference(len(ranks), len(table), alpha)
+    groups = _group(ranks, distance if p < alpha else math.inf)
+    letters = {label: "".join(_letter(i) for i, group in enumerate(groups) if label in group) for label in ranks.index}
+    out = pd.DataFrame({"label": ranks.index, "average_rank": ranks.to_numpy(), "letters": list(letters.values())})
+    cells = [" · ".join(map(str, cell)) for cell in table.index]
+    out.attrs = {"by": by, "alpha": alpha, "cells": cells, "statistic": statistic, "p": p}
+    out.attrs |= {"critical_difference": distance, "groups": groups, "left_out": left_out}
+    return out
+
+
+def critical_difference(methods: int, cells: int, alpha: float = 0.05) -> float:
+    """Give the difference of average ranks from which two methods differ, by Nemenyi's test.
+
+    It is q √(k (k + 1) / (6 N)), of k methods in N cells; q is the quantile of the studentised range of k values with
+    infinite degrees of freedom, over √2.
+
+    Args:
+        methods: k.
+        cells: N.
+        alpha: The level, over all pairs of methods together.
+
+    References:
+        Demšar 2006, section 3.2.2.
+    """
+    from scipy.stats import studentized_range
+
+    q = float(studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
+    return q * math.sqrt(methods * (methods + 1) / (6 * cells))
+
+
+def explain_ranks(ranks: pd.DataFrame) -> str:
+    """Say in a sentence or two what the tests found, over what, and what is left out.
+
+    Args:
+        ranks: What `average_ranks` returns.
+    """
+    found = ranks.attrs
+    metric = describe(found["by"])
+    p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.3f}"
+    text = (
+        f"Average ranks by {metric.title} of {len(ranks)} methods over {len(found['cells'])} cells (dataset and "
+        f"architecture). Friedman's test: χ² = {found['statistic']:.1f}, {p} (Iman and Davenport's F). "
+    )
+    if found["p"] < found["alpha"]:
+        text += (
+            f"Nemenyi's critical difference is {found['critical_difference']:.2f} ranks at {100 * found['alpha']:g} %."
+        )
+    else:
+        text += f"No difference is shown at {100 * found['alpha']:g} %."
+    if found["left_out"]:
+        named = ", ".join(f"{label} ({count})" for label, count in found["left_out"].items())
+        text += f" Left out, not in all {len(found['cells'])} cells: {named}."
+    return text
+
+
+def _complete(board: pd.DataFrame, by: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Arrange the means as cells × methods, smaller is better; of the methods that not all cells have, count these."""
+    if f"{by}_mean" not in board or board[f"{by}_mean"].isna().all():
+        raise ValueError(f"no run has {by!r} to rank by")
+    if describe(by).better is None:
+        raise ValueError(f"neither direction of {by!r} is better: methods have no ranks by it")
+    means = board[[*CELL, "label"]].assign(value=ascending(board, by)).dropna(subset="value")
+    table = means.pivot(index=CELL, columns="label", values="value")
+    if len(table) < CELLS:
+        raise LookupError(f"ranks need at least {CELLS} cells (dataset and architecture), there are {len(table)}")
+    counts = table.count()
+    left_out = {str(label): int(n) for label, n in counts.items() if n < len(table)}
+    whole = table.dropna(axis="columns")
+    if whole.shape[1] < _METHODS:
+        named = "; ".join(f"{label} in {n}" for label, n in left_out.items()) or "none"
+        raise LookupError(
+            f"ranks need at least {_METHODS} methods that all {len(table)} cells have, there are {whole.shape[1]} "
+            f"(not in all: {named})"
+        )
+    return whole, left_out
+
+
+def _friedman(values: np.ndarray) -> tuple[float, float]:
+    """Friedman's χ² of cells × methods, and the p-value of F = (N − 1) χ² / (N (k − 1) − χ²)."""
+    from scipy.special import fdtrc
+    from scipy.stats import friedmanchisquare
+
+    n, k = values.shape
+    if (np.ptp(values, axis=1) == 0).all():
+        return 0.0, 1.0  # all tie in every cell
+    statistic = float(friedmanchisquare(*values.T).statistic)
+    most = n * (k - 1)
+    if statistic >= most * (1 - 1e-12):
+        return statistic, 0.0  # every cell has the same order
+    return statistic, float(fdtrc(k - 1, (k - 1) * (n - 1), (n - 1) * statistic / (most - statistic)))
+
+
+def _group(ranks: pd.Series[float], distance: float) -> list[list[str]]:
+    """Find the largest groups of methods less than a distance apart."""
+    groups: list[list[str]] = []
+    end = 0
+    for start in range(len(ranks)):
+        apart = ranks.to_numpy()[start:] - ranks.iloc[start]
+        last = start + int((apart < distance - 1e-9).sum())
+        if last > end:
+            groups.append([str(label) for label in ranks.index[start:last]])
+            end = last
+    return groups
+
+
+def _letter(index: int) -> str:
+    """a, b, … z, A, B, … for the groups; there is at most one a method."""
+    letters = ascii_lowercase + ascii_lowercase.upper()
+    return letters[index] if index < len(letters) else f"({index + 1})"

@@ -1,0 +1,113 @@
+"""Methods ranked over seeds, with their cost, as text, CSV or Markdown."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pandas as pd
+
+from analysis.comparisons.average_ranks import average_ranks
+from analysis.comparisons.paired_differences import paired_differences
+from analysis.comparisons.pareto_fronts import find_fronts
+from analysis.frame.columns import describe
+from analysis.frame.runs import ranked
+from analysis.frame.seed_statistics import CELL, ascending, main_metric, relative_costs, summarize
+from analysis.frame.unfinished import unfinished_notes
+
+
+def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
+    """Rank the methods within each dataset and architecture, without runs that were chosen on test data.
+
+    Args:
+        frame: Rows of `load_runs`; `attrs["tuning"]` may say which methods were tuned, and with how much, and
+            `attrs["banner"]` that the study was only rehearsed.
+        by: The metric to rank by, over its mean; None for the accuracy, or of text the bits per character. Ties go to
+            the lower NLL (by NLL: to the higher accuracy), and entries equal in both share a rank. A metric of which
+            neither direction is better (diversity) ranks from high to low. An entry without the metric comes last and
+            has no rank.
+
+    Returns:
+        One row a (dataset, architecture, label), the best first: columns dataset, architecture, rank, label,
+        method, n, evaluated_on, and every metric as `<name>_mean` and `<name>_std` (see `summarize`); then, of the
+        metric ranked by, difference, difference_low, difference_high, difference_interval, difference_n (see
+        `paired_differences`; NaN for plain training itself), train_front and predict_front (`pareto_fronts`), and
+        average_rank (`average_ranks`, NaN where there is none).
+        `attrs["notes"]` holds what a reader must know, `attrs["by"]` the metric, `attrs["left_out"]` what `ranked`
+        left out, `attrs["tuning"]` and `attrs["banner"]` those of the frame.
+
+    Raises:
+        LookupError: If all runs were chosen on test data.
+        ValueError: If no run has the metric, or the frame mixes what does not belong in one table.
+    """
+    runs = relative_costs(ranked(frame))
+    board = summarize(runs)
+    by = by or main_metric(board)
+    if f"{by}_mean" not in board:
+        known = ", ".join(str(name)[:-5] for name in board if str(name).endswith("_mean"))
+        raise ValueError(f"no run has {by!r}; a leaderboard can go by: {known}")
+    board, compared = _compare(board, runs, by)
+    second = "accuracy" if by == "nll" else "nll"
+    order = board[[*CELL, "label"]].assign(first=ascending(board, by))
+    order["second"] = ascending(board, second) if f"{second}_mean" in board else 0.0
+    order = order.sort_values([*CELL, "first", "second", "label"], na_position="last")
+    board.insert(2, "rank", pd.Series(_ranks(order), dtype="Int64"))
+    tuning, banner = frame.attrs.get("tuning", ""), frame.attrs.get("banner", "")
+    notes = [
+        *filter(None, [banner]),
+        *_seed_notes(board),
+        *filter(None, [tuning]),
+        *board.attrs.get("notes", []),
+        *unfinished_notes(frame),
+    ]
+    partial, left_out = board.attrs["partial"], board.attrs.get("left_out", "")
+    board = board.loc[order.index].reset_index(drop=True)
+    board.attrs = {"by": by, "partial": partial, "left_out": left_out, "tuning": tuning, "banner": banner}
+    board.attrs["notes"] = [*notes, *compared]
+    return board
+
+
+def _compare(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataFrame, list[str]]:
+    """Add differences to plain training, Pareto fronts and average ranks to a board, and say what they mean."""
+    paired = paired_differences(runs, by)
+    ends = {name: f"difference_{name}" for name in ("low", "high", "interval", "n")}
+    shown = paired.rename(columns=ends)[[*CELL, "label", "difference", *ends.values()]]
+    out = board.merge(shown, on=[*CELL, "label"], how="left").astype({"difference_n": "Int64"})
+    fronts, notes = find_fronts(out, by)
+    ranks: dict[Any, float] = {}
+    if describe(by).better is not None:
+        with suppress(LookupError):  # too few cells for ranks
+            ranks = average_ranks(board, by).set_index("label")["average_rank"].to_dict()
+    out = pd.concat([out, fronts, out["label"].map(ranks).astype(float).rename("average_rank")], axis=1).copy()
+    out.attrs = board.attrs
+    meaning = (
+        "Δ: entry minus plain training, mean over the seeds both have [95 % interval: studentised bootstrap; of two to "
+        "four seeds or near ties Student's t, of one or of equal differences n/a; not corrected for the number of "
+        "entries]."
+    )
+    new = [note for note in paired.attrs["notes"] if note not in board.attrs.get("notes", [])]
+    return out, [*([meaning] if paired["difference"].notna().any() else []), *notes, *new]
+
+
+def _ranks(order: pd.DataFrame) -> dict[int, int | None]:
+    ranks: dict[int, int | None] = {}
+    for _, rows in order.groupby(CELL, sort=False):
+        previous: tuple[float | None, float | None] | None = None
+        rank = 0
+        values = zip(rows.index, rows["first"], rows["second"], strict=True)
+        for position, (index, first, second) in enumerate(values, start=1):
+            current = (None if pd.isna(first) else first, None if pd.isna(second) else second)
+            rank = rank if current == previous else position
+            ranks[int(index)] = None if pd.isna(first) else rank
+            previous = current
+    return ranks
+
+
+def _seed_notes(board: pd.DataFrame) -> list[str]:
+    split = board["evaluated_on"].iloc[0]
+    counts = sorted(board["n"].unique())
+    if len(counts) == 1:
+        seeds = f"n = {counts[0]} seed{'s' if counts[0] > 1 else ''}"
+    else:
+        seeds = f"n = {counts[0]} to {counts[-1]} seeds (column n)"
+    return [f"Mean ± sample standard deviation (n − 1) over {seeds}, on {split} data."]

@@ -1,0 +1,86 @@
+"""A paper's table beside ours: both means and spreads, their difference and its Welch interval."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pandas as pd
+
+from analysis.frame.seed_statistics import CELL, refuse_mixtures
+
+LEVEL = 0.95
+
+
+def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Put our runs beside the values of a paper.
+
+    The interval is Welch's, of the difference of two means with spreads and numbers of runs of their own (Welch, The
+    generalization of 'Student's' problem, Biometrika 1947). It does not exist (NaN) where either side has one run,
+    where neither spreads, or where the paper states no spread.
+
+    Args:
+        paper: A row a value of the paper's table, in its order, with columns row and column (their names in the table),
+            dataset, architecture and label (the cells of ours that it stands beside), metric (a column of `load_runs`),
+            times (our unit times this is the paper's), stated (the value as the paper writes it, "" for nothing),
+            paper_mean, paper_std, paper_n (NaN and 0 where it gives nothing), decimals (of its mean), note.
+        frame: Rows of `load_runs`; those chosen on test data count too, as they do in the paper.
+
+    Returns:
+        The paper's rows with further columns ours_mean, ours_std (sample standard deviation, n − 1), ours_n (the
+        finished runs that have the metric), runs (the finished ones), unfinished (the others), chosen_on ("test" if
+        some were chosen on test data), difference (ours − the paper's), low and high (its 95 % interval), all in the
+        paper's unit. NaN where there is nothing: a missing run is never filled. `attrs` are both frames'.
+
+    Raises:
+        ValueError: If the runs are not of test data, or the frame mixes what does not belong in one table.
+    """
+    refuse_mixtures(frame)
+    if list(frame["evaluated_on"].unique()) != ["test"]:
+        raise ValueError("a paper's values are of test data, these runs were evaluated on validation data")
+    groups = dict(iter(frame.groupby([*CELL, "label"])))
+    cells = frame.attrs.get("unfinished", [])
+    unfinished = Counter(tuple(cell.get(name, "") for name in (*CELL, "label")) for cell in cells)
+    rows = []
+    for value in paper.to_dict("records"):
+        runs = groups.get((value["dataset"], value["architecture"], value["label"]))
+        metric = str(value["metric"])
+        ours = runs[metric].dropna() * value["times"] if runs is not None and metric in runs else pd.Series(dtype=float)
+        mean, std, n = float(ours.mean()), float(ours.std(ddof=1)), len(ours)
+        low, high = welch(mean, std, n, value["paper_mean"], value["paper_std"], value["paper_n"])
+        found = {"ours_mean": mean, "ours_std": std, "ours_n": n, "difference": mean - value["paper_mean"]}
+        found |= {"runs": 0 if runs is None else len(runs), "chosen_on": _chosen_on(runs)}
+        found["unfinished"] = unfinished[value["dataset"], value["architecture"], value["label"]]
+        rows.append({str(key): item for key, item in value.items()} | found | {"low": low, "high": high})
+    compared = pd.DataFrame(rows)
+    compared.attrs = {**frame.attrs, **paper.attrs}
+    return compared
+
+
+def _chosen_on(runs: pd.DataFrame | None) -> str:
+    """Say whether some of the runs were chosen on test data."""
+    return "test" if runs is not None and "chosen_on" in runs and (runs["chosen_on"] == "test").any() else ""
+
+
+def welch(mean: float, std: float, n: int, other: float, other_std: float, other_n: int) -> tuple[float, float]:
+    """Give Welch's 95 % interval of the difference of two means; NaN where it does not exist.
+
+    Args:
+        mean: Of our runs; `std` their sample standard deviation, `n` their number.
+        std: See `mean`.
+        n: See `mean`.
+        other: The same of the paper's runs, as are the last two.
+        other_std: See `other`.
+        other_n: See `other`.
+    """
+    from scipy.stats import t
+
+    known = not any(math.isnan(value) for value in (mean, std, other, other_std))
+    if not known or min(n, other_n) < 2:
+        return math.nan, math.nan
+    a, b = std**2 / n, other_std**2 / other_n
+    if a + b == 0:
+        return math.nan, math.nan
+    freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (other_n - 1))
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(a + b)
+    return mean - other - half, mean - other + half

@@ -1,0 +1,69 @@
+"""Figures: one file a kind of plot, and the look they share. Each takes a frame and gives a matplotlib figure.
+
+The report and the command line find them by name here; runs that were chosen on test data are left out of all.
+"""
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from analysis.figures.against_cost import accuracy_against_cost, accuracy_against_predict_cost
+from analysis.figures.against_members import metric_against_members
+from analysis.figures.against_value import metric_against_value
+from analysis.figures.along_corrupted_path import best_on_path, path_under_corruption
+from analysis.figures.along_path import scores_along_path
+from analysis.figures.by_method import metric_by_method
+from analysis.figures.critical_difference import critical_difference_diagram
+from analysis.figures.noisy_quadratic import load_settings, loss_against_members
+from analysis.figures.over_training import over_epochs
+from analysis.figures.plane_and_flatness import flatness, scores_on_plane
+from analysis.figures.reliability_diagram import reliability
+from analysis.figures.style import save
+from analysis.figures.tuning import importances, tuning_history
+from analysis.figures.under_corruption import change_under_corruption
+
+__all__ = [
+    "FIGURES",
+    "PLOTS",
+    "accuracy_against_cost",
+    "accuracy_against_predict_cost",
+    "best_on_path",
+    "change_under_corruption",
+    "critical_difference_diagram",
+    "flatness",
+    "importances",
+    "load_settings",
+    "loss_against_members",
+    "metric_against_members",
+    "metric_against_value",
+    "metric_by_method",
+    "over_epochs",
+    "path_under_corruption",
+    "reliability",
+    "save",
+    "scores_along_path",
+    "scores_on_plane",
+    "tuning_history",
+]
+
+PLOTS: dict[str, Callable[..., Figure]] = {
+    "cost": accuracy_against_cost,
+    "predict-cost": accuracy_against_predict_cost,
+    "ranks": critical_difference_diagram,
+    "reliability": reliability,
+    "members": metric_against_members,
+    "path": scores_along_path,
+    "plane": scores_on_plane,
+    "flatness": flatness,
+    "epochs": over_epochs,
+    "corruption": change_under_corruption,
+}
+"""The plots that are drawn of any study, by the names of the command line."""
+
+FIGURES: dict[str, Callable[..., Figure]] = PLOTS | {
+    "value": metric_against_value,
+    "methods": metric_by_method,
+    "corrupted_path": path_under_corruption,
+    "best_on_path": best_on_path,
+}
+"""All plots by the names that a study's figures have; each takes the frame, and options by their names."""

@@ -1,0 +1,71 @@
+"""What each further member brings: the plot of a metric against the number of members."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.figure import choose, drawing
+from analysis.figures.reliability_diagram import _draw
+from analysis.figures.style import (
+    add_legend,
+    cells,
+    looks_of,
+    panels,
+    plain,
+    spread,
+)
+from analysis.frame.columns import METRICS
+from analysis.frame.runs import load_series, ranked
+
+_SHIFT = 0.04  # members between lines that meet
+
+
+@drawing
+def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll", "ece"] = "accuracy") -> Figure:
+    """Plot a metric of the first k members over k, one panel a dataset and architecture.
+
+    Lines are means over seeds, bars sample standard deviations; where lines meet, they stand side by side.
+    Methods with a single member are left out, but for plain training, which is the dashed line.
+
+    Args:
+        frame: Rows of `load_runs`; their series are read.
+        metric: "accuracy", "nll" or "ece".
+
+    Raises:
+        LookupError: If no run has the series over more than one member.
+        ValueError: For another metric.
+    """
+    choose("metric", metric, ("accuracy", "nll", "ece"))
+    frame = ranked(frame)
+    series = load_series(frame, f"members/{metric}")
+    series = series.merge(frame[["run_id", "label", "method", "dataset", "architecture"]], on="run_id")
+    many = set(series.loc[series["step"] > 1, "label"])
+    if not many:
+        raise LookupError(f"no run has {metric} over more than one member")
+    series = series[series["label"].isin(many) | (series["method"] == "sgd")]
+    look = {label: style for label, style in looks_of(frame).items() if label in set(series["label"])}
+    figure, axes = panels(len(cells(series)), 2.0, list(look))
+    for ax, (title, rows) in zip(axes, cells(series), strict=True):
+        lines = [label for label in look if label in many]
+        for label, curve in rows.groupby("label"):
+            if label in many:
+                points = curve.groupby("step")["value"]
+                mean, std = points.mean(), points.agg(spread)
+                x = mean.index.to_numpy(float) + _SHIFT * (lines.index(str(label)) - (len(lines) - 1) / 2)
+                _draw(ax, list(x), list(mean), list(std), look[str(label)], line="-")
+            else:
+                ax.axhline(curve["value"].mean(), color=look[str(label)].color, linestyle="--")
+        last = int(rows["step"].max())
+        ax.set_xticks(range(1, last + 1, math.ceil(last / 12)))
+        ax.set(title=plain(title), xlabel="Members", ylabel=METRICS[metric].header)
+    handles = [
+        Line2D([], [], **style.options()) if label in many else Line2D([], [], color=style.color, linestyle="--")
+        for label, style in look.items()
+    ]
+    add_legend(figure, handles, list(look))
+    return figure

@@ -1,0 +1,236 @@
+"""The plot of metrics over a value that a study varies, such as T0 or the share of wrong labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+from analysis.figures.figure import choose, drawing, listed, require
+from analysis.figures.style import Look, add_legend, cells, looks, panels, plain
+from analysis.frame.columns import describe
+from analysis.frame.runs import ranked
+from analysis.frame.seed_statistics import CELL, summarize
+
+LEFT_OUT = {"label_noise": 0.0, "cutout": 0.0}
+"""What the label of a dataset does not mention where it has this value."""
+_ENTRY = [*CELL, "label"]
+_GAP = 0.08  # of the axis, at least, between two numbers below it
+
+
+@drawing
+def metric_against_value(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    metrics: Sequence[str] = ("accuracy",),
+    xlabel: str | None = None,
+    xscale: Literal["linear", "log", "symlog"] = "linear",
+    chosen_on_test: bool = False,
+    best_of: Mapping[str, str] | None = None,
+) -> Figure:
+    """Plot metrics over a value, a panel for each metric, dataset and architecture and a line for each method.
+
+    An entry's value is read from "x = NUMBER" in its label ("line, β = 1") or in that of its dataset ("cifar10
+    label_noise=0.2"); entries whose labels differ in nothing else are one line, which breaks at a value of which no run
+    is finished. Entries without a value are horizontal lines, plain training dotted, others dash-dotted. Means over
+    seeds; bars, and bands of horizontal lines, are sample standard deviations.
+
+    Args:
+        frame: Rows of `load_runs`.
+        x: The name of the value, as labels write it.
+        metrics: Columns of the frame.
+        xlabel: What stands below the axis; None for the name.
+        xscale: "linear", "log" or "symlog" (which is linear around zero).
+        chosen_on_test: Show the runs, too, whose state was chosen on test data, with that mark.
+        best_of: Name → what the labels begin with of entries of which only the one with the best mean at each value is
+            drawn, by each metric for itself, under the name, with the mark that it was chosen.
+
+    Raises:
+        LookupError: If no run has a metric, no label has a value, or no label begins so.
+        ValueError: For an option's unknown value, and if two entries share a line and a value.
+    """
+    choose("xscale", xscale, ("linear", "log", "symlog"))
+    metrics = listed("metrics", metrics)
+    table = swept(frame if chosen_on_test else ranked(frame), x, best_of or {})
+    require(table, metrics)
+    only_sgd = (table["method"] == "sgd").groupby(table["series"]).all()
+    plain_training = list(only_sgd.index[only_sgd])
+    look = looks(set(table["series"]), plain_training[0] if len(plain_training) == 1 else "sgd")
+    parts = [(metric, title, rows) for metric in metrics for title, rows in cells(table)]
+    if len(metrics) == 2:  # a row a cell, a column a metric
+        parts = [(metric, title, rows) for title, rows in cells(table) for metric in metrics]
+    figure, axes = panels(len(parts), 1.9, list(look))
+    for ax, (metric, title, rows) in zip(axes, parts, strict=True):
+        for series, entries in best(rows, metric).groupby("series"):
+            _draw(ax, entries, metric, look[str(series)])
+        _finish_axis(ax, np.unique(rows["x"].dropna()), xscale)
+        ax.set(title=plain(title), xlabel=plain(xlabel or x), ylabel=describe(metric).header)
+    handles = [_handle(table[table["series"] == name], style) for name, style in look.items()]
+    add_legend(figure, handles, list(look))
+    return figure
+
+
+def swept(frame: pd.DataFrame, x: str, best_of: Mapping[str, str]) -> pd.DataFrame:
+    """Average entries over seeds, and part their labels into a value and the rest.
+
+    Args:
+        frame: Rows of `load_runs`.
+        x: The name of the value.
+        best_of: Name → what the labels begin with of the entries that share it.
+
+    Returns:
+        The columns of `summarize`, the dataset without the value, x (NaN where there is none), series (the name of the
+        line) and several (whether the best of several is meant).
+
+    Raises:
+        LookupError, ValueError: As `metric_against_value` does.
+    """
+    on_test = frame["chosen_on"] == "test" if "chosen_on" in frame else pd.Series(False, index=frame.index)
+    marked = frame.assign(_on_test=on_test).groupby(_ENTRY)["_on_test"].any()
+    table = summarize(frame)
+    by_dataset = any(part(name, x)[0] is not None for name in table["dataset"])
+    rows = []
+    for entry in table.to_dict("records"):
+        dataset = entry["dataset"]
+        value, series = part(entry["label"], x)
+        if value is None:
+            value, dataset = part(dataset, x)
+            if value is None and by_dataset:
+                value = LEFT_OUT.get(x)
+        group = next((name for name, start in best_of.items() if entry["label"].startswith(start)), None)
+        if group is not None:
+            series = f"{group} (best of {_count(table, best_of[group])}, chosen on {entry['evaluated_on']})"
+        elif marked[entry["dataset"], entry["architecture"], entry["label"]]:
+            series = f"{series} (chosen on test)"
+        number = np.nan if value is None else value
+        rows.append({"dataset": dataset, "x": number, "series": series, "several": group is not None})
+    for start in best_of.values():
+        if not _count(table, start):
+            raise LookupError(f"no entry's label begins with {start!r}; there are: {_labels(table)}")
+    table[["dataset", "x", "series", "several"]] = pd.DataFrame(rows, index=table.index)
+    if table["x"].isna().all():
+        raise LookupError(f"no label or dataset has a value as in '{x} = 1'; there are: {_labels(table)}")
+    _refuse_twins(table, x)
+    return pd.concat([table, _gaps(frame, table, x)], ignore_index=True)
+
+
+def _gaps(frame: pd.DataFrame, table: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Give entries of which no run is finished as rows without figures, where lines break."""
+    there = set(table[["dataset", "architecture", "series", "x"]].itertuples(index=False, name=None))
+    methods = {(row["dataset"], row["architecture"], row["series"]): row["method"] for row in table.to_dict("records")}
+    rows = {}
+    for cell in frame.attrs.get("unfinished", []):
+        if "label" not in cell:
+            continue
+        dataset, (value, series) = cell["dataset"], part(cell["label"], x)
+        if value is None:
+            value, dataset = part(dataset, x)
+        place = (dataset, cell["architecture"], series)
+        if value is not None and place in methods and (*place, value) not in there:
+            names = dict(zip(("dataset", "architecture", "series"), place, strict=True))
+            rows[*place, value] = names | {"x": value, "several": False, "method": methods[place]}
+    columns = ["dataset", "architecture", "series", "x", "several", "method"]
+    return pd.DataFrame(list(rows.values()), columns=columns).astype({"x": float, "several": bool})
+
+
+def part(label: str, x: str) -> tuple[float | None, str]:
+    """Part a label into the value of x and the rest: "line(β=1, K=2)" into 1 and "line(K=2)".
+
+    Returns:
+        The value, or None if the label has none, and the label without it; x itself if nothing is left.
+    """
+    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    edge = r"[\s,:;·]*"
+    found = re.search(rf"({edge})(?<!\w){re.escape(x)}\s*=\s*({number})(?![\w.])({edge})", label)
+    if not found:
+        return None, label
+    before, after = label[: found.start()], label[found.end() :]
+    if before.endswith("(") and after.startswith(")"):  # nothing else stood in the brackets
+        before, after = before[:-1].rstrip(), after[1:]
+    elif before and after and not before.endswith("(") and not after.startswith(")"):
+        before += found[3] or found[1]
+    return float(found[2]), before + after or x
+
+
+def best(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Keep, of the entries of which the best is meant, the one with the best mean at each value.
+
+    Raises:
+        ValueError: If no direction of the metric is better.
+    """
+    several = rows[rows["several"] & rows[f"{metric}_mean"].notna()]
+    if several.empty:
+        return rows[~rows["several"]]
+    better = describe(metric).better
+    if better is None:
+        raise ValueError(f"best_of needs a metric of which more or less is better; {metric} is not one")
+    order = several.sort_values(f"{metric}_mean", ascending=better == "lower", kind="stable")
+    kept = order.groupby(["series", "x"], dropna=False).head(1)
+    return rows[~rows["several"] | rows.index.isin(kept.index)]
+
+
+def _count(table: pd.DataFrame, start: str) -> int:
+    labels = {label for label in table["label"] if label.startswith(start)}
+    return len(labels)
+
+
+def _labels(table: pd.DataFrame) -> str:
+    return ", ".join(sorted(set(table["label"])))
+
+
+def _refuse_twins(table: pd.DataFrame, x: str) -> None:
+    for _, rows in table[~table["several"]].groupby([*CELL, "series", "x"], dropna=False):
+        if len(rows) > 1:
+            one = rows.iloc[0]
+            where = "without a value" if pd.isna(one["x"]) else f"at {x} = {one['x']:g}"
+            both = " and ".join(rows["label"])
+            raise ValueError(f"{both} would both be {one['series']!r} {where}: label them differently")
+
+
+def _draw(ax: Axes, entries: pd.DataFrame, metric: str, look: Look) -> None:
+    mean, std = f"{metric}_mean", f"{metric}_std"
+    points = entries[entries["x"].notna()].sort_values("x")
+    if points[mean].notna().any():
+        bars = None if points[std].isna().all() else points[std]
+        ax.errorbar(points["x"], points[mean], bars, elinewidth=0.7, capsize=1.5, **look.options())
+    for level in entries[entries["x"].isna() & entries[mean].notna()].to_dict("records"):
+        ax.axhline(level[mean], color=look.color, linestyle=_line(level["method"]))
+        if not np.isnan(level[std]):
+            low, high = level[mean] - level[std], level[mean] + level[std]
+            ax.axhspan(low, high, color=look.color, alpha=0.1, linewidth=0)
+
+
+def _line(method: str) -> Literal[":", "-."]:
+    return ":" if method == "sgd" else "-."
+
+
+def _handle(rows: pd.DataFrame, look: Look) -> Line2D:
+    if rows["x"].notna().any():
+        return Line2D([], [], **look.options())
+    return Line2D([], [], color=look.color, linestyle=_line(rows["method"].iloc[0]))
+
+
+def _finish_axis(ax: Axes, values: np.ndarray, scale: str) -> None:
+    """Put numbers below the values that were tried, as far as there is room."""
+    if scale == "log" and values[0] <= 0:
+        raise ValueError(f"xscale: log has no place for {values[0]:g}; take symlog")
+    positive = np.abs(values[values != 0])
+    options = {"linthresh": float(positive.min())} if scale == "symlog" and len(positive) else {}
+    ax.set_xscale(scale, **options)
+    places = ax.xaxis.get_transform().transform(values)
+    kept: list[int] = []
+    for i, place in enumerate(places):
+        if not kept or place - places[kept[-1]] >= _GAP * (places[-1] - places[0]):
+            kept.append(i)
+    ax.xaxis.set_major_locator(FixedLocator([float(value) for value in values[kept]]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())

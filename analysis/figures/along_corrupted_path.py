@@ -1,0 +1,249 @@
+"""Plots of the networks on a path under corruptions: all of them, and the best one against plain training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.along_path import AVERAGES, LINES, POINTS, Paths, check_path, cut, draw_path
+from analysis.figures.figure import drawing, listed
+from analysis.figures.style import WIDTH, Look, add_legend, cells, draw_band, legend_columns, looks, plain
+from analysis.figures.under_corruption import PREFIXES, draw_differences, measured
+from analysis.frame.columns import METRICS
+from analysis.frame.run_arrays import load_arrays
+from analysis.frame.runs import ranked
+from analysis.frame.seed_statistics import plain_training
+
+SEVERITY = 3
+"""Of the corruptions under which the relative change of an accuracy is tracked."""
+_ABREAST = 4  # panels side by side on two columns
+_ROUNDING = 1e-9  # by which a place may miss the α that is asked for
+_ASK = "a study asks for it by `evaluate: {path: {corruptions: [fog, …], severities: [3, …]}}`"
+
+
+@drawing
+def path_under_corruption(
+    frame: pd.DataFrame,
+    metric: Literal["accuracy", "nll"] = "accuracy",
+    *,
+    corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] | None = None,
+    between: Sequence[float] = (0.0, 1.0),
+    average: Literal["probabilities", "logits"] = "probabilities",
+) -> Figure:
+    """Plot scores along paths on clean and on corrupted test data, a row a method, dataset and architecture.
+
+    The panels of a row: clean, and each corruption with a line a severity; dashed is the network P(α), solid are P(α)
+    and P(1 − α) together, dotted is plain training's accuracy (under corruption at severity 3, of which it is tracked).
+    Last, the relative difference (a − b) / b of two networks on the path over the severity, with 0 for clean data, a
+    line a corruption. Lines are means over seeds, bands sample standard deviations.
+
+    Args:
+        frame: Rows of `load_runs`; their arrays are read.
+        metric: "accuracy" or "nll".
+        corruptions: Which; None for all that were measured.
+        severities: Which; None for all that were measured.
+        between: The α of the networks a and b.
+        average: Of what a pair's average is taken: "probabilities" or "logits".
+
+    Raises:
+        LookupError: If no path was measured under these corruptions and severities, or not at such an α.
+        ValueError: For an option's unknown value.
+
+    References:
+        Wortsman et al., Learning neural network subspaces, ICML 2021, section 4.4 and Figure 9, which does not say
+        which two networks it compares: the ends are our choice.
+    """
+    check_path(metric, average)
+    if len(between) != 2:
+        raise ValueError(f"between is two places on the path, as in [0, 1]; got {between!r}")
+    frame = ranked(frame)
+    arrays = load_arrays(frame, "path")
+    names, levels = _choose(arrays, corruptions, severities)
+    wanted = {f"{name}_{level}_{metric}" for name in names for level in levels}
+    drawn = frame[[wanted <= set(arrays.get(run, ())) for run in frame["run_id"]]]
+    if drawn.empty:
+        raise LookupError(f"no path was measured under {', '.join(names)} at severities {levels}; {_ASK}")
+    shades = dict(zip(levels, sns.color_palette("crest", len(levels)), strict=True))
+    look = {0: Look((0.2, 0.2, 0.2), ""), **{level: Look(shade, "") for level, shade in shades.items()}}
+    baselines = _plain_training(frame, metric)
+    handles, entries = _legend(look, names, dotted=bool(baselines))
+    rows = [(title, label, runs) for title, each in cells(drawn) for label, runs in each.groupby("label")]
+    figure, axes = _grid([f"{label} · {title}" for title, label, _ in rows], len(names) + 2, entries)
+    for row, (title, _, runs) in zip(axes, rows, strict=True):
+        for ax, name in zip(row, ("", *names), strict=False):
+            shown = [baselines[title, name]] if (title, name) in baselines else []
+            for level in levels if name else (0,):
+                for kind in POINTS:
+                    prefix = (f"{name}_{level}_" if name else "") + ("" if kind == "one" else AVERAGES[average])
+                    shown += draw_path(ax, runs, arrays, prefix + metric, look[level], LINES[kind])
+            if (title, name) in baselines:
+                ax.axhline(baselines[title, name], color="black" if not name else shades[SEVERITY], linestyle=":")
+            cut(ax, shown, METRICS[metric].better)
+            ax.set_title(name.replace("_", " ") or "clean", fontsize=7, pad=3)
+            ax.set_xlabel("α", fontsize=7)
+            ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        row[0].set_ylabel(METRICS[metric].header, fontsize=7)
+        _draw_difference(row[-1], [arrays[run] for run in runs["run_id"]], names, levels, metric, between)
+    add_legend(figure, handles, entries)
+    return figure
+
+
+@drawing
+def best_on_path(frame: pd.DataFrame, *, corruptions: Sequence[str] | None = None) -> Figure:
+    """Plot relative changes of the accuracy of the best network on the path against those of plain training.
+
+    As `change_under_corruption`, but for each run and corruption of the network P(α), 0 ≤ α ≤ 1, that loses least of
+    its accuracy. The test data choose α, which the figure says: it shows what the path holds, not how to find it.
+
+    Args:
+        frame: Rows of `load_runs`; their arrays are read.
+        corruptions: Which; None for all that paths and plain training were measured under.
+
+    Raises:
+        LookupError: If no path was measured under corruptions of severity 3, or plain training was not.
+
+    References:
+        Wortsman et al., Learning neural network subspaces, ICML 2021, appendix G and Figure 20 (11 points).
+    """
+    frame = ranked(frame)
+    prefix, columns = measured(frame)
+    arrays = load_arrays(frame, "path")
+    there, _ = _choose(arrays, corruptions, [SEVERITY])
+    names = [name for name in there if prefix + name in columns]
+    if not names:
+        raise LookupError(f"plain training was not measured under {', '.join(there)}, the corruptions of the path")
+    wanted = {f"{name}_{SEVERITY}_accuracy" for name in names}
+    on_path = frame[[wanted <= set(arrays.get(run, ())) for run in frame["run_id"]]].copy()
+    for name in names:
+        on_path[prefix + name] = [_best_change(arrays[run], name) for run in on_path["run_id"]]
+    kind = "" if prefix == PREFIXES[0] else " (generated corruptions)"
+    title = f"Relative change of accuracy{kind}, minus plain training's: best α on the path, chosen on test data"
+    together = pd.concat([frame[frame["method"] == "sgd"], on_path[on_path["method"] != "sgd"]])
+    return draw_differences(together, [prefix + name for name in names], title)
+
+
+def _choose(
+    arrays: Paths, corruptions: Sequence[str] | None, severities: Sequence[int] | None
+) -> tuple[list[str], list[int]]:
+    """Give the corruptions and severities that are drawn: those asked for, or all that a path was measured under.
+
+    Raises:
+        LookupError: If no path was measured under any, or under one that is asked for.
+    """
+    found = [re.fullmatch(r"(\w+)_(\d)_accuracy", key) for path in arrays.values() for key in path]
+    there = list(dict.fromkeys((match[1], int(match[2])) for match in found if match))
+    if not there:
+        raise LookupError(f"no path was measured under corruptions; {_ASK}")
+    names = (
+        list(dict.fromkeys(name for name, _ in there)) if corruptions is None else listed("corruptions", corruptions)
+    )
+    levels = sorted({level for _, level in there} if severities is None else set(severities))
+    for name in names:
+        for level in levels:
+            if (name, level) not in there:
+                known = ", ".join(f"{name} {level}" for name, level in there)
+                raise LookupError(f"no path was measured under {name} of severity {level}; there is: {known}")
+    return names, levels
+
+
+def _plain_training(frame: pd.DataFrame, metric: str) -> dict[tuple[str, str], float]:
+    """Give what plain training scores by cell and corruption ("" for none; else of severity 3), as far as tracked."""
+    found: dict[tuple[str, str], float] = {}
+    for title, runs in cells(frame):
+        rows, why = plain_training(runs)
+        if why:
+            continue
+        found[title, ""] = float(rows[metric].mean())
+        changes = [str(name) for name in rows if str(name).startswith(PREFIXES) and rows[name].notna().any()]
+        for name in changes if metric == "accuracy" else ():
+            found[title, name.rpartition("/")[2]] = float((rows["accuracy"] * (1 + rows[name])).mean())
+    return found
+
+
+def _grid(titles: Sequence[str], count: int, entries: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
+    """Make a block of panels for each title."""
+    across = min(count, _ABREAST)
+    down = -(-count // across)
+    width = 2 * WIDTH * across / _ABREAST
+    lines = -(-len(entries) // legend_columns(entries, width))
+    height = len(titles) * (1.45 * down + 0.2) + 0.155 * lines + 0.12
+    figure = Figure(figsize=(width, height), layout="constrained")
+    blocks = figure.subfigures(len(titles), 1, squeeze=False)[:, 0]
+    axes = []
+    for block, title in zip(blocks, titles, strict=True):
+        block.suptitle(plain(title), fontsize=7.5)
+        panels = block.subplots(down, across, squeeze=False).ravel()
+        for unused in panels[count:]:
+            unused.remove()
+        for ax in panels[:count]:
+            ax.tick_params(labelsize=6)
+        axes.append(list(panels[:count]))
+    return figure, axes
+
+
+def _draw_difference(
+    ax: Axes,
+    paths: Sequence[Mapping[str, np.ndarray]],
+    names: Sequence[str],
+    levels: Sequence[int],
+    metric: str,
+    between: Sequence[float],
+) -> None:
+    """Draw the relative difference of two networks on a path over the severity."""
+    for name, look in looks(names).items():
+        values = np.array([_differences(path, name, levels, metric, between) for path in paths])  # (seeds, 1 + levels)
+        draw_band(ax, np.array([0.0, *levels]), values, look)
+    ax.axhline(0, color="0.3", linewidth=0.6, zorder=0.5)
+    ax.set_xticks([0, *levels])
+    ax.set_xlabel("Severity", fontsize=7)
+    ax.set_ylabel("Relative difference (%)", fontsize=6.5)
+    ax.set_title(f"α = {between[0]:g} against {between[1]:g}", fontsize=7, pad=3)
+
+
+def _differences(
+    path: Mapping[str, np.ndarray], name: str, levels: Sequence[int], metric: str, between: Sequence[float]
+) -> list[float]:
+    a, b = (_index(path["alpha"], alpha) for alpha in between)
+    scores = [path[metric], *(path[f"{name}_{level}_{metric}"] for level in levels)]
+    return [100 * _relative(score[a], score[b]) for score in scores]
+
+
+def _index(alpha: np.ndarray, place: float) -> int:
+    nearest = int(np.abs(alpha - place).argmin())
+    if abs(alpha[nearest] - place) > _ROUNDING:
+        raise LookupError(f"no path was measured at α = {place:g}, but at {', '.join(f'{a:g}' for a in alpha)}")
+    return nearest
+
+
+def _best_change(path: Mapping[str, np.ndarray], name: str) -> float:
+    on = (path["alpha"] >= -_ROUNDING) & (path["alpha"] <= 1 + _ROUNDING)
+    pairs = zip(path[f"{name}_{SEVERITY}_accuracy"][on], path["accuracy"][on], strict=True)
+    return float(np.nanmax([_relative(corrupted, clean) for corrupted, clean in pairs]))
+
+
+def _relative(value: float, reference: float) -> float:
+    """(value − reference) / reference; NaN where that does not exist."""
+    return float((value - reference) / reference) if reference else float("nan")
+
+
+def _legend(look: Mapping[int, Look], names: Sequence[str], *, dotted: bool) -> tuple[list[Line2D], list[str]]:
+    handles = [Line2D([], [], color=each.color) for level, each in look.items() if level]
+    entries = [f"severity {level}" for level in look if level]
+    handles += [Line2D([], [], color="0.35", linestyle=LINES[kind]) for kind in POINTS]
+    entries += POINTS.values()
+    if dotted:
+        handles.append(Line2D([], [], color="black", linestyle=":"))
+        entries.append("plain training")
+    for name, each in looks(names).items():
+        handles.append(Line2D([], [], **each.options()))
+        entries.append(f"{name.replace('_', ' ')} (last panel)")
+    return handles, entries

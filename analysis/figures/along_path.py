@@ -1,0 +1,192 @@
+"""Plots of scores along the path between a method's networks.
+
+Runs that were chosen on test data are left out of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.figure import choose, drawing
+from analysis.figures.style import Look, add_legend, cells, draw_band, looks_of, missing, panels, plain
+from analysis.frame.columns import METRICS
+from analysis.frame.run_arrays import load_arrays
+from analysis.frame.runs import ranked
+from analysis.frame.seed_statistics import plain_training
+
+Paths = Mapping[str, Mapping[str, np.ndarray]]
+"""run_id → the arrays of its path."""
+POINTS = {"one": "P(α)", "pair": "P(α), P(1 − α)"}
+"""What is scored at each α, and how plots write it."""
+AVERAGES = {"probabilities": "pair_", "logits": "logit_pair_"}
+"""Of what a pair's average is taken, and what its arrays are called."""
+LINES: dict[str, Literal["--", "-"]] = {"one": "--", "pair": "-"}
+"""How both are told apart in one panel."""
+_PANELS = {"apart": (("one",), ("pair",)), "one": (("one",),), "pair": (("pair",),), "both": (("one", "pair"),)}
+_DASHES = ((6.0, 1.5, 1.0, 1.5), (6.0, 1.5, 1.0, 1.5, 1.0, 1.5), (8.0, 2.0))
+
+
+@drawing
+def scores_along_path(
+    frame: pd.DataFrame,
+    metric: Literal["accuracy", "nll"] = "accuracy",
+    *,
+    points: Literal["apart", "one", "pair", "both"] = "apart",
+    references: Sequence[str] = (),
+    average: Literal["probabilities", "logits"] = "probabilities",
+) -> Figure:
+    """Plot a score along the path between a method's first two networks.
+
+    It is the score of the network P(α), or of P(α) and P(1 − α) together. The dotted line is plain training. Lines are
+    means over seeds, bands sample standard deviations. A line that runs into a barrier leaves the panel.
+
+    Args:
+        frame: Rows of `load_runs`; their arrays are read, of plain training and references the column of the metric.
+        metric: "accuracy" or "nll".
+        points: "one" for P(α) and "pair" for P(α) and P(1 − α), a panel a dataset and architecture; "apart" for a
+            panel of each; "both" in one panel, P(α) dashed and the pair solid (Wortsman et al., Figure 6).
+        references: Labels of entries that are drawn as horizontal lines, whether they have a path or not: an ensemble
+            of two networks, say.
+        average: Of what a pair's average is taken; references follow it if they have several members.
+
+    Raises:
+        LookupError: If no run has a path, or not of such averages; if there is no finished run of a reference.
+        ValueError: For an option's unknown value.
+    """
+    check_path(metric, average)
+    choose("points", points, _PANELS)
+    frame = ranked(frame)
+    arrays = load_arrays(frame, "path")
+    _check_references(frame, references)
+    drawn = frame[frame["run_id"].isin(arrays) & ~frame["label"].isin(references)]
+    look = looks_of(frame)
+    on_path = [label for label in look if label in set(drawn["label"])]
+    parts = [(title, rows, kinds) for title, rows in cells(drawn) for kinds in _PANELS[points]]
+    levels = horizontals(frame, metric, references, average)
+    handles, names = _entries(look, on_path, references, levels, both=points == "both")
+    others = frame[(frame["method"] != "sgd") & ~frame["label"].isin(references)]
+    note = missing(others, on_path, "a path")
+    figure, axes = panels(len(parts), 1.9, names, note)
+    for ax, (title, rows, kinds) in zip(axes, parts, strict=True):
+        shown = _draw_levels(ax, levels.get(title, {}), look, references)
+        for label, runs in rows.groupby("label"):
+            for kind in kinds:
+                line = LINES[kind] if len(kinds) > 1 else "-"
+                prefix = "" if kind == "one" else AVERAGES[average]
+                shown += draw_path(ax, runs, arrays, prefix + metric, look[str(label)], line)
+        cut(ax, shown, better=METRICS[metric].better)
+        below = f"\n{POINTS[kinds[0]]}" if len(kinds) == 1 else ""
+        ax.set(title=plain(title) + below, xlabel="α", ylabel=METRICS[metric].header)
+    add_legend(figure, handles, names, title=note)
+    return figure
+
+
+def check_path(metric: str, average: str) -> None:
+    """Refuse what is not measured along a path.
+
+    Raises:
+        ValueError: With what is.
+    """
+    choose("metric", metric, ("accuracy", "nll"))
+    choose("average", average, AVERAGES)
+
+
+def draw_path(ax: Axes, runs: pd.DataFrame, arrays: Paths, name: str, look: Look, line: str) -> list[float]:
+    """Draw an array of the paths of an entry's runs, and say which values should be seen.
+
+    Raises:
+        LookupError: If a run's path has no such array.
+    """
+    found = [arrays[run] for run in runs["run_id"]]
+    if any(name not in path for path in found):
+        known = ", ".join(sorted(set.intersection(*(set(path) for path in found)) - {"alpha"}))
+        raise LookupError(f"the path of {runs['label'].iloc[0]} has no {name}; it has: {known}")
+    alpha = found[0]["alpha"]
+    scores = np.stack([path[name] for path in found])  # (seeds, points)
+    draw_band(ax, alpha, scores, look, line)
+    if alpha[0] < 0:
+        for end in (0, 1):
+            ax.axvline(end, color="0.7", linewidth=0.5, zorder=0.5)
+    mean = scores.mean(0)
+    return [mean[0], mean[-1], mean.max(), mean.min() if name.endswith("nll") else mean.max()]
+
+
+def horizontals(
+    frame: pd.DataFrame, metric: str, references: Sequence[str], average: str
+) -> dict[str, dict[str, float]]:
+    """Give what is drawn as horizontal lines: of each cell, the means of plain training ("") and of references.
+
+    A cell with several entries of plain training has no line of it: none of them is the one.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for title, rows in cells(frame):
+        values = rows[metric]
+        if average == "logits" and f"logit_average/{metric}" in rows:
+            values = rows[f"logit_average/{metric}"].fillna(values)
+        means = {label: values[rows["label"] == label].mean() for label in references}
+        means[""] = values[plain_training(rows)[0].index].mean()
+        found[title] = {label: float(mean) for label, mean in means.items() if not np.isnan(mean)}
+    return found
+
+
+def _check_references(frame: pd.DataFrame, references: Sequence[str]) -> None:
+    if isinstance(references, str):
+        raise ValueError(f"references is a list of labels, as in [{references}]")
+    there = sorted(set(frame["label"]))
+    for label in references:
+        if label not in there:
+            raise LookupError(f"no finished run of the reference {label!r}; there are: {', '.join(there)}")
+
+
+def _draw_levels(
+    ax: Axes, levels: Mapping[str, float], look: Mapping[str, Look], references: Sequence[str]
+) -> list[float]:
+    for label, level in levels.items():
+        if label:
+            ax.axhline(level, color=look[label].color, linestyle=_reference_line(label, references))
+        else:
+            ax.axhline(level, color="black", linestyle=":")
+    return list(levels.values())
+
+
+def _reference_line(label: str, references: Sequence[str]) -> tuple[float, tuple[float, ...]]:
+    return 0.0, _DASHES[list(references).index(label) % len(_DASHES)]
+
+
+def _entries(
+    look: Mapping[str, Look],
+    on_path: Sequence[str],
+    references: Sequence[str],
+    levels: Mapping[str, Mapping[str, float]],
+    *,
+    both: bool,
+) -> tuple[list[Line2D], list[str]]:
+    """Give the legend's lines and names."""
+    handles = [Line2D([], [], **look[label].options()) for label in on_path]
+    names = list(on_path)
+    for label in references:
+        handles.append(Line2D([], [], color=look[label].color, linestyle=_reference_line(label, references)))
+        names.append(label)
+    if any("" in each for each in levels.values()):
+        handles.append(Line2D([], [], color="black", linestyle=":"))
+        names.append("plain training")
+    if both:
+        handles += [Line2D([], [], color="0.35", linestyle=LINES[kind]) for kind in POINTS]
+        names += POINTS.values()
+    return handles, names
+
+
+def cut(ax: Axes, shown: list[float], better: Literal["higher", "lower"] | None) -> None:
+    """Let the axis show so much and a little more towards worse values, so that no barrier fills it."""
+    low, high = min(shown), max(shown)
+    room = max(0.5 * (high - low), 1e-9)
+    below, above = (room, 0.3 * room) if better == "higher" else (0.3 * room, room)
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(max(bottom, low - below), min(top, high + above))

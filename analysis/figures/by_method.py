@@ -1,0 +1,110 @@
+"""The plot of metrics side by side, a row a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.figure import drawing, listed, require
+from analysis.figures.style import WIDTH, Look, cells, looks_of, plain, wrap
+from analysis.frame.columns import describe
+from analysis.frame.runs import ranked
+from analysis.frame.seed_statistics import summarize
+
+_ROW = 0.115  # inches of a line of a method's name
+_NARROW = 2  # metrics that fit beside the names into one column
+_BETWEEN = 0.06  # inches between names
+_LONG = 30  # characters of a name that fit beside the panels on two columns
+
+
+@drawing
+def metric_by_method(
+    frame: pd.DataFrame,
+    *,
+    metrics: Sequence[str] = ("accuracy",),
+    order: Sequence[str] | None = None,
+    chosen_on_test: bool = False,
+) -> Figure:
+    """Plot metrics as dots, a row for each method and a panel for each metric, dataset and architecture.
+
+    Dots are means over seeds, bars sample standard deviations; the dotted line is plain training.
+
+    Args:
+        frame: Rows of `load_runs`.
+        metrics: Columns of the frame.
+        order: Labels from above to below; None for the order of the frame.
+        chosen_on_test: Show the runs, too, whose state was chosen on test data, with that mark.
+
+    Raises:
+        LookupError: If no run has a metric, or there is no finished run of a label.
+        ValueError: If one label stands twice in the order, or the frame mixes what does not belong together.
+    """
+    metrics = listed("metrics", metrics)
+    frame = frame if chosen_on_test else ranked(frame)
+    labels = _order(frame, order)
+    table = summarize(frame)
+    require(table, metrics)
+    on_test = set(frame.loc[frame["chosen_on"] == "test", "label"]) if "chosen_on" in frame else set()
+    narrow = len(metrics) <= _NARROW
+    names = {
+        label: wrap(label, 17 if narrow else 30) + ("\n(chosen on test)" if label in on_test else "")
+        for label in labels
+    }
+    parts = [(title, rows, _present(rows, labels, metrics)) for title, rows in cells(table)]
+    parts = [(title, rows, present) for title, rows, present in parts if present]
+    heights = [sum(_height(names[label]) for label in present) for _, _, present in parts]
+    figure = Figure(
+        figsize=(WIDTH if narrow else 2 * WIDTH, sum(heights) + 0.5 * len(parts) + 0.1), layout="constrained"
+    )
+    axes = figure.subplots(len(parts), len(metrics), sharey="row", squeeze=False, height_ratios=heights)
+    look = looks_of(frame)
+    for line, (title, rows, present) in zip(axes, parts, strict=True):
+        for ax, metric in zip(line, metrics, strict=True):
+            _draw(ax, rows.set_index("label"), {label: names[label] for label in present}, metric, look)
+        line[0].set_title(plain(title), loc="left")
+    return figure
+
+
+def _order(frame: pd.DataFrame, order: Sequence[str] | None) -> list[str]:
+    there = list(dict.fromkeys(frame["label"]))
+    if order is None:
+        return there
+    for label in listed("order", order):
+        if label not in there:
+            raise LookupError(f"no finished run of {label!r}; there are: {', '.join(there)}")
+    if len(set(order)) < len(order):
+        raise ValueError(f"order names a label twice: {', '.join(order)}")
+    return list(order)
+
+
+def _present(rows: pd.DataFrame, labels: Sequence[str], metrics: Sequence[str]) -> list[str]:
+    """Give the labels that have one of the metrics in a cell."""
+    there = rows.loc[rows[[f"{metric}_mean" for metric in metrics]].notna().any(axis=1), "label"]
+    return [label for label in labels if label in set(there)]
+
+
+def _height(name: str) -> float:
+    return _ROW * (1 + name.count("\n")) + _BETWEEN
+
+
+def _draw(ax: Axes, rows: pd.DataFrame, names: Mapping[str, str], metric: str, look: Mapping[str, Look]) -> None:
+    heights = [_height(name) for name in names.values()]
+    places = np.cumsum(heights) - np.array(heights) / 2  # each row as high as its name
+    means, stds = rows[f"{metric}_mean"].astype(float), rows[f"{metric}_std"].astype(float)
+    for label, place, mean, std in zip(names, places, means[list(names)], stds[list(names)], strict=True):
+        if not np.isnan(mean):
+            bar = None if np.isnan(std) else [std]
+            ax.errorbar([mean], [place], xerr=bar, linestyle="", elinewidth=0.8, capsize=1.5, **look[label].options())
+    level = rows.loc[rows["method"] == "sgd", f"{metric}_mean"]
+    if len(level) == 1 and level.notna().all():
+        ax.axvline(level.iloc[0], color="black", linestyle=":", linewidth=0.8, zorder=0.5)
+    ax.set_yticks(places, [plain(name) for name in names.values()], fontsize=6.5)
+    ax.set_ylim(sum(heights), 0)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.tick_params(axis="x", labelsize=6.5)
+    ax.set_xlabel(describe(metric).header, fontsize=7)

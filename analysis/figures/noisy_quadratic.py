@@ -1,0 +1,192 @@
+"""The noisy quadratic problem: the loss of averaged weights against the number of members."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+from analysis.figures.figure import drawing
+from analysis.figures.style import WIDTH, add_legend, legend_columns
+from analysis.frame.runs import find_banner, find_finished, load_series, store_uri
+
+_ACROSS = 2  # further settings side by side
+_MAIN, _FURTHER = 2.1, 1.4  # inches a panel is high
+_LINE = 0.155  # inches a line of the legend takes
+_BLUE, _ORANGE, _GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
+_SIMULATED: dict[str, dict[str, Any]] = {  # drawn in this order
+    "full": {"color": _ORANGE, "marker": "s", "markersize": 6.5, "markerfacecolor": "white", "label": "full ensemble"},
+    "full_multiplicative": {
+        "color": _GREEN,
+        "marker": "^",
+        "markersize": 4.5,
+        "markerfacecolor": "white",
+        "label": "full ensemble of θφ",
+    },
+    "late_phase": {"color": _BLUE, "marker": "o", "markersize": 3, "label": "late-phase"},
+}
+_READ = ("late_phase", "full_multiplicative", "full")  # the order of the slopes
+_THEORY: dict[str, dict[str, Any]] = {
+    "full_closed_form": {"color": _ORANGE, "linestyle": "-", "label": "full, closed form"},
+    "late_phase_prediction": {"color": _BLUE, "linestyle": "--", "label": "late-phase, predicted"},
+    "late_phase_prediction_2e7": {"color": _BLUE, "linestyle": ":", "label": "… after 2·10⁷ updates"},
+}
+
+
+def load_settings(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:
+    """Load the finished settings of a study of the noisy quadratic problem, the one of least noise first.
+
+    The columns: `label`, `eta`, `B`, `key`, `run_id`, `store`, and the final metrics, among them `slope/late_phase`
+    (of log loss over log K) and `slope/late_phase_se` (its standard error over seeds). The curves are series of
+    `load_series`: `members/late_phase` and others, whose step is K.
+
+    Args:
+        study: The study's name, which is the MLflow experiment's.
+        store: The MLflow tracking store, as for `load_runs`.
+        keys: Take only the settings with these keys. Default: all.
+
+    Returns:
+        A row a setting, by ascending η² / B, which is how fast θ and φ lose their balance; `attrs["unfinished"]` and
+        `attrs["banner"]` as of `load_runs`.
+
+    Raises:
+        FileNotFoundError: If the store's file does not exist.
+        LookupError: If the store has no such study, or the study no finished setting.
+        ValueError: If two finished runs carry the same key.
+        ConnectionError: If a tracking server does not answer.
+    """
+    uri = store_uri(store)
+    finished, unfinished = find_finished(study, uri, keys)
+    rows = [
+        {
+            "label": run.data.tags["label"],
+            "eta": float(run.data.params["eta"]),
+            "B": float(run.data.params["B"]),
+            "key": run.data.tags["key"],
+            "run_id": run.info.run_id,
+            "store": uri,
+            **{name: float(value) for name, value in run.data.metrics.items() if not name.startswith("members/")},
+        }
+        for run in finished
+    ]
+    frame = pd.DataFrame(rows)
+    order = (frame["eta"] ** 2 / frame["B"]).argsort(kind="stable")
+    frame = frame.iloc[order].reset_index(drop=True)
+    frame.attrs["unfinished"] = unfinished
+    if banner := find_banner(finished):
+        frame.attrs["banner"] = banner
+    return frame
+
+
+@drawing
+def loss_against_members(frame: pd.DataFrame) -> Figure:
+    """Plot the steady-state loss of the averaged weights over the number of members, on logarithmic axes.
+
+    Points are means over seeds, bars their standard errors. The setting of least noise is the large panel, the others
+    follow below it; a panel names the slope of each simulated curve, ± its standard error over seeds. Lines are theory:
+    the exact loss of a full ensemble, and the loss predicted for late-phase weights at the iterations that were
+    simulated and after 2·10⁷.
+
+    Args:
+        frame: Rows of `load_settings`; their series are read.
+
+    Raises:
+        LookupError: If a curve of a setting is not there.
+
+    References:
+        von Oswald et al., Neural networks with late-phase weights, ICLR 2021, Figure 1.
+    """
+    curves = {name: _curve(frame, name) for name in (*_THEORY, *_SIMULATED)}
+    errors = {name: _curve(frame, f"{name}_se") for name in _SIMULATED}
+    figure, axes = _panels(len(frame))
+    for i, (ax, (_, row)) in enumerate(zip(axes, frame.iterrows(), strict=True)):
+        run = str(row["run_id"])
+        for name, look in _THEORY.items():
+            ax.plot(curves[name][run], linewidth=0.9, **{**look, "label": None}, zorder=1.5)
+        for name, look in _SIMULATED.items():
+            points = curves[name][run]
+            bars = errors[name][run].reindex(points.index)
+            ax.errorbar(points.index, points, bars, linestyle="", capsize=2, **_marks(look, large=i == 0))
+        _finish(ax, row, curves["late_phase"][run].index.to_list(), large=i == 0)
+    for i, ax in enumerate(axes):
+        if i == 0 or i >= len(axes) - _ACROSS:  # nothing is below it
+            ax.set_xlabel("Members K")
+        if i == 0 or i % _ACROSS == 1:
+            ax.set_ylabel("Loss of averaged weights" if i == 0 else "Loss")
+    handles = [Line2D([], [], linestyle="", **_marks(look)) for look in _SIMULATED.values()]
+    handles += [Line2D([], [], linewidth=0.9, **look) for look in _THEORY.values()]
+    add_legend(figure, handles, [str(handle.get_label()) for handle in handles])
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Make one large panel, and the others below it, side by side."""
+    down = math.ceil((count - 1) / _ACROSS)
+    labels = [str(look["label"]) for look in (*_SIMULATED.values(), *_THEORY.values())]
+    legend = _LINE * math.ceil(len(labels) / legend_columns(labels, WIDTH)) + 0.12
+    figure = Figure(figsize=(WIDTH, _MAIN + _FURTHER * down + legend), layout="constrained")
+    grid = figure.add_gridspec(1 + down, _ACROSS, height_ratios=[_MAIN, *[_FURTHER] * down])
+    places = [grid[0, :], *(grid[1 + i // _ACROSS, i % _ACROSS] for i in range(count - 1))]
+    return figure, [figure.add_subplot(place) for place in places]
+
+
+def _curve(frame: pd.DataFrame, name: str) -> dict[str, pd.Series[float]]:
+    """Load a curve over K, of each run."""
+    series = load_series(frame, f"members/{name}")
+    found = {str(run): rows.set_index("step")["value"].sort_index() for run, rows in series.groupby("run_id")}
+    missing = frame.loc[~frame["run_id"].isin(found), "label"]
+    if len(missing):
+        raise LookupError(f"{name} of {', '.join(missing)} is not tracked")
+    return found
+
+
+def _marks(look: dict[str, Any], *, large: bool = True) -> dict[str, Any]:
+    size = look["markersize"] * (1 if large else 0.75)
+    return {"markeredgewidth": 0.9, "markeredgecolor": look["color"], **look, "markersize": size}
+
+
+def _finish(ax: Axes, row: pd.Series[Any], K: list[int], *, large: bool) -> None:
+    """Set the axes of a panel, and write the slopes into a large one, above a small one."""
+    ax.set(xscale="log", yscale="log", xlim=(min(K) / 1.25, max(K) * 1.25))
+    ax.margins(y=0.08)
+    ax.xaxis.set_major_locator(FixedLocator(K if large else _spaced(K)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_title(f"η = {row['eta']:g}, B = {_power(row['B'])}", fontsize=8 if large else 7, pad=4 if large else 13)
+    slopes = [(row[f"slope/{name}"], row[f"slope/{name}_se"], _SIMULATED[name]["color"]) for name in _READ]
+    if large:
+        lines = [("slope", "0.25"), *((f"{_signed(slope, 3)} ± {error:.3f}", color) for slope, error, color in slopes)]
+        for i, (text, color) in enumerate(lines):
+            ax.text(0.97, 0.95 - 0.085 * i, text, color=color, fontsize=7, ha="right", va="top", transform=ax.transAxes)
+        return
+    ax.text(0.0, 1.03, "slopes", color="0.25", fontsize=6, transform=ax.transAxes)
+    for i, (slope, _, color) in enumerate(slopes):
+        ax.text(0.5 + 0.25 * i, 1.03, _signed(slope, 2), color=color, fontsize=6, ha="right", transform=ax.transAxes)
+
+
+def _spaced(K: list[int]) -> list[int]:
+    """Choose numbers that stand clear of each other on a narrow logarithmic axis, the last one first."""
+    kept: list[int] = []
+    for k in sorted(K, reverse=True):
+        if not kept or kept[-1] >= 1.7 * k:
+            kept.append(k)
+    return kept
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _power(value: float) -> str:
+    """Write a batch size, as a power of ten where it is a large one."""
+    exponent = round(math.log10(value))
+    return rf"$10^{{{exponent}}}$" if value >= 10_000 and np.isclose(value, 10.0**exponent) else f"{value:g}"

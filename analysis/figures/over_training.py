@@ -1,0 +1,115 @@
+"""Plots over the epochs of training: scores on test data, the training loss, distances between networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.figure import choose, drawing, listed
+from analysis.figures.style import add_legend, cells, draw_band, looks_of, panels, plain
+from analysis.frame.runs import load_series, ranked
+
+SERIES = {
+    "test/accuracy": "Test accuracy (%)",
+    "test/bpc": "Test bits per character",
+    "test/nll": "Test NLL (nats)",
+    "train/loss": "Training loss (nats)",
+    "distance/l2": "L2 distance",
+    "distance/cosine": "Cosine",
+    "distance/squared_cosine": "Squared cosine",
+    "train/lr": "Learning rate",
+}
+"""What is tracked after each epoch; all but the loss and the rate where the study asks for it."""
+_SHOWN = ("test/accuracy", "test/bpc", "test/nll", "train/loss", "distance/l2", "distance/squared_cosine")
+
+
+@drawing
+def over_epochs(
+    frame: pd.DataFrame,
+    *,
+    series: Sequence[str] | None = None,
+    start: int | float | None = None,
+    marks: Mapping[str, int | float] | None = None,
+) -> Figure:
+    """Plot what was tracked after each epoch, a panel for each quantity, dataset and architecture.
+
+    Lines are means over seeds, bands sample standard deviations. The training loss is what each method minimises, on
+    augmented data; distances are averaged over pairs of a method's networks, once it has several. A value stands at
+    the number of epochs that were trained when it was measured.
+
+    Args:
+        frame: Rows of `load_runs`; their series are read.
+        series: Which quantities, by their names in `SERIES`; None for scores, loss, L2 distance and squared cosine.
+        start: Where the axis begins: after so many epochs, or (as a fraction) after a share of the longest run's.
+        marks: Name → where a vertical line stands, as `start` is given: after `{T0: 120}`, the late phase begins. Those
+            outside the epochs that are shown are left out.
+
+    Raises:
+        LookupError: If nothing of it was tracked over the epochs that are shown.
+        ValueError: For an unknown series, or a fraction above one.
+    """
+    for name in [] if series is None else listed("series", series):
+        choose("series", name, SERIES)
+    frame = ranked(frame)
+    tracked = {name: load_series(frame, name) for name in series or _SHOWN}
+    last = max((int(each["step"].max()) for each in tracked.values() if len(each)), default=0)
+    first = epoch_at(start, last)
+    tracked = {name: each[each["step"] >= first] for name, each in tracked.items()}
+    parts = [
+        (name, title, rows)
+        for name, each in tracked.items()
+        if len(each)
+        for title, rows in cells(each.merge(frame[["run_id", "label", "dataset", "architecture"]], on="run_id"))
+    ]
+    if not parts:
+        what = "anything" if series is None else " or ".join(series)
+        since = f" from epoch {first:g} on (the last one is {last})" if first and last else ""
+        raise LookupError(f"no run has {what} tracked over epochs{since}")
+    labels = {label for _, _, rows in parts for label in rows["label"]}
+    look = {label: style for label, style in looks_of(frame).items() if label in labels}
+    figure, axes = panels(len(parts), 1.75, list(look))
+    for ax, (name, title, rows) in zip(axes, parts, strict=True):
+        for label, runs in rows.groupby("label"):
+            table = runs.pivot_table(index="run_id", columns="step", values="value")  # (seeds, epochs)
+            draw_band(ax, table.columns.to_numpy(float), table.to_numpy(float), look[str(label)])
+        for text, place in (marks or {}).items():
+            if first <= epoch_at(place, last) <= last:
+                _mark(ax, epoch_at(place, last), text)
+        ax.set(title=plain(title), xlabel="Epoch", ylabel=SERIES[name])
+    add_legend(figure, [Line2D([], [], **style.options()) for style in look.values()], list(look))
+    return figure
+
+
+def epoch_at(place: int | float | None, epochs: int) -> float:
+    """Turn a place in training, an epoch or a fraction of all epochs, into an epoch; none is the start.
+
+    Raises:
+        ValueError: For what is neither.
+    """
+    if place is None:
+        return 0.0
+    if isinstance(place, bool) or not isinstance(place, int | float) or place < 0:
+        raise ValueError(f"a place in training is an epoch, or a fraction of all epochs; got {place!r}")
+    if isinstance(place, float) and place > 1:
+        raise ValueError(f"{place} is no fraction of all epochs; write an epoch as a whole number")
+    return float(place if isinstance(place, int) else round(place * epochs))
+
+
+def _mark(ax: Axes, epoch: float, text: str) -> None:
+    ax.axvline(epoch, color="0.3", linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+    ax.annotate(
+        plain(text),
+        (epoch, 1),
+        (-1.5, -2),
+        xycoords=ax.get_xaxis_transform(),
+        textcoords="offset points",
+        fontsize=6,
+        color="0.3",
+        rotation=90,
+        ha="right",
+        va="top",
+    )

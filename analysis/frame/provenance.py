@@ -1,0 +1,100 @@
+"""What each run was made with: code, versions, device, hyperparameters, and where MLflow shows it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import pandas as pd
+from pandas.api.typing import NaTType
+
+from analysis.frame.runs import find_tagged
+
+_OF_THE_CELL = ("label", "method", "dataset", "architecture", "seed", "key")
+_IDENTITY = (*_OF_THE_CELL, "run_id", "experiment_id", "state", "reason", "started", "ended", "link")
+_ELSEWHERE = ("role", "evaluated_on", "chosen_on", "arrays")
+PARAMS = "params/"
+"""What the names of the columns begin with that hold parameters."""
+
+
+def load_provenance(frame: pd.DataFrame) -> pd.DataFrame:
+    """Load what the runs of a frame were made with, and after them the runs that did not finish.
+
+    The columns:
+
+    - `label`, `method`, `dataset`, `architecture`, `seed` (int), `key`, `run_id`: as `load_runs` has them
+    - `experiment_id` (MLflow's number of the study), `state` ("finished", "failed", "diverged", "running" …), `reason`
+      (why it is not finished; else "")
+    - `started`, `ended`: times (UTC, of MLflow's run); NaT where there is none
+    - `link`: the run's page on the tracking server; "" for a store that is no server (see `viewer`)
+    - every further tag under its own name, as a text, "" where a run has none: `commit` (ends with "-dirty" if files
+      were changed), `python`, `torch`, `device`, `threads`, `method_version` …; not MLflow's own tags
+    - every parameter as `params/NAME`, as a text, "" where a run has none: `params/recipe.lr`,
+      `params/method.hyperparameters.K` (a hyperparameter that is not listed has the default of its method's version) …
+
+    Args:
+        frame: Rows of `load_runs`, of one study and store.
+
+    Raises:
+        FileNotFoundError, LookupError, ConnectionError: As `load_runs` does.
+        LookupError: If a run of the frame is no longer in the store.
+        ValueError: If the frame's rows come from several studies or stores.
+    """
+    origins = frame[["study", "store"]].drop_duplicates()
+    if len(origins) != 1:
+        raise ValueError(f"provenance is loaded of one study in one store at a time, not of {len(origins)}")
+    study, uri = origins.iloc[0]
+    tracked = {run.info.run_id: run for run in find_tagged(str(study), str(uri))}
+    gone = [run_id for run_id in frame["run_id"] if run_id not in tracked]
+    if gone:
+        where = without_password(str(uri))
+        raise LookupError(f"no longer in {where}: {len(gone)} of the frame's runs of study {study!r}, as {gone[0]}")
+    wanted = [(row["run_id"], row["label"]) for row in frame.to_dict("records")]
+    wanted += [(cell["run_id"], cell["label"]) for cell in frame.attrs.get("unfinished", []) if "run_id" in cell]
+    table = pd.DataFrame([_row(tracked[run_id], label, str(uri)) for run_id, label in wanted if run_id in tracked])
+    texts = [name for name in table.columns if name not in ("started", "ended")]
+    table[texts] = table[texts].fillna("")
+    order = sorted(table.columns, key=lambda name: (name.startswith(PARAMS), name not in _IDENTITY))
+    return table[order]
+
+
+def viewer(uri: str) -> str:
+    """Say how to look at the runs of a store that is no server; "" for a server, whose runs have links.
+
+    Args:
+        uri: The tracking store.
+    """
+    if uri.startswith(("http://", "https://")) or uri.startswith("databricks"):
+        return ""
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}"
+
+
+def without_password(uri: str) -> str:
+    """Leave out the name and password that an address may hold: a page may go anywhere."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _row(run: Any, label: str, uri: str) -> dict[str, object]:
+    tags, info = run.data.tags, run.info
+    row: dict[str, object] = {name: tags.get(name, "") for name in _OF_THE_CELL}
+    row |= {"label": label, "seed": int(tags["seed"]), "run_id": info.run_id, "experiment_id": str(info.experiment_id)}
+    row |= {"state": tags.get("state", "running"), "reason": tags.get("reason", "")}
+    row |= {"started": _time(info.start_time), "ended": _time(info.end_time), "link": _link(run, uri)}
+    known = {*row, *_ELSEWHERE}
+    row |= {name: tags[name] for name in sorted(tags) if name not in known and not name.startswith("mlflow.")}
+    return row | {f"{PARAMS}{name}": str(run.data.params[name]) for name in sorted(run.data.params)}
+
+
+def _time(milliseconds: int | None) -> pd.Timestamp | NaTType:
+    return pd.NaT if milliseconds is None else pd.Timestamp(milliseconds, unit="ms", tz="UTC")
+
+
+def _link(run: Any, uri: str) -> str:
+    if not uri.startswith(("http://", "https://")):
+        return ""
+    place = f"/#/experiments/{quote(str(run.info.experiment_id))}/runs/{quote(run.info.run_id)}"
+    return without_password(uri).rstrip("/") + place

@@ -1,0 +1,74 @@
+"""How a study was tuned: MLflow → a frame with a row a trial."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from analysis.frame.runs import find_tagged, store_uri
+
+
+def load_tuning(study: str, *, store: str | None = None) -> pd.DataFrame:
+    """Load the trials of a study's tuning, one row each, sorted by dataset, architecture, label and number.
+
+    Where a method was searched more than once (with another seed, recipe or space), the latest search counts.
+
+    The columns: `dataset`, `architecture`, `label`, `method` (with its values), `metric` ("nll" or "accuracy"),
+    `number` (of the trial), `state` ("finished", "pruned", "failed", "diverged", "refused" or "running"), `reason`
+    (why it did not finish), `value` (of the metric on validation data: at the end, or of a pruned trial the last;
+    NaN if there is none), `values` (of the searched hyperparameters, a dict), `space` (their ranges, a dict of
+    Optuna's distributions).
+
+    Args:
+        study: The study's name.
+        store: The MLflow tracking store, as for `load_runs`.
+
+    Raises:
+        FileNotFoundError: If the store's file does not exist.
+        LookupError: If the study was not tuned, or nothing of it is tracked.
+        ConnectionError: If a tracking server does not answer.
+    """
+    runs = find_tagged(f"{study} · tuning", store_uri(store))
+    latest: dict[tuple[str, str, str], Any] = {}
+    for run in sorted(runs, key=lambda run: int(run.info.start_time)):
+        if run.data.tags.get("role") == "search":
+            latest[_place(run)] = run
+    searches = {run.info.run_id: run for run in latest.values()}
+    rows = [
+        _row(run, searches[parent])
+        for run in runs
+        if run.data.tags.get("role") == "trial" and (parent := run.data.tags.get("mlflow.parentRunId")) in searches
+    ]
+    if not rows:
+        raise LookupError(f"study {study!r} has no tracked trials: tune it with `econ tune`")
+    return pd.DataFrame(rows).sort_values(["dataset", "architecture", "label", "number"], ignore_index=True)
+
+
+def _place(run: Any) -> tuple[str, str, str]:
+    tags = run.data.tags
+    return tags["dataset"], tags["architecture"], tags["label"]
+
+
+def _row(run: Any, search: Any) -> dict[str, object]:
+    from optuna.distributions import json_to_distribution
+
+    tags, metrics, metric = run.data.tags, run.data.metrics, search.data.tags["metric"]
+    dataset, architecture, label = _place(search)
+    space = {
+        name: json_to_distribution(json.dumps(each)) for name, each in json.loads(search.data.tags["space"]).items()
+    }
+    return {
+        "dataset": dataset,
+        "architecture": architecture,
+        "label": label,
+        "method": tags["method"],
+        "metric": metric,
+        "number": int(tags["trial"]),
+        "state": tags.get("state", "running"),
+        "reason": tags.get("reason", ""),
+        "value": metrics.get("value", metrics.get(f"validation/{metric}", float("nan"))),
+        "values": json.loads(tags["values"]),
+        "space": space,
+    }

@@ -1,0 +1,133 @@
+"""LaTeX tables of the best method within a budget, and of average ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.comparisons.average_ranks import average_ranks, explain_ranks
+from analysis.comparisons.pareto_fronts import COSTS
+from analysis.comparisons.within_budget import BUDGETS, best_within_budget
+from analysis.frame.columns import Metric, describe
+from analysis.frame.seed_statistics import CELL, name_cell
+from analysis.tables.latex import banner_of, escape
+
+
+def latex_comparisons(board: pd.DataFrame, *, label: str | None = None) -> list[str]:
+    """Write the tables that stand below a leaderboard (`comparisons`): budgets, and ranks where there are enough cells.
+
+    Args:
+        board: What `leaderboard` returns.
+        label: The leaderboard's own, where a document has tables of several boards.
+
+    Returns:
+        One `table` environment each, labelled `tab:budgets` and `tab:ranks`, or what `label` says, with `-budgets` and
+        `-ranks` behind it.
+    """
+    if describe(str(board.attrs["by"])).better is None:
+        return []
+    before = f"{label}-" if label else "tab:"
+    budgets = [] if best_within_budget(board).empty else [latex_budgets(board, label=f"{before}budgets")]
+    try:
+        return [*budgets, latex_ranks(board, label=f"{before}ranks")]
+    except LookupError:  # too few cells, or methods that all of them have
+        return budgets
+
+
+def latex_ranks(
+    frame: pd.DataFrame, by: str | None = None, *, caption: str | None = None, label: str = "tab:ranks"
+) -> str:
+    r"""Write the average ranks as a `table` environment; methods that share a letter do not differ.
+
+    It needs `\usepackage{booktabs}`.
+
+    Args:
+        frame: Rows of `load_runs`, or what `leaderboard` returns.
+        by: The metric to rank by; None for that of a leaderboard.
+        caption: LaTeX that replaces the caption written here, which says what was tested, over what, and what is left
+            out.
+        label: For `\ref`.
+
+    Raises:
+        LookupError, ValueError: As `average_ranks` does.
+    """
+    ranks = average_ranks(frame, by)
+    rows = [
+        [escape(str(row["label"])), f"{row['average_rank']:.2f}", escape(row["letters"])]
+        for row in ranks.to_dict("records")
+    ]
+    said = f"{explain_ranks(ranks)} Methods that share a letter are not shown to differ."
+    heads = ["method", r"average rank $\downarrow$", "groups"]
+    return _table(
+        "lrl", heads, [rows], (caption or escape(said).replace(r"$\chi$2", r"$\chi^2$")) + banner_of(frame), label
+    )
+
+
+def latex_budgets(
+    frame: pd.DataFrame,
+    by: str | None = None,
+    budgets: Sequence[float] = BUDGETS,
+    *,
+    caption: str | None = None,
+    label: str = "tab:budgets",
+) -> str:
+    r"""Write the best method within each budget as a `table` environment, a part for each dataset and architecture.
+
+    It needs `\usepackage{booktabs}`.
+
+    Args:
+        frame: Rows of `load_runs`, or what `leaderboard` returns.
+        by: The metric of quality; None for that of a leaderboard.
+        budgets: As `best_within_budget` takes them.
+        caption: LaTeX that replaces the caption written here.
+        label: For `\ref`.
+
+    Raises:
+        LookupError, ValueError: As `best_within_budget` does.
+    """
+    best = best_within_budget(frame, by, budgets)
+    metric = describe(str(best.attrs["by"]))
+    costs = [describe(cost) for cost in COSTS if f"{cost}_mean" in best]
+    arrow = {"higher": r"\uparrow", "lower": r"\downarrow"}[str(metric.better)]
+    heads = ["budget", "best method", rf"{escape(metric.header)} ${arrow}$"]
+    heads += [rf"{escape(cost.header)} $\downarrow$" for cost in costs]
+    parts, titles = [], []
+    for cell, rows in best.groupby(CELL, sort=False):
+        parts.append([_budget_row(row, metric, costs) for row in rows.to_dict("records")])
+        titles.append(name_cell(cell))
+    said = (
+        f"The best method ({metric.title}, mean ± sample standard deviation over seeds) that costs at most the given "
+        "multiple of training one network plainly, or of its prediction."
+    )
+    columns = "llr" + "r" * len(costs)
+    return _table(columns, heads, parts, (caption or escape(said)) + banner_of(frame), label, titles=titles)
+
+
+def _budget_row(row: dict[Any, Any], metric: Metric, costs: Sequence[Metric]) -> list[str]:
+    mean, std = float(row[f"{metric.name}_mean"]), metric.write_spread(float(row[f"{metric.name}_std"]))
+    spread = rf"\mathrm{{{std}}}" if std == "n/a" else std
+    figure = rf"${metric.write(mean)} \pm {spread}$" if metric.spread else f"${metric.write(mean)}$"
+    paid = [f"${cost.write(float(row[f'{cost.name}_mean']))}$" for cost in costs]
+    budget = rf"{COSTS[row['cost']]} $\leq {row['budget']:g}\times$"
+    return [budget, escape(str(row["label"])), figure, *paid]
+
+
+def _table(
+    columns: str,
+    heads: Sequence[str],
+    parts: Sequence[Sequence[Sequence[str]]],
+    caption: str,
+    label: str,
+    titles: Sequence[str] = (),
+) -> str:
+    """Write a table with booktabs rules, its parts apart and, if they have titles, below these."""
+    lines = ["\\begin{table}[tb]", "\\centering", f"\\caption{{{caption}}}", f"\\label{{{label}}}"]
+    lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", " & ".join(heads) + r" \\"]
+    for i, rows in enumerate(parts):
+        lines.append("\\midrule")
+        if titles:
+            lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(titles[i])}}}}} \\")
+        lines += [" & ".join(row) + r" \\" for row in rows]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])

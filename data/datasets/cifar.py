@@ -1,0 +1,99 @@
+"""CIFAR-10 and CIFAR-100, read by torchvision."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.corruptions import STANDARD
+from data.datasets.official_files import channels_first, check_pictures, make_split
+from data.files.archives import unpack
+from data.files.download import Checksum, fetch
+from data.files.image_files import Images
+from data.tasks.source import Augmentation, Source, Split
+
+
+def load_cifar10(path: str, root: Path) -> Source:
+    """CIFAR-10: 50,000 training and 10,000 test images, 32 x 32, colour, of 10 kinds of things.
+
+    Args:
+        path: Must be empty.
+        root: Folder that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or gets them by download.
+
+    Raises:
+        FileNotFoundError: If the files are missing and the download fails.
+        ValueError: If a file is damaged.
+
+    References:
+        Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+    """
+    return _load("CIFAR10", 10, root)
+
+
+def load_cifar100(path: str, root: Path) -> Source:
+    """CIFAR-100: 50,000 training and 10,000 test images, 32 x 32, colour, of 100 kinds of things.
+
+    Args:
+        path: Must be empty.
+        root: Folder that holds `cifar-100-python` or `cifar-100-python.tar.gz`, or gets them by download.
+
+    Raises:
+        FileNotFoundError: If the files are missing and the download fails.
+        ValueError: If a file is damaged.
+
+    References:
+        Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+    """
+    return _load("CIFAR100", 100, root)
+
+
+def load_cifar10_test(root: Path) -> Images:
+    """CIFAR-10's 10,000 test images, as a companion: (10000, 3, 32, 32) uint8."""
+    return _read("CIFAR10", 10, root, train=False).images
+
+
+def load_cifar100_test(root: Path) -> Images:
+    """CIFAR-100's 10,000 test images, as a companion: (10000, 3, 32, 32) uint8."""
+    return _read("CIFAR100", 100, root, train=False).images
+
+
+def _load(name: str, classes: int, root: Path) -> Source:
+    return Source(
+        classes=classes,
+        train=_read(name, classes, root, train=True),
+        test=_read(name, classes, root, train=False),
+        augmentation=Augmentation(padding=4, flip=True),
+        validation=0,
+        ood={},
+        corruptions=STANDARD,
+    )
+
+
+def _read(name: str, classes: int, root: Path, *, train: bool) -> Split:
+    """Read one split; torchvision checks the checksum of every file it reads."""
+    from torchvision import datasets
+
+    reader: Any = getattr(datasets, name)
+    root = root.expanduser()
+    folder = root / reader.base_folder
+    if not folder.is_dir():
+        archive = fetch(reader.url, root / reader.filename, md5=reader.tgz_md5)
+        unpack(archive, folder, part=reader.base_folder)
+    try:
+        stored = reader(root, train=train, download=False)
+    except RuntimeError as error:
+        raise ValueError(f"{_damage(reader, folder)}; remove the folder {folder}, and it is made anew") from error
+    pictures = check_pictures(channels_first(stored.data), str(folder), channels=3, side=32)
+    return make_split(pictures, torch.as_tensor(stored.targets, dtype=torch.int64), classes, str(folder))
+
+
+def _damage(reader: Any, folder: Path) -> str:
+    """Say which file of an unpacked set torchvision did not accept."""
+    meta = [reader.meta["filename"], reader.meta["md5"]]
+    for name, md5 in [*reader.train_list, *reader.test_list, meta]:
+        file, expected = folder / name, Checksum("md5", md5)
+        if not file.is_file():
+            return f"{file}: missing"
+        if not expected.fits(file):
+            return f"{file}: found the md5 {expected.of(file)}, expected {md5}"
+    return f"{folder}: cannot be read"

@@ -1,0 +1,160 @@
+"""ImageNet (ILSVRC 2012), as its official archives unpack."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data.corruptions import STANDARD
+from data.datasets.image_folder import class_names, files_in_class_folders, in_stratified_order
+from data.files.image_files import Files
+from data.tasks.source import Augmentation, Source, Split
+
+SIDE = 224
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""The statistics with which torchvision's published weights were trained (`torchvision.transforms._presets`)."""
+
+
+class Counts(NamedTuple):
+    """How many pictures there are.
+
+    Attributes:
+        classes: Classes.
+        train: Training pictures.
+        least: Training pictures of the smallest class.
+        test: Pictures of each class in the validation set, which is the test set here.
+    """
+
+    classes: int
+    train: int
+    least: int
+    test: int
+
+
+OFFICIAL = Counts(classes=1000, train=1_281_167, least=732, test=50)
+"""What the official archives hold (Russakovsky et al., Table 2)."""
+
+REMEDY = """ImageNet's licence forbids to download it for you. With an account of https://image-net.org get
+  ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, and put them into {folder}; there:
+    mkdir -p train val && tar -xf ILSVRC2012_img_train.tar -C train && tar -xf ILSVRC2012_img_val.tar -C val
+    for f in train/*.tar; do mkdir "${{f%.tar}}" && tar -xf "$f" -C "${{f%.tar}}" && rm "$f"; done
+  The development kit stays packed. It is not needed where the pictures of val lie in folders of their classes."""
+
+
+def load_imagenet(path: str, root: Path) -> Source:
+    """ImageNet: 1,281,167 training pictures of 1,000 classes, and the 50,000 of its validation set to test on.
+
+    The files are `imagenet/train/WNID/*.JPEG`, and `imagenet/val/WNID/*.JPEG` or, with the official development kit
+    beside them, `imagenet/val/*.JPEG`. Labels are the classes' numbers in the order of their WordNet ids, as
+    published weights have them. Networks see 224 × 224 pixels: see `data.files.decoding`.
+
+    Args:
+        path: Must be empty.
+        root: Folder that holds `imagenet`; nothing is written there.
+
+    Raises:
+        FileNotFoundError: If a folder or the development kit is missing.
+        ValueError: If a folder holds what it should not, or not all pictures; names it and the remedy.
+
+    References:
+        Russakovsky et al., ImageNet large scale visual recognition challenge, IJCV 2015.
+    """
+    folder = root.expanduser() / "imagenet"
+    if not (folder / "train").is_dir() or not (folder / "val").is_dir():
+        raise FileNotFoundError(
+            f"dataset imagenet: no folders train and val in {folder.resolve()}. {REMEDY.format(folder=folder)}"
+        )
+    try:
+        wnids = class_names(folder / "train")
+        train = files_in_class_folders(folder / "train", wnids, SIDE)
+        _check_train(folder / "train", train, wnids)
+        test = _test(folder, wnids)
+        _check_test(folder / "val", test, wnids)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"dataset imagenet: {error}\n{REMEDY.format(folder=folder)}") from error
+    return Source(
+        classes=len(wnids),
+        train=in_stratified_order(train),
+        test=test,
+        augmentation=Augmentation(flip=True),
+        validation=0,
+        ood={},
+        corruptions=STANDARD,
+        statistics=lambda files: (MEAN, STD),
+    )
+
+
+def _test(folder: Path, wnids: Sequence[str]) -> Split:
+    """The validation set, from folders of its classes, or flat with labels from the development kit."""
+    val = folder / "val"
+    pictures = sorted(entry.name for entry in val.iterdir() if entry.suffix == ".JPEG")
+    if not pictures:
+        return files_in_class_folders(val, wnids, SIDE)
+    truth = _validation_wnids(folder)
+    if len(truth) != len(pictures):
+        raise ValueError(f"{val}: found {len(pictures)} pictures, expected {len(truth)}, as the kit has labels")
+    label = {wnid: i for i, wnid in enumerate(wnids)}
+    unknown = sorted(set(truth).difference(label))
+    if unknown:
+        raise ValueError(f"{folder / 'train'}: no folder of class {', '.join(unknown[:10])}, which val has pictures of")
+    labels = torch.tensor([label[wnid] for wnid in truth])
+    return Split(Files(val, np.array([name.encode() for name in pictures]), SIDE), labels)
+
+
+def _validation_wnids(folder: Path) -> list[str]:
+    """The classes of the flat validation pictures in the order of their names, from the development kit.
+
+    torchvision reads the kit; what it writes beside it goes into a temporary folder, so that a folder that cannot be
+    written to works.
+    """
+    from torchvision.datasets import imagenet
+
+    kit = imagenet.ARCHIVE_META["devkit"][0]
+    if not (folder / kit).is_file():
+        raise FileNotFoundError(
+            f"{folder / kit}: no such file; the pictures of {folder / 'val'} lie in no class folders, so it is needed"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / kit).symlink_to((folder / kit).resolve())
+        try:
+            imagenet.parse_devkit_archive(scratch)
+            wnids: list[str] = imagenet.load_meta_file(scratch)[1]
+        except (RuntimeError, OSError, EOFError) as error:
+            raise ValueError(f"{folder / kit}: damaged, or not the official file; get it again ({error})") from error
+    return wnids
+
+
+def _check_train(folder: Path, train: Split, wnids: Sequence[str]) -> None:
+    """Refuse a training set that is not whole."""
+    if len(wnids) != OFFICIAL.classes:
+        raise ValueError(f"{folder}: found {len(wnids)} class folders, expected {OFFICIAL.classes}")
+    if len(train.labels) != OFFICIAL.train:
+        found = _count(train, wnids)
+        few = {wnid: n for wnid, n in found.items() if n < OFFICIAL.least}
+        few = few or {wnid: n for wnid, n in found.items() if n == min(found.values())}
+        raise ValueError(
+            f"{folder}: found {len(train.labels)} pictures, expected {OFFICIAL.train}; every class has at least "
+            f"{OFFICIAL.least}, but here {_listed(few)}"
+        )
+
+
+def _check_test(folder: Path, test: Split, wnids: Sequence[str]) -> None:
+    """Refuse a validation set that is not whole."""
+    wrong = {wnid: n for wnid, n in _count(test, wnids).items() if n != OFFICIAL.test}
+    if wrong:
+        raise ValueError(f"{folder}: every class has {OFFICIAL.test} pictures, but here {_listed(wrong)}")
+
+
+def _count(split: Split, wnids: Sequence[str]) -> dict[str, int]:
+    """How many pictures each class has."""
+    return dict(zip(wnids, split.labels.bincount(minlength=len(wnids)).tolist(), strict=True))
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    """The first ten of some classes with how many pictures they have."""
+    shown = [f"{wnid} has {n}" for wnid, n in list(counts.items())[:10]]
+    return ", ".join(shown) + (f" and {len(counts) - 10} more" if len(counts) > 10 else "")

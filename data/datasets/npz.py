@@ -1,0 +1,206 @@
+"""The user's own images, from one NumPy .npz file."""
+
+import re
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.corruptions import STANDARD
+from data.tasks.source import Augmentation, Source, Split
+
+_IMAGES = "uint8 images (N, H, W) or (N, H, W, C) with H = W, C 1 or 3, N at least 1"
+_PREFIX = "ood_"
+
+Array = NDArray[np.generic]
+
+
+def load_npz(path: str, root: Path) -> Source:
+    """Read images and labels from a .npz file, checking all of it before anything is used.
+
+    The file holds `x_train` and `x_test`, uint8 images (N, H, W) or (N, H, W, C), square, with C 1 or 3, and
+    `y_train` and `y_test`, integer labels (N,). The training labels are 0, 1, … without gaps. Optional: `ood_NAME`,
+    uint8 images of the same shape that belong to no class, which become the companion NAME, and `classes`, the
+    names of the classes. Other arrays are ignored. Nothing in the file is executed (`allow_pickle=False`).
+
+    Augmentation is our choice: colour images of 32 pixels or more are padded by 4 pixels and mirrored, as CIFAR's
+    are; all others are padded by an eighth of their side (at least one pixel) and not mirrored, because digits,
+    letters and medical pictures may change their meaning in a mirror.
+
+    Args:
+        path: The file.
+        root: Not used.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a .npz file or its arrays are wrong; names every problem found.
+    """
+    file = Path(path).expanduser()
+    arrays, problems = _read_arrays(file)
+    for name in ("x_train", "y_train", "x_test", "y_test"):
+        if name not in arrays and not any(problem.startswith(f"{name}:") for problem in problems):
+            problems.append(f"{name}: missing, the file holds {', '.join(arrays) or 'no arrays'}")
+    shapes = {name: _image_shape(name, arrays, problems) for name in arrays if _holds_images(name)}
+    expected = shapes.get("x_train")
+    for name, shape in shapes.items():
+        if expected is not None and shape is not None and shape != expected:
+            problems.append(f"{name}: found images of shape {shape} (H, W, C), expected x_train's {expected}")
+    for name in arrays:
+        if name.startswith(_PREFIX) and not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            problems.append(f"{name}: a companion's name may have letters without accents, digits, '_', '.' and '-'")
+    for part in ("train", "test"):
+        _check_labels(part, arrays, problems)
+    classes = _check_classes(arrays, problems)
+    if problems:
+        raise ValueError("\n  ".join([f"{file}: {len(problems)} problem(s)", *problems]))
+    assert expected is not None
+    side, _, channels = expected
+    like_cifar = channels == 3 and side >= 32
+    return Source(
+        classes=classes,
+        train=_split(arrays["x_train"], arrays["y_train"]),
+        test=_split(arrays["x_test"], arrays["y_test"]),
+        augmentation=Augmentation(padding=4 if like_cifar else max(1, side // 8), flip=like_cifar),
+        validation=0,
+        ood={
+            name.removeprefix(_PREFIX): partial(load_images, file, name) for name in arrays if name.startswith(_PREFIX)
+        },
+        corruptions=STANDARD,
+    )
+
+
+def load_images(file: Path, name: str) -> Tensor:
+    """One array of images of a file that was checked before: (M, C, H, W) uint8."""
+    with np.load(file, allow_pickle=False) as stored:
+        return _channels_first(stored[name])
+
+
+def load_npz_images(file: Path) -> Tensor:
+    """Images of other things, as a companion: the array `images` of a .npz file, or `x_test` if there is none.
+
+    Args:
+        file: The file; `x_test` makes any file that `load_npz` reads a companion, too.
+
+    Returns:
+        (M, C, H, W) uint8.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a .npz file, or the array is missing or wrong.
+    """
+    file = file.expanduser()
+    expected = "a .npz file with an array `images` or `x_test`"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, expected {expected}")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file}: found something that is not a .npz file; write it with numpy.savez")
+    problems: list[str] = []
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            name = next((name for name in ("images", "x_test") if name in stored.files), None)
+            if name is None:
+                raise ValueError(f"{file}: holds {', '.join(stored.files) or 'no arrays'}, expected {expected}")
+            arrays: dict[str, Array] = {name: stored[name]}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); write it again with numpy.savez") from error
+    if _image_shape(name, arrays, problems) is None:
+        raise ValueError(f"{file}: {problems[0]}")
+    return _channels_first(arrays[name])
+
+
+def _holds_images(name: str) -> bool:
+    return name in ("x_train", "x_test") or name.startswith(_PREFIX)
+
+
+def _read_arrays(file: Path) -> tuple[dict[str, Array], list[str]]:
+    """All arrays of the file that can be read and mean something here, and what is wrong with the others."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, expected a .npz file with x_train, y_train, x_test, y_test")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file}: found something that is not a .npz file; write it with numpy.savez")
+    arrays: dict[str, Array] = {}
+    problems: list[str] = []
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            for name in stored.files:
+                if not (_holds_images(name) or name in ("y_train", "y_test", "classes")):
+                    continue
+                try:
+                    arrays[name] = stored[name]
+                except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                    problems.append(f"{name}: cannot be read ({error}); expected a plain array of numbers")
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{file}: the file is damaged ({error})") from error
+    return arrays, problems
+
+
+def _image_shape(name: str, arrays: dict[str, Array], problems: list[str]) -> tuple[int, int, int] | None:
+    """(H, W, C) of an array of images; notes what is wrong and returns None if it holds none."""
+    array = arrays[name]
+    found = f"{name}: found {array.dtype} {array.shape}"
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
+        hint = "; scale to 0…255 and convert" if array.dtype.kind == "f" else ""
+        problems.append(f"{found}, expected {_IMAGES}{hint}")
+        return None
+    height, width, channels = array.shape[1], array.shape[2], array.shape[3] if array.ndim == 4 else 1
+    if channels not in (1, 3):
+        problems.append(f"{found}, expected {_IMAGES}; channels come last")
+        return None
+    if height != width:
+        problems.append(f"{found}, expected square images; crop or pad them, only H = W is supported")
+        return None
+    return height, width, channels
+
+
+def _check_labels(part: str, arrays: dict[str, Array], problems: list[str]) -> None:
+    """Note what is wrong with the labels of one part, "train" or "test", taken by themselves."""
+    labels, images = arrays.get(f"y_{part}"), arrays.get(f"x_{part}")
+    if labels is None:
+        return
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        problems.append(f"y_{part}: found {labels.dtype} {labels.shape}, expected integer labels (N,)")
+        del arrays[f"y_{part}"]
+        return
+    if images is not None and images.ndim > 0 and len(labels) != len(images):
+        problems.append(f"y_{part}: found {len(labels)} labels, expected {len(images)}, one an image of x_{part}")
+    if labels.size and labels.min() < 0:
+        problems.append(f"y_{part}: found a label {labels.min()}, expected labels from 0 on")
+        del arrays[f"y_{part}"]
+
+
+def _check_classes(arrays: dict[str, Array], problems: list[str]) -> int:
+    """The number of classes by the training labels; notes gaps, unknown test labels and a wrong `classes`."""
+    labels = arrays.get("y_train")
+    if labels is None or labels.size == 0:
+        return 0
+    present = np.unique(labels)
+    top = int(present[-1])
+    if len(present) != top + 1:
+        gaps = np.setdiff1d(np.arange(len(present)), present)[:5]
+        problems.append(
+            f"y_train: found {len(present)} classes with labels up to {top}, expected 0 to "
+            f"{len(present) - 1} without gaps; missing are {', '.join(map(str, gaps))}"
+        )
+        return 0
+    tested = arrays.get("y_test")
+    if tested is not None and tested.size and int(tested.max()) > top:
+        problems.append(f"y_test: found a label {tested.max()}, expected 0 to {top}, the classes of y_train")
+    names = arrays.get("classes")
+    if names is not None and names.shape != (top + 1,):
+        problems.append(f"classes: found shape {names.shape}, expected ({top + 1},), one name a class of y_train")
+    return top + 1
+
+
+def _channels_first(images: Array) -> Tensor:
+    """(N, C, H, W) uint8, a view of (N, H, W) or (N, H, W, C)."""
+    tensor = torch.from_numpy(images)
+    return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+
+
+def _split(images: Array, labels: Array) -> Split:
+    return Split(_channels_first(images), torch.from_numpy(labels.astype(np.int64)))

@@ -1,0 +1,138 @@
+"""Pictures from official files: decoded, checked, and kept where decoding them took long."""
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from data.files.download import alone, say
+from data.tasks.source import Split
+
+Array = NDArray[np.generic]
+Pictures = NDArray[np.uint8]
+
+UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError)
+"""What NumPy raises for a .npz file that is cut short or altered."""
+
+
+def decode(contents: bytes, side: int, where: str) -> Pictures:
+    """Decode a picture file in any usual format; grey pictures get three equal channels.
+
+    Args:
+        contents: Of the file.
+        side: Its expected height and width, in pixels.
+        where: The file and its archive, for messages.
+
+    Returns:
+        (side, side, 3) uint8.
+
+    Raises:
+        ValueError: If it cannot be read, or has another size.
+    """
+    try:
+        with Image.open(io.BytesIO(contents)) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{where}: cannot be read as a picture ({error})") from error
+    if pixels.shape != (side, side, 3):
+        raise ValueError(f"{where}: found {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {side} x {side}")
+    return pixels
+
+
+def channels_first(pictures: Array) -> Tensor:
+    """(N, C, H, W), a view of (N, H, W) or (N, H, W, C)."""
+    tensor = torch.from_numpy(pictures)
+    return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+
+
+def check_pictures(pictures: Tensor, where: str, *, channels: int, side: int, count: int | None = None) -> Tensor:
+    """Give pictures back if they are what their official files hold.
+
+    Args:
+        pictures: To be (count, channels, side, side) uint8.
+        where: Their file, for messages.
+        channels: Expected; 1 for grey, 3 for colour.
+        side: Expected height and width, in pixels.
+        count: Expected number; None for any but 0.
+
+    Raises:
+        ValueError: Saying what was found, what was expected, and what to do.
+    """
+    right = pictures.dtype == torch.uint8 and pictures.ndim == 4 and pictures.shape[1:] == (channels, side, side)
+    if not right or not len(pictures) or count not in (None, len(pictures)):
+        raise ValueError(
+            f"{where}: found {pictures.dtype} {tuple(pictures.shape)}, expected torch.uint8 "
+            f"({'N' if count is None else count}, {channels}, {side}, {side}); remove the file, and get it again"
+        )
+    return pictures
+
+
+def make_split(pictures: Tensor, labels: Tensor, classes: int, where: str) -> Split:
+    """Join pictures and labels.
+
+    Raises:
+        ValueError: If their numbers differ or a label is no class; names the file.
+    """
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if len(labels) != len(pictures) or low < 0 or high >= classes:
+        raise ValueError(
+            f"{where}: found {len(labels)} labels from {low} to {high}, expected {len(pictures)} from 0 to "
+            f"{classes - 1}; remove the file, and get it again"
+        )
+    return Split(pictures, labels)
+
+
+def kept(file: Path, source: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+    """Make arrays once and keep them in a .npz file.
+
+    A file that is of another source, or damaged (each array has a checksum in it), is made anew. Several processes may
+    ask for it: one makes it. Where it cannot be written, the arrays are made at each call, which is said.
+
+    Args:
+        file: Where the arrays are kept; never half written.
+        source: What they are made from and how: contents and version.
+        make: Makes them.
+    """
+    if (found := _read(file, source)) is not None:
+        return found
+    if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
+        say(f"{file}: its folder cannot be written to; what the file would keep is made anew each time")
+        return make()
+    with alone(file, f"makes {file.name}"):
+        if (found := _read(file, source)) is not None:
+            return found
+        made: dict[str, Any] = make()
+        unfinished = file.with_name(f".{file.name}.unfinished")
+        try:
+            with unfinished.open("wb") as out:
+                np.savez(out, source=np.array(source), **made)
+            unfinished.replace(file)
+        except OSError as error:
+            say(f"{file}: cannot be written ({error.strerror}); what the file would keep is made anew each time")
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return made
+
+
+def _read(file: Path, source: str) -> dict[str, Array] | None:
+    """Read what is kept; None if nothing of this source is."""
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if str(stored["source"]) == source:
+                return {name: stored[name] for name in stored.files if name != "source"}
+        problem = "it is of another version"
+    except UNREADABLE as error:
+        problem = f"it cannot be read: {error}"
+    say(f"{file}: {problem}; made anew")
+    return None

@@ -1,0 +1,146 @@
+"""Companions: pictures of other things, on which a network should be unsure."""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.datasets.cifar import load_cifar10_test, load_cifar100_test
+from data.datasets.mnist import load_emnist_letters_test, load_fashion_mnist_test, load_kmnist_test, load_mnist_test
+from data.datasets.npz import load_npz_images
+from data.datasets.resized import load_lsun_resize, load_tiny_imagenet_resize
+from data.datasets.svhn import load_svhn_test
+from data.files.image_files import Images
+
+# folder for downloads -> (M, C, H, W) uint8
+Companion = Callable[[Path], Images]
+
+COMPANIONS: dict[str, Companion] = {
+    "svhn": load_svhn_test,
+    "lsun_resize": load_lsun_resize,
+    "tiny_imagenet_resize": load_tiny_imagenet_resize,
+    "cifar10": load_cifar10_test,
+    "cifar100": load_cifar100_test,
+    "mnist": load_mnist_test,
+    "fashion_mnist": load_fashion_mnist_test,
+    "kmnist": load_kmnist_test,
+    "emnist_letters": load_emnist_letters_test,
+}
+
+_COLOUR, _GREY = (3, 32), (1, 28)
+SHAPES: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar10", "cifar100"), _COLOUR),
+    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "emnist_letters"), _GREY),
+}
+"""Channels and side of each companion's pictures, known before they are downloaded."""
+
+STANDARD: dict[str, tuple[str, ...]] = {
+    "cifar10": ("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar100"),
+    "cifar100": ("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar10"),
+    "fashion_mnist": ("mnist", "kmnist", "emnist_letters"),
+    "mnist": ("fashion_mnist", "kmnist", "emnist_letters"),
+}
+"""The companions of a dataset unless others are asked for: von Oswald et al. 2021, Table 16; Sacramento et al. 2020,
+Tables 3 and S2. Those of MNIST are our choice. TinyImageNet has none: nobody's are of its size."""
+
+
+def choose(
+    dataset: str,
+    like: tuple[int, int],
+    own: Mapping[str, Callable[[], Images]],
+    names: Sequence[str] | None,
+    root: Path,
+) -> dict[str, Callable[[], Images]]:
+    """Choose the companions of a dataset, and check what can be checked before anything is downloaded.
+
+    Args:
+        dataset: Its name.
+        like: Channels and side of its pictures.
+        own: The companions that it brings itself.
+        names: Those that are wanted: its own, keys of `COMPANIONS`, "npz:PATH"; None for its own and the standard ones.
+        root: Folder for downloads.
+
+    Returns:
+        Name -> function that loads the pictures, (M, C, H, W) uint8.
+
+    Raises:
+        ValueError: If a name is unknown or listed twice, or its pictures have another shape than the dataset's.
+        FileNotFoundError: If there is no such .npz file.
+    """
+    listed = [*own, *(name for name in STANDARD.get(dataset, ()) if name not in own)] if names is None else list(names)
+    chosen: dict[str, Callable[[], Images]] = {}
+    for name in listed:
+        label, load = _find(dataset, like, own, name, root)
+        if label in chosen:
+            raise ValueError(f"{dataset}: the companion {label!r} is listed twice in ood: {_written(listed)}")
+        others = [other for other in listed if other != name]
+        chosen[label] = partial(_load, dataset, like, name, load, others)
+    return chosen
+
+
+def _find(
+    dataset: str, like: tuple[int, int], own: Mapping[str, Callable[[], Images]], name: str, root: Path
+) -> tuple[str, Callable[[], Images]]:
+    """Find a companion by its name: what tables call it, and the function that loads it."""
+    if name in own:
+        return name, own[name]
+    if name.startswith("npz:"):
+        return _find_npz(dataset, like, name)
+    if name not in COMPANIONS or name == dataset:
+        known = [*own, *(other for other in COMPANIONS if other != dataset)]
+        close = [] if name == dataset else difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{dataset}: unknown companion {name!r}: known are {', '.join(known)}, npz:PATH{hint}")
+    if SHAPES[name] != like:
+        fitting = [other for other, shape in SHAPES.items() if shape == like and other != dataset]
+        raise ValueError(
+            f"{dataset}: the companion {name!r} has pictures of {_size(SHAPES[name])}, expected {_size(like)}; those "
+            f"that fit are {', '.join([*own, *fitting, 'npz:PATH'])}"
+        )
+    return name, partial(COMPANIONS[name], root)
+
+
+def _find_npz(dataset: str, like: tuple[int, int], name: str) -> tuple[str, Callable[[], Images]]:
+    """Find the user's own pictures; their file is read, and so checked."""
+    file = Path(name.removeprefix("npz:"))
+    label = file.name.removesuffix(".npz")
+    try:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", label):
+            raise ValueError("a file's name may have letters without accents, digits, '_', '.' and '-'")
+        _check(load_npz_images(file), like)
+    except ValueError as error:
+        raise ValueError(f"{dataset}: companion {name!r}: {error}") from error
+    return label, partial(load_npz_images, file)
+
+
+def _load(dataset: str, like: tuple[int, int], name: str, load: Callable[[], Images], others: list[str]) -> Images:
+    """Load a companion; if it cannot be had, say how to do without it."""
+    remedy = f"or leave it out: `ood: {_written(others)}`"
+    try:
+        return _check(load(), like)
+    except ValueError as error:
+        raise ValueError(f"companion {name} of {dataset}: {error}; {remedy}") from error
+    except OSError as error:
+        raise FileNotFoundError(f"companion {name} of {dataset}: {error}; {remedy}") from error
+
+
+def _check(pictures: Images, like: tuple[int, int]) -> Images:
+    """Give pictures back if they have the shape of a dataset's."""
+    channels, side = like
+    kind = pictures.dtype if isinstance(pictures, Tensor) else torch.uint8
+    if kind != torch.uint8 or pictures.shape[1:] != (channels, side, side) or not len(pictures):
+        found = f"{kind} {tuple(pictures.shape)}"
+        raise ValueError(f"found pictures {found}, expected torch.uint8 (N, {channels}, {side}, {side})")
+    return pictures
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]} x {shape[1]}"
+
+
+def _written(names: list[str]) -> str:
+    return f"[{', '.join(names)}]"

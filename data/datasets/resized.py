@@ -1,0 +1,96 @@
+"""LSUN and TinyImageNet scaled to CIFAR's size: the companions that the papers share.
+
+The archives are those that Liang et al. made and Lee et al. used. No checksums are published with them; the two here
+are those on which the projects pytorch-ood and torch-uncertainty agree. Number and size of the pictures are checked,
+too.
+
+References:
+    Liang, Li & Srikant, Enhancing the reliability of out-of-distribution image detection in neural networks, ICLR 2018.
+    Lee et al., A simple unified framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS
+    2018.
+"""
+
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from data.datasets.official_files import Pictures, channels_first, check_pictures, decode
+from data.files.archives import DAMAGED
+from data.files.download import fetch
+
+SIDE = 32
+COUNT = 10_000
+ENDINGS = {".jpg", ".jpeg", ".png"}
+
+
+class Archive(NamedTuple):
+    """Where an archive is and what it must hash to."""
+
+    url: str
+    name: str
+    md5: str
+
+
+LSUN = Archive(
+    "https://www.dropbox.com/s/moqh2wh8696c3yl/LSUN_resize.tar.gz?dl=1",
+    "LSUN_resize.tar.gz",
+    "278b7b31c8cb7e804a1465a8ce03a2dc",
+)
+TINY_IMAGENET = Archive(
+    "https://www.dropbox.com/s/kp3my3412u5k9rl/Imagenet_resize.tar.gz?dl=1",
+    "Imagenet_resize.tar.gz",
+    "0f9ff11d45babf2eff5fe12281d1ac31",
+)
+
+
+def load_lsun_resize(root: Path) -> Tensor:
+    """10,000 scenes of LSUN, scaled to 32 x 32: (10000, 3, 32, 32) uint8.
+
+    Args:
+        root: Folder that holds `LSUN_resize.tar.gz`, or gets it by download.
+
+    Raises:
+        FileNotFoundError: If the file is missing and the download fails.
+        ValueError: If the file is damaged.
+
+    References:
+        Yu et al., LSUN: construction of a large-scale image dataset using deep learning with humans in the loop, 2015.
+    """
+    return _read(LSUN, root)
+
+
+def load_tiny_imagenet_resize(root: Path) -> Tensor:
+    """10,000 images of TinyImageNet, scaled to 32 x 32: (10000, 3, 32, 32) uint8.
+
+    Args:
+        root: Folder that holds `Imagenet_resize.tar.gz`, or gets it by download.
+
+    Raises:
+        FileNotFoundError: If the file is missing and the download fails.
+        ValueError: If the file is damaged.
+    """
+    return _read(TINY_IMAGENET, root)
+
+
+def _read(archive: Archive, root: Path) -> Tensor:
+    """Read all pictures of an archive, in the order of their names."""
+    file = fetch(archive.url, root.expanduser() / archive.name, md5=archive.md5)
+    pictures: dict[str, Pictures] = {}
+    try:
+        with tarfile.open(file) as packed:
+            for member in packed:
+                if _is_picture(member) and (opened := packed.extractfile(member)):
+                    pictures[member.name] = decode(opened.read(), SIDE, f"{file}: {member.name}")
+    except DAMAGED as error:
+        raise ValueError(f"{file}: cannot be read ({error}); remove the file, and get it again") from error
+    stacked = np.array([pictures[name] for name in sorted(pictures)], np.uint8).reshape(-1, SIDE, SIDE, 3)
+    return check_pictures(channels_first(stacked), str(file), channels=3, side=SIDE, count=COUNT)
+
+
+def _is_picture(member: tarfile.TarInfo) -> bool:
+    """Tell pictures from what some systems write beside them, which has a name that begins with a dot."""
+    path = PurePosixPath(member.name)
+    return member.isfile() and path.suffix.lower() in ENDINGS and not path.name.startswith(".")

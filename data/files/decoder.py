@@ -1,0 +1,125 @@
+"""Decoding in worker processes, ahead of what consumes the pictures."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.files.decoding import Job, PictureError, decode
+
+AHEAD = 2
+"""Jobs that each process may be ahead."""
+
+START = "fork" if sys.platform == "linux" else None
+"""How processes start. Forked ones are there at once and share what is loaded, also in an engine's processes, where
+the default is to start anew; they only decode, and touch neither the device nor threads of the process they left."""
+
+
+class Decoder:
+    """Decodes pictures in processes of its own, which stay from pass to pass and know nothing of any dataset.
+
+    The processes are started at the first use. A second pass beside an unfinished one gets processes of its own.
+
+    Args:
+        workers: How many processes; 0 decodes in the calling one, None takes one for each CPU that may be used.
+
+    Raises:
+        ValueError: If `workers` is negative.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = usable_cpus() if workers is None else workers
+        if self.workers < 0:
+            raise ValueError(f"the number of processes that decode pictures must not be negative, got {workers}")
+        self._idle: dict[bool, list[_Pool]] = {False: [], True: []}
+
+    def __call__(self, jobs: Iterable[Job], *, pinned: bool = False) -> Iterator[Tensor]:
+        """Decode jobs, in their order: each (B, S, S, 3) uint8.
+
+        Args:
+            jobs: Taken a few ahead of what is asked for.
+            pinned: Whether to put the results into page-locked memory, from which a GPU copies on its own.
+
+        Raises:
+            PictureError: If a file holds no picture, or a damaged one; names it.
+            RuntimeError: If a process dies.
+        """
+        for result in self._results(jobs, pinned) if self.workers else map(_attempt, jobs):
+            if isinstance(result, PictureError):
+                raise result
+            yield result
+
+    def _results(self, jobs: Iterable[Job], pinned: bool) -> Iterator[Tensor | PictureError]:
+        """Decode in an idle pool, which is idle again when the pass ends or is given up."""
+        idle = self._idle[pinned]
+        pool = idle.pop() if idle else _Pool(self.workers, pinned)
+        pool.queue.jobs = jobs
+        broken = False
+        try:
+            yield from pool.loader
+        except RuntimeError as error:
+            broken = True
+            raise RuntimeError(
+                f"the processes that decode pictures failed ({error}); if one was killed, or ran out of memory or of "
+                f"shared memory (/dev/shm), fewer than {self.workers} need less, and 0 none"
+            ) from error
+        finally:
+            if not broken:
+                idle.append(pool)
+
+
+class _Pool:
+    """Processes of one pass at a time, and the jobs of that pass."""
+
+    def __init__(self, workers: int, pinned: bool) -> None:
+        self.queue = _Queue()
+        self.loader: DataLoader[Any] = DataLoader(
+            _Attempts(),
+            batch_size=None,  # a job is a batch already
+            sampler=self.queue,
+            num_workers=workers,
+            prefetch_factor=AHEAD,
+            persistent_workers=True,
+            multiprocessing_context=START,
+            pin_memory=pinned,
+            worker_init_fn=_begin,
+            generator=Generator(),  # what it draws, and never uses, must not come from the global one
+        )
+
+
+class _Queue:
+    """Jobs in their order; the next pass of a pool replaces them."""
+
+    def __init__(self) -> None:
+        self.jobs: Iterable[Job] = ()
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+
+class _Attempts(Dataset[Any]):
+    """What a process does with a job; an error about a file travels back as a value, and so keeps its message."""
+
+    def __getitem__(self, job: Job) -> Tensor | PictureError:
+        return _attempt(job)
+
+
+def _attempt(job: Job) -> Tensor | PictureError:
+    try:
+        return decode(job)
+    except PictureError as error:
+        return error
+
+
+def _begin(worker: int) -> None:
+    """Leave Ctrl-C to the process that is decoded for: it ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

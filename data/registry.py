@@ -1,0 +1,176 @@
+"""Datasets by name: `load` makes the task of one, and `shape` says how large it is before anything is downloaded."""
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Unpack, cast
+
+from data.datasets.cifar import load_cifar10, load_cifar100
+from data.datasets.digits import load_digits
+from data.datasets.image_folder import digest as digest_of_folder
+from data.datasets.image_folder import load_folder
+from data.datasets.imagenet import load_imagenet
+from data.datasets.mnist import load_fashion_mnist, load_mnist
+from data.datasets.npz import load_npz
+from data.datasets.official_corruptions import check_exists, official_sets
+from data.datasets.official_sizes import DOWNLOADED
+from data.datasets.ood import choose
+from data.datasets.synthetic import load_made, load_made_text
+from data.datasets.text_files import load_enwik8, load_text
+from data.datasets.tiny_imagenet import load_tiny_imagenet
+from data.tasks.image_task import PictureTask
+from data.tasks.options import FILES, FOLDER, PICTURES, TEXT, Options, check_cutout, check_options
+from data.tasks.source import Source
+from data.tasks.splits import check_counts, check_share, make_task
+from data.tasks.task import Shape, Task
+from data.tasks.text_task import SEGMENT, TextTask, check_symbols, segments
+
+# (what follows the colon of the dataset's name, folder for downloads) -> the dataset as stored
+Loader = Callable[[str, Path], Source]
+
+DATASETS: dict[str, Loader] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "tiny_imagenet": load_tiny_imagenet,
+    "mnist": load_mnist,
+    "fashion_mnist": load_fashion_mnist,
+    "imagenet": load_imagenet,
+    "npz": load_npz,
+    "imagefolder": load_folder,
+    "made": load_made,
+}
+
+TEXTS: dict[str, Callable[..., TextTask]] = {
+    "enwik8": load_enwik8,
+    "text": load_text,
+    "made_text": load_made_text,
+}
+
+WITH_PATH = ("npz", "imagefolder", "text")
+"""Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
+
+MADE = ("made", "made_text")
+"""Kinds of made-up data, in the form of the dataset whose name follows theirs and a colon."""
+
+VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz"), 2)
+"""Raised whenever what a dataset gives changes: pictures, augmentation, companions, corruptions; 1 where it is not
+listed. Part of a run's key."""
+
+_OPTIONS = dict.fromkeys(DATASETS, PICTURES) | {"imagenet": FILES, "imagefolder": FOLDER} | dict.fromkeys(TEXTS, TEXT)
+
+
+def dataset_names() -> list[str]:
+    """The names that `load` understands."""
+    after = dict.fromkeys(WITH_PATH, ":PATH") | dict.fromkeys(MADE, ":DATASET")
+    return [name + after.get(name, "") for name in (*DATASETS, *TEXTS)]
+
+
+def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Options]) -> Task:
+    """Load a dataset as a task, on the CPU.
+
+    Args:
+        dataset: One of `dataset_names()`; "npz:PATH" reads the user's own arrays from PATH, "text:PATH" a file's bytes.
+        root: Folder for downloads, created when something is downloaded.
+        options: How much of it is used, how, and what it is tested against.
+
+    Raises:
+        ValueError: If a name is unknown, an option or a companion does not fit the dataset, or a file's contents are
+            wrong.
+        FileNotFoundError: If a file is missing and cannot be downloaded.
+    """
+    name, colon, path = dataset.partition(":")
+    if name not in DATASETS and name not in TEXTS:
+        close = difflib.get_close_matches(name, [*DATASETS, *TEXTS], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown dataset {dataset!r}: known are {', '.join(dataset_names())}{hint}")
+    if name in WITH_PATH and not path:
+        raise ValueError(f"dataset {dataset!r}: a path must follow, as in '{name}:PATH'")
+    if name not in (*WITH_PATH, *MADE) and colon:
+        raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
+    if name in DOWNLOADED:  # refuse before a download what will not fit after it
+        shape(dataset, **options)
+    check_options(dataset, options, _OPTIONS[name])
+    if options.get("corruptions") == "official":
+        check_exists(dataset)
+    if name in TEXTS:
+        return TEXTS[name](path, root, **{key: options.get(key) for key in ("validation", "train_size", "segment")})
+    return _pictures(dataset, name, path, root, options)
+
+
+def _pictures(dataset: str, name: str, path: str, root: Path, options: Options) -> PictureTask:
+    """Make a task of pictures, as `load` is asked for it."""
+    side = options.get("image_size")
+    source = load_folder(path, root, side) if side else DATASETS[name](path, root)
+    channels, side = source.test.images.shape[1:3]
+    check_cutout(dataset, options, side)
+    kind = options.get("corruptions", "generated")
+    source = replace(
+        source,
+        ood=choose(dataset, (channels, side), source.ood, options.get("ood"), root),
+        augmentation=replace(source.augmentation, cutout=options.get("cutout", 0)),
+        corruptions=source.corruptions if kind == "generated" else (),
+    )
+    task = make_task(
+        dataset, source, options.get("validation"), options.get("train_size"), options.get("label_noise", 0.0)
+    )
+    if kind != "official":
+        return task
+    return replace(task, official=official_sets(dataset, root, source.test))
+
+
+def digest(dataset: str) -> str:
+    """SHA-256 of what a dataset named KIND:PATH reads, "" for one that has no path.
+
+    Of a folder of pictures, names and sizes count.
+    """
+    kind, _, path = dataset.partition(":")
+    if kind not in WITH_PATH:
+        return ""
+    if kind == "imagefolder":
+        return digest_of_folder(path)
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shape(dataset: str, **options: Unpack[Options]) -> Shape:
+    """Give a dataset's shape, and check all that `load` is to be called with.
+
+    Nothing is downloaded; files that need no download are read, and so checked, for it.
+
+    Args:
+        dataset: its name, as for `load`.
+        options: as for `load`.
+
+    Raises:
+        ValueError: if a name is unknown, an option or a companion does not fit, or a file's contents are wrong.
+        FileNotFoundError: if a file is missing.
+    """
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return _shape(dataset, tuple(sorted(frozen.items())))
+
+
+@lru_cache(maxsize=32)
+def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
+    options = cast(Options, dict(frozen))
+    if dataset not in DOWNLOADED:
+        return load(dataset, root=Path(), **options).shape
+    known = DOWNLOADED[dataset]
+    held_out, kept = options.get("validation"), options.get("train_size")
+    if known.image_size is None or known.in_channels is None:
+        check_options(dataset, options, TEXT)
+        segment = options.get("segment") or SEGMENT
+        train = check_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
+        check_symbols(dataset, "validation", held_out, known.train // 18)
+        return known._replace(train=segments(train, segment))
+    check_options(dataset, options, FILES if dataset == "imagenet" else PICTURES)
+    if options.get("corruptions") == "official":
+        check_exists(dataset)
+    check_cutout(dataset, options, known.image_size)
+    check_counts(dataset, known.train, held_out or 0, kept)
+    check_share(options.get("label_noise", 0.0))
+    choose(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
+    return known._replace(train=known.train - (held_out or 0) if kept is None else kept)

@@ -1,0 +1,230 @@
+"""What the command line knows of engines: their options, and what they mean together."""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.options import Refusal
+
+if TYPE_CHECKING:
+    from harness.engines import Cluster, Engine
+
+Gpus = Annotated[
+    str | None, typer.Option(help="GPUs to share out among processes, as 0,1,3. Default: all that are visible.")
+]
+PerGpu = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Runs at once on each GPU. One that runs out of memory is tried again alone on its GPU. Default: 1."
+    ),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Runs at once on CPUs or a cluster. Default: one a core.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads a run. Default: the cores, shared out.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: cuda if there is one.")]
+
+
+class EngineName(StrEnum):
+    """Where runs are executed."""
+
+    inline = "inline"
+    processes = "processes"
+    ray = "ray"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The options of engines as given; None for what is left open."""
+
+    engine: EngineName
+    workers: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    gpus: str | None = None
+    per_gpu: int | None = None
+    ranks: int = 1
+    ray_address: str | None = None
+    cpus_per_run: float | None = None
+    gpus_per_run: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What they come to.
+
+    Attributes:
+        engine: made.
+        device: that runs compute on.
+        cores: of each run.
+    """
+
+    engine: "Engine"
+    device: str
+    cores: int
+
+
+def choose_engine(wish: Wish) -> Choice:
+    """Make the engine, and fill in what was left open.
+
+    Raises:
+        Refusal: if options contradict each other, or ask for what is not there.
+    """
+    import torch
+
+    from harness.engines import Ray, make_engine
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if wish.engine is EngineName.ray:
+        if wish.gpus is not None or wish.per_gpu or wish.ranks > 1:
+            raise Refusal(
+                "--gpus, --per-gpu and --ranks are for one machine; a Ray cluster is shared by --gpus-per-run"
+            )
+        share = share_cluster(
+            wish.ray_address, wish.cpus_per_run, wish.gpus_per_run, wish.workers, wish.threads, wish.device, cores
+        )
+        return Choice(Ray(share.workers, share.threads, share.cluster), share.device, max(1, int(share.cluster.cpus)))
+    if wish.ray_address and wish.ray_address != os.environ.get("RAY_ADDRESS"):
+        raise Refusal(f"--ray-address {wish.ray_address}: add --engine ray")
+    if wish.workers and wish.workers > 1 and wish.engine is EngineName.inline:
+        raise Refusal(f"--workers {wish.workers}: the engine inline trains one run at a time; add --engine processes")
+    if wish.cpus_per_run is not None or wish.gpus_per_run is not None:
+        raise Refusal("--cpus-per-run and --gpus-per-run share a Ray cluster: add --engine ray")
+    device = wish.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    devices = choose_devices(wish.engine, device, wish.workers, cores, wish.gpus, wish.per_gpu)
+    check_ranks(devices[0], wish.ranks, len(devices))
+    share_of_cores = max(1, cores // len(devices))
+    threads = wish.threads or share_of_cores
+    return Choice(make_engine(wish.engine.value, len(devices), threads, devices), device, share_of_cores)
+
+
+def choose_devices(
+    engine: EngineName, device: str, workers: int | None, cores: int, gpus: str | None, per_gpu: int | None
+) -> list[str]:
+    """Give the device of each process: one a core or `workers` on the CPU, as many as asked for on each GPU."""
+    import torch
+
+    from harness.engines.device_slots import gpu_slots
+
+    several = engine is EngineName.processes
+    if not (several and device.startswith("cuda") and torch.cuda.is_available()):
+        check_device(device)
+        if gpus is not None or per_gpu:
+            raise Refusal(f"--gpus and --per-gpu share out GPUs with --engine processes, not {device} {engine.value}")
+        return [device] * (workers or cores if several else 1)
+    try:  # the driver itself needs no context on any of the GPUs, which costs memory
+        devices = gpu_slots(device, gpus, per_gpu or 1, torch.cuda.device_count())
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    if workers and workers != len(devices):
+        raise Refusal(f"--workers {workers}: on GPUs --gpus and --per-gpu decide, here for {len(devices)} runs at once")
+    return devices
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise Refusal(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def check_ranks(device: str, ranks: int, workers: int) -> None:
+    """Refuse more ranks than there are GPUs from a device on, and runs that would use the same ones at once."""
+    if ranks == 1 or not device.startswith("cuda"):
+        return
+    import torch
+
+    from harness.running.distributed.ranks import device_of
+
+    last, gpus = device_of(device, ranks - 1), torch.cuda.device_count()
+    if int(last.partition(":")[2]) >= gpus:
+        raise Refusal(f"--ranks {ranks}: each has a GPU of its own, the last one {last}, but there are {gpus}")
+    if workers > 1:
+        raise Refusal(f"--ranks {ranks}: {workers} runs at once would use the same GPUs; take --engine inline")
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        envvar="RAY_ADDRESS",
+        help="A Ray cluster: HOST:PORT, auto (this machine's), ray://HOST:PORT. Default: one on this machine alone.",
+    ),
+]
+
+
+CpusPerRun = Annotated[float | None, typer.Option(min=0.1, help="With --engine ray: CPUs a run. Default: its threads.")]
+
+
+GpusPerRun = Annotated[
+    float | None,
+    typer.Option(min=0, help="With --engine ray: GPUs a run; 0.25 lets four share one. Default: 1 on cuda, else 0."),
+]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a run gets of a cluster.
+
+    Attributes:
+        cluster: which one, and CPUs and GPUs a run.
+        workers: runs at once; None for as many as there is room for.
+        threads: CPU threads a run.
+        device: "cpu" or "cuda".
+    """
+
+    cluster: "Cluster"
+    workers: int | None
+    threads: int
+    device: str
+
+
+def share_cluster(
+    address: str | None,
+    cpus: float | None,
+    gpus: float | None,
+    workers: int | None,
+    threads: int | None,
+    device: str | None,
+    cores: int,
+) -> Share:
+    """Fill in what the user left open.
+
+    Args:
+        address: of the cluster, None for one on this machine.
+        cpus: CPUs a run.
+        gpus: GPUs a run.
+        workers: runs at once.
+        threads: CPU threads a run.
+        device: what to compute on.
+        cores: of this machine.
+
+    Raises:
+        Refusal: if options contradict each other.
+    """
+    import torch
+
+    from harness.engines import Cluster
+
+    here = torch.cuda.device_count()
+    if not here and device is None and gpus is None and not Cluster(address).local:
+        raise Refusal("the cluster's GPUs are not seen from here: add --gpus-per-run 1 (or 0.25, …), or --device cpu")
+    device = device or ("cuda" if (here if gpus is None else gpus) else "cpu")
+    if device.startswith("cuda:"):
+        raise Refusal(f"--device {device}: Ray chooses the GPU of each run; write --device cuda")
+    gpus = float(device == "cuda") if gpus is None else gpus
+    if (device == "cuda") != (gpus > 0):
+        raise Refusal(f"--device {device} and --gpus-per-run {gpus:g}: cuda takes GPUs, nothing else does")
+    if gpus > 1:
+        raise Refusal(f"--gpus-per-run {gpus:g}: a run computes on one GPU, or shares one")
+    found = Cluster(address, cpus or threads or 1.0, gpus)
+    if found.local:
+        if gpus and here < gpus:
+            raise Refusal(f"--gpus-per-run {gpus:g}: this machine has {here}; --ray-address names another cluster")
+        workers = workers or (Cluster(address, 0.0, gpus).fits({"GPU": here}) if gpus else cores)
+        found = Cluster(address, cpus or threads or max(1, cores // workers), gpus)
+    return Share(found, workers, threads or max(1, int(found.cpus)), device)

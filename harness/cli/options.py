@@ -1,0 +1,103 @@
+"""What the commands share: their options, and how they refuse."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from harness.running import settings
+
+if TYPE_CHECKING:
+    from harness.planning.plan import Plan
+
+console = Console(soft_wrap=False)
+
+Study = Annotated[str, typer.Argument(help="A study's name (see `econ list studies`), or the path of its YAML file.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file with methods of your own; they join the study. Repeatable."),
+]
+Runs = Annotated[Path, typer.Option(help="The folder of run folders.")]
+Store = Annotated[
+    str | None,
+    typer.Option(help="MLflow tracking URI. Default: $MLFLOW_TRACKING_URI, else sqlite:///RUNS/mlflow.db."),
+]
+Tuned = Annotated[
+    Path | None,
+    typer.Option(help="Take methods' values from this file, which `econ tune` wrote; those not in it run as written."),
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCALE",
+        help="A rehearsal on a small machine: `tiny`, or epochs=N,subset=N,width=F,members=N,seeds=N,data=made. Its "
+        "figures mean nothing, and it is tracked apart.",
+    ),
+]
+Fuse = Annotated[
+    settings.Fuse,
+    typer.Option(
+        help="Run late-phase members that share convolutions as one batch: the same results to rounding. "
+        "auto: for small minibatches, where it is faster on a CPU; on a GPU that is an estimate."
+    ),
+]
+Compile = Annotated[
+    settings.Compile,
+    typer.Option(
+        help="Compile networks for pictures with torch.compile, for training; reduce-overhead: into CUDA graphs. "
+        "Takes up to some minutes a run; the same results to rounding."
+    ),
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")]
+
+
+class Refusal(Exception):  # noqa: N818 - what a user reads, no failure of the program
+    """Something the user can mend; its message says what and where."""
+
+
+def make_plan(
+    study: str, plugins: list[Path] | None, tuned: Path | None = None, scale: str | None = None, *, share: bool = False
+) -> "Plan":
+    """Read a study and expand it, perhaps with tuned values, at a small scale, and with the trunks its runs share."""
+    from harness.parsing.yaml_errors import StudyError
+    from harness.planning.plan import Plan
+    from harness.studies.study import Study, load
+
+    try:
+        loaded = load(study, plugins or [])
+        if tuned:
+            from harness.tuning.tuned_study import apply
+
+            if not isinstance(loaded, Study):
+                raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
+            loaded = apply(loaded, tuned)
+        if scale is not None:
+            from harness.studies.rehearsal import rehearse, rehearse_quadratic
+            from harness.studies.scale import read_scale
+
+            if tuned:
+                raise Refusal("--scale and --tuned: values are tuned for a study as it is written, not for a rehearsal")
+            small = read_scale(scale)
+            loaded = rehearse(loaded, small) if isinstance(loaded, Study) else rehearse_quadratic(loaded, small)
+        return Plan(loaded, share=share)
+    except StudyError as error:
+        raise Refusal(str(error)) from error
+
+
+def named(study: str, tuned: Path | None = None, scale: str | None = None) -> str:
+    """Write a study as the arguments of a command."""
+    return study + (f" --tuned {tuned}" if tuned else "") + (f" --scale {scale}" if scale is not None else "")
+
+
+def show(text: str, output: Path | None) -> None:
+    """Write text to a file or to the terminal."""
+    if output is None:
+        print(text.rstrip("\n"))
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"--output {output}: {error.strerror}") from error
+    console.print(f"wrote {output}", highlight=False)

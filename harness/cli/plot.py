@@ -1,0 +1,156 @@
+"""The command that draws: plot; and the figures that a study asks for."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan, named
+from harness.cli.reading import draw_figures, load_frame, refusing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.planning.plan import Plan
+    from harness.studies.study import Study as Loaded
+
+RESULTS = Path("results")
+
+
+class PlotName(StrEnum):
+    """What can be plotted."""
+
+    cost = "cost"
+    predict_cost = "predict-cost"
+    ranks = "ranks"
+    reliability = "reliability"
+    members = "members"
+    path = "path"
+    plane = "plane"
+    flatness = "flatness"
+    epochs = "epochs"
+    corruption = "corruption"
+    tuning = "tuning"
+    all = "all"
+
+
+def is_quadratic(plan: "Plan") -> bool:
+    """Say whether a plan is of the noisy quadratic problem, where there are no methods to rank."""
+    from harness.quadratic.quadratic_study import QuadraticStudy
+
+    return isinstance(plan.study, QuadraticStudy)
+
+
+def folder(plan: "Plan", output: Path | None) -> Path:
+    """Give the folder for plots that any study has: the one asked for, or the study's own, a rehearsal's apart."""
+    return output or RESULTS / file_name(plan.study.name)
+
+
+def file_name(study: str) -> str:
+    """Write a study's name so that it can be a file's."""
+    return study.replace(" · ", "-")
+
+
+def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
+    """Draw a study of the noisy quadratic problem."""
+    from analysis import load_settings, loss_against_members, save
+
+    with refusing(f"simulate it with `econ run {study}`, or send its runs with `econ sync {study}`"):
+        frame = load_settings(plan.study.name, store=store, keys=plan.runs.keys())
+    frame.attrs["banner"] = plan.study.banner
+    if frame.attrs["unfinished"]:
+        console.print(f"{len(frame.attrs['unfinished'])} of {len(plan.runs)} settings are not finished: left out")
+    with refusing():
+        paths = save(loss_against_members(frame), output / file_name(plan.study.name))
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
+
+
+def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
+    """Draw and save the figures that a study asks for."""
+    from analysis import save
+
+    failed = []
+    for name, figure in draw_figures(study, frame):
+        if isinstance(figure, str):
+            failed.append(figure)
+            continue
+        with refusing():
+            for path in save(figure, output / "-".join(filter(None, [file_name(study.name), name]))):
+                console.print(f"wrote {path}", highlight=False)
+    if failed:
+        raise Refusal("\n".join(failed))
+
+
+def plot_tuning(plan: "Plan", study: str, output: Path, store: str) -> None:
+    """Draw how a study was tuned, a figure for each dataset and architecture."""
+    from analysis import load_tuning, save, tuning_history
+
+    name = plan.study.name.removesuffix(" · tuned")
+    with refusing(f"tune the study with `econ tune {study}`"):
+        figures = tuning_history(load_tuning(name, store=store))
+    for title, figure in figures.items():
+        place = "-".join(re.findall(r"[\w.=]+", title))
+        with refusing():
+            paths = save(figure, output / ("tuning" if len(figures) == 1 else f"tuning-{place}"))
+        for path in paths:
+            console.print(f"wrote {path}", highlight=False)
+
+
+def plot(
+    study: Study,
+    name: Annotated[PlotName, typer.Argument(help="Which plot.")] = PlotName.all,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder to write to. Default: results/STUDY; for figures that a study asks for, results.",
+        ),
+    ] = None,
+    runs: Runs = Path("runs"),
+    store: Store = None,
+    plugin: Plugins = None,
+    tuned: Tuned = None,
+    scale: Scale = None,
+) -> None:
+    """Draw a study's figures (PDF, SVG, PNG) from the tracked runs; if it names none, all plots that its runs allow."""
+    from analysis import PLOTS, ranked, save
+    from analysis.frame.unfinished import unfinished_notes
+    from harness.studies.study import Study as Loaded
+    from harness.tracking.mlflow_store import store_uri
+
+    plan = make_plan(study, plugin, tuned, scale)
+    if is_quadratic(plan):
+        if name is not PlotName.all:
+            raise Refusal(f"no plot {name.value!r} of study {plan.study.name}: it has one, `econ plot {study}`")
+        plot_quadratic(plan, study, output or RESULTS, store_uri(store, runs))
+        return
+    if name is PlotName.tuning:
+        plot_tuning(plan, study, folder(plan, output), store_uri(store, runs))
+        return
+    frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    for note in unfinished_notes(frame):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    if name is PlotName.all and isinstance(plan.study, Loaded) and plan.study.file.figures:
+        plot_figures(plan.study, frame, output or RESULTS)
+        return
+    with refusing():
+        frame = ranked(frame)
+    if "left_out" in frame.attrs:
+        console.print(frame.attrs["left_out"], markup=False, highlight=False, soft_wrap=True)
+    for chosen in PLOTS if name is PlotName.all else [name.value]:
+        try:
+            with refusing():
+                figure = PLOTS[chosen](frame)
+        except Refusal as error:
+            if name is not PlotName.all or not isinstance(error.__cause__, LookupError):
+                raise
+            console.print(f"no plot {chosen}: {error}", markup=False, highlight=False, soft_wrap=True)
+            continue
+        with refusing():
+            paths = save(figure, folder(plan, output) / chosen)
+        for path in paths:
+            console.print(f"wrote {path}", highlight=False)

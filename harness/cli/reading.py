@@ -1,0 +1,95 @@
+"""The commands that read tracked runs: leaderboard, table, report."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.options import (
+    Refusal,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from harness.planning.plan import Plan
+    from harness.studies.study import Study as Loaded
+
+
+@contextmanager
+def refusing(hint: str = "") -> Iterator[None]:
+    """Turn what analysis cannot do into a message.
+
+    Args:
+        hint: what the user can do about it.
+    """
+    try:
+        yield
+    except (LookupError, OSError, ValueError) as error:
+        reason = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+        raise Refusal(f"{reason}; {hint}" if hint else reason) from error
+
+
+def load_frame(plan: "Plan", study: str, runs: Path, store: str | None) -> "pd.DataFrame":
+    """Load a study's tracked cells, with the labels that the study gives them today.
+
+    Args:
+        plan: of the study.
+        study: as the arguments of a command, for messages.
+        runs: the folder of run folders.
+        store: the tracking store.
+    """
+    from analysis import load_runs
+    from harness.studies.study import Study
+    from harness.tracking.mlflow_store import store_uri
+
+    if not isinstance(plan.study, Study):
+        raise Refusal(f"study {plan.study.name} simulates the noisy quadratic problem: `econ plot {study}` draws it")
+    labels = {key: planned.labels for key, planned in plan.runs.items() if planned.role == "cell"}
+    with refusing(f"train the study with `econ run {study}`, or send its runs with `econ sync {study}`"):
+        frame = load_runs(plan.study.name, store=store_uri(store, runs), keys=labels)
+    frame["label"] = frame["key"].map(labels)
+    whole = frame.explode("label", ignore_index=True)  # a method may stand in the study under several names
+    missing = [
+        cell | name_missing(plan, cell["key"]) for cell in frame.attrs["unfinished"] if cell["state"] == "missing"
+    ]
+    unfinished = [cell for cell in frame.attrs["unfinished"] if cell["state"] != "missing"] + missing
+    said = {"tuning": plan.study.caption, "description": plan.study.file.description, "banner": plan.study.banner}
+    whole.attrs = frame.attrs | said | {"unfinished": unfinished}
+    return whole
+
+
+def name_missing(plan: "Plan", key: str) -> dict[str, str]:
+    """Say which cell it is that no run is tracked of."""
+    planned = plan.runs[key]
+    tags = planned.run.tags()
+    return {"label": planned.label, **{name: tags[name] for name in ("architecture", "dataset", "seed")}}
+
+
+def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, "Figure | str"]]:
+    """Draw the figures that a study asks for, each with its name; or say why one cannot be drawn."""
+    import pandas as pd
+
+    from analysis import FIGURES
+
+    names = [place.name for place in study.places()]
+    places = pd.Series(list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index)
+    for drawing, drawn in zip(study.file.figures, study.drawn, strict=True):
+        rows = frame.assign(order=places.map({names[i]: order for order, i in enumerate(drawn)}))
+        rows = rows.dropna(subset="order").sort_values(["order", "seed"], ignore_index=True).drop(columns="order")
+        there = {names[i] for i in drawn}
+        unfinished = [cell for cell in frame.attrs["unfinished"] if place_of(cell) in there]
+        rows.attrs = frame.attrs | {"unfinished": unfinished}
+        try:
+            yield drawing.name, FIGURES[drawing.plot](rows, **drawing.options)
+        except (KeyError, IndexError):
+            raise  # a mistake of the plot, though Python calls it a LookupError
+        except (LookupError, ValueError, OSError) as error:
+            reason = error.args[0] if isinstance(error, LookupError) and error.args else error
+            yield drawing.name, f"no figure {drawing.name or drawing.plot}: {reason}"
+
+
+def place_of(cell: Mapping[str, str]) -> tuple[str, str, str]:
+    """Give the dataset, architecture and label of an unfinished cell."""
+    return cell["dataset"], cell["architecture"], cell["label"]

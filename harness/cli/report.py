@@ -1,0 +1,71 @@
+"""The command that writes a report: report."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from harness.cli.options import (
+    Plugins,
+    Runs,
+    Scale,
+    Store,
+    Study,
+    Tuned,
+    console,
+    make_plan,
+    named,
+    show,
+)
+from harness.cli.reading import load_frame, refusing
+
+
+def report(
+    study: Study,
+    by: Annotated[
+        str | None, typer.Option(help="The metric to rank by. Default: accuracy, or of text bits per character.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write. Default: results/STUDY/report.html.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    store: Store = None,
+    plugin: Plugins = None,
+    tuned: Tuned = None,
+    scale: Scale = None,
+) -> None:
+    """Write a study's report, one web page with leaderboards, costs, plots and every run's provenance."""
+    from analysis import Drawing, Section, beside_paper, compare
+    from analysis import report as write
+    from harness.studies.study import Study as Loaded
+
+    plan = make_plan(study, plugin, tuned, scale)
+    frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    place = Path("results", plan.study.name.replace(" · ", "-"), "report.html")
+    assert isinstance(plan.study, Loaded)  # `load_frame` refuses others
+    extra = []
+    with refusing(), telling() as tell:
+        if (paper := plan.study.stated()) is not None:
+            extra.append(beside_paper(compare(paper, frame)))
+        if plan.study.file.figures:
+            from harness.cli.reading import draw_figures
+
+            figures = list(draw_figures(plan.study, frame))
+            drawn = [Drawing(name or "Figure", figure) for name, figure in figures if not isinstance(figure, str)]
+            undrawn = [reason for _, reason in figures if isinstance(reason, str)]
+            extra.append(Section("Figures of the study", drawings=drawn, notes=undrawn))
+        text = write(frame, by=by, extra=extra, tell=tell)
+    show(text, output or place)
+
+
+@contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
+    """Give what tells about long work: in place on a terminal, else a line each."""
+    if not console.is_terminal:
+        yield lambda line: console.print(line, markup=False, highlight=False)
+        return
+    with console.status("") as status:
+        yield lambda line: status.update(escape(line))

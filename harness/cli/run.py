@@ -1,0 +1,208 @@
+"""The command that trains: run."""
+
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from harness.cli.engine_options import (
+    Address,
+    CpusPerRun,
+    Device,
+    EngineName,
+    Gpus,
+    GpusPerRun,
+    PerGpu,
+    Threads,
+    Wish,
+    Workers,
+    choose_engine,
+)
+from harness.cli.options import (
+    Compile,
+    Fuse,
+    Plugins,
+    Refusal,
+    Runs,
+    Scale,
+    Store,
+    Study,
+    Tuned,
+    console,
+    make_plan,
+    named,
+)
+
+if TYPE_CHECKING:
+    from harness.planning.plan import Plan
+    from harness.planning.schedule import Schedule
+    from harness.tracking.background_sender import Sender
+
+PROBE = 4096
+"""Bytes that are written to see whether there is room."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+
+def run(
+    study: Study,
+    engine: Annotated[
+        EngineName, typer.Option(help="One run after another, several at once, or a Ray cluster.")
+    ] = EngineName.inline,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    per_gpu: PerGpu = None,
+    threads: Threads = None,
+    device: Device = None,
+    runs: Runs = Path("runs"),
+    downloads: Annotated[Path, typer.Option(help="The folder of datasets.")] = Path("downloads"),
+    store: Store = None,
+    plugin: Plugins = None,
+    tuned: Tuned = None,
+    scale: Scale = None,
+    decoders: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes a run that decode picture files. Default: the cores, shared out."),
+    ] = None,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Processes that train each run together: on so many GPUs, or on the CPU.")
+    ] = 1,
+    fuse: Fuse = "auto",
+    compile: Compile = "off",
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
+    ] = 10.0,
+    trunk_gb: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Gigabytes for the states of trunks, the training that runs have in common and that is done once. "
+            "0: train every run alone.",
+        ),
+    ] = 20.0,
+    ray_address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    system_metrics: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="Track CPU, memory and GPU every so many seconds. Default: not."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+) -> None:
+    """Train what is left of a study. Safe to stop and to repeat: finished runs are skipped, others resume."""
+    plan = make_plan(study, plugin, tuned, scale, share=trunk_gb > 0)
+    for warning in sorted({planned.warning for planned in plan.runs.values() if planned.warning}):
+        console.print(f"warning: {warning}", markup=False)
+    if dry_run:
+        from harness.planning.dry_run import plan_table
+
+        console.print(plan_table(plan, runs))
+        return
+    finished = plan.finished(runs)
+    from harness.engines import EngineError
+    from harness.planning.schedule import Schedule
+    from harness.running.settings import Settings
+    from harness.store.run_folder import RunFolder, trouble
+    from harness.tracking.background_sender import Sender
+    from harness.tracking.mlflow_mirror import Mirror
+    from harness.tracking.mlflow_store import store_uri
+    from harness.tracking.progress_display import Show, StudyStoppedError
+    from harness.tracking.system_metrics import missing
+
+    wish = Wish(engine, workers, threads, device, gpus, per_gpu, ranks, ray_address, cpus_per_run, gpus_per_run)
+    chosen = choose_engine(wish)
+    driver = f"econ run {plan.study.name}, process {os.getpid()} on {socket.gethostname()}"
+    settings = Settings(
+        runs,
+        downloads,
+        chosen.device,
+        checkpoint_seconds,
+        plan.study.plugins,
+        chosen.cores if decoders is None else decoders,
+        ranks=ranks,
+        fuse=fuse,
+        compile=compile,
+        driver=driver,
+        began=time.time(),
+        system_metrics=system_metrics,
+    )
+    if system_metrics and (absent := missing(chosen.device)):
+        raise Refusal(f"--system-metrics needs what is not installed: pip install {absent}")
+    if plan.alone.keys() - finished:
+        check_runs(runs)
+    mirror = Sender(Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner))
+    schedule = Schedule(plan.runs, finished, driver)
+    for key in finished:
+        if RunFolder(runs, key).finished:  # not a trunk that need not be trained
+            mirror.send(plan.runs[key])
+    try:
+        with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
+            chosen.engine.run(schedule, settings, show)
+    except EngineError as error:
+        raise Refusal(f"--engine {engine.value}: {error}") from error
+    except KeyboardInterrupt:
+        console.print(
+            "interrupted; finished runs are kept, and the same command goes on with the others", soft_wrap=True
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    except (StudyStoppedError, OSError) as error:
+        if isinstance(error, OSError) and not trouble(error):
+            raise
+        kept = "finished runs and checkpoints are kept, and the same command goes on"
+        raise Refusal(f"study {plan.study.name} was stopped: {trouble(error) or error}; {kept}") from error
+    mirror.finish()
+    conclude(plan, schedule, mirror, named(study, tuned, scale))
+
+
+def check_runs(runs: Path) -> None:
+    """Refuse a folder of run folders that cannot be written to or has no hard links, before anything is trained."""
+    from harness.store.claim import link
+    from harness.store.run_folder import trouble, write
+
+    probe, linked = runs / ".probe", runs / f".probe.{socket.gethostname()}.{os.getpid()}"
+    try:
+        write(probe, lambda file: file.write(bytes(PROBE)))
+        with suppress(FileNotFoundError):  # another driver looked at the same moment
+            link(probe, linked)
+    except OSError as error:
+        raise Refusal(f"--runs {runs}: {trouble(error) or error}") from error
+    finally:
+        for path in (probe, linked):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def conclude(plan: "Plan", schedule: "Schedule", mirror: "Sender", study: str) -> None:
+    """Say how a study ended; a failure is an exit code other than 0."""
+    failed = {key: outcome for key, outcome in schedule.failed.items() if key in plan.alone}
+    if mirror.unsent:
+        what = "runs and trunks" if len(plan.alone) < len(plan.runs) else "runs"
+        console.print(
+            f"the tracking store lacks {len(mirror.unsent)} of the {what}: {mirror.problem or 'it is slow to answer'}; "
+            f"`econ sync {study}` sends them",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    for key in schedule.failed.keys() - plan.alone.keys():
+        console.print(f"{plan.runs[key].run} failed, so that runs trained those epochs alone: ", end="", markup=False)
+        console.print(schedule.failed[key].reason, markup=False, highlight=False, soft_wrap=True)
+    if not failed:
+        by_others = (
+            f", {count} of them by another driver" if (count := len(schedule.by_others & plan.alone.keys())) else ""
+        )
+        console.print(f"study {plan.study.name}: all {len(plan.alone)} runs are finished{by_others}")
+        return
+    table = Table(title=f"{len(failed)} of {len(plan.alone)} runs did not finish", show_lines=True)
+    for column in ("run", "state", "reason", "folder"):
+        table.add_column(column, overflow="fold")
+    for key, (state, reason) in failed.items():
+        table.add_row(escape(str(plan.runs[key].run)), state, escape(reason), key[:12])
+    console.print(table)
+    raise typer.Exit(1)

@@ -1,0 +1,169 @@
+"""The commands that look after runs: status, sync."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from harness.cli.options import Plugins, Refusal, Runs, Scale, Study, Tuned, console, make_plan
+
+if TYPE_CHECKING:
+    from harness.tracking.status import RunStatus
+
+
+def status(
+    study: Study,
+    runs: Runs = Path("runs"),
+    plugin: Plugins = None,
+    tuned: Tuned = None,
+    scale: Scale = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until nothing is left to do.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for scripts.")] = False,
+) -> None:
+    """Show how far a study is: what is done, runs (and until when), was stopped, failed, is to do."""
+    from harness.tracking.status import look_at_all
+
+    if watch and as_json:
+        raise Refusal("--watch is for people, --json for scripts: give one of them")
+    plan = make_plan(study, plugin, tuned, scale, share=True)
+    found = look_at_all(plan, runs)
+    if as_json:
+        print(json.dumps(as_values(plan.study.name, found, time.time()), indent=2))
+    elif not watch:
+        console.print(picture(plan.study.name, found, time.time()))
+    else:
+        with Live(picture(plan.study.name, found, time.time()), console=console, auto_refresh=False) as live:
+            while any(status.state in ("running", "stopped", "to do") for status in found):
+                try:
+                    time.sleep(every)
+                except KeyboardInterrupt:
+                    break
+                found = look_at_all(plan, runs)
+                live.update(picture(plan.study.name, found, time.time()), refresh=True)
+
+
+def as_values(study: str, found: "list[RunStatus]", now: float) -> dict[str, Any]:
+    """Give a study's status as JSON values.
+
+    Args:
+        study: its name.
+        found: the status of each run.
+        now: seconds since 1970.
+    """
+    from harness.tracking.status import count, seconds_left
+
+    runs = without_trunks(found)
+    methods = {status.label: count(other for other in runs if other.label == status.label) for status in runs}
+    left = seconds_left(found, now)
+    return {
+        "study": study,
+        "time": now,
+        "counts": count(runs),
+        "epochs_left": sum(status.epochs_left for status in found),
+        "seconds_left": left,
+        "ends": None if left is None else now + left,
+        "methods": methods,
+        "runs": [{**asdict(status), "epochs_left": status.epochs_left} for status in found],
+    }
+
+
+def picture(study: str, found: "list[RunStatus]", now: float) -> Group:
+    """Draw a study's status: counts and estimate, what runs, what failed or was stopped, and the methods.
+
+    Args:
+        study: its name.
+        found: the status of each run.
+        now: seconds since 1970.
+    """
+    from harness.tracking.status import clock, count, seconds_left, spell
+
+    counts = count(without_trunks(found))
+    parts: list[Any] = [", ".join(f"{number} {state}" for state, number in counts.items())]
+    left = seconds_left(found, now)
+    if left is not None:
+        parts.append(f"about {spell(left)} left, until {clock(now + left, now)}, without evaluation")
+    elif any(status.state == "running" for status in found):
+        parts.append("time left: unknown until what runs has finished an epoch")
+    elif counts["stopped"] or counts["to do"]:
+        parts.append("time left: unknown, for nothing runs")
+    for draw in (running_table, broken_table):
+        table = draw(found, now)
+        if table.rows:
+            parts.append(table)
+    return Group(*parts, methods_table(study, found))
+
+
+def running_table(found: "list[RunStatus]", now: float) -> Table:
+    """Tabulate what runs now."""
+    from harness.tracking.status import clock, spell
+
+    table = columns("running", "run", "at", "pace", "left", "training ends", "works on it", "last sign of life")
+    for status in found:
+        if status.state == "running":
+            pace = "" if status.pace is None else f"{number(status.pace)} s"
+            ends = ("", "") if status.ends is None else (spell(status.ends - now), clock(status.ends, now))
+            sign = "" if status.sign is None else f"{spell(now - status.sign)} ago"
+            table.add_row(escape(status.run), status.describe(), pace, *ends, escape(status.where), sign)
+    return table
+
+
+def broken_table(found: "list[RunStatus]", now: float) -> Table:
+    """Tabulate what failed or was stopped."""
+    from harness.tracking.status import spell
+
+    table = columns("stopped or failed", "run", "state", "at", "last worked on by", "when", "reason")
+    for status in found:
+        if status.state in ("stopped", "failed"):
+            when = "" if status.sign is None else f"{spell(now - status.sign)} ago"
+            at = status.describe() if status.stage else ""
+            table.add_row(escape(status.run), status.state, at, escape(status.where), when, escape(status.reason))
+    return table
+
+
+def methods_table(study: str, found: "list[RunStatus]") -> Table:
+    """Count the runs of each method in each state, and their epochs that are left."""
+    from harness.tracking.status import STATES, count
+
+    table = Table(title=f"study {study}")
+    table.add_column("method", overflow="fold")
+    for column in (*STATES, "epochs left"):
+        table.add_column(column, justify="right")
+    methods: dict[str, list[RunStatus]] = {}
+    runs = without_trunks(found)
+    for status in runs:
+        name = status.label if status.role == "cell" else f"needed: {status.label}"
+        methods.setdefault(name, []).append(status)
+    rows = [*sorted(methods.items()), ("total", runs)]
+    if trunks := [status for status in found if status.role == "trunk"]:
+        rows.append(("trunks, which several share", trunks))
+    for name, statuses in rows:
+        numbers = [*count(statuses).values(), sum(status.epochs_left for status in statuses)]
+        style = "bold" if statuses is runs else None
+        table.add_row(escape(name), *(f"{number:,}" if number else "" for number in numbers), style=style)
+    return table
+
+
+def without_trunks(found: "list[RunStatus]") -> "list[RunStatus]":
+    """List the runs that have results of their own."""
+    return [status for status in found if status.role != "trunk"]
+
+
+def columns(title: str, *names: str) -> Table:
+    """Make a table with columns that show all they hold."""
+    table = Table(title=title)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def number(seconds: float) -> str:
+    """Write seconds with three digits."""
+    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:,.0f}"

@@ -1,0 +1,273 @@
+"""The command that tunes: tune."""
+
+import os
+import socket
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from harness.cli.engine_options import Device, EngineName, Gpus, PerGpu, Threads, Wish, choose_engine
+from harness.cli.options import Compile, Fuse, Plugins, Refusal, Runs, Store, Study, console
+from harness.cli.run import INTERRUPTED, check_runs
+
+if TYPE_CHECKING:
+    from harness.engines import Engine
+    from harness.running.settings import Settings
+    from harness.tracking.background_sender import Sender
+    from harness.tracking.mlflow_mirror import Mirror
+    from harness.tuning.study_searches import Searches
+    from harness.tuning.trial_budget import Budget
+    from harness.tuning.trial_schedule import Trials
+
+SEED = 1000
+"""Of tuning: far from the seeds that studies count up from 0."""
+POLL = 2.0
+"""Seconds between two looks at what other drivers do."""
+
+
+class MetricName(StrEnum):
+    """What is made better, on validation data."""
+
+    nll = "nll"
+    accuracy = "accuracy"
+
+
+class TuningEngine(StrEnum):
+    """Where trials run; on several machines, start the command on each over one shared folder of runs."""
+
+    inline = "inline"
+    processes = "processes"
+
+
+def tune(
+    study: Study,
+    trials: Annotated[int, typer.Option(min=1, help="Values to try for each method.")] = 20,
+    cost: Annotated[
+        float | None,
+        typer.Option(min=0, help="Plain trainings that each method may use. Default: as many as trials."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Tune only the method of this label. Repeatable.")
+    ] = None,
+    metric: Annotated[
+        MetricName,
+        typer.Option(help="What decides, on validation data. The likelihood sees confidence too, and fewer ties."),
+    ] = MetricName.nll,
+    seed: Annotated[int, typer.Option(min=0, help="Of tuning; none of the study's.")] = SEED,
+    prune: Annotated[bool, typer.Option(help="Stop trials early that do badly.")] = True,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file of chosen values. Default: tuned/STUDY.yaml.")
+    ] = None,
+    engine: Annotated[
+        TuningEngine | None, typer.Option(help="Where trials run. Default: inline, or processes for several workers.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once. Default: 1; processes: one a core.")
+    ] = None,
+    threads: Threads = None,
+    device: Device = None,
+    gpus: Gpus = None,
+    per_gpu: PerGpu = None,
+    runs: Runs = Path("runs"),
+    downloads: Annotated[Path, typer.Option(help="The folder of datasets.")] = Path("downloads"),
+    store: Store = None,
+    plugin: Plugins = None,
+    fuse: Fuse = "auto",
+    compile: Compile = "off",
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Least time between two checkpoints of a trial; 0: every epoch.")
+    ] = 10.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be tried, and stop.")] = False,
+) -> None:
+    """Choose the methods' hyperparameters on validation data. Safe to stop and to repeat; the test set stays closed.
+
+    Each method's own space is searched, and those of the methods inside it.
+    What the study writes out stays, and the study's own values come first.
+
+    Every method may use as many trials, and as much training: one whose trial
+    costs three plain trainings gets a third of the trials. The study's own
+    values are tried in any case.
+
+    `econ run STUDY --tuned FILE` uses the result.
+    """
+    from harness.parsing.yaml_errors import StudyError
+    from harness.quadratic.quadratic_study import QuadraticStudy
+    from harness.studies.study import load
+    from harness.tuning.study_searches import find_searches
+    from harness.tuning.trial_budget import Budget
+
+    budget = Budget(trials, float(trials) if cost is None else cost)
+    try:
+        loaded = load(study, plugin or [])
+        if isinstance(loaded, QuadraticStudy):
+            raise Refusal(f"study {loaded.name} simulates the noisy quadratic problem: it has no methods to tune")
+        searches = find_searches(loaded, metric.value, seed, method or [], prune=prune)
+    except (StudyError, ValueError) as error:
+        raise Refusal(str(error)) from error
+    say_left(searches)
+    if dry_run or not searches.found:
+        show_plan(searches, budget, runs)
+        return
+    from harness.running.settings import Settings
+    from harness.store.run_folder import trouble
+    from harness.tracking.background_sender import Sender
+    from harness.tracking.mlflow_store import store_uri
+    from harness.tracking.progress_display import StudyStoppedError
+    from harness.tuning.mlflow_trials import TuningMirror
+    from harness.tuning.trial_schedule import Trials
+
+    engine = engine or (TuningEngine.processes if (workers or 1) > 1 else TuningEngine.inline)
+    chosen = choose_engine(Wish(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
+    driver = f"econ tune {loaded.name}, process {os.getpid()} on {socket.gethostname()}"
+    settings = Settings(
+        runs,
+        downloads,
+        chosen.device,
+        checkpoint_seconds,
+        loaded.plugins,
+        chosen.cores,
+        driver=driver,
+        fuse=fuse,
+        compile=compile,
+    )
+    output = output or Path("tuned") / f"{loaded.name}.yaml"
+    check_runs(runs)
+    check_output(output, loaded.name)
+    mirror = Sender(TuningMirror(store_uri(store, runs), loaded.name, runs))
+    try:
+        schedule = Trials(searches.found, runs, budget, driver)
+        keeper = Keeper(schedule, output, loaded.name)
+        search_all(schedule, settings, mirror, chosen.engine, keeper)
+    except KeyboardInterrupt:
+        console.print("interrupted; trials are kept, and the same command goes on with the others")
+        raise typer.Exit(INTERRUPTED) from None
+    except (StudyStoppedError, OSError) as error:
+        reason = trouble(error) if isinstance(error, OSError) else str(error)
+        if not reason:
+            raise
+        raise Refusal(f"tuning was stopped: {reason}; trials are kept, and the same command goes on") from error
+    mirror.finish()
+    conclude(schedule, mirror, keeper, study)
+
+
+def check_output(path: Path, study: str) -> None:
+    """Refuse before anything starts a file that could not be written later."""
+    from harness.parsing.yaml_errors import StudyError
+    from harness.tuning.values_file import read_file
+
+    try:
+        found = read_file(path)[0].study if path.exists() else study
+    except StudyError as error:
+        raise Refusal(str(error)) from error
+    if found != study:
+        raise Refusal(f"--output {path}: holds the tuned values of study {found!r}")
+
+
+class Keeper:
+    """Writes what searches chose as soon as they are over."""
+
+    def __init__(self, schedule: "Trials", path: Path, study: str) -> None:
+        """Name the file."""
+        self.schedule, self.path, self.study = schedule, path, study
+        self.kept: set[str] = set()
+
+    def keep(self) -> None:
+        """Write the entries of the searches that are over."""
+        from harness.tuning.values_file import entry_of, update_file
+
+        over = [key for key in self.schedule.searches if key not in self.kept and self.schedule.complete(key)]
+        entries = [
+            entry_of(self.schedule.searches[key], self.schedule.trials(key), self.schedule.budget) for key in over
+        ]
+        self.kept.update(over)
+        if found := [entry for entry in entries if entry]:
+            lock = self.schedule.folder / "tuning" / "tuned.lock"
+            update_file(self.path, self.study, found, lock)
+
+
+def search_all(
+    schedule: "Trials", settings: "Settings", mirror: "Mirror | Sender", engine: "Engine", keeper: Keeper
+) -> None:
+    """Search until every search is over; where other drivers work on the last trials, wait for them."""
+    from harness.tuning.tuning_display import TuningShow
+
+    with TuningShow(schedule, mirror, console, keeper.keep) as show:
+        while True:
+            schedule.fill()
+            engine.run(schedule, settings, show)
+            if not schedule.by_other_drivers():
+                return
+            time.sleep(POLL)
+
+
+def say_left(searches: "Searches") -> None:
+    """Say which methods stay as they are, and why; a reason once for all datasets and architectures it holds for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for (place, label), reason in searches.left.items():
+        reasons.setdefault((label, reason), []).append(place)
+    for (label, reason), places in reasons.items():
+        console.print(
+            f"not tuned: {label}: {reason} ({', '.join(places)})", markup=False, highlight=False, soft_wrap=True
+        )
+
+
+def show_plan(searches: "Searches", budget: "Budget", runs: Path) -> None:
+    """Print what tuning would take."""
+    from harness.tuning.trial_budget import account
+    from harness.tuning.trial_journal import read_trials
+    from harness.tuning.tuning_display import tuning_table
+
+    used = {search.key: account(read_trials(runs, search.key)).counted for search in searches.found}
+    console.print(tuning_table(searches, budget, used))
+
+
+def conclude(schedule: "Trials", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
+    """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
+    from harness.tuning.trial_budget import account, first_of
+    from harness.tuning.trial_journal import end_of
+
+    if mirror.unsent:
+        reason = mirror.problem or "it is slow to answer"
+        message = (
+            f"the tracking store lacks {len(mirror.unsent)} of the trials and searches: {reason}; the same command"
+        )
+        console.print(f"{message} sends them", markup=False, highlight=False, soft_wrap=True)
+    table = Table(title=f"study {keeper.study}: at most {schedule.budget.trials} trials a method")
+    for column in ("method", "chosen", "validation", "as written", "trials", "cost"):
+        table.add_column(column, overflow="fold")
+    empty, place = 0, ""
+    for key, search in schedule.searches.items():
+        trials = schedule.trials(key)
+        best, used = search.best(trials), account(trials)
+        empty += best is None
+        states = [end_of(trial)["state"] for trial in trials]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        first = first_of(trials).values if trials and end_of(first_of(trials))["state"] == "finished" else None
+        if search.place != place:
+            place = search.place
+            table.add_row(escape(place), style="bold")
+        table.add_row(
+            escape(search.text),
+            escape(best.user_attrs["method"]) if best else "nothing: no trial finished",
+            f"{best.values[0]:.4f}" if best else "",
+            f"{first[0]:.4f}" if first else "",
+            counts,
+            f"{used.cost:.1f}",
+        )
+    console.print(table)
+    for failed_key, outcome in schedule.failed.items():
+        name = f"{schedule.runs[failed_key].run}"
+        console.print(f"{outcome.state}: {name}: {outcome.reason}", markup=False, highlight=False, soft_wrap=True)
+    unfinished = [search for key, search in schedule.searches.items() if not schedule.complete(key)]
+    for search in unfinished:
+        reason = f"{search}: its trials have not all ended, and nothing was chosen; the same command goes on"
+        console.print(f"not over: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if keeper.path.exists():
+        console.print(f"wrote {keeper.path}; `econ run {study} --tuned {keeper.path}` uses it", highlight=False)
+    if schedule.failed or empty or unfinished:
+        raise typer.Exit(1)

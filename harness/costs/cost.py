@@ -1,0 +1,85 @@
+"""What a run costs, counted the same way for every method."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+"""Of BatchNorm: part of a network's state, but no parameters."""
+
+
+@dataclass
+class Cost:
+    """The cost of training: all of it, whatever the method spent it on; evaluation is not counted.
+
+    Attributes:
+        forward_examples: examples passed forward through the network; K members count K times.
+        backward_examples: examples passed backward.
+        optimizer_steps: steps of the optimizer.
+        train_seconds: of updates, `end_epoch`, `watch` and `prepare`.
+        peak_memory_bytes: the most memory that training added on its CUDA device; 0 where it was not measured.
+    """
+
+    forward_examples: int = 0
+    backward_examples: int = 0
+    optimizer_steps: int = 0
+    train_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Add two costs, of runs one after the other: the larger peak of memory stays."""
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)}
+        return Cost(**{**sums, "peak_memory_bytes": max(self.peak_memory_bytes, other.peak_memory_bytes)})
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        """Leave out what was spent before; the peak of memory stays."""
+        rests = {f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(Cost)}
+        return Cost(**{**rests, "peak_memory_bytes": self.peak_memory_bytes})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the cost as JSON values."""
+        return asdict(self)
+
+
+class Counter:
+    """Counts a run's cost by hooks on its networks and its optimizer."""
+
+    def __init__(self) -> None:
+        """Start from nothing, not counting."""
+        self.cost = Cost()
+        self.counting = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Counter":
+        """Stay one counter when a network is copied."""
+        return self
+
+    def __call__(self, net: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        """Count a forward pass, and a backward one if gradients will flow."""
+        if self.counting:
+            examples = arguments[0].shape[0]
+            self.cost.forward_examples += examples
+            if torch.is_grad_enabled():
+                self.cost.backward_examples += examples
+
+    def step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        """Count a step."""
+        self.cost.optimizer_steps += 1
+
+    @contextmanager
+    def training(self, device: torch.device) -> Iterator[None]:
+        """Count what happens inside, and its seconds."""
+        start = time.perf_counter()
+        self.counting = True
+        try:
+            yield
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+        finally:
+            self.counting = False
+            self.cost.train_seconds += time.perf_counter() - start

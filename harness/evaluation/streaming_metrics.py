@@ -1,0 +1,62 @@
+"""Metrics of more predictions than memory holds."""
+
+import torch
+from torch import Tensor
+
+from harness.evaluation.metrics import (
+    BINS,
+    bin_sums,
+    brier_scores,
+    calibration_gap,
+    check_bins,
+    confidences,
+    equal_width,
+    nll,
+)
+
+
+class RunningScore:
+    """Sums over predictions that come part by part, such as those of a long text.
+
+    The metrics are those of all parts together. Adaptive ECE is not among them: its bins depend on all confidences.
+    """
+
+    def __init__(self, bins: int = BINS) -> None:
+        """Start from nothing.
+
+        Args:
+            bins: of the ECE.
+        """
+        check_bins(bins)
+        self.bins = bins
+        self.nll = 0.0
+        self.brier = 0.0
+        self.calibration = torch.zeros(3, bins, dtype=torch.float64)
+
+    def add(self, log_p: Tensor, y: Tensor) -> None:
+        """Count a part.
+
+        Args:
+            log_p: log-probabilities, (n, C).
+            y: classes, (n,).
+        """
+        confidence, right = confidences(log_p, y)
+        self.nll += nll(log_p, y) * len(y)
+        self.brier += brier_scores(log_p, y).sum().item()
+        self.calibration += bin_sums(equal_width(confidence, self.bins), confidence, right, self.bins).cpu()
+
+    def metrics(self) -> dict[str, float]:
+        """Give accuracy (%), nll (nats an example), brier and ece of everything counted, as `metrics` does.
+
+        Raises:
+            ValueError: if nothing was counted.
+        """
+        count, _, right = self.calibration.sum(1).tolist()
+        if not count:
+            raise ValueError("there are no examples to score")
+        return {
+            "accuracy": 100 * right / count,
+            "nll": self.nll / count,
+            "brier": self.brier / count,
+            "ece": calibration_gap(self.calibration),
+        }

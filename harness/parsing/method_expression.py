@@ -1,0 +1,149 @@
+"""Methods as a study writes them: `swa(late_phase_bn(K=5), start=0.8)`."""
+
+import ast
+import difflib
+import inspect
+import keyword
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from harness.parsing.plugins import digest_of
+from methods import MakeMethod, Method
+from methods.core.recipe import Part
+
+
+class MethodSpec(Part):
+    """A method and those of its hyperparameters that differ from their defaults."""
+
+    name: str
+    hyperparameters: Mapping[str, Any] = Field(default_factory=dict)
+    of: "MethodSpec | None" = None
+    version: int = 1
+    source: str | None = None
+    """SHA-256 of the plugin file that defines it, so that an edited file makes other runs."""
+
+    def __str__(self) -> str:
+        """Write the method as a study does."""
+        inner = [str(self.of)] if self.of else []
+        arguments = inner + [f"{name}={literal(value)}" for name, value in self.hyperparameters.items()]
+        return f"{self.name}({', '.join(arguments)})" if arguments else self.name
+
+    def make(self, methods: Mapping[str, type[Method]]) -> MakeMethod:
+        """Give the constructor that this spec describes."""
+        arguments: dict[str, Any] = dict(self.hyperparameters)
+        if self.of:
+            arguments["of"] = self.of.make(methods)
+        return partial(methods[self.name], **arguments)
+
+
+def literal(value: Any) -> str:
+    """Write a value so that `parse` reads it back; a plain word needs no quotes."""
+    # Python would read another identifier for some letters beyond ASCII, and none for its keywords.
+    plain = isinstance(value, str) and value.isascii() and value.isidentifier() and not keyword.iskeyword(value)
+    return str(value) if plain else repr(value)
+
+
+def closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """Name what there is, the likeliest first.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+        listed: what is listed of it; None for all.
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1)
+    shown = names if listed is None else sorted(set(listed))
+    return (f"did you mean {near[0]!r}? " if near else "") + f"there are {', '.join(shown)}"
+
+
+def hyperparameters(method: type[Method]) -> dict[str, tuple[Any, Any]]:
+    """List the keyword hyperparameters of a method: name → (type, default), base classes' included."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for cls in method.__mro__:
+        init = vars(cls).get("__init__")
+        if init is None:
+            continue
+        signature, hints = inspect.signature(init), get_type_hints(init, include_extras=True)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY and name not in found:
+                found[name] = (hints.get(name, Any), parameter.default)
+        if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+            break
+    return found
+
+
+def parse(text: str, methods: Mapping[str, type[Method]]) -> tuple[MethodSpec | None, list[str]]:
+    """Read a method's expression and check every name and value in it.
+
+    Returns:
+        The spec (None if there were errors) and all errors, each in words.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        return None, [f"{text!r} is not a method like swa(late_phase_bn(K=5), start=0.8): {error.msg}"]
+    errors: list[str] = []
+    spec = read(tree, methods, errors)
+    return (None, errors) if errors else (spec, [])
+
+
+def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str]) -> MethodSpec | None:
+    """Read one node of the expression, adding to `errors`."""
+    call = tree if isinstance(tree, ast.Call) else None
+    head = call.func if call else tree
+    if not isinstance(head, ast.Name):
+        errors.append(f"{ast.unparse(tree)!r} is not a method like swa(late_phase_bn(K=5), start=0.8)")
+        return None
+    name = head.id
+    if name not in methods:
+        errors.append(f"unknown method {name!r}; {closest(name, methods)}")
+        return None
+    known = hyperparameters(methods[name])
+    of = None
+    if call and call.args:
+        if "of" not in known:
+            errors.append(f"{name} is not made of another method")
+        elif len(call.args) > 1:
+            errors.append(f"{name} is made of one other method, not of {len(call.args)}")
+        of = read(call.args[0], methods, errors)
+    # swa and swa(sgd) are the same; written out only where the inner method's version must be part of the key.
+    usual = [MethodSpec(name=n, version=m.version) for n, m in methods.items() if "of" in known and m is known["of"][1]]
+    if usual and of in (None, usual[0]):
+        of = usual[0] if usual[0].version > 1 else None
+    values: dict[str, Any] = {}
+    for argument in call.keywords if call else []:
+        key = argument.arg or "**"
+        if key == "of" or key not in known:
+            options = [option for option in known if option != "of"]
+            errors.append(
+                f"{name} has no hyperparameter {key!r}; " + (closest(key, options) if options else "it has none")
+            )
+            continue
+        if key in values:
+            errors.append(f"{name}: {key} is written twice")
+        values[key] = check(name, key, argument.value, known[key], errors)
+    changed = {key: values[key] for key in known if key in values and values[key] != known[key][1]}
+    method = methods[name]
+    return MethodSpec(name=name, hyperparameters=changed, of=of, version=method.version, source=digest_of(method))
+
+
+def check(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors: list[str]) -> Any:
+    """Read one value and check it against the hyperparameter's type."""
+    try:
+        value = node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+    except (ValueError, TypeError):
+        errors.append(
+            f"{method}: {name} = {ast.unparse(node)} is not a plain value; put text that is no word in quotes"
+        )
+        return None
+    try:
+        config = ConfigDict(allow_inf_nan=False)
+        return TypeAdapter(known[0], config=config).validate_python(value)
+    except ValidationError as error:
+        reasons = "; or ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
+        errors.append(f"{method}: {name} = {value!r}: {reasons}")
+        return None

@@ -1,0 +1,95 @@
+"""Where methods come from: the registry, other installed packages, and files of the user's own."""
+
+import hashlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from inspect import isclass
+from pathlib import Path
+
+from methods import METHODS
+from methods.core.method import Method
+
+MODULE = "economical_ensembles_plugin_"
+GROUP = "economical_ensembles.methods"
+"""The entry-point group in which an installed package names its methods."""
+
+
+def from_file(path: Path) -> dict[str, type[Method]]:
+    """Load the methods of a Python file.
+
+    A file with one `Method` subclass names it by the file's own name; a file with several names them in a dict
+    `METHODS`, as the registry does.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be run, or holds no method or several without names.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"plugin {path}: no such file")
+    if not path.stem.isidentifier():
+        raise ValueError(f"plugin {path}: a study could not name it; call the file like my_method.py")
+    spec = importlib.util.spec_from_file_location(f"{MODULE}{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"plugin {path}: not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"plugin {path}: {type(error).__name__}: {error}") from error
+    named = getattr(module, "METHODS", METHODS)
+    if named is not METHODS:
+        if not isinstance(named, dict):
+            raise ValueError(f'plugin {path}: METHODS must be a dict {{"name": Class}}, not a {type(named).__name__}')
+        return dict(named)
+    found = [
+        value
+        for value in vars(module).values()
+        if isclass(value) and issubclass(value, Method) and value.__module__ == spec.name
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"plugin {path}: expected one subclass of methods.Method, found {len(found)}; "
+            'name several in a dict METHODS = {"name": Class}'
+        )
+    return {path.stem: found[0]}
+
+
+def digest_of(method: type[Method]) -> str | None:
+    """Give the SHA-256 of the plugin file that a method is defined in; None for one that is installed."""
+    if not method.__module__.startswith(MODULE):
+        return None
+    file = sys.modules[method.__module__].__file__
+    assert file is not None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def load(point: EntryPoint) -> dict[str, type[Method]]:
+    """Load a method of an installed package; one that cannot be loaded is left out, with a warning."""
+    try:
+        return {point.name: point.load()}
+    except Exception as error:  # whatever another package raises must not stop studies that do without it
+        warnings.warn(f"entry point {point.value}: {type(error).__name__}: {error}", stacklevel=2)
+        return {}
+
+
+def available(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
+    """List every method by name: the registry, entry points, and those of the plugin files.
+
+    Raises:
+        ValueError: if two sources give the same name.
+    """
+    methods = dict(METHODS)
+    sources = [(f"entry point {point.value}", load(point)) for point in entry_points(group=GROUP)]
+    sources += [(f"plugin {path}", from_file(path)) for path in plugins]
+    for source, found in sources:
+        for name, method in found.items():
+            if name in methods:
+                raise ValueError(f"{source}: there is a method named {name!r} already")
+            if not (isclass(method) and issubclass(method, Method)):
+                raise ValueError(f"{source}: {name!r} is not a subclass of methods.Method")
+            methods[name] = method
+    return methods

@@ -1,0 +1,79 @@
+"""What a study trains, before anything starts: runs and epochs, as written, after sharing, and left."""
+
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from harness.planning.plan import Plan
+from harness.planning.trunks import Trunk
+from harness.quadratic.quadratic_study import QuadraticStudy
+from harness.studies.run import Run
+
+COLUMNS = ("cells", "epochs as written", "epochs after sharing", "runs left", "epochs left")
+
+
+def plan_table(plan: Plan, root: Path) -> Table:
+    """Tabulate the runs and epochs of each method.
+
+    "As written" counts for each cell, as often as the study names it, all that it needs. "After sharing" is what is
+    trained of that if every run is trained once, and what several have in common as a trunk of which they are forks;
+    "left" what is not finished.
+
+    Args:
+        plan: of a study; its trunks are shown if it has any.
+        root: the folder of run folders.
+    """
+    left = plan.left(root)
+    finished = len(plan.alone) - len(left.keys() & plan.alone.keys())
+    table = Table(title=f"study {plan.study.name}: {len(plan.alone)} runs, {finished} of them finished")
+    if isinstance(plan.study, QuadraticStudy):
+        for column in ("setting", "iterations", "iterations left"):
+            table.add_column(column, justify="right" if column != "setting" else "left")
+        for key, planned in plan.runs.items():
+            table.add_row(planned.label, f"{planned.epochs:,}", f"{left[key]:,}" if key in left else "")
+        return table
+    table.add_column("method", overflow="fold")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    groups: dict[str, dict[str, list[tuple[str, int]]]] = {}
+    for key in plan.runs:
+        for i, name in enumerate(names(plan, key)):
+            groups.setdefault(place(plan, key), {}).setdefault(name, []).append((key, i))
+    totals = [0] * len(COLUMNS)
+    for where, methods in groups.items():
+        table.add_row(escape(where), style="bold")
+        for name, listed in methods.items():
+            once = [key for key, i in listed if i == 0]
+            cells = [key for key, _ in listed if plan.runs[key].role == "cell"]
+            counts = [
+                len(cells),
+                sum(plan.epochs_as_written(key) for key in cells),
+                sum(plan.runs[key].epochs - plan.runs[key].first for key in once),
+                sum(key in left for key in once),
+                sum(left.get(key, 0) for key in once),
+            ]
+            table.add_row(escape(name), *(f"{count:,}" if count else "" for count in counts))
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        table.add_section()
+    table.add_row("total", *(f"{total:,}" for total in totals), style="bold")
+    written, shared = totals[1], totals[2]
+    if written:
+        table.caption = f"after sharing: {shared:,} of {written:,} epochs as written, {100 * shared / written:.1f} %"
+    return table
+
+
+def place(plan: Plan, key: str) -> str:
+    """Name the part of the table that a run stands in."""
+    run = plan.runs[key].run
+    run = run.run if isinstance(run, Trunk) else run
+    assert isinstance(run, Run)
+    return f"{run.dataset.label} · {run.architecture}"
+
+
+def names(plan: Plan, key: str) -> tuple[str, ...]:
+    """Give the rows that a run stands in: more than one if the study names its method more than once."""
+    planned = plan.runs[key]
+    if planned.role == "cell":
+        return planned.labels
+    return ("  trunks",) if planned.role == "trunk" else (f"  needed: {planned.label}",)

@@ -1,0 +1,215 @@
+"""A study of the noisy quadratic problem: from its YAML file to one run folder a setting."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.parsing.yaml_errors import Errors
+from harness.quadratic.learners import simulate
+from harness.quadratic.problem import (
+    Array,
+    QuadraticRun,
+    Setting,
+    Simulation,
+    curvature_around,
+    late_phase_loss,
+    steady_loss,
+)
+from harness.store.environment import provenance
+from harness.store.progress import Progress
+from harness.store.run_folder import RunFolder, write_json
+from methods import Method
+
+KEY = "noisy_quadratic"
+"""The top-level key that tells such a study from one that trains networks."""
+FORGOTTEN = 0.01
+"""The share of the loss that the start may still make up where averaging begins."""
+PAPER_ITERATIONS = 20_000_000
+"""For which the loss of late-phase weights is predicted too."""
+POINTS = 21
+"""At how many of the averaged iterations a prediction is made."""
+LENIENT: Mapping[str, Any] = {"K": [1, 2], "seeds": [0, 1], "iterations": 10**12, "average": 20}
+"""What stands in for wrong parts of a study, so that the rest is checked; it causes no error by itself."""
+
+
+class Grid(Simulation):
+    """What is simulated, and for which settings."""
+
+    settings: Annotated[tuple[Setting, ...], Field(min_length=1)]
+
+
+class QuadraticFile(BaseModel):
+    """What the YAML of such a study may hold."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    description: str = ""
+    noisy_quadratic: Grid
+
+
+@dataclass(frozen=True)
+class QuadraticStudy:
+    """A checked study of the noisy quadratic problem.
+
+    Attributes:
+        banner: what must stand wherever its figures show; "" for nothing.
+    """
+
+    name: str
+    runs: tuple[QuadraticRun, ...]
+    methods: Mapping[str, type[Method]] = field(default_factory=dict)
+    plugins: tuple[Path, ...] = ()
+    banner: str = ""
+
+    def cells(self) -> tuple[QuadraticRun, ...]:
+        """Give the runs, one a setting."""
+        return self.runs
+
+
+def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Sequence[Path]) -> QuadraticStudy:
+    """Check a study of the noisy quadratic problem as a whole.
+
+    Args:
+        name: of the study.
+        raw: the values of its YAML file.
+        errors: collects what is wrong, by its place in the file.
+        plugins: files of methods, for which there is no use.
+
+    Raises:
+        StudyError: listing all errors.
+    """
+    errors.repeated_keys()
+    if plugins:
+        errors.add((), f"--plugin {plugins[0]}: a study of the noisy quadratic problem trains no methods")
+    file = validate(raw, errors)
+    runs: list[QuadraticRun] = []
+    if file:
+        common = file.noisy_quadratic.model_dump(exclude={"settings"})
+        runs = [QuadraticRun(**common, **setting.model_dump()) for setting in file.noisy_quadratic.settings]
+        written = (i for i in count() if (KEY, "settings", i) not in errors.gone)  # the places of what is left
+        for i, (place, run) in enumerate(zip(written, runs, strict=False)):
+            for problem in problems(run, runs[:i]):
+                errors.add((KEY, "settings", place), problem)
+    errors.raise_any()
+    return QuadraticStudy(name, tuple(runs))
+
+
+def validate(raw: dict[str, Any], errors: Errors) -> QuadraticFile | None:
+    """Check the values of a study; what is wrong is reported and replaced, so that the rest is checked too."""
+    for _ in range(3):
+        try:
+            return QuadraticFile.model_validate(raw)
+        except ValidationError as error:
+            rest = errors.report(raw, error)
+            grid = {**LENIENT, **(rest[KEY] if isinstance(rest.get(KEY), dict) else {})}
+            if (KEY, "n") in errors.gone:
+                grid = {"n": 2, **grid}
+            settings = [{"eta": 1, "B": 1, **item} for item in grid.get("settings") or [{}] if isinstance(item, dict)]
+            raw = {**rest, KEY: {**grid, "settings": settings}}
+    return None
+
+
+def problems(run: QuadraticRun, before: Sequence[QuadraticRun]) -> list[str]:
+    """Say what is wrong with a setting beyond its single values."""
+    found = ["this setting is there twice"] if run in before else []
+    try:
+        lowest = float(steady_loss(run.curvature, run.eta, run.B, max(run.K)))
+        steady_loss(curvature_around(run, 1.0), run.eta, run.B, 1)
+    except ValueError as error:
+        return [*found, f"eta: {error}"]
+    # What is left after t iterations of a start at distance 1, all of it in the direction that is the slowest to relax:
+    # h / 2 · exp(−2 η h t).
+    slowest = float(run.curvature.min())
+    needed = math.ceil(max(0.0, math.log(slowest / 2 / (FORGOTTEN * lowest))) / (2 * run.eta * slowest))
+    if run.iterations - run.average < needed:
+        found.append(
+            f"the start is not forgotten after iterations - average = {run.iterations - run.average}: the slowest "
+            f"direction relaxes in {1 / (run.eta * slowest):,.0f} iterations, and {needed:,} are needed"
+        )
+    return found
+
+
+def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None]) -> None:
+    """Simulate a setting and write its result.
+
+    Args:
+        run: the setting.
+        folder: its folder, claimed; its progress.json says how far it is.
+        report: called now and then.
+
+    Raises:
+        DivergenceError: if a loss is not finite.
+    """
+    began = time.perf_counter()
+    progress = Progress(folder.progress, "cpu", unit="iteration")
+    progress.begin(0, run.iterations)
+
+    def advance(done: int) -> None:
+        progress.advance(done)
+        report()
+
+    losses = simulate(run, advance)
+    result = {
+        "key": run.key,
+        "run": str(run),
+        "spec": run.spec(),
+        "metrics": slopes(run, losses),
+        "members": {name: dict(zip(run.K, curve.tolist(), strict=True)) for name, curve in curves(run, losses).items()},
+        "losses": {name: loss.tolist() for name, loss in losses.items()},
+        "cost": {},
+        "spent": {},
+        "timing": {"spent/simulation_seconds": time.perf_counter() - began, "finished": time.time()},
+        "provenance": {**provenance(torch.device("cpu")), "numpy": np.__version__},
+    }
+    write_json(folder.result, result)
+    folder.progress.unlink(missing_ok=True)
+
+
+def curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Array]:
+    """Give losses against K, each (len(K),): means over seeds, their standard errors, and what theory says.
+
+    "…_change" is by which share the loss of the second half of the averaged iterations is above the first one's: where
+    it is within a few standard errors of 0, the loss is steady.
+
+    Args:
+        run: the setting.
+        losses: what `simulate` returned.
+    """
+    found: dict[str, Array] = {}
+    for name, halves in losses.items():
+        loss = halves.mean(0)  # (S, len(K))
+        change = (halves[1] - halves[0]) / loss.mean(0)
+        found |= {name: loss.mean(0), f"{name}_se": standard_error(loss)}
+        found |= {f"{name}_change": change.mean(0), f"{name}_change_se": standard_error(change)}
+    found["full_closed_form"] = steady_loss(run.curvature, run.eta, run.B, np.array(run.K))
+    averaged = np.linspace(run.iterations - run.average, run.iterations, POINTS)
+    found["late_phase_prediction"] = np.array([late_phase_loss(run, K, averaged).mean() for K in run.K])
+    long = [max(run.iterations, PAPER_ITERATIONS)]
+    found["late_phase_prediction_2e7"] = np.array([late_phase_loss(run, K, long)[0] for K in run.K])
+    return found
+
+
+def slopes(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, float]:
+    """Fit log loss against log K: the slope of each curve, and of the simulated ones its standard error over seeds."""
+    log_K = np.log(run.K)
+    found: dict[str, float] = {}
+    for name, curve in curves(run, losses).items():
+        if not name.endswith(("_se", "_change")):
+            found[f"slope/{name}"] = float(np.polyfit(log_K, np.log(curve), 1)[0])
+    for name, halves in losses.items():
+        each = np.polyfit(log_K, np.log(halves.mean(0)).T, 1)[0]  # (S,)
+        found[f"slope/{name}_se"] = float(standard_error(each))
+    return found
+
+
+def standard_error(values: Array) -> Array:
+    """Give the standard error of the mean over the first axis, the seeds."""
+    return np.asarray(values.std(axis=0, ddof=1) / math.sqrt(len(values)))

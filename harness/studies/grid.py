@@ -1,0 +1,171 @@
+"""A grid of cells: datasets × architectures × methods × seeds, and the recipe that trains them."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from harness.parsing.method_expression import MethodSpec, closest, parse
+from harness.studies.extra_measures import Measures, read_switches
+from harness.studies.run import DatasetSpec, Run
+from methods.core.recipe import Part, Recipe
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+BASE = "base"
+"""The key that names the recipe which others change."""
+
+
+def read_recipe(value: Any) -> Any:
+    """Let a name stand for a recipe that comes with the project, alone or as the `base` of changes.
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    if isinstance(value, str):
+        value = {BASE: value}
+    if not isinstance(value, dict) or BASE not in value:
+        return value
+    known = recipes()
+    name = str(value[BASE])
+    if name not in known:
+        raise ValueError(f"unknown recipe {name!r}; {closest(str(name), known)}, or write its values")
+    return known[name] | {key: item for key, item in value.items() if key != BASE}
+
+
+@lru_cache(maxsize=1)
+def recipes() -> dict[str, dict[str, Any]]:
+    """Read the recipes that come with the project, each by the name of its file and its own: `late-phase/sgd`."""
+    return {
+        f"{path.stem}/{name}": values
+        for path in sorted(RECIPES.glob("*.yaml"))
+        for name, values in yaml.safe_load(path.read_text(encoding="utf-8")).items()
+    }
+
+
+class Override(Part):
+    """Recipe values for some of the cells: changes of the grid's, or, with a name, a recipe in its place."""
+
+    dataset: str | None = None
+    architecture: str | None = None
+    recipe: dict[str, Any]
+    whole: bool = False
+    """Whether it takes the place of the grid's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def named(cls, value: Any) -> Any:
+        """Read a recipe's name."""
+        if not isinstance(value, dict) or "recipe" not in value or "whole" in value:
+            return value
+        written = value["recipe"]
+        whole = isinstance(written, str) or (isinstance(written, dict) and BASE in written)
+        return {**value, "recipe": read_recipe(written), **({"whole": True} if whole else {})}
+
+
+class Entry(Part):
+    """A method of the study and what tables call it."""
+
+    label: str
+    method: MethodSpec
+    written: str = ""
+    """The method as the file writes it, where also values equal to their default stand."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def read(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read an expression, or one pair `label: expression`."""
+        if isinstance(value, Entry) or (isinstance(value, dict) and isinstance(value.get("method"), MethodSpec)):
+            return value
+        label, text = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (None, value)
+        if not isinstance(text, str):
+            raise ValueError("expected a method like swa(late_phase_bn(K=5), start=0.8), or one pair label: method")
+        spec, errors = parse(text, (info.context or {})["methods"])
+        if errors:
+            raise ValueError("; ".join(errors))
+        return {"label": str(label or spec), "method": spec, "written": text}
+
+
+class Place(NamedTuple):
+    """Where a method stands in a study: what its runs have in common but for the seed."""
+
+    grid: "Grid"
+    dataset: DatasetSpec
+    architecture: str
+    entry: Entry
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """Dataset, architecture and label, as tables have them."""
+        return self.dataset.label, self.architecture, self.entry.label
+
+    def run(self, seed: int, method: MethodSpec | None = None) -> Run:
+        """Give the run of a seed.
+
+        Args:
+            seed: one of the grid's, or another.
+            method: in the place of the one that is written.
+        """
+        return Run(
+            dataset=self.dataset,
+            architecture=self.architecture,
+            method=method or self.entry.method,
+            seed=seed,
+            recipe=self.grid.recipe_of(self.dataset, self.architecture),
+            precision=self.grid.precision,
+            evaluate=self.grid.evaluate,
+        )
+
+
+class Grid(BaseModel):
+    """The product of datasets, architectures, methods and seeds."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    datasets: Annotated[list[DatasetSpec], Field(min_length=1)]
+    architectures: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[list[Entry], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    recipe: Recipe
+    overrides: list[Override] = []
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate: Measures = Measures()
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def name_datasets(cls, value: Any) -> Any:
+        """Let a plain name stand for a dataset, and refuse what is noted here and not asked for."""
+        for item in value if isinstance(value, list) else []:
+            noted = {"digest", "ood_digests", "version"} & set(item) if isinstance(item, dict) else ()
+            if noted:
+                raise ValueError(f"{', '.join(sorted(noted))}: found out from the files; leave it out")
+        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def named(cls, value: Any) -> Any:
+        """Read a recipe's name."""
+        return read_recipe(value)
+
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def switch_on(cls, value: Any) -> Any:
+        """Let `path: true` stand for its defaults."""
+        return read_switches(value)
+
+    def recipe_of(self, dataset: DatasetSpec, architecture: str) -> Recipe:
+        """Give the recipe of a (dataset, architecture) pair: the grid's, with the overrides that match."""
+        values = self.recipe.model_dump(exclude_unset=True)
+        for override in self.overrides:
+            if override.dataset in (None, dataset.name) and override.architecture in (None, architecture):
+                values = {**override.recipe} if override.whole else values | override.recipe
+        return Recipe.model_validate(values)
+
+    def places(self) -> Iterator[Place]:
+        """List where methods stand in the grid."""
+        for dataset in self.datasets:
+            for architecture in self.architectures:
+                for entry in self.methods:
+                    yield Place(self, dataset, architecture, entry)

@@ -1,0 +1,76 @@
+"""The average of K networks that share most of their weights, as one network."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from methods.core.batch_norm import batch_norms
+
+
+@torch.no_grad()
+def average_layers(
+    members: Iterable[Mapping[str, Tensor]], net: nn.Module, statistics: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Give the members' mean weights (von Oswald et al., ICLR 2021, Equation 1).
+
+    Args:
+        members: what each of them does not share, by the network's names.
+        net: whose layers they are.
+        statistics: running statistics, by the network's names, that the average's BatchNorm layers have in place of
+            the mean ones; None to make each of these layers the mean of the K layers' outputs in evaluation mode.
+
+    Returns:
+        New tensors, by the network's names.
+    """
+    sums: dict[str, Tensor] = {}
+    like: dict[str, Tensor] = {}
+    layers: dict[str, list[dict[str, Tensor]]] = {}
+    count = 0
+    for member in members:
+        count += 1
+        for name, value in member.items():
+            sums[name] = sums[name].add_(value) if name in sums else value.to(torch.float64, copy=True)
+        if not layers:
+            like = dict(member)
+            layers = {name: [] for name in batch_norms(net) if f"{name}.weight" in member}
+        for name, found in layers.items():
+            found.append(layer_of(member, name))
+    mean = {name: (total / count).to(like[name]) for name, total in sums.items()}
+    if statistics is not None:
+        return {**mean, **statistics}
+    for name, found in layers.items():
+        eps = batch_norms(net)[name].eps
+        mean.update({f"{name}.{key}": value for key, value in collapse(found, eps).items()})
+    return mean
+
+
+def layer_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Pick one layer's tensors, by their names in the layer."""
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+
+def collapse(layers: Sequence[Mapping[str, Tensor]], eps: float) -> dict[str, Tensor]:
+    """Give the BatchNorm layer that is the mean of K layers' outputs, in evaluation mode.
+
+    With member k's scale γ_k, shift β_k, running mean m_k and variance v_k, the mean output is affine in x: slope
+    s = mean_k γ_k/√(v_k + ε), offset t = mean_k (β_k − γ_k m_k/√(v_k + ε)). The layer has the mean statistics m and v
+    of the K layers, the scale s√(v + ε) and the shift t + s·m: its parameters play the part of a trained layer's, so
+    that noise on them (flatness) means the same, and one layer alone stays itself.
+
+    Args:
+        layers: the tensors of each layer: weight, bias, running_mean, running_var.
+        eps: ε of all of them.
+    """
+    scales = [layer["weight"] / (layer["running_var"] + eps).sqrt() for layer in layers]
+    shifts = [layer["bias"] - scale * layer["running_mean"] for scale, layer in zip(scales, layers, strict=True)]
+    slope, offset = torch.stack(scales).mean(0), torch.stack(shifts).mean(0)
+    mean, variance = (
+        torch.stack([layer[name] for layer in layers]).mean(0) for name in ("running_mean", "running_var")
+    )
+    return {
+        "weight": slope * (variance + eps).sqrt(),
+        "bias": offset + slope * mean,
+        "running_mean": mean,
+        "running_var": variance,
+    }

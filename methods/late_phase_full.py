@@ -1,0 +1,76 @@
+"""Whole networks in K copies, late in training: controls that are no longer economical in their weights."""
+
+from typing import Any, ClassVar, Literal
+
+from optuna.distributions import BaseDistribution
+
+from methods.core.declarations import About, Sharing
+from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
+from methods.core.late_weights import tensors_of
+from methods.core.layers import carries_state
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
+
+
+class LatePhaseFull(LatePhase):
+    """The whole network as late-phase weights: K networks, each of which sees every K-th minibatch.
+
+    References:
+        von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 3.2 (late-phase deep ensemble).
+    """
+
+    about: ClassVar[About] = LATE_PHASE._replace(
+        training="start + K * (1 - start) if data == 'full' else 1",
+        passes="0 if prediction == 'members' or statistics in ('collapse', 'average') else 1",
+    )
+    sharing: ClassVar[Sharing] = LATE_SHARING
+    space: ClassVar[dict[str, BaseDistribution]] = {name: LatePhase.space[name] for name in ("K", "start", "sigma0")}
+
+    def __init__(
+        self,
+        make_net: MakeNet,
+        recipe: Recipe,
+        *,
+        statistics: Literal["collapse", "average", "reestimate"] | None = None,
+        data: Literal["shared", "full"] = "shared",
+        **hyperparameters: Any,
+    ) -> None:
+        """Copy all layers; the other arguments are those of `LatePhase`.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            statistics: of the average network, as in `LatePhase`; None: "reestimate", for no member ever had the
+                average network's activations.
+            data: members share an epoch's minibatches ("shared"), or each sees all of them in an order of its own
+                ("full").
+            hyperparameters: of `LatePhase`.
+
+        Raises:
+            ValueError: for hyperparameters about shared weights.
+        """
+        shares = {"gamma_theta": 1.0, "frozen_base": False, **({"leftover": "step"} if data == "full" else {})}
+        for name, default in shares.items():
+            if hyperparameters.get(name, default) != default:
+                raise ValueError(
+                    f"{name}={hyperparameters[name]} is about weights that members share, and there are none"
+                )
+        average = hyperparameters.get("prediction", "average") == "average"
+        super().__init__(
+            make_net, recipe, statistics=statistics or ("reestimate" if average else "collapse"), **hyperparameters
+        )
+        if data == "full" and carries_state(self.net):
+            raise ValueError(
+                "every member would read the text in an order of its own, but this architecture carries its state from "
+                "one minibatch to the next and has only one state"
+            )
+        self.data = data
+        self.replicate([name for name, layer in self.net.named_modules() if tensors_of(layer)])
+
+    def data_orders(self) -> int:
+        """Read one order of the data for each member that sees all of it."""
+        return self.K if self.begun and self.data == "full" else 1
+
+    def turn(self, i: int) -> int:
+        """Keep each member to its order of the data; sharing it, take turns as always."""
+        return i if self.data == "full" else super().turn(i)

@@ -1,0 +1,26 @@
+"""The last layer as late-phase weights."""
+
+from typing import Any, ClassVar
+
+from methods.core.declarations import About, Sharing
+from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
+from methods.core.layers import last_layer as name_of_last_layer
+from methods.core.recipe import Recipe
+from methods.core.streams import MakeNet
+
+
+class LatePhaseLastLayer(LatePhase):
+    """The last layer as late-phase weights; members share everything else, BatchNorm's statistics too.
+
+    References:
+        von Oswald et al., ICLR 2021, section 2.2; Lee et al., Why M heads are better than one head, 2015.
+    """
+
+    about: ClassVar[About] = LATE_PHASE
+    sharing: ClassVar[Sharing] = LATE_SHARING
+    fusible: ClassVar[bool] = True
+
+    def __init__(self, make_net: MakeNet, recipe: Recipe, **hyperparameters: Any) -> None:
+        """Take the last layer; the rest as `LatePhase`."""
+        super().__init__(make_net, recipe, **hyperparameters)
+        self.replicate([name_of_last_layer(self.net)])

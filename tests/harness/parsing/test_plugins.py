@@ -1,0 +1,74 @@
+"""Methods from files and entry points, and the messages when they are wrong."""
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from harness.parsing import plugins
+from methods import METHODS, Method
+
+GOOD = "from methods import Method\nclass Mine(Method):\n    '''Mine.'''\n"
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_file_with_one_method_names_it_by_its_own_name(tmp_path):
+    path = write(tmp_path / "my_method.py", GOOD)
+    found = plugins.available([path])
+    assert set(found) == {*METHODS, "my_method"}
+    assert issubclass(found["my_method"], Method)
+
+
+def test_a_file_with_several_methods_names_them(tmp_path):
+    text = GOOD + "class Other(Mine):\n    '''Other.'''\nMETHODS = {'mine': Mine, 'other': Other}\n"
+    assert set(plugins.from_file(write(tmp_path / "both.py", text))) == {"mine", "other"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x = 1\n", "expected one subclass of methods.Method, found 0"),
+        (GOOD + "class Other(Mine):\n    pass\n", "found 2"),
+        ("import nothing_of_this_name\n", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("def broken(:\n", "SyntaxError"),
+        (GOOD + "METHODS = {'swa': Mine}\n", "there is a method named 'swa' already"),
+        ("METHODS = [3]\n", "METHODS must be a dict"),
+        ("METHODS = {'mine': 3}\n", "'mine' is not a subclass of methods.Method"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, reason):
+    path = write(tmp_path / "wrong.py", text)
+    with pytest.raises(ValueError, match="wrong.py") as error:
+        plugins.available([path])
+    assert reason in str(error.value)
+
+
+def test_a_file_may_import_the_registry(tmp_path):
+    text = GOOD.replace("import Method", "import METHODS, Method")
+    assert set(plugins.from_file(write(tmp_path / "mine.py", text))) == {"mine"}
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.py: no such file"):
+        plugins.available([tmp_path / "nowhere.py"])
+
+
+def test_a_broken_entry_point_is_left_out_with_a_warning(monkeypatch):
+    point = EntryPoint("theirs", "nothing_of_this_name:X", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    with pytest.warns(UserWarning, match="entry point nothing_of_this_name:X: ModuleNotFoundError"):
+        assert plugins.available() == METHODS
+
+
+def test_a_plugin_must_have_a_name_that_studies_can_write(tmp_path):
+    with pytest.raises(ValueError, match="call the file like my_method.py"):
+        plugins.from_file(write(tmp_path / "my-method.py", GOOD))
+
+
+def test_entry_points_join(monkeypatch):
+    point = EntryPoint("theirs", "methods.swa:SWA", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
+    assert plugins.available()["theirs"] is METHODS["swa"]

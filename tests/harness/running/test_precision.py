@@ -1,0 +1,93 @@
+"""bfloat16 inside the network, float32 outside of it."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from harness.running.execute import execute
+from harness.running.precision import use_bfloat16
+from harness.running.settings import Settings
+from harness.store.run_folder import RunFolder
+
+
+class Seen(nn.Module):
+    """A layer that notes the type it computes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.types = []
+
+    def forward(self, x):
+        y = self.linear(x)
+        self.types.append(y.dtype)
+        if x.isnan().any():
+            raise ValueError("nan")
+        return y
+
+
+def test_inside_bfloat16_outside_float32():
+    net = Seen()
+    use_bfloat16(net, "cpu")
+    x = torch.randn(4, 8)
+    y = net(x)
+    assert net.types == [torch.bfloat16]
+    assert (y.dtype, net.linear.weight.dtype) == (torch.float32, torch.float32)
+    assert not torch.is_autocast_enabled("cpu")
+    expected = nn.functional.linear(x.bfloat16(), net.linear.weight.bfloat16(), net.linear.bias.bfloat16()).float()
+    assert torch.equal(y, expected)
+    y.sum().backward()
+    assert net.linear.weight.grad.dtype == torch.float32
+
+
+def test_a_step_is_seen_by_the_next_forward():
+    """Autocast around a whole update would use the old cast of the weight."""
+    net = Seen()
+    use_bfloat16(net, "cpu")
+    x = torch.randn(4, 8)
+    first = net(x)
+    with torch.no_grad():
+        net.linear.weight.zero_()
+        net.linear.bias.zero_()
+    assert not torch.equal(net(x), first)
+    assert torch.equal(net(x), torch.zeros(4, 8))
+
+
+def test_an_error_leaves_autocast():
+    net = Seen()
+    use_bfloat16(net, "cpu")
+    with pytest.raises(ValueError, match="nan"):
+        net(torch.full((1, 8), float("nan")))
+    assert not torch.is_autocast_enabled("cpu")
+    net(torch.zeros(1, 8))
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_copied_network_casts_by_itself():
+    net = Seen()
+    use_bfloat16(net, "cpu")
+    other = copy.deepcopy(net)
+    x = torch.randn(4, 8)
+    assert torch.equal(net(x), other(x))
+    assert other.types == [torch.bfloat16]
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("method", ["sgd", "swa(late_phase_bn(K=2, start=1), start=2)", "deep_ensemble(K=1)"])
+def test_runs_in_bfloat16_are_runs_of_their_own(make_run, tmp_path, method):
+    if method.startswith("deep"):
+        part = make_run("sgd", run={"precision": "bfloat16"})
+        needed = [part.key]
+        assert execute(part, Settings(tmp_path), []).state == "finished"
+    else:
+        needed = []
+    run = make_run(method, run={"precision": "bfloat16"})
+    assert execute(run, Settings(tmp_path), needed) == ("finished", "")
+    assert run.key != make_run(method).key
+    state = torch.load(RunFolder(tmp_path, run.key).checkpoint)["method"]
+    assert {v.dtype for v in state.values() if isinstance(v, torch.Tensor) and v.is_floating_point()} == {torch.float32}
+    result = json.loads(RunFolder(tmp_path, run.key).result.read_text())
+    assert result["spec"]["precision"] == "bfloat16"

@@ -1,0 +1,111 @@
+"""Files are replaced as a whole or not at all."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from harness.store.run_folder import RunFolder, read_json, write, write_json, write_lines
+
+
+class KilledError(BaseException):
+    """Not an Exception, as KeyboardInterrupt is none."""
+
+
+@pytest.mark.parametrize("error", [OSError, KilledError])
+def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "deep" / "file"
+    write(path, lambda file: file.write(b"old"))
+
+    def breaks(file):
+        file.write(b"half of the n")
+        file.flush()
+        raise error
+
+    with pytest.raises(error):
+        write(path, breaks)
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_first_write_that_breaks_off_leaves_nothing(tmp_path):
+    def breaks(file):
+        file.write(b"x")
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        write(tmp_path / "file", breaks)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_never_sees_half_of_a_file(tmp_path):
+    path = tmp_path / "file"
+    write(path, lambda file: file.write(b"old"))
+
+    def save(file):
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+
+    write(path, save, durable=False)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_killed_in_mid_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_json(path, {"epoch": 1})
+    program = (
+        "import sys, time; from pathlib import Path; from harness.store.run_folder import write\n"
+        "def save(file):\n    file.write(b'half'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
+        "write(Path(sys.argv[1]), save)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"writing\n"
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    assert json.loads(path.read_text()) == {"epoch": 1}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_json_refuses_what_is_no_json(tmp_path, value):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": [value]})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_lines(path, [{"a": value}])
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_lines_come_back(tmp_path):
+    folder = RunFolder(tmp_path, "k" * 64)
+    assert folder.read_epochs() == []
+    lines = [{"epoch": 1, "train/loss": 0.1}, {"epoch": 2, "train/loss": 1e-9}]
+    write_lines(folder.metrics, lines)
+    assert folder.read_epochs() == lines
+    write_lines(folder.metrics, lines[:1])
+    assert folder.read_epochs() == lines[:1]
+
+
+def test_only_a_whole_result_makes_a_run_finished(tmp_path):
+    folder = RunFolder(tmp_path, "k")
+    assert not folder.finished
+    for path in (folder.spec, folder.checkpoint, folder.metrics, folder.predictions, folder.failure, folder.progress):
+        write(path, lambda file: file.write(b'{"key": "k"}'))
+        assert not folder.finished
+    for broken in (b"", b'{"key":'):
+        write(folder.result, lambda file, broken=broken: file.write(broken))
+        assert not folder.finished
+    write(folder.result, lambda file: file.write(b'{"key": "k"}'))
+    assert folder.finished
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe", bytes(40)])
+def test_what_a_crash_has_spoilt_counts_as_not_there(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    assert read_json(tmp_path / "result.json") == {}

@@ -1,0 +1,99 @@
+"""What a study may say of its datasets, and what is refused before anything starts."""
+
+import pytest
+
+import data
+from harness.parsing.yaml_errors import StudyError
+from harness.studies.study import load
+
+STUDY = """\
+datasets: [{dataset}]
+architectures: [{architecture}]
+methods: [sgd]
+seeds: [0]
+recipe: {{epochs: 2, batch_size: 16{recipe}}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "poem.txt").write_bytes(b"roses are red " * 400)
+
+    def write(dataset, architecture="lenet5", recipe="", more=""):
+        path = tmp_path / "s.yaml"
+        path.write_text(STUDY.format(dataset=dataset, architecture=architecture, recipe=recipe) + more)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("dataset", "architecture", "reason"),
+    [
+        ("{name: digits, segment: 10}", "lenet5", "digits has no option segment (=10)"),
+        ("{name: cifar10, image_size: 64}", "lenet5", "cifar10 has no option image_size (=64)"),
+        ("{name: cifar10, cutout: 32}", "lenet5", "cutout=32 can cover whole pictures of 32 x 32; at most 31"),
+        ("{name: digits, cutout: 9}", "lenet5", "cutout=9 can cover whole pictures of 8 x 8"),
+        ("{name: mnist, corruptions: official}", "lenet5", "mnist has no official corrupted files: only cifar10,"),
+        ("{name: digits, corruptions: official}", "lenet5", "digits has no official corrupted files"),
+        ("{name: cifar10, ood: svhn}", "lenet5", "expected a list of companions, as in [svhn]"),
+        ("{name: cifar10, ood: [svnh]}", "lenet5", "unknown companion 'svnh'"),
+        ("{name: cifar10, label_noise: 1.5}", "lenet5", "less than or equal to 1"),
+        ("{name: cifar10, digest: abc}", "lenet5", "digest: found out from the files; leave it out"),
+        ("{name: enwik8, label_noise: 0.5}", "lstm-8", "enwik8 has no option label_noise (=0.5)"),
+        ("{name: enwik8, segment: 90000000}", "lstm-8", "train_size=90000000 symbols are too few"),
+        ("{name: 'text:poem.txt', cutout: 4}", "lstm-8", "poem.txt has no option cutout (=4)"),
+        ("{name: 'text:poem.txt', train_size: 50}", "lstm-8", "train_size=50 symbols are too few, at least 101"),
+        ("{name: 'text:poem.txt', validation: 1}", "lstm-8", "validation=1 symbols are too few, at least 2"),
+        ("{name: 'text:nowhere.txt'}", "lstm-8", "nowhere.txt: no such file, expected a text"),
+        ("{name: 'text:poem.txt'}", "wrn-10-1", "wrn-10-1 reads pictures; the data are text"),
+        ("digits", "lstm-8", "lstm-8 reads text, rows of symbols; the data are pictures of 8 x 8 pixels"),
+        ("{name: 'imagefolder:nowhere'}", "lenet5", "nowhere/train: no such folder"),
+    ],
+)
+def test_each_mistake_is_one_error(study, dataset, architecture, reason):
+    with pytest.raises(StudyError) as caught:
+        load(study(dataset, architecture))
+    head, *errors = str(caught.value).splitlines()
+    assert head.startswith("1 error in the study"), errors
+    assert reason in "\n".join(errors)
+
+
+def test_pretrained_weights_for_the_wrong_data_are_one_error(study):
+    with pytest.raises(StudyError) as caught:
+        load(study("digits", "resnet18", ", initial: imagenet1k_v1"))
+    assert "for 3 channels and 1000 classes, the data have 1 and 10" in str(caught.value)
+    assert str(caught.value).startswith("1 error in the study")
+
+
+def test_measures_are_a_mapping(study):
+    for asked in ("true", "[path]"):
+        with pytest.raises(StudyError, match="expected a mapping of what to measure"):
+            load(study("digits", more=f"evaluate: {asked}\n"))
+
+
+def test_what_asks_for_nothing_is_accepted(study):
+    load(study("{name: 'text:poem.txt', ood: []}", "lstm-8"))
+    load(study("{name: cifar10, ood: [], corruptions: none, label_noise: 0, cutout: 0}"))
+
+
+def test_a_dataset_s_version_is_part_of_the_key(study, monkeypatch):
+    """What a dataset gives may change from one version of the project to the next: its runs are then others."""
+    monkeypatch.setattr(data, "VERSIONS", {})
+    (old,) = load(study("fashion_mnist")).cells()
+    monkeypatch.setattr(data, "VERSIONS", {"fashion_mnist": 2})
+    (new,) = load(study("fashion_mnist")).cells()
+    assert old.run.key != new.run.key
+    assert (old.run.spec()["dataset"], new.run.spec()["dataset"]["version"]) == ({"name": "fashion_mnist"}, 2)
+
+
+def test_paths_are_not_in_the_key_and_contents_are(study, tmp_path):
+    def key(**moved):
+        (cell,) = load(study("{name: 'text:poem.txt'}", "lstm-8")).cells()
+        return cell.run.key
+
+    first = key()
+    (tmp_path / "poem.txt").write_bytes(b"violets are blue" * 400)
+    assert key() != first
+    (tmp_path / "poem.txt").write_bytes(b"roses are red " * 400)
+    assert key() == first

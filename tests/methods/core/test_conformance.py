@@ -1,0 +1,415 @@
+"""What every method must keep to, over the registry and over compositions of it."""
+
+from copy import deepcopy
+from functools import partial
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from optuna.distributions import BaseDistribution
+
+from harness.parsing.method_expression import hyperparameters
+from harness.running.optimizers import make_optimizer
+from harness.store import checkpoint
+from methods import (
+    METHODS,
+    SWA,
+    DeepEnsemble,
+    LatePhaseBatchNorm,
+    Line,
+    MakeMethod,
+    MakeNet,
+    Method,
+    Need,
+    Recipe,
+    Snapshot,
+)
+from methods.core.wrapper import methods_within
+from tests.conftest import NETS, SETTINGS, TinyNet, build, separable
+from tests.methods.loops import finish, run, trained
+
+ALL: dict[str, MakeMethod] = {name: partial(make, **SETTINGS.get(name, {})) for name, make in METHODS.items()}
+COMPOSED = {
+    "swa(late_phase_bn)": partial(SWA, of=partial(LatePhaseBatchNorm, K=3, start=2), start=3),
+    "swa(late_phase_bn, members)": partial(
+        SWA, of=partial(LatePhaseBatchNorm, K=3, start=2, prediction="members"), start=3
+    ),
+    "swa(line, pair)": partial(SWA, of=partial(Line, prediction="pair"), start=3),
+    "snapshot(late_phase_bn)": partial(Snapshot, of=partial(LatePhaseBatchNorm, K=3, start=2), M=3),
+    "snapshot(swa)": partial(Snapshot, of=partial(SWA, start=3), M=3),
+}
+TRAINED = {name: make for name, make in ALL.items() if name != "deep_ensemble"} | COMPOSED
+ENSEMBLES = {
+    "deep_ensemble": DeepEnsemble,
+    "deep_ensemble(late_phase_bn)": partial(
+        DeepEnsemble, of=partial(LatePhaseBatchNorm, K=3, start=2, prediction="members"), K=2
+    ),
+}
+OWN_FROM_THE_START = {"late_phase_rank1", "rank1", "late_phase_hypernet", "hypernet_ensemble"}
+"""Methods whose weights are generated from the first epoch on, so that no plain training precedes T0."""
+
+
+def assert_same_state(one: Method, other: Method) -> None:
+    assert one.state_dict().keys() == other.state_dict().keys()
+    for name, value in one.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other.state_dict()[name]), name
+        else:
+            assert value == other.state_dict()[name], name
+
+
+@torch.no_grad()
+def predictions(method: Method) -> torch.Tensor:
+    return method.predict(separable(11, seed=5)[0])
+
+
+def resumed(make: MakeMethod, recipe: Recipe, batches, stop: int, net: str = "tiny") -> Method:
+    """Train up to an epoch; go on from there with another instance whose every value was wrong."""
+    first = build(make, recipe, net=net)
+    optimizer = make_optimizer(first, recipe)
+    run(first, optimizer, batches, last=stop)
+    state, momenta = deepcopy(first.state_dict()), deepcopy(checkpoint.optimizer_state(optimizer))
+    second = build(make, recipe, net=net)
+    with torch.no_grad():
+        for tensor in [*second.parameters(), *second.buffers()]:
+            tensor.fill_(7)
+    second.load_state_dict(state)
+    optimizer = make_optimizer(second, recipe)
+    checkpoint.load_optimizer_state(optimizer, momenta)
+    run(second, optimizer, batches, first=stop)
+    return finish(second, batches)
+
+
+def assert_members_predict(name: str, method: Method, net: str = "tiny") -> None:
+    """Each member is a whole network in the plain one's names, and the prediction is theirs."""
+    plain = NETS[net]().state_dict()
+    for weights in method.members():
+        assert {key: value.shape for key, value in weights.items()} == {key: t.shape for key, t in plain.items()}
+    if "mc_dropout" in name:  # whose members share their weights
+        return
+    x, _ = separable(11, seed=5)
+    with torch.no_grad():
+        expected = torch.stack([method(x, weights) for weights in method.members()])
+    # One pass over the inputs of all members rounds otherwise than one pass a member.
+    tolerance = 1e-5 if "batch_ensemble" in name else 0.0
+    torch.testing.assert_close(predictions(method), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trains_and_predicts(name, recipe, batches):
+    method = build(TRAINED[name], recipe)
+    keys = set(method.state_dict())
+    losses = run(method, make_optimizer(method, recipe), batches)
+    assert losses[-1] < losses[0], "the loss falls on a separable task"
+    finish(method, batches)
+    assert set(method.state_dict()) == keys, "structure never changes"
+    logits = predictions(method)
+    assert logits.shape[1:] == (11, 3)
+    assert logits.isfinite().all()
+    x, y = separable(60, seed=7)
+    with torch.no_grad():
+        error = method.predict(x).softmax(-1).mean(0).argmax(-1) != y
+    assert error.float().mean() < 0.2
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_same_seed_same_bits_other_seed_other_bits(name, recipe, batches):
+    one, same, other = (predictions(trained(TRAINED[name], recipe, batches, seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "stop"), list(product(TRAINED, (1, 3, 5, 6))))
+def test_resuming_into_a_spoiled_instance_gives_the_same_bits(name, stop, recipe, batches):
+    whole, again = trained(TRAINED[name], recipe, batches), resumed(TRAINED[name], recipe, batches, stop)
+    assert_same_state(again, whole)
+    assert torch.equal(predictions(again), predictions(whole))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_finished_state_predicts_the_same(name, recipe, batches):
+    whole = trained(TRAINED[name], recipe, batches)
+    other = build(TRAINED[name], recipe)
+    other.load_state_dict(whole.state_dict())
+    assert torch.equal(predictions(other.eval()), predictions(whole))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_prediction_changes_nothing(name, recipe, batches):
+    method = trained(TRAINED[name], recipe, batches)
+    state = deepcopy(method.state_dict())
+    once = predictions(method)
+    assert torch.equal(once, predictions(method))
+    for key, value in method.state_dict().items():
+        assert value == state[key] if isinstance(value, dict) else torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_preparing_writes_only_buffers(name, recipe, batches):
+    """So that a wrapper that samples weights can keep a sample as its parameters and its buffers."""
+    method = build(TRAINED[name], recipe)
+    run(method, make_optimizer(method, recipe), batches)
+    before = {key: p.detach().clone() for key, p in method.named_parameters()}
+    finish(method, batches)
+    assert all(torch.equal(p, before[key]) for key, p in method.named_parameters())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, recipe, batches):
+    whole = trained(TRAINED[name], recipe, batches)
+    method = build(TRAINED[name], recipe)
+    optimizer = make_optimizer(method, recipe)
+    for epoch in range(method.epochs):
+        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        copy = finish(deepcopy(method), batches)
+        assert predictions(copy).isfinite().all()
+    assert_same_state(finish(method, batches), whole)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_members_are_networks_and_predict_each(name, recipe, batches):
+    assert_members_predict(name, trained(TRAINED[name], recipe, batches))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_rate_is_a_pure_function_and_positive(name, recipe):
+    method = build(TRAINED[name], recipe)
+    positions = [i / 8 for i in range(8 * recipe.epochs)]
+    rates = [method.lr(position) for position in positions]
+    method.epoch = 4
+    assert [method.lr(position) for position in reversed(positions)] == rates[::-1]
+    assert all(rate > 0 for rate in rates)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_trained_parameter_is_in_one_group(name, recipe):
+    method = build(TRAINED[name], recipe)
+    grouped_parameters = [p for group in method.param_groups() for _, p in group["params"]]
+    names = [n for group in method.param_groups() for n, _ in group["params"]]
+    assert len(set(names)) == len(names)
+    assert {id(p) for p in grouped_parameters} == {id(p) for p in method.parameters() if p.requires_grad}
+    assert len(grouped_parameters) == len({id(p) for p in grouped_parameters})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_lie_inside_the_search_space(name):
+    known = hyperparameters(METHODS[name])
+    for key, distribution in METHODS[name].space.items():
+        assert isinstance(distribution, BaseDistribution)
+        assert distribution._contains(distribution.to_internal_repr(known[key][1])), key
+    assert METHODS[name].__doc__
+    assert build(METHODS[name], Recipe(epochs=200)).epochs in (0, 200), "its defaults go together"
+
+
+# --- other networks ----------------------------------------------------------------------------------------
+
+REFUSED_NETS = {
+    ("late_phase_bn", "lstm"): "BatchNorm",
+    ("late_phase_hypernet", "lstm"): "convolutions",
+    ("hypernet_ensemble", "lstm"): "convolutions",
+}
+"""What a method cannot be trained on, and what it says is missing."""
+ON_NETS = [
+    (name, net)
+    for name, net in product(TRAINED, NETS)
+    if name in METHODS and net != "tiny" and (name, net) not in REFUSED_NETS
+]
+
+
+@pytest.fixture
+def short() -> Recipe:
+    return Recipe(epochs=4, lr=0.05, weight_decay=1e-3)
+
+
+@pytest.mark.parametrize(("name", "net"), ON_NETS)
+def test_on_other_networks_it_trains_and_resumes_with_the_same_bits(name, net, short, batches):
+    whole = build(TRAINED[name], short, net=net)
+    keys = set(whole.state_dict())
+    losses = run(whole, make_optimizer(whole, short), batches)
+    assert losses[-1] < losses[0]
+    finish(whole, batches)
+    assert set(whole.state_dict()) == keys
+    assert_members_predict(name, whole, net)
+    again = resumed(TRAINED[name], short, batches, 2, net)
+    assert_same_state(again, whole)
+    assert torch.equal(predictions(again), predictions(whole))
+
+
+@pytest.mark.parametrize(("name", "net"), [pair for pair in REFUSED_NETS if pair[0] in METHODS])
+def test_a_network_that_lacks_what_a_method_needs_is_refused(name, net, recipe):
+    with pytest.raises(ValueError, match=REFUSED_NETS[name, net]):
+        build(TRAINED[name], recipe, net=net)
+
+
+def test_weights_given_to_an_lstm_take_effect(recipe):
+    """And get their gradients, though an LSTM keeps a list of its weights besides its parameters."""
+    method, other = (build(Method, recipe, seed, net="lstm") for seed in (0, 1))
+    x, _ = separable(5)
+    before = method(x)
+    given = {name: value.detach().clone().requires_grad_() for name, value in other.own_weights().items()}
+    logits = method(x, given)
+    torch.testing.assert_close(logits, other(x), rtol=0, atol=0)
+    assert (logits - before).abs().max() > 0.01
+    logits.square().sum().backward()
+    other(x).square().sum().backward()
+    for name, p in other.net.named_parameters():
+        assert torch.equal(given[name].grad, p.grad), name
+    assert all(p.grad is None for p in method.parameters())
+    assert torch.equal(method(x), before), "the network's own weights are back"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in TRAINED if name in METHODS])
+def test_on_a_gpu_it_trains_resumes_and_predicts(name, short, batches):
+    there = [(x.cuda(), y.cuda()) for x, y in batches]
+    method = build(TRAINED[name], short).cuda()
+    optimizer = make_optimizer(method, short)
+    run(method, optimizer, there, last=2)
+    second = build(TRAINED[name], short).cuda()
+    second.load_state_dict(deepcopy(method.state_dict()))
+    again = make_optimizer(second, short)
+    checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
+    losses = run(second, again, there, first=2)
+    assert np.isfinite(losses).all()
+    finish(second, there)
+    with torch.no_grad():
+        assert second.predict(there[0][0]).isfinite().all()
+
+
+# --- wrappers ----------------------------------------------------------------------------------------------
+
+
+WRAPPERS = {name: make for name, make in ALL.items() if "of" in hyperparameters(METHODS[name])}
+TRAINING_WRAPPERS = [name for name in WRAPPERS if name != "deep_ensemble"]
+INNER = ALL | COMPOSED
+BUILT = {name: build(make, Recipe(epochs=6)) for name, make in INNER.items()}
+COLLECT = [name for name, method in BUILT.items() if any(part.collected for part in methods_within(method))]
+WATCH = [name for name, method in BUILT.items() if method.watches]
+REFUSED = {
+    **{pair: "keeps copies of its own" for pair in product(["swa", "swag"], COLLECT)},
+    **{pair: "watches data itself" for pair in product(["early_stopping"], WATCH)},
+    ("label_smoothing", "label_smoothing"): "only the inner one would smooth",
+    **{(name, "deep_ensemble"): "trains no network itself" for name in TRAINING_WRAPPERS},
+}
+"""What means nothing, and why: (outer, inner)."""
+
+
+@pytest.mark.parametrize(("outer", "inner"), [pair for pair in REFUSED if pair[0] in METHODS])
+def test_what_means_nothing_is_refused_with_the_reason(outer, inner, recipe):
+    with pytest.raises(ValueError, match=REFUSED[outer, inner]):
+        build(WRAPPERS[outer], recipe, of=INNER[inner])
+
+
+PAIRS = [pair for pair in product(TRAINING_WRAPPERS, INNER) if pair not in REFUSED]
+
+
+@pytest.mark.parametrize(("outer", "inner"), PAIRS)
+def test_every_wrapper_around_every_method_resumes_with_the_same_bits(outer, inner, recipe, batches):
+    make = partial(WRAPPERS[outer], of=INNER[inner])
+    few = batches[-4:]
+    whole = trained(make, recipe, few)
+    assert_same_state(resumed(make, recipe, few, 4), whole)
+    assert predictions(whole).isfinite().all()
+
+
+@pytest.mark.parametrize(("outer", "inner"), PAIRS)
+def test_a_wrapper_trains_as_its_inner_method_does(outer, inner, recipe, batches):
+    """But for the learning rate and the recipe, training is the inner method's own, to the bit."""
+    few = batches[-4:]
+    wrapper = build(WRAPPERS[outer], recipe, of=INNER[inner])
+    run(wrapper, make_optimizer(wrapper, recipe), few)
+    bare = build(INNER[inner], wrapper.recipe)
+    bare.lr = wrapper.lr
+    run(bare, make_optimizer(bare, recipe), few)
+    assert_same_state(wrapper.inner, bare)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_a_deep_ensemble_takes_every_method(inner, recipe):
+    ensemble = build(DeepEnsemble, recipe, of=INNER[inner], K=2)
+    assert len(ensemble.needs()) == 2
+    assert predictions(ensemble.eval()).isfinite().all()
+
+
+def test_needs_are_handed_out_with_their_level(recipe):
+    class Tuned(Method):
+        def needs(self):
+            return [Need(7, 3)]
+
+    assert build(SWA, recipe, of=Tuned).needs() == [Need(7, 3, level=2)]
+    assert build(Snapshot, recipe, of=partial(SWA, of=Tuned)).needs() == [Need(7, 3, level=3)]
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in OWN_FROM_THE_START])
+def test_before_its_start_a_method_trains_plainly(name, recipe, batches):
+    """The trunk: with plain rates, the network up to T0 has the bits of plain training (a fork = alone)."""
+    method = build(TRAINED[name], recipe)
+    start = min(part.start_epoch for part in method.modules() if isinstance(part, Method) and not part.collected)
+    plain = build(METHODS["sgd"], recipe)
+    plain.lr = method.lr
+    run(method, make_optimizer(method, recipe), batches, last=start)
+    run(plain, make_optimizer(plain, recipe), batches, last=start)
+    for key, value in plain.net.state_dict().items():
+        assert torch.equal(method.net.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_a_deep_ensemble_is_its_independent_runs(name, recipe, batches):
+    ensemble = build(ENSEMBLES[name], recipe, seed=2)
+    size = len(ensemble.needs())
+    assert [need.seed for need in ensemble.needs()] == list(range(2 * size, 3 * size))
+    assert {(need.epoch, need.level) for need in ensemble.needs()} == {(None, 1)}
+    of = ENSEMBLES[name].keywords["of"] if isinstance(ENSEMBLES[name], partial) else METHODS["sgd"]
+    parts = [trained(of, recipe, batches, need.seed) for need in ensemble.needs()]
+    ensemble.receive([part.state_dict() for part in parts])
+    finish(ensemble, batches)
+    assert torch.equal(predictions(ensemble), torch.cat([predictions(part) for part in parts]))
+    assert sum(1 for _ in ensemble.members()) == sum(1 for part in parts for _ in part.members())
+
+
+def test_ensembles_of_different_seeds_share_no_member(recipe):
+    seeds = [need.seed for seed in range(4) for need in build(DeepEnsemble, recipe, seed).needs()]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_every_method_starts_from_the_same_weights(recipe):
+    plain = Method(MakeNet(TinyNet, 3), recipe)
+    for name, make in TRAINED.items():
+        own = build(make, recipe, 3).net.state_dict()  # without the weights that it generates
+        assert "norm.weight" in own
+        for key, value in own.items():
+            assert torch.equal(plain.net.state_dict()[key], value), name
+
+
+def test_hooks_are_called_in_order(recipe, batches):
+    calls: list[str] = []
+
+    class Spy(Method):
+        def __init__(self, make_net: MakeNet, recipe: Recipe) -> None:
+            super().__init__(make_net, recipe)
+            self.start_epoch = 1
+
+        def begin(self):
+            calls.append("begin")
+
+        def begin_epoch(self, epoch):
+            calls.append(f"epoch {epoch}")
+            super().begin_epoch(epoch)
+
+        def update(self, batches, optimizer):
+            calls.append("update")
+            return super().update(batches, optimizer)
+
+        def end_epoch(self, epoch):
+            calls.append(f"end {epoch}")
+
+    method = build(Spy, recipe)
+    run(method, make_optimizer(method, recipe), batches[:2], last=2)
+    assert calls == ["epoch 0", "update", "update", "end 0", "epoch 1", "begin", "update", "update", "end 1"]
+
+
+def test_a_deep_ensemble_trains_nothing(recipe):
+    ensemble = build(DeepEnsemble, recipe, K=2)
+    assert ensemble.epochs == 0
+    assert ensemble.param_groups() == []

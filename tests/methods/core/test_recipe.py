@@ -1,0 +1,124 @@
+"""Schedules against the values that the papers' recipes give, and what a recipe refuses."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from methods import Recipe
+from methods.core.recipe import epoch_at, start_at
+from methods.core.streams import MakeNet, stream
+from tests.conftest import TinyNet
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "rates"),
+    [
+        # late-phase paper, appendix A: 0.1 to epoch 100, linearly to 0.001 at 180
+        (
+            {"kind": "linear", "start": 100, "end": 180, "ratio": 0.01},
+            200,
+            {0: 0.1, 100: 0.1, 140: 0.0505, 180: 0.001, 199: 0.001},
+        ),
+        ({"kind": "linear"}, 200, {100: 0.1, 140: 0.0505, 140.9: 0.0505, 180: 0.001}),
+        # hypernetwork ensembles: × 0.2 at 60, 120, 160
+        ({"kind": "step", "milestones": [60, 120, 160]}, 200, {59: 0.1, 60: 0.02, 120: 0.004, 199: 0.0008}),
+        # subspaces: 5 epochs of warm-up, then cosine
+        (
+            {"kind": "cosine", "warmup": 5},
+            160,
+            {0: 0.02, 4: 0.1, 5: 0.1, 82.5: 0.05 * (1 + math.cos(math.pi * 77 / 155))},
+        ),
+        ({"kind": "constant"}, 10, {0: 0.1, 9.99: 0.1}),
+    ],
+)
+def test_schedules(schedule, epochs, rates):
+    recipe = Recipe(epochs=epochs, lr=0.1, schedule=schedule)
+    for epoch, rate in rates.items():
+        assert recipe.rate(epoch) == pytest.approx(rate, rel=1e-4), epoch
+
+
+def test_a_fraction_is_a_part_of_all_epochs_and_a_whole_number_an_epoch():
+    assert [epoch_at(0.6, 200), epoch_at(120, 200), epoch_at(1.0, 50), epoch_at(1, 50)] == [120, 120, 50, 1]
+    assert start_at(0.0, 5) == 0
+    assert start_at(0.95, 5) == 4, "a fraction below 1 leaves an epoch"
+    with pytest.raises(ValueError, match=r"start 1\.0 is epoch 5, but training has only epochs 0 to 4"):
+        start_at(1.0, 5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": 0},
+        {"lr": float("nan")},
+        {"epochs": 0},
+        {"momentum": 1},
+        {"weight_decay": -1},
+        {"colour": "red"},
+        {"schedule": {"kind": "linear", "start": 0.9, "end": 0.5}},
+        {"schedule": {"kind": "linear", "end": 9}},
+        {"schedule": {"kind": "step", "milestones": [6]}},
+        {"schedule": {"kind": "cosine", "warmup": 5}},
+        {"schedule": {"kind": "linear", "start": 1.5}},
+        {"schedule": {"kind": "zigzag"}},
+    ],
+)
+def test_a_recipe_refuses(wrong):
+    with pytest.raises(ValidationError):
+        Recipe(**{"epochs": 5, **wrong})
+
+
+def test_label_smoothing_is_the_recipes():
+    logits, y = torch.randn(7, 3), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    p = torch.full((7, 3), 0.3 / 3).scatter_add_(1, y[:, None], torch.full((7, 1), 0.7))
+    expected = -(p * logits.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(Recipe(epochs=1, label_smoothing=0.3).criterion(logits, y), expected)
+
+
+def test_streams_are_functions_of_seed_purpose_and_epoch():
+    def draw(*arguments):
+        return torch.rand(3, generator=stream(*arguments)).tolist()
+
+    assert draw(1, "alpha", 2) == draw(1, "alpha", 2)
+    others = [draw(1, "alpha", 2), draw(2, "alpha", 2), draw(1, "beta", 2), draw(1, "alpha", 3)]
+    assert len({tuple(values) for values in others}) == 4
+
+
+def test_drawing_networks_is_reproducible_and_leaves_global_randomness_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    make = MakeNet(TinyNet, 4)
+    first, second = make(), make(dropout=0.5)
+    assert torch.equal(torch.rand(2), expected)
+    again = MakeNet(TinyNet, 4)
+    assert torch.equal(again().conv.weight, first.conv.weight)
+    assert torch.equal(again().conv.weight, second.conv.weight)
+    assert not torch.equal(first.conv.weight, second.conv.weight)
+    assert not torch.equal(make.having(seed=5)().conv.weight, first.conv.weight)
+    assert torch.equal(make.having(dropout=0.5)().conv.weight, first.conv.weight)
+
+
+def test_stages_follow_each_other():
+    """The rates of the late-phase paper's Table 9: 200 epochs, then 20 more from a tenth of the rate."""
+    plain = {"kind": "linear", "start": 100, "end": 180, "ratio": 0.01}
+    more = {"epochs": 20, "ratio": 0.1, "schedule": {"kind": "linear", "start": 0, "end": 10, "ratio": 0.1}}
+    schedule = {"kind": "stages", "stages": [{"epochs": 200, "schedule": plain}, more]}
+    recipe = Recipe(epochs=220, lr=0.1, schedule=schedule)
+    first = Recipe(epochs=200, lr=0.1, schedule=plain)
+    assert [recipe.rate(e) for e in range(200)] == [first.rate(e) for e in range(200)]
+    assert [recipe.rate(e) for e in (200, 205, 210, 219)] == pytest.approx([0.01, 0.0055, 0.001, 0.001])
+    assert [epoch for epoch in range(220) if recipe.begins_anew(epoch)] == [200]
+    assert not any(first.begins_anew(epoch) for epoch in range(200))
+    assert Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).rate(2) == 1.0
+
+
+def test_stages_must_fill_training():
+    with pytest.raises(ValueError, match="the stages have 3 epochs, training has 4"):
+        Recipe(epochs=4, schedule={"kind": "stages", "stages": [{"epochs": 1}, {"epochs": 2}]})
+    with pytest.raises(ValueError, match="a warm-up of 2 epochs does not end in 2 epochs"):
+        Recipe(
+            epochs=2,
+            schedule={"kind": "stages", "stages": [{"epochs": 2, "schedule": {"kind": "cosine", "warmup": 2}}]},
+        )
