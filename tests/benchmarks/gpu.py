@@ -1,8 +1,8 @@
 """Measure on a GPU all that is asked of the harness's speed there.
 
 Every row is a figure beside its bound: a median with its quartiles over rounds, or, of several runs at once, the one
-value that was measured. All is written as JSON, from which `python -m harness.planning.scaling_forecast --rates FILE` predicts
-hours.
+value that was measured. All is written as JSON, from which
+`python -m harness.planning.scaling_forecast --rates FILE` predicts hours.
 `--rehearse` does the same at a tiny size on the CPU, into a file of its own, which shows that the script runs and
 nothing else.
 

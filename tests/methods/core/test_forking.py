@@ -9,8 +9,8 @@ import torch
 from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
 from methods import METHODS, SGD, SWA, LatePhaseBatchNorm, LatePhaseRank1, Method, Recipe, late_phase_rank1
-from methods.core import hypernetwork
-from methods.core.declarations import ALONE, PLAIN, Sharing, Trunk
+from methods.core import declarations, hypernetwork
+from methods.core.declarations import ALONE, Sharing, Trunk
 from methods.core.forking import fork, fork_state, origin, sharing
 from methods.dropout import Dropout
 from methods.label_smoothing import LabelSmoothing
@@ -179,6 +179,6 @@ def test_fork_states_hold_copies_of_nothing_late(recipe):
 
 
 def test_trunks_carry_the_version_of_the_method_that_trains_them():
-    assert f"sgd {METHODS['sgd'].version}" == PLAIN
+    assert f"sgd {METHODS['sgd'].version}" == declarations.PLAIN
     assert METHODS["rank1"].version == late_phase_rank1.TRUNK_VERSION
     assert METHODS["late_phase_hypernet"].version == hypernetwork.TRUNK_VERSION

@@ -1,0 +1,4 @@
+"""What there is: methods, models, datasets and studies, described in a few lines each.
+
+Only `econ list` asks for it.
+"""
