@@ -1,9 +1,9 @@
-"""The tasks. `load` makes one by its dataset's name, for example "digits", "npz:pictures.npz" or "enwik8"."""
+"""The tasks. `load` makes one by its dataset's name, for example "digits", "npz:images.npz" or "enwik8"."""
 
 from data.datasets.ood import COMPANIONS, STANDARD
 from data.registry import DATASETS, MADE, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
 from data.tasks.batches import Batches
-from data.tasks.image_task import PictureTask, normalised
+from data.tasks.image_task import ImageTask, normalised
 from data.tasks.options import Options
 from data.tasks.source import Augmentation, Source, Split
 from data.tasks.task import Part, Passes, Shape, Task
@@ -19,10 +19,10 @@ __all__ = [
     "WITH_PATH",
     "Augmentation",
     "Batches",
+    "ImageTask",
     "Options",
     "Part",
     "Passes",
-    "PictureTask",
     "Shape",
     "Source",
     "Split",

@@ -21,8 +21,8 @@ from data.datasets.ood import choose
 from data.datasets.synthetic import load_made, load_made_text
 from data.datasets.text_files import load_enwik8, load_text
 from data.datasets.tiny_imagenet import load_tiny_imagenet
-from data.tasks.image_task import PictureTask
-from data.tasks.options import FILES, FOLDER, PICTURES, TEXT, Options, check_cutout, check_options
+from data.tasks.image_task import ImageTask
+from data.tasks.options import FILES, FOLDER, IMAGES, TEXT, Options, check_cutout, check_options
 from data.tasks.source import Source
 from data.tasks.splits import check_counts, check_share, make_task
 from data.tasks.task import Shape, Task
@@ -57,10 +57,10 @@ MADE = ("made", "made_text")
 """Kinds of made-up data, in the form of the dataset whose name follows theirs and a colon."""
 
 VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz"), 2)
-"""Raised whenever what a dataset gives changes: pictures, augmentation, companions, corruptions; 1 where it is not
+"""Raised whenever what a dataset gives changes: images, augmentation, companions, corruptions; 1 where it is not
 listed. Part of a run's key."""
 
-_OPTIONS = dict.fromkeys(DATASETS, PICTURES) | {"imagenet": FILES, "imagefolder": FOLDER} | dict.fromkeys(TEXTS, TEXT)
+_OPTIONS = dict.fromkeys(DATASETS, IMAGES) | {"imagenet": FILES, "imagefolder": FOLDER} | dict.fromkeys(TEXTS, TEXT)
 
 
 def dataset_names() -> list[str]:
@@ -98,11 +98,11 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Opti
         check_exists(dataset)
     if name in TEXTS:
         return TEXTS[name](path, root, **{key: options.get(key) for key in ("validation", "train_size", "segment")})
-    return _pictures(dataset, name, path, root, options)
+    return _images(dataset, name, path, root, options)
 
 
-def _pictures(dataset: str, name: str, path: str, root: Path, options: Options) -> PictureTask:
-    """Make a task of pictures, as `load` is asked for it."""
+def _images(dataset: str, name: str, path: str, root: Path, options: Options) -> ImageTask:
+    """Make a task of images, as `load` is asked for it."""
     side = options.get("image_size")
     source = load_folder(path, root, side) if side else DATASETS[name](path, root)
     channels, side = source.test.images.shape[1:3]
@@ -125,7 +125,7 @@ def _pictures(dataset: str, name: str, path: str, root: Path, options: Options) 
 def digest(dataset: str) -> str:
     """SHA-256 of what a dataset named KIND:PATH reads, "" for one that has no path.
 
-    Of a folder of pictures, names and sizes count.
+    Of a folder of images, names and sizes count.
     """
     kind, _, path = dataset.partition(":")
     if kind not in WITH_PATH:
@@ -166,7 +166,7 @@ def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
         train = check_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
         check_symbols(dataset, "validation", held_out, known.train // 18)
         return known._replace(train=segments(train, segment))
-    check_options(dataset, options, FILES if dataset == "imagenet" else PICTURES)
+    check_options(dataset, options, FILES if dataset == "imagenet" else IMAGES)
     if options.get("corruptions") == "official":
         check_exists(dataset)
     check_cutout(dataset, options, known.image_size)

@@ -87,7 +87,7 @@ def build(
 
     Raises:
         ValueError: If the name is unknown, a number does not fit the architecture, or the architecture reads text where
-            the data are pictures or the other way round.
+            the data are images or the other way round.
     """
     family, options = _parse(architecture)
     if not 0 <= dropout < 1:
@@ -101,14 +101,14 @@ def build(
 
 
 def _check_kind(architecture: str, family: str, in_channels: int | None, image_size: int | None) -> None:
-    """Refuse a network for pictures where the data are text, and the other way round."""
+    """Refuse a network for images where the data are text, and the other way round."""
     text = in_channels is None and image_size is None
     if family in _TEXT and not text:
         raise ValueError(
-            f"{architecture} reads text, rows of symbols; the data are pictures of {image_size} x {image_size} pixels"
+            f"{architecture} reads text, rows of symbols; the data are images of {image_size} x {image_size} pixels"
         )
     if family not in _TEXT and text:
-        raise ValueError(f"{architecture} reads pictures; the data are text, rows of symbols")
+        raise ValueError(f"{architecture} reads images; the data are text, rows of symbols")
 
 
 def _parse(architecture: str) -> tuple[str, dict[str, Any]]:

@@ -62,7 +62,7 @@ def densenet161(*, in_channels: int, classes: int, image_size: int, dropout: flo
     """
     if image_size < 29:
         raise ValueError(
-            f"densenet161 halves its pictures five times and needs at least 29 x 29 pixels, got "
+            f"densenet161 halves its images five times and needs at least 29 x 29 pixels, got "
             f"{image_size} x {image_size}"
         )
     from models.densenet import DenseNet161

@@ -8,11 +8,11 @@ def _paddings(image_size: int) -> tuple[int, int]:
     """Zero-padding of the two convolutions, in pixels, for square images of this side."""
     if image_size >= 32:
         return 0, 0
-    # LeNet-5 was drawn for 32 x 32 inputs; a 28 x 28 picture is padded to that size, as LeCun et al. did.
+    # LeNet-5 was drawn for 32 x 32 inputs; a 28 x 28 image is padded to that size, as LeCun et al. did.
     if image_size >= 28:
         return 2, 0
     # Deviation: for smaller images (8 x 8 digits) both convolutions are padded and keep their input's size;
-    # without it the second 5 x 5 convolution would be larger than the picture it sees.
+    # without it the second 5 x 5 convolution would be larger than the image it sees.
     return 2, 2
 
 

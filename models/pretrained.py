@@ -51,7 +51,7 @@ def check_fit(architecture: str, *, in_channels: int | None, classes: int) -> No
 
     Args:
         architecture: Its name.
-        in_channels: Channels of the pictures.
+        in_channels: Channels of the images.
         classes: Number of classes.
 
     Raises:

@@ -14,7 +14,7 @@ EXPANSION = 4
 
 
 def _convolution(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the picture's size, but for its stride."""
+    """A convolution without bias that keeps the image's size, but for its stride."""
     return nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False)
 
 

@@ -25,7 +25,7 @@ settings.load_profile("loaded machine")
 
 
 class TinyNet(nn.Module):
-    """A convolution, BatchNorm, dropout and a classifier of 3 classes for (B, 1, 6, 6) pictures."""
+    """A convolution, BatchNorm, dropout and a classifier of 3 classes for (B, 1, 6, 6) images."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class TinyNet(nn.Module):
 
 
 class TinyLSTM(nn.Module):
-    """An LSTM that reads (B, 1, 6, 6) pictures row by row, dropout and a classifier of 3 classes; no BatchNorm."""
+    """An LSTM that reads (B, 1, 6, 6) images row by row, dropout and a classifier of 3 classes; no BatchNorm."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def make_net() -> MakeNet:
 
 
 def separable(n: int, seed: int = 0) -> Batch:
-    """Pictures of three classes that differ in the bright row, with noise."""
+    """Images of three classes that differ in the bright row, with noise."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     x = 0.5 * torch.randn(n, 1, 6, 6, generator=generator)

@@ -100,7 +100,7 @@ def copy_neighbours(images: Tensor, offsets: Tensor, reach: int) -> Tensor:
 
 
 def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Move the camera while the picture is taken: smear towards one side at an angle of up to 45° to the row."""
+    """Move the camera while the image is taken: smear towards one side at an angle of up to 45° to the row."""
     size = images.shape[-1]
     radius, sigma = constant(
         {
@@ -116,7 +116,7 @@ def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
 
 
 def zoom_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Move towards the object while the picture is taken: the mean of the image and its enlargements.
+    """Move towards the object while the image is taken: the mean of the image and its enlargements.
 
     Enlargements are whole pixels: on images of 8 pixels, severity 1 changes nothing.
     """

@@ -1,4 +1,4 @@
-"""What happens to a picture after it was taken: contrast, saturation, coding, resizing, bending."""
+"""What happens to an image after it was taken: contrast, saturation, coding, resizing, bending."""
 
 import io
 

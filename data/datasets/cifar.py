@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from data.corruptions import STANDARD
-from data.datasets.official_files import channels_first, check_pictures, make_split
+from data.datasets.official_files import channels_first, check_images, make_split
 from data.files.archives import unpack
 from data.files.download import Checksum, fetch
 from data.files.image_files import Images
@@ -83,8 +83,8 @@ def _read(name: str, classes: int, root: Path, *, train: bool) -> Split:
         stored = reader(root, train=train, download=False)
     except RuntimeError as error:
         raise ValueError(f"{_damage(reader, folder)}; remove the folder {folder}, and it is made anew") from error
-    pictures = check_pictures(channels_first(stored.data), str(folder), channels=3, side=32)
-    return make_split(pictures, torch.as_tensor(stored.targets, dtype=torch.int64), classes, str(folder))
+    images = check_images(channels_first(stored.data), str(folder), channels=3, side=32)
+    return make_split(images, torch.as_tensor(stored.targets, dtype=torch.int64), classes, str(folder))
 
 
 def _damage(reader: Any, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The user's own pictures, in a folder for each class; their files are listed here and decoded when they are needed."""
+"""The user's own images, in a folder for each class; their files are listed here and decoded when they are needed."""
 
 import hashlib
 import os
@@ -19,27 +19,27 @@ from data.tasks.source import Augmentation, Source, Split, Statistics
 from data.tasks.splits import stratified_order
 
 EXTENSIONS = {"avif", "bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
-"""What the names of picture files end with, in small or capital letters."""
+"""What the names of image files end with, in small or capital letters."""
 
 MEASURED = 2000
-"""Pictures on which mean and standard deviation are measured."""
+"""Images on which mean and standard deviation are measured."""
 
 _ORDER_SEED = 1281167
 _SHOWN = 10  # problems listed in one message
 
 
 def load_folder(path: str, root: Path, image_size: int = 224) -> Source:
-    """Pictures of the user's: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, of any sizes and usual formats.
+    """Images of the user's: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, of any sizes and usual formats.
 
     Where there is no PATH/test, PATH/val takes its place. Classes are numbered in the order of their names, and the
-    same ones are in both. Names that begin with a dot are ignored; anything else in a class folder must be a picture
+    same ones are in both. Names that begin with a dot are ignored; anything else in a class folder must be an image
     by its extension, and whether it is one is known when it is decoded.
 
-    Training pictures are cut at random places, sizes and ratios, as for ImageNet, and mirrored; for evaluation their
-    centre is taken. The training set is kept in a fixed stratified order, so that pictures held out are stratified
-    too. Pictures are normalised by mean and standard deviation of the first 2,000 in that order, cut as for
+    Training images are cut at random places, sizes and ratios, as for ImageNet, and mirrored; for evaluation their
+    centre is taken. The training set is kept in a fixed stratified order, so that images held out are stratified
+    too. Images are normalised by mean and standard deviation of the first 2,000 in that order, cut as for
     evaluation and measured when they are first needed. That is within 0.007 of the mean and 0.004 of the standard
-    deviation of all pictures in 95 of 100 samples (seen on 50,000 of TinyImageNet, where the means of single pictures
+    deviation of all images in 95 of 100 samples (seen on 50,000 of TinyImageNet, where the means of single images
     deviate by 0.14).
 
     Args:
@@ -56,7 +56,7 @@ def load_folder(path: str, root: Path, image_size: int = 224) -> Source:
     classes = class_names(folder / "train")
     if not test.is_dir():
         raise FileNotFoundError(
-            f"{folder}: no folder test or val in it; expected pictures to test on, as {folder / 'test'}/CLASS/*.jpg"
+            f"{folder}: no folder test or val in it; expected images to test on, as {folder / 'test'}/CLASS/*.jpg"
         )
     return Source(
         classes=len(classes),
@@ -71,17 +71,17 @@ def load_folder(path: str, root: Path, image_size: int = 224) -> Source:
 
 
 def files_in_class_folders(folder: Path, classes: Sequence[str], side: int = 224, *, resized: bool = True) -> Split:
-    """List the pictures FOLDER/CLASS/* of some classes, in the order of classes and names.
+    """List the images FOLDER/CLASS/* of some classes, in the order of classes and names.
 
     Args:
         folder: Holds a folder for each class and no other ones.
         classes: Names of the classes, by label.
-        side: The height and width to which the pictures are decoded, in pixels.
+        side: The height and width to which the images are decoded, in pixels.
         resized: Whether they are cut and resized to that; else they must have that size.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a class has no pictures, there are other classes or there is something else than pictures;
+        ValueError: If a class has no images, there are other classes or there is something else than images;
             names up to ten such problems.
     """
     problems = []
@@ -90,10 +90,10 @@ def files_in_class_folders(folder: Path, classes: Sequence[str], side: int = 224
     names: list[bytes] = []
     counts = []
     for name in classes:
-        found = _pictures_of(folder / name, problems) if name in present else []
+        found = _images_of(folder / name, problems) if name in present else []
         if name not in present:
             problems.append(f"class {name}: no folder {folder / name}")
-        names += [os.fsencode(f"{name}/{picture}") for picture in found]
+        names += [os.fsencode(f"{name}/{image}") for image in found]
         counts.append(len(found))
     if problems:
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
@@ -107,16 +107,16 @@ def class_names(folder: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If there are no folders in it, or pictures beside them.
+        ValueError: If there are no folders in it, or images beside them.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; expected one with a folder of pictures for each class")
+        raise FileNotFoundError(f"{folder}: no such folder; expected one with a folder of images for each class")
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     for entry in entries:
         if not entry.is_dir() and not entry.is_file():
             raise ValueError(f"{entry.path}: a link to what is not there; restore that or remove the link")
-        if not entry.is_dir() and _is_picture(entry.name):
-            raise ValueError(f"{entry.path}: a picture of no class; put each picture into the folder of its class")
+        if not entry.is_dir() and _is_image(entry.name):
+            raise ValueError(f"{entry.path}: an image of no class; put each image into the folder of its class")
     names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
         raise ValueError(f"{folder}: no class folders in it; expected {folder}/CLASS/*.jpg")
@@ -124,26 +124,26 @@ def class_names(folder: Path) -> list[str]:
 
 
 def in_stratified_order(split: Split) -> Split:
-    """The same pictures in a fixed random order, in any part of which each class has its share."""
+    """The same images in a fixed random order, in any part of which each class has its share."""
     order = stratified_order(split.labels, _ORDER_SEED)
     return Split(split.images[order], split.labels[order])
 
 
 def statistics(files: Files) -> Statistics:
-    """Mean and standard deviation of the first `MEASURED` pictures, measured when one of them is first read."""
+    """Mean and standard deviation of the first `MEASURED` images, measured when one of them is first read."""
     measure = cache(lambda: measure_channels(files[:MEASURED]))
     return _Measured(lambda: measure().mean), _Measured(lambda: measure().std)
 
 
 class Channels(NamedTuple):
-    """Three means and three standard deviations of pictures in [0, 1]."""
+    """Three means and three standard deviations of images in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 def measure_channels(files: Files) -> Channels:
-    """Mean and standard deviation of each colour over pictures cut as for evaluation, from exact sums.
+    """Mean and standard deviation of each colour over images cut as for evaluation, from exact sums.
 
     A colour that never varies gets standard deviation 1, so that dividing by it does no harm.
 
@@ -166,7 +166,7 @@ def measure_channels(files: Files) -> Channels:
 
 
 def digest(path: str) -> str:
-    """SHA-256 over names and sizes of all pictures of a folder: a stand-in for their content.
+    """SHA-256 over names and sizes of all images of a folder: a stand-in for their content.
 
     Args:
         path: The folder, as for `load_folder`.
@@ -203,25 +203,25 @@ class _Measured(Sequence[float]):
         return self._measure()[i]
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in EXTENSIONS
 
 
-def _pictures_of(folder: Path, problems: list[str]) -> list[str]:
-    """The names of the pictures in a class's folder, sorted; notes what is wrong with it."""
+def _images_of(folder: Path, problems: list[str]) -> list[str]:
+    """The names of the images in a class's folder, sorted; notes what is wrong with it."""
     names = []
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
-        if not _is_picture(entry.name):
-            kinds = "a folder" if entry.is_dir() else "a file that is no picture by its extension"
+        if not _is_image(entry.name):
+            kinds = "a folder" if entry.is_dir() else "a file that is no image by its extension"
             problems.append(f"{entry.path}: {kinds}; move it out of the folder of its class")
         elif entry.is_dir():
-            problems.append(f"{entry.path}: a folder; only pictures belong into the folder of a class")
+            problems.append(f"{entry.path}: a folder; only images belong into the folder of a class")
         elif not entry.is_file():
             problems.append(f"{entry.path}: a link to a file that is not there; restore the file or remove the link")
         else:
             names.append(entry.name)
     if not names:
-        problems.append(f"class {folder.name}: no pictures in {folder}")
+        problems.append(f"class {folder.name}: no images in {folder}")
     return sorted(names)

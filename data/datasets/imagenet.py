@@ -20,13 +20,13 @@ STD = (0.229, 0.224, 0.225)
 
 
 class Counts(NamedTuple):
-    """How many pictures there are.
+    """How many images there are.
 
     Attributes:
         classes: Classes.
-        train: Training pictures.
-        least: Training pictures of the smallest class.
-        test: Pictures of each class in the validation set, which is the test set here.
+        train: Training images.
+        least: Training images of the smallest class.
+        test: Images of each class in the validation set, which is the test set here.
     """
 
     classes: int
@@ -42,11 +42,11 @@ REMEDY = """ImageNet's licence forbids to download it for you. With an account o
   ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, and put them into {folder}; there:
     mkdir -p train val && tar -xf ILSVRC2012_img_train.tar -C train && tar -xf ILSVRC2012_img_val.tar -C val
     for f in train/*.tar; do mkdir "${{f%.tar}}" && tar -xf "$f" -C "${{f%.tar}}" && rm "$f"; done
-  The development kit stays packed. It is not needed where the pictures of val lie in folders of their classes."""
+  The development kit stays packed. It is not needed where the images of val lie in folders of their classes."""
 
 
 def load_imagenet(path: str, root: Path) -> Source:
-    """ImageNet: 1,281,167 training pictures of 1,000 classes, and the 50,000 of its validation set to test on.
+    """ImageNet: 1,281,167 training images of 1,000 classes, and the 50,000 of its validation set to test on.
 
     The files are `imagenet/train/WNID/*.JPEG`, and `imagenet/val/WNID/*.JPEG` or, with the official development kit
     beside them, `imagenet/val/*.JPEG`. Labels are the classes' numbers in the order of their WordNet ids, as
@@ -58,7 +58,7 @@ def load_imagenet(path: str, root: Path) -> Source:
 
     Raises:
         FileNotFoundError: If a folder or the development kit is missing.
-        ValueError: If a folder holds what it should not, or not all pictures; names it and the remedy.
+        ValueError: If a folder holds what it should not, or not all images; names it and the remedy.
 
     References:
         Russakovsky et al., ImageNet large scale visual recognition challenge, IJCV 2015.
@@ -91,22 +91,22 @@ def load_imagenet(path: str, root: Path) -> Source:
 def _test(folder: Path, wnids: Sequence[str]) -> Split:
     """The validation set, from folders of its classes, or flat with labels from the development kit."""
     val = folder / "val"
-    pictures = sorted(entry.name for entry in val.iterdir() if entry.suffix == ".JPEG")
-    if not pictures:
+    images = sorted(entry.name for entry in val.iterdir() if entry.suffix == ".JPEG")
+    if not images:
         return files_in_class_folders(val, wnids, SIDE)
     truth = _validation_wnids(folder)
-    if len(truth) != len(pictures):
-        raise ValueError(f"{val}: found {len(pictures)} pictures, expected {len(truth)}, as the kit has labels")
+    if len(truth) != len(images):
+        raise ValueError(f"{val}: found {len(images)} images, expected {len(truth)}, as the kit has labels")
     label = {wnid: i for i, wnid in enumerate(wnids)}
     unknown = sorted(set(truth).difference(label))
     if unknown:
-        raise ValueError(f"{folder / 'train'}: no folder of class {', '.join(unknown[:10])}, which val has pictures of")
+        raise ValueError(f"{folder / 'train'}: no folder of class {', '.join(unknown[:10])}, which val has images of")
     labels = torch.tensor([label[wnid] for wnid in truth])
-    return Split(Files(val, np.array([name.encode() for name in pictures]), SIDE), labels)
+    return Split(Files(val, np.array([name.encode() for name in images]), SIDE), labels)
 
 
 def _validation_wnids(folder: Path) -> list[str]:
-    """The classes of the flat validation pictures in the order of their names, from the development kit.
+    """The classes of the flat validation images in the order of their names, from the development kit.
 
     torchvision reads the kit; what it writes beside it goes into a temporary folder, so that a folder that cannot be
     written to works.
@@ -116,7 +116,7 @@ def _validation_wnids(folder: Path) -> list[str]:
     kit = imagenet.ARCHIVE_META["devkit"][0]
     if not (folder / kit).is_file():
         raise FileNotFoundError(
-            f"{folder / kit}: no such file; the pictures of {folder / 'val'} lie in no class folders, so it is needed"
+            f"{folder / kit}: no such file; the images of {folder / 'val'} lie in no class folders, so it is needed"
         )
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / kit).symlink_to((folder / kit).resolve())
@@ -137,7 +137,7 @@ def _check_train(folder: Path, train: Split, wnids: Sequence[str]) -> None:
         few = {wnid: n for wnid, n in found.items() if n < OFFICIAL.least}
         few = few or {wnid: n for wnid, n in found.items() if n == min(found.values())}
         raise ValueError(
-            f"{folder}: found {len(train.labels)} pictures, expected {OFFICIAL.train}; every class has at least "
+            f"{folder}: found {len(train.labels)} images, expected {OFFICIAL.train}; every class has at least "
             f"{OFFICIAL.least}, but here {_listed(few)}"
         )
 
@@ -146,15 +146,15 @@ def _check_test(folder: Path, test: Split, wnids: Sequence[str]) -> None:
     """Refuse a validation set that is not whole."""
     wrong = {wnid: n for wnid, n in _count(test, wnids).items() if n != OFFICIAL.test}
     if wrong:
-        raise ValueError(f"{folder}: every class has {OFFICIAL.test} pictures, but here {_listed(wrong)}")
+        raise ValueError(f"{folder}: every class has {OFFICIAL.test} images, but here {_listed(wrong)}")
 
 
 def _count(split: Split, wnids: Sequence[str]) -> dict[str, int]:
-    """How many pictures each class has."""
+    """How many images each class has."""
     return dict(zip(wnids, split.labels.bincount(minlength=len(wnids)).tolist(), strict=True))
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    """The first ten of some classes with how many pictures they have."""
+    """The first ten of some classes with how many images they have."""
     shown = [f"{wnid} has {n}" for wnid, n in list(counts.items())[:10]]
     return ", ".join(shown) + (f" and {len(counts) - 10} more" if len(counts) > 10 else "")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data.corruptions import STANDARD
-from data.datasets.official_files import check_pictures, make_split
+from data.datasets.official_files import check_images, make_split
 from data.files.download import fetch
 from data.files.image_files import Images
 from data.tasks.source import Augmentation, Source, Split
@@ -99,7 +99,7 @@ def load_emnist_letters_test(root: Path) -> Tensor:
     except (KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{where}: cannot be read ({error}); remove the archive, and get it again") from error
     images = read_idx(packed, where).transpose(-1, -2)[:, None]
-    return check_pictures(images, where, channels=1, side=SIDE)
+    return check_images(images, where, channels=1, side=SIDE)
 
 
 def _load(name: str, root: Path, augmentation: Augmentation) -> Source:
@@ -126,7 +126,7 @@ def _read(name: str, part: str, root: Path) -> Split:
             archive = fetch([f"{mirror}{file}" for mirror in reader.mirrors], folder / file, md5=md5)
             found["images" if "images" in file else "labels"] = read_idx(archive.read_bytes(), str(archive))
     where = f"{folder}: {part}"
-    images = check_pictures(found["images"][:, None], where, channels=1, side=SIDE)
+    images = check_images(found["images"][:, None], where, channels=1, side=SIDE)
     return make_split(images, found["labels"].long(), 10, where)
 
 

@@ -30,7 +30,7 @@ def load_npz(path: str, root: Path) -> Source:
 
     Augmentation is our choice: colour images of 32 pixels or more are padded by 4 pixels and mirrored, as CIFAR's
     are; all others are padded by an eighth of their side (at least one pixel) and not mirrored, because digits,
-    letters and medical pictures may change their meaning in a mirror.
+    letters and medical images may change their meaning in a mirror.
 
     Args:
         path: The file.

@@ -138,18 +138,16 @@ def check_exists(dataset: str) -> None:
 
 
 def _in_order(folder: Path, classes: Sequence[str], test: Files, labels: Tensor, remedy: str) -> Files:
-    """The corrupted pictures of a folder of classes, in the order of the test pictures, whose file names they have."""
+    """The corrupted images of a folder of classes, in the order of the test images, whose file names they have."""
     split = files_in_class_folders(folder, classes, test.side, resized=False)
     assert isinstance(split.images, Files)
     places = {name.rpartition(b"/")[2]: i for i, name in enumerate(split.images.names.tolist())}
     order = [places.get(name.rpartition(b"/")[2], -1) for name in test.names.tolist()]
     if missing := order.count(-1):
-        raise ValueError(f"{folder}: {missing} of {len(order)} test pictures are not there; {remedy}")
+        raise ValueError(f"{folder}: {missing} of {len(order)} test images are not there; {remedy}")
     chosen = torch.tensor(order)
     if not torch.equal(split.labels[chosen], labels.cpu()):
-        raise ValueError(
-            f"{folder}: some pictures are in the folders of other classes than the test pictures; {remedy}"
-        )
+        raise ValueError(f"{folder}: some images are in the folders of other classes than the test images; {remedy}")
     return split.images[chosen]
 
 

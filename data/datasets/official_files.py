@@ -1,4 +1,4 @@
-"""Pictures from official files: decoded, checked, and kept where decoding them took long."""
+"""Images from official files: decoded, checked, and kept where decoding them took long."""
 
 import io
 import os
@@ -18,14 +18,14 @@ from data.files.download import alone, say
 from data.tasks.source import Split
 
 Array = NDArray[np.generic]
-Pictures = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 
 UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError)
 """What NumPy raises for a .npz file that is cut short or altered."""
 
 
-def decode(contents: bytes, side: int, where: str) -> Pictures:
-    """Decode a picture file in any usual format; grey pictures get three equal channels.
+def decode(contents: bytes, side: int, where: str) -> ImageArray:
+    """Decode an image file in any usual format; grey images get three equal channels.
 
     Args:
         contents: Of the file.
@@ -39,26 +39,26 @@ def decode(contents: bytes, side: int, where: str) -> Pictures:
         ValueError: If it cannot be read, or has another size.
     """
     try:
-        with Image.open(io.BytesIO(contents)) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+        with Image.open(io.BytesIO(contents)) as image:
+            pixels = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{where}: cannot be read as a picture ({error})") from error
+        raise ValueError(f"{where}: cannot be read as an image ({error})") from error
     if pixels.shape != (side, side, 3):
         raise ValueError(f"{where}: found {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {side} x {side}")
     return pixels
 
 
-def channels_first(pictures: Array) -> Tensor:
+def channels_first(images: Array) -> Tensor:
     """(N, C, H, W), a view of (N, H, W) or (N, H, W, C)."""
-    tensor = torch.from_numpy(pictures)
+    tensor = torch.from_numpy(images)
     return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
 
 
-def check_pictures(pictures: Tensor, where: str, *, channels: int, side: int, count: int | None = None) -> Tensor:
-    """Give pictures back if they are what their official files hold.
+def check_images(images: Tensor, where: str, *, channels: int, side: int, count: int | None = None) -> Tensor:
+    """Give images back if they are what their official files hold.
 
     Args:
-        pictures: To be (count, channels, side, side) uint8.
+        images: To be (count, channels, side, side) uint8.
         where: Their file, for messages.
         channels: Expected; 1 for grey, 3 for colour.
         side: Expected height and width, in pixels.
@@ -67,28 +67,28 @@ def check_pictures(pictures: Tensor, where: str, *, channels: int, side: int, co
     Raises:
         ValueError: Saying what was found, what was expected, and what to do.
     """
-    right = pictures.dtype == torch.uint8 and pictures.ndim == 4 and pictures.shape[1:] == (channels, side, side)
-    if not right or not len(pictures) or count not in (None, len(pictures)):
+    right = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1:] == (channels, side, side)
+    if not right or not len(images) or count not in (None, len(images)):
         raise ValueError(
-            f"{where}: found {pictures.dtype} {tuple(pictures.shape)}, expected torch.uint8 "
+            f"{where}: found {images.dtype} {tuple(images.shape)}, expected torch.uint8 "
             f"({'N' if count is None else count}, {channels}, {side}, {side}); remove the file, and get it again"
         )
-    return pictures
+    return images
 
 
-def make_split(pictures: Tensor, labels: Tensor, classes: int, where: str) -> Split:
-    """Join pictures and labels.
+def make_split(images: Tensor, labels: Tensor, classes: int, where: str) -> Split:
+    """Join images and labels.
 
     Raises:
         ValueError: If their numbers differ or a label is no class; names the file.
     """
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    if len(labels) != len(pictures) or low < 0 or high >= classes:
+    if len(labels) != len(images) or low < 0 or high >= classes:
         raise ValueError(
-            f"{where}: found {len(labels)} labels from {low} to {high}, expected {len(pictures)} from 0 to "
+            f"{where}: found {len(labels)} labels from {low} to {high}, expected {len(images)} from 0 to "
             f"{classes - 1}; remove the file, and get it again"
         )
-    return Split(pictures, labels)
+    return Split(images, labels)
 
 
 def kept(file: Path, source: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:

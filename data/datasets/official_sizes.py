@@ -11,4 +11,4 @@ DOWNLOADED = {
     "imagenet": Shape(3, 224, 1000, 1_281_167),
     "enwik8": Shape(None, None, 205, 90_000_000),  # symbols, in the place of examples
 }
-"""The official sizes of datasets that may have to be downloaded; pictures hold out nothing unless asked to."""
+"""The official sizes of datasets that may have to be downloaded; images hold out nothing unless asked to."""

@@ -1,4 +1,4 @@
-"""Companions: pictures of other things, on which a network should be unsure."""
+"""Companions: images of other things, on which a network should be unsure."""
 
 import difflib
 import re
@@ -36,7 +36,7 @@ SHAPES: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar10", "cifar100"), _COLOUR),
     **dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "emnist_letters"), _GREY),
 }
-"""Channels and side of each companion's pictures, known before they are downloaded."""
+"""Channels and side of each companion's images, known before they are downloaded."""
 
 STANDARD: dict[str, tuple[str, ...]] = {
     "cifar10": ("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar100"),
@@ -59,16 +59,16 @@ def choose(
 
     Args:
         dataset: Its name.
-        like: Channels and side of its pictures.
+        like: Channels and side of its images.
         own: The companions that it brings itself.
         names: Those that are wanted: its own, keys of `COMPANIONS`, "npz:PATH"; None for its own and the standard ones.
         root: Folder for downloads.
 
     Returns:
-        Name -> function that loads the pictures, (M, C, H, W) uint8.
+        Name -> function that loads the images, (M, C, H, W) uint8.
 
     Raises:
-        ValueError: If a name is unknown or listed twice, or its pictures have another shape than the dataset's.
+        ValueError: If a name is unknown or listed twice, or its images have another shape than the dataset's.
         FileNotFoundError: If there is no such .npz file.
     """
     listed = [*own, *(name for name in STANDARD.get(dataset, ()) if name not in own)] if names is None else list(names)
@@ -98,14 +98,14 @@ def _find(
     if SHAPES[name] != like:
         fitting = [other for other, shape in SHAPES.items() if shape == like and other != dataset]
         raise ValueError(
-            f"{dataset}: the companion {name!r} has pictures of {_size(SHAPES[name])}, expected {_size(like)}; those "
+            f"{dataset}: the companion {name!r} has images of {_size(SHAPES[name])}, expected {_size(like)}; those "
             f"that fit are {', '.join([*own, *fitting, 'npz:PATH'])}"
         )
     return name, partial(COMPANIONS[name], root)
 
 
 def _find_npz(dataset: str, like: tuple[int, int], name: str) -> tuple[str, Callable[[], Images]]:
-    """Find the user's own pictures; their file is read, and so checked."""
+    """Find the user's own images; their file is read, and so checked."""
     file = Path(name.removeprefix("npz:"))
     label = file.name.removesuffix(".npz")
     try:
@@ -128,14 +128,14 @@ def _load(dataset: str, like: tuple[int, int], name: str, load: Callable[[], Ima
         raise FileNotFoundError(f"companion {name} of {dataset}: {error}; {remedy}") from error
 
 
-def _check(pictures: Images, like: tuple[int, int]) -> Images:
-    """Give pictures back if they have the shape of a dataset's."""
+def _check(images: Images, like: tuple[int, int]) -> Images:
+    """Give images back if they have the shape of a dataset's."""
     channels, side = like
-    kind = pictures.dtype if isinstance(pictures, Tensor) else torch.uint8
-    if kind != torch.uint8 or pictures.shape[1:] != (channels, side, side) or not len(pictures):
-        found = f"{kind} {tuple(pictures.shape)}"
-        raise ValueError(f"found pictures {found}, expected torch.uint8 (N, {channels}, {side}, {side})")
-    return pictures
+    kind = images.dtype if isinstance(images, Tensor) else torch.uint8
+    if kind != torch.uint8 or images.shape[1:] != (channels, side, side) or not len(images):
+        found = f"{kind} {tuple(images.shape)}"
+        raise ValueError(f"found images {found}, expected torch.uint8 (N, {channels}, {side}, {side})")
+    return images
 
 
 def _size(shape: tuple[int, int]) -> str:

@@ -1,7 +1,7 @@
 """LSUN and TinyImageNet scaled to CIFAR's size: the companions that the papers share.
 
 The archives are those that Liang et al. made and Lee et al. used. No checksums are published with them; the two here
-are those on which the projects pytorch-ood and torch-uncertainty agree. Number and size of the pictures are checked,
+are those on which the projects pytorch-ood and torch-uncertainty agree. Number and size of the images are checked,
 too.
 
 References:
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from data.datasets.official_files import Pictures, channels_first, check_pictures, decode
+from data.datasets.official_files import ImageArray, channels_first, check_images, decode
 from data.files.archives import DAMAGED
 from data.files.download import fetch
 
@@ -76,21 +76,21 @@ def load_tiny_imagenet_resize(root: Path) -> Tensor:
 
 
 def _read(archive: Archive, root: Path) -> Tensor:
-    """Read all pictures of an archive, in the order of their names."""
+    """Read all images of an archive, in the order of their names."""
     file = fetch(archive.url, root.expanduser() / archive.name, md5=archive.md5)
-    pictures: dict[str, Pictures] = {}
+    images: dict[str, ImageArray] = {}
     try:
         with tarfile.open(file) as packed:
             for member in packed:
-                if _is_picture(member) and (opened := packed.extractfile(member)):
-                    pictures[member.name] = decode(opened.read(), SIDE, f"{file}: {member.name}")
+                if _is_image(member) and (opened := packed.extractfile(member)):
+                    images[member.name] = decode(opened.read(), SIDE, f"{file}: {member.name}")
     except DAMAGED as error:
         raise ValueError(f"{file}: cannot be read ({error}); remove the file, and get it again") from error
-    stacked = np.array([pictures[name] for name in sorted(pictures)], np.uint8).reshape(-1, SIDE, SIDE, 3)
-    return check_pictures(channels_first(stacked), str(file), channels=3, side=SIDE, count=COUNT)
+    stacked = np.array([images[name] for name in sorted(images)], np.uint8).reshape(-1, SIDE, SIDE, 3)
+    return check_images(channels_first(stacked), str(file), channels=3, side=SIDE, count=COUNT)
 
 
-def _is_picture(member: tarfile.TarInfo) -> bool:
-    """Tell pictures from what some systems write beside them, which has a name that begins with a dot."""
+def _is_image(member: tarfile.TarInfo) -> bool:
+    """Tell images from what some systems write beside them, which has a name that begins with a dot."""
     path = PurePosixPath(member.name)
     return member.isfile() and path.suffix.lower() in ENDINGS and not path.name.startswith(".")

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.datasets.official_files import check_pictures
+from data.datasets.official_files import check_images
 from data.files.download import fetch
 
 
@@ -29,7 +29,7 @@ def load_svhn_test(root: Path) -> Tensor:
     url, name, md5 = SVHN.split_list["test"]
     file = fetch(url, root / name, md5=md5)
     try:
-        pictures = SVHN(root, split="test").data
+        images = SVHN(root, split="test").data
     except (MatReadError, KeyError, TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{file}: cannot be read ({error}); remove the file, and get it again") from error
-    return check_pictures(torch.from_numpy(pictures), str(file), channels=3, side=32)
+    return check_images(torch.from_numpy(images), str(file), channels=3, side=32)

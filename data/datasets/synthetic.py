@@ -19,11 +19,11 @@ from data.tasks.source import Augmentation, Source, Split
 from data.tasks.text_task import TextTask, make_text
 
 TRAIN, TEST, COMPANION = 512, 64, 32
-"""How many pictures there are."""
+"""How many images there are."""
 SIDES = {"tiny_imagenet": 16, "imagenet": 32}
-"""Sides of pictures that are smaller than the real ones, in pixels."""
+"""Sides of images that are smaller than the real ones, in pixels."""
 OCCURRING = 16
-"""Classes that occur, at most: of a thousand, a short training on few pictures would find none."""
+"""Classes that occur, at most: of a thousand, a short training on few images would find none."""
 COARSE = 4
 """Side of the coarse pattern that tells a class."""
 NOISE = 40.0
@@ -35,9 +35,9 @@ FOLLOWERS = 4
 
 
 def load_made(path: str, root: Path) -> Source:
-    """Made-up pictures with the channels and classes of the downloaded dataset PATH: 512 to train on, 64 to test on.
+    """Made-up images with the channels and classes of the downloaded dataset PATH: 512 to train on, 64 to test on.
 
-    A class is a coarse random pattern, a picture its class's pattern under noise; of many classes, the first 16 occur.
+    A class is a coarse random pattern, an image its class's pattern under noise; of many classes, the first 16 occur.
     They have the real ones' size, or 16 pixels for TinyImageNet and 32 for ImageNet. Companions of any name are
     patterns of no class. They are augmented as the real ones are; ImageNet's, which are no files, as CIFAR's.
 
@@ -46,11 +46,11 @@ def load_made(path: str, root: Path) -> Source:
         root: Not used.
 
     Raises:
-        ValueError: If it is none of pictures that are downloaded.
+        ValueError: If it is none of images that are downloaded.
     """
     known = [name for name, shape in DOWNLOADED.items() if shape.image_size]
     if path not in known:
-        raise ValueError(f"dataset 'made:{path}': made-up pictures are in the form of {', '.join(known)}")
+        raise ValueError(f"dataset 'made:{path}': made-up images are in the form of {', '.join(known)}")
     channels, real, classes, _ = DOWNLOADED[path]
     assert channels and real
     side = SIDES.get(path, real)
@@ -69,11 +69,11 @@ def load_made(path: str, root: Path) -> Source:
 
 
 def make_split(patterns: np.ndarray, side: int, count: int, generator: np.random.Generator) -> Split:
-    """Draw so many pictures, the classes in turn.
+    """Draw so many images, the classes in turn.
 
     Args:
         patterns: (classes, channels, COARSE, COARSE), grey levels.
-        side: of the pictures, in pixels.
+        side: of the images, in pixels.
         count: how many.
         generator: of the noise.
     """
@@ -82,7 +82,7 @@ def make_split(patterns: np.ndarray, side: int, count: int, generator: np.random
 
 
 def make_companion(name: str, channels: int, side: int) -> Tensor:
-    """Draw pictures of no class: (COMPANION, channels, side, side) uint8."""
+    """Draw images of no class: (COMPANION, channels, side, side) uint8."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"companion {name}".encode())))
     return draw(generator.uniform(0, 255, (COMPANION, channels, COARSE, COARSE)), side, generator)
 

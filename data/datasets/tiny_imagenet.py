@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.corruptions import STANDARD
-from data.datasets.official_files import Array, channels_first, check_pictures, decode, kept, make_split
+from data.datasets.official_files import Array, channels_first, check_images, decode, kept, make_split
 from data.files.archives import DAMAGED
 from data.files.download import fetch, say
 from data.tasks.source import Augmentation, Source
@@ -30,7 +30,7 @@ def load_tiny_imagenet(path: str, root: Path) -> Source:
 
     The test set is the official validation set, because the official test set has no labels. Classes are numbered in
     the order of their WordNet names. Training images stand in a fixed stratified order, so that those held out from
-    its end hold each class in its share. The pictures are decoded once and kept in `tiny-imagenet-200.npz` (1.4 GB)
+    its end hold each class in its share. The images are decoded once and kept in `tiny-imagenet-200.npz` (1.4 GB)
     beside the archive, which is not needed any more then.
 
     Args:
@@ -48,7 +48,7 @@ def load_tiny_imagenet(path: str, root: Path) -> Source:
     arrays = kept(file, f"{MD5} {_VERSION}", lambda: _decode(fetch(URL, file.with_suffix(".zip"), md5=MD5)))
     splits = {
         part: make_split(
-            check_pictures(channels_first(arrays[f"x_{part}"]), str(file), channels=3, side=SIDE, count=count),
+            check_images(channels_first(arrays[f"x_{part}"]), str(file), channels=3, side=SIDE, count=count),
             torch.from_numpy(arrays[f"y_{part}"].astype(np.int64)),
             CLASSES,
             str(file),
@@ -67,8 +67,8 @@ def load_tiny_imagenet(path: str, root: Path) -> Source:
 
 
 def _decode(archive: Path) -> dict[str, Array]:
-    """Decode all pictures with labels."""
-    say(f"decoding the pictures of {archive.name}, which is done once and takes a minute or so")
+    """Decode all images with labels."""
+    say(f"decoding the images of {archive.name}, which is done once and takes a minute or so")
     try:
         with zipfile.ZipFile(archive) as files:
             classes, train = _list_train(files, archive)
@@ -76,30 +76,30 @@ def _decode(archive: Path) -> dict[str, Array]:
             order = stratified_order(torch.tensor([label for _, label in train]), _ORDER_SEED).tolist()
             arrays: dict[str, Array] = {}
             for part, listed in (("train", [train[i] for i in order]), ("test", test)):
-                pictures = np.empty((len(listed), SIDE, SIDE, 3), np.uint8)
+                images = np.empty((len(listed), SIDE, SIDE, 3), np.uint8)
                 for i, (name, _) in enumerate(listed):
-                    pictures[i] = decode(files.read(name), SIDE, f"{archive}: {name}")
-                arrays |= {f"x_{part}": pictures, f"y_{part}": np.array([label for _, label in listed], np.uint8)}
+                    images[i] = decode(files.read(name), SIDE, f"{archive}: {name}")
+                arrays |= {f"x_{part}": images, f"y_{part}": np.array([label for _, label in listed], np.uint8)}
     except DAMAGED as error:
         raise ValueError(f"{archive}: cannot be read ({error}); remove the file, and get it again") from error
     return arrays
 
 
 def _list_train(files: zipfile.ZipFile, archive: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """List the classes with their numbers, and the training pictures with their labels."""
+    """List the classes with their numbers, and the training images with their labels."""
     pattern = re.compile(rf"{_TOP}/train/(\w+)/images/\w+\.JPEG")
     found = [(match[1], match[0]) for name in sorted(files.namelist()) if (match := pattern.fullmatch(name))]
     classes = {name: number for number, name in enumerate(sorted({name for name, _ in found}))}
     if len(classes) != CLASSES or len(found) != TRAIN:
         raise ValueError(
-            f"{archive}: found {len(found)} training pictures of {len(classes)} classes in {_TOP}/train, expected "
+            f"{archive}: found {len(found)} training images of {len(classes)} classes in {_TOP}/train, expected "
             f"{TRAIN} of {CLASSES}; remove the file, and get it again"
         )
     return classes, [(file, classes[name]) for name, file in found]
 
 
 def _list_test(files: zipfile.ZipFile, archive: Path, classes: dict[str, int]) -> list[tuple[str, int]]:
-    """List the pictures of the official validation set with their labels."""
+    """List the images of the official validation set with their labels."""
     annotations, names = f"{_TOP}/val/val_annotations.txt", set(files.namelist())
     where = f"{archive}: {annotations}"
     if annotations not in names:
@@ -107,11 +107,11 @@ def _list_test(files: zipfile.ZipFile, archive: Path, classes: dict[str, int]) -
     listed = []
     for line in files.read(annotations).decode().splitlines():
         file, label, *_ = [*line.split("\t"), ""]
-        picture = f"{_TOP}/val/images/{file}"
-        if label not in classes or picture not in names:
-            expected = f"a picture of val/images and one of the {CLASSES} classes"
+        image = f"{_TOP}/val/images/{file}"
+        if label not in classes or image not in names:
+            expected = f"an image of val/images and one of the {CLASSES} classes"
             raise ValueError(f"{where}: found {line!r}, expected {expected}; remove the archive, and get it again")
-        listed.append((picture, classes[label]))
+        listed.append((image, classes[label]))
     if len(listed) != TEST:
         raise ValueError(f"{where}: found {len(listed)} lines, expected {TEST}; remove the archive, and get it again")
     return listed

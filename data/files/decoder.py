@@ -1,4 +1,4 @@
-"""Decoding in worker processes, ahead of what consumes the pictures."""
+"""Decoding in worker processes, ahead of what consumes the images."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.files.decoding import Job, PictureError, decode
+from data.files.decoding import ImageError, Job, decode
 
 AHEAD = 2
 """Jobs that each process may be ahead."""
@@ -20,7 +20,7 @@ the default is to start anew; they only decode, and touch neither the device nor
 
 
 class Decoder:
-    """Decodes pictures in processes of its own, which stay from pass to pass and know nothing of any dataset.
+    """Decodes images in processes of its own, which stay from pass to pass and know nothing of any dataset.
 
     The processes are started at the first use. A second pass beside an unfinished one gets processes of its own.
 
@@ -34,7 +34,7 @@ class Decoder:
     def __init__(self, workers: int | None = None) -> None:
         self.workers = usable_cpus() if workers is None else workers
         if self.workers < 0:
-            raise ValueError(f"the number of processes that decode pictures must not be negative, got {workers}")
+            raise ValueError(f"the number of processes that decode images must not be negative, got {workers}")
         self._idle: dict[bool, list[_Pool]] = {False: [], True: []}
 
     def __call__(self, jobs: Iterable[Job], *, pinned: bool = False) -> Iterator[Tensor]:
@@ -45,15 +45,15 @@ class Decoder:
             pinned: Whether to put the results into page-locked memory, from which a GPU copies on its own.
 
         Raises:
-            PictureError: If a file holds no picture, or a damaged one; names it.
+            ImageError: If a file holds no image, or a damaged one; names it.
             RuntimeError: If a process dies.
         """
         for result in self._results(jobs, pinned) if self.workers else map(_attempt, jobs):
-            if isinstance(result, PictureError):
+            if isinstance(result, ImageError):
                 raise result
             yield result
 
-    def _results(self, jobs: Iterable[Job], pinned: bool) -> Iterator[Tensor | PictureError]:
+    def _results(self, jobs: Iterable[Job], pinned: bool) -> Iterator[Tensor | ImageError]:
         """Decode in an idle pool, which is idle again when the pass ends or is given up."""
         idle = self._idle[pinned]
         pool = idle.pop() if idle else _Pool(self.workers, pinned)
@@ -64,7 +64,7 @@ class Decoder:
         except RuntimeError as error:
             broken = True
             raise RuntimeError(
-                f"the processes that decode pictures failed ({error}); if one was killed, or ran out of memory or of "
+                f"the processes that decode images failed ({error}); if one was killed, or ran out of memory or of "
                 f"shared memory (/dev/shm), fewer than {self.workers} need less, and 0 none"
             ) from error
         finally:
@@ -104,14 +104,14 @@ class _Queue:
 class _Attempts(Dataset[Any]):
     """What a process does with a job; an error about a file travels back as a value, and so keeps its message."""
 
-    def __getitem__(self, job: Job) -> Tensor | PictureError:
+    def __getitem__(self, job: Job) -> Tensor | ImageError:
         return _attempt(job)
 
 
-def _attempt(job: Job) -> Tensor | PictureError:
+def _attempt(job: Job) -> Tensor | ImageError:
     try:
         return decode(job)
-    except PictureError as error:
+    except ImageError as error:
         return error
 
 

@@ -1,9 +1,9 @@
-"""From a picture file to an array of pixels: decoded, cut and resized, a pure function of the file and a seed.
+"""From an image file to an array of pixels: decoded, cut and resized, a pure function of the file and a seed.
 
 Pillow decodes. Of two candidates it takes as long as torchvision's `decode_image` for the decoding itself, reads more
 formats, and raises an error on damaged files where the other one, which is deprecated, can end the process. Cutting
 and resizing equal torchvision's `RandomResizedCrop`, `Resize` and `CenterCrop` of Pillow images to the bit, so that
-published weights see the pictures that they were trained on.
+published weights see the images that they were trained on.
 """
 
 import math
@@ -21,27 +21,27 @@ from torch import Tensor
 Pixels = NDArray[np.uint8]
 
 AREA = (0.08, 1.0)
-"""Share of the picture that a random cut covers."""
+"""Share of the image that a random cut covers."""
 RATIO = (3 / 4, 4 / 3)
 """Width by height of a random cut."""
 TRIES = 10
-"""Cuts that are drawn until one fits into the picture."""
+"""Cuts that are drawn until one fits into the image."""
 
 
-class PictureError(ValueError):
-    """A file that should hold a picture does not."""
+class ImageError(ValueError):
+    """A file that should hold an image does not."""
 
 
 class Job(NamedTuple):
-    """Pictures to decode together.
+    """Images to decode together.
 
     Attributes:
         files: Their paths.
         side: S, the height and width to give them, in pixels.
-        seeds: One number a picture, from which its random cut and mirroring are made; None for the fixed cut of
+        seeds: One number an image, from which its random cut and mirroring are made; None for the fixed cut of
             evaluation.
-        flip: Whether half of the pictures with a seed are mirrored.
-        resized: Whether pictures of any size are cut and resized; else they must be S × S.
+        flip: Whether half of the images with a seed are mirrored.
+        resized: Whether images of any size are cut and resized; else they must be S × S.
     """
 
     files: list[str]
@@ -52,70 +52,70 @@ class Job(NamedTuple):
 
 
 def decode(job: Job) -> Tensor:
-    """Decode the pictures of a job.
+    """Decode the images of a job.
 
     Returns:
         (B, S, S, 3) uint8.
 
     Raises:
-        PictureError: If a file holds no picture, or a damaged one; names it.
+        ImageError: If a file holds no image, or a damaged one; names it.
     """
-    pictures = np.empty((len(job.files), job.side, job.side, 3), np.uint8)
+    images = np.empty((len(job.files), job.side, job.side, 3), np.uint8)
     for i, file in enumerate(job.files):
-        pictures[i] = decode_file(Path(file), job, None if job.seeds is None else job.seeds[i])
-    return torch.from_numpy(pictures)
+        images[i] = decode_file(Path(file), job, None if job.seeds is None else job.seeds[i])
+    return torch.from_numpy(images)
 
 
 def decode_file(file: Path, job: Job, seed: int | None) -> Pixels:
-    """Decode one picture of a job: (S, S, 3) uint8.
+    """Decode one image of a job: (S, S, 3) uint8.
 
     The orientation that a camera notes beside the pixels is not applied, as in the reference pipelines of ImageNet.
 
     Raises:
-        PictureError: If the file holds no picture, or a damaged one.
+        ImageError: If the file holds no image, or a damaged one.
     """
     try:
-        with Image.open(file) as picture:
+        with Image.open(file) as image:
             if not job.resized:
-                return as_stored(picture, job.side)
+                return as_stored(image, job.side)
             if seed is None:
-                return cut_for_evaluation(picture, job.side)
-            return cut_at_random(picture, job.side, Random(seed).random, job.flip)
+                return cut_for_evaluation(image, job.side)
+            return cut_at_random(image, job.side, Random(seed).random, job.flip)
     except MemoryError:
         raise
     except Exception as error:  # on damaged files decoders raise whatever they stumble over
-        raise PictureError(
-            f"{file}: cannot be decoded ({type(error).__name__}: {error}); put an intact picture in its place, "
+        raise ImageError(
+            f"{file}: cannot be decoded ({type(error).__name__}: {error}); put an intact image in its place, "
             f"or take the file out of the folder"
         ) from error
 
 
-def as_stored(picture: Image.Image, side: int) -> Pixels:
-    """Give a picture that has the right size already, (S, S, 3)."""
-    if picture.size != (side, side):
-        raise ValueError(f"found {picture.width} x {picture.height} pixels, expected {side} x {side}")
-    return np.asarray(colour(picture))
+def as_stored(image: Image.Image, side: int) -> Pixels:
+    """Give an image that has the right size already, (S, S, 3)."""
+    if image.size != (side, side):
+        raise ValueError(f"found {image.width} x {image.height} pixels, expected {side} x {side}")
+    return np.asarray(colour(image))
 
 
-def cut_for_evaluation(picture: Image.Image, side: int) -> Pixels:
+def cut_for_evaluation(image: Image.Image, side: int) -> Pixels:
     """Resize the shorter side to 256 / 224 of S and cut S × S out of the centre: (S, S, 3).
 
     So ImageNet is evaluated at S = 224; other sizes, small ones too, keep the proportion.
     """
     short = round(side * 256 / 224)
-    width, height = picture.size
+    width, height = image.size
     # The longer side is cut off to whole pixels and the margins are rounded as torchvision does it.
     wide, high = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     left, top = round((wide - side) / 2), round((high - side) / 2)
-    resized = colour(picture).resize((wide, high), Image.Resampling.BILINEAR)
+    resized = colour(image).resize((wide, high), Image.Resampling.BILINEAR)
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
-def cut_at_random(picture: Image.Image, side: int, draw: Callable[[], float], flip: bool) -> Pixels:
-    """Cut a random part out of a picture, resize it, and mirror it with probability one half: (S, S, 3).
+def cut_at_random(image: Image.Image, side: int, draw: Callable[[], float], flip: bool) -> Pixels:
+    """Cut a random part out of an image, resize it, and mirror it with probability one half: (S, S, 3).
 
     Args:
-        picture: Any size; not decoded yet.
+        image: Any size; not decoded yet.
         side: S.
         draw: Gives uniform numbers in [0, 1).
         flip: Whether to mirror.
@@ -124,24 +124,24 @@ def cut_at_random(picture: Image.Image, side: int, draw: Callable[[], float], fl
         Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
     """
     mirrored = draw() < 0.5 and flip
-    full = picture.size
+    full = image.size
     left, top, width, height = random_cut(*full, draw)
-    reduce(picture, 2 * side / min(width, height))
-    x0, x1 = (x * picture.width / full[0] for x in (left, left + width))
-    y0, y1 = (y * picture.height / full[1] for y in (top, top + height))
-    # A cut of whole pixels, and within it, if the picture was reduced, the cut that was drawn.
+    reduce(image, 2 * side / min(width, height))
+    x0, x1 = (x * image.width / full[0] for x in (left, left + width))
+    y0, y1 = (y * image.height / full[1] for y in (top, top + height))
+    # A cut of whole pixels, and within it, if the image was reduced, the cut that was drawn.
     first, above = math.floor(x0), math.floor(y0)
-    part = picture.crop((first, above, math.ceil(x1), math.ceil(y1)))
+    part = image.crop((first, above, math.ceil(x1), math.ceil(y1)))
     box = (x0 - first, y0 - above, x1 - first, y1 - above)
     cut = colour(part).resize((side, side), Image.Resampling.BILINEAR, box=box)
     return np.asarray(cut)[:, ::-1] if mirrored else np.asarray(cut)
 
 
 def random_cut(width: int, height: int, draw: Callable[[], float]) -> tuple[int, int, int, int]:
-    """Draw a part of a picture: left, top, width and height in pixels.
+    """Draw a part of an image: left, top, width and height in pixels.
 
-    Its area is uniform in `AREA` of the picture's, the logarithm of its ratio uniform in `RATIO`; if after `TRIES`
-    draws none lies inside the picture, it is the largest centred part of a ratio in `RATIO`.
+    Its area is uniform in `AREA` of the image's, the logarithm of its ratio uniform in `RATIO`; if after `TRIES`
+    draws none lies inside the image, it is the largest centred part of a ratio in `RATIO`.
     """
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for _ in range(TRIES):
@@ -154,29 +154,29 @@ def random_cut(width: int, height: int, draw: Callable[[], float]) -> tuple[int,
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def reduce(picture: Image.Image, factor: float) -> None:
+def reduce(image: Image.Image, factor: float) -> None:
     """Let a JPEG be decoded at a half, a quarter or an eighth of its size if that is at least `factor` of it.
 
     Large photographs are decoded several times as fast. Two pixels are left for each one of the result, so that
-    the resizing has what it averages; pictures that are not reduced to a quarter or less are decoded as they are.
+    the resizing has what it averages; images that are not reduced to a quarter or less are decoded as they are.
     """
     if factor <= 0.5:
-        picture.draft(None, (math.ceil(picture.width * factor), math.ceil(picture.height * factor)))
+        image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
 
 
-def colour(picture: Image.Image) -> Image.Image:
-    """Give a picture three colours: grey becomes three equal ones, transparency is dropped, 16 bits become 8.
+def colour(image: Image.Image) -> Image.Image:
+    """Give an image three colours: grey becomes three equal ones, transparency is dropped, 16 bits become 8.
 
     Raises:
         ValueError: If its pixels are numbers without a known range.
     """
-    if picture.mode == "RGB":
-        return picture
-    if picture.mode in ("I", "F"):
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("I", "F"):
         raise ValueError("its pixels are 32-bit numbers, whose range is not known; save it with 8 or 16 bits")
-    if picture.mode.startswith("I;16"):
-        levels = np.asarray(picture).astype(np.float64) / 257
-        picture = Image.fromarray(np.rint(levels).astype(np.uint8))
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.float64) / 257
+        image = Image.fromarray(np.rint(levels).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")

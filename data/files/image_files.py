@@ -1,4 +1,4 @@
-"""Pictures that stay in their files until they are needed."""
+"""Images that stay in their files until they are needed."""
 
 import os
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Picture files that stand for images (N, 3, S, S) uint8; what is selected from them is files again.
+    """Image files that stand for images (N, 3, S, S) uint8; what is selected from them is files again.
 
     Attributes:
         folder: The folder that all files lie in or below.
         names: (N,) their paths in it, as bytes of one length: a million take tens of megabytes.
         side: S, the height and width to which they are decoded, in pixels.
-        resized: Whether pictures of any size are cut and resized to S × S; else they must have that size.
+        resized: Whether images of any size are cut and resized to S × S; else they must have that size.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Files:
         if self.names.ndim != 1 or self.names.dtype.kind != "S":
             raise ValueError(f"names must be bytes (N,), found {self.names.dtype} {self.names.shape}")
         if self.side < 1:
-            raise ValueError(f"{self.folder}: pictures must be decoded to at least 1 pixel, got image_size={self.side}")
+            raise ValueError(f"{self.folder}: images must be decoded to at least 1 pixel, got image_size={self.side}")
 
     def __len__(self) -> int:
         """N."""

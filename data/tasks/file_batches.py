@@ -1,4 +1,4 @@
-"""Batches of pictures in files, decoded ahead of the device and normalised on it."""
+"""Batches of images in files, decoded ahead of the device and normalised on it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
@@ -17,19 +17,19 @@ class FileBatches(Portions):
     """Batches of one split whose images are files; else as `Batches`.
 
     With a `stream` every pass takes a fresh generator from it and draws all it needs at the start of the pass on
-    the CPU: the order, and a seed for each picture, from which its random cut and mirroring are made wherever it is
+    the CPU: the order, and a seed for each image, from which its random cut and mirroring are made wherever it is
     decoded. The bits therefore depend neither on the number of processes nor on the device. Without a stream the
-    pictures come in order, cut for evaluation.
+    images come in order, cut for evaluation.
 
-    Pictures travel as uint8, from page-locked memory where the device is a GPU, and become numbers there.
+    Images travel as uint8, from page-locked memory where the device is a GPU, and become numbers there.
 
     Args:
         split: Files and labels; the batches come on the device of the labels.
-        batch_size: Pictures a batch.
+        batch_size: Images a batch.
         decoder: Decodes them.
-        mean: What is subtracted from each channel of the pictures in [0, 1].
+        mean: What is subtracted from each channel of the images in [0, 1].
         std: What each channel is divided by afterwards.
-        augmentation: Whether pictures are mirrored, with cuts at random; None for the cut of evaluation. Used only
+        augmentation: Whether images are mirrored, with cuts at random; None for the cut of evaluation. Used only
             with a stream.
         stream: Returns a fresh CPU generator, once a pass; None for no randomness.
 
@@ -52,7 +52,7 @@ class FileBatches(Portions):
         if not isinstance(split.images, Files):
             raise TypeError("these images are in memory: Batches makes batches of them")
         if augmentation and (augmentation.padding or augmentation.cutout):
-            raise ValueError("pictures in files are cut at random sizes and mirrored; padding and cutout must be 0")
+            raise ValueError("images in files are cut at random sizes and mirrored; padding and cutout must be 0")
         self.examples = len(split.labels)
         self._bounds = bounds(self.examples, batch_size)
         self._files, self._labels = split.images, split.labels
@@ -90,12 +90,12 @@ def decoded(
     """Decode files batch by batch; each batch is shared out evenly among the decoder's processes.
 
     Args:
-        files: N pictures.
+        files: N images.
         batches: Where each batch starts and stops among them.
         decoder: Decodes them.
         device: Where the batches are wanted.
         seeds: (N,) int64, from which random cuts are made; None for the cut of evaluation.
-        flip: Whether half of the pictures with a seed are mirrored.
+        flip: Whether half of the images with a seed are mirrored.
 
     Yields:
         (B, 3, S, S) uint8, channels last in memory, on the device.

@@ -1,4 +1,4 @@
-"""Pictures to classify: the task made of a dataset's pictures, augmented on the device."""
+"""Images to classify: the task made of a dataset's images, augmented on the device."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,8 +20,8 @@ KEPT = 2**18
 
 
 @dataclass(frozen=True, eq=False)
-class PictureTask(Task):
-    """A dataset of pictures ready to train on.
+class ImageTask(Task):
+    """A dataset of images ready to train on.
 
     Attributes:
         name: The dataset's name, as it was asked for.
@@ -91,9 +91,9 @@ class PictureTask(Task):
         return self._passes(self.train, batch_size, self.augmentation if augmented else None, stream)
 
     def part(self, part: Part, batch_size: int) -> Batches | FileBatches | None:
-        """All pictures of a split, once each, in order and unchanged but normalised; None if there are none.
+        """All images of a split, once each, in order and unchanged but normalised; None if there are none.
 
-        Pictures in files are cut as for evaluation: see `data.files.decoding.cut_for_evaluation`.
+        Images in files are cut as for evaluation: see `data.files.decoding.cut_for_evaluation`.
         """
         split = {"train": self.train, "validation": self.validation, "test": self.test}[part]
         return None if split is None else self._passes(split, batch_size)
@@ -187,7 +187,7 @@ class PictureTask(Task):
         )
 
 
-def normalised(images: Images, task: PictureTask, batch_size: int) -> Iterator[Tensor]:
+def normalised(images: Images, task: ImageTask, batch_size: int) -> Iterator[Tensor]:
     """Batches of bare images, normalised as the task's own: its companions and its corrupted test images.
 
     Args:

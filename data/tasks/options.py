@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-PICTURES = ("label_noise", "cutout", "ood", "corruptions")
+IMAGES = ("label_noise", "cutout", "ood", "corruptions")
 FILES = ("label_noise", "ood", "corruptions")
 FOLDER = (*FILES, "image_size")
 TEXT = ("segment",)
@@ -21,11 +21,11 @@ class Options(TypedDict, total=False):
         label_noise: Share of the training labels that are replaced by random ones, the same for all methods and seeds;
             `data.tasks.splits.noisy_labels` says which and by what.
         cutout: Side, in pixels, of the square that every training image loses; 0 for none.
-        ood: Names of the companions, from `COMPANIONS` or the dataset's own, or "npz:PATH" for the user's pictures
+        ood: Names of the companions, from `COMPANIONS` or the dataset's own, or "npz:PATH" for the user's images
             (an array `images` or `x_test`); None for the dataset's own and its `STANDARD` ones. They are loaded, and
             downloaded, when the task's functions are called.
         corruptions: "generated" here from the test images, the "official" corrupted files, or "none".
-        image_size: Side of the pictures of an image folder, in pixels; None for 224.
+        image_size: Side of the images of an image folder, in pixels; None for 224.
         segment: Symbols of a text through which gradients flow back; None for 100.
     """
 
@@ -58,16 +58,16 @@ def check_options(dataset: str, options: Options, allowed: Sequence[str]) -> Non
 
 
 def check_cutout(dataset: str, options: Options, side: int) -> None:
-    """Refuse a cutout that can leave nothing of a picture.
+    """Refuse a cutout that can leave nothing of an image.
 
     Args:
         dataset: Its name.
         options: What was asked for.
-        side: Of its pictures, in pixels.
+        side: Of its images, in pixels.
 
     Raises:
         ValueError: Naming what is possible.
     """
     cutout = options.get("cutout", 0)
     if cutout >= side:
-        raise ValueError(f"{dataset}: cutout={cutout} can cover whole pictures of {side} x {side}; at most {side - 1}")
+        raise ValueError(f"{dataset}: cutout={cutout} can cover whole images of {side} x {side}; at most {side - 1}")

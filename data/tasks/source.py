@@ -1,4 +1,4 @@
-"""A dataset as it is stored: pictures with labels, how to augment them, and what it is tested against."""
+"""A dataset as it is stored: images with labels, how to augment them, and what it is tested against."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

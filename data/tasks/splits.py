@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.files.image_files import Images
-from data.tasks.image_task import PictureTask
+from data.tasks.image_task import ImageTask
 from data.tasks.source import Source, Split, Statistics
 
 _SUBSET_SEED = 20210601  # of the stratified order from which `train_size` keeps the first images
@@ -63,7 +63,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 def make_task(
     name: str, source: Source, validation: int | None, train_size: int | None, label_noise: float = 0.0
-) -> PictureTask:
+) -> ImageTask:
     """Hold out images of a source's training set, shrink the rest if asked to, and measure what is left.
 
     Args:
@@ -88,7 +88,7 @@ def make_task(
         chosen = _subset(train.labels, train_size)
         train = Split(train.images[chosen], labels[chosen])
     mean, std = _statistics(source, train.images)
-    return PictureTask(
+    return ImageTask(
         name=name,
         classes=source.classes,
         train=train,

@@ -14,10 +14,10 @@ class Shape(NamedTuple):
     """What networks and schedules must know about a dataset.
 
     Attributes:
-        in_channels: channels of the pictures; None for text.
+        in_channels: channels of the images; None for text.
         image_size: their side, in pixels; None for text.
         classes: the number of classes, or of symbols.
-        train: training examples, without those held out: pictures, or segments of text.
+        train: training examples, without those held out: images, or segments of text.
     """
 
     in_channels: int | None
@@ -74,7 +74,7 @@ def share(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
 
 
 class Task(ABC):
-    """A dataset ready to train on: pictures (`PictureTask`) or text (`TextTask`).
+    """A dataset ready to train on: images (`ImageTask`) or text (`TextTask`).
 
     Attributes:
         name: The dataset's name, as it was asked for.

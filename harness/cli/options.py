@@ -45,7 +45,7 @@ Fuse = Annotated[
 Compile = Annotated[
     settings.Compile,
     typer.Option(
-        help="Compile networks for pictures with torch.compile, for training; reduce-overhead: into CUDA graphs. "
+        help="Compile networks for images with torch.compile, for training; reduce-overhead: into CUDA graphs. "
         "Takes up to some minutes a run; the same results to rounding."
     ),
 ]

@@ -68,7 +68,7 @@ def run(
     scale: Scale = None,
     decoders: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes a run that decode picture files. Default: the cores, shared out."),
+        typer.Option(min=0, help="Processes a run that decode image files. Default: the cores, shared out."),
     ] = None,
     ranks: Annotated[
         int, typer.Option(min=1, help="Processes that train each run together: on so many GPUs, or on the CPU.")

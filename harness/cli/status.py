@@ -38,16 +38,16 @@ def status(
     if as_json:
         print(json.dumps(as_values(plan.study.name, found, time.time()), indent=2))
     elif not watch:
-        console.print(picture(plan.study.name, found, time.time()))
+        console.print(draw_status(plan.study.name, found, time.time()))
     else:
-        with Live(picture(plan.study.name, found, time.time()), console=console, auto_refresh=False) as live:
+        with Live(draw_status(plan.study.name, found, time.time()), console=console, auto_refresh=False) as live:
             while any(status.state in ("running", "stopped", "to do") for status in found):
                 try:
                     time.sleep(every)
                 except KeyboardInterrupt:
                     break
                 found = look_at_all(plan, runs)
-                live.update(picture(plan.study.name, found, time.time()), refresh=True)
+                live.update(draw_status(plan.study.name, found, time.time()), refresh=True)
 
 
 def as_values(study: str, found: "list[RunStatus]", now: float) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def as_values(study: str, found: "list[RunStatus]", now: float) -> dict[str, Any
     }
 
 
-def picture(study: str, found: "list[RunStatus]", now: float) -> Group:
+def draw_status(study: str, found: "list[RunStatus]", now: float) -> Group:
     """Draw a study's status: counts and estimate, what runs, what failed or was stopped, and the methods.
 
     Args:

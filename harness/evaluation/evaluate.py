@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import Passes, PictureTask, Task, normalised
+from data import ImageTask, Passes, Task, normalised
 from harness.costs.cost import Cost, Counter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
@@ -22,7 +22,7 @@ from methods import Method
 BATCH = 1024
 """Examples predicted at once, if they are small."""
 VALUES = 3 * 2**22
-"""Values of pictures predicted at once, at most: a thousand of 64 pixels, some eighty of 224."""
+"""Values of images predicted at once, at most: a thousand of 64 pixels, some eighty of 224."""
 MANY_CLASSES = 100
 """From so many on, the top-5 accuracy says something."""
 CHANGE_SEVERITY = 3
@@ -39,7 +39,7 @@ class Evaluation:
         parameters_kept: how many parameters prediction needs.
         forwards_per_example: forward passes that one prediction takes.
         seconds_per_1000: seconds for 1,000 predictions, in batches.
-        predictions: what is kept of the predictions: of pictures the probabilities, (N, C) float32, and labels, (N,).
+        predictions: what is kept of the predictions: of images the probabilities, (N, C) float32, and labels, (N,).
     """
 
     metrics: dict[str, float]
@@ -61,7 +61,7 @@ def at_once(task: Task) -> int:
 
 
 @torch.no_grad()
-def evaluate(method: Method, task: PictureTask, counter: Counter, bins: int | None = None) -> Evaluation:
+def evaluate(method: Method, task: ImageTask, counter: Counter, bins: int | None = None) -> Evaluation:
     """Score every test example exactly once, and the companions of the task.
 
     Args:
@@ -161,7 +161,7 @@ def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Te
     }
 
 
-def out_of_distribution(method: Method, task: PictureTask, inside: Tensor) -> dict[str, float]:
+def out_of_distribution(method: Method, task: ImageTask, inside: Tensor) -> dict[str, float]:
     """Give AUROC, AUPR and FPR at 95 % TPR of telling each OOD companion by entropy, and their means."""
     found: dict[str, float] = {}
     for name, load in task.ood.items():
@@ -172,11 +172,11 @@ def out_of_distribution(method: Method, task: PictureTask, inside: Tensor) -> di
     return {name: mean(found[f"{name}/{each}"] for each in task.ood) for name in names} | found
 
 
-def corruption(method: Method, task: PictureTask, y: Tensor, clean: float) -> dict[str, float]:
+def corruption(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict[str, float]:
     """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions.
 
     And the relative change of the accuracy, (b - a) / a, at severity 3 (Wortsman et al., ICML 2021, appendix G), where
-    any clean picture is right. What was measured on corruptions that are generated here is called so.
+    any clean image is right. What was measured on corruptions that are generated here is called so.
 
     Args:
         method: prepared for prediction.

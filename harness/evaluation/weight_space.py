@@ -107,7 +107,7 @@ def tally(predict: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Tall
     """Score members that predict together.
 
     Args:
-        predict: gives their logits, (K, B, C), for pictures (B, …).
+        predict: gives their logits, (K, B, C), for images (B, …).
         batches: of the examples, at least one.
     """
     total = Tally()

@@ -35,7 +35,7 @@ class Cell(BaseModel):
 
     @model_validator(mode="after")
     def counted(self) -> "Cell":
-        """Refuse a network that does not exist, or not for these pictures."""
+        """Refuse a network that does not exist, or not for these images."""
         if self.image[1] != self.image[2]:
             raise ValueError(f"image: expected as high as wide, got {list(self.image)}")
         _ = self.operations
@@ -43,7 +43,7 @@ class Cell(BaseModel):
 
     @property
     def operations(self) -> float:
-        """Count the floating-point operations of one picture's forward pass."""
+        """Count the floating-point operations of one image's forward pass."""
         return operations(self.architecture, Shape(self.image[0], self.image[1], self.classes, 1), 0)
 
 
@@ -123,7 +123,7 @@ class Rates:
 
 
 def same(cell: Cell, network: Network) -> bool:
-    """Say whether a cell is of this network and size of pictures; what the number of classes adds is nothing."""
+    """Say whether a cell is of this network and size of images; what the number of classes adds is nothing."""
     return (cell.architecture, cell.image) == (network.architecture, network.image)
 
 

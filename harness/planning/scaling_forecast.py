@@ -199,12 +199,12 @@ def origin(rate: Rate) -> str:
 def networks(works: Iterable[Work], columns: Sequence[Rates]) -> str:
     """Tabulate the rate of each network, and whose it is."""
     used = {task.network for work in works for task in work.tasks.values()}
-    head = ["network", "picture", "classes", "minibatch", "forward GFLOP"]
+    head = ["network", "image", "classes", "minibatch", "forward GFLOP"]
     head += [part for rates in columns for part in (f"{rates.name}: examples/s", "rate")]
     rows = []
     for network in sorted(used, key=lambda network: (-network.operations, network)):
-        picture = "×".join(map(str, network.image)) if network.image else "text"
-        cells = [network.architecture, picture, str(network.classes), str(network.batch_size)]
+        image = "×".join(map(str, network.image)) if network.image else "text"
+        cells = [network.architecture, image, str(network.classes), str(network.batch_size)]
         cells.append(f"{network.operations / 1e9:,.2g}")
         for rates in columns:
             rate = rates.of(network)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data import PictureTask, TextTask
+from data import ImageTask, TextTask
 from harness.costs.cost import Cost, Counter
 from harness.costs.peak_memory import PeakMemory
 from harness.evaluation.each_epoch import EachEpoch
@@ -81,7 +81,7 @@ class Execution:
         warm_up(self.device)
         self.memory = PeakMemory(self.device)
         self.counter = Counter()
-        self.compile = settings.compile if isinstance(self.task, PictureTask) else "off"
+        self.compile = settings.compile if isinstance(self.task, ImageTask) else "off"
         if self.compile != "off":
             torch.compiler.reset()  # a process keeps few programs, and would run what comes after them uncompiled
         self.methods = available(settings.plugins)
@@ -298,7 +298,7 @@ class Execution:
         if self.run.evaluate == Measures():
             return Landscape()
         task, statistics = self.task, self.data.for_statistics("prepare")
-        corrupted = partial(task.corrupted_part, batch_size=at_once(task)) if isinstance(task, PictureTask) else None
+        corrupted = partial(task.corrupted_part, batch_size=at_once(task)) if isinstance(task, ImageTask) else None
         examples = Examples(self.data.held_out("test"), self.data.held_out("train"), statistics, corrupted)
         plain = None
         if beside:
@@ -314,7 +314,7 @@ class Execution:
 
     def write_result(self, parts: list[RunFolder], around: Landscape) -> None:
         """Evaluate, and write predictions, arrays and result."""
-        if isinstance(self.task, PictureTask):
+        if isinstance(self.task, ImageTask):
             found = evaluate(self.method, self.task, self.counter, self.run.evaluate.calibration_bins)
         else:
             assert isinstance(self.task, TextTask)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import data
-from data import Part, Passes, PictureTask, Task
+from data import ImageTask, Part, Passes, Task
 from harness.evaluation.evaluate import at_once
 from harness.running.distributed.group import Group
 from harness.studies.run import DatasetSpec, Run
@@ -71,7 +71,7 @@ class RunData:
 def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decoders: int | None = None) -> Task:
     """Load a dataset to the device; a worker keeps the last two."""
     loaded = data.load(dataset.name, root=downloads, **dataset.options())
-    if isinstance(loaded, PictureTask):
+    if isinstance(loaded, ImageTask):
         for load in loaded.ood.values():
             load()  # what evaluation needs must be there before training starts
         loaded = loaded.decoding(decoders)

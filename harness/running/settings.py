@@ -19,7 +19,7 @@ class Settings:
         device: "cpu", "cuda", "cuda:1" …
         checkpoint_seconds: the least time between two checkpoints of a run; 0 for one every epoch.
         plugins: files of the user's own methods.
-        decoders: processes that decode picture files for a run; None for one a CPU, 0 for the run's own.
+        decoders: processes that decode image files for a run; None for one a CPU, 0 for the run's own.
         ranks: processes that train a run together, on the CPU or on the CUDA devices from `device` on.
         driver: who the run is executed for, in words; claims name it.
         alone: no other run is on the device, so that one that runs out of memory has failed.

@@ -32,7 +32,7 @@ def make_method(
     Args:
         run: what to build.
         methods: every method by name.
-        shape: of the pictures, and the number of classes.
+        shape: of the images, and the number of classes.
         attach: given each network as it is drawn, before any copy of it is made: precision, cost hooks.
         weights: the folder of pretrained weights; None to leave networks as drawn even if they should start from such.
         recipe: in place of the run's, one that trains alike.

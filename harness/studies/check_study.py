@@ -186,7 +186,7 @@ def check_measures(grid: Grid, imagined: Imagined, errors: Errors) -> None:
 
 
 def holds_out(dataset: DatasetSpec) -> bool:
-    """Say whether some training pictures of a dataset are held out; those that are downloaded hold out none unasked."""
+    """Say whether some training images of a dataset are held out; those that are downloaded hold out none unasked."""
     if dataset.name.partition(":")[0] in TEXTS:
         return dataset.validation != 0
     if dataset.validation is not None or dataset.name in DOWNLOADED:

@@ -55,7 +55,7 @@ def companions(dataset: DatasetSpec) -> list[str]:
     known = DOWNLOADED.get(dataset.name)
     if known is None:
         task = data.load(dataset.name, root=Path(), **dataset.options())
-        return list(task.ood) if isinstance(task, data.PictureTask) else []
+        return list(task.ood) if isinstance(task, data.ImageTask) else []
     if known.in_channels is None or known.image_size is None:
         return []
     return list(choose(dataset.name, (known.in_channels, known.image_size), {}, dataset.ood, Path()))

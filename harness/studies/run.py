@@ -22,19 +22,19 @@ class DatasetSpec(Part):
     validation: Annotated[int, Field(ge=0)] | None = None
     """Training examples that are held out to choose on; None for the dataset's default."""
     train_size: Annotated[int, Field(ge=1)] | None = None
-    """Train on so many examples only, a fixed stratified subset of pictures or the beginning of a text."""
+    """Train on so many examples only, a fixed stratified subset of images or the beginning of a text."""
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The share of training labels that are replaced by random ones, the same for all methods."""
     cutout: Annotated[int, Field(ge=0)] = 0
-    """Side of the square that training pictures lose, in pixels."""
+    """Side of the square that training images lose, in pixels."""
     image_size: Annotated[int, Field(ge=8)] | None = None
-    """Side of the pictures of an image folder, in pixels."""
+    """Side of the images of an image folder, in pixels."""
     segment: Annotated[int, Field(ge=1)] | None = None
     """Symbols of a text through which gradients flow back."""
     ood: tuple[str, ...] | None = None
     """Out-of-distribution companions; None for the dataset's usual ones."""
     corruptions: Literal["generated", "official", "none"] = "generated"
-    """Corrupted test pictures: generated here, or the official files."""
+    """Corrupted test images: generated here, or the official files."""
     digest: str | None = None
     """SHA-256 of the files of a dataset given by a path, which stands for the path in the key."""
     ood_digests: tuple[str, ...] = ()

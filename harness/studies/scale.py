@@ -35,7 +35,7 @@ EPOCHS = (4, 6, 10, 16, 24, 40)
 """Lengths that `tiny` tries, as some methods collect several states late in training."""
 WIDTH = re.compile(r"(?P<family>wrn|pyramidnet|lstm)-(?:(?P<depth>\d+)-)?(?P<width>\d+)")
 RESIDUAL = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w+")
-"""Networks without a width in their name: a step of the larger ones takes seconds even on tiny pictures."""
+"""Networks without a width in their name: a step of the larger ones takes seconds even on tiny images."""
 IN_THEIR_PLACE = "wrn-10"
 
 
@@ -143,7 +143,7 @@ def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of made-up data
     changes: dict[str, Any] = made_up(dataset, text) if scale.data else {}
     limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
-    apart = dataset.validation or 0  # of pictures, it is taken from those to train on; a text has a part for it
+    apart = dataset.validation or 0  # of images, it is taken from those to train on; a text has a part for it
     had = dataset.train_size or known.train - (0 if text else apart)
     if apart:
         changes["validation"] = apart = min(apart, *limits, *([held] if scale.data else []))

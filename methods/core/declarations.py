@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
-"""x (B, …), for pictures (B, C_in, H, W); y (B,), the class of each example."""
+"""x (B, …), for images (B, C_in, H, W); y (B,), the class of each example."""
 
 
 Weights = Mapping[str, Tensor]

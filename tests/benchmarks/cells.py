@@ -1,4 +1,4 @@
-"""What benchmarks time: epochs of the harness, and of the bare loop that does the same work, on random pictures."""
+"""What benchmarks time: epochs of the harness, and of the bare loop that does the same work, on random images."""
 
 import contextlib
 from collections.abc import Callable
@@ -35,13 +35,13 @@ class Cell:
     Attributes:
         architecture: its name.
         minibatches: of an epoch.
-        batch_size: pictures of each.
+        batch_size: images of each.
         device: "cpu" or "cuda".
         precision: "float32" or "bfloat16".
         compile: how torch compiles the network of the harness.
         fuse_up_to: the largest minibatch of which members are run as one batch.
-        channels: of a picture.
-        side: of a picture, in pixels.
+        channels: of an image.
+        side: of an image, in pixels.
     """
 
     architecture: str
@@ -55,8 +55,8 @@ class Cell:
     side: int = 32
 
     @property
-    def pictures(self) -> int:
-        """Pictures of an epoch."""
+    def images(self) -> int:
+        """Images of an epoch."""
         return self.minibatches * self.batch_size
 
     @property
@@ -66,7 +66,7 @@ class Cell:
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of a picture's training: forward, and twice as many backward."""
+        """Floating-point operations of an image's training: forward, and twice as many backward."""
         return 3 * operations(self.architecture, Shape(self.channels, self.side, CLASSES, 1), 0)
 
     def describe(self, method: str) -> dict[str, Any]:
@@ -83,11 +83,11 @@ class Cell:
         }
 
     def data(self) -> Batches:
-        """Make random pictures, augmented as CIFAR's are."""
+        """Make random images, augmented as CIFAR's are."""
         generator = torch.Generator().manual_seed(0)
-        shape = (self.pictures, self.channels, self.side, self.side)
+        shape = (self.images, self.channels, self.side, self.side)
         images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-        labels = torch.randint(CLASSES, (self.pictures,), generator=generator)
+        labels = torch.randint(CLASSES, (self.images,), generator=generator)
         return Batches(
             Split(images, labels).to(self.device),
             self.batch_size,
@@ -193,7 +193,7 @@ def time_method(cell: Cell, written: str, rounds: int, lasting: float = 0.0) -> 
 
 def rates(cell: Cell, taken: float) -> dict[str, float]:
     """Say how fast an epoch is that takes so many seconds."""
-    return {"images_per_second": cell.pictures / taken, "ms_per_update": 1e3 * taken / cell.minibatches}
+    return {"images_per_second": cell.images / taken, "ms_per_update": 1e3 * taken / cell.minibatches}
 
 
 def loop_row(cell: Cell, timing: Timing, peak: float, bound: float) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def loop_row(cell: Cell, timing: Timing, peak: float, bound: float) -> dict[str,
     return {
         **cell.describe("sgd"),
         **rates(cell, taken),
-        "of_matrix_peak": cell.pictures * cell.operations / taken / peak,
+        "of_matrix_peak": cell.images * cell.operations / taken / peak,
         "peak_memory_bytes": timing.memory,
         "over_bare_loop": Measured.of(timing.ratios("harness", "bare"), bound),
     }

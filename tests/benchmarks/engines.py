@@ -1,7 +1,7 @@
 """Time the engines side by side: how much faster two workers finish what one process does.
 
 They train a part of the study `digits`: six of its methods on both networks with its three seeds, which takes a process
-some minutes; everything else is as in the study, evaluation on corrupted and foreign pictures included. Each run has
+some minutes; everything else is as in the study, evaluation on corrupted and foreign images included. Each run has
 one thread. Seconds are those of the whole command `econ run`, with the start of Python, of the workers and of Ray,
 which takes about ten of them. How many runs were under way at a time, on average over those seconds, tells what start,
 end and waiting leave of the two workers, also on a machine that does other things.

@@ -1,6 +1,6 @@
-"""Time what brings pictures to the network: the augmentation in memory, and the decoding of files.
+"""Time what brings images to the network: the augmentation in memory, and the decoding of files.
 
-Rates are in pictures a second. A device that waits stands in for a GPU, which leaves the CPUs to the decoders.
+Rates are in images a second. A device that waits stands in for a GPU, which leaves the CPUs to the decoders.
 Training on the CPU itself shares the cores with the decoders, so that there the best possible rate is that of doing
 one after the other with all cores: 1 / (1 / loader + 1 / training).
 
@@ -30,7 +30,7 @@ from data.tasks.source import Augmentation, Split
 from methods.core.streams import stream
 
 AUGMENTED, MILLISECONDS, THREADS = 512, 4.0, 2
-"""Pictures of CIFAR's size in a batch, the most time that it may take, and the CPU threads it is given."""
+"""Images of CIFAR's size in a batch, the most time that it may take, and the CPU threads it is given."""
 
 WRITTEN, SIZE = 128, (500, 375)
 """JPEG files, and their width and height: the typical ones of ImageNet."""
@@ -42,7 +42,7 @@ ROUNDS = 5
 
 
 def median_of_batches(cutout: int, batches: int = 200) -> float:
-    """Milliseconds that a batch in memory takes, cut out of padded pictures, mirrored and masked: the median."""
+    """Milliseconds that a batch in memory takes, cut out of padded images, mirrored and masked: the median."""
     n = 20 * AUGMENTED
     images = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=stream(0, "images"))
     passes = Batches(
@@ -78,7 +78,7 @@ def write_photographs(folder: Path) -> list[str]:
 
 
 def loader(folder: Path, names: list[str], count: int, side: int, batch_size: int, device: str) -> FileBatches:
-    """Training batches of `count` pictures, the files again and again, decoded by all CPUs."""
+    """Training batches of `count` images, the files again and again, decoded by all CPUs."""
     chosen = [names[i % len(names)].encode() for i in range(count)]
     return FileBatches(
         Split(Files(folder, np.array(chosen), side), torch.zeros(count, dtype=torch.int64)).to(device),
@@ -92,17 +92,17 @@ def loader(folder: Path, names: list[str], count: int, side: int, batch_size: in
 
 
 def rate(batches: Iterable[tuple[Tensor, Tensor]], step: Callable[[Tensor], object]) -> float:
-    """Pictures a second that pass through `step`."""
-    pictures = 0
+    """Images a second that pass through `step`."""
+    images = 0
     start = time.perf_counter()
     for x, _ in batches:
         step(x)
-        pictures += len(x)
+        images += len(x)
     if isinstance(step, WaitingDevice):
         step.synchronize()
     elif torch.cuda.is_available():
         torch.cuda.synchronize()
-    return pictures / (time.perf_counter() - start)
+    return images / (time.perf_counter() - start)
 
 
 def trainer(net: nn.Module, device: str) -> Callable[[Tensor], None]:
@@ -126,8 +126,8 @@ class WaitingDevice:
     Like a GPU it is given work ahead: the host waits only when a whole batch is still queued.
     """
 
-    def __init__(self, pictures_a_second: float) -> None:
-        self.rate = pictures_a_second
+    def __init__(self, images_a_second: float) -> None:
+        self.rate = images_a_second
         self.busy_until = 0.0
 
     def __call__(self, x: Tensor) -> None:
@@ -191,7 +191,7 @@ def print_loading(folder: Path) -> bool:
     else:
         small = loader(folder, names, 16 * 32, 64, 32, device)
         compared["resnet18 on the same cores, 64 px"] = compare(small, trainer(resnet18(), device), shared)
-    print(f"{f'{usable_cpus()} decoders; pictures a second':45} {'loader':>7} {'device':>7} {'both':>7} {'of best':>8}")
+    print(f"{f'{usable_cpus()} decoders; images a second':45} {'loader':>7} {'device':>7} {'both':>7} {'of best':>8}")
     for name, (loading, alone, together, share) in compared.items():
         verdict = "" if share >= BOUND else "  below the bound"
         print(f"{name:45} {loading:7.0f} {alone:7.0f} {together:7.0f} {share:8.3f} >= {BOUND}{verdict}", flush=True)
@@ -207,7 +207,7 @@ def main() -> None:
         found = median_of_batches(cutout)
         good &= found <= MILLISECONDS
         verdict = "" if found <= MILLISECONDS else "  above the bound"
-        name = f"{AUGMENTED} pictures in memory, cutout={cutout}, {torch.get_num_threads()} threads"
+        name = f"{AUGMENTED} images in memory, cutout={cutout}, {torch.get_num_threads()} threads"
         print(f"{name:55} {found:6.2f} ms <= {MILLISECONDS} ms{verdict}", flush=True)
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from tests.benchmarks.speed import LOOP
 
 LATE = "late_phase_bn(K=10, start=500, prediction=members)"
 CIFAR = 50_000
-"""Pictures of CIFAR-10's training data."""
+"""Images of CIFAR-10's training data."""
 ALWAYS = sys.maxsize
 
 
@@ -46,7 +46,7 @@ def add_fastest(tried: Tried, timing: Timing, report: Report) -> None:
 
 def minutes(cell: Cell, timing: Timing, epochs: int, bound: float) -> Measured:
     """Predict how long plain training takes on CIFAR-10."""
-    return Measured.of([epochs * CIFAR / cell.pictures * taken / 60 for taken in timing.seconds["sgd"]], bound)
+    return Measured.of([epochs * CIFAR / cell.images * taken / 60 for taken in timing.seconds["sgd"]], bound)
 
 
 def measure_large(sizes: Sizes, report: Report) -> None:
@@ -60,9 +60,9 @@ def measure_large(sizes: Sizes, report: Report) -> None:
     add_fastest(plain, timing, report)
     name, taken = f"{cell.architecture} {cell.precision}", timing.seconds["sgd"]
     report.add(
-        f"{name}, images/s", Measured.of([cell.pictures / t for t in taken], 9000, least=True), seconds=plain.found
+        f"{name}, images/s", Measured.of([cell.images / t for t in taken], 9000, least=True), seconds=plain.found
     )
-    share = cell.pictures * cell.operations / report.peaks[cell.precision]
+    share = cell.images * cell.operations / report.peaks[cell.precision]
     report.add(f"{name}, share of the measured matrix peak", Measured.of([share / t for t in taken], 0.35, least=True))
     report.add(f"{name}, minutes for 200 epochs of CIFAR-10 (predicted)", minutes(cell, timing, 200, 20))
     report.add(
@@ -84,7 +84,7 @@ def measure_small(sizes: Sizes, report: Report) -> None:
     report.add(f"{name}, K = 10: sequential / fused, eager", Measured.of(gains, 3, least=True))
     for size in (cell.batch_size, 1024):
         gain = Measured.of(predicted(cell, size, sizes.rounds).ratios("passes", "one"), 2, least=True)
-        report.add(f"{name}, 10 passes / one pass, {size} pictures predicted", gain)
+        report.add(f"{name}, 10 passes / one pass, {size} images predicted", gain)
     del epochs
     forget()
     kinds = {

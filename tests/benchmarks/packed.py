@@ -108,11 +108,11 @@ def work(cell: Cell, duration: float) -> None:
     print(READY, flush=True)
     if sys.stdin.readline().strip() != GO:
         return  # the one that started it has ended
-    start, pictures = time.perf_counter(), 0
+    start, images = time.perf_counter(), 0
     while time.perf_counter() - start < duration:
         seconds(epoch, cell.device)
-        pictures += cell.pictures
-    print(RATE, pictures / (time.perf_counter() - start), flush=True)
+        images += cell.images
+    print(RATE, images / (time.perf_counter() - start), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ PAGE, MEASURED = ROOT / "docs" / "speed.md", ROOT / "results" / "measured"
 BEGIN = "<!-- measured: written by `python -m tests.benchmarks.page` from results/measured -->\n"
 END = "<!-- end of what was measured -->\n"
 PEERS = {
-    "loader / harness": "plain training, pictures from a DataLoader",
-    "module / harness": "plain training, pictures from its data module",
-    "batched / harness batched": "BatchEnsemble, K = 4, pictures from a DataLoader",
-    "memory / bare": "a bare loop, pictures that are ready in memory for both",
+    "loader / harness": "plain training, images from a DataLoader",
+    "module / harness": "plain training, images from its data module",
+    "batched / harness batched": "BatchEnsemble, K = 4, images from a DataLoader",
+    "memory / bare": "a bare loop, images that are ready in memory for both",
 }
 
 

@@ -1,10 +1,10 @@
-"""Time epochs of the harness against torch-uncertainty's own trainer: the same network, pictures and threads.
+"""Time epochs of the harness against torch-uncertainty's own trainer: the same network, images and threads.
 
 Each contestant is a process of its own, as its users start it, and trains an epoch when it is its turn; all are started
 twice, for a process may be slow as a whole. Compared are the medians over rounds of the ratios within a round, with
 their quartiles. The network is torch-uncertainty's ResNet
 of 8 layers (blocks [1, 1, 1] of 16, 32 and 64 channels); its BatchEnsemble form is its own, ours is `batch_ensemble`
-over the plain one. The pictures are random, of CIFAR-10's size and number of classes, which changes nothing about the
+over the plain one. The images are random, of CIFAR-10's size and number of classes, which changes nothing about the
 time.
 
 torch-uncertainty 0.13 needs other versions of some packages than this project, so that it has an environment of its
@@ -44,11 +44,11 @@ BOUNDS = {
     ("memory", "bare"): None,
 }
 """The least times that ours, the second of a pair, must be faster than theirs, the first one. That their trainer takes
-no less than a bare loop, with pictures that are ready for both, is how still the machine was."""
+no less than a bare loop, with images that are ready for both, is how still the machine was."""
 
 
-def pictures(minibatches: int) -> tuple[Tensor, Tensor]:
-    """Random pictures, (N, 3, 32, 32) uint8, and classes, (N,)."""
+def random_images(minibatches: int) -> tuple[Tensor, Tensor]:
+    """Random images, (N, 3, 32, 32) uint8, and classes, (N,)."""
     n = minibatches * BATCH
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
@@ -56,7 +56,7 @@ def pictures(minibatches: int) -> tuple[Tensor, Tensor]:
 
 
 def ready(images: Tensor) -> Tensor:
-    """Normalise pictures: (N, 3, 32, 32) float32."""
+    """Normalise images: (N, 3, 32, 32) float32."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (images / 255 - mean) / std
 
@@ -100,9 +100,9 @@ class Theirs(Cell):
 
 
 def bare(minibatches: int) -> Iterator[None]:
-    """A loop as one would write it by hand, on normalised pictures in memory."""
+    """A loop as one would write it by hand, on normalised images in memory."""
     net = plain_net()
-    images, y = pictures(minibatches)
+    images, y = random_images(minibatches)
     x = ready(images)
     optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
     while True:
@@ -114,7 +114,7 @@ def bare(minibatches: int) -> Iterator[None]:
 
 
 def harness(minibatches: int, method: MakeMethod = SGD) -> Iterator[None]:
-    """An epoch of the harness; pictures are augmented, which of the others the data module's are."""
+    """An epoch of the harness; images are augmented, which of the others the data module's are."""
     keep_freed_memory()
     epoch = harness_epoch(Theirs("resnet8", minibatches, BATCH), method)
     while True:
@@ -161,11 +161,11 @@ def theirs(minibatches: int, data: Callable[[int], dict[str, Any]], *, batched: 
 
 
 def loader(minibatches: int, *, augmented: bool = True) -> Iterable[Any]:
-    """A DataLoader of pictures in memory, in the trainer's own process, as torch has it by default.
+    """A DataLoader of images in memory, in the trainer's own process, as torch has it by default.
 
     They are augmented one by one by torchvision, as ours are together; or normalised beforehand and left as they are.
     """
-    images, y = pictures(minibatches)
+    images, y = random_images(minibatches)
     if not augmented:
         return DataLoader(TensorDataset(ready(images), y), BATCH, shuffle=True)
     change = v2.Compose(
@@ -180,19 +180,19 @@ def loader(minibatches: int, *, augmented: bool = True) -> Iterable[Any]:
 
 
 def collate(change: Callable[[Tensor], Tensor], examples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Change each picture, and make a minibatch."""
+    """Change each image, and make a minibatch."""
     return torch.stack([change(x) for x, _ in examples]), torch.stack([y for _, y in examples])
 
 
 def data_module(minibatches: int) -> Any:
-    """torch-uncertainty's data module of CIFAR-10, all its settings its own, over our pictures."""
+    """torch-uncertainty's data module of CIFAR-10, all its settings its own, over our images."""
     from PIL import Image
     from torch_uncertainty.datamodules import CIFAR10DataModule
 
-    images, y = pictures(minibatches)
+    images, y = random_images(minibatches)
     stored, classes = images.permute(0, 2, 3, 1).numpy(), y.tolist()
 
-    class Pictures(Dataset[Any]):
+    class Images(Dataset[Any]):
         """As torchvision's CIFAR10 gives them, read already."""
 
         def __init__(self, root: object, transform: Callable[[Any], Any], **_: object) -> None:
@@ -205,7 +205,7 @@ def data_module(minibatches: int) -> Any:
             return self.transform(Image.fromarray(np.ascontiguousarray(stored[i]))), classes[i]
 
     module = CIFAR10DataModule("unused", batch_size=BATCH)
-    module.dataset = Pictures
+    module.dataset = Images
     module.prepare_data = lambda: None
     return module
 
@@ -289,7 +289,7 @@ def main() -> None:
     """Print each contestant's seconds and images a second, and the ratios beside their bounds."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--minibatches", type=int, default=30, help="Of an epoch, 128 pictures each.")
+    parser.add_argument("--minibatches", type=int, default=30, help="Of an epoch, 128 images each.")
     parser.add_argument("--rounds", type=int, default=3, help="Of each of two sets of processes.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()

@@ -42,7 +42,7 @@ CELLS = {
     CONTROL: 4,
     Cell("cresnet20", minibatches=1): 5,
     Cell("wrn-16-4", minibatches=1): 7,
-    Cell("wrn-28-10", minibatches=1, batch_size=4): 7,  # 128 pictures take half a minute on two cores
+    Cell("wrn-28-10", minibatches=1, batch_size=4): 7,  # 128 images take half a minute on two cores
 }
 """Networks, and the seconds for which the rounds of each last in a process."""
 LEAST = 2
@@ -71,7 +71,7 @@ COMPARED = {
 """Methods, what each is compared on, how many times as long as plain training it may take, and the seconds for which
 its rounds last in a process: more where a bound is close."""
 SMALL = Cell("wrn-10-1", minibatches=10, batch_size=32, channels=1, side=8)
-"""A network and the size of pictures of the study `digits`, small enough to be fused on a CPU."""
+"""A network and the size of images of the study `digits`, small enough to be fused on a CPU."""
 FUSE_UP_TO = CPU_PIXELS // SMALL.side**2
 FUSED = 1.2
 """How many times as fast fused members must be there."""

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.alone
 BOUNDS = {"harness / bare loop": 1.03, "late_phase_bn(K=10) / sgd": 1.10}
 CELLS = {"lenet5": Cell("lenet5", batch_size=64), "wrn-10-1": SMALL}
 """An update of LeNet-5 on the digits takes 1.5 ms: the harness's own 30 µs are 2 % of it, as much as two medians taken
-in one process differ by. On pictures of CIFAR's size they are none."""
+in one process differ by. On images of CIFAR's size they are none."""
 
 
 @pytest.mark.parametrize("architecture", CELLS)

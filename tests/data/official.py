@@ -46,7 +46,7 @@ def zipped(members):
     return out.getvalue()
 
 
-def picture(array, kind="PNG"):
+def encoded_image(array, kind="PNG"):
     out = io.BytesIO()
     Image.fromarray(array).save(out, kind)
     return out.getvalue()
@@ -65,7 +65,7 @@ CIFAR = {
 
 
 def cifar(monkeypatch, name, largest_label=None):
-    """The members of a small CIFAR archive, and the pictures in each; torchvision is made to expect them."""
+    """The members of a small CIFAR archive, and the images in each; torchvision is made to expect them."""
     reader, (batches, key) = getattr(datasets, name), CIFAR[name]
     members, lists, images = {}, {}, {}
     for batch, (n, classes, seed) in batches.items():
@@ -92,7 +92,7 @@ def put(folder, members):
 
 
 def mnist(monkeypatch, name, root, sizes=(40, 20), labels=10):
-    """Put the four small archives of MNIST, Fashion-MNIST or KMNIST into a folder; the pictures of each part."""
+    """Put the four small archives of MNIST, Fashion-MNIST or KMNIST into a folder; the images of each part."""
     reader, folder = getattr(datasets, name), root / name / "raw"
     images, files = {}, {}
     for part, n in zip(("train", "t10k"), sizes, strict=True):
@@ -106,7 +106,7 @@ def mnist(monkeypatch, name, root, sizes=(40, 20), labels=10):
 
 
 def emnist(monkeypatch, root):
-    """Put a small archive of EMNIST's letters into a folder; the pictures as they are stored."""
+    """Put a small archive of EMNIST's letters into a folder; the images as they are stored."""
     array = pixels(26, 7, 28, 28)
     contents = zipped({"gzip/emnist-letters-test-images-idx3-ubyte.gz": idx(array), "gzip/other.gz": b""})
     put(root, {"EMNIST/raw/gzip.zip": contents})
@@ -115,7 +115,7 @@ def emnist(monkeypatch, root):
 
 
 def svhn(monkeypatch, root, array=None):
-    """Put a small SVHN file into a folder; its pictures, (32, 32, 3, N)."""
+    """Put a small SVHN file into a folder; its images, (32, 32, 3, N)."""
     array = pixels(10, 32, 32, 3, 5) if array is None else array
     out = io.BytesIO()
     savemat(out, {"X": array, "y": np.arange(1, array.shape[3] + 1)[:, None]})
@@ -126,7 +126,7 @@ def svhn(monkeypatch, root, array=None):
 
 
 def odin(monkeypatch, root, which, members):
-    """Put a small archive of resized pictures into a folder."""
+    """Put a small archive of resized images into a folder."""
     archive, contents = getattr(resized, which), tar(members)
     put(root, {archive.name: contents})
     monkeypatch.setattr(resized, which, archive._replace(md5=md5(contents)))
@@ -137,18 +137,18 @@ TINY_CLASSES, TINY_TRAIN, TINY_TEST = ("n02", "n10", "n01"), 4, 6
 
 
 def tiny(seed=64):
-    """The members of a small TinyImageNet archive, as PNG so that pixels survive; some pictures are grey."""
+    """The members of a small TinyImageNet archive, as PNG so that pixels survive; some images are grey."""
     top, members, annotations = "tiny-imagenet-200", {"tiny-imagenet-200/wnids.txt": b"n02\nn10\nn01\n"}, []
     for c, name in enumerate(TINY_CLASSES):
         for i in range(TINY_TRAIN):
             shape = (64, 64) if i == 2 else (64, 64, 3)
-            members[f"{top}/train/{name}/images/{name}_{i}.JPEG"] = picture(pixels(seed + 10 * c + i, *shape))
+            members[f"{top}/train/{name}/images/{name}_{i}.JPEG"] = encoded_image(pixels(seed + 10 * c + i, *shape))
         members[f"{top}/train/{name}/{name}_boxes.txt"] = b"boxes"
     for i in range(TINY_TEST):
-        members[f"{top}/val/images/val_{i}.JPEG"] = picture(pixels(i, 64, 64, 3))
+        members[f"{top}/val/images/val_{i}.JPEG"] = encoded_image(pixels(i, 64, 64, 3))
         annotations.append(f"val_{i}.JPEG\t{TINY_CLASSES[i % 3]}\t0\t32\t44\t62\n")
     members[f"{top}/val/val_annotations.txt"] = "".join(annotations).encode()
-    members[f"{top}/test/images/test_0.JPEG"] = picture(pixels(99, 64, 64, 3))
+    members[f"{top}/test/images/test_0.JPEG"] = encoded_image(pixels(99, 64, 64, 3))
     return members
 
 

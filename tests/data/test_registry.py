@@ -54,7 +54,7 @@ def test_unknown_name():
         ({"ood": ["svnh"]}, "cifar10: unknown companion 'svnh': known are svhn, .*, npz:PATH; did you mean 'svhn'"),
         (
             {"ood": ["svhn", "mnist"]},
-            "cifar10: the companion 'mnist' has pictures of 1 x 28 x 28, expected 3 x 32 x 32",
+            "cifar10: the companion 'mnist' has images of 1 x 28 x 28, expected 3 x 32 x 32",
         ),
         ({"ood": ["cifar10"]}, "cifar10: unknown companion 'cifar10': known are svhn, .*, cifar100, mnist"),
         ({"ood": ["svhn", "svhn"]}, r"the companion 'svhn' is listed twice in ood: \[svhn, svhn\]"),

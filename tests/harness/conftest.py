@@ -40,17 +40,17 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 60 + 24 pictures of three classes, 8 x 8, that differ in the bright rows, and noise as the companion."""
+    """Write 60 + 24 images of three classes, 8 x 8, that differ in the bright rows, and noise as the companion."""
     random = np.random.default_rng(0)
 
-    def pictures(n: int) -> tuple[np.ndarray, np.ndarray]:
+    def images(n: int) -> tuple[np.ndarray, np.ndarray]:
         y = np.arange(n) % 3
         x = random.integers(0, 120, (n, 8, 8))
         for i, c in enumerate(y):
             x[i, 2 * c : 2 * c + 3] += 100
         return x.astype(np.uint8), y
 
-    (x_train, y_train), (x_test, y_test) = pictures(N_TRAIN), pictures(N_TEST)
+    (x_train, y_train), (x_test, y_test) = images(N_TRAIN), images(N_TEST)
     path = tmp_path_factory.mktemp("data") / "rows.npz"
     noise = random.integers(0, 256, (10, 8, 8), dtype=np.uint8)
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, ood_noise=noise)

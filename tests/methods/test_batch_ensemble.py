@@ -19,7 +19,7 @@ from tests.methods.loops import finish, run
 
 
 class Net(nn.Module):
-    """Convolutions with and without a bias, one of them grouped; for (B, 1, 6, 6) pictures."""
+    """Convolutions with and without a bias, one of them grouped; for (B, 1, 6, 6) images."""
 
     def __init__(self) -> None:
         super().__init__()

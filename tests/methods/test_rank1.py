@@ -14,7 +14,7 @@ from tests.methods.loops import finish, run
 
 
 class Recurrent(nn.Module):
-    """An LSTM over the rows of a picture."""
+    """An LSTM over the rows of an image."""
 
     def __init__(self) -> None:
         super().__init__()

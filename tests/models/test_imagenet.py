@@ -66,7 +66,7 @@ def test_forward_is_torchvisions(name):
         torch.testing.assert_close(net(x), theirs(x))
 
 
-def test_the_stem_for_tiny_imagenet_keeps_the_pictures_size():
+def test_the_stem_for_tiny_imagenet_keeps_the_images_size():
     torch.manual_seed(0)
     net = build("tiny_resnet18", in_channels=2, classes=5, image_size=16)
     w = {name: p.detach() for name, p in spread(net).items()}
@@ -116,14 +116,14 @@ def test_dropout_stands_before_the_last_layer(name):
     assert not any(isinstance(module, nn.Dropout) for module in imagine(name).modules())
 
 
-def test_small_pictures():
+def test_small_images():
     assert build("resnet18", in_channels=1, classes=3, image_size=8).eval()(torch.randn(2, 1, 8, 8)).shape == (2, 3)
     imagine("densenet161", image_size=29)
-    with pytest.raises(ValueError, match="halves its pictures five times and needs at least 29 x 29 pixels, got 28"):
+    with pytest.raises(ValueError, match="halves its images five times and needs at least 29 x 29 pixels, got 28"):
         imagine("densenet161", image_size=28)
 
 
-def test_the_smallest_picture_of_densenet():
+def test_the_smallest_image_of_densenet():
     net = build("densenet161", in_channels=1, classes=3, image_size=29).eval()
     with torch.no_grad():
         assert net(torch.randn(1, 1, 29, 29)).shape == (1, 3)

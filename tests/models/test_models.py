@@ -264,14 +264,14 @@ def test_every_name_builds_a_network_whose_last_layer_has_the_classes(name):
 
 
 @pytest.mark.parametrize("name", [name for name in architecture_names() if "lstm" not in name])
-def test_networks_for_pictures_refuse_text(name):
+def test_networks_for_images_refuse_text(name):
     name = NUMBERS.get(name, name)
-    with pytest.raises(ValueError, match=f"^{name} reads pictures; the data are text, rows of symbols$"):
+    with pytest.raises(ValueError, match=f"^{name} reads images; the data are text, rows of symbols$"):
         build(name, in_channels=None, classes=10, image_size=None)
 
 
-def test_networks_for_text_refuse_pictures():
-    with pytest.raises(ValueError, match="^lstm-6 reads text, rows of symbols; the data are pictures of 8 x 8 pixels$"):
+def test_networks_for_text_refuse_images():
+    with pytest.raises(ValueError, match="^lstm-6 reads text, rows of symbols; the data are images of 8 x 8 pixels$"):
         build("lstm-6", in_channels=1, classes=10, image_size=8)
 
 

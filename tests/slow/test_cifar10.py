@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from data import PictureTask
+from data import ImageTask
 from harness.engines import Inline
 from harness.parsing.method_expression import literal
 from harness.planning.plan import Plan
@@ -42,8 +42,8 @@ class Silence:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A part of CIFAR-10: the first pictures of its training and test sets."""
+def images(tmp_path_factory):
+    """A part of CIFAR-10: the first images of its training and test sets."""
     found = sorted(Path(os.environ["ECON_TEST_DATA"]).glob("cifar10*.npz")) if "ECON_TEST_DATA" in os.environ else []
     if not found:
         pytest.skip("needs a file cifar10*.npz in the folder $ECON_TEST_DATA")
@@ -55,7 +55,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(pictures, tmp_path_factory):
+def train(images, tmp_path_factory):
     """A function that trains a method and all that it needs, and gives the results, its own last."""
     folder = tmp_path_factory.mktemp("study")
 
@@ -65,7 +65,7 @@ def train(pictures, tmp_path_factory):
         study.write_text(
             yaml.safe_dump(
                 {
-                    "datasets": [{"name": f"npz:{pictures}", "validation": VALIDATION}],
+                    "datasets": [{"name": f"npz:{images}", "validation": VALIDATION}],
                     "architectures": ["wrn-10-1"],
                     "seeds": [0],
                     "recipe": {"epochs": 4, "batch_size": 64, "lr": 0.1, "schedule": {"kind": "cosine"}},
@@ -77,7 +77,7 @@ def train(pictures, tmp_path_factory):
         schedule = Schedule(plan.runs, plan.finished(folder / "runs"))
         with pytest.MonkeyPatch.context() as patch:
             # The corrupted test sets are 95 times the test set, and are evaluated in tests/harness.
-            patch.setattr(PictureTask, "corrupted", lambda task: iter(()))
+            patch.setattr(ImageTask, "corrupted", lambda task: iter(()))
             Inline(threads=1).run(schedule, Settings(folder / "runs"), Silence())
         assert not schedule.failed
         return [json.loads(RunFolder(folder / "runs", key).result.read_text()) for key in plan.runs]

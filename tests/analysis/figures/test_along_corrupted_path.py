@@ -76,7 +76,7 @@ def test_the_best_network_on_the_path_against_plain_training(corrupted):
 
 def test_nothing_is_cut_off_even_below_a_banner(corrupted):
     corrupted = corrupted.copy()
-    corrupted.attrs["banner"] = "Rehearsal: 2 of 200 epochs on 500 pictures"
+    corrupted.attrs["banner"] = "Rehearsal: 2 of 200 epochs on 500 images"
     for plot in (best_on_path, path_under_corruption):
         figure = plot(corrupted)
         assert figure.get_suptitle().replace("\n", " ") == corrupted.attrs["banner"]

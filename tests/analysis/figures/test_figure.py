@@ -6,7 +6,7 @@ from matplotlib.text import Text
 
 from analysis import FIGURES, PLOTS, metric_against_value, metric_by_method, save
 
-BANNER = "Rehearsal: 2 of 200 epochs on 500 $ of pictures, so that these numbers say nothing about the methods"
+BANNER = "Rehearsal: 2 of 200 epochs on 500 $ of images, so that these numbers say nothing about the methods"
 NEEDED = {"value": {"x": "K"}}
 
 

@@ -53,7 +53,7 @@ def test_every_corruption_at_every_size(size, channels):
             assert result.shape == images.shape
             if size >= 28 and name != "spatter":  # two small images may stay dry
                 assert not torch.equal(result, images), (name, severity)
-                # Nothing is destroyed: even at its worst a picture is like itself.
+                # Nothing is destroyed: even at its worst an image is like itself.
                 pair = np.corrcoef(result.flatten().numpy(), images.flatten().numpy())
                 assert pair[0, 1] > 0.3, (name, severity)
 

@@ -8,13 +8,13 @@ import torch
 
 from data.datasets import image_folder as folders
 from data.datasets.image_folder import class_names, digest, files_in_class_folders, load_folder, measure_channels
-from data.files.decoding import Job, PictureError, decode
-from tests.data.image_files import cut_short, write_classes, write_level, write_picture
+from data.files.decoding import ImageError, Job, decode
+from tests.data.write_image_files import cut_short, write_classes, write_image, write_level
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Classes b, a and c with 8, 4 and 12 training pictures, and two test pictures each."""
+    """Classes b, a and c with 8, 4 and 12 training images, and two test images each."""
     write_classes(tmp_path / "train", {"b": 8, "a": 4, "c": 12})
     write_classes(tmp_path / "test", {"c": 2, "a": 2, "b": 2}, first=100)
     return tmp_path
@@ -24,7 +24,7 @@ def names(split):
     return [Path(path).relative_to(split.images.folder).as_posix() for path in split.images.paths()]
 
 
-def test_classes_are_numbered_by_name_and_pictures_are_found(folder):
+def test_classes_are_numbered_by_name_and_images_are_found(folder):
     source = load_folder(str(folder), folder)
     assert source.classes == 3
     assert source.train.images.shape == (24, 3, 224, 224)
@@ -69,7 +69,7 @@ def test_hidden_files_are_ignored_and_extensions_may_be_in_capitals(folder):
     (folder / "train" / ".cache").mkdir()
     (folder / "train" / "labels.txt").write_text("beside the class folders")
     (folder / "train" / "a" / "0.png").rename(folder / "train" / "a" / "0.PNG")
-    write_picture(folder / "train" / "a" / "x.JPEG")
+    write_image(folder / "train" / "a" / "x.JPEG")
     assert {"a/0.PNG", "a/x.JPEG"} <= set(names(load_folder(str(folder), folder).train))
 
 
@@ -94,7 +94,7 @@ def no_classes(folder):
         shutil.rmtree(folder / "train" / name)
 
 
-def pictures_without_a_class(folder):
+def images_without_a_class(folder):
     write_level(folder / "train" / "x.png", 3)
 
 
@@ -111,7 +111,7 @@ def a_class_in_train_only(folder):
     shutil.rmtree(folder / "test" / "c")
 
 
-def a_text_among_pictures(folder):
+def a_text_among_images(folder):
     (folder / "train" / "a" / "notes.txt").write_text("notes")
 
 
@@ -123,32 +123,32 @@ def a_dangling_class(folder):
     (folder / "test" / "d").symlink_to(folder / "gone")
 
 
-def a_folder_among_pictures(folder):
+def a_folder_among_images(folder):
     (folder / "train" / "a" / "more").mkdir()
 
 
-def a_folder_named_as_a_picture(folder):
+def a_folder_named_as_a_image(folder):
     (folder / "train" / "a" / "more.png").mkdir()
 
 
 @pytest.mark.parametrize(
     ("damage", "kind", "message"),
     [
-        (no_train, FileNotFoundError, r"/train: no such folder; expected one with a folder of pictures for each class"),
-        (no_test, FileNotFoundError, r"no folder test or val in it; expected pictures to test on, as .*/test/CLASS"),
+        (no_train, FileNotFoundError, r"/train: no such folder; expected one with a folder of images for each class"),
+        (no_test, FileNotFoundError, r"no folder test or val in it; expected images to test on, as .*/test/CLASS"),
         (no_classes, ValueError, r"/train: no class folders in it; expected .*/train/CLASS/\*\.jpg"),
         (
-            pictures_without_a_class,
+            images_without_a_class,
             ValueError,
-            r"/train/x\.png: a picture of no class; put each picture into the folder",
+            r"/train/x\.png: an image of no class; put each image into the folder",
         ),
-        (an_empty_class, ValueError, r"/train: 1 problem.*\n  class b: no pictures in .*/train/b"),
+        (an_empty_class, ValueError, r"/train: 1 problem.*\n  class b: no images in .*/train/b"),
         (a_class_in_test_only, ValueError, r"/test: 1 problem.*\n  class d: not among the classes to train on"),
         (a_class_in_train_only, ValueError, r"/test: 1 problem.*\n  class c: no folder .*/test/c"),
         (
-            a_text_among_pictures,
+            a_text_among_images,
             ValueError,
-            r"/train/a/notes\.txt: a file that is no picture by its extension; move it",
+            r"/train/a/notes\.txt: a file that is no image by its extension; move it",
         ),
         (
             a_dangling_link,
@@ -156,8 +156,8 @@ def a_folder_named_as_a_picture(folder):
             r"/test/a/9\.png: a link to a file that is not there; restore the file or remove",
         ),
         (a_dangling_class, ValueError, r"/test/d: a link to what is not there; restore that or remove the link"),
-        (a_folder_among_pictures, ValueError, r"/train/a/more: a folder; move it out of the folder of its class"),
-        (a_folder_named_as_a_picture, ValueError, r"/train/a/more\.png: a folder; only pictures belong into"),
+        (a_folder_among_images, ValueError, r"/train/a/more: a folder; move it out of the folder of its class"),
+        (a_folder_named_as_a_image, ValueError, r"/train/a/more\.png: a folder; only images belong into"),
     ],
 )
 def test_what_does_not_belong_there_is_named(folder, damage, kind, message):
@@ -168,7 +168,7 @@ def test_what_does_not_belong_there_is_named(folder, damage, kind, message):
 
 def test_all_problems_are_listed_at_once_but_not_more_than_ten(folder):
     an_empty_class(folder)
-    a_text_among_pictures(folder)
+    a_text_among_images(folder)
     with pytest.raises(ValueError, match="2 problem") as error:
         load_folder(str(folder), folder)
     assert "notes.txt" in str(error.value)
@@ -181,10 +181,10 @@ def test_all_problems_are_listed_at_once_but_not_more_than_ten(folder):
     assert "and 22 more" in str(error.value)
 
 
-def test_an_unreadable_picture_is_named_when_it_is_decoded(folder):
+def test_an_unreadable_image_is_named_when_it_is_decoded(folder):
     cut_short(folder / "train" / "a" / "2.png")
     source = load_folder(str(folder), folder)
-    with pytest.raises(PictureError, match=r"/train/a/2\.png: cannot be decoded"):
+    with pytest.raises(ImageError, match=r"/train/a/2\.png: cannot be decoded"):
         list(source.statistics(source.train.images)[0])
 
 
@@ -198,7 +198,7 @@ def test_folders_of_some_classes_at_their_own_size(folder):
 
 def test_statistics_equal_those_of_all_pixels(folder):
     for i in range(4):
-        write_picture(folder / "train" / "a" / f"{i}.png", seed=i)
+        write_image(folder / "train" / "a" / f"{i}.png", seed=i)
     source = load_folder(str(folder), folder, image_size=9)
     mean, std = source.statistics(source.train.images)
     pixels = decode(Job(source.train.images.paths(), 9)).double().view(-1, 3) / 255
@@ -215,7 +215,7 @@ def test_statistics_of_one_level_do_not_divide_by_zero(tmp_path):
     assert std == (1.0, 1.0, 1.0)
 
 
-def test_statistics_are_measured_once_when_they_are_needed_and_on_some_pictures(folder, monkeypatch):
+def test_statistics_are_measured_once_when_they_are_needed_and_on_some_images(folder, monkeypatch):
     monkeypatch.setattr(folders, "MEASURED", 5)
     decoded = []
     decode_file = folders.decode_file
@@ -234,10 +234,10 @@ def test_statistics_are_measured_once_when_they_are_needed_and_on_some_pictures(
 def test_the_digest_changes_with_names_and_sizes_only(folder, tmp_path_factory):
     known = digest(str(folder))
     copy = shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "folder")
-    (copy / "notes.txt").write_text("not a picture to train or test on")
+    (copy / "notes.txt").write_text("not an image to train or test on")
     os.utime(copy / "train" / "a" / "0.png", (0, 0))
     assert digest(str(copy)) == known
     (copy / "train" / "a" / "0.png").rename(copy / "train" / "a" / "00.png")
     renamed = digest(str(copy))
-    write_picture(copy / "test" / "a" / "0.png")
+    write_image(copy / "test" / "a" / "0.png")
     assert len({known, renamed, digest(str(copy))}) == 3

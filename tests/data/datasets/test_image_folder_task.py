@@ -1,4 +1,4 @@
-"""A folder of pictures as a task: held out, subset and measured as any other dataset."""
+"""A folder of images as a task: held out, subset and measured as any other dataset."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from data import load, normalised, shape
 from data.files.decoding import Job, decode
 from data.tasks.file_batches import FileBatches
-from tests.data.image_files import write_classes
+from tests.data.write_image_files import write_classes
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_pictures_are_held_out_and_chosen_as_in_memory(folder):
+def test_images_are_held_out_and_chosen_as_in_memory(folder):
     task = load(f"imagefolder:{folder}", validation=6, train_size=10, image_size=8).decoding(0)
     assert task.shape == shape(f"imagefolder:{folder}", validation=6, train_size=10, image_size=8) == (3, 8, 2, 10)
     parts = [task.train, task.validation, task.test]
@@ -43,7 +43,7 @@ def test_its_passes(folder):
     assert levels.mean((1, 2, 3)).round().int().tolist() == list(range(100, 106))
 
 
-def test_the_real_corruptions_of_files_and_of_the_same_pictures_in_memory(folder):
+def test_the_real_corruptions_of_files_and_of_the_same_images_in_memory(folder):
     task = load(f"imagefolder:{folder}", image_size=32).decoding(0)
     whole = next(iter(task.in_batches(task.test.images, 100)))
     from data.corruptions import corrupt
@@ -63,7 +63,7 @@ def test_the_default_size_and_wrong_names(folder):
 
 
 def test_one_corruption_as_examples(folder):
-    """The same pictures as among all corruptions, normalised as the test set, with its labels."""
+    """The same images as among all corruptions, normalised as the test set, with its labels."""
     task = load(f"imagefolder:{folder}", image_size=32).decoding(0)
     parts = list(task.corrupted_part("fog", 3, 4))
     assert torch.equal(torch.cat([y for _, y in parts]), task.test.labels)

@@ -12,7 +12,7 @@ from torchvision.models import ResNet50_Weights
 
 from data.datasets import imagenet
 from data.datasets.imagenet import Counts, load_imagenet
-from tests.data.image_files import write_level, write_picture
+from tests.data.write_image_files import write_image, write_level
 
 WNIDS = ["n01440764", "n01443537", "n01484850"]
 COUNTS = Counts(classes=3, train=12, least=3, test=2)
@@ -21,7 +21,7 @@ TRAIN = {"n01440764": 4, "n01443537": 3, "n01484850": 5}
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A set of three classes in the official layout, its validation pictures in class folders."""
+    """A set of three classes in the official layout, its validation images in class folders."""
     monkeypatch.setattr(imagenet, "OFFICIAL", COUNTS)
     for wnid, count in TRAIN.items():
         for i in range(count):
@@ -32,7 +32,7 @@ def root(tmp_path, monkeypatch):
 
 
 def flatten(root):
-    """Move the validation pictures out of their class folders, as the archive has them."""
+    """Move the validation images out of their class folders, as the archive has them."""
     val = root / "imagenet" / "val"
     for wnid in WNIDS:
         for file in (val / wnid).iterdir():
@@ -84,7 +84,7 @@ def test_statistics_are_those_of_the_published_weights(root):
     assert (preset.crop_size, preset.resize_size) == ([imagenet.SIDE], [256])
 
 
-def test_flat_validation_pictures_get_their_labels_from_the_kit(root, monkeypatch):
+def test_flat_validation_images_get_their_labels_from_the_kit(root, monkeypatch):
     by_folder = listed(load_imagenet("", root).test)
     flatten(root)
     write_kit(root, monkeypatch, [WNIDS[i % 3] for i in range(6)])
@@ -112,7 +112,7 @@ def half_a_class(root):
         (root / "imagenet" / "train" / WNIDS[0] / f"{WNIDS[0]}_{i}.JPEG").unlink()
 
 
-def a_picture_less(root):
+def an_image_less(root):
     (root / "imagenet" / "train" / WNIDS[2] / f"{WNIDS[2]}_0.JPEG").unlink()
 
 
@@ -120,7 +120,7 @@ def a_packed_class(root):
     (root / "imagenet" / "train" / WNIDS[0] / "n01440764.tar").touch()
 
 
-def a_test_picture_less(root):
+def a_test_image_less(root):
     (root / "imagenet" / "val" / WNIDS[1] / "ILSVRC2012_val_00000002.JPEG").unlink()
 
 
@@ -130,14 +130,14 @@ def a_test_picture_less(root):
         (no_folder, FileNotFoundError, r"no folders train and val in .*/imagenet"),
         (no_val, FileNotFoundError, r"no folders train and val in .*/imagenet"),
         (a_class_less, ValueError, r"train: found 2 class folders, expected 3"),
-        (half_a_class, ValueError, r"train: found 10 pictures, expected 12; .* at least 3, but here n01440764 has 2\n"),
+        (half_a_class, ValueError, r"train: found 10 images, expected 12; .* at least 3, but here n01440764 has 2\n"),
         (
-            a_picture_less,
+            an_image_less,
             ValueError,
-            r"train: found 11 pictures, expected 12; .* at least 3, but here n01443537 has 3\n",
+            r"train: found 11 images, expected 12; .* at least 3, but here n01443537 has 3\n",
         ),
-        (a_packed_class, ValueError, r"n01440764\.tar: a file that is no picture"),
-        (a_test_picture_less, ValueError, r"val: every class has 2 pictures, but here n01443537 has 1\n"),
+        (a_packed_class, ValueError, r"n01440764\.tar: a file that is no image"),
+        (a_test_image_less, ValueError, r"val: every class has 2 images, but here n01443537 has 1\n"),
     ],
 )
 def test_a_set_that_is_not_whole_says_what_to_do(root, damage, kind, message):
@@ -149,9 +149,9 @@ def test_a_set_that_is_not_whole_says_what_to_do(root, damage, kind, message):
     assert "https://image-net.org" in str(error.value)
 
 
-def test_flat_validation_pictures_without_the_kit(root):
+def test_flat_validation_images_without_the_kit(root):
     flatten(root)
-    with pytest.raises(FileNotFoundError, match=r"devkit_t12\.tar\.gz: no such file; the pictures of .*val lie in no"):
+    with pytest.raises(FileNotFoundError, match=r"devkit_t12\.tar\.gz: no such file; the images of .*val lie in no"):
         load_imagenet("", root)
 
 
@@ -163,11 +163,11 @@ def test_a_damaged_kit(root, monkeypatch):
         load_imagenet("", root)
 
 
-def test_flat_validation_pictures_that_are_not_all_there(root, monkeypatch):
+def test_flat_validation_images_that_are_not_all_there(root, monkeypatch):
     flatten(root)
     write_kit(root, monkeypatch, [WNIDS[i % 3] for i in range(6)])
     (root / "imagenet" / "val" / "ILSVRC2012_val_00000003.JPEG").unlink()
-    with pytest.raises(ValueError, match="val: found 5 pictures, expected 6, as the kit has labels"):
+    with pytest.raises(ValueError, match="val: found 5 images, expected 6, as the kit has labels"):
         load_imagenet("", root)
 
 
@@ -175,11 +175,11 @@ def test_the_official_counts():
     assert imagenet.OFFICIAL == (1000, 1_281_167, 732, 50)
 
 
-def test_a_picture_of_another_format_than_its_name(root):
-    """One picture of the official set is a PNG, and some are CMYK."""
+def test_a_image_of_another_format_than_its_name(root):
+    """One image of the official set is a PNG, and some are CMYK."""
     file = root / "imagenet" / "train" / WNIDS[0] / f"{WNIDS[0]}_0.JPEG"
-    write_picture(file, format="PNG")
-    write_picture(file.with_name(f"{WNIDS[0]}_1.JPEG"), mode="CMYK")
+    write_image(file, format="PNG")
+    write_image(file.with_name(f"{WNIDS[0]}_1.JPEG"), mode="CMYK")
     source = load_imagenet("", root)
     from data.files.decoding import Job, decode
 

@@ -101,7 +101,7 @@ def test_labels_out_of_range(monkeypatch, tmp_path):
         load("mnist", root=tmp_path)
 
 
-def test_pictures_of_another_size(monkeypatch, tmp_path):
+def test_images_of_another_size(monkeypatch, tmp_path):
     official.mnist(monkeypatch, "MNIST", tmp_path)
     file, other = "train-images-idx3-ubyte.gz", official.idx(official.pixels(0, 40, 20, 20))
     official.put(tmp_path, {f"MNIST/raw/{file}": other})

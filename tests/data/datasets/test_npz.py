@@ -21,7 +21,7 @@ def arrays(n=12, size=8, channels=None, classes=3):
 @pytest.fixture
 def write(tmp_path):
     def write(contents, **changes):
-        file = tmp_path / "pictures.npz"
+        file = tmp_path / "images.npz"
         np.savez(file, **{key: value for key, value in {**contents, **changes}.items() if value is not None})
         return f"npz:{file}"
 

@@ -16,9 +16,9 @@ from data.datasets.official_corruptions import (
 )
 from data.files.decoding import Job, decode
 from data.files.image_files import Files
-from data.tasks.image_task import PictureTask
+from data.tasks.image_task import ImageTask
 from data.tasks.source import Augmentation, Split
-from tests.data.image_files import write_level
+from tests.data.write_image_files import write_level
 
 N = 7  # test images, where the official files have 10,000
 
@@ -204,7 +204,7 @@ def test_a_task_with_official_files_instead_of_generated_ones(small, tmp_path, l
     _, images = write(tmp_path, labels)
     test = Split(torch.zeros(N, 3, 32, 32, dtype=torch.uint8), labels)
     sets = official_sets("cifar10", tmp_path, test)
-    task = PictureTask("c", 10, test, None, test, (0.5,) * 3, (0.2,) * 3, Augmentation(), {}, (), sets)
+    task = ImageTask("c", 10, test, None, test, (0.5,) * 3, (0.2,) * 3, Augmentation(), {}, (), sets)
     found = list(task.corrupted(4))
     assert [start for *_, start, _ in found[:4]] == [0, 4, 0, 4]
     fog = torch.cat([batch for name, severity, _, batch in found if (name, severity) == ("fog", 2)])
@@ -217,19 +217,19 @@ def test_a_task_with_official_files_instead_of_generated_ones(small, tmp_path, l
 
 @pytest.fixture
 def imagenet_c(tmp_path):
-    """Two classes of two pictures, whose grey levels tell class, picture and severity; val is in another order."""
+    """Two classes of two images, whose grey levels tell class, image and severity; val is in another order."""
     names = {"n01": ["val_3.JPEG", "val_1.JPEG"], "n02": ["val_2.JPEG", "val_4.JPEG"]}
-    for wnid, pictures in names.items():
+    for wnid, images in names.items():
         (tmp_path / "imagenet" / "train" / wnid).mkdir(parents=True)
         for i, (corruption, severity) in enumerate((c, s) for c in STANDARD for s in range(1, 6)):
-            for picture in pictures:
-                level = 3 * i + int(picture[4])
-                write_level(tmp_path / "ImageNet-C" / corruption / str(severity) / wnid / picture, level, 8, 8)
+            for image in images:
+                level = 3 * i + int(image[4])
+                write_level(tmp_path / "ImageNet-C" / corruption / str(severity) / wnid / image, level, 8, 8)
     order = np.array([b"val_1.JPEG", b"val_2.JPEG", b"val_3.JPEG", b"val_4.JPEG"])
     return Split(Files(tmp_path / "imagenet" / "val", order, 8), torch.tensor([0, 1, 0, 1]))
 
 
-def test_imagenet_c_in_the_order_of_the_test_pictures(imagenet_c, tmp_path):
+def test_imagenet_c_in_the_order_of_the_test_images(imagenet_c, tmp_path):
     listed = list(official_sets("imagenet", tmp_path, imagenet_c)())
     assert len(listed) == 75
     for i, (_, _, files) in enumerate(listed):
@@ -239,11 +239,11 @@ def test_imagenet_c_in_the_order_of_the_test_pictures(imagenet_c, tmp_path):
             torch.testing.assert_close(levels, torch.tensor([3.0 * i + k for k in (1, 2, 3, 4)]), atol=2, rtol=0)
 
 
-def test_imagenet_c_without_a_picture_or_with_one_of_another_class(imagenet_c, tmp_path):
+def test_imagenet_c_without_a_image_or_with_one_of_another_class(imagenet_c, tmp_path):
     wrong = Split(imagenet_c.images, torch.tensor([0, 1, 0, 0]))
     with pytest.raises(ValueError, match="in the folders of other classes"):
         official_sets("imagenet", tmp_path, wrong)
     folder = tmp_path / "ImageNet-C" / "fog" / "2" / "n01"
     (folder / "val_1.JPEG").rename(folder / "val_9.JPEG")
-    with pytest.raises(ValueError, match=r"fog/2: 1 of 4 test pictures are not there; get weather.tar"):
+    with pytest.raises(ValueError, match=r"fog/2: 1 of 4 test images are not there; get weather.tar"):
         official_sets("imagenet", tmp_path, imagenet_c)

@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 from data.datasets import official_files as stored
-from data.datasets.official_files import check_pictures, decode, kept, make_split
-from tests.data.official import picture, pixels
+from data.datasets.official_files import check_images, decode, kept, make_split
+from tests.data.official import encoded_image, pixels
 
 
 @pytest.mark.parametrize(("kind", "shape"), [("PNG", (4, 4, 3)), ("PNG", (4, 4)), ("BMP", (4, 4, 3))])
 def test_decoding(kind, shape):
     array = pixels(1, *shape)
     expected = array if array.ndim == 3 else np.stack([array] * 3, axis=2)
-    assert np.array_equal(decode(picture(array, kind), 4, "x"), expected)
+    assert np.array_equal(decode(encoded_image(array, kind), 4, "x"), expected)
 
 
 def test_a_palette_becomes_colours():
@@ -30,20 +30,20 @@ def test_a_palette_becomes_colours():
 @pytest.mark.parametrize(
     ("contents", "problem"),
     [
-        (b"no picture", "cannot be read as a picture"),
-        (b"", "cannot be read as a picture"),
-        (picture(pixels(1, 4, 4, 3), "JPEG")[:-30], "cannot be read as a picture"),
-        (picture(pixels(1, 4, 4, 3))[:-30], "cannot be read as a picture"),
-        (picture(pixels(1, 4, 5, 3)), "found 5 x 4 pixels, expected 4 x 4"),
+        (b"no image", "cannot be read as an image"),
+        (b"", "cannot be read as an image"),
+        (encoded_image(pixels(1, 4, 4, 3), "JPEG")[:-30], "cannot be read as an image"),
+        (encoded_image(pixels(1, 4, 4, 3))[:-30], "cannot be read as an image"),
+        (encoded_image(pixels(1, 4, 5, 3)), "found 5 x 4 pixels, expected 4 x 4"),
     ],
 )
-def test_what_is_no_such_picture(contents, problem):
+def test_what_is_no_such_image(contents, problem):
     with pytest.raises(ValueError, match=rf"a\.zip: b\.png: {problem}"):
         decode(contents, 4, "a.zip: b.png")
 
 
 @pytest.mark.parametrize(
-    ("pictures", "found"),
+    ("images", "found"),
     [
         (torch.zeros(2, 3, 4, 4), "torch.float32 (2, 3, 4, 4)"),
         (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "torch.uint8 (2, 1, 4, 4)"),
@@ -51,14 +51,14 @@ def test_what_is_no_such_picture(contents, problem):
         (torch.zeros(2, 3, 4, dtype=torch.uint8), "torch.uint8 (2, 3, 4)"),
     ],
 )
-def test_other_pictures(pictures, found):
+def test_other_images(images, found):
     expected = f"file: found {found}, expected torch.uint8 (2, 3, 4, 4); remove the file, and get it again"
     with pytest.raises(ValueError, match=re.escape(expected)):
-        check_pictures(pictures, "file", channels=3, side=4, count=2)
+        check_images(images, "file", channels=3, side=4, count=2)
     right = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    assert check_pictures(right, "file", channels=3, side=4, count=2) is right
+    assert check_images(right, "file", channels=3, side=4, count=2) is right
     with pytest.raises(ValueError, match=r"found torch.uint8 \(0, 3, 4, 4\), expected torch.uint8 \(N, 3, 4, 4\)"):
-        check_pictures(right[:0], "file", channels=3, side=4)
+        check_images(right[:0], "file", channels=3, side=4)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_other_pictures(pictures, found):
     [([0, 1, 3], "3 labels from 0 to 3"), ([-1, 0, 0], "3 labels from -1 to 0"), ([0], "1 labels from 0 to 0")],
 )
 def test_other_labels(labels, found):
-    pictures = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
     with pytest.raises(ValueError, match=f"file: found {found}, expected 3 from 0 to 2; remove the file"):
-        make_split(pictures, torch.tensor(labels), 3, "file")
-    assert make_split(pictures, torch.tensor([0, 1, 2]), 3, "file").labels.tolist() == [0, 1, 2]
+        make_split(images, torch.tensor(labels), 3, "file")
+    assert make_split(images, torch.tensor([0, 1, 2]), 3, "file").labels.tolist() == [0, 1, 2]
 
 
 class Maker:

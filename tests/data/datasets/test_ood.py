@@ -12,7 +12,7 @@ from tests.data import official
 
 @pytest.fixture
 def colour(monkeypatch, tmp_path):
-    """Folder with small files of all companions of CIFAR's size, and their pictures."""
+    """Folder with small files of all companions of CIFAR's size, and their images."""
     images = {}
     for name in official.CIFAR:
         members, found = official.cifar(monkeypatch, name)
@@ -22,7 +22,7 @@ def colour(monkeypatch, tmp_path):
     monkeypatch.setattr(resized, "COUNT", 1)
     for name, which in (("lsun_resize", "LSUN"), ("tiny_imagenet_resize", "TINY_IMAGENET")):
         array = official.pixels(len(name), 32, 32, 3)
-        official.odin(monkeypatch, tmp_path, which, {"top/top/0.jpg": official.picture(array)})
+        official.odin(monkeypatch, tmp_path, which, {"top/top/0.jpg": official.encoded_image(array)})
         images[name] = torch.from_numpy(array).permute(2, 0, 1)[None]
     return tmp_path, images
 
@@ -104,23 +104,21 @@ def test_one_that_is_missing_can_be_left_out(colour):
 
 def test_one_that_is_wrong_can_be_left_out(colour, monkeypatch):
     root, _ = colour
-    official.odin(monkeypatch, root, "LSUN", {"top/0.jpg": b"no picture"})
+    official.odin(monkeypatch, root, "LSUN", {"top/0.jpg": b"no image"})
     with pytest.raises(ValueError, match=r"companion lsun_resize of cifar10: .*top/0\.jpg: cannot .*`ood: \[svhn\]`$"):
         load("cifar10", root=root, ood=["svhn", "lsun_resize"]).ood["lsun_resize"]()
 
 
-def test_a_loader_that_gives_other_pictures_is_not_believed(tmp_path):
+def test_a_loader_that_gives_other_images_is_not_believed(tmp_path):
     own = {"a": lambda: torch.zeros(2, 3, 8, 8), "b": lambda: torch.zeros(0, 1, 8, 8, dtype=torch.uint8)}
     chosen = choose("digits", (1, 8), own, None, tmp_path)
     for name in own:
-        with pytest.raises(
-            ValueError, match=rf"companion {name} of digits: found pictures .*expected .*\(N, 1, 8, 8\)"
-        ):
+        with pytest.raises(ValueError, match=rf"companion {name} of digits: found images .*expected .*\(N, 1, 8, 8\)"):
             chosen[name]()
 
 
 WRONG = [
-    ({"images": official.pixels(0, 2, 28, 28)}, r"found pictures torch.uint8 \(2, 1, 28, 28\), expected .*3, 32, 32"),
+    ({"images": official.pixels(0, 2, 28, 28)}, r"found images torch.uint8 \(2, 1, 28, 28\), expected .*3, 32, 32"),
     ({"images": np.zeros((2, 32, 32, 3))}, "images: found float64 .*, expected uint8 images"),
     (
         {"x_train": official.pixels(0, 2, 32, 32, 3)},

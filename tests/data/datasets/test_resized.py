@@ -22,15 +22,15 @@ def few(monkeypatch):
 
 
 def members(folder, sizes=((32, 32, 3),) * 3):
-    """Three pictures as they lie in the archives, named out of order, among what is none."""
+    """Three images as they lie in the archives, named out of order, among what is none."""
     arrays = [official.pixels(i, *size) for i, size in enumerate(sizes)]
-    pictures = {f"{folder}/{folder}/{2 - i}.jpg": official.picture(array) for i, array in enumerate(arrays)}
+    images = {f"{folder}/{folder}/{2 - i}.jpg": official.encoded_image(array) for i, array in enumerate(arrays)}
     rest = {folder: None, f"{folder}/.DS_Store": b"x", f"{folder}/{folder}/._1.jpg": b"x", f"{folder}/notes.txt": b"x"}
-    return arrays, {**rest, **pictures}
+    return arrays, {**rest, **images}
 
 
 @pytest.mark.parametrize("which", LOADERS)
-def test_pictures_in_the_order_of_their_names(monkeypatch, tmp_path, few, which):
+def test_images_in_the_order_of_their_names(monkeypatch, tmp_path, few, which):
     load, folder = LOADERS[which]
     arrays, found = members(folder)
     official.odin(monkeypatch, tmp_path, which, found)
@@ -47,7 +47,7 @@ def test_archives_that_are_other_than_expected(monkeypatch, tmp_path, few, which
         (members(folder, ((32, 32, 3),) * 2)[1], r"found torch.uint8 \(2, 3, 32, 32\), expected .*\(3, 3, 32, 32\)"),
         ({}, r"found torch.uint8 \(0, 3, 32, 32\)"),
         (members(folder, ((32, 32, 3), (32, 36, 3)))[1], r"/1\.jpg: found 36 x 32 pixels, expected 32 x 32"),
-        ({f"{folder}/a.jpg": b"no picture"}, r"/a\.jpg: cannot be read as a picture"),
+        ({f"{folder}/a.jpg": b"no image"}, r"/a\.jpg: cannot be read as an image"),
     ]
     for found, problem in cases:
         archive = official.odin(monkeypatch, tmp_path, which, found)

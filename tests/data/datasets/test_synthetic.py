@@ -12,7 +12,7 @@ from data.datasets.synthetic import load_made
 
 
 @pytest.mark.parametrize("name", [name for name, shape in DOWNLOADED.items() if shape.image_size])
-def test_pictures_have_the_real_ones_form(name):
+def test_images_have_the_real_ones_form(name):
     task = data.load(f"made:{name}")
     channels, side, classes, _ = DOWNLOADED[name]
     side = {"tiny_imagenet": 16, "imagenet": 32}.get(name, side)
@@ -22,7 +22,7 @@ def test_pictures_have_the_real_ones_form(name):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist"])
-def test_pictures_are_augmented_as_the_real_ones(name, monkeypatch):
+def test_images_are_augmented_as_the_real_ones(name, monkeypatch):
     made = load_made(name, Path())
     for module in (cifar, mnist):
         monkeypatch.setattr(module, "_read", lambda *args, **options: made.train)
@@ -30,13 +30,13 @@ def test_pictures_are_augmented_as_the_real_ones(name, monkeypatch):
     assert made.augmentation.flip == (name != "mnist")
 
 
-def test_the_same_name_gives_the_same_pictures():
+def test_the_same_name_gives_the_same_images():
     first, again, other = (data.load(f"made:{name}").train.images for name in ("cifar10", "cifar10", "cifar100"))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_class_can_be_told():
-    """The nearest class mean of the training pictures names nine in ten of the test pictures."""
+    """The nearest class mean of the training images names nine in ten of the test images."""
     task = data.load("made:cifar10")
     x, y = task.train.images.flatten(1).float(), task.train.labels
     means = torch.stack([x[y == c].mean(0) for c in range(10)])
@@ -66,10 +66,10 @@ def test_text_has_the_real_ones_symbols():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("made:digits", "'made:digits': made-up pictures are in the form of cifar10, cifar100, mnist"),
-        ("made:enwik8", "'made:enwik8': made-up pictures are in the form of"),
+        ("made:digits", "'made:digits': made-up images are in the form of cifar10, cifar100, mnist"),
+        ("made:enwik8", "'made:enwik8': made-up images are in the form of"),
         ("made_text:cifar10", "'made_text:cifar10': a made-up text is in the form of enwik8"),
-        ("made", "made-up pictures are in the form of"),
+        ("made", "made-up images are in the form of"),
     ],
 )
 def test_what_cannot_be_made(name, message):

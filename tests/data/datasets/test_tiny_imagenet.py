@@ -17,7 +17,7 @@ def colours(contents):
     return torch.from_numpy(np.array(Image.open(io.BytesIO(contents)).convert("RGB"))).permute(2, 0, 1)
 
 
-def test_all_pictures_with_their_labels(monkeypatch, tmp_path):
+def test_all_images_with_their_labels(monkeypatch, tmp_path):
     members = official.tiny()
     official.put_tiny(monkeypatch, tmp_path, members)
     task = load("tiny_imagenet", root=tmp_path)
@@ -49,7 +49,7 @@ def test_every_end_holds_each_class_in_its_share(monkeypatch, tmp_path):
 def test_decoded_once(monkeypatch, tmp_path, capsys):
     archive = official.put_tiny(monkeypatch, tmp_path, official.tiny())
     first = load("tiny_imagenet", root=tmp_path)
-    assert "decoding the pictures of tiny-imagenet-200.zip" in capsys.readouterr().err
+    assert "decoding the images of tiny-imagenet-200.zip" in capsys.readouterr().err
     archive.unlink()
     again = load("tiny_imagenet", root=tmp_path)
     assert torch.equal(first.train.images, again.train.images)
@@ -87,12 +87,12 @@ def without(name):
 
 ANNOTATIONS = f"{TOP}/val/val_annotations.txt"
 WRONG = {
-    "a class too few": (without("train/n10"), r"found 8 training pictures of 2 classes .*expected 12 of 3"),
-    "a picture too few": (without("n10_1.JPEG"), "found 11 training pictures of 3 classes"),
+    "a class too few": (without("train/n10"), r"found 8 training images of 2 classes .*expected 12 of 3"),
+    "an image too few": (without("n10_1.JPEG"), "found 11 training images of 3 classes"),
     "no annotations": (without(ANNOTATIONS), r"val_annotations\.txt: missing"),
-    "a test picture too few": (
+    "a test image too few": (
         without("val_3.JPEG"),
-        r"val_annotations\.txt: found 'val_3.JPEG.*', expected a picture",
+        r"val_annotations\.txt: found 'val_3.JPEG.*', expected an image",
     ),
     "a line too few": (
         lambda members: {**members, ANNOTATIONS: members[ANNOTATIONS].split(b"val_5")[0]},
@@ -100,15 +100,18 @@ WRONG = {
     ),
     "an unknown class": (
         lambda members: {**members, ANNOTATIONS: members[ANNOTATIONS].replace(b"n10", b"n99", 1)},
-        r"found 'val_1.JPEG\\tn99.*', expected a picture of val/images and one of the 3 classes",
+        r"found 'val_1.JPEG\\tn99.*', expected an image of val/images and one of the 3 classes",
     ),
-    "a line that is none": (lambda members: {**members, ANNOTATIONS: b"text"}, "found 'text', expected a picture"),
-    "a picture that is none": (
+    "a line that is none": (lambda members: {**members, ANNOTATIONS: b"text"}, "found 'text', expected an image"),
+    "an image that is none": (
         lambda members: {**members, f"{TOP}/train/n02/images/n02_1.JPEG": b"text"},
-        r"n02_1\.JPEG: cannot be read as a picture",
+        r"n02_1\.JPEG: cannot be read as an image",
     ),
-    "a picture of another size": (
-        lambda members: {**members, f"{TOP}/val/images/val_2.JPEG": official.picture(official.pixels(0, 32, 64, 3))},
+    "an image of another size": (
+        lambda members: {
+            **members,
+            f"{TOP}/val/images/val_2.JPEG": official.encoded_image(official.pixels(0, 32, 64, 3)),
+        },
         r"val_2\.JPEG: found 64 x 32 pixels, expected 64 x 64",
     ),
 }

@@ -11,20 +11,20 @@ from scipy import stats
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from data.files.decoding import Job, PictureError, cut_at_random, cut_for_evaluation, decode, decode_file, random_cut
-from tests.data.image_files import cut_short, pattern, write_picture
+from data.files.decoding import ImageError, Job, cut_at_random, cut_for_evaluation, decode, decode_file, random_cut
+from tests.data.write_image_files import cut_short, pattern, write_image
 
 SIZES = [(500, 375), (375, 500), (333, 500), (64, 64), (30, 41), (7, 300), (1, 1), (900, 100)]
 
 
-def picture(width, height, seed=0):
+def noise_image(width, height, seed=0):
     return Image.fromarray(pattern(width, height, seed))
 
 
 @pytest.mark.parametrize("side", [224, 64, 32, 3])
 @pytest.mark.parametrize("size", SIZES)
 def test_evaluation_equals_resize_and_centre_crop(size, side):
-    image = picture(*size)
+    image = noise_image(*size)
     expected = TF.center_crop(TF.resize(image, round(side * 256 / 224)), side)
     assert np.array_equal(cut_for_evaluation(image, side), np.asarray(expected))
 
@@ -32,7 +32,7 @@ def test_evaluation_equals_resize_and_centre_crop(size, side):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("size", SIZES)
 def test_training_equals_crop_and_resize(size, seed):
-    image, side = picture(*size), 48
+    image, side = noise_image(*size), 48
     draw = random.Random(seed).random
     mirrored = draw() < 0.5
     left, top, width, height = random_cut(*size, draw)
@@ -47,7 +47,7 @@ def test_training_equals_crop_and_resize(size, seed):
 def test_cuts_are_spread_as_torchvisions(size):
     width, height = size
     torch.manual_seed(0)
-    image = picture(*size)
+    image = noise_image(*size)
     oracle = [transforms.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
     draw = random.Random(0).random
     cuts = [random_cut(width, height, draw) for _ in range(3000)]
@@ -63,14 +63,14 @@ def test_cuts_are_spread_as_torchvisions(size):
 
 
 @pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (100, 80), (3, 4), (39, 30)])
-def test_the_cut_of_a_picture_that_no_draw_fits_into(size):
+def test_the_cut_of_a_image_that_no_draw_fits_into(size):
     # The largest and widest cut is wider than any of these, and three times the area is too large for all.
-    expected = transforms.RandomResizedCrop.get_params(picture(*size), (3.0, 3.0), (3 / 4, 4 / 3))
+    expected = transforms.RandomResizedCrop.get_params(noise_image(*size), (3.0, 3.0), (3 / 4, 4 / 3))
     x, y, w, h = random_cut(*size, lambda: 0.999999)
     assert (y, x, h, w) == expected
 
 
-def test_half_of_the_pictures_are_mirrored(tmp_path):
+def test_half_of_the_images_are_mirrored(tmp_path):
     file = tmp_path / "a.png"
     ramp = np.zeros((8, 8, 3), np.uint8)
     ramp[:, 4:] = 255
@@ -82,8 +82,8 @@ def test_half_of_the_pictures_are_mirrored(tmp_path):
     assert (plain[:, :, :2].mean((1, 2, 3)) <= plain[:, :, -2:].mean((1, 2, 3))).all()
 
 
-def test_a_picture_is_a_function_of_its_seed(tmp_path):
-    files = [str(write_picture(tmp_path / f"{i}.jpg", seed=i)) for i in range(3)]
+def test_a_image_is_a_function_of_its_seed(tmp_path):
+    files = [str(write_image(tmp_path / f"{i}.jpg", seed=i)) for i in range(3)]
     whole = decode(Job(files, 16, [5, 6, 7], flip=True))
     assert whole.shape == (3, 16, 16, 3)
     assert whole.dtype == torch.uint8
@@ -113,14 +113,14 @@ def grey(image):
 )
 def test_colour_in_every_format(tmp_path, name, mode, tolerance):
     options = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(name.rpartition(".")[2], {})
-    file = write_picture(tmp_path / name, 32, 32, mode=mode, noise=0, **options)
+    file = write_image(tmp_path / name, 32, 32, mode=mode, noise=0, **options)
     found = decode_file(file, Job([], 32, resized=False), None)
     assert np.abs(found.astype(int) - pattern(32, 32, noise=0)).mean() <= tolerance
 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.png", "L"), ("a.png", "LA"), ("a.jpg", "L"), ("a.pgm", "L")])
 def test_grey_becomes_three_equal_colours(tmp_path, name, mode):
-    file = write_picture(tmp_path / name, 32, 32, mode=mode, noise=0, quality=100)
+    file = write_image(tmp_path / name, 32, 32, mode=mode, noise=0, quality=100)
     found = decode_file(file, Job([], 32, resized=False), None)
     assert (found == found[:, :, :1]).all()
     difference = found[:, :, 0].astype(int) - grey(pattern(32, 32, noise=0))
@@ -156,7 +156,7 @@ def test_sixteen_bits_in_colour(tmp_path):
 
 
 def test_a_camera_s_orientation_is_not_applied(tmp_path):
-    image = picture(40, 30)
+    image = noise_image(40, 30)
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "a.png", exif=exif)
@@ -166,7 +166,7 @@ def test_a_camera_s_orientation_is_not_applied(tmp_path):
 
 
 def test_large_jpegs_are_decoded_smaller_to_nearly_the_same(tmp_path, monkeypatch):
-    file = write_picture(tmp_path / "a.jpg", 512, 384, noise=5, quality=95)
+    file = write_image(tmp_path / "a.jpg", 512, 384, noise=5, quality=95)
     job = Job([], 16)
     fast = np.array([decode_file(file, job, seed) for seed in range(30)]).astype(int)
     drafts = []
@@ -192,7 +192,7 @@ def a_directory(file):
 
 
 def a_text(file):
-    file.write_text("no picture at all")
+    file.write_text("no image at all")
     return file
 
 
@@ -207,19 +207,19 @@ def a_dangling_link(file):
 
 
 def half_a_jpeg(file):
-    return cut_short(write_picture(file))
+    return cut_short(write_image(file))
 
 
 def a_jpeg_without_its_end(file):
-    return cut_short(write_picture(file, 200, 150), 0.95)
+    return cut_short(write_image(file, 200, 150), 0.95)
 
 
 def half_a_png(file):
-    return cut_short(write_picture(file, format="PNG"))
+    return cut_short(write_image(file, format="PNG"))
 
 
 def an_altered_png(file):
-    write_picture(file, format="PNG")
+    write_image(file, format="PNG")
     contents = bytearray(file.read_bytes())
     contents[len(contents) // 2] ^= 0xFF
     file.write_bytes(contents)
@@ -247,14 +247,14 @@ DAMAGE = [
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("seed", [None, 3])
-def test_what_is_no_whole_picture_is_named(tmp_path, damage, seed):
-    file = damage(tmp_path / "a picture.jpg")
-    with pytest.raises(PictureError, match=r"a picture\.jpg: cannot be decoded .*; put an intact picture in its place"):
+def test_what_is_no_whole_image_is_named(tmp_path, damage, seed):
+    file = damage(tmp_path / "an image.jpg")
+    with pytest.raises(ImageError, match=r"an image\.jpg: cannot be decoded .*; put an intact image in its place"):
         decode_file(file, Job([], 8), seed)
 
 
-def test_a_picture_that_must_have_its_size(tmp_path):
-    file = write_picture(tmp_path / "a.png", 32, 32)
+def test_a_image_that_must_have_its_size(tmp_path):
+    file = write_image(tmp_path / "a.png", 32, 32)
     assert np.array_equal(decode_file(file, Job([], 32, resized=False), None), pattern(32, 32))
-    with pytest.raises(PictureError, match=r"a\.png: .*found 32 x 32 pixels, expected 28 x 28"):
+    with pytest.raises(ImageError, match=r"a\.png: .*found 32 x 32 pixels, expected 28 x 28"):
         decode_file(file, Job([], 28, resized=False), None)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.tasks.batches import Batches
-from data.tasks.image_task import PictureTask, normalised
+from data.tasks.image_task import ImageTask, normalised
 from data.tasks.source import Augmentation, Split
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
@@ -207,7 +207,7 @@ def test_same_bits_on_the_gpu():
 
 def test_bare_images():
     split = numbered(10)
-    task = PictureTask("t", 10, split, None, split, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), Augmentation(), {}, ())
+    task = ImageTask("t", 10, split, None, split, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), Augmentation(), {}, ())
     chunks = list(normalised(split.images, task, 4))
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
     expected, _ = one_pass(Batches(split, 4, mean=task.mean, std=task.std))

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from data.files.decoder import Decoder
-from data.files.decoding import Job, PictureError, decode
+from data.files.decoding import ImageError, Job, decode
 from data.files.image_files import Files
 from data.tasks.file_batches import FileBatches, decoded
-from data.tasks.image_task import PictureTask, normalised
+from data.tasks.image_task import ImageTask, normalised
 from data.tasks.source import Augmentation, Split
-from tests.data.image_files import write_level, write_picture
+from tests.data.write_image_files import write_image, write_level
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than CPUs
 
@@ -23,9 +23,9 @@ MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.3, 0.9)
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    """Pictures with structure whose label is their place."""
-    folder = tmp_path_factory.mktemp("pictures")
-    names = [os.fsencode(write_picture(folder / f"{i:02}.png", 30 + i, 50 - i, seed=i).name) for i in range(N)]
+    """Images with structure whose label is their place."""
+    folder = tmp_path_factory.mktemp("images")
+    names = [os.fsencode(write_image(folder / f"{i:02}.png", 30 + i, 50 - i, seed=i).name) for i in range(N)]
     return Split(Files(folder, np.array(names), 8), torch.arange(N))
 
 
@@ -70,11 +70,11 @@ def task_of(split, **changes):
         "corruptions": (),
         "decoder": Decoder(0),
     }
-    return PictureTask(**(values | changes))
+    return ImageTask(**(values | changes))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_a_training_pass_equals_pictures_decoded_one_by_one(split, workers):
+def test_a_training_pass_equals_images_decoded_one_by_one(split, workers):
     generator = stream(3)()
     order = torch.randperm(N, generator=generator)
     seeds = torch.randint(2**63 - 1, (N,), generator=generator)
@@ -98,7 +98,7 @@ def test_the_bits_do_not_depend_on_the_number_of_processes(split):
                 assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
 
 
-def test_without_a_stream_pictures_come_in_order_cut_for_evaluation(split):
+def test_without_a_stream_images_come_in_order_cut_for_evaluation(split):
     x, y = one_pass(make(split, seed=None))
     assert torch.equal(y, torch.arange(N))
     torch.testing.assert_close(x, normal(decode(Job(split.images.paths(), 8))), rtol=1e-5, atol=1e-5)
@@ -116,7 +116,7 @@ def test_with_a_stream_but_no_augmentation_only_the_order_is_random(split):
     ("n", "batch_size", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (3, 1, [1, 1, 1]), (1, 4, [1])]
 )
 @pytest.mark.parametrize("workers", [0, 3])
-def test_every_picture_once_a_pass_and_no_lonely_last_one(split, n, batch_size, sizes, workers):
+def test_every_image_once_a_pass_and_no_lonely_last_one(split, n, batch_size, sizes, workers):
     batches = make(Split(split.images[:n], split.labels[:n]), batch_size, workers)
     passed = list(batches)
     assert [len(y) for _, y in passed] == [len(x) for x, _ in passed] == sizes
@@ -162,7 +162,7 @@ def test_global_randomness_is_not_touched(split):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_picture_is_named_and_the_next_pass_works(tmp_path, workers):
+def test_a_damaged_image_is_named_and_the_next_pass_works(tmp_path, workers):
     names = []
     for i in range(8):
         write_level(tmp_path / f"{i}.png", i)
@@ -172,12 +172,12 @@ def test_a_damaged_picture_is_named_and_the_next_pass_works(tmp_path, workers):
     contents = (tmp_path / "5.png").read_bytes()
     (tmp_path / "5.png").write_bytes(contents[:30])
     seen = []
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(ImageError) as error:
         for _, y in batches:
             seen += y.tolist()
     assert seen == [0, 1, 2, 3], "what comes before it is there"
     assert str(error.value).startswith(f"{tmp_path}/5.png: cannot be decoded")
-    assert "put an intact picture in its place" in str(error.value)
+    assert "put an intact image in its place" in str(error.value)
     assert "Traceback" not in str(error.value)
     (tmp_path / "5.png").write_bytes(contents)
     assert one_pass(batches)[1].tolist() == list(range(8))
@@ -188,7 +188,7 @@ def test_a_killed_process_is_an_error_that_says_what_to_do(split):
     batches = FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
     list(batches)
     os.kill(decoder._idle[False][0].loader._iterator._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="the processes that decode pictures failed .* and 0 none"):
+    with pytest.raises(RuntimeError, match="the processes that decode images failed .* and 0 none"):
         list(batches)
     assert one_pass(batches)[1].tolist() == list(range(N)), "new processes take their place"
 
@@ -266,8 +266,8 @@ def test_bare_files_are_normalised_as_the_task_s_own(split):
         next(normalised(other, task, 10))
 
 
-def test_every_picture_is_decoded_once_for_all_corruptions(split, monkeypatch):
-    """The corruption of a picture is told its place in the set, which stands in for what makes it random."""
+def test_every_image_is_decoded_once_for_all_corruptions(split, monkeypatch):
+    """The corruption of an image is told its place in the set, which stands in for what makes it random."""
 
     def corrupt(images, name, severity, *, start=0):
         places = torch.arange(start, start + len(images), dtype=torch.uint8)
@@ -276,9 +276,9 @@ def test_every_picture_is_decoded_once_for_all_corruptions(split, monkeypatch):
     monkeypatch.setattr("data.tasks.image_task.corrupt", corrupt)
     in_memory = torch.cat(list(task_of(split).in_batches(split.images, 100)))
     batches = []
-    in_batches = PictureTask.in_batches
+    in_batches = ImageTask.in_batches
     monkeypatch.setattr(
-        PictureTask, "in_batches", lambda self, *arguments: batches.append(arguments) or in_batches(self, *arguments)
+        ImageTask, "in_batches", lambda self, *arguments: batches.append(arguments) or in_batches(self, *arguments)
     )
     for images in (split.images, in_memory):
         task = task_of(Split(images, split.labels), corruptions=("fog", "snow!"))

@@ -140,7 +140,7 @@ def test_a_study_without_held_out_data_is_refused(make, npz, tmp_path, write_stu
     assert len(load(str(write_study(tmp_path / "u.yaml", methods=["sgd", on_test]))).cells()) == 2
 
 
-def test_digits_hold_out_pictures_unless_told_otherwise(make, tmp_path, write_study):
+def test_digits_hold_out_images_unless_told_otherwise(make, tmp_path, write_study):
     study = write_study(tmp_path / "s.yaml", datasets=["digits"], methods=["watching"])
     assert len(load(str(study)).cells()) == 1
     study = write_study(tmp_path / "t.yaml", datasets=[{"name": "digits", "validation": 0}], methods=["watching"])

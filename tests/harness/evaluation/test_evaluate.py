@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from data import Augmentation, PictureTask, Split
+from data import Augmentation, ImageTask, Split
 from harness.costs.cost import Cost, Counter
 from harness.evaluation import evaluate as evaluating
 from harness.evaluation import metrics
@@ -19,7 +19,7 @@ N, K, C = 53, 3, 4
 
 
 class Fixed(SGD):
-    """Predicts K logits read from the pictures, and counts which pictures it sees."""
+    """Predicts K logits read from the images, and counts which images it sees."""
 
     def __init__(self, make_net, recipe):
         super().__init__(make_net, recipe)
@@ -37,27 +37,27 @@ class Fixed(SGD):
         return self.table[level].permute(1, 0, 2)
 
 
-def pictures(levels):
+def flat_images(levels):
     return torch.as_tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
 
 
 def make_task(**changes):
     generator = torch.Generator().manual_seed(1)
-    split = Split(pictures(range(N)), torch.randint(C, (N,), generator=generator))
+    split = Split(flat_images(range(N)), torch.randint(C, (N,), generator=generator))
     values = {
         "name": "made up",
         "classes": C,
         "train": split,
         "validation": None,
         "test": split,
-        # normalised pictures have the values 0 … 255
+        # normalised images have the values 0 … 255
         "mean": (0.0,),
         "std": (1 / 255,),
         "augmentation": Augmentation(padding=1),
-        "ood": {"high": lambda: pictures(range(100, 140)), "same": lambda: pictures(range(N))},
+        "ood": {"high": lambda: flat_images(range(100, 140)), "same": lambda: flat_images(range(N))},
         "corruptions": (),
     }
-    return PictureTask(**(values | changes))
+    return ImageTask(**(values | changes))
 
 
 def make_method(counter):
@@ -107,7 +107,7 @@ def test_every_example_is_scored_once(monkeypatch, batch):
     assert not method.net[1].weight.requires_grad or method.net[1].weight.grad is None
 
 
-def test_strange_pictures_are_the_positive_class():
+def test_strange_images_are_the_positive_class():
     counter = Counter()
     method, task = make_method(counter), make_task()
     method.table[100:140] = 0.0  # no idea: the highest entropy
@@ -141,7 +141,7 @@ def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(of
                 yield "none", severity, start, images
                 yield "shift", severity, start, images + severity
 
-    monkeypatch.setattr(PictureTask, "corrupted", corrupted)
+    monkeypatch.setattr(ImageTask, "corrupted", corrupted)
     method = make_method(counter)
     found = evaluate(method, task, counter).metrics
     p = method.table.softmax(-1).mean(1)
@@ -247,9 +247,9 @@ def test_one_member_has_no_diversity():
     assert [len(curve) for curve in found.curves.values()] == [1, 1, 1]
 
 
-def test_a_temperature_is_fitted_on_held_out_pictures_alone():
+def test_a_temperature_is_fitted_on_held_out_images_alone():
     counter = Counter()
-    held_out = Split(pictures(range(60, 180)), torch.randint(C, (120,), generator=torch.Generator().manual_seed(2)))
+    held_out = Split(flat_images(range(60, 180)), torch.randint(C, (120,), generator=torch.Generator().manual_seed(2)))
     method = make_method(counter)
     found = evaluate(method, make_task(validation=held_out), counter).metrics
     p = method.table.double().softmax(-1).mean(1)
@@ -284,7 +284,7 @@ def test_top_5_accuracy_of_many_classes():
 
 
 @pytest.mark.parametrize(("side", "size"), [(4, 1024), (64, 1024), (224, 83), (5000, 1)])
-def test_fewer_large_pictures_are_predicted_at_once(side, size):
+def test_fewer_large_images_are_predicted_at_once(side, size):
     images = torch.empty(1, 3, 1, 1, dtype=torch.uint8).expand(2, 3, side, side)
     split = Split(images, torch.zeros(2, dtype=torch.int64))
     assert evaluating.at_once(make_task(train=split)) == size

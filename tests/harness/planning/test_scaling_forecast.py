@@ -235,8 +235,8 @@ class TestRates:
         tiny = Network("lenet5", (3, 32, 32), 10, 128, SMALL.operations / 100)
         assert target_rates().of(tiny) == pytest.approx((100 * 8e6 / 180, "from FLOPs (optimistic)", "cresnet20"))
         assert paper_rates().of(SMALL).origin == "from FLOPs (optimistic)"
-        other_pictures = WRN._replace(image=(1, 28, 28), operations=WRN.operations / 1.25)
-        assert target_rates().of(other_pictures) == (9000 * 1.25, "from FLOPs", "wrn-28-10")
+        other_images = WRN._replace(image=(1, 28, 28), operations=WRN.operations / 1.25)
+        assert target_rates().of(other_images) == (9000 * 1.25, "from FLOPs", "wrn-28-10")
 
     def test_the_nearest_batch_size_and_the_fastest_of_it(self):
         base = on_cifar10("wrn-28-10", "float32", 1000)

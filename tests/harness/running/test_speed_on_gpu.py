@@ -36,7 +36,7 @@ def no_waiting():
 
 
 def on_gpu(make, architecture, mode="off", dtype=torch.float64, *, half=False):
-    """A method on a network for pictures of 16 pixels, in training."""
+    """A method on a network for images of 16 pixels, in training."""
 
     def network(**options):
         net = models.build(architecture, in_channels=3, classes=5, image_size=16, **options)

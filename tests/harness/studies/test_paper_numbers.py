@@ -244,7 +244,7 @@ def test_what_is_inconsistent_is_shown_as_printed_with_a_note(study, row, column
 @pytest.mark.parametrize(
     ("study", "said"),
     [
-        ("hypernetworks/table-4", "sums over the 10,000 test pictures"),
+        ("hypernetworks/table-4", "sums over the 10,000 test images"),
         ("hypernetworks/table-s3", "is of its Table 3"),
         ("hypernetworks/table-s4", "is of its Table 3"),
         ("hypernetworks/table-s7", "is of its Table 3"),

@@ -197,11 +197,11 @@ def tracked_names(result):
 
 
 def test_the_names_of_metrics_are_those_of_runs(tmp_path, run_study):
-    """Of pictures and of text; only what no CPU measures and what ranks a hundred classes is left over."""
+    """Of images and of text; only what no CPU measures and what ranks a hundred classes is left over."""
     found, known = set(), set()
     for name, dataset, network, batch, more in (
         (
-            "pictures",
+            "images",
             "{name: digits, validation: 64, train_size: 64}",
             "lenet5",
             16,

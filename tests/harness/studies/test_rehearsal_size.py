@@ -173,7 +173,7 @@ def test_an_epoch_has_several_minibatches(written, small):
 
 
 @pytest.mark.parametrize(("name", "occurring"), [("cifar10", 10), ("tiny_imagenet", 16), ("imagenet", 16)])
-def test_few_classes_of_made_up_pictures_occur_so_that_a_short_training_finds_some(name, occurring):
+def test_few_classes_of_made_up_images_occur_so_that_a_short_training_finds_some(name, occurring):
     task = data.load(f"made:{name}", root=Path())
     for split in (task.train, task.test):
         assert set(split.labels.tolist()) == set(range(occurring))

@@ -170,7 +170,7 @@ def test_each_error(path, changes, expected):
         assert line.startswith(start.strip()), found
 
 
-def test_a_network_that_refuses_the_size_of_the_pictures(path):
+def test_a_network_that_refuses_the_size_of_the_images(path):
     np.savez(
         "small.npz",
         x_train=np.zeros((4, 3, 3), np.uint8),

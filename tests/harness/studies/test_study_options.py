@@ -32,8 +32,8 @@ def study(tmp_path):
     [
         ("{name: digits, segment: 10}", "lenet5", "digits has no option segment (=10)"),
         ("{name: cifar10, image_size: 64}", "lenet5", "cifar10 has no option image_size (=64)"),
-        ("{name: cifar10, cutout: 32}", "lenet5", "cutout=32 can cover whole pictures of 32 x 32; at most 31"),
-        ("{name: digits, cutout: 9}", "lenet5", "cutout=9 can cover whole pictures of 8 x 8"),
+        ("{name: cifar10, cutout: 32}", "lenet5", "cutout=32 can cover whole images of 32 x 32; at most 31"),
+        ("{name: digits, cutout: 9}", "lenet5", "cutout=9 can cover whole images of 8 x 8"),
         ("{name: mnist, corruptions: official}", "lenet5", "mnist has no official corrupted files: only cifar10,"),
         ("{name: digits, corruptions: official}", "lenet5", "digits has no official corrupted files"),
         ("{name: cifar10, ood: svhn}", "lenet5", "expected a list of companions, as in [svhn]"),
@@ -46,8 +46,8 @@ def study(tmp_path):
         ("{name: 'text:poem.txt', train_size: 50}", "lstm-8", "train_size=50 symbols are too few, at least 101"),
         ("{name: 'text:poem.txt', validation: 1}", "lstm-8", "validation=1 symbols are too few, at least 2"),
         ("{name: 'text:nowhere.txt'}", "lstm-8", "nowhere.txt: no such file, expected a text"),
-        ("{name: 'text:poem.txt'}", "wrn-10-1", "wrn-10-1 reads pictures; the data are text"),
-        ("digits", "lstm-8", "lstm-8 reads text, rows of symbols; the data are pictures of 8 x 8 pixels"),
+        ("{name: 'text:poem.txt'}", "wrn-10-1", "wrn-10-1 reads images; the data are text"),
+        ("digits", "lstm-8", "lstm-8 reads text, rows of symbols; the data are images of 8 x 8 pixels"),
         ("{name: 'imagefolder:nowhere'}", "lenet5", "nowhere/train: no such folder"),
     ],
 )

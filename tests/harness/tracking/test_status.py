@@ -166,11 +166,11 @@ def test_time_left_is_unknown_where_nothing_runs_or_has_a_pace(statuses):
 
 def draw(found, now=0.0, width=200):
     console = Console(width=width, file=io.StringIO())
-    console.print(cli_watch.picture("s", found, now))
+    console.print(cli_watch.draw_status("s", found, now))
     return console.file.getvalue()
 
 
-def test_the_picture(statuses):
+def test_the_image(statuses):
     named = [replace(status, host="node7", pid=12, device="cuda:3", sign=880.0) for status in statuses]
     lines = draw(
         [replace(status, reason="[/red] no") if status.state == "failed" else status for status in named], 940.0

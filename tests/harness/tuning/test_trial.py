@@ -8,7 +8,7 @@ import torch
 from optuna.trial import TrialState
 
 import data
-from data import PictureTask
+from data import ImageTask
 from harness.running import execute, run_data
 from harness.running import lifecycle as execution
 from harness.running.settings import Settings
@@ -121,7 +121,7 @@ def test_departure(make_run, text, epoch):
 
 
 def test_a_trial_is_scored_on_validation_data_as_the_run_itself_would_be(begin, tmp_path):
-    """The value is the likelihood of the held-out pictures by the method trained alone, found by other means."""
+    """The value is the likelihood of the held-out images by the method trained alone, found by other means."""
     _, (planned,), settings = begin("swa(start=2)", epochs=4)
     assert execute_trial(planned, settings, nothing) == ("finished", "")
     found = result(settings, planned)
@@ -150,7 +150,7 @@ def test_a_trial_is_scored_on_validation_data_as_the_run_itself_would_be(begin, 
 
 def test_the_test_set_is_never_opened(begin, monkeypatch):
     opened = []
-    part = PictureTask.part
+    part = ImageTask.part
 
     def guarded(self, name, *arguments):
         opened.append(name)
@@ -161,7 +161,7 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
         raise AssertionError("something of the test set was opened")
 
     class Closed:
-        """What stands for the pictures and labels of the test set, and may not be touched."""
+        """What stands for the images and labels of the test set, and may not be touched."""
 
         def __getattr__(self, name):
             if name.startswith("__"):
@@ -176,8 +176,8 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
         object.__setattr__(task, "test", Closed())
         return task
 
-    monkeypatch.setattr(PictureTask, "part", guarded)
-    monkeypatch.setattr(PictureTask, "corrupted", closed)
+    monkeypatch.setattr(ImageTask, "part", guarded)
+    monkeypatch.setattr(ImageTask, "corrupted", closed)
     monkeypatch.setattr(execution, "load_task", without_test)
     _, plans, settings = begin("swag(late_phase_bn(K=2, start=1), N=2)", {"start": 0.51}, epochs=12)
     for planned in plans:

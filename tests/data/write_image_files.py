@@ -1,4 +1,4 @@
-"""Small picture files for tests."""
+"""Small image files for tests."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def pattern(width, height, seed=0, noise=20):
-    """A picture with structure at every scale, in colour: (H, W, 3) uint8."""
+    """An image with structure at every scale, in colour: (H, W, 3) uint8."""
     draws = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(width, height)
     waves = [np.sin(2 * np.pi * (f * x + g * y) + p) for f, g, p in draws.uniform(-9, 9, (3, 3))]
@@ -15,15 +15,15 @@ def pattern(width, height, seed=0, noise=20):
     return (128 + 70 * np.stack(waves, -1) + noise).clip(0, 255).astype(np.uint8)
 
 
-def write_picture(file, width=40, height=30, seed=0, noise=20, mode="RGB", **options):
-    """Write such a picture in the format that the file's name asks for."""
+def write_image(file, width=40, height=30, seed=0, noise=20, mode="RGB", **options):
+    """Write such an image in the format that the file's name asks for."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pattern(width, height, seed, noise)).convert(mode).save(file, **options)
     return file
 
 
 def write_level(file, level, width=12, height=10):
-    """Write a picture of one grey level, without loss, so that any cut of it is that level."""
+    """Write an image of one grey level, without loss, so that any cut of it is that level."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (level, level, level)).save(file)
     return file
