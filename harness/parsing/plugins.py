@@ -9,12 +9,11 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import isclass
 from pathlib import Path
 
+from harness.cache.user_cache import GROUP
 from methods import METHODS
 from methods.core.method import Method
 
 MODULE = "economical_ensembles_plugin_"
-GROUP = "economical_ensembles.methods"
-"""The entry-point group in which an installed package names its methods."""
 
 
 def from_file(path: Path) -> dict[str, type[Method]]:

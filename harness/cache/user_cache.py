@@ -1,0 +1,133 @@
+"""The user's cache: what was computed before, kept until something that it was computed from changes.
+
+Everything here can be computed again, so that the folder may be removed at any time. A cache that cannot be read or
+written is as good as an empty one.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("methods", "models", "data", "harness", "analysis")
+"""The folders of `ROOT` whose files decide what is computed."""
+DEPENDENCIES = ("torch", "torchvision", "optuna", "pydantic", "scikit-learn")
+"""Packages whose versions decide, too, whether a study is right."""
+GROUP = "economical_ensembles.methods"
+"""The entry-point group in which an installed package names its methods."""
+MOST = 200
+"""How many entries are kept; the ones that were not used for longest go first."""
+
+
+def folder() -> Path:
+    """Return the folder of the cache: $ECON_CACHE, else the one that the system gives each user's programs."""
+    return Path(os.environ.get("ECON_CACHE") or user_cache_path("economical-ensembles", appauthor=False))
+
+
+def entry_key(kind: str, *parts: Any) -> str:
+    """Return the name of an entry.
+
+    Args:
+        kind: of the entry, the beginning of its name.
+        parts: JSON values that decide its content, besides the installed code.
+    """
+    text = json.dumps([code_fingerprint(), *parts], sort_keys=True)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+
+
+def read_entry(key: str) -> Any:
+    """Return the value of an entry; None if there is none, or a file that it was computed from has changed."""
+    path = folder() / f"{key}.json"
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if all(file_fingerprint(Path(file)) == found for file, found in entry["files"].items()):
+            os.utime(path)
+            return entry["value"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # missing, unreadable or damaged: it is computed again
+    return None
+
+
+def write_entry(key: str, value: Any, files: Iterable[Path] = ()) -> None:
+    """Keep a value.
+
+    Args:
+        key: what `entry_key` returned.
+        value: JSON values.
+        files: files and folders that the value was computed from.
+    """
+    entry = {"value": value, "files": {str(file): file_fingerprint(file) for file in files}}
+    path = folder() / f"{key}.json"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(entry), encoding="utf-8")
+        temporary.replace(path)
+        remove_oldest()
+
+
+def remove_oldest() -> None:
+    """Keep the `MOST` entries that were used last."""
+    entries = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for path in entries[: max(len(entries) - MOST, 0)]:
+        path.unlink(missing_ok=True)
+
+
+def file_fingerprint(path: Path) -> list[Any]:
+    """Return what changes with the content of a file, or with any file below a folder; [] if it is not there.
+
+    A file of up to a megabyte counts by its content, a larger one by its size, time of modification and inode.
+    """
+    try:
+        if path.is_dir():
+            return [[str(file.relative_to(path)), *stat_of(file)] for file in sorted(path.rglob("*"))]
+        if path.stat().st_size <= 1 << 20:
+            return [hashlib.sha256(path.read_bytes()).hexdigest()]
+        return stat_of(path)
+    except OSError:
+        return []
+
+
+def stat_of(path: Path) -> list[int]:
+    """Return a file's size, time of modification in nanoseconds, and inode."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+@cache
+def code_fingerprint() -> str:
+    """Return a hash of the installed code: ours by file, what it depends on by version, others' methods by name."""
+    files = (
+        path for name in PACKAGES for end in ("*.py", "*.yaml", "*.json") for path in sorted((ROOT / name).rglob(end))
+    )
+    ours = [[str(path), *stat_of(path)] for path in files]
+    theirs = [[point.name, point.value, package_fingerprint(point.module)] for point in entry_points(group=GROUP)]
+    versions = [installed_version(name) for name in DEPENDENCIES]
+    return hashlib.sha256(json.dumps([sys.version, ours, sorted(theirs), versions]).encode()).hexdigest()
+
+
+def package_fingerprint(module: str) -> list[Any]:
+    """Return what changes with the files of the top-level package that holds a module; [] if there is none."""
+    found = find_spec(module.partition(".")[0])
+    if found is None or found.origin is None:
+        return []
+    file = Path(found.origin)
+    return file_fingerprint(file.parent if file.name == "__init__.py" else file)
+
+
+def installed_version(name: str) -> str:
+    """Return the version of an installed package; "" if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
