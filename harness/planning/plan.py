@@ -12,7 +12,7 @@ from harness.planning.trunks import Histories, Trunk, find_trunks
 from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import QuadraticStudy
 from harness.store.run_folder import RunFolder
-from harness.studies.build_method import Imagined, count_anchors, imagine_method
+from harness.studies.build_method import MetaMethods, build_meta_method, count_anchors
 from harness.studies.run import Run
 from harness.studies.study import Study
 from methods import Method
@@ -77,7 +77,7 @@ class Plan:
         if isinstance(study, QuadraticStudy):
             self.runs = {run.key: Planned(run, (run.label,), "cell", (), run.iterations) for run in study.runs}
             return
-        self.imagined = study.imagined or Imagined(study.methods)
+        self.meta_methods = study.meta_methods or MetaMethods(study.methods)
         for cell in study.cells():
             self.add(cell.run, cell.label, "cell")
         if share:
@@ -91,9 +91,9 @@ class Plan:
                 labels = (label,) if known.role == "component" else (*known.labels, label)
                 self.runs[run.key] = replace(known, labels=labels, role=role)
             return run.key
-        method = self.imagine(run)
+        method = self.meta_method(run)
         if method.needs() and method.seed != run.seed:
-            method = imagine_method(run, self.study.methods, shape(run))
+            method = build_meta_method(run, self.study.methods, shape(run))
         for need in method.needs():
             if need.epoch is not None:
                 raise StudyError(f"{run.method} needs a state after {need.epoch} epochs, but only final ones are kept")
@@ -109,7 +109,7 @@ class Plan:
         """Find what runs have in common, and let them go on from there."""
         histories = Histories()
         of_runs = {
-            key: histories.of(planned.run, self.imagine(planned.run))
+            key: histories.of(planned.run, self.meta_method(planned.run))
             for key, planned in self.runs.items()
             if isinstance(planned.run, Run) and planned.epochs
         }
@@ -135,9 +135,9 @@ class Plan:
         plain = run.plain(self.study.methods)
         return (self.add(plain, str(plain.method), "component"),)
 
-    def imagine(self, run: Run) -> Method:
+    def meta_method(self, run: Run) -> Method:
         """Build a run's method without memory, once for all seeds."""
-        return self.imagined(run, shape(run))
+        return self.meta_methods.build(run, shape(run))
 
     @property
     def alone(self) -> dict[str, Planned]:

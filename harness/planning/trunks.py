@@ -103,7 +103,7 @@ def step(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str
 
     Args:
         run: whose training it is.
-        method: the run's, as imagined.
+        method: the run's method, on the meta device.
         epoch: counted from 0.
         measured: what is measured after each epoch.
     """

@@ -62,10 +62,10 @@ def make_method(
 
 
 def count_anchors(method: Method, *, most: int = 4) -> int | None:
-    """Count the anchors that an imagined method has at the end of training.
+    """Count the anchors that a meta-device method has at the end of training.
 
     Args:
-        method: imagined; it is put into its last epoch.
+        method: on the meta device; it is put into its last epoch.
         most: count no further.
 
     Returns:
@@ -84,13 +84,13 @@ def count_anchors(method: Method, *, most: int = 4) -> int | None:
             part.epoch = epoch
 
 
-def imagine_method(run: Run, methods: Mapping[str, type[Method]], shape: Shape) -> Method:
+def build_meta_method(run: Run, methods: Mapping[str, type[Method]], shape: Shape) -> Method:
     """Build the method of a run without memory or values: to see whether it can be built, and what it needs."""
     with torch.device("meta"):
-        return make_method(run, methods, shape, drawing=Undrawn)
+        return make_method(run, methods, shape, drawing=SkipInitialization)
 
 
-class Imagined:
+class MetaMethods:
     """Methods without memory or values, each built once: for all seeds, for the checks of a study and for its plan."""
 
     def __init__(self, methods: Mapping[str, type[Method]]) -> None:
@@ -102,15 +102,15 @@ class Imagined:
         self.methods = methods
         self.built: dict[tuple[Shape, str, str, str], Method] = {}
 
-    def __call__(self, run: Run, shape: Shape) -> Method:
+    def build(self, run: Run, shape: Shape) -> Method:
         """Give the method of a run; if it refuses, again each time that it is asked for."""
         place = (shape, run.architecture, str(run.method), run.recipe.model_dump_json())
         if place not in self.built:
-            self.built[place] = imagine_method(run, self.methods, shape)
+            self.built[place] = build_meta_method(run, self.methods, shape)
         return self.built[place]
 
 
-class Undrawn(TorchFunctionMode):
+class SkipInitialization(TorchFunctionMode):
     """Draws no normal values where there is no memory for them: torch takes longer to see that than to make a layer."""
 
     def __torch_function__(

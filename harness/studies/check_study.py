@@ -10,7 +10,7 @@ from data import TEXTS
 from data.datasets.official_sizes import DOWNLOADED
 from harness.parsing.method_expression import MethodSpec, closest
 from harness.parsing.yaml_errors import Errors
-from harness.studies.build_method import Imagined, count_anchors
+from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.grid import Grid
 from harness.studies.run import DatasetSpec, Run
 from methods.core.recipe import Recipe
@@ -24,12 +24,12 @@ STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["s
 NUMBER = {2: "two", 3: "three"}
 
 
-def check_grid(grid: Grid, imagined: Imagined, errors: Errors) -> None:
+def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
     """Report what of a grid does not fit together."""
     check_labels(grid, errors)
     check_overrides(grid, errors)
-    check_builds(grid, imagined, errors)
-    check_measures(grid, imagined, errors)
+    check_builds(grid, meta_methods, errors)
+    check_measures(grid, meta_methods, errors)
 
 
 def check_places(grids: Sequence[Grid], errors: Errors) -> None:
@@ -85,7 +85,7 @@ def check_overrides(grid: Grid, errors: Errors) -> None:
             grid.overrides[i] = override.model_copy(update={"recipe": rest})
 
 
-def check_builds(grid: Grid, imagined: Imagined, errors: Errors) -> None:
+def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
     """Report datasets, architectures and methods that cannot be built together, in the first seed.
 
     Where no dataset or no architecture is right, a stand-in lets the rest be checked all the same.
@@ -97,7 +97,7 @@ def check_builds(grid: Grid, imagined: Imagined, errors: Errors) -> None:
         built = [
             plain
             for j, architecture in enumerate(grid.architectures)
-            if (plain := check_architecture(grid, imagined, errors, dataset, shape, j, architecture))
+            if (plain := check_architecture(grid, meta_methods, errors, dataset, shape, j, architecture))
         ]
         if not built:
             recipe = grid.recipe.model_copy(update={"initial": "random"})
@@ -105,7 +105,7 @@ def check_builds(grid: Grid, imagined: Imagined, errors: Errors) -> None:
             architecture = "wrn-10-1" if shape.image_size else "lstm-8"
             built = [Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=seed, recipe=recipe)]
         for plain in built:
-            check_methods(grid, imagined, errors, plain, shape, loadable=bool(found))
+            check_methods(grid, meta_methods, errors, plain, shape, loadable=bool(found))
 
 
 def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
@@ -122,13 +122,19 @@ def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.S
 
 
 def check_architecture(
-    grid: Grid, imagined: Imagined, errors: Errors, dataset: DatasetSpec, shape: data.Shape, j: int, architecture: str
+    grid: Grid,
+    meta_methods: MetaMethods,
+    errors: Errors,
+    dataset: DatasetSpec,
+    shape: data.Shape,
+    j: int,
+    architecture: str,
 ) -> Run | None:
     """Report an architecture that cannot be built for a dataset, or give its plain run."""
     try:
         recipe = grid.recipe_of(dataset, architecture)
         plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=grid.seeds[0], recipe=recipe)
-        imagined(plain, shape)
+        meta_methods.build(plain, shape)
     except ValidationError:
         return None  # an override, reported by `check_overrides`
     except ValueError as error:
@@ -138,13 +144,13 @@ def check_architecture(
 
 
 def check_methods(
-    grid: Grid, imagined: Imagined, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
+    grid: Grid, meta_methods: MetaMethods, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
 ) -> None:
     """Report methods that cannot be built in the place of a plain run's, or that watch data which are not held out.
 
     Args:
         grid: whose methods are checked.
-        imagined: methods that were built before.
+        meta_methods: methods that were built before.
         errors: where to report.
         plain: the plain run.
         shape: of its data.
@@ -152,7 +158,7 @@ def check_methods(
     """
     for k, entry in enumerate(grid.methods):
         try:
-            method = imagined(plain.model_copy(update={"method": entry.method}), shape)
+            method = meta_methods.build(plain.model_copy(update={"method": entry.method}), shape)
             watches = any(part.watches == "validation" for part in methods_within(method))
             if watches and loadable and not holds_out(plain.dataset):
                 reason = f"it watches validation data, but {plain.dataset.label} holds none out"
@@ -163,7 +169,7 @@ def check_methods(
             errors.add(place, f"{entry.method} on {plain.architecture}: {reason}")
 
 
-def check_measures(grid: Grid, imagined: Imagined, errors: Errors) -> None:
+def check_measures(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
     """Report what the grid asks evaluation to measure and no method of it can give."""
     asked = grid.evaluate
     least = {"path": 2} if asked.path else {}
@@ -176,7 +182,7 @@ def check_measures(grid: Grid, imagined: Imagined, errors: Errors) -> None:
     counts = set()
     for run in (place.run(grid.seeds[0]) for place in grid.places()):
         shape = data.shape(run.dataset.name, **run.dataset.options())
-        counts.add(count_anchors(imagined(run, shape)))
+        counts.add(count_anchors(meta_methods.build(run, shape)))
     for name, needed in least.items():
         if all(count is not None and count < needed for count in counts):
             others = ", or with `third: sgd` two," if needed == 3 else ""

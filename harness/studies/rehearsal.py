@@ -7,7 +7,7 @@ from typing import Any
 from harness.parsing.yaml_errors import Errors, Lines, StudyError
 from harness.quadratic.problem import EVERY
 from harness.quadratic.quadratic_study import QuadraticStudy, problems
-from harness.studies.build_method import Imagined
+from harness.studies.build_method import MetaMethods
 from harness.studies.check_study import check_grid
 from harness.studies.grid import Grid
 from harness.studies.scale import EPOCHS, IN_THEIR_PLACE, TINY, WIDTH, Scale, scaled_grids
@@ -26,9 +26,9 @@ def rehearse(study: Study, scale: Scale) -> Study:
     for epochs in EPOCHS if scale == TINY else (scale.epochs,):
         small = scale.model_copy(update={"epochs": epochs})
         grids = scaled_grids(study, small)
-        errors, imagined = Errors(Path(f"--scale {small}"), Lines("")), Imagined(study.methods)
+        errors, meta_methods = Errors(Path(f"--scale {small}"), Lines("")), MetaMethods(study.methods)
         for grid in grids:
-            check_grid(grid, imagined, errors)
+            check_grid(grid, meta_methods, errors)
         if not errors.found:
             break
     if errors.found:
@@ -38,7 +38,7 @@ def rehearse(study: Study, scale: Scale) -> Study:
     if changing == Scale():
         raise nothing_changes(study.name, small)
     banner = describe(study, changing, grids)
-    return replace(study, name=study.name + SUFFIX, grids=grids, banner=banner, imagined=imagined)
+    return replace(study, name=study.name + SUFFIX, grids=grids, banner=banner, meta_methods=meta_methods)
 
 
 def effective(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> Scale:

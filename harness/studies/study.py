@@ -14,7 +14,7 @@ from harness.parsing.method_expression import MethodSpec
 from harness.parsing.plugins import available
 from harness.parsing.yaml_errors import Errors, Lines, StudyError
 from harness.quadratic.quadratic_study import KEY, QuadraticStudy, check_quadratic
-from harness.studies.build_method import Imagined
+from harness.studies.build_method import MetaMethods
 from harness.studies.check_study import STAND_INS, check_grid, check_places
 from harness.studies.figures import Drawing, check_drawings
 from harness.studies.grid import Grid, Place, read_recipe
@@ -58,7 +58,7 @@ class Study:
         paper: what a paper states; `beside` says for each value which cells stand beside it.
         drawn: for each figure of the file, the numbers of the places that it shows.
         banner: what must stand wherever its figures show; "" for nothing.
-        imagined: the methods that its checks have built.
+        meta_methods: the methods that its checks have built.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Study:
     beside: tuple[Beside, ...] = ()
     drawn: tuple[tuple[int, ...], ...] = ()
     banner: str = ""
-    imagined: Imagined | None = field(default=None, compare=False, repr=False)
+    meta_methods: MetaMethods | None = field(default=None, compare=False, repr=False)
 
     def places(self) -> Iterator[Place]:
         """List where methods stand in the study."""
@@ -128,14 +128,14 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         methods, added, files = available(), [], []
     errors.repeated_keys()
     file = read_file({key: value for key, value in raw.items() if key not in Grid.model_fields}, errors)
-    grids, imagined = [], Imagined(methods)
+    grids, meta_methods = [], MetaMethods(methods)
     common = {key: raw[key] for key in Grid.model_fields if key in raw}
     for i, part in enumerate(file.grids or [{}]):
         merged = with_places(common | part, path.parent)
         inside = errors.inside(("grids", i), part) if file.grids else errors
         grid = validate(merged if i else add_methods(merged, added, raw), methods, inside)
         if grid:
-            check_grid(grid, imagined, inside)
+            check_grid(grid, meta_methods, inside)
             grids.append(grid)
     errors.raise_any()
     check_places(grids, errors)
@@ -157,7 +157,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         paper=paper,
         beside=beside,
         drawn=drawn,
-        imagined=imagined,
+        meta_methods=meta_methods,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import data
 from harness.parsing.method_expression import MethodSpec, parse
 from harness.parsing.yaml_errors import Errors
-from harness.studies.build_method import imagine_method
+from harness.studies.build_method import build_meta_method
 from harness.studies.run import Run
 from harness.studies.study import Study
 from harness.tuning.search import trained
@@ -110,7 +110,7 @@ def check_entry(
         return None
     run = runs[entry.place].model_copy(update={"method": chosen})
     try:
-        imagine_method(run, study.methods, data.shape(run.dataset.name, **run.dataset.options()))
+        build_meta_method(run, study.methods, data.shape(run.dataset.name, **run.dataset.options()))
     except ValueError as error:
         errors.add((*place, "values"), f"{chosen}: {error}")
     return chosen if len(errors.found) == before else None

@@ -323,7 +323,7 @@ def test_text(pair, make_run, tmp_path):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Give a function that watches imagined processes, by their exit codes and what they have said."""
+    """Give a function that watches fake processes, by their exit codes and what they have said."""
     monkeypatch.setattr(ranks, "GRACE", 0.1)
     monkeypatch.setattr(ranks, "LOOK", 0.01)
 

@@ -5,7 +5,7 @@ import pytest
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.plan import Plan, shape
 from harness.planning.schedule import Schedule
-from harness.studies.build_method import count_anchors, imagine_method
+from harness.studies.build_method import build_meta_method, count_anchors
 from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
 from harness.studies.study import load
 from methods import METHODS
@@ -100,7 +100,7 @@ def test_what_no_method_can_give_is_refused_with_the_reason(write_study, tmp_pat
 )
 def test_anchors_are_counted_before_training(make_run, method, count):
     run = make_run(method)
-    assert count_anchors(imagine_method(run, METHODS, shape(run))) == count
+    assert count_anchors(build_meta_method(run, METHODS, shape(run))) == count
 
 
 def test_the_third_network_of_a_plane_is_a_run_beside_it_and_no_part_of_its_cost(write_study, tmp_path):
