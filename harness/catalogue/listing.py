@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from data import DATASETS, TEXTS, dataset_names
 from harness.parsing.method_expression import hyperparameters, literal
 from harness.parsing.plugins import available
-from harness.studies.study_files import find, names
+from harness.studies.study_files import find_study, study_names
 from harness.tuning.search_space import search_range
 from methods import Method
 from models import architectures
@@ -155,11 +155,11 @@ def studies() -> Rows:
 
     known = read_costs()
     rows = []
-    for name in names():
+    for name in study_names():
         if name not in known:
             print(f"counting what {name} costs …", file=sys.stderr)
         cost = known.get(name) or count_cost(name)
-        rows.append((name, f"{first_line(find(name).read_text(encoding='utf-8'))}\n[{cost}]"))
+        rows.append((name, f"{first_line(find_study(name).read_text(encoding='utf-8'))}\n[{cost}]"))
     return [*rows, ("", GPU_HOURS)]
 
 

@@ -200,7 +200,7 @@ class Driver:
         begun = self.folder(planned.key).checkpoint.exists()
         states = [] if begun else [key for key in planned.trunks if self.folder(key).checkpoint.exists()]
         diverged = [key for key in planned.trunks if self.folder(key).failure.exists()]
-        return [*planned.needs, *planned.beside, *states[:1], *diverged]
+        return [*planned.needs, *planned.reference_runs, *states[:1], *diverged]
 
     def look(self) -> None:
         """Ask those that work apart how far they are, and now and then for a checkpoint."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data import Passes
 from harness.evaluation.weight_space import Points, Tally, at_most, distances, single, tally, vectors
-from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
+from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 from methods import Anchor, Batch, Method
 from methods.core.streams import CPU
 
@@ -72,7 +72,7 @@ class Landscape:
 
 
 @torch.no_grad()
-def explore(method: Method, asked: Measures, examples: Examples, plain: Anchor | None = None) -> Landscape:
+def explore(method: Method, asked: ExtraMeasurements, examples: Examples, plain: Anchor | None = None) -> Landscape:
     """Measure what a study asks for, as far as the method can give it.
 
     Among the metrics are how far the two ends of a path are apart, path/l2, path/cosine and path/squared_cosine.
@@ -106,7 +106,7 @@ def explore(method: Method, asked: Measures, examples: Examples, plain: Anchor |
     return found
 
 
-def path(method: Method, asked: PathThrough, examples: Examples) -> dict[str, Array]:
+def path(method: Method, asked: PathMeasurement, examples: Examples) -> dict[str, Array]:
     """Score the networks P(α) on a path, and the pairs P(α), P(1 − α) together.
 
     Returns:
@@ -149,7 +149,7 @@ def path(method: Method, asked: PathThrough, examples: Examples) -> dict[str, Ar
     return found
 
 
-def plane(method: Method, asked: Plane, examples: Examples, plain: Anchor | None) -> dict[str, Array]:
+def plane(method: Method, asked: PlaneMeasurement, examples: Examples, plain: Anchor | None) -> dict[str, Array]:
     """Score the networks on the plane through three anchors.
 
     The first anchor is the origin, the second one lies on the x axis; axes are orthonormal, in the space of the weights
@@ -189,7 +189,9 @@ def plane(method: Method, asked: Plane, examples: Examples, plain: Anchor | None
     return {"x": xs, "y": ys, **described, **scores}
 
 
-def score_grid(points: Points, grid: list[list[list[float]]], asked: Plane, examples: Examples) -> dict[str, Array]:
+def score_grid(
+    points: Points, grid: list[list[list[float]]], asked: PlaneMeasurement, examples: Examples
+) -> dict[str, Array]:
     """Score the networks whose shares of the anchors are given, row by row: accuracy (%), nll, train_nll (nats)."""
     test = list(at_most(examples.test, asked.examples))
     train = list(at_most(examples.train, asked.train_examples)) if asked.train_examples else []
@@ -231,7 +233,7 @@ def shares_at(x: float, y: float, corners: Array) -> list[float]:
     return [float(1.0 - second - third), float(second), float(third)]
 
 
-def flatness(method: Method, asked: Flatness, train: Passes) -> dict[str, Array]:
+def flatness(method: Method, asked: FlatnessMeasurement, train: Passes) -> dict[str, Array]:
     """Measure how much the training loss rises when noise is added to all weights of a network.
 
     The noise on a weight w_i is drawn from N(0, |w_i|²σ²), for every weight, BatchNorm's scale and shift too; running

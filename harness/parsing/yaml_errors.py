@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-Place = tuple[str | int, ...]
+Location = tuple[str | int, ...]
 
 
 class StudyError(Exception):
@@ -24,16 +24,16 @@ class Errors:
         self.path, self.lines = path, lines
         self.found: dict[str, None] = {}
         self.reasons: dict[str, None] = {}  # the same without their places
-        self.gone: set[Place] = set()
+        self.gone: set[Location] = set()
 
-    def add(self, place: Place, message: str) -> None:
+    def add(self, place: Location, message: str) -> None:
         """Add an error, once."""
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         line = self.lines.of(place)
         self.reasons[message] = None
         self.found[f"{self.path}:{line}: {name}: {message}" if name else f"{self.path}: {message}"] = None
 
-    def inside(self, place: Place, own: Collection[str]) -> "Errors":
+    def inside(self, place: Location, own: Collection[str]) -> "Errors":
         """Give the errors of a part of the file whose other keys are those of the file itself.
 
         Args:
@@ -47,13 +47,13 @@ class Errors:
         left = (n for n in count() if (field, n) not in self.gone)
         return next(islice(left, i, None))
 
-    def report(self, raw: dict[str, Any], error: ValidationError, at: Place = ()) -> dict[str, Any]:
+    def report(self, raw: dict[str, Any], error: ValidationError, at: Location = ()) -> dict[str, Any]:
         """Add what pydantic found wrong with `raw`, which stands at the place `at`.
 
         Returns:
             `raw` without the parts that are wrong.
         """
-        messages: dict[Place, list[str]] = {}
+        messages: dict[Location, list[str]] = {}
         for detail in error.errors():
             place = place_in(raw, detail["loc"])
             message = detail["msg"].removeprefix("Value error, ")
@@ -82,13 +82,13 @@ class Errors:
 class PartErrors(Errors):
     """The errors of a part of a study file, which takes the keys that it does not have from the file."""
 
-    def __init__(self, whole: Errors, place: Place, own: Collection[str]) -> None:
+    def __init__(self, whole: Errors, place: Location, own: Collection[str]) -> None:
         """Start with those of the whole file."""
         self.path, self.lines, self.found, self.reasons = whole.path, whole.lines, whole.found, whole.reasons
         self.gone = set()
         self.place, self.own = place, own
 
-    def add(self, place: Place, message: str) -> None:
+    def add(self, place: Location, message: str) -> None:
         """Add an error at its place in the whole file, once."""
         super().add((*self.place, *place) if not place or place[0] in self.own else place, message)
 
@@ -98,14 +98,14 @@ class Lines:
 
     def __init__(self, text: str) -> None:
         """Read the places."""
-        self.lines: dict[Place, int] = {}
-        self.repeated: list[Place] = []
+        self.lines: dict[Location, int] = {}
+        self.repeated: list[Location] = []
         self.walked: set[int] = set()
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None:
             self.walk(root, ())
 
-    def walk(self, node: yaml.Node, place: Place) -> None:
+    def walk(self, node: yaml.Node, place: Location) -> None:
         """Note a node's line and its children's, once: an alias repeats a node, even inside of itself."""
         self.lines.setdefault(place, node.start_mark.line + 1)
         if id(node) in self.walked:
@@ -122,7 +122,7 @@ class Lines:
                 self.lines[inside] = key.start_mark.line + 1
                 self.walk(value, inside)
 
-    def of(self, place: Place) -> int:
+    def of(self, place: Location) -> int:
         """Give the line of a place, or of the nearest one around it."""
         known = tuple(place)
         while known and known not in self.lines:
@@ -130,7 +130,7 @@ class Lines:
         return self.lines.get(known, 1)
 
 
-def place_in(raw: Any, location: Sequence[str | int]) -> Place:
+def place_in(raw: Any, location: Sequence[str | int]) -> Location:
     """Keep of a pydantic location the parts that are places in the file."""
     place: list[str | int] = []
     for part in location:
@@ -142,7 +142,7 @@ def place_in(raw: Any, location: Sequence[str | int]) -> Place:
     return tuple(place)
 
 
-def without(raw: dict[str, Any], places: Sequence[Place]) -> dict[str, Any]:
+def without(raw: dict[str, Any], places: Sequence[Location]) -> dict[str, Any]:
     """Copy a tree of YAML values, leaving out some places (the last item of a list first)."""
     raw = deepcopy(raw)
     for place in sorted(filter(None, places), key=order, reverse=True):
@@ -154,6 +154,6 @@ def without(raw: dict[str, Any], places: Sequence[Place]) -> dict[str, Any]:
     return raw
 
 
-def order(place: Place) -> list[tuple[bool, int, str]]:
+def order(place: Location) -> list[tuple[bool, int, str]]:
     """Sort places with list items by their number."""
     return [(isinstance(part, int), part if isinstance(part, int) else 0, str(part)) for part in place]

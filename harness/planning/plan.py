@@ -31,7 +31,7 @@ class Planned:
         needs: keys of the finished runs that it starts from.
         epochs: that it trains itself, or of a trunk all.
         warning: what its author may not have meant.
-        beside: keys of the finished runs that its evaluation looks at too; they are no part of its cost.
+        reference_runs: keys of the finished runs that its evaluation looks at too; they are no part of its cost.
         trunks: keys of the trunks that it can go on from, the latest first.
         first: how many of its epochs the latest of these has trained.
     """
@@ -42,7 +42,7 @@ class Planned:
     needs: tuple[str, ...]
     epochs: int
     warning: str = ""
-    beside: tuple[str, ...] = ()
+    reference_runs: tuple[str, ...] = ()
     trunks: tuple[str, ...] = ()
     first: int = 0
 
@@ -59,7 +59,7 @@ class Planned:
     @property
     def after(self) -> tuple[str, ...]:
         """Keys of the runs that must be finished first."""
-        return (*self.needs, *self.beside, *self.trunks[:1])
+        return (*self.needs, *self.reference_runs, *self.trunks[:1])
 
 
 class Plan:
@@ -101,8 +101,8 @@ class Plan:
             self.add(needed := run.needed(need, self.study.methods), str(needed.method), "component")
             for need in method.needs()
         )
-        beside = self.add_beside(run, method)
-        self.runs[run.key] = Planned(run, (label,), role, needs, method.epochs, warning(run, method), beside)
+        reference_runs = self.add_reference_runs(run, method)
+        self.runs[run.key] = Planned(run, (label,), role, needs, method.epochs, warning(run, method), reference_runs)
         return run.key
 
     def add_trunks(self) -> None:
@@ -127,7 +127,7 @@ class Plan:
                 trunks.insert(0, known)
             self.runs[key] = on_top(planned, trunks)
 
-    def add_beside(self, run: Run, method: Method) -> tuple[str, ...]:
+    def add_reference_runs(self, run: Run, method: Method) -> tuple[str, ...]:
         """Add the run of plain training where it is the third anchor of the run's plane."""
         wanted = run.evaluate.plane and run.evaluate.plane.third
         if not wanted or count_anchors(method) not in (2, None):

@@ -94,7 +94,7 @@ class QuadraticRun(Simulation, Setting):
         return f"η = {self.eta:g}, B = {self.B:g}"
 
     @property
-    def place(self) -> str:
+    def setup(self) -> str:
         """Name what is simulated."""
         return f"noisy quadratic problem of {self.n} dimensions"
 
@@ -104,7 +104,7 @@ class QuadraticRun(Simulation, Setting):
 
     def __str__(self) -> str:
         """Name the run for people."""
-        return f"{self.label} · {self.place}"
+        return f"{self.label} · {self.setup}"
 
 
 def steady_loss(curvature: Array, eta: float, B: float, K: int | Array) -> Array:

@@ -36,7 +36,7 @@ from harness.store.outcome import DivergenceError
 from harness.store.progress import Progress
 from harness.store.run_folder import RunFolder, read_json, write, write_json, write_lines
 from harness.studies.build_method import make_method
-from harness.studies.extra_measures import Measures
+from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.run import Run
 from methods import Anchor
 from methods.core.forking import fork, fork_state
@@ -130,7 +130,7 @@ class Execution:
         """Do what is left of the run."""
         parts = self.find_needed(needed)
         count = len(self.method.needs())
-        parts, beside = parts[:count], parts[count:]
+        parts, reference_runs = parts[:count], parts[count:]
         prepared = self.begin()
         if not prepared:
             if not self.epoch:
@@ -143,7 +143,7 @@ class Execution:
                 self.save(prepared=True)
         self.progress.enter("evaluating")
         if not self.group.rank:
-            self.write_result(parts, self.explore(beside))
+            self.write_result(parts, self.explore(reference_runs))
             self.folder.progress.unlink(missing_ok=True)
         self.group.wait()
 
@@ -289,21 +289,21 @@ class Execution:
             self.progress.advance(self.epoch, line)
             self.report()
 
-    def explore(self, beside: list[RunFolder]) -> Landscape:
+    def explore(self, reference_runs: list[RunFolder]) -> Landscape:
         """Measure what the study asks for besides scores.
 
         Args:
-            beside: the finished run of plain training, if the study asks for it.
+            reference_runs: the finished run of plain training, if the study asks for it.
         """
-        if self.run.evaluate == Measures():
+        if self.run.evaluate == ExtraMeasurements():
             return Landscape()
         task, statistics = self.task, self.data.for_statistics("prepare")
         corrupted = partial(task.corrupted_part, batch_size=at_once(task)) if isinstance(task, ImageTask) else None
         examples = Examples(self.data.held_out("test"), self.data.held_out("train"), statistics, corrupted)
         plain = None
-        if beside:
+        if reference_runs:
             other = make_method(self.run.plain(self.methods), self.methods, self.task.shape)
-            other.load_state_dict(load_finished(beside[0]))
+            other.load_state_dict(load_finished(reference_runs[0]))
             plain = Anchor(dict(other.to(self.device).net.named_parameters()))
         return explore(self.method, self.run.evaluate, examples, plain)
 

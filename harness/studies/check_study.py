@@ -16,12 +16,12 @@ from harness.studies.run import DatasetSpec, Run
 from methods.core.recipe import Recipe
 from methods.core.wrapper import methods_within
 
-PLAIN = MethodSpec(name="sgd")
-TEXT = data.Shape(None, None, 205, 900_000)
+PLAIN_TRAINING = MethodSpec(name="sgd")
+TEXT_PLACEHOLDER = data.Shape(None, None, 205, 900_000)
 """The shape that takes the place of a text's which could not be read."""
-STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
+PLACEHOLDERS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
 """What takes the place of parts of a study that were all wrong, so that the rest can be checked."""
-NUMBER = {2: "two", 3: "three"}
+NUMBER_WORDS = {2: "two", 3: "three"}
 
 
 def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
@@ -32,11 +32,11 @@ def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
     check_measures(grid, meta_methods, errors)
 
 
-def check_places(grids: Sequence[Grid], errors: Errors) -> None:
+def check_distinct_groups(grids: Sequence[Grid], errors: Errors) -> None:
     """Report methods of two grids that tables could not tell apart."""
     known: dict[tuple[str, str, str], int] = {}
     for i, grid in enumerate(grids):
-        for name in dict.fromkeys(place.name for place in grid.places()):
+        for name in dict.fromkeys(group.name for group in grid.cell_groups()):
             if known.setdefault(name, i) != i:
                 errors.add(("grids", i), f"{' · '.join(name)} stands in another grid already")
 
@@ -75,7 +75,7 @@ def check_overrides(grid: Grid, errors: Errors) -> None:
             ("dataset", override.dataset, datasets),
             ("architecture", override.architecture, grid.architectures),
         ):
-            replaced = known == STAND_INS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.gone)
+            replaced = known == PLACEHOLDERS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.gone)
             if value is not None and value not in known and not replaced:
                 errors.add(("overrides", place, field), f"{value!r} is not in this study; {closest(value, known)}")
         try:
@@ -92,7 +92,7 @@ def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
     """
     found = check_datasets(grid, errors)
     first = grid.datasets[0]
-    stand_in = TEXT if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
+    stand_in = TEXT_PLACEHOLDER if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
     for dataset, shape in found or [(first, stand_in)]:
         built = [
             plain
@@ -103,7 +103,7 @@ def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
             recipe = grid.recipe.model_copy(update={"initial": "random"})
             seed = grid.seeds[0]
             architecture = "wrn-10-1" if shape.image_size else "lstm-8"
-            built = [Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=seed, recipe=recipe)]
+            built = [Run(dataset=dataset, architecture=architecture, method=PLAIN_TRAINING, seed=seed, recipe=recipe)]
         for plain in built:
             check_methods(grid, meta_methods, errors, plain, shape, loadable=bool(found))
 
@@ -133,7 +133,9 @@ def check_architecture(
     """Report an architecture that cannot be built for a dataset, or give its plain run."""
     try:
         recipe = grid.recipe_of(dataset, architecture)
-        plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=grid.seeds[0], recipe=recipe)
+        plain = Run(
+            dataset=dataset, architecture=architecture, method=PLAIN_TRAINING, seed=grid.seeds[0], recipe=recipe
+        )
         meta_methods.build(plain, shape)
     except ValidationError:
         return None  # an override, reported by `check_overrides`
@@ -180,14 +182,15 @@ def check_measures(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> Non
     if not least or errors.found:
         return
     counts = set()
-    for run in (place.run(grid.seeds[0]) for place in grid.places()):
+    for run in (group.run(grid.seeds[0]) for group in grid.cell_groups()):
         shape = data.shape(run.dataset.name, **run.dataset.options())
         counts.add(count_anchors(meta_methods.build(run, shape)))
     for name, needed in least.items():
         if all(count is not None and count < needed for count in counts):
             others = ", or with `third: sgd` two," if needed == 3 else ""
             errors.add(
-                ("evaluate", name), f"no method of this study has the {NUMBER[needed]} networks{others} that this needs"
+                ("evaluate", name),
+                f"no method of this study has the {NUMBER_WORDS[needed]} networks{others} that this needs",
             )
 
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.parsing.method_expression import closest
 from harness.parsing.yaml_errors import Errors
-from harness.studies.grid import Place
+from harness.studies.grid import CellGroup
 from harness.studies.metric_names import check_metric, metric_names
 from methods.core.recipe import Part
 
@@ -17,7 +17,7 @@ RELATIVE = ("train_cost", "train_time", "predict_cost")
 """What a plot may rank by besides: the costs of runs, where those of plain training are 1."""
 
 
-class Drawing(Part):
+class FigureRequest(Part):
     """One figure of a study; what stands besides these keys are the plot's own options.
 
     Attributes:
@@ -41,15 +41,15 @@ class Drawing(Part):
         """What the plot's function is given besides the runs."""
         return dict(self.model_extra or {})
 
-    def choose(self, places: Sequence[Place]) -> tuple[int, ...]:
+    def select_groups(self, groups: Sequence[CellGroup]) -> tuple[int, ...]:
         """Give the numbers of the places of a study that are drawn, in the order of `methods`.
 
         Raises:
             ValueError: for a name that the study does not have.
         """
-        labels = list(dict.fromkeys(place.entry.label for place in places))
-        names = {name: None for place in places for name in (place.dataset.name, place.dataset.label)}
-        architectures = dict.fromkeys(place.architecture for place in places)
+        labels = list(dict.fromkeys(group.entry.label for group in groups))
+        names = {name: None for group in groups for name in (group.dataset.name, group.dataset.label)}
+        architectures = dict.fromkeys(group.architecture for group in groups)
         for asked, known in ((self.methods, labels), (self.datasets, names), (self.architectures, architectures)):
             for name in asked or ():
                 if name not in known:
@@ -57,67 +57,67 @@ class Drawing(Part):
         order = list(self.methods or labels)
         chosen = [
             i
-            for i, place in enumerate(places)
-            if place.entry.label in order
-            and (self.datasets is None or {place.dataset.name, place.dataset.label} & set(self.datasets))
-            and (self.architectures is None or place.architecture in self.architectures)
+            for i, group in enumerate(groups)
+            if group.entry.label in order
+            and (self.datasets is None or {group.dataset.name, group.dataset.label} & set(self.datasets))
+            and (self.architectures is None or group.architecture in self.architectures)
         ]
-        return tuple(sorted(chosen, key=lambda i: order.index(places[i].entry.label)))
+        return tuple(sorted(chosen, key=lambda i: order.index(groups[i].entry.label)))
 
 
-def check_drawings(drawings: Sequence[Drawing], places: Sequence[Place], errors: Errors) -> None:
+def check_figures(requests: Sequence[FigureRequest], groups: Sequence[CellGroup], errors: Errors) -> None:
     """Report figures of what the study does not have, of no plot or with wrong options, and two of one name."""
-    for i, drawing in enumerate(drawings):
+    for i, request in enumerate(requests):
         try:
-            drawing.choose(places)
+            request.select_groups(groups)
         except ValueError as error:
             errors.add(("figures", i), str(error))
-        if drawing.name in (other.name for other in drawings[:i]):
-            errors.add(("figures", i), f"there is a figure of the name {drawing.name!r} already")
-        for option, message in wrong_options(drawing, places):
+        if request.name in (other.name for other in requests[:i]):
+            errors.add(("figures", i), f"there is a figure of the name {request.name!r} already")
+        for option, message in option_errors(request, groups):
             errors.add(("figures", i, option), message)
 
 
-def wrong_options(drawing: Drawing, places: Sequence[Place]) -> list[tuple[str, str]]:
+def option_errors(request: FigureRequest, groups: Sequence[CellGroup]) -> list[tuple[str, str]]:
     """List what is wrong with a figure's plot and options: the key, and the reason."""
     from analysis import FIGURES  # imports matplotlib, which only studies with figures need
 
-    if drawing.plot not in FIGURES:
-        return [("plot", f"there is no plot {drawing.plot!r}; {closest(drawing.plot, FIGURES)}")]
-    draw = FIGURES[drawing.plot]
+    if request.plot not in FIGURES:
+        return [("plot", f"there is no plot {request.plot!r}; {closest(request.plot, FIGURES)}")]
+    draw = FIGURES[request.plot]
     _, *parameters = inspect.signature(draw).parameters.values()  # without the runs
     hints = get_type_hints(draw)
     known = {parameter.name: hints[parameter.name] for parameter in parameters}
     wrong = []
     for name in (each.name for each in parameters if each.default is each.empty):
-        if name not in drawing.options:
-            wrong.append(("plot", f"plot {drawing.plot} needs the option {name!r}; {options_of(known)}"))
-    for name, value in drawing.options.items():
+        if name not in request.options:
+            wrong.append(("plot", f"plot {request.plot} needs the option {name!r}; {describe_options(known)}"))
+    for name, value in request.options.items():
         if name not in known:
-            wrong.append((name, f"plot {drawing.plot} has no option {name!r}; {options_of(known, name)}"))
-        elif reason := wrong_value(name, value, known[name], places):
-            wrong.append((name, f"plot {drawing.plot}: {name} = {value!r}: {reason}; {options_of(known)}"))
+            wrong.append((name, f"plot {request.plot} has no option {name!r}; {describe_options(known, name)}"))
+        elif reason := value_error(name, value, known[name], groups):
+            wrong.append((name, f"plot {request.plot}: {name} = {value!r}: {reason}; {describe_options(known)}"))
     return wrong
 
 
-def options_of(known: dict[str, Any], name: str = "") -> str:
+def describe_options(known: dict[str, Any], name: str = "") -> str:
     """Say which options a plot has, the closest to a name first."""
     return closest(name, known) if known else "it has none"
 
 
-def wrong_value(name: str, value: object, kind: Any, places: Sequence[Place]) -> str:
+def value_error(name: str, value: object, kind: Any, groups: Sequence[CellGroup]) -> str:
     """Say what is wrong with an option's value; "" for nothing.
 
     Args:
         name: of the option; `metrics` and `by` name metrics.
         value: as the file has it.
         kind: its type.
-        places: of the study.
+        groups: of the study.
     """
     try:
         TypeAdapter(kind).validate_python(value, strict=True)
         if value is not None and name in ("metrics", "by"):
-            known = [*metric_names(places), *(RELATIVE if name == "by" else ())]
+            known = [*metric_names(groups), *(RELATIVE if name == "by" else ())]
             for metric in [value] if isinstance(value, str) else TypeAdapter(list[str]).validate_python(value):
                 check_metric(metric, known)
     except ValidationError as error:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from harness.parsing.method_expression import MethodSpec, closest, parse
-from harness.studies.extra_measures import Measures, read_switches
+from harness.studies.extra_measurements import ExtraMeasurements, expand_switches
 from harness.studies.run import DatasetSpec, Run
 from methods.core.recipe import Part, Recipe
 
@@ -28,7 +28,7 @@ def read_recipe(value: Any) -> Any:
         value = {BASE: value}
     if not isinstance(value, dict) or BASE not in value:
         return value
-    known = recipes()
+    known = load_recipes()
     name = str(value[BASE])
     if name not in known:
         raise ValueError(f"unknown recipe {name!r}; {closest(str(name), known)}, or write its values")
@@ -36,7 +36,7 @@ def read_recipe(value: Any) -> Any:
 
 
 @lru_cache(maxsize=1)
-def recipes() -> dict[str, dict[str, Any]]:
+def load_recipes() -> dict[str, dict[str, Any]]:
     """Read the recipes that come with the project, each by the name of its file and its own: `late-phase/sgd`."""
     return {
         f"{path.stem}/{name}": values
@@ -88,7 +88,7 @@ class Entry(Part):
         return {"label": str(label or spec), "method": spec, "written": text}
 
 
-class Place(NamedTuple):
+class CellGroup(NamedTuple):
     """Where a method stands in a study: what its runs have in common but for the seed."""
 
     grid: "Grid"
@@ -106,7 +106,7 @@ class Place(NamedTuple):
 
         Args:
             seed: one of the grid's, or another.
-            method: in the place of the one that is written.
+            method: in the group of the one that is written.
         """
         return Run(
             dataset=self.dataset,
@@ -131,7 +131,7 @@ class Grid(BaseModel):
     recipe: Recipe
     overrides: list[Override] = []
     precision: Literal["float32", "bfloat16"] = "float32"
-    evaluate: Measures = Measures()
+    evaluate: ExtraMeasurements = ExtraMeasurements()
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -153,7 +153,7 @@ class Grid(BaseModel):
     @classmethod
     def switch_on(cls, value: Any) -> Any:
         """Let `path: true` stand for its defaults."""
-        return read_switches(value)
+        return expand_switches(value)
 
     def recipe_of(self, dataset: DatasetSpec, architecture: str) -> Recipe:
         """Give the recipe of a (dataset, architecture) pair: the grid's, with the overrides that match."""
@@ -163,9 +163,9 @@ class Grid(BaseModel):
                 values = {**override.recipe} if override.whole else values | override.recipe
         return Recipe.model_validate(values)
 
-    def places(self) -> Iterator[Place]:
+    def cell_groups(self) -> Iterator[CellGroup]:
         """List where methods stand in the grid."""
         for dataset in self.datasets:
             for architecture in self.architectures:
                 for entry in self.methods:
-                    yield Place(self, dataset, architecture, entry)
+                    yield CellGroup(self, dataset, architecture, entry)

@@ -8,11 +8,11 @@ from data.corruptions import CORRUPTIONS
 from data.datasets.official_sizes import DOWNLOADED
 from data.datasets.ood import choose
 from harness.parsing.method_expression import closest
-from harness.studies.grid import Place
+from harness.studies.grid import CellGroup
 from harness.studies.run import DatasetSpec
 
 SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "top5_accuracy", "bpc")
-BESIDE_SCORES = (
+OTHER_SCORES = (
     "members",
     "temperature",
     "scaled/nll",
@@ -32,25 +32,27 @@ PREDICTION = ("parameters_trained", "parameters_kept", "forwards_per_example", "
 """What else a cost/… says."""
 
 
-def metric_names(places: Iterable[Place]) -> list[str]:
+def metric_names(groups: Iterable[CellGroup]) -> list[str]:
     """Name the metrics that the runs of a study can have, if the methods and `evaluate` give them.
 
     Args:
-        places: of the study, whose datasets are there: their companions, and the bins of a further calibration error.
+        groups: of the study, whose datasets are there: their companions, and the bins of a further calibration error.
     """
-    places = list(places)
-    bins = {place.grid.evaluate.calibration_bins for place in places} - {None}
+    groups = list(groups)
+    bins = {group.grid.evaluate.calibration_bins for group in groups} - {None}
     scores = [*SCORES, *(f"ece_{n}" for n in sorted(filter(None, bins)))]
-    datasets = {place.dataset.model_dump_json(): place.dataset for place in places}
-    found = {*scores, *BESIDE_SCORES, *DETECTION, *(f"logit_average/{name}" for name in scores)}
-    found |= {f"{name}/{each}" for name in DETECTION for dataset in datasets.values() for each in companions(dataset)}
+    datasets = {group.dataset.model_dump_json(): group.dataset for group in groups}
+    found = {*scores, *OTHER_SCORES, *DETECTION, *(f"logit_average/{name}" for name in scores)}
+    found |= {
+        f"{name}/{each}" for name in DETECTION for dataset in datasets.values() for each in ood_dataset_names(dataset)
+    }
     under = {*CORRUPTION, *(f"{name}/{each}" for name in CORRUPTION for each in CORRUPTIONS)}
     found |= under | {f"generated/{name}" for name in under}
     found |= {f"{group}/{name}" for group in ("cost", "spent") for name in TRAINING}
     return sorted(found | {f"cost/{name}" for name in PREDICTION})
 
 
-def companions(dataset: DatasetSpec) -> list[str]:
+def ood_dataset_names(dataset: DatasetSpec) -> list[str]:
     """Name the companions of a dataset, without downloading anything."""
     known = DOWNLOADED.get(dataset.name)
     if known is None:

@@ -8,9 +8,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from harness.parsing.method_expression import closest
 from methods.core.recipe import Part
 
-VALUE = re.compile(r"(?P<mean>-?\d+(?:\.(?P<decimals>\d+))?)(?: ± (?P<misprint>0\.(?=\d+\.))?(?P<std>\d+(?:\.\d+)?))?")
+VALUE_PATTERN = re.compile(
+    r"(?P<mean>-?\d+(?:\.(?P<decimals>\d+))?)(?: ± (?P<misprint>0\.(?=\d+\.))?(?P<std>\d+(?:\.\d+)?))?"
+)
 """A value as a paper writes it; a spread that is printed as "0.2.17" is read as 2.17."""
-NONE = "–"
+NO_VALUE = "–"
 """What stands in a table where the paper gives nothing."""
 
 
@@ -54,7 +56,7 @@ class Note(Part):
     text: str
 
 
-def quoted(value: Any) -> Any:
+def check_quoted(value: Any) -> Any:
     """Refuse a number, of which YAML drops a last zero: 96.70 would be 96.7."""
     if isinstance(value, int | float):
         raise ValueError(f"put {value} into quotes, as the paper writes it with all its digits")
@@ -81,7 +83,7 @@ class Paper(Part):
     rows: Annotated[tuple[Axis, ...], Field(min_length=1)]
     columns: Annotated[tuple[Axis, ...], Field(min_length=1)]
     select: Selection = Selection(metric="accuracy", times=1.0)
-    values: tuple[tuple[Annotated[str, BeforeValidator(quoted)], ...], ...]
+    values: tuple[tuple[Annotated[str, BeforeValidator(check_quoted)], ...], ...]
     notes: tuple[Note, ...] = ()
     remark: str = ""
 
@@ -109,7 +111,7 @@ class Paper(Part):
         return self
 
 
-class Stated(NamedTuple):
+class PublishedValue(NamedTuple):
     """A value as the paper states it: its text, mean and spread (None for one run), and the decimals of the mean."""
 
     text: str
@@ -118,16 +120,16 @@ class Stated(NamedTuple):
     decimals: int
 
 
-def read_value(text: str) -> Stated | None:
+def read_value(text: str) -> PublishedValue | None:
     """Read a value; None where there is none.
 
     Raises:
         ValueError: if it is neither.
     """
-    if text == NONE:
+    if text == NO_VALUE:
         return None
-    found = VALUE.fullmatch(text)
+    found = VALUE_PATTERN.fullmatch(text)
     if not found:
-        raise ValueError(f"expected a value like '81.35 ± 0.16', or '{NONE}' for none, not {text!r}")
+        raise ValueError(f"expected a value like '81.35 ± 0.16', or '{NO_VALUE}' for none, not {text!r}")
     std = found["std"]
-    return Stated(text, float(found["mean"]), float(std) if std else None, len(found["decimals"] or ""))
+    return PublishedValue(text, float(found["mean"]), float(std) if std else None, len(found["decimals"] or ""))

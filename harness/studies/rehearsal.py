@@ -10,7 +10,7 @@ from harness.quadratic.quadratic_study import QuadraticStudy, problems
 from harness.studies.build_method import MetaMethods
 from harness.studies.check_study import check_grid
 from harness.studies.grid import Grid
-from harness.studies.scale import EPOCHS, IN_THEIR_PLACE, TINY, WIDTH, Scale, scaled_grids
+from harness.studies.scale import REPLACEMENT_FAMILY, TINY, TINY_EPOCHS, WIDTH_PATTERN, Scale, scale_grids
 from harness.studies.study import Study
 
 SUFFIX = " · rehearsal"
@@ -23,9 +23,9 @@ def rehearse(study: Study, scale: Scale) -> Study:
     Raises:
         StudyError: if a method does not fit into it, naming it, or if nothing of the study is larger.
     """
-    for epochs in EPOCHS if scale == TINY else (scale.epochs,):
+    for epochs in TINY_EPOCHS if scale == TINY else (scale.epochs,):
         small = scale.model_copy(update={"epochs": epochs})
-        grids = scaled_grids(study, small)
+        grids = scale_grids(study, small)
         errors, meta_methods = Errors(Path(f"--scale {small}"), Lines("")), MetaMethods(study.methods)
         for grid in grids:
             check_grid(grid, meta_methods, errors)
@@ -34,14 +34,14 @@ def rehearse(study: Study, scale: Scale) -> Study:
     if errors.found:
         reasons = "\n".join(f"  {reason}" for reason in errors.reasons)
         raise StudyError(f"study {study.name} does not fit into --scale {small}:\n{reasons}")
-    changing = effective(study, small, grids)
+    changing = effective_scale(study, small, grids)
     if changing == Scale():
-        raise nothing_changes(study.name, small)
-    banner = describe(study, changing, grids)
+        raise no_change_error(study.name, small)
+    banner = describe_rehearsal(study, changing, grids)
     return replace(study, name=study.name + SUFFIX, grids=grids, banner=banner, meta_methods=meta_methods)
 
 
-def effective(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> Scale:
+def effective_scale(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> Scale:
     """Keep of a scale what makes something of a study smaller.
 
     Args:
@@ -50,17 +50,17 @@ def effective(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> Scale:
         grids: of the study at that scale.
     """
     asked = scale.model_dump(exclude_none=True)
-    idle = [name for name in asked if scaled_grids(study, scale.model_copy(update={name: None})) == grids]
+    idle = [name for name in asked if scale_grids(study, scale.model_copy(update={name: None})) == grids]
     return scale.model_copy(update=dict.fromkeys(idle))
 
 
-def nothing_changes(study: str, scale: Scale) -> StudyError:
+def no_change_error(study: str, scale: Scale) -> StudyError:
     """Say that a study at a scale is the study itself."""
     remedy = "take smaller values, or leave it out"
     return StudyError(f"--scale {scale} changes nothing of study {study}: nothing of it is larger; {remedy}")
 
 
-def describe(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> str:
+def describe_rehearsal(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> str:
     """Say what a rehearsal is.
 
     Args:
@@ -68,26 +68,26 @@ def describe(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> str:
         scale: what of it changes something.
         grids: of the rehearsal.
     """
-    pairs = list(zip(study.places(), (place for grid in grids for place in grid.places()), strict=True))
+    pairs = list(zip(study.cell_groups(), (group for grid in grids for group in grid.cell_groups()), strict=True))
     same = dict.fromkeys(large.dataset.label for large, small in pairs if large.dataset == small.dataset)
     changed = [(a.architecture, b.architecture) for a, b in pairs if a.architecture != b.architecture]
-    narrower = [bool(WIDTH.fullmatch(name)) for name, _ in changed]
-    shallower = [b.startswith(IN_THEIR_PLACE) and not a.startswith(IN_THEIR_PLACE) for a, b in changed]
+    narrower = [bool(WIDTH_PATTERN.fullmatch(name)) for name, _ in changed]
+    shallower = [b.startswith(REPLACEMENT_FAMILY) and not a.startswith(REPLACEMENT_FAMILY) for a, b in changed]
     parts = [
-        f"at most {counted(scale.epochs, 'epoch')}" if scale.epochs else "",
-        f"at most {counted(scale.subset, 'training example')}" if scale.subset else "",
+        f"at most {pluralize(scale.epochs, 'epoch')}" if scale.epochs else "",
+        f"at most {pluralize(scale.subset, 'training example')}" if scale.subset else "",
         f"all of {' and '.join(same)}" if scale.subset and same else "",
         f"networks {scale.width:g} times as wide" if scale.width and any(narrower) else "",
-        f"{IN_THEIR_PLACE}s in place of larger residual networks" if any(shallower) else "",
-        f"at most {counted(scale.members, 'member')}" if scale.members else "",
-        f"at most {counted(scale.seeds, 'seed')}" if scale.seeds else "",
+        f"{REPLACEMENT_FAMILY}s in place of larger residual networks" if any(shallower) else "",
+        f"at most {pluralize(scale.members, 'member')}" if scale.members else "",
+        f"at most {pluralize(scale.seeds, 'seed')}" if scale.seeds else "",
         "made-up data" if scale.data else "",
         "fewer points around networks" if any(a.grid.evaluate != b.grid.evaluate for a, b in pairs) else "",
     ]
     return f"Rehearsal, not a result: {', '.join(part for part in parts if part)}."
 
 
-def counted(count: int, what: str) -> str:
+def pluralize(count: int, what: str) -> str:
     """Write a number of something."""
     return f"{count} {what}{'s' if count > 1 else ''}"
 
@@ -110,7 +110,7 @@ def rehearse_quadratic(study: QuadraticStudy, scale: Scale) -> QuadraticStudy:
             changes["seeds"] = run.seeds[: max(2, scale.seeds)]  # a standard error needs two
         runs.append(run.model_copy(update=changes))
     if tuple(runs) == tuple(study.runs):
-        raise nothing_changes(study.name, scale)
+        raise no_change_error(study.name, scale)
     wrong = [f"  {run}: {problem}" for i, run in enumerate(runs) for problem in problems(run, runs[:i])]
     if wrong:
         raise StudyError("\n".join([f"study {study.name} does not fit into --scale {scale}:", *wrong]))

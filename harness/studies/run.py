@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 import data
 from harness.parsing.method_expression import MethodSpec
 from harness.store.run_folder import key_of
-from harness.studies.extra_measures import Measures
+from harness.studies.extra_measurements import ExtraMeasurements
 from methods import Method
 from methods.core.declarations import Need
 from methods.core.recipe import Part, Recipe
@@ -84,7 +84,7 @@ class Run(Part):
     seed: Annotated[int, Field(ge=0)]
     recipe: Recipe
     precision: Literal["float32", "bfloat16"] = "float32"
-    evaluate: Measures = Measures()
+    evaluate: ExtraMeasurements = ExtraMeasurements()
 
     def spec(self) -> dict[str, Any]:
         """Give the run as JSON values, without fields equal to their default."""
@@ -98,7 +98,7 @@ class Run(Part):
         return key_of(spec)
 
     @property
-    def place(self) -> str:
+    def setup(self) -> str:
         """Name what is trained, but for the method."""
         return f"{self.architecture} · {self.dataset.label} · seed {self.seed}"
 
@@ -114,7 +114,7 @@ class Run(Part):
 
     def __str__(self) -> str:
         """Name the run for people."""
-        return f"{self.method} · {self.place}"
+        return f"{self.method} · {self.setup}"
 
     def needed(self, need: Need, methods: Mapping[str, type[Method]]) -> "Run":
         """Give the run that a `Need` of this run's method names."""

@@ -14,29 +14,29 @@ from data.datasets.synthetic import SYMBOLS, TRAIN
 from data.tasks.text_task import SEGMENT
 from harness.parsing.method_expression import MethodSpec, hyperparameters
 from harness.parsing.yaml_errors import StudyError
-from harness.studies.extra_measures import Measures
+from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.grid import Entry, Grid
 from harness.studies.run import DatasetSpec
 from harness.studies.study import Study
 from methods import Method
 from methods.core.recipe import Part, Position, Recipe
 
-COUNTS = ("K", "N", "M", "checkpoints", "points")
+COUNT_HYPERPARAMETERS = ("K", "N", "M", "checkpoints", "points")
 """Hyperparameters that count members, samples and states."""
-POSITIONS = (Position, Position | None)
+POSITION_TYPES = (Position, Position | None)
 """Types of hyperparameters that are places in training."""
-PATH_POINTS, PLANE_POINTS, DRAWS, SCORED = 5, 3, 2, 64
+MAX_PATH_POINTS, MAX_PLANE_POINTS, MAX_NOISE_DRAWS, MAX_EXAMPLES = 5, 3, 2, 64
 """What is measured around networks, at most: points on a path and along a plane's side, draws of noise, examples."""
-SEVERITY = 3
+KEPT_SEVERITY = 3
 """Of the corruptions of a path, the one that is left where it is asked for; it is that of the relative change."""
-MINIBATCHES = 4
+MIN_MINIBATCHES = 4
 """Of an epoch, at least: so few epochs of a single one would teach nothing, and no cycle of members would be full."""
-EPOCHS = (4, 6, 10, 16, 24, 40)
+TINY_EPOCHS = (4, 6, 10, 16, 24, 40)
 """Lengths that `tiny` tries, as some methods collect several states late in training."""
-WIDTH = re.compile(r"(?P<family>wrn|pyramidnet|lstm)-(?:(?P<depth>\d+)-)?(?P<width>\d+)")
-RESIDUAL = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w+")
+WIDTH_PATTERN = re.compile(r"(?P<family>wrn|pyramidnet|lstm)-(?:(?P<depth>\d+)-)?(?P<width>\d+)")
+RESIDUAL_PATTERN = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w+")
 """Networks without a width in their name: a step of the larger ones takes seconds even on tiny images."""
-IN_THEIR_PLACE = "wrn-10"
+REPLACEMENT_FAMILY = "wrn-10"
 
 
 class Scale(Part):
@@ -60,7 +60,7 @@ class Scale(Part):
         return ",".join(f"{name}={value}" for name, value in self.model_dump(exclude_none=True).items())
 
 
-TINY = Scale(epochs=EPOCHS[0], subset=64, width=0.1, members=3, seeds=2, data="made")
+TINY = Scale(epochs=TINY_EPOCHS[0], subset=64, width=0.1, members=3, seeds=2, data="made")
 
 
 def read_scale(text: str) -> Scale:
@@ -87,45 +87,45 @@ def read_scale(text: str) -> Scale:
         raise StudyError(f"--scale {text}: {reasons}") from error
 
 
-def scaled_grids(study: Study, scale: Scale) -> tuple[Grid, ...]:
+def scale_grids(study: Study, scale: Scale) -> tuple[Grid, ...]:
     """Give a study's grids at a small scale, each (dataset, architecture) as one of its own, in their order."""
     lengths = [grid.recipe_of(d, a).epochs for grid in study.grids for d in grid.datasets for a in grid.architectures]
     if scale.epochs and scale.epochs >= max(lengths):
         scale = scale.model_copy(update={"epochs": None})
     factor = scale.epochs / max(lengths) if scale.epochs else 1.0
-    names = narrow({a for grid in study.grids for a in grid.architectures}, scale.width)
+    names = narrower_names({a for grid in study.grids for a in grid.architectures}, scale.width)
     return tuple(
         grid.model_copy(
             update={
                 "datasets": [small],
                 "architectures": [names[architecture]],
-                "methods": [scaled_entry(entry, recipe.epochs, scale, study.methods) for entry in grid.methods],
+                "methods": [scale_entry(entry, recipe.epochs, scale, study.methods) for entry in grid.methods],
                 "seeds": grid.seeds[: scale.seeds],
-                "recipe": scaled_recipe(recipe, factor, scale, fewer=small.train_size != dataset.train_size),
+                "recipe": scale_recipe(recipe, factor, scale, fewer=small.train_size != dataset.train_size),
                 "overrides": [],
-                "evaluate": scaled_measures(grid.evaluate),
+                "evaluate": scale_measurements(grid.evaluate),
             }
         )
         for grid in study.grids
         for dataset in grid.datasets
-        for small in [scaled_dataset(dataset, scale)]
+        for small in [scale_dataset(dataset, scale)]
         for architecture in grid.architectures
         for recipe in [grid.recipe_of(dataset, architecture)]
     )
 
 
-def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
+def narrower_names(architectures: set[str], width: float | None) -> dict[str, str]:
     """Name a narrower network for each architecture; different ones stay different, if need be by becoming wider."""
     found = {name: name for name in architectures}
     if width is None or width >= 1:
         return found
     families: list[tuple[float, str, str]] = []  # own width, name, and the name of what is narrower without its width
     for name in architectures:
-        if match := WIDTH.fullmatch(name):
+        if match := WIDTH_PATTERN.fullmatch(name):
             head = "-".join(filter(None, (match["family"], match["depth"])))
-            families.append((int(match["width"]), name, IN_THEIR_PLACE if head.startswith("wrn") else head))
-        elif RESIDUAL.fullmatch(name):
-            families.append((math.inf, name, IN_THEIR_PLACE))
+            families.append((int(match["width"]), name, REPLACEMENT_FAMILY if head.startswith("wrn") else head))
+        elif RESIDUAL_PATTERN.fullmatch(name):
+            families.append((math.inf, name, REPLACEMENT_FAMILY))
     taken: set[str] = set()
     for own, name, head in sorted(families):  # narrow ones first: what they leave free is no wider than the others
         least = 1 if math.isinf(own) else max(1, round(own * width))
@@ -134,14 +134,14 @@ def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
     return found
 
 
-def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
+def scale_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     """Give less of a dataset, perhaps made up; one that needs no download stays as it is."""
     known = DOWNLOADED.get(dataset.name)
     if known is None or not (scale.subset or scale.data):
         return dataset
     text = known.image_size is None
     there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of made-up data
-    changes: dict[str, Any] = made_up(dataset, text) if scale.data else {}
+    changes: dict[str, Any] = synthetic_changes(dataset, text) if scale.data else {}
     limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
     apart = dataset.validation or 0  # of images, it is taken from those to train on; a text has a part for it
     had = dataset.train_size or known.train - (0 if text else apart)
@@ -154,7 +154,7 @@ def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     return dataset.model_copy(update=changes)
 
 
-def made_up(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
+def synthetic_changes(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
     """Say what of a dataset changes if it is made up."""
     changes: dict[str, Any] = {"name": f"{'made_text' if text else 'made'}:{dataset.name}"}
     changes["version"] = data.VERSIONS.get(changes["name"].partition(":")[0], 1)
@@ -165,7 +165,7 @@ def made_up(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
     return changes
 
 
-def scaled_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = True) -> Recipe:
+def scale_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = True) -> Recipe:
     """Shorten training; whole epochs in its schedule become the same fractions of it.
 
     Args:
@@ -177,29 +177,33 @@ def scaled_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = 
     values = recipe.model_dump(exclude_unset=True)
     schedule = dict(values.get("schedule", {}))
     if factor != 1.0:
-        values["epochs"] = shorter(recipe.epochs, factor)
+        values["epochs"] = scale_epochs(recipe.epochs, factor)
         if "stages" in schedule:
             schedule["stages"] = [
-                stage | {"epochs": shorter(stage["epochs"], factor), "schedule": fractions(stage, stage["epochs"])}
+                stage
+                | {
+                    "epochs": scale_epochs(stage["epochs"], factor),
+                    "schedule": epochs_to_fractions(stage, stage["epochs"]),
+                }
                 for stage in schedule["stages"]
             ]
             values["epochs"] = sum(stage["epochs"] for stage in schedule["stages"])
         if "warmup" in schedule:
             schedule["warmup"] = min(round(schedule["warmup"] * factor), values["epochs"] - 1)
-        values["schedule"] = fractions({"schedule": schedule}, recipe.epochs)
+        values["schedule"] = epochs_to_fractions({"schedule": schedule}, recipe.epochs)
     if scale.subset and fewer:
-        values["batch_size"] = min(recipe.batch_size, max(1, scale.subset // MINIBATCHES))
+        values["batch_size"] = min(recipe.batch_size, max(1, scale.subset // MIN_MINIBATCHES))
     if scale.data:
         values["initial"] = "random"
     return Recipe.model_validate({key: value for key, value in values.items() if value != {}})
 
 
-def shorter(epochs: int, factor: float) -> int:
+def scale_epochs(epochs: int, factor: float) -> int:
     """Scale a number of epochs; one is left."""
     return max(1, round(epochs * factor))
 
 
-def fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+def epochs_to_fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     """Turn the whole epochs of a stage's schedule into fractions of it."""
     schedule = dict(stage.get("schedule", {}))
     for name in ("start", "end"):
@@ -210,7 +214,7 @@ def fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     return schedule
 
 
-def scaled_entry(entry: Entry, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> Entry:
+def scale_entry(entry: Entry, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> Entry:
     """Give a method at a small scale, under its name.
 
     Args:
@@ -219,38 +223,43 @@ def scaled_entry(entry: Entry, epochs: int, scale: Scale, methods: Mapping[str, 
         scale: of the rehearsal.
         methods: every method by name.
     """
-    return entry.model_copy(update={"method": scaled_method(entry.method, epochs, scale, methods)})
+    return entry.model_copy(update={"method": scale_method(entry.method, epochs, scale, methods)})
 
 
-def scaled_method(spec: MethodSpec, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> MethodSpec:
+def scale_method(spec: MethodSpec, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> MethodSpec:
     """Move a method's places in training, and give it fewer members."""
     values = {}
     for name, (kind, default) in hyperparameters(methods[spec.name]).items():
         value = spec.hyperparameters.get(name, default)
-        if scale.epochs and kind in POSITIONS and isinstance(value, int):
+        if scale.epochs and kind in POSITION_TYPES and isinstance(value, int):
             value = value / epochs
-        counted = name in COUNTS and (name != "points" or spec.hyperparameters.get("prediction") == "random")
+        counted = name in COUNT_HYPERPARAMETERS and (
+            name != "points" or spec.hyperparameters.get("prediction") == "random"
+        )
         if scale.members and counted and isinstance(value, int):
             value = min(value, scale.members)
         if name != "of" and value != default:
             values[name] = value
-    of = scaled_method(spec.of, epochs, scale, methods) if spec.of else None
+    of = scale_method(spec.of, epochs, scale, methods) if spec.of else None
     return spec.model_copy(update={"hyperparameters": values, "of": of})
 
 
-def scaled_measures(asked: Measures) -> Measures:
+def scale_measurements(asked: ExtraMeasurements) -> ExtraMeasurements:
     """Measure less around networks."""
     changes: dict[str, Any] = {}
     if asked.path:
-        severities = tuple(s for s in asked.path.severities if s == SEVERITY) or asked.path.severities[:1]
-        update: dict[str, Any] = {"points": min(asked.path.points, PATH_POINTS), "severities": severities}
+        severities = tuple(s for s in asked.path.severities if s == KEPT_SEVERITY) or asked.path.severities[:1]
+        update: dict[str, Any] = {"points": min(asked.path.points, MAX_PATH_POINTS), "severities": severities}
         changes["path"] = asked.path.model_copy(update=update)
     if asked.plane:
-        points, examples = min(asked.plane.points, PLANE_POINTS), min(asked.plane.examples, SCORED)
-        train = min(asked.plane.train_examples, SCORED)
+        points, examples = min(asked.plane.points, MAX_PLANE_POINTS), min(asked.plane.examples, MAX_EXAMPLES)
+        train = min(asked.plane.train_examples, MAX_EXAMPLES)
         update = {"points": points, "examples": examples, "train_examples": train}
         changes["plane"] = asked.plane.model_copy(update=update)
     if asked.flatness:
-        update = {"draws": min(asked.flatness.draws, DRAWS), "examples": min(asked.flatness.examples or SCORED, SCORED)}
+        update = {
+            "draws": min(asked.flatness.draws, MAX_NOISE_DRAWS),
+            "examples": min(asked.flatness.examples or MAX_EXAMPLES, MAX_EXAMPLES),
+        }
         changes["flatness"] = asked.flatness.model_copy(update=update)
     return asked.model_copy(update=changes)

@@ -15,13 +15,13 @@ from harness.parsing.plugins import available
 from harness.parsing.yaml_errors import Errors, Lines, StudyError
 from harness.quadratic.quadratic_study import KEY, QuadraticStudy, check_quadratic
 from harness.studies.build_method import MetaMethods
-from harness.studies.check_study import STAND_INS, check_grid, check_places
-from harness.studies.figures import Drawing, check_drawings
-from harness.studies.grid import Grid, Place, read_recipe
-from harness.studies.paper_matching import Beside, check_paper, tabulate
+from harness.studies.check_study import PLACEHOLDERS, check_distinct_groups, check_grid
+from harness.studies.figures import FigureRequest, check_figures
+from harness.studies.grid import CellGroup, Grid, read_recipe
+from harness.studies.paper_matching import PaperComparison, check_paper, comparison_table
 from harness.studies.paper_values import Paper
 from harness.studies.run import DatasetSpec, Run
-from harness.studies.study_files import find, study_name
+from harness.studies.study_files import find_study, study_name
 from methods import Method
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class StudyFile(BaseModel):
     plugins: list[Path] = []
     grids: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     paper: dict[str, Any] | None = None
-    figures: list[Drawing] = []
+    figures: list[FigureRequest] = []
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Study:
     Attributes:
         tuned: (dataset, architecture, label) → the method with the values that tuning chose.
         caption: what a leaderboard says of tuning.
-        paper: what a paper states; `beside` says for each value which cells stand beside it.
-        drawn: for each figure of the file, the numbers of the places that it shows.
+        paper: what a paper states; `comparisons` says for each value which cells stand comparisons it.
+        figure_groups: for each figure of the file, the numbers of the places that it shows.
         banner: what must stand wherever its figures show; "" for nothing.
         meta_methods: the methods that its checks have built.
     """
@@ -69,29 +69,29 @@ class Study:
     tuned: Mapping[tuple[str, str, str], MethodSpec] = field(default_factory=dict)
     caption: str = ""
     paper: Paper | None = None
-    beside: tuple[Beside, ...] = ()
-    drawn: tuple[tuple[int, ...], ...] = ()
+    comparisons: tuple[PaperComparison, ...] = ()
+    figure_groups: tuple[tuple[int, ...], ...] = ()
     banner: str = ""
     meta_methods: MetaMethods | None = field(default=None, compare=False, repr=False)
 
-    def places(self) -> Iterator[Place]:
+    def cell_groups(self) -> Iterator[CellGroup]:
         """List where methods stand in the study."""
         for grid in self.grids:
-            yield from grid.places()
+            yield from grid.cell_groups()
 
     def cells(self) -> list[Cell]:
         """Expand the grids, seed by seed, so that an unfinished study has whole rows."""
         seeds = dict.fromkeys(seed for grid in self.grids for seed in grid.seeds)
         return [
-            Cell(place.run(seed, self.tuned.get(place.name)), place.entry.label)
+            Cell(group.run(seed, self.tuned.get(group.name)), group.entry.label)
             for seed in seeds
-            for place in self.places()
-            if seed in place.grid.seeds
+            for group in self.cell_groups()
+            if seed in group.grid.seeds
         ]
 
-    def stated(self) -> "pd.DataFrame | None":
+    def published_values(self) -> "pd.DataFrame | None":
         """Give the paper's values as `analysis.compare` takes them; None if the study has none."""
-        return None if self.paper is None else tabulate(self.paper, self.beside, list(self.places()))
+        return None if self.paper is None else comparison_table(self.paper, self.comparisons, list(self.cell_groups()))
 
 
 def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
@@ -104,7 +104,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     Raises:
         StudyError: listing all errors, each with its line and its place in the file.
     """
-    path = find(name)
+    path = find_study(name)
     try:
         text = path.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
@@ -131,18 +131,18 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     grids, meta_methods = [], MetaMethods(methods)
     common = {key: raw[key] for key in Grid.model_fields if key in raw}
     for i, part in enumerate(file.grids or [{}]):
-        merged = with_places(common | part, path.parent)
+        merged = resolve_paths(common | part, path.parent)
         inside = errors.inside(("grids", i), part) if file.grids else errors
-        grid = validate(merged if i else add_methods(merged, added, raw), methods, inside)
+        grid = validate_grid(merged if i else add_plugin_methods(merged, added, raw), methods, inside)
         if grid:
             check_grid(grid, meta_methods, inside)
             grids.append(grid)
     errors.raise_any()
-    check_places(grids, errors)
-    places = [place for grid in grids for place in grid.places()]
-    check_drawings(file.figures, places, errors)
-    drawn = tuple(drawing.choose(places) for drawing in file.figures) if not errors.found else ()
-    paper, beside = (check_paper(raw["paper"], places, errors) if "paper" in raw else None) or (None, ())
+    check_distinct_groups(grids, errors)
+    groups = [group for grid in grids for group in grid.cell_groups()]
+    check_figures(file.figures, groups, errors)
+    figure_groups = tuple(request.select_groups(groups) for request in file.figures) if not errors.found else ()
+    paper, comparisons = (check_paper(raw["paper"], groups, errors) if "paper" in raw else None) or (None, ())
     errors.raise_any()
     for grid in grids:
         grid.datasets = [with_digest(dataset) for dataset in grid.datasets]
@@ -155,8 +155,8 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         methods,
         tuple(files),
         paper=paper,
-        beside=beside,
-        drawn=drawn,
+        comparisons=comparisons,
+        figure_groups=figure_groups,
         meta_methods=meta_methods,
     )
 
@@ -169,7 +169,7 @@ def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
         return StudyFile.model_validate(errors.report(raw, error))
 
 
-def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Read the paths of datasets and companions (`KIND:PATH`) as relative to the study file, as its plugins' are."""
 
     def place(item: Any) -> Any:
@@ -195,41 +195,41 @@ def with_digest(dataset: DatasetSpec) -> DatasetSpec:
     )
 
 
-def add_methods(raw: dict[str, Any], added: Sequence[str], study: dict[str, Any]) -> dict[str, Any]:
+def add_plugin_methods(raw: dict[str, Any], added: Sequence[str], study: dict[str, Any]) -> dict[str, Any]:
     """Add to a grid the plugin methods that the study names nowhere."""
     listed = raw.get("methods")
     if not isinstance(listed, list):
         return raw
     parts = [study, *(part for part in study.get("grids") or [] if isinstance(part, dict))]
     lists = [part["methods"] for part in parts if isinstance(part.get("methods"), list)]
-    named = {name for each in lists for item in each for name in names_in(item)}
+    named = {name for each in lists for item in each for name in method_names_in(item)}
     return {**raw, "methods": [*listed, *(name for name in added if name not in named)]}
 
 
-def names_in(item: Any) -> set[str]:
+def method_names_in(item: Any) -> set[str]:
     """Give the names in a method's entry, written as an expression or as a pair of label and expression."""
     texts = item.values() if isinstance(item, dict) else [item]
     return {name for text in texts for name in re.findall(r"[^\W\d]\w*", str(text))}
 
 
-def validate(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> Grid | None:
+def validate_grid(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> Grid | None:
     """Check the values of a grid; what is wrong is reported and replaced, so that the rest is checked too."""
     for _ in range(4):
         try:
             return Grid.model_validate(raw, context={"methods": methods})
         except ValidationError as error:
-            raw = stand_in(errors.report(raw, error), raw)
+            raw = fill_placeholders(errors.report(raw, error), raw)
     return None
 
 
-def stand_in(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+def fill_placeholders(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
     """Put something plain in the place of required parts of a grid that were wrong.
 
     Args:
         rest: the grid without what is wrong.
         raw: the grid as it was.
     """
-    filled = {**rest, **{key: value for key, value in STAND_INS.items() if not rest.get(key)}}
+    filled = {**rest, **{key: value for key, value in PLACEHOLDERS.items() if not rest.get(key)}}
     recipe = rest.get("recipe")
     if not isinstance(recipe, (dict, str)):
         written = raw.get("recipe")

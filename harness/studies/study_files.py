@@ -9,7 +9,7 @@ from harness.parsing.yaml_errors import StudyError
 STUDIES = Path(__file__).parent
 
 
-def find(name: str) -> Path:
+def find_study(name: str) -> Path:
     """Find a study by its name among those that come with the project, or by its path.
 
     Raises:
@@ -22,20 +22,20 @@ def find(name: str) -> Path:
         return path
     path = STUDIES / f"{name}.yaml"
     if not path.is_file():
-        raise StudyError(f"unknown study {name!r}; {suggest(name)}, or give the path of a .yaml file")
+        raise StudyError(f"unknown study {name!r}; {suggest_studies(name)}, or give the path of a .yaml file")
     return path
 
 
-def suggest(name: str) -> str:
+def suggest_studies(name: str) -> str:
     """Name the studies that there are, the likeliest first; of a name without its folder, those of any folder."""
-    known = names()
+    known = study_names()
     inside = [each for each in known if each.endswith(f"/{name}")]
     if not inside:
         return closest(name, known)
     return f"did you mean {' or '.join(map(repr, inside))}? there are {', '.join(known)}"
 
 
-def names() -> list[str]:
+def study_names() -> list[str]:
     """List the studies that come with the project, numbers in their names in order."""
     found = [path.relative_to(STUDIES).with_suffix("").as_posix() for path in STUDIES.rglob("*.yaml")]
     return sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])

@@ -22,7 +22,7 @@ from harness.tuning.trial_journal import Metric, end_of
 from methods.core.recipe import Part
 
 HEAD = "# Written by `econ tune {study}`; used by `econ run {study} --tuned {file}`.\n"
-Place = tuple[str, str, str]
+CellGroupName = tuple[str, str, str]
 """Dataset, architecture, method."""
 UNIMPORTANT = {"commit", "date", "optuna"}
 """What alone is no reason to write an entry anew."""
@@ -63,7 +63,7 @@ class TunedEntry(Part):
     date: str
 
     @property
-    def place(self) -> Place:
+    def cell_group_name(self) -> CellGroupName:
         """What there is one entry for."""
         return self.dataset, self.architecture, self.method
 
@@ -136,11 +136,11 @@ def update_file(path: Path, study: str, entries: Sequence[TunedEntry], lock: Pat
         known = read_file(path)[0] if path.exists() else TunedFile(study=study)
         if known.study != study:
             raise StudyError(f"{path}: holds the tuned values of study {known.study!r}, not of {study!r}")
-        found = {entry.place: entry for entry in known.tuned}
+        found = {entry.cell_group_name: entry for entry in known.tuned}
         for entry in entries:
-            old = found.get(entry.place)
+            old = found.get(entry.cell_group_name)
             if old is None or old.model_dump(exclude=UNIMPORTANT) != entry.model_dump(exclude=UNIMPORTANT):
-                found[entry.place] = entry
+                found[entry.cell_group_name] = entry
         listed = [entry.model_dump() for _, entry in sorted(found.items())]
         text = HEAD.format(study=study, file=path) + yaml.safe_dump(
             {"study": study, "tuned": listed}, sort_keys=False, allow_unicode=True, width=120

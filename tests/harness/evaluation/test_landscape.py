@@ -20,7 +20,7 @@ from harness.evaluation.landscape import (
     shares_at,
 )
 from harness.evaluation.weight_space import Points, Tally, at_most, distances, vectors
-from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
+from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 from methods import (
     SGD,
     Anchor,
@@ -192,7 +192,7 @@ def test_embeddings_count_only_if_all_have_one(recipe, examples):
 @pytest.mark.parametrize("make", [Line, Curve])
 def test_a_path_scores_its_networks_and_pairs(make, recipe, examples):
     method = trained(make, recipe, examples.train)
-    found = path(method, PathThrough(points=5, margin=0.25), examples)
+    found = path(method, PathMeasurement(points=5, margin=0.25), examples)
     np.testing.assert_allclose(found["alpha"], [-0.25, 0.125, 0.5, 0.875, 1.25])
     x, y = (torch.cat(parts) for parts in zip(*examples.test, strict=True))
     for i, alpha in enumerate(found["alpha"]):
@@ -211,7 +211,7 @@ def test_a_path_scores_its_networks_and_pairs(make, recipe, examples):
 
 
 def test_a_path_may_have_no_middle(recipe, examples):
-    found = path(trained(Line, recipe, examples.train), PathThrough(points=2), examples)
+    found = path(trained(Line, recipe, examples.train), PathMeasurement(points=2), examples)
     assert found["alpha"].tolist() == [0.0, 1.0] and len(found["nll"]) == 2
 
 
@@ -244,7 +244,7 @@ def test_three_networks_on_a_line_span_no_plane(third):
 
 def test_a_plane_scores_each_point_of_its_grid(recipe, examples):
     method = trained(Simplex, recipe, examples.train)
-    found = plane(method, Plane(points=3, margin=0.5, examples=20, train_examples=10), examples, None)
+    found = plane(method, PlaneMeasurement(points=3, margin=0.5, examples=20, train_examples=10), examples, None)
     assert found["names"].tolist() == ["1", "2", "3"] and found["space"].item() == "weights"
     width, height = found["anchors"].max(0) - found["anchors"].min(0)
     assert found["x"][[0, -1]] == pytest.approx([-0.5 * width, 1.5 * width])
@@ -263,7 +263,7 @@ def test_a_plane_scores_each_point_of_its_grid(recipe, examples):
 
 def test_a_curve_is_seen_on_its_plane(recipe, examples):
     method = trained(Curve, recipe, examples.train)
-    found = plane(method, Plane(points=2, train_examples=0), examples, None)
+    found = plane(method, PlaneMeasurement(points=2, train_examples=0), examples, None)
     assert "train_nll" not in found
     one, two, bend = found["anchors"]
     np.testing.assert_allclose(found["path"][30], 0.25 * one + 0.25 * two + 0.5 * bend)
@@ -272,7 +272,7 @@ def test_a_curve_is_seen_on_its_plane(recipe, examples):
 def test_plain_training_is_the_third_network_of_a_line(recipe, examples):
     method = trained(Line, recipe, examples.train)
     plain = Anchor(dict(build(SGD, recipe, seed=1).net.named_parameters()))
-    found = plane(method, Plane(points=2, margin=0.0, third="sgd"), examples, plain)
+    found = plane(method, PlaneMeasurement(points=2, margin=0.0, third="sgd"), examples, plain)
     assert found["names"].tolist() == ["1", "2", "sgd"]
     _, ends, other = vectors(method.net, [*method.anchors(), plain])
     assert np.linalg.norm(found["anchors"][2] - found["anchors"][1]) == pytest.approx((ends - other).norm().item())
@@ -280,7 +280,7 @@ def test_plain_training_is_the_third_network_of_a_line(recipe, examples):
 
 def test_specialists_span_a_plane_of_embeddings(recipe, examples):
     method = trained(partial(HypernetEnsemble, K=3, start=1, batch_norm="shared"), recipe, examples.train)
-    found = plane(method, Plane(points=2, margin=0.0), examples, None)
+    found = plane(method, PlaneMeasurement(points=2, margin=0.0), examples, None)
     one, two, _ = (anchor.embedding[0] for anchor in method.anchors())
     assert found["space"].item() == "embeddings"
     assert found["anchors"][1, 0] == pytest.approx((one - two).norm().item(), rel=1e-6)
@@ -301,23 +301,23 @@ def test_a_path_under_corruption(recipe, examples):
     corrupted = {s: batches(41, 5) for s in (1, 4)}
     for s, part in corrupted.items():
         corrupted[s] = Passes((x - s, y) for x, y in part)
-    asked = PathThrough(points=3, corruptions=("brightness",), severities=(1, 4))
+    asked = PathMeasurement(points=3, corruptions=("brightness",), severities=(1, 4))
     both = replace(examples, corrupted=lambda name, s: {"brightness": corrupted}[name][s])
     found = path(method, asked, both)
     for s, part in corrupted.items():
-        alone = path(method, PathThrough(points=3), replace(examples, test=part))
+        alone = path(method, PathMeasurement(points=3), replace(examples, test=part))
         for name in ("accuracy", "nll", "pair_accuracy", "pair_nll", "logit_pair_nll"):
             np.testing.assert_array_equal(found[f"brightness_{s}_{name}"], alone[name])
-    np.testing.assert_array_equal(found["nll"], path(method, PathThrough(points=3), examples)["nll"])
+    np.testing.assert_array_equal(found["nll"], path(method, PathMeasurement(points=3), examples)["nll"])
     with pytest.raises(landscape.LeftOutError, match="no corrupted test examples of text"):
         path(method, asked, examples)
     with pytest.raises(ValueError, match="unknown corruption 'rain'"):
-        PathThrough(corruptions=("rain",))
+        PathMeasurement(corruptions=("rain",))
 
 
 def test_flatness_adds_noise_in_proportion_to_each_weight(recipe, examples):
     method = trained(partial(LatePhaseBatchNorm, K=2, start=1, prediction="members"), recipe, examples.train)
-    found = flatness(method, Flatness(sigmas=(0.0, 0.1, 0.4), draws=3), examples.train)
+    found = flatness(method, FlatnessMeasurement(sigmas=(0.0, 0.1, 0.4), draws=3), examples.train)
     assert found["sigma"].tolist() == [0.0, 0.1, 0.4] and found["increase"].shape == (3, 3)
     assert found["increase"][0].tolist() == [0.0] * 3
     plain = np.mean([naive(method, weights, examples.train)[1] for weights in method.members()])
@@ -346,14 +346,17 @@ def test_flatness_of_a_linear_softmax_agrees_with_its_second_order_term():
     p = (x.flatten(1).double() @ w.T).softmax(-1)  # (N, C)
     curvature = ((p * (1 - p)).T @ x.flatten(1).double().square()) / len(y)  # (C, 36)
     expected = 0.5 * (w.square() * curvature).sum().item()
-    found = flatness(method, Flatness(sigmas=(0.05,), draws=400), data)["increase"][0] / 0.05**2
+    found = flatness(method, FlatnessMeasurement(sigmas=(0.05,), draws=400), data)["increase"][0] / 0.05**2
     assert abs(found.mean() - expected) < 4 * found.std(ddof=1) / 20
 
 
 # --- all of it ------------------------------------------------------------------------------------------------
 
-EVERYTHING = Measures(
-    training_loss=True, flatness=Flatness(sigmas=(0.1,), draws=1), path=PathThrough(points=3), plane=Plane(points=2)
+EVERYTHING = ExtraMeasurements(
+    training_loss=True,
+    flatness=FlatnessMeasurement(sigmas=(0.1,), draws=1),
+    path=PathMeasurement(points=3),
+    plane=PlaneMeasurement(points=2),
 )
 
 
@@ -385,12 +388,12 @@ def test_what_a_method_cannot_give_is_left_out_with_the_reason(recipe, examples)
     assert found.metrics == pytest.approx({"training/loss": nll, "training/accuracy": accuracy})
     line = explore(trained(Line, recipe, examples.train), EVERYTHING, examples)
     assert line.left_out == {"plane": "a plane goes through three networks, and there are 2"}
-    assert landscape.explore(method, Measures(), examples) == landscape.Landscape()
+    assert landscape.explore(method, ExtraMeasurements(), examples) == landscape.Landscape()
 
 
 def test_how_far_the_ends_of_a_path_are_apart_is_a_metric(recipe, examples):
     method = trained(Curve, recipe, examples.train)
-    found = explore(method, Measures(path=PathThrough(points=2)), examples).metrics
+    found = explore(method, ExtraMeasurements(path=PathMeasurement(points=2)), examples).metrics
     kept = [i for i, name in enumerate(method.names) if name not in ("norm.weight", "norm.bias")]
     one, two = (
         np.concatenate([omega[i].detach().double().numpy().ravel() for i in kept]) for omega in method.omegas()[:2]

@@ -261,7 +261,7 @@ class Broken(SGD):
 
 FINE_TUNING = """
 from methods import SGD
-from methods.base import Need
+from methods.core.declarations import Need
 from methods.trunk import Sharing
 
 class FineTuning(SGD):

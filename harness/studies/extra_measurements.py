@@ -12,7 +12,7 @@ SWITCHES = ("flatness", "path", "plane")
 """What may be asked for by `true`."""
 
 
-class Flatness(Part):
+class FlatnessMeasurement(Part):
     """How fast the training loss rises under multiplicative noise on the weights (late-phase paper, Figure 3)."""
 
     sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1)] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
@@ -29,7 +29,7 @@ class Flatness(Part):
         return tuple(sorted(set(value)))
 
 
-class PathThrough(Part):
+class PathMeasurement(Part):
     """The scores along the path between a method's first two anchors (subspaces paper, Figures 4 to 6 and 18)."""
 
     points: Annotated[int, Field(ge=2)] = 21
@@ -51,7 +51,7 @@ class PathThrough(Part):
         return tuple(dict.fromkeys(value))
 
 
-class Plane(Part):
+class PlaneMeasurement(Part):
     """The scores on a plane through three anchors (subspaces, Figure 2; hypernetwork ensembles, Figures 3 and S2)."""
 
     points: Annotated[int, Field(ge=2)] = 21
@@ -66,16 +66,16 @@ class Plane(Part):
     """The third anchor of methods that have two: the network of plain training in the same cell."""
 
 
-class Measures(Part):
+class ExtraMeasurements(Part):
     """What is measured besides scores; nothing unless it is asked for. It is not part of a run's cost."""
 
     training_loss: bool = False
     """Loss and accuracy on the whole training set, not augmented (late-phase paper, Table 14)."""
     calibration_bins: Annotated[int, Field(ge=1)] | None = None
     """The bins of a second calibration error, besides the usual one (the authors of subspaces take 20)."""
-    flatness: Flatness | None = None
-    path: PathThrough | None = None
-    plane: Plane | None = None
+    flatness: FlatnessMeasurement | None = None
+    path: PathMeasurement | None = None
+    plane: PlaneMeasurement | None = None
     each_epoch: tuple[Literal["test", "distances"], ...] = ()
     """After each epoch: the scores on test data; how far the anchors are apart (subspaces, Figures 3, 15 and 16)."""
 
@@ -91,7 +91,7 @@ class Measures(Part):
         return bool(self.flatness or self.path or self.plane)
 
 
-def read_switches(value: Any) -> Any:
+def expand_switches(value: Any) -> Any:
     """Let `path: true` stand for its defaults.
 
     Raises:
