@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+BATCH_NORM_STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 """Of BatchNorm: part of a network's state, but no parameters."""
 
 
@@ -47,7 +47,7 @@ class Cost:
         return asdict(self)
 
 
-class Counter:
+class CostCounter:
     """Counts a run's cost by hooks on its networks and its optimizer."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Counter:
         self.cost = Cost()
         self.counting = False
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Counter":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CostCounter":
         """Stay one counter when a network is copied."""
         return self
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from harness.parsing.method_expression import MethodSpec, hyperparameters
 from methods import Method
 
-FORWARD_SHARE = 1 / 3
+FORWARD_COST_SHARE = 1 / 3
 """Of a forward and backward pass, as in the leaderboard's training cost: a backward pass counts as two forward ones."""
 
 
-def within(spec: MethodSpec, methods: Mapping[str, type[Method]]) -> MethodSpec | None:
+def inner_method(spec: MethodSpec, methods: Mapping[str, type[Method]]) -> MethodSpec | None:
     """Give the method that one is made of, also where the study leaves it out; None for one made of no other."""
     known = hyperparameters(methods[spec.name])
     if spec.of or "of" not in known:
@@ -27,14 +27,14 @@ def expected_cost(spec: MethodSpec, methods: Mapping[str, type[Method]], epochs:
     """
     factor = 1.0
     current: MethodSpec | None = spec
-    passes = evaluate_about(spec, methods, "passes", epochs)
+    passes = evaluate_cost_expression(spec, methods, "passes", epochs)
     while current:
-        factor *= evaluate_about(current, methods, "training", epochs)
-        current = within(current, methods)
-    return factor + passes * FORWARD_SHARE / epochs
+        factor *= evaluate_cost_expression(current, methods, "training", epochs)
+        current = inner_method(current, methods)
+    return factor + passes * FORWARD_COST_SHARE / epochs
 
 
-def evaluate_about(spec: MethodSpec, methods: Mapping[str, type[Method]], field: str, epochs: int) -> float:
+def evaluate_cost_expression(spec: MethodSpec, methods: Mapping[str, type[Method]], field: str, epochs: int) -> float:
     """Evaluate one of the expressions of `Method.about` for a method's hyperparameters."""
     method = methods[spec.name]
     values = {name: default for name, (_, default) in hyperparameters(method).items()} | dict(spec.hyperparameters)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.costs.cost import STATISTICS
+from harness.costs.cost import BATCH_NORM_STATISTICS
 from methods import Method
 
 
@@ -33,34 +33,36 @@ def parameters_kept(method: Method, x: Tensor) -> int:
 
 def parameters_read(method: Method, x: Tensor) -> int:
     """Count the numbers in the method's own parameters and buffers that `predict` reads; BatchNorm's statistics not."""
-    with Reads() as reads:
+    with StorageReadRecorder() as reads:
         method.predict(x)
     named = [*method.named_parameters(), *method.named_buffers()]
-    kept = [t for name, t in named if t.is_floating_point() and re.split("[./]", name)[-1] not in STATISTICS]
-    return sum(t.numel() for t in kept if address(t) in reads.addresses)
+    kept = [t for name, t in named if t.is_floating_point() and re.split("[./]", name)[-1] not in BATCH_NORM_STATISTICS]
+    return sum(t.numel() for t in kept if storage_address(t) in reads.addresses)
 
 
 def parameters_of_members(method: Method) -> int:
     """Count the parameters of all members: the method's own tensors once, those computed for a member each time."""
-    own = {address(t) for t in [*method.parameters(), *method.buffers()]}  # alive, so that no other tensor is there
+    own = {
+        storage_address(t) for t in [*method.parameters(), *method.buffers()]
+    }  # alive, so that no other tensor is there
     buffers = {name for name, _ in method.net.named_buffers()}
     shared: dict[tuple[int, int, int], int] = {}
     computed = 0
     for weights in method.members():
         for t in (t for name, t in weights.items() if name not in buffers):
-            if address(t) in own:
-                shared[address(t), int(t.storage_offset()), t.numel()] = t.numel()
+            if storage_address(t) in own:
+                shared[storage_address(t), int(t.storage_offset()), t.numel()] = t.numel()
             else:
                 computed += t.numel()
     return computed + sum(shared.values())
 
 
-def address(t: Tensor) -> int:
+def storage_address(t: Tensor) -> int:
     """Say where in memory a tensor's numbers lie; a view lies where its base does."""
     return t.untyped_storage().data_ptr()
 
 
-class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StorageReadRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes where the tensors lie that operations read; making a view reads nothing."""
 
     def __init__(self) -> None:
@@ -70,5 +72,5 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note an operation's arguments, and do it."""
         if not func.is_view:
-            self.addresses |= {address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+            self.addresses |= {storage_address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         return func(*args, **(kwargs or {}))

@@ -27,7 +27,7 @@ class PeakMemory:
         return max(self.peak, torch.cuda.max_memory_allocated(self.device) - self.start)
 
     @contextmanager
-    def leaving_out(self) -> Iterator[None]:
+    def excluding(self) -> Iterator[None]:
         """Leave out what is added inside, and what of it stays."""
         if self.device.type != "cuda":
             yield

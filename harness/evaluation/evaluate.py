@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data import ImageTask, Passes, Task, normalised
-from harness.costs.cost import Cost, Counter
+from harness.costs.cost import Cost, CostCounter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
 from harness.evaluation.ood_detection import detection
@@ -61,7 +61,7 @@ def at_once(task: Task) -> int:
 
 
 @torch.no_grad()
-def evaluate(method: Method, task: ImageTask, counter: Counter, bins: int | None = None) -> Evaluation:
+def evaluate(method: Method, task: ImageTask, counter: CostCounter, bins: int | None = None) -> Evaluation:
     """Score every test example exactly once, and the companions of the task.
 
     Args:
@@ -126,7 +126,7 @@ def mean(values: Iterable[float]) -> float:
     return sum(listed) / len(listed)
 
 
-def forwards_per_example(method: Method, x: Tensor, counter: Counter) -> float:
+def forwards_per_example(method: Method, x: Tensor, counter: CostCounter) -> float:
     """Count the forward passes of one prediction; also warms the device up before timing."""
     kept, counter.cost, counter.counting = counter.cost, Cost(), True
     method.predict(x)

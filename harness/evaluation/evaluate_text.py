@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data import Passes, TextTask
-from harness.costs.cost import Counter
+from harness.costs.cost import CostCounter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
 from harness.evaluation.evaluate import BATCH, Evaluation, forwards_per_example, mean, weight_vectors
@@ -81,7 +81,7 @@ class TextScores:
 
 
 @torch.no_grad()
-def evaluate_text(method: Method, task: TextTask, counter: Counter, bins: int | None = None) -> Evaluation:
+def evaluate_text(method: Method, task: TextTask, counter: CostCounter, bins: int | None = None) -> Evaluation:
     """Score every symbol of the test text but its first, exactly once.
 
     Of the predictions, which are too many to keep, ln p of each right symbol is kept.

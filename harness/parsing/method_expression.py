@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.parsing.plugins import digest_of
+from harness.parsing.plugins import plugin_digest
 from methods import MakeMethod, Method
 from methods.core.recipe import Part
 
@@ -28,7 +28,7 @@ class MethodSpec(Part):
     def __str__(self) -> str:
         """Write the method as a study does."""
         inner = [str(self.of)] if self.of else []
-        arguments = inner + [f"{name}={literal(value)}" for name, value in self.hyperparameters.items()]
+        arguments = inner + [f"{name}={format_value(value)}" for name, value in self.hyperparameters.items()]
         return f"{self.name}({', '.join(arguments)})" if arguments else self.name
 
     def make(self, methods: Mapping[str, type[Method]]) -> MakeMethod:
@@ -39,14 +39,14 @@ class MethodSpec(Part):
         return partial(methods[self.name], **arguments)
 
 
-def literal(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Write a value so that `parse` reads it back; a plain word needs no quotes."""
     # Python would read another identifier for some letters beyond ASCII, and none for its keywords.
     plain = isinstance(value, str) and value.isascii() and value.isidentifier() and not keyword.iskeyword(value)
     return str(value) if plain else repr(value)
 
 
-def closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+def suggest_closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """Name what there is, the likeliest first.
 
     Args:
@@ -76,7 +76,7 @@ def hyperparameters(method: type[Method]) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def parse(text: str, methods: Mapping[str, type[Method]]) -> tuple[MethodSpec | None, list[str]]:
+def parse_method(text: str, methods: Mapping[str, type[Method]]) -> tuple[MethodSpec | None, list[str]]:
     """Read a method's expression and check every name and value in it.
 
     Returns:
@@ -87,11 +87,11 @@ def parse(text: str, methods: Mapping[str, type[Method]]) -> tuple[MethodSpec | 
     except SyntaxError as error:
         return None, [f"{text!r} is not a method like swa(late_phase_bn(K=5), start=0.8): {error.msg}"]
     errors: list[str] = []
-    spec = read(tree, methods, errors)
+    spec = parse_node(tree, methods, errors)
     return (None, errors) if errors else (spec, [])
 
 
-def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str]) -> MethodSpec | None:
+def parse_node(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str]) -> MethodSpec | None:
     """Read one node of the expression, adding to `errors`."""
     call = tree if isinstance(tree, ast.Call) else None
     head = call.func if call else tree
@@ -100,7 +100,7 @@ def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str])
         return None
     name = head.id
     if name not in methods:
-        errors.append(f"unknown method {name!r}; {closest(name, methods)}")
+        errors.append(f"unknown method {name!r}; {suggest_closest(name, methods)}")
         return None
     known = hyperparameters(methods[name])
     of = None
@@ -109,7 +109,7 @@ def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str])
             errors.append(f"{name} is not made of another method")
         elif len(call.args) > 1:
             errors.append(f"{name} is made of one other method, not of {len(call.args)}")
-        of = read(call.args[0], methods, errors)
+        of = parse_node(call.args[0], methods, errors)
     # swa and swa(sgd) are the same; written out only where the inner method's version must be part of the key.
     usual = [MethodSpec(name=n, version=m.version) for n, m in methods.items() if "of" in known and m is known["of"][1]]
     if usual and of in (None, usual[0]):
@@ -120,18 +120,19 @@ def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str])
         if key == "of" or key not in known:
             options = [option for option in known if option != "of"]
             errors.append(
-                f"{name} has no hyperparameter {key!r}; " + (closest(key, options) if options else "it has none")
+                f"{name} has no hyperparameter {key!r}; "
+                + (suggest_closest(key, options) if options else "it has none")
             )
             continue
         if key in values:
             errors.append(f"{name}: {key} is written twice")
-        values[key] = check(name, key, argument.value, known[key], errors)
+        values[key] = parse_value(name, key, argument.value, known[key], errors)
     changed = {key: values[key] for key in known if key in values and values[key] != known[key][1]}
     method = methods[name]
-    return MethodSpec(name=name, hyperparameters=changed, of=of, version=method.version, source=digest_of(method))
+    return MethodSpec(name=name, hyperparameters=changed, of=of, version=method.version, source=plugin_digest(method))
 
 
-def check(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors: list[str]) -> Any:
+def parse_value(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors: list[str]) -> Any:
     """Read one value and check it against the hyperparameter's type."""
     try:
         value = node.id if isinstance(node, ast.Name) else ast.literal_eval(node)

@@ -12,12 +12,12 @@ from pathlib import Path
 from methods import METHODS
 from methods.core.method import Method
 
-MODULE = "economical_ensembles_plugin_"
-GROUP = "economical_ensembles.methods"
+MODULE_PREFIX = "economical_ensembles_plugin_"
+ENTRY_POINT_GROUP = "economical_ensembles.methods"
 """The entry-point group in which an installed package names its methods."""
 
 
-def from_file(path: Path) -> dict[str, type[Method]]:
+def load_plugin(path: Path) -> dict[str, type[Method]]:
     """Load the methods of a Python file.
 
     A file with one `Method` subclass names it by the file's own name; a file with several names them in a dict
@@ -31,7 +31,7 @@ def from_file(path: Path) -> dict[str, type[Method]]:
         raise FileNotFoundError(f"plugin {path}: no such file")
     if not path.stem.isidentifier():
         raise ValueError(f"plugin {path}: a study could not name it; call the file like my_method.py")
-    spec = importlib.util.spec_from_file_location(f"{MODULE}{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{MODULE_PREFIX}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"plugin {path}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
@@ -58,16 +58,16 @@ def from_file(path: Path) -> dict[str, type[Method]]:
     return {path.stem: found[0]}
 
 
-def digest_of(method: type[Method]) -> str | None:
+def plugin_digest(method: type[Method]) -> str | None:
     """Give the SHA-256 of the plugin file that a method is defined in; None for one that is installed."""
-    if not method.__module__.startswith(MODULE):
+    if not method.__module__.startswith(MODULE_PREFIX):
         return None
     file = sys.modules[method.__module__].__file__
     assert file is not None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def load(point: EntryPoint) -> dict[str, type[Method]]:
+def load_entry_point(point: EntryPoint) -> dict[str, type[Method]]:
     """Load a method of an installed package; one that cannot be loaded is left out, with a warning."""
     try:
         return {point.name: point.load()}
@@ -76,15 +76,17 @@ def load(point: EntryPoint) -> dict[str, type[Method]]:
         return {}
 
 
-def available(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
+def available_methods(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
     """List every method by name: the registry, entry points, and those of the plugin files.
 
     Raises:
         ValueError: if two sources give the same name.
     """
     methods = dict(METHODS)
-    sources = [(f"entry point {point.value}", load(point)) for point in entry_points(group=GROUP)]
-    sources += [(f"plugin {path}", from_file(path)) for path in plugins]
+    sources = [
+        (f"entry point {point.value}", load_entry_point(point)) for point in entry_points(group=ENTRY_POINT_GROUP)
+    ]
+    sources += [(f"plugin {path}", load_plugin(path)) for path in plugins]
     for source, found in sources:
         for name, method in found.items():
             if name in methods:

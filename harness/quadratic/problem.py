@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from scipy.integrate import solve_ivp
 
-from harness.store.run_folder import key_of
+from harness.store.run_folder import spec_key
 from methods.core.recipe import Part
 
 Array = NDArray[np.float64]
@@ -86,7 +86,7 @@ class QuadraticRun(Simulation, Setting):
     @property
     def key(self) -> str:
         """The SHA-256 of the canonical spec."""
-        return key_of(self.spec())
+        return spec_key(self.spec())
 
     @property
     def label(self) -> str:

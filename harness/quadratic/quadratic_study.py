@@ -23,8 +23,8 @@ from harness.quadratic.problem import (
     late_phase_loss,
     steady_loss,
 )
-from harness.store.environment import provenance
-from harness.store.progress import Progress
+from harness.store.environment import describe_environment
+from harness.store.progress import ProgressFile
 from harness.store.run_folder import RunFolder, write_json
 from methods import Method
 
@@ -86,7 +86,7 @@ def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Seq
     Raises:
         StudyError: listing all errors.
     """
-    errors.repeated_keys()
+    errors.add_repeated_keys()
     if plugins:
         errors.add((), f"--plugin {plugins[0]}: a study of the noisy quadratic problem trains no methods")
     file = validate(raw, errors)
@@ -94,11 +94,11 @@ def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Seq
     if file:
         common = file.noisy_quadratic.model_dump(exclude={"settings"})
         runs = [QuadraticRun(**common, **setting.model_dump()) for setting in file.noisy_quadratic.settings]
-        written = (i for i in count() if (KEY, "settings", i) not in errors.gone)  # the places of what is left
+        written = (i for i in count() if (KEY, "settings", i) not in errors.removed)  # the places of what is left
         for i, (place, run) in enumerate(zip(written, runs, strict=False)):
             for problem in problems(run, runs[:i]):
                 errors.add((KEY, "settings", place), problem)
-    errors.raise_any()
+    errors.raise_if_any()
     return QuadraticStudy(name, tuple(runs))
 
 
@@ -108,9 +108,9 @@ def validate(raw: dict[str, Any], errors: Errors) -> QuadraticFile | None:
         try:
             return QuadraticFile.model_validate(raw)
         except ValidationError as error:
-            rest = errors.report(raw, error)
+            rest = errors.add_validation_errors(raw, error)
             grid = {**LENIENT, **(rest[KEY] if isinstance(rest.get(KEY), dict) else {})}
-            if (KEY, "n") in errors.gone:
+            if (KEY, "n") in errors.removed:
                 grid = {"n": 2, **grid}
             settings = [{"eta": 1, "B": 1, **item} for item in grid.get("settings") or [{}] if isinstance(item, dict)]
             raw = {**rest, KEY: {**grid, "settings": settings}}
@@ -149,11 +149,11 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
         DivergenceError: if a loss is not finite.
     """
     began = time.perf_counter()
-    progress = Progress(folder.progress, "cpu", unit="iteration")
-    progress.begin(0, run.iterations)
+    progress = ProgressFile(folder.progress, "cpu", unit="iteration")
+    progress.begin_training(0, run.iterations)
 
     def advance(done: int) -> None:
-        progress.advance(done)
+        progress.complete_epoch(done)
         report()
 
     losses = simulate(run, advance)
@@ -167,7 +167,7 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
         "cost": {},
         "spent": {},
         "timing": {"spent/simulation_seconds": time.perf_counter() - began, "finished": time.time()},
-        "provenance": {**provenance(torch.device("cpu")), "numpy": np.__version__},
+        "provenance": {**describe_environment(torch.device("cpu")), "numpy": np.__version__},
     }
     write_json(folder.result, result)
     folder.progress.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from harness.costs.cost import Cost
-from harness.store.run_folder import write
+from harness.store.run_folder import write_atomically
 from methods import Method
 
 FORMAT = 2
@@ -53,7 +53,7 @@ class Checkpoint:
         content = {**vars(self), **costs, "format": FORMAT}
         whole = io.BytesIO()  # torch hides a full disk behind an error of its own
         torch.save(content, whole)
-        write(path, lambda file: file.write(whole.getbuffer()))
+        write_atomically(path, lambda file: file.write(whole.getbuffer()))
 
 
 def load(path: Path, key: str) -> Checkpoint:
@@ -81,12 +81,12 @@ def load(path: Path, key: str) -> Checkpoint:
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
     """Give the optimizer's state by parameter name; a parameter that never had a gradient has none."""
-    return {name: optimizer.state[p] for name, p in named_parameters(optimizer).items() if p in optimizer.state}
+    return {name: optimizer.state[p] for name, p in parameters_by_name(optimizer).items() if p in optimizer.state}
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -> None:
     """Load state by parameter name, each tensor to where its parameter lives."""
-    parameters = named_parameters(optimizer)
+    parameters = parameters_by_name(optimizer)
     for name, values in state.items():
         p = parameters[name]
         optimizer.state[p] = {
@@ -94,7 +94,7 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, dict[str, Any]])
         }
 
 
-def named_parameters(optimizer: Optimizer) -> dict[str, Tensor]:
+def parameters_by_name(optimizer: Optimizer) -> dict[str, Tensor]:
     """List an optimizer's parameters by name."""
     return {
         name: p
@@ -103,7 +103,7 @@ def named_parameters(optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def check_names(method: Method) -> None:
+def check_parameter_names(method: Method) -> None:
     """Refuse a method whose parameter names are not unique.
 
     Raises:

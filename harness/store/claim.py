@@ -25,16 +25,16 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-BEAT = 5.0
+HEARTBEAT_SECONDS = 5.0
 """Seconds between two signs of life of an owner."""
-SILENCE = 60.0
+HEARTBEAT_TIMEOUT = 60.0
 """Seconds without a sign of life, by the observer's clock, after which an owner is taken for dead.
 
 An owner on the same machine is known to be dead as soon as its process is. This is for the others, and for processes
 that are stopped; it is many beats, for a server of files may hang that long and a busy process be late.
 """
 PROC = Path("/proc")
-GONE = (errno.ENOENT, errno.ESTALE)
+FILE_GONE_ERRNOS = (errno.ENOENT, errno.ESTALE)
 """What the system says of a file that was removed, here or by another machine."""
 
 
@@ -42,11 +42,11 @@ class ClaimError(Exception):
     """Another process works on the run; no failure of the run."""
 
 
-class TakenError(ClaimError):
+class AlreadyClaimedError(ClaimError):
     """The run is claimed."""
 
 
-class LostError(ClaimError):
+class ClaimLostError(ClaimError):
     """The run was claimed by this process, which gave no sign of life for so long that another one took it over."""
 
 
@@ -65,7 +65,7 @@ class Owner:
     """
 
     host: str = "an unknown machine"
-    machine: str = ""
+    machine_id: str = ""
     process: int = 0
     started: int | None = None
     driver: str = ""
@@ -73,21 +73,23 @@ class Owner:
     token: str = ""
 
     @classmethod
-    def here(cls, driver: str) -> "Owner":
+    def current_process(cls, driver: str) -> "Owner":
         """Name this process."""
         process = os.getpid()
         token = secrets.token_hex(16)
-        return cls(socket.gethostname(), machine(), process, start_of(process), driver, time.time(), token)
+        return cls(
+            socket.gethostname(), machine_id(), process, process_start_ticks(process), driver, time.time(), token
+        )
 
-    def dead(self) -> bool:
+    def is_dead(self) -> bool:
         """Whether its process is known to have ended: it ran on this machine, and is there no more."""
-        return self.machine == machine() and not lives(self.process, self.started)
+        return self.machine == machine_id() and not is_process_alive(self.process, self.started)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
 
 
-class Sighting(NamedTuple):
+class ClaimState(NamedTuple):
     """The claim that counts in a folder, as it was seen.
 
     Attributes:
@@ -98,7 +100,7 @@ class Sighting(NamedTuple):
 
     number: int
     owner: Owner | None
-    beat: int
+    heartbeat: int
 
 
 class Claim:
@@ -113,16 +115,16 @@ class Claim:
         """
         self.folder, self.path, self.next = folder, claim_path(folder, number), claim_path(folder, number + 1)
         self.released = threading.Event()
-        HELD[folder] = self
-        threading.Thread(target=self.live, name=f"claim of {folder.name}", daemon=True).start()
+        OWN_CLAIMS[folder] = self
+        threading.Thread(target=self.send_heartbeats, name=f"claim of {folder.name}", daemon=True).start()
 
-    def live(self) -> None:
+    def send_heartbeats(self) -> None:
         """Give signs of life; one that cannot be given now is followed by others."""
-        while not self.released.wait(BEAT):
+        while not self.released.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):
                 os.utime(self.path)
 
-    def confirm(self) -> None:
+    def check_still_owner(self) -> None:
         """Make sure that the run is still this process's.
 
         Raises:
@@ -132,40 +134,42 @@ class Claim:
             os.utime(self.path)  # asks the server of files, where `exists` may answer from memory
             lost = self.next.exists()
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in FILE_GONE_ERRNOS:
                 raise
             lost = True
         if lost:
-            raise LostError(f"another process took it over while this one ({os.getpid()}) was silent")
+            raise ClaimLostError(f"another process took it over while this one ({os.getpid()}) was silent")
 
     def release(self) -> None:
         """Let others claim the run."""
         self.released.set()
-        if HELD.get(self.folder) is self:
-            del HELD[self.folder]
+        if OWN_CLAIMS.get(self.folder) is self:
+            del OWN_CLAIMS[self.folder]
         try:
             os.truncate(self.path, 0)  # not removed, for its number must not come again; and a full disk allows it
         except OSError:
-            LEFT.add(self.path)  # silent from now on, which frees it for others later, and for this process at once
+            UNRELEASED_FILES.add(
+                self.path
+            )  # silent from now on, which frees it for others later, and for this process at once
 
 
-HELD: dict[Path, Claim] = {}
+OWN_CLAIMS: dict[Path, Claim] = {}
 """The claims of this process, by folder."""
-LEFT: set[Path] = set()
+UNRELEASED_FILES: set[Path] = set()
 """Files of claims that this process gave up where the disk did not allow to free them."""
 
 
-def confirm(folder: Path) -> None:
+def check_still_owner(folder: Path) -> None:
     """Make sure that a folder which this process has claimed is still its own; others are nobody's concern.
 
     Raises:
         LostError: if another process has taken it over.
     """
-    if claim := HELD.get(folder):
-        claim.confirm()
+    if claim := OWN_CLAIMS.get(folder):
+        claim.check_still_owner()
 
 
-def take(folder: Path, driver: str = "") -> Claim:
+def acquire_claim(folder: Path, driver: str = "") -> Claim:
     """Claim a run that is free, or whose owner is known to be dead.
 
     Args:
@@ -177,27 +181,27 @@ def take(folder: Path, driver: str = "") -> Claim:
         OSError: if the folder cannot be written, or its file system has no hard links.
     """
     while True:
-        seen = see(folder)
-        if seen.owner and not seen.owner.dead() and claim_path(folder, seen.number) not in LEFT:
-            raise TakenError(f"{seen.owner} works on it")
-        if place(folder, seen.number + 1, json.dumps(asdict(Owner.here(driver)))):
+        seen = read_claim(folder)
+        if seen.owner and not seen.owner.is_dead() and claim_path(folder, seen.number) not in UNRELEASED_FILES:
+            raise AlreadyClaimedError(f"{seen.owner} works on it")
+        if write_claim(folder, seen.number + 1, json.dumps(asdict(Owner.current_process(driver)))):
             return Claim(folder, seen.number + 1)
 
 
-def see(folder: Path) -> Sighting:
+def read_claim(folder: Path) -> ClaimState:
     """Look which claim counts in a folder; nothing is changed."""
-    while number := max(numbers(folder), default=0):
+    while number := max(claim_numbers(folder), default=0):
         try:
             with claim_path(folder, number).open() as file:  # opening asks the server of files for what is new
-                return Sighting(number, parse(file.read()), os.fstat(file.fileno()).st_mtime_ns)
+                return ClaimState(number, parse_owner(file.read()), os.fstat(file.fileno()).st_mtime_ns)
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in FILE_GONE_ERRNOS:
                 raise
             time.sleep(0.01)  # a higher one came between
-    return Sighting(0, None, 0)
+    return ClaimState(0, None, 0)
 
 
-def parse(text: str) -> Owner | None:
+def parse_owner(text: str) -> Owner | None:
     """Read a claim; of one that a crash of the disk spoilt, nothing but its signs of life can be known."""
     if not text:
         return None
@@ -207,7 +211,7 @@ def parse(text: str) -> Owner | None:
         return Owner()
 
 
-def place(folder: Path, number: int, text: str) -> bool:
+def write_claim(folder: Path, number: int, text: str) -> bool:
     """Make a claim with a number, or a free one with an empty text; of all who try, one succeeds.
 
     Returns:
@@ -217,11 +221,11 @@ def place(folder: Path, number: int, text: str) -> bool:
     path, temporary = claim_path(folder, number), folder / f".claim.{secrets.token_hex(8)}.tmp"
     try:
         temporary.write_text(text)
-        link(temporary, path)
+        make_hard_link(temporary, path)
     except FileNotFoundError:
         return False  # the owner that came first swept the temporary file away
     except FileExistsError:
-        if not linked(temporary):
+        if not link_exists(temporary):
             return False
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # a full disk names no file, others the temporary one
@@ -229,7 +233,7 @@ def place(folder: Path, number: int, text: str) -> bool:
     finally:
         with suppress(OSError):  # gone, or on a disk that has become read-only
             temporary.unlink()
-    there = numbers(folder)
+    there = claim_numbers(folder)
     if max(there, default=number) > number:  # the number was used and removed before
         path.unlink(missing_ok=True)
         return False
@@ -238,14 +242,14 @@ def place(folder: Path, number: int, text: str) -> bool:
     return True
 
 
-def linked(temporary: Path) -> bool:
+def link_exists(temporary: Path) -> bool:
     """Whether a link was made although the system says that it was not: a server's answer may get lost."""
     with suppress(FileNotFoundError):
         return temporary.stat().st_nlink > 1
     return False
 
 
-def link(temporary: Path, path: Path) -> None:
+def make_hard_link(temporary: Path, path: Path) -> None:
     """Make a hard link, or say that the file system has none."""
     try:
         path.hardlink_to(temporary)
@@ -256,37 +260,37 @@ def link(temporary: Path, path: Path) -> None:
         raise
 
 
-def free_if_dead(folder: Path) -> None:
+def free_if_owner_dead(folder: Path) -> None:
     """Free a claim whose owner is known to be dead, so that other machines need not wait for its silence."""
-    seen = see(folder)
-    if seen.owner and seen.owner.dead():
-        place(folder, seen.number + 1, "")
+    seen = read_claim(folder)
+    if seen.owner and seen.owner.is_dead():
+        write_claim(folder, seen.number + 1, "")
 
 
-class Lookout:
+class ClaimObserver:
     """Watches claims of others, and gives up those whose owners are dead or silent."""
 
-    def __init__(self, silence: float | None = None) -> None:
+    def __init__(self, timeout: float | None = None) -> None:
         """Start to watch.
 
         Args:
             silence: the seconds after which an owner is given up; None for `SILENCE`.
         """
-        self.silence = SILENCE if silence is None else silence
-        self.seen: dict[Path, tuple[Sighting, float]] = {}
+        self.timeout = HEARTBEAT_TIMEOUT if timeout is None else timeout
+        self.last_states: dict[Path, tuple[ClaimState, float]] = {}
 
-    def free(self, folder: Path) -> bool:
+    def is_free(self, folder: Path) -> bool:
         """Whether the run can be claimed now; to be asked again and again."""
-        found, now = see(folder), time.monotonic()
-        if found.owner is None or found.owner.dead():
-            self.seen.pop(folder, None)
+        found, now = read_claim(folder), time.monotonic()
+        if found.owner is None or found.owner.is_dead():
+            self.last_states.pop(folder, None)
             return True
-        before, since = self.seen.setdefault(folder, (found, now))
+        before, since = self.last_states.setdefault(folder, (found, now))
         if found != before:
-            self.seen[folder] = (found, now)
-        elif now - since >= self.silence:
-            del self.seen[folder]
-            place(folder, found.number + 1, "")  # if another observer came first, it is free as well
+            self.last_states[folder] = (found, now)
+        elif now - since >= self.timeout:
+            del self.last_states[folder]
+            write_claim(folder, found.number + 1, "")  # if another observer came first, it is free as well
             return True
         return False
 
@@ -296,13 +300,13 @@ def claim_path(folder: Path, number: int) -> Path:
     return folder / f"claim.{number}"
 
 
-def numbers(folder: Path) -> set[int]:
+def claim_numbers(folder: Path) -> set[int]:
     """List the numbers of a folder's claims."""
     return {int(path.suffix[1:]) for path in folder.glob("claim.*") if path.suffix[1:].isdigit()}
 
 
 @cache
-def machine() -> str:
+def machine_id() -> str:
     """Tell this machine since its last start, and this space of process numbers, from all others."""
     try:
         start = (PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -311,7 +315,7 @@ def machine() -> str:
         return f"{socket.gethostname()} {uuid.getnode():x}"
 
 
-def start_of(process: int) -> int | None:
+def process_start_ticks(process: int) -> int | None:
     """Give when a process started, in ticks since the machine did; None if it ended, or the system does not say."""
     try:
         fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
@@ -320,11 +324,11 @@ def start_of(process: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])  # a zombie has ended; field 22 of `man 5 proc_pid_stat`
 
 
-def lives(process: int, started: int | None) -> bool:
+def is_process_alive(process: int, started: int | None) -> bool:
     """Whether a process of this machine still runs; another one with its number counts as none where that shows."""
     if started is not None:
         try:
-            return start_of(process) == started
+            return process_start_ticks(process) == started
         except OSError:
             return True  # as far as is known
     if os.name != "posix":

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 State = Literal["finished", "failed", "diverged", "out of memory", "elsewhere", "blocked"]
 """A blocked run could not write its files, and nor could another one: it has not failed, and goes on later."""
-FOUND = "it was finished before"
+ALREADY_FINISHED = "it was finished before"
 """Why a run is finished that was not trained now."""
 
 

@@ -13,7 +13,7 @@ Stage = Literal["starting", "training", "preparing", "evaluating"]
 """Loading data and building the method; its epochs; what is done once before evaluation; evaluation."""
 
 
-class Progress:
+class ProgressFile:
     """Tells how far a run is, who works on it, and since when.
 
     The file holds "host", "pid" and "device"; the "stage" and when it "began"; how many of its "epochs" (or other
@@ -33,24 +33,24 @@ class Progress:
         earlier = read_json(path) if path else {}
         self.state: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "device": device, "unit": unit}
         self.state |= {name: earlier.get(name, 0) for name in ("epoch", "epochs")}
-        self.enter("starting")
+        self.enter_stage("starting")
 
-    def begin(self, epoch: int, epochs: int) -> None:
+    def begin_training(self, epoch: int, epochs: int) -> None:
         """Tell that training begins, or is resumed after some of its epochs."""
         self.before = epoch
         self.state |= {"epoch": epoch, "epochs": epochs}
-        self.enter("training")
+        self.enter_stage("training")
 
-    def advance(self, epoch: int, line: Mapping[str, Any] | None = None) -> None:
+    def complete_epoch(self, epoch: int, line: Mapping[str, Any] | None = None) -> None:
         """Tell that an epoch is done, and what was measured in it."""
         pace = (time.time() - self.state["began"]) / (epoch - self.before)
-        self.tell({**(line or {}), "epoch": epoch, "pace": pace})
+        self.write({**(line or {}), "epoch": epoch, "pace": pace})
 
-    def enter(self, stage: Stage) -> None:
+    def enter_stage(self, stage: Stage) -> None:
         """Tell that a stage begins."""
-        self.tell({"stage": stage, "began": time.time()})
+        self.write({"stage": stage, "began": time.time()})
 
-    def tell(self, news: Mapping[str, Any]) -> None:
+    def write(self, news: Mapping[str, Any]) -> None:
         """Write the file."""
         self.state |= {**news, "time": time.time()}
         if self.path:

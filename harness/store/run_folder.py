@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.store.claim import Owner, confirm, see, take
+from harness.store.claim import Owner, acquire_claim, check_still_owner, read_claim
 
-UNWRITABLE: dict[int | None, str] = {
+DISK_ERROR_REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "no space is left for {file}: free some",
     errno.EDQUOT: "the disk quota does not leave space for {file}: free some",
     errno.EROFS: "{file} is on a file system that can only be read: make it writable",
@@ -58,19 +58,19 @@ class RunFolder:
             TakenError: if another process does.
             OSError: if the folder cannot be written.
         """
-        claim = take(self.path, driver)
+        claim = acquire_claim(self.path, driver)
         try:
             yield
         finally:
             claim.release()
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what an earlier try left behind: its failure, and files that a kill cut short."""
         self.failure.unlink(missing_ok=True)
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)  # one of another process that tries to claim the run
 
-    def checkpoint_mark(self) -> int:
+    def checkpoint_version(self) -> int:
         """Tell this run's checkpoints from one another; 0 if there is none."""
         try:
             return self.checkpoint.stat().st_mtime_ns
@@ -83,10 +83,10 @@ class RunFolder:
         One of another machine, or of this one before it was started again, cannot be known to be dead; whoever looks
         for long enough can tell (`harness.store.claim`).
         """
-        owner = see(self.path).owner
-        return None if owner is None or owner.dead() else owner
+        owner = read_claim(self.path).owner
+        return None if owner is None or owner.is_dead() else owner
 
-    def locked(self) -> bool:
+    def is_claimed(self) -> bool:
         """Say whether some process works on the run now."""
         return self.owner() is not None
 
@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = True) -> None:
+def write_atomically(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = True) -> None:
     """Replace a file as a whole: a reader sees the old one or the new one, even after a kill in mid-write.
 
     Args:
@@ -125,7 +125,7 @@ def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = Tru
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        confirm(path.parent)
+        check_still_owner(path.parent)
         temporary.replace(path)
         if durable and os.name == "posix":
             folder = os.open(path.parent, os.O_RDONLY)
@@ -141,11 +141,11 @@ def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = Tru
             temporary.unlink()
 
 
-def trouble(error: BaseException | None) -> str:
+def describe_disk_error(error: BaseException | None) -> str:
     """Say what is wrong with the disk and what to do, "" if neither an error nor what caused it says such a thing."""
     while error:
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            return UNWRITABLE[error.errno].format(file=error.filename or "a file")
+        if isinstance(error, OSError) and error.errno in DISK_ERROR_REMEDIES:
+            return DISK_ERROR_REMEDIES[error.errno].format(file=error.filename or "a file")
         error = error.__cause__
     return ""
 
@@ -153,16 +153,16 @@ def trouble(error: BaseException | None) -> str:
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace a JSON file; NaN is refused."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write(path, lambda file: file.write(text.encode()), durable=durable)
+    write_atomically(path, lambda file: file.write(text.encode()), durable=durable)
 
 
-def write_lines(path: Path, values: Iterable[Any]) -> None:
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
     """Replace a file of JSON lines."""
     text = "".join(json.dumps(value, allow_nan=False) + "\n" for value in values)
-    write(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def key_of(spec: Mapping[str, Any]) -> str:
+def spec_key(spec: Mapping[str, Any]) -> str:
     """Give the SHA-256 of a spec's canonical JSON."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 import data
 from data import TEXTS
 from data.datasets.official_sizes import DOWNLOADED
-from harness.parsing.method_expression import MethodSpec, closest
+from harness.parsing.method_expression import MethodSpec, suggest_closest
 from harness.parsing.yaml_errors import Errors
 from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.grid import Grid
@@ -46,42 +46,44 @@ def check_labels(grid: Grid, errors: Errors) -> None:
     labels: dict[str, str] = {}
     seen: set[str] = set()
     for k, entry in enumerate(grid.methods):
-        place, method = ("methods", errors.index("methods", k)), str(entry.method)
+        location, method = ("methods", errors.original_index("methods", k)), str(entry.method)
         if labels.setdefault(entry.label, method) != method:
-            errors.add(place, f"the label {entry.label!r} is that of {labels[entry.label]} already")
+            errors.add(location, f"the label {entry.label!r} is that of {labels[entry.label]} already")
         elif entry.label in seen:
-            errors.add(place, f"{entry.label} is listed already")
+            errors.add(location, f"{entry.label} is listed already")
         seen.add(entry.label)
     datasets: set[str] = set()
     for i, dataset in enumerate(grid.datasets):
-        place = ("datasets", errors.index("datasets", i))
-        whole = not any(gone[:2] == place for gone in errors.gone)
+        location = ("datasets", errors.original_index("datasets", i))
+        whole = not any(gone[:2] == location for gone in errors.removed)
         if whole and dataset.label in datasets:
-            errors.add(place, f"tables would call two datasets {dataset.label!r}")
+            errors.add(location, f"tables would call two datasets {dataset.label!r}")
         datasets.add(dataset.label)
     for field, values in (("architectures", grid.architectures), ("seeds", grid.seeds)):
         for i, value in enumerate(values):
             if value in values[:i]:
-                errors.add((field, errors.index(field, i)), f"{value!r} is listed already")
+                errors.add((field, errors.original_index(field, i)), f"{value!r} is listed already")
 
 
 def check_overrides(grid: Grid, errors: Errors) -> None:
     """Report overrides that match nothing or that no recipe accepts."""
     base = grid.recipe.model_dump(exclude_unset=True)
     for i, override in enumerate(grid.overrides):
-        place = errors.index("overrides", i)
+        location = errors.original_index("overrides", i)
         datasets = [dataset.name for dataset in grid.datasets]
         for field, value, known in (
             ("dataset", override.dataset, datasets),
             ("architecture", override.architecture, grid.architectures),
         ):
-            replaced = known == PLACEHOLDERS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.gone)
+            replaced = known == PLACEHOLDERS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.removed)
             if value is not None and value not in known and not replaced:
-                errors.add(("overrides", place, field), f"{value!r} is not in this study; {closest(value, known)}")
+                errors.add(
+                    ("overrides", location, field), f"{value!r} is not in this study; {suggest_closest(value, known)}"
+                )
         try:
             Recipe.model_validate(override.recipe if override.whole else base | override.recipe)
         except ValidationError as error:
-            rest = errors.report(override.recipe, error, ("overrides", place, "recipe"))
+            rest = errors.add_validation_errors(override.recipe, error, ("overrides", location, "recipe"))
             grid.overrides[i] = override.model_copy(update={"recipe": rest})
 
 
@@ -115,7 +117,7 @@ def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.S
         try:
             shape = data.shape(dataset.name, **dataset.options())
         except (ValueError, OSError) as error:
-            errors.add(("datasets", errors.index("datasets", i)), str(error))
+            errors.add(("datasets", errors.original_index("datasets", i)), str(error))
         else:
             found.append((dataset, shape))
     return found
@@ -140,7 +142,7 @@ def check_architecture(
     except ValidationError:
         return None  # an override, reported by `check_overrides`
     except ValueError as error:
-        errors.add(("architectures", errors.index("architectures", j)), str(error))
+        errors.add(("architectures", errors.original_index("architectures", j)), str(error))
         return None
     return plain
 
@@ -167,8 +169,8 @@ def check_methods(
                 raise ValueError(f"{reason}: give the dataset a number of them, `validation`")
         except Exception as error:  # whatever a user's own method raises is the user's to read
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            place = ("methods", errors.index("methods", k))
-            errors.add(place, f"{entry.method} on {plain.architecture}: {reason}")
+            location = ("methods", errors.original_index("methods", k))
+            errors.add(location, f"{entry.method} on {plain.architecture}: {reason}")
 
 
 def check_measures(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
@@ -179,7 +181,7 @@ def check_measures(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> Non
         least["plane"] = 2 if asked.plane.third else 3
     if "distances" in asked.each_epoch:
         least["each_epoch"] = 2
-    if not least or errors.found:
+    if not least or errors.messages:
         return
     counts = set()
     for run in (group.run(grid.seeds[0]) for group in grid.cell_groups()):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.parsing.method_expression import closest
+from harness.parsing.method_expression import suggest_closest
 from harness.parsing.yaml_errors import Errors
 from harness.studies.grid import CellGroup
 from harness.studies.metric_names import check_metric, metric_names
@@ -53,7 +53,7 @@ class FigureRequest(Part):
         for asked, known in ((self.methods, labels), (self.datasets, names), (self.architectures, architectures)):
             for name in asked or ():
                 if name not in known:
-                    raise ValueError(f"the study has no {name!r}; {closest(name, known)}")
+                    raise ValueError(f"the study has no {name!r}; {suggest_closest(name, known)}")
         order = list(self.methods or labels)
         chosen = [
             i
@@ -83,7 +83,7 @@ def option_errors(request: FigureRequest, groups: Sequence[CellGroup]) -> list[t
     from analysis import FIGURES  # imports matplotlib, which only studies with figures need
 
     if request.plot not in FIGURES:
-        return [("plot", f"there is no plot {request.plot!r}; {closest(request.plot, FIGURES)}")]
+        return [("plot", f"there is no plot {request.plot!r}; {suggest_closest(request.plot, FIGURES)}")]
     draw = FIGURES[request.plot]
     _, *parameters = inspect.signature(draw).parameters.values()  # without the runs
     hints = get_type_hints(draw)
@@ -102,7 +102,7 @@ def option_errors(request: FigureRequest, groups: Sequence[CellGroup]) -> list[t
 
 def describe_options(known: dict[str, Any], name: str = "") -> str:
     """Say which options a plot has, the closest to a name first."""
-    return closest(name, known) if known else "it has none"
+    return suggest_closest(name, known) if known else "it has none"
 
 
 def value_error(name: str, value: object, kind: Any, groups: Sequence[CellGroup]) -> str:

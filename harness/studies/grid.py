@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness.parsing.method_expression import MethodSpec, closest, parse
+from harness.parsing.method_expression import MethodSpec, parse_method, suggest_closest
 from harness.studies.extra_measurements import ExtraMeasurements, expand_switches
 from harness.studies.run import DatasetSpec, Run
 from methods.core.recipe import Part, Recipe
@@ -31,7 +31,7 @@ def read_recipe(value: Any) -> Any:
     known = load_recipes()
     name = str(value[BASE])
     if name not in known:
-        raise ValueError(f"unknown recipe {name!r}; {closest(str(name), known)}, or write its values")
+        raise ValueError(f"unknown recipe {name!r}; {suggest_closest(str(name), known)}, or write its values")
     return known[name] | {key: item for key, item in value.items() if key != BASE}
 
 
@@ -82,7 +82,7 @@ class Entry(Part):
         label, text = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (None, value)
         if not isinstance(text, str):
             raise ValueError("expected a method like swa(late_phase_bn(K=5), start=0.8), or one pair label: method")
-        spec, errors = parse(text, (info.context or {})["methods"])
+        spec, errors = parse_method(text, (info.context or {})["methods"])
         if errors:
             raise ValueError("; ".join(errors))
         return {"label": str(label or spec), "method": spec, "written": text}

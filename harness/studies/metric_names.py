@@ -7,7 +7,7 @@ import data
 from data.corruptions import CORRUPTIONS
 from data.datasets.official_sizes import DOWNLOADED
 from data.datasets.ood import choose
-from harness.parsing.method_expression import closest
+from harness.parsing.method_expression import suggest_closest
 from harness.studies.grid import CellGroup
 from harness.studies.run import DatasetSpec
 
@@ -72,4 +72,4 @@ def check_metric(name: str, known: Iterable[str]) -> None:
     known = set(known)
     if name not in known:
         listed = [each for each in known if each.rpartition("/")[0] not in known]
-        raise ValueError(f"unknown metric {name!r}; {closest(name, known, listed)}")
+        raise ValueError(f"unknown metric {name!r}; {suggest_closest(name, known, listed)}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from harness.parsing.method_expression import closest
+from harness.parsing.method_expression import suggest_closest
 from harness.parsing.yaml_errors import Errors
 from harness.studies.grid import CellGroup
 from harness.studies.metric_names import check_metric, metric_names
@@ -101,7 +101,7 @@ def find_cell_group(selects: Mapping[str, Any], groups: Sequence[CellGroup]) -> 
     if fitting:
         raise ValueError(f"it means {' and '.join(' · '.join(groups[i].name) for i in fitting)}: say which")
     wanted = " · ".join(str(selects[key]) for key in ("dataset", "architecture", "method") if key in selects)
-    raise ValueError(f"the study has no {wanted!r}; {closest(wanted, [' · '.join(p.name) for p in groups])}")
+    raise ValueError(f"the study has no {wanted!r}; {suggest_closest(wanted, [' · '.join(p.name) for p in groups])}")
 
 
 def check_paper(
@@ -114,7 +114,7 @@ def check_paper(
     try:
         paper = Paper.model_validate(raw)
     except ValidationError as error:
-        errors.report(raw, error, ("paper",))
+        errors.add_validation_errors(raw, error, ("paper",))
         return None
     check_metrics(paper, groups, errors)
     try:

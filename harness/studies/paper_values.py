@@ -5,7 +5,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from harness.parsing.method_expression import closest
+from harness.parsing.method_expression import suggest_closest
 from methods.core.recipe import Part
 
 VALUE_PATTERN = re.compile(
@@ -97,7 +97,7 @@ class Paper(Part):
             for note in self.notes:
                 named = getattr(note, what[:-1])
                 if named is not None and named not in names:
-                    raise ValueError(f"a note is on the {what[:-1]} {named!r}; {closest(named, names)}")
+                    raise ValueError(f"a note is on the {what[:-1]} {named!r}; {suggest_closest(named, names)}")
         if len(self.values) != len(self.rows):
             raise ValueError(f"{len(self.rows)} rows have {len(self.values)} lines of values")
         for row, line in zip(self.rows, self.values, strict=True):

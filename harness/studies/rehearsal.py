@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.parsing.yaml_errors import Errors, Lines, StudyError
+from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
 from harness.quadratic.problem import EVERY
 from harness.quadratic.quadratic_study import QuadraticStudy, problems
 from harness.studies.build_method import MetaMethods
@@ -26,12 +26,12 @@ def rehearse(study: Study, scale: Scale) -> Study:
     for epochs in TINY_EPOCHS if scale == TINY else (scale.epochs,):
         small = scale.model_copy(update={"epochs": epochs})
         grids = scale_grids(study, small)
-        errors, meta_methods = Errors(Path(f"--scale {small}"), Lines("")), MetaMethods(study.methods)
+        errors, meta_methods = Errors(Path(f"--scale {small}"), YamlLines("")), MetaMethods(study.methods)
         for grid in grids:
             check_grid(grid, meta_methods, errors)
-        if not errors.found:
+        if not errors.messages:
             break
-    if errors.found:
+    if errors.messages:
         reasons = "\n".join(f"  {reason}" for reason in errors.reasons)
         raise StudyError(f"study {study.name} does not fit into --scale {small}:\n{reasons}")
     changing = effective_scale(study, small, grids)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 import data
 from harness.parsing.method_expression import MethodSpec
-from harness.store.run_folder import key_of
+from harness.store.run_folder import spec_key
 from harness.studies.extra_measurements import ExtraMeasurements
 from methods import Method
 from methods.core.declarations import Need
@@ -95,7 +95,7 @@ class Run(Part):
         """The SHA-256 of the canonical spec: a field added later with a default leaves old keys alone."""
         spec = self.spec()
         spec["dataset"] = self.dataset.portable()
-        return key_of(spec)
+        return spec_key(spec)
 
     @property
     def setup(self) -> str:

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import data
 from harness.parsing.method_expression import MethodSpec
-from harness.parsing.plugins import available
-from harness.parsing.yaml_errors import Errors, Lines, StudyError
+from harness.parsing.plugins import available_methods
+from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
 from harness.quadratic.quadratic_study import KEY, QuadraticStudy, check_quadratic
 from harness.studies.build_method import MetaMethods
 from harness.studies.check_study import PLACEHOLDERS, check_distinct_groups, check_grid
@@ -108,7 +108,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     try:
         text = path.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
-        lines = Lines(text)
+        lines = YamlLines(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -121,29 +121,29 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     listed = raw["plugins"] if isinstance(raw.get("plugins"), list) else []
     files = [path.parent / plugin for plugin in listed if isinstance(plugin, str)] + list(plugins)
     try:
-        methods = available(files)
-        added = [name for name in methods if name not in available()]
+        methods = available_methods(files)
+        added = [name for name in methods if name not in available_methods()]
     except (ValueError, FileNotFoundError) as error:
         errors.add(("plugins",), str(error))
-        methods, added, files = available(), [], []
-    errors.repeated_keys()
+        methods, added, files = available_methods(), [], []
+    errors.add_repeated_keys()
     file = read_file({key: value for key, value in raw.items() if key not in Grid.model_fields}, errors)
     grids, meta_methods = [], MetaMethods(methods)
     common = {key: raw[key] for key in Grid.model_fields if key in raw}
     for i, part in enumerate(file.grids or [{}]):
         merged = resolve_paths(common | part, path.parent)
-        inside = errors.inside(("grids", i), part) if file.grids else errors
+        inside = errors.for_part(("grids", i), part) if file.grids else errors
         grid = validate_grid(merged if i else add_plugin_methods(merged, added, raw), methods, inside)
         if grid:
             check_grid(grid, meta_methods, inside)
             grids.append(grid)
-    errors.raise_any()
+    errors.raise_if_any()
     check_distinct_groups(grids, errors)
     groups = [group for grid in grids for group in grid.cell_groups()]
     check_figures(file.figures, groups, errors)
-    figure_groups = tuple(request.select_groups(groups) for request in file.figures) if not errors.found else ()
+    figure_groups = tuple(request.select_groups(groups) for request in file.figures) if not errors.messages else ()
     paper, comparisons = (check_paper(raw["paper"], groups, errors) if "paper" in raw else None) or (None, ())
-    errors.raise_any()
+    errors.raise_if_any()
     for grid in grids:
         grid.datasets = [with_digest(dataset) for dataset in grid.datasets]
     if not file.description and text.startswith("#"):
@@ -166,7 +166,7 @@ def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
     try:
         return StudyFile.model_validate(raw)
     except ValidationError as error:
-        return StudyFile.model_validate(errors.report(raw, error))
+        return StudyFile.model_validate(errors.add_validation_errors(raw, error))
 
 
 def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def validate_grid(raw: dict[str, Any], methods: Mapping[str, type[Method]], erro
         try:
             return Grid.model_validate(raw, context={"methods": methods})
         except ValidationError as error:
-            raw = fill_placeholders(errors.report(raw, error), raw)
+            raw = fill_placeholders(errors.add_validation_errors(raw, error), raw)
     return None
 
 

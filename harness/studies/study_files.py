@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from harness.parsing.method_expression import closest
+from harness.parsing.method_expression import suggest_closest
 from harness.parsing.yaml_errors import StudyError
 
 STUDIES = Path(__file__).parent
@@ -31,7 +31,7 @@ def suggest_studies(name: str) -> str:
     known = study_names()
     inside = [each for each in known if each.endswith(f"/{name}")]
     if not inside:
-        return closest(name, known)
+        return suggest_closest(name, known)
     return f"did you mean {' or '.join(map(repr, inside))}? there are {', '.join(known)}"
 
 

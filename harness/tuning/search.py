@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import data
 from harness.costs.expected_cost import expected_cost
-from harness.store.run_folder import key_of
+from harness.store.run_folder import spec_key
 from harness.studies.build_method import build_meta_method
 from harness.studies.run import Run
 from harness.tuning.search_space import tidy, with_values
@@ -86,7 +86,7 @@ class Search:
     def key(self) -> str:
         """The SHA-256 of everything that decides what is tried and how it ends, but for the budget."""
         space = {name: distribution_to_json(distribution) for name, distribution in self.space.items()}
-        return key_of(
+        return spec_key(
             {"run": self.run.key, "space": space, "metric": self.metric, "prune": self.prune, "version": VERSION}
         )
 

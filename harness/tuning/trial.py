@@ -14,9 +14,9 @@ from harness.running.execute import guard
 from harness.running.lifecycle import Execution
 from harness.running.result import COUNTED, TIMED, part_of
 from harness.running.settings import Settings
-from harness.store.environment import provenance
+from harness.store.environment import describe_environment
 from harness.store.outcome import DivergenceError, Outcome
-from harness.store.run_folder import RunFolder, write_json, write_lines
+from harness.store.run_folder import RunFolder, write_json, write_json_lines
 from harness.studies.run import Run
 from harness.tuning.trial_journal import Ended, Journal, Metric, folder_of
 from methods import Method
@@ -149,7 +149,7 @@ class Trial(Execution):
 
     def write_end(self, state: Ended, score: dict[str, float], reason: str = "") -> None:
         """Write how the trial ended, and what it cost; the result last."""
-        write_lines(self.folder.metrics, self.history)
+        write_json_lines(self.folder.metrics, self.history)
         cost = self.counter.cost
         plain = (1 + 2) * self.data.augmented.examples * self.run.recipe.epochs
         write_json(
@@ -165,7 +165,7 @@ class Trial(Execution):
                 "plain_trainings": (cost.forward_examples + 2 * cost.backward_examples) / plain,
                 "cost": part_of(cost, COUNTED),
                 "timing": {**part_of(cost, TIMED, "cost/"), "finished": time.time()},
-                "provenance": provenance(self.device) | self.ways(),
+                "provenance": describe_environment(self.device) | self.ways(),
             },
         )
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import data
-from harness.parsing.method_expression import MethodSpec, parse
+from harness.parsing.method_expression import MethodSpec, parse_method
 from harness.parsing.yaml_errors import Errors
 from harness.studies.build_method import build_meta_method
 from harness.studies.run import Run
@@ -85,7 +85,7 @@ def check_entry(
         place: of the entry in the file.
         errors: where to report.
     """
-    spec, wrong = parse(entry.method, study.methods)
+    spec, wrong = parse_method(entry.method, study.methods)
     if not spec:
         errors.add((*place, "method"), "; ".join(wrong))
         return None
@@ -98,7 +98,7 @@ def check_entry(
     if entry.cell_group_name not in runs:
         errors.add(place, f"{' · '.join(entry.cell_group_name)}: nothing in the study is trained so")
         return None
-    before = len(errors.found)
+    before = len(errors.messages)
     check_origin(entry, runs[entry.cell_group_name], seeds, place, errors)
     pinned = {f"{level.prefix}{name}" for level in parts for name in level.written}
     if both := sorted(entry.values.keys() & pinned):
@@ -113,7 +113,7 @@ def check_entry(
         build_meta_method(run, study.methods, data.shape(run.dataset.name, **run.dataset.options()))
     except ValueError as error:
         errors.add((*place, "values"), f"{chosen}: {error}")
-    return chosen if len(errors.found) == before else None
+    return chosen if len(errors.messages) == before else None
 
 
 def check_origin(

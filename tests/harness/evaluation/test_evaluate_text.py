@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.tasks.text_task import TextTask
-from harness.costs.cost import Counter
+from harness.costs.cost import CostCounter
 from harness.evaluation import metrics
 from harness.evaluation.evaluate_text import evaluate_text
 from harness.evaluation.temperature_scaling import fit_temperature, scaled
@@ -53,7 +53,7 @@ def at_once(method, symbols):
 
 
 def test_scores_are_those_of_all_predictions_at_once(task):
-    counter = Counter()
+    counter = CostCounter()
     method = make(counter)
     found = evaluate_text(method, task, counter)
     logits, y = at_once(method, task.test)
@@ -81,7 +81,7 @@ def test_scores_are_those_of_all_predictions_at_once(task):
 
 
 def test_a_temperature_is_fitted_on_held_out_text(task):
-    counter = Counter()
+    counter = CostCounter()
     method = make(counter)
     found = evaluate_text(method, task, counter).metrics
     temperature = fit_temperature(*at_once(method, task.validation))
@@ -93,7 +93,7 @@ def test_a_temperature_is_fitted_on_held_out_text(task):
 
 
 def test_without_held_out_text_and_with_one_member(task):
-    counter = Counter()
+    counter = CostCounter()
     method = SGD(MakeNet(lambda: LSTM(units=4, classes=C), 0), Recipe(epochs=1))
     method.net.register_forward_pre_hook(counter)
     alone = TextTask("t", C, bytes(range(C)), task.train, None, task.test, 50)

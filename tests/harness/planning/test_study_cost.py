@@ -88,8 +88,8 @@ def test_a_cost_is_of_the_study_and_of_the_recipes_that_it_names(tmp_path, monke
     path = write(tmp_path, "sgd")
     before = digest(path)
     known, other = study_cost.recipes(), {"epochs": 7}
-    monkeypatch.setattr(study_cost, "recipes", lambda: known | {"late-phase/swa": other, "own/new": other})
+    monkeypatch.setattr(study_cost, "load_recipes", lambda: known | {"late-phase/swa": other, "own/new": other})
     assert digest(path) == before
-    monkeypatch.setattr(study_cost, "recipes", lambda: known | {"late-phase/sgd": other})
+    monkeypatch.setattr(study_cost, "load_recipes", lambda: known | {"late-phase/sgd": other})
     assert digest(path) != before
     assert digest(write(tmp_path, "swa")) != before

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import data
-from harness.parsing.method_expression import parse
+from harness.parsing.method_expression import parse_method
 from harness.parsing.yaml_errors import StudyError
 from harness.studies import study as studies
 from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
@@ -173,8 +173,8 @@ def test_there_is_as_much_data_as_a_rehearsal_takes(written, scale, train, valid
     ],
 )
 def test_points_are_fewer_only_where_they_predict(written, small):
-    spec, errors = parse(written, METHODS)
-    expected, _ = parse(small, METHODS)
+    spec, errors = parse_method(written, METHODS)
+    expected, _ = parse_method(small, METHODS)
     assert spec and expected and not errors
     scaled = scale_method(spec, 160, TINY, METHODS)
     assert (scaled.name, dict(scaled.hyperparameters)) == (expected.name, dict(expected.hyperparameters))
