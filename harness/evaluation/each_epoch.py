@@ -6,12 +6,12 @@ from copy import deepcopy
 
 import torch
 
-from harness.evaluation.weight_space import distances, tally
+from harness.evaluation.weight_space import accuracy_and_nll, anchor_distances
 from harness.store.outcome import DivergenceError
 from methods import Batch, Method
 
 
-class EachEpoch:
+class EpochEvaluator:
     """Measures a method after each of its epochs; nothing of the method depends on it."""
 
     def __init__(
@@ -44,13 +44,13 @@ class EachEpoch:
         self.copy.load_state_dict(method.state_dict())
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             if "distances" in self.asked:
-                apart = distances(self.copy.net, self.copy.anchors())
+                apart = anchor_distances(self.copy.net, self.copy.anchors())
                 found |= {f"distance/{name}": value for name, value in apart.items()}
             for scored in {"test", "validation"}.intersection(self.asked):
                 self.copy.train()
                 self.copy.prepare(self.training)
                 self.copy.eval()
-                found |= tally(self.copy.predict, self.examples).named(scored)
+                found |= accuracy_and_nll(self.copy.predict, self.examples).as_metrics(scored)
         bad = [name for name, value in found.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number after epoch {method.epoch + 1}: {', '.join(bad)}")

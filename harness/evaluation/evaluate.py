@@ -14,16 +14,16 @@ from data import ImageTask, Passes, Task, normalised
 from harness.costs.cost import Cost, CostCounter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
-from harness.evaluation.ood_detection import detection
-from harness.evaluation.temperature_scaling import fit_temperature, scaled
-from harness.evaluation.weight_space import vector, without_batch_norm
+from harness.evaluation.ood_detection import detection_metrics
+from harness.evaluation.temperature_scaling import fit_temperature, scale_by_temperature
+from harness.evaluation.weight_space import flat_vector, weights_without_batch_norm
 from methods import Method
 
-BATCH = 1024
+MAX_BATCH_SIZE = 1024
 """Examples predicted at once, if they are small."""
-VALUES = 3 * 2**22
+MAX_BATCH_VALUES = 3 * 2**22
 """Values of images predicted at once, at most: a thousand of 64 pixels, some eighty of 224."""
-MANY_CLASSES = 100
+TOP5_MIN_CLASSES = 100
 """From so many on, the top-5 accuracy says something."""
 CHANGE_SEVERITY = 3
 """Of the corruptions under which the relative change of the accuracy is measured."""
@@ -43,7 +43,7 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    curves: dict[str, list[float]]
+    ensemble_size_curves: dict[str, list[float]]
     parameters_kept: int
     forwards_per_example: float
     seconds_per_1000: float
@@ -54,10 +54,14 @@ class Evaluation:
         np.savez_compressed(file, allow_pickle=False, **self.predictions)
 
 
-def at_once(task: Task) -> int:
+def evaluation_batch_size(task: Task) -> int:
     """Say how many examples of a task are predicted at once, so that memory holds what a network makes of them."""
     channels, side = task.shape.in_channels, task.shape.image_size
-    return BATCH if channels is None or side is None else max(1, min(BATCH, VALUES // (channels * side**2)))
+    return (
+        MAX_BATCH_SIZE
+        if channels is None or side is None
+        else max(1, min(MAX_BATCH_SIZE, MAX_BATCH_VALUES // (channels * side**2)))
+    )
 
 
 @torch.no_grad()
@@ -71,7 +75,7 @@ def evaluate(method: Method, task: ImageTask, counter: CostCounter, bins: int | 
         bins: of a second calibration error, `ece_<bins>`; None for none.
     """
     method.eval()
-    size = at_once(task)
+    size = evaluation_batch_size(task)
     test = task.part("test", size)
     assert test is not None
     y = task.test.labels.cpu()
@@ -82,14 +86,14 @@ def evaluate(method: Method, task: ImageTask, counter: CostCounter, bins: int | 
     logits = member_logits(method, (x for x, _ in test))
     seconds = 1000 * (time.perf_counter() - start) / len(y)
     log_p = metrics.ensemble(logits)
-    found = score(log_p, y, bins) | {"members": float(len(logits))}
-    singles = [score(metrics.ensemble(single[None]), y) for single in logits]
+    found = prediction_metrics(log_p, y, bins) | {"members": float(len(logits))}
+    singles = [prediction_metrics(metrics.ensemble(single[None]), y) for single in logits]
     found |= {f"single/{name}": mean(single[name] for single in singles) for name in ("accuracy", "nll")}
-    found |= after_temperature_scaling(method, task.part("validation", size), log_p, y)
-    found |= out_of_distribution(method, task, metrics.entropy(log_p))
-    found |= corruption(method, task, y, found["accuracy"])
+    found |= temperature_scaled_metrics(method, task.part("validation", size), log_p, y)
+    found |= ood_metrics(method, task, metrics.entropy(log_p))
+    found |= corruption_metrics(method, task, y, found["accuracy"])
     if len(logits) > 1:
-        averaged = score(metrics.ensemble(logits, average="logits"), y, bins)
+        averaged = prediction_metrics(metrics.ensemble(logits, average="logits"), y, bins)
         found |= {f"logit_average/{name}": value for name, value in averaged.items()}
         found |= {f"diversity/{name}": value for name, value in metrics.diversity(logits).items()}
     vectors = weight_vectors(method)
@@ -97,7 +101,7 @@ def evaluate(method: Method, task: ImageTask, counter: CostCounter, bins: int | 
         found |= {f"diversity/{name}": value for name, value in metrics.weight_distances(vectors).items()}
     return Evaluation(
         found,
-        curves(logits, y),
+        ensemble_size_curves(logits, y),
         kept,
         passes,
         seconds,
@@ -105,10 +109,10 @@ def evaluate(method: Method, task: ImageTask, counter: CostCounter, bins: int | 
     )
 
 
-def score(log_p: Tensor, y: Tensor, bins: int | None = None) -> dict[str, float]:
+def prediction_metrics(log_p: Tensor, y: Tensor, bins: int | None = None) -> dict[str, float]:
     """Give the metrics of one prediction, (N, C) log-probabilities, of the classes y, (N,)."""
     further = {} if bins is None else {f"ece_{bins}": metrics.ece(log_p, y, bins)}
-    if log_p.shape[1] >= MANY_CLASSES:
+    if log_p.shape[1] >= TOP5_MIN_CLASSES:
         further["top5_accuracy"] = metrics.top_k_accuracy(log_p, y, 5)
     return {
         "accuracy": metrics.accuracy(log_p, y),
@@ -139,7 +143,7 @@ def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
 
 
-def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Tensor, y: Tensor) -> dict[str, float]:
+def temperature_scaled_metrics(method: Method, held_out: Passes | None, log_p: Tensor, y: Tensor) -> dict[str, float]:
     """Give NLL and ECE at the temperature that suits held-out data best, and that temperature; nothing without such.
 
     Args:
@@ -153,7 +157,7 @@ def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Te
     parts = [(method.predict(x).cpu(), classes.cpu()) for x, classes in held_out]
     logits, classes = (torch.cat(part, dim) for part, dim in zip(zip(*parts, strict=True), (1, 0), strict=True))
     temperature = fit_temperature(logits, classes)
-    log_p = scaled(log_p, temperature)
+    log_p = scale_by_temperature(log_p, temperature)
     return {
         "temperature": temperature,
         "scaled/nll": metrics.nll(log_p, y),
@@ -161,18 +165,18 @@ def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Te
     }
 
 
-def out_of_distribution(method: Method, task: ImageTask, inside: Tensor) -> dict[str, float]:
+def ood_metrics(method: Method, task: ImageTask, inside: Tensor) -> dict[str, float]:
     """Give AUROC, AUPR and FPR at 95 % TPR of telling each OOD companion by entropy, and their means."""
     found: dict[str, float] = {}
     for name, load in task.ood.items():
-        logits = member_logits(method, normalised(load(), task, at_once(task)))
-        for metric, value in detection(inside, metrics.entropy(metrics.ensemble(logits))).items():
+        logits = member_logits(method, normalised(load(), task, evaluation_batch_size(task)))
+        for metric, value in detection_metrics(inside, metrics.entropy(metrics.ensemble(logits))).items():
             found[f"ood_{metric}/{name}"] = value
     names = dict.fromkeys(name.partition("/")[0] for name in found)
     return {name: mean(found[f"{name}/{each}"] for each in task.ood) for name in names} | found
 
 
-def corruption(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict[str, float]:
+def corruption_metrics(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict[str, float]:
     """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions.
 
     And the relative change of the accuracy, (b - a) / a, at severity 3 (Wortsman et al., ICML 2021, appendix G), where
@@ -185,7 +189,7 @@ def corruption(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict
         clean: accuracy a without corruption, in %.
     """
     right: dict[tuple[str, int], int] = {}
-    size = at_once(task)
+    size = evaluation_batch_size(task)
     for name, severity, start, images in task.corrupted(size):
         log_p = metrics.ensemble(member_logits(method, normalised(images, task, size)))
         hits = int((log_p.argmax(-1) == y[start : start + len(log_p)]).sum())
@@ -206,7 +210,7 @@ def corruption(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict
     return found
 
 
-def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
+def ensemble_size_curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
     """Give the metrics of the first 1 … K members together."""
     found: dict[str, list[float]] = {"accuracy": [], "nll": [], "ece": []}
     for log_p in metrics.growing_ensembles(logits):
@@ -217,7 +221,9 @@ def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
 
 def weight_vectors(method: Method) -> Tensor:
     """Give every member's weights as a vector, without BatchNorm's: (K, D), on the CPU as each member is made."""
-    return torch.stack([vector(without_batch_norm(method.net, weights)).cpu() for weights in method.members()])
+    return torch.stack(
+        [flat_vector(weights_without_batch_norm(method.net, weights)).cpu() for weights in method.members()]
+    )
 
 
 def relative_change(clean: float, corrupted: float) -> float:

@@ -11,12 +11,12 @@ from data import Passes, TextTask
 from harness.costs.cost import CostCounter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
-from harness.evaluation.evaluate import BATCH, Evaluation, forwards_per_example, mean, weight_vectors
-from harness.evaluation.streaming_metrics import RunningScore
-from harness.evaluation.temperature_scaling import fit_temperature, scaled
+from harness.evaluation.evaluate import MAX_BATCH_SIZE, Evaluation, forwards_per_example, mean, weight_vectors
+from harness.evaluation.streaming_metrics import StreamingMetrics
+from harness.evaluation.temperature_scaling import fit_temperature, scale_by_temperature
 from methods import Method
 
-HELD_OUT = 2
+TEMPERATURE_BATCHES = 2
 """Minibatches of held-out text to which a temperature is fitted: some 100,000 symbols for one number."""
 
 
@@ -30,19 +30,19 @@ class TextScores:
             temperature: by which the combined prediction is scaled too; None for no such column.
             bins: of a second calibration error; None for none.
         """
-        self.second = None if bins is None else RunningScore(bins)
+        self.second = None if bins is None else StreamingMetrics(bins)
         self.temperature = temperature
         self.symbols = 0
-        self.growing: list[RunningScore] = []  # of the first 1 … K members
-        self.singles: list[RunningScore] = []
-        self.logits, self.scaled = RunningScore(), RunningScore()
+        self.growing: list[StreamingMetrics] = []  # of the first 1 … K members
+        self.singles: list[StreamingMetrics] = []
+        self.logits, self.scaled = StreamingMetrics(), StreamingMetrics()
         self.diversity: dict[str, float] = {}
         self.log_likelihoods: list[Tensor] = []
 
     def add(self, logits: Tensor, y: Tensor) -> None:
         """Count predictions, member logits (K, n, C), of the symbols y, (n,)."""
         if not self.growing:
-            self.growing, self.singles = ([RunningScore() for _ in logits] for _ in range(2))
+            self.growing, self.singles = ([StreamingMetrics() for _ in logits] for _ in range(2))
         for score, log_p in zip(self.growing, metrics.growing_ensembles(logits), strict=True):
             score.add(log_p, y)
         together = log_p
@@ -50,7 +50,7 @@ class TextScores:
         if self.second:
             self.second.add(together, y)
         if self.temperature is not None:
-            self.scaled.add(scaled(together, self.temperature), y)
+            self.scaled.add(scale_by_temperature(together, self.temperature), y)
         if len(logits) > 1:
             for score, single in zip(self.singles, logits, strict=True):
                 score.add(metrics.ensemble(single[None]), y)
@@ -61,8 +61,11 @@ class TextScores:
 
     def metrics(self) -> dict[str, float]:
         """Give the metrics of all that was counted."""
-        members = [with_bits(score.metrics()) for score in (self.singles if len(self.singles) > 1 else self.growing)]
-        found = with_bits(self.growing[-1].metrics()) | {"members": float(len(members))}
+        members = [
+            add_bits_per_character(score.metrics())
+            for score in (self.singles if len(self.singles) > 1 else self.growing)
+        ]
+        found = add_bits_per_character(self.growing[-1].metrics()) | {"members": float(len(members))}
         found |= {f"single/{name}": mean(member[name] for member in members) for name in ("accuracy", "nll", "bpc")}
         if self.second:
             found[f"ece_{self.second.bins}"] = self.second.metrics()["ece"]
@@ -70,13 +73,15 @@ class TextScores:
             cooled = self.scaled.metrics()
             found |= {"temperature": self.temperature, "scaled/nll": cooled["nll"], "scaled/ece": cooled["ece"]}
         if len(members) > 1:
-            found |= {f"logit_average/{name}": value for name, value in with_bits(self.logits.metrics()).items()}
+            found |= {
+                f"logit_average/{name}": value for name, value in add_bits_per_character(self.logits.metrics()).items()
+            }
             found |= {f"diversity/{name}": total / self.symbols for name, total in self.diversity.items()}
         return found
 
     def curves(self) -> dict[str, list[float]]:
         """Give the metrics of the first 1 … K members together."""
-        listed = [with_bits(score.metrics()) for score in self.growing]
+        listed = [add_bits_per_character(score.metrics()) for score in self.growing]
         return {name: [found[name] for found in listed] for name in ("accuracy", "nll", "ece", "bpc")}
 
 
@@ -94,15 +99,15 @@ def evaluate_text(method: Method, task: TextTask, counter: CostCounter, bins: in
     """
     # Deviation: there is no adaptive ECE of text, whose bins depend on all confidences at once.
     method.eval()
-    test = task.part("test", BATCH)
+    test = task.part("test", MAX_BATCH_SIZE)
     assert test is not None
-    held_out = task.part("validation", BATCH)
+    held_out = task.part("validation", MAX_BATCH_SIZE)
     x = next(iter(test))[0]
     kept = parameters_kept(method, x[:2])
     passes = forwards_per_example(method, x[:2], counter)
-    scores = TextScores(None if held_out is None else temperature(method, held_out), bins)
+    scores = TextScores(None if held_out is None else fit_text_temperature(method, held_out), bins)
     seconds = 0.0
-    for logits, y, spent in predictions(method, test):
+    for logits, y, spent in predict_windows(method, test):
         scores.add(logits, y)
         seconds += spent
     found = scores.metrics()
@@ -119,7 +124,7 @@ def evaluate_text(method: Method, task: TextTask, counter: CostCounter, bins: in
     )
 
 
-def predictions(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Tensor, float]]:
+def predict_windows(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Tensor, float]]:
     """Predict window by window: member logits (K, n, C) and symbols (n,) on the CPU, and the seconds it took."""
     for x, y in passes:
         start = time.perf_counter()
@@ -129,12 +134,12 @@ def predictions(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Tensor
         yield logits.movedim(2, -1)[:, y >= 0], y[y >= 0], seconds
 
 
-def temperature(method: Method, held_out: Passes) -> float:
+def fit_text_temperature(method: Method, held_out: Passes) -> float:
     """Fit a temperature to the beginning of held-out text."""
-    parts = [(logits, y) for logits, y, _ in islice(predictions(method, held_out), HELD_OUT)]
+    parts = [(logits, y) for logits, y, _ in islice(predict_windows(method, held_out), TEMPERATURE_BATCHES)]
     return fit_temperature(torch.cat([logits for logits, _ in parts], dim=1), torch.cat([y for _, y in parts]))
 
 
-def with_bits(found: dict[str, float]) -> dict[str, float]:
+def add_bits_per_character(found: dict[str, float]) -> dict[str, float]:
     """Add the bits per character, which are the NLL in other units."""
     return found | {"bpc": metrics.bits_per_character(found["nll"])}

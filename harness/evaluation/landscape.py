@@ -15,23 +15,31 @@ import torch
 from torch import Tensor
 
 from data import Passes
-from harness.evaluation.weight_space import Points, Tally, at_most, distances, single, tally, vectors
+from harness.evaluation.weight_space import (
+    AccuracyAndNll,
+    AnchorCombinations,
+    accuracy_and_nll,
+    anchor_distances,
+    anchor_vectors,
+    single_network_predictor,
+    subsample,
+)
 from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 from methods import Anchor, Batch, Method
 from methods.core.streams import CPU
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
-ON_PATH = 61
+PLANE_PATH_POINTS = 61
 """Points of the path that a plane shows."""
 
 
-class LeftOutError(Exception):
+class UnavailableError(Exception):
     """Something that a method cannot give; says why."""
 
 
 @dataclass(frozen=True)
-class Examples:
+class LandscapeData:
     """The data that the landscape is measured on.
 
     Attributes:
@@ -59,7 +67,7 @@ class Landscape:
 
     metrics: dict[str, float] = field(default_factory=dict)
     arrays: dict[str, Array] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -72,7 +80,9 @@ class Landscape:
 
 
 @torch.no_grad()
-def explore(method: Method, asked: ExtraMeasurements, examples: Examples, plain: Anchor | None = None) -> Landscape:
+def measure_landscape(
+    method: Method, asked: ExtraMeasurements, examples: LandscapeData, plain: Anchor | None = None
+) -> Landscape:
     """Measure what a study asks for, as far as the method can give it.
 
     Among the metrics are how far the two ends of a path are apart, path/l2, path/cosine and path/squared_cosine.
@@ -86,27 +96,27 @@ def explore(method: Method, asked: ExtraMeasurements, examples: Examples, plain:
     method.eval()
     found = Landscape()
     if asked.training_loss:
-        total = tally(method.predict, examples.train)
-        found.metrics |= total.named("training", nll="loss")
+        total = accuracy_and_nll(method.predict, examples.train)
+        found.metrics |= total.as_metrics("training", nll="loss")
     makers: dict[str, Callable[[], dict[str, Array]]] = {}
     if asked.path:
-        makers["path"] = partial(path, method, asked.path, examples)
+        makers["path"] = partial(measure_path, method, asked.path, examples)
     if asked.plane:
-        makers["plane"] = partial(plane, method, asked.plane, examples, plain)
+        makers["plane"] = partial(measure_plane, method, asked.plane, examples, plain)
     if asked.flatness:
-        makers["flatness"] = partial(flatness, method, asked.flatness, examples.train)
+        makers["flatness"] = partial(measure_flatness, method, asked.flatness, examples.train)
     for name, make in makers.items():
         try:
             found.arrays |= {f"{name}/{key}": array for key, array in make().items()}
-        except LeftOutError as error:
-            found.left_out[name] = str(error)
+        except UnavailableError as error:
+            found.unavailable[name] = str(error)
     if "path" in found.names:
-        apart = distances(method.net, islice(method.anchors(), 2))
+        apart = anchor_distances(method.net, islice(method.anchors(), 2))
         found.metrics |= {f"path/{name}": value for name, value in apart.items()}
     return found
 
 
-def path(method: Method, asked: PathMeasurement, examples: Examples) -> dict[str, Array]:
+def measure_path(method: Method, asked: PathMeasurement, examples: LandscapeData) -> dict[str, Array]:
     """Score the networks P(α) on a path, and the pairs P(α), P(1 − α) together.
 
     Returns:
@@ -124,17 +134,17 @@ def path(method: Method, asked: PathMeasurement, examples: Examples) -> dict[str
     shares = [method.along(float(alpha)) for alpha in places]
     anchors = list(islice(method.anchors(), len(shares[0])))
     if len(anchors) < len(shares[0]):
-        raise LeftOutError(f"a path runs between {len(shares[0])} networks, and there is {len(anchors)}")
-    points = Points(method, anchors, examples.statistics)
+        raise UnavailableError(f"a path runs between {len(shares[0])} networks, and there is {len(anchors)}")
+    points = AnchorCombinations(method, anchors, examples.statistics)
     sets: dict[str, Callable[[], Iterable[Batch]]] = {"": lambda: examples.test}
     for name, severity in product(asked.corruptions, asked.severities if asked.corruptions else ()):
         if examples.corrupted is None:
-            raise LeftOutError("there are no corrupted test examples of text")
+            raise UnavailableError("there are no corrupted test examples of text")
         sets[f"{name}_{severity}_"] = partial(examples.corrupted, name, severity)
-    tallies: dict[str, list[Tally]] = defaultdict(lambda: [Tally() for _ in places])
+    tallies: dict[str, list[AccuracyAndNll]] = defaultdict(lambda: [AccuracyAndNll() for _ in places])
     for i in range((len(places) + 1) // 2):
         both = list(dict.fromkeys((i, len(places) - 1 - i)))  # the places α and 1 − α
-        networks = [points.at(shares[k]) for k in both]
+        networks = [points.weights_at(shares[k]) for k in both]
         for which, batches in sets.items():
             for x, y in batches():
                 logits = torch.stack([method(x, weights) for weights in networks])  # (1 or 2, B, C)
@@ -149,7 +159,9 @@ def path(method: Method, asked: PathMeasurement, examples: Examples) -> dict[str
     return found
 
 
-def plane(method: Method, asked: PlaneMeasurement, examples: Examples, plain: Anchor | None) -> dict[str, Array]:
+def measure_plane(
+    method: Method, asked: PlaneMeasurement, examples: LandscapeData, plain: Anchor | None
+) -> dict[str, Array]:
     """Score the networks on the plane through three anchors.
 
     The first anchor is the origin, the second one lies on the x axis; axes are orthonormal, in the space of the weights
@@ -171,15 +183,17 @@ def plane(method: Method, asked: PlaneMeasurement, examples: Examples, plain: An
         assert plain is not None
         anchors.append(plain)
     if len(anchors) < 3:
-        raise LeftOutError(f"a plane goes through three networks, and there {'is 1' if len(anchors) < 2 else 'are 2'}")
-    corners = coordinates(vectors(method.net, anchors))
+        raise UnavailableError(
+            f"a plane goes through three networks, and there {'is 1' if len(anchors) < 2 else 'are 2'}"
+        )
+    corners = plane_coordinates(anchor_vectors(method.net, anchors))
     xs, ys = (
         np.linspace(low - asked.margin * (high - low), high + asked.margin * (high - low), asked.points)
         for low, high in zip(corners.min(0), corners.max(0), strict=True)
     )
-    points = Points(method, anchors, examples.statistics)
-    scores = score_grid(points, [[shares_at(x, y, corners) for x in xs] for y in ys], asked, examples)
-    shares = np.array([method.along(alpha) for alpha in np.linspace(0, 1, ON_PATH)])[:, :3]
+    points = AnchorCombinations(method, anchors, examples.statistics)
+    scores = score_grid(points, [[anchor_coefficients(x, y, corners) for x in xs] for y in ys], asked, examples)
+    shares = np.array([method.along(alpha) for alpha in np.linspace(0, 1, PLANE_PATH_POINTS)])[:, :3]
     described = {
         "anchors": corners,
         "names": np.array(["1", "2", "3" if anchors[-1] is not plain else "sgd"]),
@@ -190,26 +204,26 @@ def plane(method: Method, asked: PlaneMeasurement, examples: Examples, plain: An
 
 
 def score_grid(
-    points: Points, grid: list[list[list[float]]], asked: PlaneMeasurement, examples: Examples
+    points: AnchorCombinations, grid: list[list[list[float]]], asked: PlaneMeasurement, examples: LandscapeData
 ) -> dict[str, Array]:
     """Score the networks whose shares of the anchors are given, row by row: accuracy (%), nll, train_nll (nats)."""
-    test = list(at_most(examples.test, asked.examples))
-    train = list(at_most(examples.train, asked.train_examples)) if asked.train_examples else []
+    test = list(subsample(examples.test, asked.examples))
+    train = list(subsample(examples.train, asked.train_examples)) if asked.train_examples else []
     rows: dict[str, list[list[float]]] = {"accuracy": [], "nll": [], **({"train_nll": []} if train else {})}
     for line in grid:
         for each in rows.values():
             each.append([])
         for shares in line:
-            network = single(points.method, points.at(shares))
-            total = tally(network, test)
+            network = single_network_predictor(points.method, points.weights_at(shares))
+            total = accuracy_and_nll(network, test)
             rows["accuracy"][-1].append(total.accuracy)
             rows["nll"][-1].append(total.nll)
             if train:
-                rows["train_nll"][-1].append(tally(network, train).nll)
+                rows["train_nll"][-1].append(accuracy_and_nll(network, train).nll)
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def coordinates(places: Sequence[Tensor]) -> Array:
+def plane_coordinates(places: Sequence[Tensor]) -> Array:
     """Give the coordinates of three vectors (D,) in their plane by Gram and Schmidt, (3, 2).
 
     Raises:
@@ -223,17 +237,17 @@ def coordinates(places: Sequence[Tensor]) -> Array:
         across = (v - u * (along / length)).norm().item()
         if across > 1e-6 * v.norm().item():
             return np.array([[0.0, 0.0], [length, 0.0], [along, across]])
-    raise LeftOutError("without BatchNorm's weights, the three networks lie on one line")
+    raise UnavailableError("without BatchNorm's weights, the three networks lie on one line")
 
 
-def shares_at(x: float, y: float, corners: Array) -> list[float]:
+def anchor_coefficients(x: float, y: float, corners: Array) -> list[float]:
     """Give the shares of three anchors at a point of their plane; they sum to one."""
     third = y / corners[2, 1]
     second = (x - third * corners[2, 0]) / corners[1, 0]
     return [float(1.0 - second - third), float(second), float(third)]
 
 
-def flatness(method: Method, asked: FlatnessMeasurement, train: Passes) -> dict[str, Array]:
+def measure_flatness(method: Method, asked: FlatnessMeasurement, train: Passes) -> dict[str, Array]:
     """Measure how much the training loss rises when noise is added to all weights of a network.
 
     The noise on a weight w_i is drawn from N(0, |w_i|²σ²), for every weight, BatchNorm's scale and shift too; running
@@ -247,11 +261,11 @@ def flatness(method: Method, asked: FlatnessMeasurement, train: Passes) -> dict[
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 3.2 and Figure 3; Pittorino et
         al., Entropic gradient descent algorithms and wide flat minima, ICLR 2021 (the local energy).
     """
-    batches = at_most(train, asked.examples)
+    batches = subsample(train, asked.examples)
     buffers = {name for name, _ in method.net.named_buffers()}
     loss, losses, members = 0.0, np.zeros((len(asked.sigmas), asked.draws)), 0
     for k, weights in enumerate(method.members()):
-        own = tally(single(method, weights), batches).nll
+        own = accuracy_and_nll(single_network_predictor(method, weights), batches).nll
         loss, members = loss + own, members + 1
         for draw in range(asked.draws):
             generator = method.generator(f"flatness: draw {draw} of member {k}")
@@ -262,5 +276,9 @@ def flatness(method: Method, asked: FlatnessMeasurement, train: Passes) -> dict[
             }
             for i, sigma in enumerate(asked.sigmas):
                 noisy = {name: value * (1 + sigma * noise[name]) for name, value in weights.items() if name in noise}
-                losses[i, draw] += tally(single(method, {**weights, **noisy}), batches).nll if sigma else own
+                losses[i, draw] += (
+                    accuracy_and_nll(single_network_predictor(method, {**weights, **noisy}), batches).nll
+                    if sigma
+                    else own
+                )
     return {"sigma": np.array(asked.sigmas), "loss": np.array([loss]) / members, "increase": (losses - loss) / members}

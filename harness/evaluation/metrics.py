@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BINS = 15
+CALIBRATION_BINS = 15
 """Of the expected calibration error."""
-PART = 2**16
+CHUNK_VALUES = 2**16
 """Numbers computed with at once: half a megabyte, which with what is made of it stays in a processor's cache."""
 
 
-def by_parts(function: Callable[..., Tensor], predictions: Tensor, *others: Tensor) -> Tensor:
+def apply_in_chunks(function: Callable[..., Tensor], predictions: Tensor, *others: Tensor) -> Tensor:
     """Apply a function to a few examples at a time, in float64, and join its results along their first dimension.
 
     Args:
@@ -27,7 +27,7 @@ def by_parts(function: Callable[..., Tensor], predictions: Tensor, *others: Tens
         predictions: (K, N, C) or (N, C).
         others: (N, …).
     """
-    rows = max(1, PART * predictions.shape[-2] // max(1, predictions.numel()))
+    rows = max(1, CHUNK_VALUES * predictions.shape[-2] // max(1, predictions.numel()))
     parts = zip(torch.split(predictions, rows, dim=-2), *(torch.split(other, rows) for other in others), strict=True)
     return torch.cat([function(part.double(), *rest) for part, *rest in parts])
 
@@ -43,9 +43,9 @@ def ensemble(logits: Tensor, average: Literal["probabilities", "logits"] = "prob
         Log-probabilities, (N, C), float64.
     """
     if average == "logits":
-        return by_parts(lambda part: F.log_softmax(part.mean(0), dim=-1), logits)
+        return apply_in_chunks(lambda part: F.log_softmax(part.mean(0), dim=-1), logits)
     k = math.log(len(logits))
-    return by_parts(lambda part: torch.logsumexp(F.log_softmax(part, dim=-1), dim=0) - k, logits)
+    return apply_in_chunks(lambda part: torch.logsumexp(F.log_softmax(part, dim=-1), dim=0) - k, logits)
 
 
 def growing_ensembles(logits: Tensor) -> Iterator[Tensor]:
@@ -63,7 +63,7 @@ def growing_ensembles(logits: Tensor) -> Iterator[Tensor]:
         yield total - math.log(k)
 
 
-def check(log_p: Tensor, y: Tensor) -> None:
+def check_predictions(log_p: Tensor, y: Tensor) -> None:
     """Refuse what cannot be scored: no examples, shapes that do not fit, labels of classes that are not there."""
     if log_p.dim() != 2 or y.shape != log_p.shape[:1]:
         shapes = f"{tuple(log_p.shape)} and {tuple(y.shape)}"
@@ -94,7 +94,7 @@ def top_k_accuracy(log_p: Tensor, y: Tensor, k: int = 5) -> float:
     Raises:
         ValueError: if there are fewer than k classes.
     """
-    check(log_p, y)
+    check_predictions(log_p, y)
     classes = log_p.shape[1]
     if not 1 <= k <= classes:
         raise ValueError(f"the {k} likeliest of {classes} classes cannot be given: k must be from 1 to {classes}")
@@ -105,12 +105,12 @@ def top_k_accuracy(log_p: Tensor, y: Tensor, k: int = 5) -> float:
         behind = (log_p < own) | ((log_p == own) & later)  # none are behind a NaN
         return behind.sum(-1) >= classes - k
 
-    return 100 * by_parts(right, log_p, y).double().mean().item()
+    return 100 * apply_in_chunks(right, log_p, y).double().mean().item()
 
 
 def nll(log_p: Tensor, y: Tensor) -> float:
     """Give the negative log-likelihood, in nats an example; infinite if a class that occurs had probability 0."""
-    check(log_p, y)
+    check_predictions(log_p, y)
     return -log_p.gather(1, y[:, None]).double().mean().item()
 
 
@@ -126,18 +126,18 @@ def brier_scores(log_p: Tensor, y: Tensor) -> Tensor:
         p = log_p.exp()
         return p.scatter_add_(1, y[:, None], -torch.ones_like(p)).square_().sum(-1)
 
-    return by_parts(squares, log_p, y)
+    return apply_in_chunks(squares, log_p, y)
 
 
 def brier(log_p: Tensor, y: Tensor) -> float:
     """Give the Brier score: the mean of Σ_c (p_c − [c = y])², between 0 and 2."""
-    check(log_p, y)
+    check_predictions(log_p, y)
     return brier_scores(log_p, y).mean().item()
 
 
 def confidences(log_p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Give the likeliest class's probability, (N,), float64, and whether that class is right, (N,)."""
-    check(log_p, y)
+    check_predictions(log_p, y)
     highest, prediction = log_p.max(-1)
     return highest.double().exp(), prediction == y
 
@@ -148,7 +148,7 @@ def check_bins(bins: int) -> None:
         raise ValueError(f"a calibration error needs at least one bin, not {bins}")
 
 
-def equal_width(confidence: Tensor, bins: int) -> Tensor:
+def equal_width_bins(confidence: Tensor, bins: int) -> Tensor:
     """Give the bin m of each confidence, 0 … bins − 1: m / bins < confidence ≤ (m + 1) / bins.
 
     torchmetrics counts a lower edge to its bin instead, and confidences of exactly 1 as a bin of their own.
@@ -170,17 +170,17 @@ def calibration_gap(sums: Tensor) -> float:
     return float((confidence - right).abs().sum() / count.sum())
 
 
-def ece(log_p: Tensor, y: Tensor, bins: int = BINS) -> float:
+def ece(log_p: Tensor, y: Tensor, bins: int = CALIBRATION_BINS) -> float:
     """Give the expected calibration error over equal-width bins, of the top label, in [0, 1].
 
     References:
         Guo et al., On calibration of modern neural networks, ICML 2017, Equation 3.
     """
     confidence, right = confidences(log_p, y)
-    return calibration_gap(bin_sums(equal_width(confidence, bins), confidence, right, bins))
+    return calibration_gap(bin_sums(equal_width_bins(confidence, bins), confidence, right, bins))
 
 
-def adaptive_ece(log_p: Tensor, y: Tensor, bins: int = BINS) -> float:
+def adaptive_ece(log_p: Tensor, y: Tensor, bins: int = CALIBRATION_BINS) -> float:
     """Give the expected calibration error over bins of equal mass (their sizes differ by one at most).
 
     Equal confidences may fall into several bins. Each of them then counts as right as often as all of them are, so
@@ -197,7 +197,7 @@ def adaptive_ece(log_p: Tensor, y: Tensor, bins: int = BINS) -> float:
 
 def entropy(log_p: Tensor) -> Tensor:
     """Give the entropy of each prediction, (N,), in nats: the score by which OOD examples are told."""
-    return by_parts(lambda part: torch.special.entr(part.exp()).sum(-1), log_p)
+    return apply_in_chunks(lambda part: torch.special.entr(part.exp()).sum(-1), log_p)
 
 
 def diversity(logits: Tensor) -> dict[str, float]:
@@ -217,11 +217,11 @@ def diversity(logits: Tensor) -> dict[str, float]:
     if k < 2:
         raise ValueError("diversity compares members, but there is one only")
     pairs = k * (k - 1) / 2
-    differ, variation, divergence = by_parts(pair_sums, logits).view(-1, 3).sum(0).div(n * pairs).tolist()
+    differ, variation, divergence = apply_in_chunks(pairwise_sums, logits).view(-1, 3).sum(0).div(n * pairs).tolist()
     return {"disagreement": differ, "total_variation": variation / 2, "kl": divergence / 2}
 
 
-def pair_sums(logits: Tensor) -> Tensor:
+def pairwise_sums(logits: Tensor) -> Tensor:
     """Sum over examples and pairs of members: whether the likeliest classes differ, Σ|p_i − p_j|, KL both ways; (3,).
 
     KL both ways is Σ_c (p_i − p_j)(l_i − l_j), l = ln p, whose sum over the pairs is a covariance: the time does not

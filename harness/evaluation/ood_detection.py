@@ -7,7 +7,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 
-def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
+def detection_metrics(inside: Tensor, outside: Tensor) -> dict[str, float]:
     """Give every metric of detection.
 
     Args:
@@ -34,7 +34,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
         inside: scores of examples in distribution, (N,).
         outside: scores of examples out of distribution, (M,).
     """
-    check(inside, outside)
+    check_scores(inside, outside)
     ranks = rankdata(torch.cat([inside, outside]).numpy())
     n, m = len(inside), len(outside)
     return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
@@ -50,7 +50,7 @@ def aupr(inside: Tensor, outside: Tensor) -> float:
         inside: scores of examples in distribution, (N,).
         outside: scores of examples out of distribution, (M,).
     """
-    false, true = positives(inside, outside)
+    false, true = count_positives(inside, outside)
     return (true.diff(prepend=true.new_zeros(1)) * true / (true + false)).sum().item() / len(outside)
 
 
@@ -64,19 +64,19 @@ def fpr_at_tpr(inside: Tensor, outside: Tensor, tpr: float = 0.95) -> float:
     """
     if not 0 < tpr <= 1:
         raise ValueError(f"the rate of true positives must lie in (0, 1], but is {tpr}")
-    false, true = positives(inside, outside)
+    false, true = count_positives(inside, outside)
     if true.isnan().any():
         return math.nan
     return (false[true / len(outside) >= tpr][0] / len(inside)).item()
 
 
-def positives(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+def count_positives(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     """Count the examples with at least a score, for every score that occurs, from the highest to the lowest.
 
     Returns:
         The numbers of false and of true positives, (T,) each, float64; NaN if a score is NaN.
     """
-    check(inside, outside)
+    check_scores(inside, outside)
     scores = torch.cat([inside, outside])
     values, place = torch.unique(scores, return_inverse=True)
     false, true = (
@@ -88,7 +88,7 @@ def positives(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     return false, true
 
 
-def check(inside: Tensor, outside: Tensor) -> None:
+def check_scores(inside: Tensor, outside: Tensor) -> None:
     """Refuse to compare with nothing."""
     for name, scores in (("in", inside), ("out of", outside)):
         if scores.dim() != 1 or not len(scores):

@@ -4,24 +4,24 @@ import torch
 from torch import Tensor
 
 from harness.evaluation.metrics import (
-    BINS,
+    CALIBRATION_BINS,
     bin_sums,
     brier_scores,
     calibration_gap,
     check_bins,
     confidences,
-    equal_width,
+    equal_width_bins,
     nll,
 )
 
 
-class RunningScore:
+class StreamingMetrics:
     """Sums over predictions that come part by part, such as those of a long text.
 
     The metrics are those of all parts together. Adaptive ECE is not among them: its bins depend on all confidences.
     """
 
-    def __init__(self, bins: int = BINS) -> None:
+    def __init__(self, bins: int = CALIBRATION_BINS) -> None:
         """Start from nothing.
 
         Args:
@@ -43,7 +43,7 @@ class RunningScore:
         confidence, right = confidences(log_p, y)
         self.nll += nll(log_p, y) * len(y)
         self.brier += brier_scores(log_p, y).sum().item()
-        self.calibration += bin_sums(equal_width(confidence, self.bins), confidence, right, self.bins).cpu()
+        self.calibration += bin_sums(equal_width_bins(confidence, self.bins), confidence, right, self.bins).cpu()
 
     def metrics(self) -> dict[str, float]:
         """Give accuracy (%), nll (nats an example), brier and ece of everything counted, as `metrics` does.

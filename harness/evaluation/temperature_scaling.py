@@ -7,9 +7,9 @@ from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.evaluation.metrics import by_parts, check, ensemble
+from harness.evaluation.metrics import apply_in_chunks, check_predictions, ensemble
 
-COLDEST, HOTTEST = 0.05, 100.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 100.0
 """Temperatures are sought between these. What lies beyond is no calibration: predictions twenty times as confident on
 the word of held-out data without an error, or ones that say nothing any more."""
 
@@ -41,7 +41,7 @@ def fit_temperature(logits: Tensor, y: Tensor, average: Literal["probabilities",
         al., Pitfalls of in-domain uncertainty estimation and ensembling in deep learning, ICLR 2020, who fit on half
         of the test set, however.
     """
-    check(logits[0], y)
+    check_predictions(logits[0], y)
     if not all(extreme.isfinite() for extreme in logits.aminmax()):
         raise ValueError("a temperature cannot be fitted: some logits of the held-out data are not finite")
     log_p = ensemble(logits, average)
@@ -51,11 +51,11 @@ def fit_temperature(logits: Tensor, y: Tensor, average: Literal["probabilities",
     def slope(log_t: float) -> float:
         return nll_slope(log_p, y, math.exp(-log_t))
 
-    if slope(math.log(COLDEST)) <= 0:
-        return COLDEST
-    if slope(math.log(HOTTEST)) >= 0:
-        return HOTTEST
-    return math.exp(brentq(slope, math.log(COLDEST), math.log(HOTTEST), xtol=1e-14))
+    if slope(math.log(MIN_TEMPERATURE)) <= 0:
+        return MIN_TEMPERATURE
+    if slope(math.log(MAX_TEMPERATURE)) >= 0:
+        return MAX_TEMPERATURE
+    return math.exp(brentq(slope, math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE), xtol=1e-14))
 
 
 def nll_slope(log_p: Tensor, y: Tensor, inverse: float) -> float:
@@ -64,10 +64,10 @@ def nll_slope(log_p: Tensor, y: Tensor, inverse: float) -> float:
     def expected(log_p: Tensor) -> Tensor:
         return (F.softmax(inverse * log_p, dim=-1) * log_p).sum(-1)
 
-    return (by_parts(expected, log_p) - log_p.gather(1, y[:, None])[:, 0]).mean().item()
+    return (apply_in_chunks(expected, log_p) - log_p.gather(1, y[:, None])[:, 0]).mean().item()
 
 
-def scaled(log_p: Tensor, temperature: float) -> Tensor:
+def scale_by_temperature(log_p: Tensor, temperature: float) -> Tensor:
     """Scale a prediction: p^(1/T), normalised again. It keeps the order of the classes.
 
     Args:
@@ -79,4 +79,4 @@ def scaled(log_p: Tensor, temperature: float) -> Tensor:
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"a temperature is a positive number, not {temperature}")
-    return by_parts(lambda part: F.log_softmax(part / temperature, dim=-1), log_p)
+    return apply_in_chunks(lambda part: F.log_softmax(part / temperature, dim=-1), log_p)

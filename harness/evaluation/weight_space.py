@@ -13,7 +13,7 @@ from methods import Anchor, Batch, Method
 from methods.core.batch_norm import batch_norms, reestimate
 
 
-class Points:
+class AnchorCombinations:
     """Makes the networks at affine combinations of some anchors of a method.
 
     All weights are combined, BatchNorm's scale and shift too. Running statistics that all anchors share stay as they
@@ -37,14 +37,14 @@ class Points:
         self.weights = [{n: t for n, t in anchor.weights.items() if n not in buffers} for anchor in anchors]
         given = [{n: t for n, t in anchor.weights.items() if n in buffers} for anchor in anchors]
         self.buffers = buffers | given[0]
-        self.shared = all(
+        self.shared_statistics = all(
             own.get(name) is not None and own[name].data_ptr() == first.data_ptr()
             for name, first in self.buffers.items()
             for own in given
         )
 
     @torch.no_grad()
-    def at(self, shares: Sequence[float]) -> dict[str, Tensor]:
+    def weights_at(self, shares: Sequence[float]) -> dict[str, Tensor]:
         """Give the network at a point, in tensors of its own.
 
         Args:
@@ -55,12 +55,12 @@ class Points:
             name: torch.stack([share * weights[name] for share, weights in parts]).sum(0) for name in self.weights[0]
         }
         point |= {name: value.clone() for name, value in self.buffers.items()}
-        if not self.shared:
+        if not self.shared_statistics:
             reestimate(self.method, self.training, point)
         return point
 
 
-class Tally:
+class AccuracyAndNll:
     """Accuracy and negative log-likelihood of predictions that come batch by batch."""
 
     def __init__(self) -> None:
@@ -96,32 +96,32 @@ class Tally:
         """Nats an example."""
         return self.nats / self.examples
 
-    def named(self, prefix: str, nll: str = "nll") -> dict[str, float]:
+    def as_metrics(self, prefix: str, nll: str = "nll") -> dict[str, float]:
         """Give the scores as metrics: accuracy (%), NLL (nats) under the name `nll`, and of text bits per character."""
         found = {f"{prefix}/accuracy": self.accuracy, f"{prefix}/{nll}": self.nll}
         return found | ({f"{prefix}/bpc": metrics.bits_per_character(self.nll)} if self.text else {})
 
 
 @torch.no_grad()
-def tally(predict: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Tally:
+def accuracy_and_nll(predict: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> AccuracyAndNll:
     """Score members that predict together.
 
     Args:
         predict: gives their logits, (K, B, C), for images (B, …).
         batches: of the examples, at least one.
     """
-    total = Tally()
+    total = AccuracyAndNll()
     for x, y in batches:
         total.add(predict(x), y)
     return total
 
 
-def single(method: Method, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+def single_network_predictor(method: Method, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     """Give the function that predicts with one network, (1, B, C)."""
     return lambda x: method(x, weights)[None]
 
 
-def at_most(passes: Passes, examples: int | None) -> Iterable[Batch]:
+def subsample(passes: Passes, examples: int | None) -> Iterable[Batch]:
     """Give so many examples, equally spaced over all of them (a set sorted by class is not cut short), or all."""
     if examples is None or examples >= passes.examples:
         return passes
@@ -138,37 +138,37 @@ def at_most(passes: Passes, examples: int | None) -> Iterable[Batch]:
 # --- distances ------------------------------------------------------------------------------------------------
 
 
-def without_batch_norm(net: nn.Module, weights: Mapping[str, Tensor]) -> list[Tensor]:
+def weights_without_batch_norm(net: nn.Module, weights: Mapping[str, Tensor]) -> list[Tensor]:
     """Give a network's weights without BatchNorm's, and without buffers (Wortsman et al., ICML 2021, appendix D.3)."""
     norms = tuple(f"{name}." for name in batch_norms(net))
     buffers = {name for name, _ in net.named_buffers()}
     return [value for name, value in weights.items() if name not in buffers and not name.startswith(norms)]
 
 
-def vector(tensors: Iterable[Tensor]) -> Tensor:
+def flat_vector(tensors: Iterable[Tensor]) -> Tensor:
     """Join tensors into one vector, (D,)."""
     return torch.cat([value.detach().flatten() for value in tensors])
 
 
-def vectors(net: nn.Module, anchors: Sequence[Anchor]) -> list[Tensor]:
+def anchor_vectors(net: nn.Module, anchors: Sequence[Anchor]) -> list[Tensor]:
     """Give the numbers in which distances between anchors are measured, (D,) each.
 
     They are embeddings if all anchors have one, else weights without BatchNorm's.
     """
     embeddings = [anchor.embedding for anchor in anchors if anchor.embedding is not None]
     if len(embeddings) == len(anchors):
-        return [vector(embedding) for embedding in embeddings]
-    return [vector(without_batch_norm(net, anchor.weights)) for anchor in anchors]
+        return [flat_vector(embedding) for embedding in embeddings]
+    return [flat_vector(weights_without_batch_norm(net, anchor.weights)) for anchor in anchors]
 
 
 @torch.no_grad()
-def distances(net: nn.Module, anchors: Iterable[Anchor]) -> dict[str, float]:
+def anchor_distances(net: nn.Module, anchors: Iterable[Anchor]) -> dict[str, float]:
     """Give how far anchors are apart, averaged over their pairs; nothing for fewer than two.
 
     Returns:
         l2: the Euclidean distance; cosine; squared_cosine: the mean of the squares (Wortsman et al., Figure 16).
     """
-    found = [each.cpu() for each in vectors(net, list(anchors))]
+    found = [each.cpu() for each in anchor_vectors(net, list(anchors))]
     pairs = [metrics.weight_distances(torch.stack(pair)) for pair in combinations(found, 2)]
     if not pairs:
         return {}

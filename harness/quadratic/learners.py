@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from harness.quadratic.problem import EVERY, Array, QuadraticRun
+from harness.quadratic.problem import MEASURE_EVERY, Array, QuadraticRun
 from harness.store.outcome import DivergenceError
 
-REPORTS = 200
+PROGRESS_REPORTS = 200
 """How often a simulation says how far it is."""
 
 
-class Streams:
+class NormalStreams:
     """One stream of standard normal numbers a seed, so that a seed's results do not depend on the others."""
 
     def __init__(self, seeds: Sequence[int], purpose: int) -> None:
@@ -24,7 +24,7 @@ class Streams:
             generator.standard_normal(out=part)
         return out
 
-    def start(self, run: QuadraticRun, rows: int) -> Array:
+    def draw_initial_weights(self, run: QuadraticRun, rows: int) -> Array:
         """Draw weights (S, rows, n) at distance 1 from the target, and as long as it."""
         # Deviation: the paper gives the distance only. With this length and φ = 1, |θ|² − φ² is 0 as it is at w*.
         direction = self.fill(np.empty((len(self.generators), rows, run.n)))
@@ -33,18 +33,18 @@ class Streams:
         return np.asarray(run.target / 2 + np.sqrt(0.75) * direction)
 
 
-class FullEnsemble:
+class FullEnsembles:
     """Independent learners of the plain weights (Eq. 32); the first K of them are an ensemble."""
 
     def __init__(self, run: QuadraticRun, purpose: int) -> None:
         """Start as many learners as the largest ensemble has."""
-        self.streams = Streams(run.seeds, purpose)
-        self.w = self.streams.start(run, max(run.K))  # (S, max K, n)
+        self.streams = NormalStreams(run.seeds, purpose)
+        self.w = self.streams.draw_initial_weights(run, max(run.K))  # (S, max K, n)
         self.noise = np.empty_like(self.w)
         self.target = run.target
         self.step_size = run.eta * run.curvature
         self.noise_scale = run.eta / np.sqrt(run.B) * np.sqrt(run.curvature)  # of H ε, where ε ~ N(0, H⁻¹)
-        self.first = first_members(run.K, max(run.K))
+        self.first = averaging_matrix(run.K, max(run.K))
 
     def step(self) -> None:
         """Update each learner on a minibatch of its own."""
@@ -56,7 +56,7 @@ class FullEnsemble:
         return np.asarray(self.first @ self.w)
 
 
-class LatePhase:
+class LatePhaseEnsembles:
     """Late-phase ensembles w_k = θ φ_k, φ_k scalar; each row shares a θ among its members (Eqs. 7 and 8, γ_θ = 1 / K).
 
     Only two combinations of the K n noise numbers enter an update: the sum Σ φ_k ε_k in θ, and θᵀ H ε_k in φ_k. They
@@ -71,10 +71,10 @@ class LatePhase:
             members: of each row.
             purpose: the streams of randomness.
         """
-        self.streams = Streams(run.seeds, purpose)
+        self.streams = NormalStreams(run.seeds, purpose)
         self.K = np.array(members, float)[:, None]  # (rows, 1)
         self.used = (np.arange(max(members)) < self.K).astype(float)  # (rows, max K)
-        self.theta = self.streams.start(run, len(members))  # (S, rows, n)
+        self.theta = self.streams.draw_initial_weights(run, len(members))  # (S, rows, n)
         self.phi = np.broadcast_to(self.used, (*self.theta.shape[:2], max(members))).copy()  # (S, rows, max K)
         self.h, self.root, self.target = run.curvature, np.sqrt(run.curvature), run.target
         self.eta, self.noise_scale = run.eta, run.eta / np.sqrt(run.B)
@@ -113,7 +113,7 @@ class LatePhase:
         return np.asarray(self.theta * (self.phi.sum(-1, keepdims=True) / self.K))
 
 
-def first_members(K: Sequence[int], rows: int) -> Array:
+def averaging_matrix(K: Sequence[int], rows: int) -> Array:
     """Give the matrix (len(K), rows) that averages the first K rows."""
     sizes = np.array(K, float)[:, None]
     return np.asarray((np.arange(rows) < sizes) / sizes)
@@ -136,21 +136,21 @@ def simulate(run: QuadraticRun, report: Callable[[int], None] = lambda _: None) 
     Raises:
         DivergenceError: if a loss is not finite.
     """
-    late, full = LatePhase(run, run.K, purpose=0), FullEnsemble(run, purpose=1)
-    single = LatePhase(run, [1] * max(run.K), purpose=2)  # rows of one member
+    late, full = LatePhaseEnsembles(run, run.K, purpose=0), FullEnsembles(run, purpose=1)
+    single = LatePhaseEnsembles(run, [1] * max(run.K), purpose=2)  # rows of one member
     averages: dict[str, Callable[[], Array]] = {
         "late_phase": late.weights,
         "full": full.average,
         "full_multiplicative": lambda: np.asarray(full.first @ single.weights()),
     }
     totals = {name: np.zeros((2, len(run.seeds), len(run.K))) for name in averages}
-    burn_in, every = run.iterations - run.average, -(-run.iterations // REPORTS)
+    burn_in, every = run.iterations - run.average, -(-run.iterations // PROGRESS_REPORTS)
     with np.errstate(over="ignore", invalid="ignore"):  # is said as a divergence
         for t in range(1, run.iterations + 1):
             late.draw_and_step()
             full.step()
             single.draw_and_step()
-            if t > burn_in and t % EVERY == 0:
+            if t > burn_in and t % MEASURE_EVERY == 0:
                 half = int(2 * (t - burn_in - 1) >= run.average)
                 for name, average in averages.items():
                     totals[name][half] += 0.5 * (average() - run.target) ** 2 @ run.curvature
@@ -158,4 +158,4 @@ def simulate(run: QuadraticRun, report: Callable[[int], None] = lambda _: None) 
                 report(t)
                 if not all(np.isfinite(part).all() for part in (late.theta, late.phi, single.theta, single.phi)):
                     raise DivergenceError(f"{run} diverged within {t} iterations; a smaller η · 1/√B may help")
-    return {name: total * (2 * EVERY / run.average) for name, total in totals.items()}
+    return {name: total * (2 * MEASURE_EVERY / run.average) for name, total in totals.items()}

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 VERSION = 1
 """Raised when results change; part of a run's key."""
-EVERY = 10
+MEASURE_EVERY = 10
 """Iterations from one measurement of the loss to the next; those between would hardly differ."""
 
 
@@ -41,7 +41,7 @@ class Simulation(Part):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2)]
     n: Annotated[int, Field(ge=2)] = 100
     iterations: Annotated[int, Field(ge=1)]
-    average: Annotated[int, Field(ge=1, multiple_of=2 * EVERY)]
+    average: Annotated[int, Field(ge=1, multiple_of=2 * MEASURE_EVERY)]
 
     @field_validator("K", "seeds")
     @classmethod
@@ -132,7 +132,7 @@ def steady_loss(curvature: Array, eta: float, B: float, K: int | Array) -> Array
     return np.asarray(eta / (2 * B) * (curvature / (2 - eta * curvature)).sum() / K)
 
 
-def balance(run: QuadraticRun, K: int, iterations: Sequence[float] | Array) -> Array:
+def mean_square_late_weight(run: QuadraticRun, K: int, iterations: Sequence[float] | Array) -> Array:
     """Give the mean square of the late-phase weights, after some numbers of iterations.
 
     θ and φ may be scaled against each other without changing w, so that no gradient holds them in balance: under
@@ -164,7 +164,7 @@ def balance(run: QuadraticRun, K: int, iterations: Sequence[float] | Array) -> A
     return np.asarray(np.exp(solved.y[0]))
 
 
-def curvature_around(run: QuadraticRun, square: float) -> Array:
+def effective_curvatures(run: QuadraticRun, square: float) -> Array:
     """Give the curvatures that late-phase weights feel where they rest.
 
     Where members hardly differ, their average follows gradient descent with the preconditioner P = φ² I + θ θᵀ, and the
@@ -200,5 +200,5 @@ def late_phase_loss(run: QuadraticRun, K: int, iterations: Sequence[float] | Arr
     Raises:
         ValueError: if there is no steady state.
     """
-    squares = balance(run, K, iterations)
-    return np.array([steady_loss(curvature_around(run, square), run.eta, run.B, K) for square in squares])
+    squares = mean_square_late_weight(run, K, iterations)
+    return np.array([steady_loss(effective_curvatures(run, square), run.eta, run.B, K) for square in squares])

@@ -19,7 +19,7 @@ from harness.quadratic.problem import (
     QuadraticRun,
     Setting,
     Simulation,
-    curvature_around,
+    effective_curvatures,
     late_phase_loss,
     steady_loss,
 )
@@ -28,19 +28,19 @@ from harness.store.progress import ProgressFile
 from harness.store.run_folder import RunFolder, write_json
 from methods import Method
 
-KEY = "noisy_quadratic"
+STUDY_KEY = "noisy_quadratic"
 """The top-level key that tells such a study from one that trains networks."""
-FORGOTTEN = 0.01
+MAX_INITIAL_SHARE = 0.01
 """The share of the loss that the start may still make up where averaging begins."""
 PAPER_ITERATIONS = 20_000_000
 """For which the loss of late-phase weights is predicted too."""
-POINTS = 21
+PREDICTION_POINTS = 21
 """At how many of the averaged iterations a prediction is made."""
-LENIENT: Mapping[str, Any] = {"K": [1, 2], "seeds": [0, 1], "iterations": 10**12, "average": 20}
+PLACEHOLDERS: Mapping[str, Any] = {"K": [1, 2], "seeds": [0, 1], "iterations": 10**12, "average": 20}
 """What stands in for wrong parts of a study, so that the rest is checked; it causes no error by itself."""
 
 
-class Grid(Simulation):
+class QuadraticGrid(Simulation):
     """What is simulated, and for which settings."""
 
     settings: Annotated[tuple[Setting, ...], Field(min_length=1)]
@@ -52,7 +52,7 @@ class QuadraticFile(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     description: str = ""
-    noisy_quadratic: Grid
+    noisy_quadratic: QuadraticGrid
 
 
 @dataclass(frozen=True)
@@ -89,46 +89,46 @@ def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Seq
     errors.add_repeated_keys()
     if plugins:
         errors.add((), f"--plugin {plugins[0]}: a study of the noisy quadratic problem trains no methods")
-    file = validate(raw, errors)
+    file = validate_file(raw, errors)
     runs: list[QuadraticRun] = []
     if file:
         common = file.noisy_quadratic.model_dump(exclude={"settings"})
         runs = [QuadraticRun(**common, **setting.model_dump()) for setting in file.noisy_quadratic.settings]
-        written = (i for i in count() if (KEY, "settings", i) not in errors.removed)  # the places of what is left
+        written = (i for i in count() if (STUDY_KEY, "settings", i) not in errors.removed)  # the places of what is left
         for i, (place, run) in enumerate(zip(written, runs, strict=False)):
-            for problem in problems(run, runs[:i]):
-                errors.add((KEY, "settings", place), problem)
+            for problem in setting_errors(run, runs[:i]):
+                errors.add((STUDY_KEY, "settings", place), problem)
     errors.raise_if_any()
     return QuadraticStudy(name, tuple(runs))
 
 
-def validate(raw: dict[str, Any], errors: Errors) -> QuadraticFile | None:
+def validate_file(raw: dict[str, Any], errors: Errors) -> QuadraticFile | None:
     """Check the values of a study; what is wrong is reported and replaced, so that the rest is checked too."""
     for _ in range(3):
         try:
             return QuadraticFile.model_validate(raw)
         except ValidationError as error:
             rest = errors.add_validation_errors(raw, error)
-            grid = {**LENIENT, **(rest[KEY] if isinstance(rest.get(KEY), dict) else {})}
-            if (KEY, "n") in errors.removed:
+            grid = {**PLACEHOLDERS, **(rest[STUDY_KEY] if isinstance(rest.get(STUDY_KEY), dict) else {})}
+            if (STUDY_KEY, "n") in errors.removed:
                 grid = {"n": 2, **grid}
             settings = [{"eta": 1, "B": 1, **item} for item in grid.get("settings") or [{}] if isinstance(item, dict)]
-            raw = {**rest, KEY: {**grid, "settings": settings}}
+            raw = {**rest, STUDY_KEY: {**grid, "settings": settings}}
     return None
 
 
-def problems(run: QuadraticRun, before: Sequence[QuadraticRun]) -> list[str]:
+def setting_errors(run: QuadraticRun, before: Sequence[QuadraticRun]) -> list[str]:
     """Say what is wrong with a setting beyond its single values."""
     found = ["this setting is there twice"] if run in before else []
     try:
         lowest = float(steady_loss(run.curvature, run.eta, run.B, max(run.K)))
-        steady_loss(curvature_around(run, 1.0), run.eta, run.B, 1)
+        steady_loss(effective_curvatures(run, 1.0), run.eta, run.B, 1)
     except ValueError as error:
         return [*found, f"eta: {error}"]
     # What is left after t iterations of a start at distance 1, all of it in the direction that is the slowest to relax:
     # h / 2 · exp(−2 η h t).
     slowest = float(run.curvature.min())
-    needed = math.ceil(max(0.0, math.log(slowest / 2 / (FORGOTTEN * lowest))) / (2 * run.eta * slowest))
+    needed = math.ceil(max(0.0, math.log(slowest / 2 / (MAX_INITIAL_SHARE * lowest))) / (2 * run.eta * slowest))
     if run.iterations - run.average < needed:
         found.append(
             f"the start is not forgotten after iterations - average = {run.iterations - run.average}: the slowest "
@@ -161,8 +161,10 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
         "key": run.key,
         "run": str(run),
         "spec": run.spec(),
-        "metrics": slopes(run, losses),
-        "members": {name: dict(zip(run.K, curve.tolist(), strict=True)) for name, curve in curves(run, losses).items()},
+        "metrics": log_log_slopes(run, losses),
+        "members": {
+            name: dict(zip(run.K, curve.tolist(), strict=True)) for name, curve in loss_curves(run, losses).items()
+        },
         "losses": {name: loss.tolist() for name, loss in losses.items()},
         "cost": {},
         "spent": {},
@@ -173,7 +175,7 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
     folder.progress.unlink(missing_ok=True)
 
 
-def curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Array]:
+def loss_curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Array]:
     """Give losses against K, each (len(K),): means over seeds, their standard errors, and what theory says.
 
     "…_change" is by which share the loss of the second half of the averaged iterations is above the first one's: where
@@ -190,18 +192,18 @@ def curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Array]:
         found |= {name: loss.mean(0), f"{name}_se": standard_error(loss)}
         found |= {f"{name}_change": change.mean(0), f"{name}_change_se": standard_error(change)}
     found["full_closed_form"] = steady_loss(run.curvature, run.eta, run.B, np.array(run.K))
-    averaged = np.linspace(run.iterations - run.average, run.iterations, POINTS)
+    averaged = np.linspace(run.iterations - run.average, run.iterations, PREDICTION_POINTS)
     found["late_phase_prediction"] = np.array([late_phase_loss(run, K, averaged).mean() for K in run.K])
     long = [max(run.iterations, PAPER_ITERATIONS)]
     found["late_phase_prediction_2e7"] = np.array([late_phase_loss(run, K, long)[0] for K in run.K])
     return found
 
 
-def slopes(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, float]:
+def log_log_slopes(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, float]:
     """Fit log loss against log K: the slope of each curve, and of the simulated ones its standard error over seeds."""
     log_K = np.log(run.K)
     found: dict[str, float] = {}
-    for name, curve in curves(run, losses).items():
+    for name, curve in loss_curves(run, losses).items():
         if not name.endswith(("_se", "_change")):
             found[f"slope/{name}"] = float(np.polyfit(log_K, np.log(curve), 1)[0])
     for name, halves in losses.items():

@@ -14,10 +14,10 @@ from torch import nn
 from data import ImageTask, TextTask
 from harness.costs.cost import Cost, CostCounter
 from harness.costs.peak_memory import PeakMemory
-from harness.evaluation.each_epoch import EachEpoch
-from harness.evaluation.evaluate import at_once, evaluate
+from harness.evaluation.each_epoch import EpochEvaluator
+from harness.evaluation.evaluate import evaluate, evaluation_batch_size
 from harness.evaluation.evaluate_text import evaluate_text
-from harness.evaluation.landscape import Examples, Landscape, explore
+from harness.evaluation.landscape import Landscape, LandscapeData, measure_landscape
 from harness.parsing.plugins import available_methods
 from harness.planning.trunks import Trunk
 from harness.running.compilation import compile_forward, own_gradients
@@ -251,12 +251,12 @@ class Execution:
         ).save(self.folder.checkpoint)
         write_json_lines(self.folder.metrics, self.history)
 
-    def each_epoch(self) -> EachEpoch | None:
+    def each_epoch(self) -> EpochEvaluator | None:
         """Give what measures the method after every epoch, if the study asks for it."""
         asked = () if self.group.rank else self.run.evaluate.each_epoch
         if not asked:
             return None
-        return EachEpoch(asked, self.method, self.data.held_out("test"), self.data.for_statistics("prepare"))
+        return EpochEvaluator(asked, self.method, self.data.held_out("test"), self.data.for_statistics("prepare"))
 
     def train(self) -> None:
         """Train the epochs that are left."""
@@ -298,14 +298,18 @@ class Execution:
         if self.run.evaluate == ExtraMeasurements():
             return Landscape()
         task, statistics = self.task, self.data.for_statistics("prepare")
-        corrupted = partial(task.corrupted_part, batch_size=at_once(task)) if isinstance(task, ImageTask) else None
-        examples = Examples(self.data.held_out("test"), self.data.held_out("train"), statistics, corrupted)
+        corrupted = (
+            partial(task.corrupted_part, batch_size=evaluation_batch_size(task))
+            if isinstance(task, ImageTask)
+            else None
+        )
+        examples = LandscapeData(self.data.held_out("test"), self.data.held_out("train"), statistics, corrupted)
         plain = None
         if reference_runs:
             other = make_method(self.run.plain(self.methods), self.methods, self.task.shape)
             other.load_state_dict(load_finished(reference_runs[0]))
             plain = Anchor(dict(other.to(self.device).net.named_parameters()))
-        return explore(self.method, self.run.evaluate, examples, plain)
+        return measure_landscape(self.method, self.run.evaluate, examples, plain)
 
     def ways(self) -> dict[str, str]:
         """Say in which of several ways the same was computed."""

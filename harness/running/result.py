@@ -60,7 +60,7 @@ def make_result(
         **({"chosen_on": "test"} if on_test else {}),
         "metrics": found.metrics | around.metrics,
         **({"arrays": around.names} if around.arrays else {}),
-        **({"left_out": around.left_out} if around.left_out else {}),
+        **({"left_out": around.unavailable} if around.unavailable else {}),
         "members": found.curves,
         "cost": {
             **part_of(alone, COUNTED),

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
-from harness.quadratic.problem import EVERY
-from harness.quadratic.quadratic_study import QuadraticStudy, problems
+from harness.quadratic.problem import MEASURE_EVERY
+from harness.quadratic.quadratic_study import QuadraticStudy, setting_errors
 from harness.studies.build_method import MetaMethods
 from harness.studies.check_study import check_grid
 from harness.studies.grid import Grid
@@ -102,7 +102,7 @@ def rehearse_quadratic(study: QuadraticStudy, scale: Scale) -> QuadraticStudy:
     runs = []
     for run in study.runs:
         n = min(run.n, max(2, round(run.n * factor)))
-        average = max(2 * EVERY, 2 * EVERY * round(run.average * n / run.n / (2 * EVERY)))
+        average = max(2 * MEASURE_EVERY, 2 * MEASURE_EVERY * round(run.average * n / run.n / (2 * MEASURE_EVERY)))
         changes: dict[str, Any] = {"n": n, "average": average, "iterations": max(average, run.iterations * n // run.n)}
         if n == run.n:
             changes = {}
@@ -111,7 +111,7 @@ def rehearse_quadratic(study: QuadraticStudy, scale: Scale) -> QuadraticStudy:
         runs.append(run.model_copy(update=changes))
     if tuple(runs) == tuple(study.runs):
         raise no_change_error(study.name, scale)
-    wrong = [f"  {run}: {problem}" for i, run in enumerate(runs) for problem in problems(run, runs[:i])]
+    wrong = [f"  {run}: {problem}" for i, run in enumerate(runs) for problem in setting_errors(run, runs[:i])]
     if wrong:
         raise StudyError("\n".join([f"study {study.name} does not fit into --scale {scale}:", *wrong]))
     counts = f"{runs[0].n} dimensions, {runs[0].iterations:,} iterations, {len(runs[0].seeds)} seeds"

@@ -13,7 +13,7 @@ import data
 from harness.parsing.method_expression import MethodSpec
 from harness.parsing.plugins import available_methods
 from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
-from harness.quadratic.quadratic_study import KEY, QuadraticStudy, check_quadratic
+from harness.quadratic.quadratic_study import STUDY_KEY, QuadraticStudy, check_quadratic
 from harness.studies.build_method import MetaMethods
 from harness.studies.check_study import PLACEHOLDERS, check_distinct_groups, check_grid
 from harness.studies.figures import FigureRequest, check_figures
@@ -116,7 +116,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
             f"{path}: expected a mapping with the keys {', '.join([*StudyFile.model_fields, *Grid.model_fields])}"
         )
     errors = Errors(path, lines)
-    if KEY in raw:
+    if STUDY_KEY in raw:
         return check_quadratic(study_name(path), raw, errors, plugins)
     listed = raw["plugins"] if isinstance(raw.get("plugins"), list) else []
     files = [path.parent / plugin for plugin in listed if isinstance(plugin, str)] + list(plugins)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.evaluation.each_epoch import EachEpoch
+from harness.evaluation.each_epoch import EpochEvaluator
 from harness.evaluation.landscape import Landscape
-from harness.evaluation.weight_space import tally
+from harness.evaluation.weight_space import accuracy_and_nll
 from harness.planning.plan import Planned
 from harness.running.execute import guard
 from harness.running.lifecycle import Execution
@@ -87,10 +87,10 @@ class Trial(Execution):
         self.journal = Journal(settings.runs, planned.search, planned.metric)
         super().__init__(planned.run, settings, folder, self.end_epoch)
 
-    def each_epoch(self) -> EachEpoch:
+    def each_epoch(self) -> EpochEvaluator:
         """Score every epoch on validation data."""
         validation = self.data.held_out("validation")
-        return EachEpoch(("validation",), self.method, validation, self.data.for_statistics("prepare"))
+        return EpochEvaluator(("validation",), self.method, validation, self.data.for_statistics("prepare"))
 
     def finish(self, needed: list[str]) -> None:
         """Do what is left of the trial; early ends are results too."""
@@ -142,7 +142,7 @@ class Trial(Execution):
     def write_result(self, parts: list[RunFolder], around: Landscape) -> None:
         """Score the finished method on validation data."""
         self.method.eval()
-        score = tally(self.method.predict, self.data.held_out("validation")).named("validation")
+        score = accuracy_and_nll(self.method.predict, self.data.held_out("validation")).as_metrics("validation")
         if bad := [name for name, value in score.items() if not math.isfinite(value)]:
             raise DivergenceError(f"not a number at the end: {', '.join(bad)}")
         self.write_end("finished", score)

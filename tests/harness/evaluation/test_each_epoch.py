@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.evaluation.landscape import explore
+from harness.evaluation.landscape import measure_landscape
 from harness.running.execute import execute
 from harness.running.lifecycle import Execution
 from harness.running.settings import Settings
@@ -98,7 +98,7 @@ def test_an_interrupted_run_measures_the_same(asked, tmp_path, read_result, monk
 
 
 def test_what_is_no_number_ends_the_run(asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.evaluation.each_epoch.distances", lambda *_: {"l2": float("nan")})
+    monkeypatch.setattr("harness.evaluation.each_epoch.anchor_distances", lambda *_: {"l2": float("nan")})
     outcome = execute(asked("line"), Settings(tmp_path), [])
     assert outcome == ("diverged", "not a number after epoch 1: distance/l2")
 
@@ -131,7 +131,7 @@ def test_the_third_network_is_that_of_the_finished_plain_run(asked, tmp_path, mo
 
     def remember(method, measures, examples, plain=None):
         seen.append(plain)
-        return explore(method, ExtraMeasurements(), examples)
+        return measure_landscape(method, ExtraMeasurements(), examples)
 
     monkeypatch.setattr("harness.running.lifecycle.explore", remember)
     run = asked("line", ExtraMeasurements(plane=PlaneMeasurement(third="sgd")))

@@ -71,7 +71,7 @@ def make_method(counter):
 
 @pytest.mark.parametrize("batch", [1024, 10, 1])
 def test_every_example_is_scored_once(monkeypatch, batch):
-    monkeypatch.setattr(evaluating, "BATCH", batch)
+    monkeypatch.setattr(evaluating, "MAX_BATCH_SIZE", batch)
     counter = CostCounter()
     counter.cost = Cost(1, 2, 3, 4.0)
     method, task = make_method(counter), make_task()
@@ -279,12 +279,14 @@ def test_top_5_accuracy_of_many_classes():
     log_p = torch.randn(200, 120, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     y = torch.arange(200) % 120
     inside = (log_p.topk(5).indices == y[:, None]).any(1)
-    assert evaluating.score(log_p, y)["top5_accuracy"] == pytest.approx(100 * inside.double().mean().item())
-    assert "top5_accuracy" not in evaluating.score(log_p[:, :99], y % 99)
+    assert evaluating.prediction_metrics(log_p, y)["top5_accuracy"] == pytest.approx(
+        100 * inside.double().mean().item()
+    )
+    assert "top5_accuracy" not in evaluating.prediction_metrics(log_p[:, :99], y % 99)
 
 
 @pytest.mark.parametrize(("side", "size"), [(4, 1024), (64, 1024), (224, 83), (5000, 1)])
 def test_fewer_large_images_are_predicted_at_once(side, size):
     images = torch.empty(1, 3, 1, 1, dtype=torch.uint8).expand(2, 3, side, side)
     split = Split(images, torch.zeros(2, dtype=torch.int64))
-    assert evaluating.at_once(make_task(train=split)) == size
+    assert evaluating.evaluation_batch_size(make_task(train=split)) == size

@@ -9,7 +9,7 @@ from data.tasks.text_task import TextTask
 from harness.costs.cost import CostCounter
 from harness.evaluation import metrics
 from harness.evaluation.evaluate_text import evaluate_text
-from harness.evaluation.temperature_scaling import fit_temperature, scaled
+from harness.evaluation.temperature_scaling import fit_temperature, scale_by_temperature
 from methods import SGD, MakeNet, Recipe
 from models.lstm import LSTM
 
@@ -87,7 +87,7 @@ def test_a_temperature_is_fitted_on_held_out_text(task):
     temperature = fit_temperature(*at_once(method, task.validation))
     assert found["temperature"] == pytest.approx(temperature, rel=1e-6)
     logits, y = at_once(method, task.test)
-    cooled = scaled(metrics.ensemble(logits), temperature)
+    cooled = scale_by_temperature(metrics.ensemble(logits), temperature)
     assert found["scaled/nll"] == pytest.approx(metrics.nll(cooled, y))
     assert found["scaled/ece"] == pytest.approx(metrics.ece(cooled, y))
 
