@@ -1,4 +1,4 @@
-"""How many parameters a method trains, and how many it keeps for prediction."""
+"""Counts the parameters that a method trains, and those that it keeps for prediction."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ from methods import Method
 
 
 def parameters_trained(method: Method) -> int:
-    """Count the parameters that the method's own training changes."""
+    """Count the parameters that the training of a method changes."""
     return sum(p.numel() for group in method.param_groups() for _, p in group["params"])
 
 
@@ -21,18 +21,19 @@ def parameters_trained(method: Method) -> int:
 def parameters_kept(method: Method, x: Tensor) -> int:
     """Count the parameters that prediction needs.
 
-    A method can be kept as it is, or as its members, whichever is less: the midpoint of a line is one network, though
-    it is computed from two; members made from shared weights and a few vectors each are kept as just these.
+    A trained method can be stored as its own parameters or as its members' weights. The smaller number counts. For
+    example, the midpoint of a line is one network, although it is computed from two. Members that are computed from
+    shared weights and a few vectors each are stored as these weights and vectors.
 
     Args:
         method: prepared for prediction, in evaluation mode.
-        x: (B, …), a few examples.
+        x: a few examples, (B, …).
     """
     return min(parameters_read(method, x), parameters_of_members(method))
 
 
 def parameters_read(method: Method, x: Tensor) -> int:
-    """Count the numbers in the method's own parameters and buffers that `predict` reads; BatchNorm's statistics not."""
+    """Count the values of the parameters and buffers that `predict` reads, without BatchNorm's statistics."""
     with StorageReadRecorder() as reads:
         method.predict(x)
     named = [*method.named_parameters(), *method.named_buffers()]
@@ -41,7 +42,10 @@ def parameters_read(method: Method, x: Tensor) -> int:
 
 
 def parameters_of_members(method: Method) -> int:
-    """Count the parameters of all members: the method's own tensors once, those computed for a member each time."""
+    """Count the parameters of all members.
+
+    The method's own tensors count once. Tensors computed for a member count each time.
+    """
     own = {
         storage_address(t) for t in [*method.parameters(), *method.buffers()]
     }  # alive, so that no other tensor is there
@@ -58,19 +62,19 @@ def parameters_of_members(method: Method) -> int:
 
 
 def storage_address(t: Tensor) -> int:
-    """Say where in memory a tensor's numbers lie; a view lies where its base does."""
+    """Return the memory address of a tensor's storage, which a view shares with its base."""
     return t.untyped_storage().data_ptr()
 
 
 class StorageReadRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes where the tensors lie that operations read; making a view reads nothing."""
+    """Records the storage addresses of all tensors that operations read. Making a view reads nothing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.addresses: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note an operation's arguments, and do it."""
+        """Record the arguments of an operation, and execute it."""
         if not func.is_view:
             self.addresses |= {storage_address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         return func(*args, **(kwargs or {}))

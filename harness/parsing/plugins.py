@@ -1,4 +1,4 @@
-"""Where methods come from: the registry, other installed packages, and files of the user's own."""
+"""Collects methods from the registry, from entry points of installed packages, and from plugin files."""
 
 import hashlib
 import importlib.util
@@ -20,12 +20,12 @@ ENTRY_POINT_GROUP = "economical_ensembles.methods"
 def load_plugin(path: Path) -> dict[str, type[Method]]:
     """Load the methods of a Python file.
 
-    A file with one `Method` subclass names it by the file's own name; a file with several names them in a dict
+    A file with one `Method` subclass gives it the file's name. A file with several classes names them in a dict
     `METHODS`, as the registry does.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be run, or holds no method or several without names.
+        ValueError: if the file cannot be executed, or contains no method, or several without names.
     """
     if not path.is_file():
         raise FileNotFoundError(f"plugin {path}: no such file")
@@ -59,7 +59,7 @@ def load_plugin(path: Path) -> dict[str, type[Method]]:
 
 
 def plugin_digest(method: type[Method]) -> str | None:
-    """Give the SHA-256 of the plugin file that a method is defined in; None for one that is installed."""
+    """Return the SHA-256 of the plugin file that defines a method; None if no plugin file does."""
     if not method.__module__.startswith(MODULE_PREFIX):
         return None
     file = sys.modules[method.__module__].__file__
@@ -68,16 +68,16 @@ def plugin_digest(method: type[Method]) -> str | None:
 
 
 def load_entry_point(point: EntryPoint) -> dict[str, type[Method]]:
-    """Load a method of an installed package; one that cannot be loaded is left out, with a warning."""
+    """Load a method of an installed package. If that fails, warn and return no method."""
     try:
         return {point.name: point.load()}
-    except Exception as error:  # whatever another package raises must not stop studies that do without it
+    except Exception as error:  # errors of another package must not stop studies that do not use it
         warnings.warn(f"entry point {point.value}: {type(error).__name__}: {error}", stacklevel=2)
         return {}
 
 
 def available_methods(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
-    """List every method by name: the registry, entry points, and those of the plugin files.
+    """Return all methods by name, from the registry, entry points and plugin files.
 
     Raises:
         ValueError: if two sources give the same name.

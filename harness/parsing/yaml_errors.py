@@ -1,4 +1,4 @@
-"""The places of a YAML file, and the errors found at them."""
+"""Locations in a YAML file, and the errors found there."""
 
 from collections.abc import Collection, Sequence
 from copy import deepcopy
@@ -10,48 +10,72 @@ import yaml
 from pydantic import ValidationError
 
 Location = tuple[str | int, ...]
+"""The path to a value in a YAML file: mapping keys and list indices."""
 
 
 class StudyError(Exception):
-    """A study that cannot be run; the message lists every error with its place."""
+    """A study cannot be run. The message lists all errors with their locations."""
 
 
 class Errors:
-    """The errors of one study file, each with its place."""
+    """Collects the errors of one study file, each with its location.
+
+    Attributes:
+        messages: the errors in order of appearance, each with file, line and location.
+        reasons: the same errors without locations.
+        removed: locations of wrong values that `add_validation_errors` left out.
+    """
 
     def __init__(self, path: Path, lines: "YamlLines") -> None:
-        """Start with none."""
+        """Start without errors.
+
+        Args:
+            path: path of the file.
+            lines: line numbers of the file's locations.
+        """
         self.path, self.lines = path, lines
         self.messages: dict[str, None] = {}
-        self.reasons: dict[str, None] = {}  # the same without their locations
+        self.reasons: dict[str, None] = {}
         self.removed: set[Location] = set()
 
     def add(self, location: Location, message: str) -> None:
-        """Add an error, once."""
+        """Add an error. A repeated error is added once."""
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
         line = self.lines.line_of(location)
         self.reasons[message] = None
         self.messages[f"{self.path}:{line}: {name}: {message}" if name else f"{self.path}: {message}"] = None
 
     def for_part(self, location: Location, own: Collection[str]) -> "Errors":
-        """Give the errors of a part of the file whose other keys are those of the file itself.
+        """Return a collector for a part of the file, such as one grid.
+
+        A part inherits the keys that it does not contain from the top level of the file.
 
         Args:
-            location: of the part.
-            own: its own keys.
+            location: location of the part.
+            own: keys that the part contains.
         """
         return PartErrors(self, location, own)
 
     def original_index(self, field: str, i: int) -> int:
-        """Give the place in the file of the i-th item of a list that is left after `report`."""
+        """Return the index in the file of a list item, counting the items that `add_validation_errors` removed.
+
+        Args:
+            field: key of the list.
+            i: index of the item among those that are left.
+        """
         left = (n for n in count() if (field, n) not in self.removed)
         return next(islice(left, i, None))
 
     def add_validation_errors(self, raw: dict[str, Any], error: ValidationError, at: Location = ()) -> dict[str, Any]:
-        """Add what pydantic found wrong with `raw`, which stands at the place `at`.
+        """Add the errors of a pydantic validation.
+
+        Args:
+            raw: the validated values.
+            error: the error that pydantic raised.
+            at: location of `raw` in the file.
 
         Returns:
-            `raw` without the parts that are wrong.
+            `raw` without the wrong parts.
         """
         messages: dict[Location, list[str]] = {}
         for detail in error.errors():
@@ -68,12 +92,12 @@ class Errors:
         return remove_locations(raw, list(messages))
 
     def add_repeated_keys(self) -> None:
-        """Report keys written twice, of which YAML would keep only the last."""
+        """Add an error for each key that is written twice. YAML itself would keep only the last value."""
         for location in self.lines.repeated:
             self.add(location, "this key is written twice")
 
     def raise_if_any(self) -> None:
-        """Raise `StudyError` if there was any error."""
+        """Raise `StudyError` if there is any error."""
         if self.messages:
             total = "1 error" if len(self.messages) == 1 else f"{len(self.messages)} errors"
             raise StudyError(
@@ -82,24 +106,30 @@ class Errors:
 
 
 class PartErrors(Errors):
-    """The errors of a part of a study file, which takes the keys that it does not have from the file."""
+    """Collects the errors of a part of a study file, which inherits missing keys from the top level."""
 
     def __init__(self, whole: Errors, location: Location, own: Collection[str]) -> None:
-        """Start with those of the whole file."""
+        """Share the errors of the whole file.
+
+        Args:
+            whole: errors of the whole file.
+            location: location of the part.
+            own: keys that the part contains.
+        """
         self.path, self.lines, self.messages, self.reasons = whole.path, whole.lines, whole.messages, whole.reasons
         self.removed = set()
         self.location, self.own = location, own
 
     def add(self, location: Location, message: str) -> None:
-        """Add an error at its place in the whole file, once."""
+        """Add an error at its location in the whole file."""
         super().add((*self.location, *location) if not location or location[0] in self.own else location, message)
 
 
 class YamlLines:
-    """The line of every place in a YAML text."""
+    """The line number of every location in a YAML text."""
 
     def __init__(self, text: str) -> None:
-        """Read the places."""
+        """Parse the text and record all lines."""
         self.lines: dict[Location, int] = {}
         self.repeated: list[Location] = []
         self.walked: set[int] = set()
@@ -108,7 +138,7 @@ class YamlLines:
             self.walk(root, ())
 
     def walk(self, node: yaml.Node, location: Location) -> None:
-        """Note a node's line and its children's, once: an alias repeats a node, even inside of itself."""
+        """Record the lines of a node and its children. A node is walked once, because aliases can repeat it."""
         self.lines.setdefault(location, node.start_mark.line + 1)
         if id(node) in self.walked:
             return
@@ -125,7 +155,7 @@ class YamlLines:
                 self.walk(value, inside)
 
     def line_of(self, location: Location) -> int:
-        """Give the line of a place, or of the nearest one around it."""
+        """Return the line of a location, or of the closest known parent location."""
         known = tuple(location)
         while known and known not in self.lines:
             known = known[:-1]
@@ -133,19 +163,19 @@ class YamlLines:
 
 
 def existing_location(raw: Any, location: Sequence[str | int]) -> Location:
-    """Keep of a pydantic location the parts that are places in the file."""
-    location: list[str | int] = []
+    """Return the part of a pydantic location that exists in the file."""
+    existing: list[str | int] = []
     for part in location:
         if (isinstance(raw, dict) and part in raw) or (
             isinstance(raw, list) and isinstance(part, int) and part < len(raw)
         ):
             raw = raw[part]  # type: ignore[index]
-            location.append(part)
-    return tuple(location)
+            existing.append(part)
+    return tuple(existing)
 
 
 def remove_locations(raw: dict[str, Any], locations: Sequence[Location]) -> dict[str, Any]:
-    """Copy a tree of YAML values, leaving out some places (the last item of a list first)."""
+    """Copy a tree of YAML values without the values at some locations."""
     raw = deepcopy(raw)
     for location in sorted(filter(None, locations), key=location_sort_key, reverse=True):
         parent: Any = raw
@@ -157,5 +187,5 @@ def remove_locations(raw: dict[str, Any], locations: Sequence[Location]) -> dict
 
 
 def location_sort_key(location: Location) -> list[tuple[bool, int, str]]:
-    """Sort places with list items by their number."""
+    """Return a sort key of a location that orders list items by their index."""
     return [(isinstance(part, int), part if isinstance(part, int) else 0, str(part)) for part in location]

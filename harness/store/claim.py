@@ -1,14 +1,16 @@
-"""Who works on a run: claims that hold between processes, and between machines that share the folder.
+"""Claims: locks on run folders. They hold between processes, and between machines that share the folder.
 
-In a run's folder lie files `claim.1`, `claim.2`, …, of which the highest counts. An empty one is free; another one
-names its owner. To claim a run is to make the next number by a hard link, which the file system lets only one do. A
-number that was used is never the highest again: who takes over what he saw abandoned cannot hit a later claim.
+A run folder contains the files `claim.1`, `claim.2`, …; only the highest number is valid. An empty claim file means
+that the run is free. Otherwise the file names the owner. A process claims a run by creating the next number with a
+hard link. The file system lets only one process create it. A used number never becomes the highest again, so taking
+over an abandoned claim cannot overwrite a later claim.
 
-An owner gives signs of life by the time stamp of its claim. Clocks of machines differ, so nobody compares that time
-with his own: an observer sees whether it *changes*, and counts the seconds by his own clock (`Lookout`).
+An owner sends heartbeats: it updates the modification time of its claim file. Clocks of machines differ. Therefore an
+observer only checks whether the time *changes*, and measures the seconds on its own clock (`ClaimObserver`).
 
-An owner that was stopped for long may have been given up. It finds out before it replaces a file of the folder
-(`confirm`). What happens in the instant between the two is harmless: a run's files are a function of its spec.
+A process that was suspended for a long time may have lost its claim. It checks this before it replaces a file of the
+folder (`check_still_owner`). A loss between the check and the write is harmless, because a run's files depend only on
+its spec.
 """
 
 import errno
@@ -26,28 +28,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 HEARTBEAT_SECONDS = 5.0
-"""Seconds between two signs of life of an owner."""
+"""Seconds between two heartbeats of an owner."""
 HEARTBEAT_TIMEOUT = 60.0
-"""Seconds without a sign of life, by the observer's clock, after which an owner is taken for dead.
+"""Seconds without a heartbeat, on the observer's clock, after which an owner is considered dead.
 
-An owner on the same machine is known to be dead as soon as its process is. This is for the others, and for processes
-that are stopped; it is many beats, for a server of files may hang that long and a busy process be late.
+The timeout is needed for owners on other machines and for suspended processes. An ended process on the same machine
+is detected at once. The timeout spans many heartbeats, because a file server may hang and a busy process may be late.
 """
 PROC = Path("/proc")
 FILE_GONE_ERRNOS = (errno.ENOENT, errno.ESTALE)
-"""What the system says of a file that was removed, here or by another machine."""
+"""Error numbers of a file that was removed, by this machine or by another one."""
 
 
 class ClaimError(Exception):
-    """Another process works on the run; no failure of the run."""
+    """Another process works on the run. The run has not failed."""
 
 
 class AlreadyClaimedError(ClaimError):
-    """The run is claimed."""
+    """Another process holds the claim."""
 
 
 class ClaimLostError(ClaimError):
-    """The run was claimed by this process, which gave no sign of life for so long that another one took it over."""
+    """This process held the claim and lost it: its heartbeats stopped for too long, and another process took over."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,14 @@ class Owner:
     """The process that works on a run.
 
     Attributes:
-        host: its machine's name, for people.
-        machine: what tells machines, their starts, and containers with process numbers of their own, apart.
-        process: its number.
-        started: when the process started, in ticks since the machine did; None where the system does not say.
-        driver: the `econ run` it works for, for people.
-        since: when it claimed the run, in seconds since 1970 by its own clock; for people.
-        token: drawn for this one claim.
+        host: name of the machine, for display.
+        machine: identifies the machine, its current boot, and the namespace of its process numbers (a container may
+            have its own).
+        process: process number.
+        started: start of the process, in clock ticks since boot; None where the system does not report it.
+        driver: the `econ run` command that the process works for, for display.
+        since: time of the claim, in seconds since 1970 on the owner's clock, for display.
+        token: random and unique to this claim.
     """
 
     host: str = "an unknown machine"
@@ -74,7 +77,7 @@ class Owner:
 
     @classmethod
     def current_process(cls, driver: str) -> "Owner":
-        """Name this process."""
+        """Describe the current process."""
         process = os.getpid()
         token = secrets.token_hex(16)
         return cls(
@@ -82,7 +85,7 @@ class Owner:
         )
 
     def is_dead(self) -> bool:
-        """Whether its process is known to have ended: it ran on this machine, and is there no more."""
+        """Return whether the process ran on this machine and has ended."""
         return self.machine == machine_id() and not is_process_alive(self.process, self.started)
 
     def __str__(self) -> str:
@@ -90,12 +93,12 @@ class Owner:
 
 
 class ClaimState(NamedTuple):
-    """The claim that counts in a folder, as it was seen.
+    """The valid claim of a folder at one moment.
 
     Attributes:
-        number: of the claim; 0 if the folder was never claimed.
-        owner: None if it is free.
-        beat: the time stamp that its signs of life change.
+        number: number of the claim; 0 if the folder was never claimed.
+        owner: the owner; None if the run is free.
+        heartbeat: modification time of the claim file, in nanoseconds. Heartbeats change it.
     """
 
     number: int
@@ -104,14 +107,14 @@ class ClaimState(NamedTuple):
 
 
 class Claim:
-    """A claim of this process. It gives signs of life until it is released, or its process ends or is stopped."""
+    """A claim held by this process. A thread sends heartbeats until the claim is released or the process ends."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        """Begin to give signs of life.
+        """Start to send heartbeats.
 
         Args:
-            folder: the run's.
-            number: of the claim, which this process has made.
+            folder: the run folder.
+            number: number of the claim, which this process has created.
         """
         self.folder, self.path, self.next = folder, claim_path(folder, number), claim_path(folder, number + 1)
         self.released = threading.Event()
@@ -119,51 +122,52 @@ class Claim:
         threading.Thread(target=self.send_heartbeats, name=f"claim of {folder.name}", daemon=True).start()
 
     def send_heartbeats(self) -> None:
-        """Give signs of life; one that cannot be given now is followed by others."""
+        """Send heartbeats until the claim is released. A failed heartbeat is skipped."""
         while not self.released.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):
                 os.utime(self.path)
 
     def check_still_owner(self) -> None:
-        """Make sure that the run is still this process's.
+        """Check that this process still holds the claim.
 
         Raises:
-            LostError: if another process has taken it over.
+            ClaimLostError: if another process has taken over the run.
         """
         try:
-            os.utime(self.path)  # asks the server of files, where `exists` may answer from memory
+            os.utime(self.path)  # asks the file server, whereas `exists` may use a cached answer
             lost = self.next.exists()
         except OSError as error:
             if error.errno not in FILE_GONE_ERRNOS:
                 raise
             lost = True
         if lost:
-            raise ClaimLostError(f"another process took it over while this one ({os.getpid()}) was silent")
+            raise ClaimLostError(f"another process took over while this one ({os.getpid()}) sent no heartbeats")
 
     def release(self) -> None:
-        """Let others claim the run."""
+        """Release the claim, so that other processes can claim the run."""
         self.released.set()
         if OWN_CLAIMS.get(self.folder) is self:
             del OWN_CLAIMS[self.folder]
         try:
-            os.truncate(self.path, 0)  # not removed, for its number must not come again; and a full disk allows it
+            os.truncate(self.path, 0)  # not removed: its number must not be reused; a full disk allows to truncate
         except OSError:
-            UNRELEASED_FILES.add(
-                self.path
-            )  # silent from now on, which frees it for others later, and for this process at once
+            UNRELEASED_FILES.add(self.path)
 
 
 OWN_CLAIMS: dict[Path, Claim] = {}
-"""The claims of this process, by folder."""
+"""The claims that this process holds, by folder."""
 UNRELEASED_FILES: set[Path] = set()
-"""Files of claims that this process gave up where the disk did not allow to free them."""
+"""Claim files that this process could not release, because the disk refused the write.
+
+They get no more heartbeats, so other processes can claim the runs after the timeout. This process can do so at once.
+"""
 
 
 def check_still_owner(folder: Path) -> None:
-    """Make sure that a folder which this process has claimed is still its own; others are nobody's concern.
+    """Check that this process still holds its claim of a folder. A folder that it never claimed passes.
 
     Raises:
-        LostError: if another process has taken it over.
+        ClaimLostError: if another process has taken over the run.
     """
     if claim := OWN_CLAIMS.get(folder):
         claim.check_still_owner()
@@ -173,11 +177,11 @@ def acquire_claim(folder: Path, driver: str = "") -> Claim:
     """Claim a run that is free, or whose owner is known to be dead.
 
     Args:
-        folder: the run's; made if there is none.
-        driver: for whom, in words.
+        folder: the run folder; it is created if it is missing.
+        driver: description of the command that the process works for.
 
     Raises:
-        TakenError: if another process works on it, as far as one look can tell.
+        AlreadyClaimedError: if another process holds the claim and is not known to be dead.
         OSError: if the folder cannot be written, or its file system has no hard links.
     """
     while True:
@@ -189,20 +193,20 @@ def acquire_claim(folder: Path, driver: str = "") -> Claim:
 
 
 def read_claim(folder: Path) -> ClaimState:
-    """Look which claim counts in a folder; nothing is changed."""
+    """Read the valid claim of a folder."""
     while number := max(claim_numbers(folder), default=0):
         try:
-            with claim_path(folder, number).open() as file:  # opening asks the server of files for what is new
+            with claim_path(folder, number).open() as file:  # opening asks the file server for the newest content
                 return ClaimState(number, parse_owner(file.read()), os.fstat(file.fileno()).st_mtime_ns)
         except OSError as error:
             if error.errno not in FILE_GONE_ERRNOS:
                 raise
-            time.sleep(0.01)  # a higher one came between
+            time.sleep(0.01)  # a higher number was created in the meantime
     return ClaimState(0, None, 0)
 
 
 def parse_owner(text: str) -> Owner | None:
-    """Read a claim; of one that a crash of the disk spoilt, nothing but its signs of life can be known."""
+    """Parse the content of a claim file. A corrupt file gives an unknown owner, of which only heartbeats are known."""
     if not text:
         return None
     try:
@@ -212,10 +216,12 @@ def parse_owner(text: str) -> Owner | None:
 
 
 def write_claim(folder: Path, number: int, text: str) -> bool:
-    """Make a claim with a number, or a free one with an empty text; of all who try, one succeeds.
+    """Create the claim file with a number; an empty text marks the run as free.
+
+    Only one of the processes that create the same number succeeds.
 
     Returns:
-        Whether it was this one.
+        Whether this process succeeded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, temporary = claim_path(folder, number), folder / f".claim.{secrets.token_hex(8)}.tmp"
@@ -223,7 +229,7 @@ def write_claim(folder: Path, number: int, text: str) -> bool:
         temporary.write_text(text)
         make_hard_link(temporary, path)
     except FileNotFoundError:
-        return False  # the owner that came first swept the temporary file away
+        return False  # another process claimed the run first and removed the temporary file
     except FileExistsError:
         if not link_exists(temporary):
             return False
@@ -243,14 +249,18 @@ def write_claim(folder: Path, number: int, text: str) -> bool:
 
 
 def link_exists(temporary: Path) -> bool:
-    """Whether a link was made although the system says that it was not: a server's answer may get lost."""
+    """Return whether a hard link of a file exists. A file server may create a link and still report an error."""
     with suppress(FileNotFoundError):
         return temporary.stat().st_nlink > 1
     return False
 
 
 def make_hard_link(temporary: Path, path: Path) -> None:
-    """Make a hard link, or say that the file system has none."""
+    """Create a hard link.
+
+    Raises:
+        OSError: with an explanation if the file system has no hard links.
+    """
     try:
         path.hardlink_to(temporary)
     except OSError as error:
@@ -261,26 +271,26 @@ def make_hard_link(temporary: Path, path: Path) -> None:
 
 
 def free_if_owner_dead(folder: Path) -> None:
-    """Free a claim whose owner is known to be dead, so that other machines need not wait for its silence."""
+    """Release the claim of an owner that is known to be dead, so that other machines need not wait for the timeout."""
     seen = read_claim(folder)
     if seen.owner and seen.owner.is_dead():
         write_claim(folder, seen.number + 1, "")
 
 
 class ClaimObserver:
-    """Watches claims of others, and gives up those whose owners are dead or silent."""
+    """Observes the claims of other processes, and releases those whose owner is dead or sends no heartbeats."""
 
     def __init__(self, timeout: float | None = None) -> None:
-        """Start to watch.
+        """Start without observations.
 
         Args:
-            silence: the seconds after which an owner is given up; None for `SILENCE`.
+            timeout: seconds without a heartbeat after which an owner is considered dead; None for `HEARTBEAT_TIMEOUT`.
         """
         self.timeout = HEARTBEAT_TIMEOUT if timeout is None else timeout
         self.last_states: dict[Path, tuple[ClaimState, float]] = {}
 
     def is_free(self, folder: Path) -> bool:
-        """Whether the run can be claimed now; to be asked again and again."""
+        """Return whether the run can be claimed now. The caller asks repeatedly."""
         found, now = read_claim(folder), time.monotonic()
         if found.owner is None or found.owner.is_dead():
             self.last_states.pop(folder, None)
@@ -296,18 +306,18 @@ class ClaimObserver:
 
 
 def claim_path(folder: Path, number: int) -> Path:
-    """Name the file of a claim."""
+    """Return the path of a claim file."""
     return folder / f"claim.{number}"
 
 
 def claim_numbers(folder: Path) -> set[int]:
-    """List the numbers of a folder's claims."""
+    """Return the numbers of a folder's claim files."""
     return {int(path.suffix[1:]) for path in folder.glob("claim.*") if path.suffix[1:].isdigit()}
 
 
 @cache
 def machine_id() -> str:
-    """Tell this machine since its last start, and this space of process numbers, from all others."""
+    """Return an identifier of this machine, its current boot, and its namespace of process numbers."""
     try:
         start = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{start} {(PROC / 'self/ns/pid').readlink()}"
@@ -316,7 +326,7 @@ def machine_id() -> str:
 
 
 def process_start_ticks(process: int) -> int | None:
-    """Give when a process started, in ticks since the machine did; None if it ended, or the system does not say."""
+    """Return the start of a process in clock ticks since boot; None if it ended or the system does not report it."""
     try:
         fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -325,7 +335,14 @@ def process_start_ticks(process: int) -> int | None:
 
 
 def is_process_alive(process: int, started: int | None) -> bool:
-    """Whether a process of this machine still runs; another one with its number counts as none where that shows."""
+    """Return whether a process of this machine still runs.
+
+    A different process that reuses the number does not count, where the system reports start times.
+
+    Args:
+        process: process number.
+        started: start of the process, in clock ticks since boot; None if unknown.
+    """
     if started is not None:
         try:
             return process_start_ticks(process) == started

@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The software and hardware environment that a result was computed in."""
 
 import os
 import platform
@@ -14,9 +14,9 @@ COMMIT_VARIABLE = "ECON_COMMIT"
 
 @cache
 def git_commit() -> str:
-    """Give git's name of the commit of this code; "unknown" outside a checkout of it, or without git.
+    """Return the git description of this code's commit; "unknown" outside a git checkout or without git.
 
-    Code that a driver sent to another machine is named as the driver's, by $ECON_COMMIT.
+    On a remote worker, $ECON_COMMIT holds the commit of the driver that sent the code.
     """
     if not (ROOT / ".git").exists():
         return os.environ.get(COMMIT_VARIABLE, "unknown")
@@ -29,7 +29,7 @@ def git_commit() -> str:
 
 
 def describe_environment(device: torch.device) -> dict[str, str]:
-    """Say what a result is made with, here and now."""
+    """Return the commit, the versions of Python and torch, the device and the number of threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "commit": git_commit(),

@@ -147,9 +147,9 @@ def test_a_whole_start_is_an_epoch_and_a_fraction_a_part():
     ("text", "messages"),
     [
         ("sdg", ["unknown method 'sdg'; did you mean 'sgd'? there are "]),
-        ("sgd(swa)", ["sgd is not made of another method"]),
+        ("sgd(swa)", ["sgd takes no other method"]),
         ("sgd(K=1)", ["sgd has no hyperparameter 'K'; it has none"]),
-        ("swa(sgd, sgd)", ["swa is made of one other method, not of 2"]),
+        ("swa(sgd, sgd)", ["swa takes one other method, not 2"]),
         (
             "swa(strat=0.5)",
             ["swa has no hyperparameter 'strat'; did you mean 'start'? there are alpha, checkpoints, every, low, "],
