@@ -1,4 +1,4 @@
-"""Checks of a study beyond the form of its file: whether its parts fit together."""
+"""Checks whether the parts of a study fit together, after the form of its file has been validated."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ from methods.core.wrapper import methods_within
 
 PLAIN_TRAINING = MethodSpec(name="sgd")
 TEXT_PLACEHOLDER = data.Shape(None, None, 205, 900_000)
-"""The shape that takes the place of a text's which could not be read."""
+"""The shape assumed for a text that could not be read, so that the rest of the study can be checked."""
 PLACEHOLDERS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
-"""What takes the place of parts of a study that were all wrong, so that the rest can be checked."""
+"""Placeholders for parts of a study without any right value, so that the rest can be checked."""
 NUMBER_WORDS = {2: "two", 3: "three"}
 
 
 def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
-    """Report what of a grid does not fit together."""
+    """Report parts of a grid that do not fit together."""
     check_labels(grid, errors)
     check_overrides(grid, errors)
     check_builds(grid, meta_methods, errors)
@@ -33,7 +33,7 @@ def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
 
 
 def check_distinct_groups(grids: Sequence[Grid], errors: Errors) -> None:
-    """Report methods of two grids that tables could not tell apart."""
+    """Report cell groups that appear in two grids, which tables could not tell apart."""
     known: dict[tuple[str, str, str], int] = {}
     for i, grid in enumerate(grids):
         for name in dict.fromkeys(group.name for group in grid.cell_groups()):
@@ -42,7 +42,7 @@ def check_distinct_groups(grids: Sequence[Grid], errors: Errors) -> None:
 
 
 def check_labels(grid: Grid, errors: Errors) -> None:
-    """Report what could not be told apart in tables, or is listed twice."""
+    """Report entries that are listed twice, and labels that tables could not tell apart."""
     labels: dict[str, str] = {}
     seen: set[str] = set()
     for k, entry in enumerate(grid.methods):
@@ -66,7 +66,7 @@ def check_labels(grid: Grid, errors: Errors) -> None:
 
 
 def check_overrides(grid: Grid, errors: Errors) -> None:
-    """Report overrides that match nothing or that no recipe accepts."""
+    """Report overrides that match no cell or are no valid recipe values."""
     base = grid.recipe.model_dump(exclude_unset=True)
     for i, override in enumerate(grid.overrides):
         location = errors.original_index("overrides", i)
@@ -88,9 +88,9 @@ def check_overrides(grid: Grid, errors: Errors) -> None:
 
 
 def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
-    """Report datasets, architectures and methods that cannot be built together, in the first seed.
+    """Report datasets, architectures and methods that cannot be built together, for the first seed.
 
-    Where no dataset or no architecture is right, a stand-in lets the rest be checked all the same.
+    If no dataset or no architecture is right, a placeholder allows the rest to be checked.
     """
     found = check_datasets(grid, errors)
     first = grid.datasets[0]
@@ -111,7 +111,7 @@ def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
 
 
 def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
-    """Report datasets that are not there, and give the shapes of the others."""
+    """Report datasets that cannot be found, and return the others with their shapes."""
     found = []
     for i, dataset in enumerate(grid.datasets):
         try:
@@ -132,7 +132,7 @@ def check_architecture(
     j: int,
     architecture: str,
 ) -> Run | None:
-    """Report an architecture that cannot be built for a dataset, or give its plain run."""
+    """Report an architecture that cannot be built for a dataset; else return its run of plain training."""
     try:
         recipe = grid.recipe_of(dataset, architecture)
         plain = Run(
@@ -150,31 +150,31 @@ def check_architecture(
 def check_methods(
     grid: Grid, meta_methods: MetaMethods, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
 ) -> None:
-    """Report methods that cannot be built in the place of a plain run's, or that watch data which are not held out.
+    """Report methods that cannot be built, and methods that watch validation data although none is held out.
 
     Args:
-        grid: whose methods are checked.
-        meta_methods: methods that were built before.
-        errors: where to report.
-        plain: the plain run.
-        shape: of its data.
-        loadable: whether its dataset is there.
+        grid: the grid whose methods are checked.
+        meta_methods: cache of methods on the meta device.
+        errors: collects the errors.
+        plain: run of plain training on the dataset and architecture to check.
+        shape: shape of its data.
+        loadable: whether the dataset could be found.
     """
     for k, entry in enumerate(grid.methods):
         try:
             method = meta_methods.build(plain.model_copy(update={"method": entry.method}), shape)
             watches = any(part.watches == "validation" for part in methods_within(method))
-            if watches and loadable and not holds_out(plain.dataset):
+            if watches and loadable and not has_validation_data(plain.dataset):
                 reason = f"it watches validation data, but {plain.dataset.label} holds none out"
-                raise ValueError(f"{reason}: give the dataset a number of them, `validation`")
-        except Exception as error:  # whatever a user's own method raises is the user's to read
+                raise ValueError(f"{reason}: give the dataset a number of examples, `validation`")
+        except Exception as error:  # a user's own method can raise anything, which the user must see
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             location = ("methods", errors.original_index("methods", k))
             errors.add(location, f"{entry.method} on {plain.architecture}: {reason}")
 
 
 def check_measures(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
-    """Report what the grid asks evaluation to measure and no method of it can give."""
+    """Report measurements that the grid requests but none of its methods can provide."""
     asked = grid.evaluate
     least = {"path": 2} if asked.path else {}
     if asked.plane:
@@ -196,8 +196,11 @@ def check_measures(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> Non
             )
 
 
-def holds_out(dataset: DatasetSpec) -> bool:
-    """Say whether some training images of a dataset are held out; those that are downloaded hold out none unasked."""
+def has_validation_data(dataset: DatasetSpec) -> bool:
+    """Return whether training data of a dataset are held out for validation.
+
+    A downloaded dataset of images holds out none unless `validation` asks for it.
+    """
     if dataset.name.partition(":")[0] in TEXTS:
         return dataset.validation != 0
     if dataset.validation is not None or dataset.name in DOWNLOADED:

@@ -1,4 +1,4 @@
-"""The figures that a study asks for: which plot, with which options, of which of its cells."""
+"""The figures that a study requests: the plot, its options and the cells that it shows."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from methods.core.recipe import Part
 
 Labels = Annotated[tuple[str, ...], Field(min_length=1)]
 RELATIVE = ("train_cost", "train_time", "predict_cost")
-"""What a plot may rank by besides: the costs of runs, where those of plain training are 1."""
+"""Costs relative to plain training, by which a plot may rank in addition to metrics."""
 
 
 class FigureRequest(Part):
-    """One figure of a study; what stands besides these keys are the plot's own options.
+    """A figure that a study requests. All other keys are options of the plot.
 
     Attributes:
-        plot: which one; `analysis.FIGURES` has their names, and their options as keyword arguments.
-        name: at the end of the file's name, where a study has several figures: letters, digits, "_", "." and "-".
-        methods: labels of the entries that are drawn, in this order; None for all.
-        datasets: names or labels of theirs; None for all.
-        architectures: theirs; None for all.
+        plot: name of the plot in `analysis.FIGURES`, whose keyword arguments are the options.
+        name: suffix of the file name, if a study has several figures: letters, digits, "_", "." and "-".
+        methods: labels of the methods to show, in this order; None for all.
+        datasets: names or labels of the datasets to show; None for all.
+        architectures: architectures to show; None for all.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -38,14 +38,14 @@ class FigureRequest(Part):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the plot's function is given besides the runs."""
+        """Keyword arguments of the plot's function."""
         return dict(self.model_extra or {})
 
     def select_groups(self, groups: Sequence[CellGroup]) -> tuple[int, ...]:
-        """Give the numbers of the places of a study that are drawn, in the order of `methods`.
+        """Return the indices of the cell groups that the figure shows, in the order of `methods`.
 
         Raises:
-            ValueError: for a name that the study does not have.
+            ValueError: if the study has no method, dataset or architecture of a requested name.
         """
         labels = list(dict.fromkeys(group.entry.label for group in groups))
         names = {name: None for group in groups for name in (group.dataset.name, group.dataset.label)}
@@ -66,7 +66,7 @@ class FigureRequest(Part):
 
 
 def check_figures(requests: Sequence[FigureRequest], groups: Sequence[CellGroup], errors: Errors) -> None:
-    """Report figures of what the study does not have, of no plot or with wrong options, and two of one name."""
+    """Report figures with unknown cells, unknown plots or wrong options, and repeated names."""
     for i, request in enumerate(requests):
         try:
             request.select_groups(groups)
@@ -79,7 +79,7 @@ def check_figures(requests: Sequence[FigureRequest], groups: Sequence[CellGroup]
 
 
 def option_errors(request: FigureRequest, groups: Sequence[CellGroup]) -> list[tuple[str, str]]:
-    """List what is wrong with a figure's plot and options: the key, and the reason."""
+    """Return the errors in a figure's plot and options, each as a key and a message."""
     from analysis import FIGURES  # imports matplotlib, which only studies with figures need
 
     if request.plot not in FIGURES:
@@ -101,18 +101,18 @@ def option_errors(request: FigureRequest, groups: Sequence[CellGroup]) -> list[t
 
 
 def describe_options(known: dict[str, Any], name: str = "") -> str:
-    """Say which options a plot has, the closest to a name first."""
+    """List the options of a plot, with a hint for an unknown option name."""
     return suggest_closest(name, known) if known else "it has none"
 
 
 def value_error(name: str, value: object, kind: Any, groups: Sequence[CellGroup]) -> str:
-    """Say what is wrong with an option's value; "" for nothing.
+    """Return what is wrong with an option's value; "" if it is valid.
 
     Args:
-        name: of the option; `metrics` and `by` name metrics.
-        value: as the file has it.
-        kind: its type.
-        groups: of the study.
+        name: name of the option. The values of `metrics` and `by` must be metrics.
+        value: value in the file.
+        kind: type of the option.
+        groups: cell groups of the study.
     """
     try:
         TypeAdapter(kind).validate_python(value, strict=True)

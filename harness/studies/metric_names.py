@@ -1,4 +1,4 @@
-"""The metrics that runs can have, by the names that they are tracked by: known before anything is trained."""
+"""The names of all metrics that the runs of a study can have, known before anything is trained."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,20 +23,20 @@ OTHER_SCORES = (
     *(f"path/{name}" for name in ("l2", "cosine", "squared_cosine")),
 )
 DETECTION = ("ood_auroc", "ood_aupr", "ood_fpr95")
-"""Each also of every companion: ood_auroc/svhn."""
+"""Each is tracked as a mean and for every OOD dataset, such as ood_auroc/svhn."""
 CORRUPTION = ("corruption_error", "relative_change")
-"""Each also of every corruption, and of generated ones: generated/corruption_error/fog."""
+"""Each is tracked as a mean and for every corruption; generated ones as generated/corruption_error/fog."""
 TRAINING = ("forward_examples", "backward_examples", "optimizer_steps", "train_seconds", "peak_memory_bytes")
-"""What training costs alone (cost/…), and what it took (spent/…)."""
+"""Training costs: of the run as if alone (cost/…), and actually spent (spent/…)."""
 PREDICTION = ("parameters_trained", "parameters_kept", "forwards_per_example", "seconds_per_1000_predictions")
-"""What else a cost/… says."""
+"""Further costs with the prefix cost/."""
 
 
 def metric_names(groups: Iterable[CellGroup]) -> list[str]:
-    """Name the metrics that the runs of a study can have, if the methods and `evaluate` give them.
+    """List the metrics that the runs of a study can have, if the methods and `evaluate` provide them.
 
     Args:
-        groups: of the study, whose datasets are there: their companions, and the bins of a further calibration error.
+        groups: cell groups of the study. Their datasets must exist, because their OOD datasets are listed.
     """
     groups = list(groups)
     bins = {group.grid.evaluate.calibration_bins for group in groups} - {None}
@@ -53,7 +53,7 @@ def metric_names(groups: Iterable[CellGroup]) -> list[str]:
 
 
 def ood_dataset_names(dataset: DatasetSpec) -> list[str]:
-    """Name the companions of a dataset, without downloading anything."""
+    """Return the names of a dataset's OOD datasets, without downloading anything."""
     known = DOWNLOADED.get(dataset.name)
     if known is None:
         task = data.load(dataset.name, root=Path(), **dataset.options())
@@ -64,10 +64,10 @@ def ood_dataset_names(dataset: DatasetSpec) -> list[str]:
 
 
 def check_metric(name: str, known: Iterable[str]) -> None:
-    """Refuse a name that no metric has.
+    """Check that a metric exists.
 
     Raises:
-        ValueError: with the closest one; of those of single companions and corruptions, only the mean is listed.
+        ValueError: naming the most similar metric. The list leaves out metrics of single OOD datasets and corruptions.
     """
     known = set(known)
     if name not in known:

@@ -1,4 +1,4 @@
-"""A paper's figures comparisons a study's: which cells stand comparisons each value."""
+"""Matches each published value of a paper's table with the cells of a study that reproduce it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 
 class PaperComparison(NamedTuple):
-    """A value of the paper, and the figures of the study that stand comparisons it.
+    """A published value, and the cells of the study to compare with it.
 
     Attributes:
-        row: its name in the paper's table; so is `column`.
-        group: the number of the cells' group in the study; None where it cannot run what the paper did, as a note says.
-        metric: of these cells.
-        times: the factor between our unit and the paper's.
-        published: what the paper states; None for nothing.
-        seeds: of the paper's value; 0 where it does not say how many.
-        notes: what a reader must know.
+        row: name of the row in the paper's table.
+        column: name of the column in the paper's table.
+        group: index of the cell group in the study; None if the study cannot reproduce the value, as a note explains.
+        metric: metric of these cells to compare.
+        times: factor between the study's unit and the paper's unit.
+        published: the published value; None if the paper gives none.
+        seeds: number of runs behind the published value; 0 if the paper does not state it.
+        notes: remarks that a reader must know.
     """
 
     row: str
@@ -40,14 +41,14 @@ class PaperComparison(NamedTuple):
 
 
 NOT_RUN = "none"
-"""What a row selects as its method if the study cannot run it: a value that the paper quotes from elsewhere."""
+"""The method that a row selects if the study cannot run it, such as a value that the paper quotes from elsewhere."""
 
 
 def match_cell_groups(paper: Paper, groups: Sequence[CellGroup]) -> list[PaperComparison]:
-    """Find for each value of a paper's table the cells of a study that it stands comparisons.
+    """Find the cell group of a study for each value of a paper's table.
 
     Raises:
-        ValueError: if there are none, or if several cells fit, naming the row and the column.
+        ValueError: if a value has no cell group or several; the message names row and column.
     """
     found = []
     for row, line in zip(paper.rows, paper.values, strict=True):
@@ -59,7 +60,7 @@ def match_cell_groups(paper: Paper, groups: Sequence[CellGroup]) -> list[PaperCo
             except ValueError as error:
                 if published:
                     raise ValueError(f"row {row.name}, column {column.name}: {error}") from error
-                group = None  # nothing stands comparisons nothing
+                group = None  # without a published value, no cells are needed
             notes = tuple(
                 note.text for note in paper.notes if note.row in (None, row.name) and note.column in (None, column.name)
             )
@@ -71,7 +72,7 @@ def match_cell_groups(paper: Paper, groups: Sequence[CellGroup]) -> list[PaperCo
 
 
 def merge_selections(paper: Paper, row: Axis, column: Axis) -> dict[str, Any]:
-    """Put together what a row and a column select; the column's words count before the row's."""
+    """Merge the selections of the table, a row and a column. The column has priority over the row."""
     usual = {"metric": "accuracy", "times": 1.0}
     by_name = {} if row.selects.method or column.selects.method or paper.select.method else {"method": row.name}
     parts = [each.model_dump(exclude_none=True) for each in (paper.select, row.selects, column.selects)]
@@ -81,10 +82,10 @@ def merge_selections(paper: Paper, row: Axis, column: Axis) -> dict[str, Any]:
 
 
 def find_cell_group(selects: Mapping[str, Any], groups: Sequence[CellGroup]) -> int | None:
-    """Find the number of the one place in a study that a selection means.
+    """Return the index of the cell group that a selection means; None if the study does not run it.
 
     Raises:
-        ValueError: if there is none, or more than one.
+        ValueError: if no cell group fits, or more than one.
     """
     if selects["method"] == NOT_RUN:
         return None
@@ -107,7 +108,11 @@ def find_cell_group(selects: Mapping[str, Any], groups: Sequence[CellGroup]) -> 
 def check_paper(
     raw: Any, groups: Sequence[CellGroup], errors: Errors
 ) -> tuple[Paper, tuple[PaperComparison, ...]] | None:
-    """Read the key `paper` of a study and what stands comparisons it, or report what is wrong with it."""
+    """Read the key `paper` of a study and match its values with cell groups.
+
+    Returns:
+        The paper's table and the comparisons; None if there are errors, which are reported.
+    """
     if raw is None:
         errors.add(("paper",), "it is empty; write what the paper states, or leave it out")
         return None
@@ -125,30 +130,30 @@ def check_paper(
 
 
 def check_metrics(paper: Paper, groups: Sequence[CellGroup], errors: Errors) -> None:
-    """Report metrics that a table selects and no run can have."""
+    """Report metrics that a table selects but no run can have."""
     selecting: list[tuple[tuple[str | int, ...], Selection]] = [(("select",), paper.select)]
     for what, axes in (("rows", paper.rows), ("columns", paper.columns)):
         selecting += [((what, i), axis.selects) for i, axis in enumerate(axes)]
     if not any(selects.metric for _, selects in selecting):
         return
     known = metric_names(groups)
-    for group, selects in selecting:
+    for location, selects in selecting:
         try:
             if selects.metric is not None:
                 check_metric(selects.metric, known)
         except ValueError as error:
-            errors.add(("paper", *group), str(error))
+            errors.add(("paper", *location), str(error))
 
 
 def comparison_table(
     paper: Paper, comparisons: Sequence[PaperComparison], groups: Sequence[CellGroup]
 ) -> "pd.DataFrame":
-    """Give a paper's values as `analysis.compare` takes them, a row each.
+    """Return the published values as a table for `analysis.compare`, one row a value.
 
     Args:
-        paper: whose values they are.
-        comparisons: what `match` found.
-        groups: of the study, or of its rehearsal, in the same order.
+        paper: the paper's table.
+        comparisons: result of `match_cell_groups`.
+        groups: cell groups of the study, or of its rehearsal in the same order.
     """
     import pandas as pd
 
@@ -180,6 +185,9 @@ def comparison_table(
 
 
 def metric_of_group(metric: str, group: CellGroup | None) -> str:
-    """Name a metric as the runs of a place have it: what was measured on generated corruptions is called so."""
+    """Return the name under which the runs of a cell group track a metric.
+
+    Metrics on generated corruptions have the prefix "generated/".
+    """
     generated = group is not None and group.dataset.corruptions == "generated"
     return f"generated/{metric}" if generated and metric.startswith(("corruption_error", "relative_change")) else metric

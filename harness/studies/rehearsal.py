@@ -1,4 +1,4 @@
-"""Rehearsals: a study at a small scale, to see that all of it runs before it is paid for. Its figures mean nothing."""
+"""Rehearsals: a study at a small scale, which shows cheaply that everything runs. Its results have no meaning."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +14,14 @@ from harness.studies.scale import REPLACEMENT_FAMILY, TINY, TINY_EPOCHS, WIDTH_P
 from harness.studies.study import Study
 
 SUFFIX = " · rehearsal"
-"""At the end of a rehearsal's name: its runs are tracked apart from the study's."""
+"""Suffix of a rehearsal's name. Its runs are tracked separately from the study's."""
 
 
 def rehearse(study: Study, scale: Scale) -> Study:
-    """Give a study at a small scale.
+    """Return a study at a small scale.
 
     Raises:
-        StudyError: if a method does not fit into it, naming it, or if nothing of the study is larger.
+        StudyError: if a method does not work at the scale, or if the scale changes nothing.
     """
     for epochs in TINY_EPOCHS if scale == TINY else (scale.epochs,):
         small = scale.model_copy(update={"epochs": epochs})
@@ -42,12 +42,12 @@ def rehearse(study: Study, scale: Scale) -> Study:
 
 
 def effective_scale(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> Scale:
-    """Keep of a scale what makes something of a study smaller.
+    """Return a scale without the limits that change nothing of a study.
 
     Args:
-        study: as it is written.
-        scale: of the rehearsal.
-        grids: of the study at that scale.
+        study: the original study.
+        scale: scale of the rehearsal.
+        grids: the study's grids at that scale.
     """
     asked = scale.model_dump(exclude_none=True)
     idle = [name for name in asked if scale_grids(study, scale.model_copy(update={name: None})) == grids]
@@ -55,18 +55,18 @@ def effective_scale(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> Scal
 
 
 def no_change_error(study: str, scale: Scale) -> StudyError:
-    """Say that a study at a scale is the study itself."""
+    """Return the error for a scale that changes nothing of a study."""
     remedy = "take smaller values, or leave it out"
     return StudyError(f"--scale {scale} changes nothing of study {study}: nothing of it is larger; {remedy}")
 
 
 def describe_rehearsal(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> str:
-    """Say what a rehearsal is.
+    """Write the banner of a rehearsal, which lists what is scaled.
 
     Args:
-        study: as it is written.
-        scale: what of it changes something.
-        grids: of the rehearsal.
+        study: the original study.
+        scale: the effective scale.
+        grids: grids of the rehearsal.
     """
     pairs = list(zip(study.cell_groups(), (group for grid in grids for group in grid.cell_groups()), strict=True))
     same = dict.fromkeys(large.dataset.label for large, small in pairs if large.dataset == small.dataset)
@@ -81,22 +81,22 @@ def describe_rehearsal(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> s
         f"{REPLACEMENT_FAMILY}s in place of larger residual networks" if any(shallower) else "",
         f"at most {pluralize(scale.members, 'member')}" if scale.members else "",
         f"at most {pluralize(scale.seeds, 'seed')}" if scale.seeds else "",
-        "made-up data" if scale.data else "",
+        "synthetic data" if scale.data else "",
         "fewer points around networks" if any(a.grid.evaluate != b.grid.evaluate for a, b in pairs) else "",
     ]
     return f"Rehearsal, not a result: {', '.join(part for part in parts if part)}."
 
 
 def pluralize(count: int, what: str) -> str:
-    """Write a number of something."""
+    """Write a count with its noun, in the plural if needed."""
     return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def rehearse_quadratic(study: QuadraticStudy, scale: Scale) -> QuadraticStudy:
-    """Give a study of the noisy quadratic problem in fewer dimensions, which relax as much sooner.
+    """Return a study of the noisy quadratic problem with fewer dimensions, and proportionally fewer iterations.
 
     Raises:
-        StudyError: if that is too few, or if nothing of the study is larger.
+        StudyError: if a setting does not work with so few dimensions, or if the scale changes nothing.
     """
     factor = scale.width or 1.0
     runs = []

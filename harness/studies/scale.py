@@ -1,4 +1,4 @@
-"""A study's parts at a small scale: fewer epochs, examples, members and seeds, narrower networks; never more."""
+"""Scales the parts of a study down: fewer epochs, examples, members and seeds, and narrower networks."""
 
 import math
 import re
@@ -22,41 +22,41 @@ from methods import Method
 from methods.core.recipe import Part, Position, Recipe
 
 COUNT_HYPERPARAMETERS = ("K", "N", "M", "checkpoints", "points")
-"""Hyperparameters that count members, samples and states."""
+"""Hyperparameters that are numbers of members, samples or checkpoints."""
 POSITION_TYPES = (Position, Position | None)
-"""Types of hyperparameters that are places in training."""
+"""Types of hyperparameters that are positions in training, as epochs or fractions."""
 MAX_PATH_POINTS, MAX_PLANE_POINTS, MAX_NOISE_DRAWS, MAX_EXAMPLES = 5, 3, 2, 64
-"""What is measured around networks, at most: points on a path and along a plane's side, draws of noise, examples."""
+"""Limits of extra measurements: points on a path and along a plane's side, noise samples, and examples."""
 KEPT_SEVERITY = 3
-"""Of the corruptions of a path, the one that is left where it is asked for; it is that of the relative change."""
+"""The severity that is kept of a path's corruptions, if requested. The relative change is measured at it."""
 MIN_MINIBATCHES = 4
-"""Of an epoch, at least: so few epochs of a single one would teach nothing, and no cycle of members would be full."""
+"""Minimal number of minibatches an epoch. With fewer, nothing is learned and no cycle of members is complete."""
 TINY_EPOCHS = (4, 6, 10, 16, 24, 40)
-"""Lengths that `tiny` tries, as some methods collect several states late in training."""
+"""Numbers of epochs that `tiny` tries in turn, because some methods collect several checkpoints late in training."""
 WIDTH_PATTERN = re.compile(r"(?P<family>wrn|pyramidnet|lstm)-(?:(?P<depth>\d+)-)?(?P<width>\d+)")
 RESIDUAL_PATTERN = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w+")
-"""Networks without a width in their name: a step of the larger ones takes seconds even on tiny images."""
+"""Networks without a width in their name. One step of the larger ones takes seconds even on tiny images."""
 REPLACEMENT_FAMILY = "wrn-10"
 
 
 class Scale(Part):
-    """How small a rehearsal is; None leaves the study's own value."""
+    """The limits of a rehearsal. None keeps the study's own value."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Of the study's longest training; all places in training move in proportion."""
+    """Epochs of the study's longest training. All positions in training are scaled in proportion."""
     subset: Annotated[int, Field(ge=1)] | None = None
-    """Examples to train on, at most; of text, segments."""
+    """Largest number of training examples; of text, segments."""
     width: Annotated[float, Field(gt=0, le=1)] | None = None
-    """A factor on the width of networks that have one in their name; below 1, wrn-10s in place of all ResNets."""
+    """Factor on the width of networks with a width in their name. Below 1, wrn-10s replace all ResNets."""
     members: Annotated[int, Field(ge=1)] | None = None
-    """How many an ensemble has, at most."""
+    """Largest number of members of an ensemble."""
     seeds: Annotated[int, Field(ge=1)] | None = None
-    """How many of the study's are run."""
+    """Number of the study's seeds to run."""
     data: Literal["made"] | None = None
-    """Made-up data in the place of what would be downloaded."""
+    """"made" replaces data that would be downloaded by synthetic data."""
 
     def __str__(self) -> str:
-        """Write it as it is read."""
+        """Write the scale as `read_scale` reads it."""
         return ",".join(f"{name}={value}" for name, value in self.model_dump(exclude_none=True).items())
 
 
@@ -64,10 +64,10 @@ TINY = Scale(epochs=TINY_EPOCHS[0], subset=64, width=0.1, members=3, seeds=2, da
 
 
 def read_scale(text: str) -> Scale:
-    """Read `tiny`, or values like `epochs=4,subset=64,width=0.1`.
+    """Parse a scale: `tiny`, or values like `epochs=4,subset=64,width=0.1`.
 
     Raises:
-        StudyError: naming what is wrong.
+        StudyError: naming all wrong values.
     """
     if text == "tiny":
         return TINY
@@ -88,7 +88,7 @@ def read_scale(text: str) -> Scale:
 
 
 def scale_grids(study: Study, scale: Scale) -> tuple[Grid, ...]:
-    """Give a study's grids at a small scale, each (dataset, architecture) as one of its own, in their order."""
+    """Return a study's grids at a small scale. Each (dataset, architecture) becomes one grid, in the same order."""
     lengths = [grid.recipe_of(d, a).epochs for grid in study.grids for d in grid.datasets for a in grid.architectures]
     if scale.epochs and scale.epochs >= max(lengths):
         scale = scale.model_copy(update={"epochs": None})
@@ -115,7 +115,10 @@ def scale_grids(study: Study, scale: Scale) -> tuple[Grid, ...]:
 
 
 def narrower_names(architectures: set[str], width: float | None) -> dict[str, str]:
-    """Name a narrower network for each architecture; different ones stay different, if need be by becoming wider."""
+    """Return the name of a narrower network for each architecture.
+
+    Different architectures stay different. If two would become equal, one of them gets a larger width.
+    """
     found = {name: name for name in architectures}
     if width is None or width >= 1:
         return found
@@ -127,7 +130,7 @@ def narrower_names(architectures: set[str], width: float | None) -> dict[str, st
         elif RESIDUAL_PATTERN.fullmatch(name):
             families.append((math.inf, name, REPLACEMENT_FAMILY))
     taken: set[str] = set()
-    for own, name, head in sorted(families):  # narrow ones first: what they leave free is no wider than the others
+    for own, name, head in sorted(families):  # narrow ones first, so that they get the smallest widths
         least = 1 if math.isinf(own) else max(1, round(own * width))
         found[name] = next(each for i in count(least) if (each := f"{head}-{i}") not in taken)
         taken.add(found[name])
@@ -135,15 +138,15 @@ def narrower_names(architectures: set[str], width: float | None) -> dict[str, st
 
 
 def scale_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
-    """Give less of a dataset, perhaps made up; one that needs no download stays as it is."""
+    """Reduce a dataset or replace it by synthetic data. A dataset that needs no download stays unchanged."""
     known = DOWNLOADED.get(dataset.name)
     if known is None or not (scale.subset or scale.data):
         return dataset
     text = known.image_size is None
-    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of made-up data
+    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of synthetic data
     changes: dict[str, Any] = synthetic_changes(dataset, text) if scale.data else {}
     limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
-    apart = dataset.validation or 0  # of images, it is taken from those to train on; a text has a part for it
+    apart = dataset.validation or 0  # images: taken from the training examples; a text has a separate part
     had = dataset.train_size or known.train - (0 if text else apart)
     if apart:
         changes["validation"] = apart = min(apart, *limits, *([held] if scale.data else []))
@@ -155,7 +158,7 @@ def scale_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
 
 
 def synthetic_changes(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
-    """Say what of a dataset changes if it is made up."""
+    """Return the changes to a dataset's spec that replace it by synthetic data."""
     changes: dict[str, Any] = {"name": f"{'made_text' if text else 'made'}:{dataset.name}"}
     changes["version"] = data.VERSIONS.get(changes["name"].partition(":")[0], 1)
     if not text:
@@ -166,13 +169,13 @@ def synthetic_changes(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
 
 
 def scale_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = True) -> Recipe:
-    """Shorten training; whole epochs in its schedule become the same fractions of it.
+    """Shorten training. Epochs in the schedule become the same fractions of training.
 
     Args:
-        recipe: as it is written.
-        factor: on the epochs.
-        scale: of the rehearsal.
-        fewer: whether there are fewer examples, so that minibatches must be smaller.
+        recipe: recipe of the study.
+        factor: factor on the number of epochs.
+        scale: scale of the rehearsal.
+        fewer: whether there are fewer training examples, so that minibatches must be smaller.
     """
     values = recipe.model_dump(exclude_unset=True)
     schedule = dict(values.get("schedule", {}))
@@ -199,12 +202,12 @@ def scale_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = T
 
 
 def scale_epochs(epochs: int, factor: float) -> int:
-    """Scale a number of epochs; one is left."""
+    """Scale a number of epochs, to at least one."""
     return max(1, round(epochs * factor))
 
 
 def epochs_to_fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Turn the whole epochs of a stage's schedule into fractions of it."""
+    """Convert the epochs of a stage's schedule to fractions of its length."""
     schedule = dict(stage.get("schedule", {}))
     for name in ("start", "end"):
         if isinstance(schedule.get(name), int):
@@ -215,19 +218,19 @@ def epochs_to_fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]
 
 
 def scale_entry(entry: Entry, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> Entry:
-    """Give a method at a small scale, under its name.
+    """Scale a method and keep its label.
 
     Args:
-        entry: as it is written.
-        epochs: of its training, in which it is written.
-        scale: of the rehearsal.
-        methods: every method by name.
+        entry: entry of the study.
+        epochs: length of the study's training, to which positions in the entry refer.
+        scale: scale of the rehearsal.
+        methods: all methods by name.
     """
     return entry.model_copy(update={"method": scale_method(entry.method, epochs, scale, methods)})
 
 
 def scale_method(spec: MethodSpec, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> MethodSpec:
-    """Move a method's places in training, and give it fewer members."""
+    """Convert a method's epochs to fractions of training, and reduce its number of members."""
     values = {}
     for name, (kind, default) in hyperparameters(methods[spec.name]).items():
         value = spec.hyperparameters.get(name, default)
@@ -245,7 +248,7 @@ def scale_method(spec: MethodSpec, epochs: int, scale: Scale, methods: Mapping[s
 
 
 def scale_measurements(asked: ExtraMeasurements) -> ExtraMeasurements:
-    """Measure less around networks."""
+    """Reduce the extra measurements to their limits."""
     changes: dict[str, Any] = {}
     if asked.path:
         severities = tuple(s for s in asked.path.severities if s == KEPT_SEVERITY) or asked.path.severities[:1]

@@ -1,4 +1,4 @@
-"""A study: a YAML file naming a grid of cells. Checked as a whole, every error with its place in the file."""
+"""Loads a study: a YAML file that names a grid of cells. All errors are reported at once, with their locations."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 class StudyFile(BaseModel):
-    """What a study's YAML may hold besides the keys of a grid: several grids, of which those keys are the defaults."""
+    """The keys of a study's YAML file besides those of a grid.
+
+    A file with `grids` has several grids. The grid keys at the top level are then their defaults.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -42,7 +45,7 @@ class StudyFile(BaseModel):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study, with the name that its tables give the method."""
+    """One run of a study, with the method's label in tables."""
 
     run: Run
     label: str
@@ -50,15 +53,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study.
+    """A valid study.
 
     Attributes:
-        tuned: (dataset, architecture, label) → the method with the values that tuning chose.
-        caption: what a leaderboard says of tuning.
-        paper: what a paper states; `comparisons` says for each value which cells stand comparisons it.
-        figure_groups: for each figure of the file, the numbers of the places that it shows.
-        banner: what must stand wherever its figures show; "" for nothing.
-        meta_methods: the methods that its checks have built.
+        name: name of the study.
+        file: keys of the YAML file besides those of grids.
+        grids: the grids of cells.
+        methods: all methods by name.
+        plugins: plugin files that define methods.
+        tuned: (dataset, architecture, label) → the method with tuned values.
+        caption: note on tuning for the leaderboard.
+        paper: values that a paper publishes; None for none.
+        comparisons: for each published value, the cells to compare with it.
+        figure_groups: for each requested figure, the indices of the cell groups that it shows.
+        banner: warning that must be shown with all results of the study; "" for none.
+        meta_methods: methods on the meta device that the checks have built.
     """
 
     name: str
@@ -75,12 +84,12 @@ class Study:
     meta_methods: MetaMethods | None = field(default=None, compare=False, repr=False)
 
     def cell_groups(self) -> Iterator[CellGroup]:
-        """List where methods stand in the study."""
+        """Yield the cell groups of all grids."""
         for grid in self.grids:
             yield from grid.cell_groups()
 
     def cells(self) -> list[Cell]:
-        """Expand the grids, seed by seed, so that an unfinished study has whole rows."""
+        """Expand the grids into cells, ordered by seed, so that an unfinished study has complete rows."""
         seeds = dict.fromkeys(seed for grid in self.grids for seed in grid.seeds)
         return [
             Cell(group.run(seed, self.tuned.get(group.name)), group.entry.label)
@@ -90,19 +99,19 @@ class Study:
         ]
 
     def published_values(self) -> "pd.DataFrame | None":
-        """Give the paper's values as `analysis.compare` takes them; None if the study has none."""
+        """Return the published values as a table for `analysis.compare`; None if the study has none."""
         return None if self.paper is None else comparison_table(self.paper, self.comparisons, list(self.cell_groups()))
 
 
 def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
-    """Read a study and check everything that can be checked before training.
+    """Load a study and check everything that can be checked before training.
 
     Args:
-        name: of a study that comes with the project, or the path of a YAML file.
-        plugins: Python files whose methods join the study, with their defaults where it does not list them.
+        name: name of a study that comes with the project, or the path of a YAML file.
+        plugins: Python files with more methods. The study runs those that it does not list with their defaults.
 
     Raises:
-        StudyError: listing all errors, each with its line and its place in the file.
+        StudyError: listing all errors, each with its line and location in the file.
     """
     path = find_study(name)
     try:
@@ -162,7 +171,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
 
 
 def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
-    """Check what a study holds besides grids; what is wrong is reported and left out."""
+    """Validate the keys of a study besides grids. Wrong values are reported and left out."""
     try:
         return StudyFile.model_validate(raw)
     except ValidationError as error:
@@ -170,33 +179,33 @@ def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
 
 
 def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read the paths of datasets and companions (`KIND:PATH`) as relative to the study file, as its plugins' are."""
+    """Resolve the paths of datasets and OOD datasets (`KIND:PATH`) relative to the folder of the study file."""
 
-    def place(item: Any) -> Any:
+    def resolve(item: Any) -> Any:
         if isinstance(item, dict):
-            return {**item, **{key: place(item[key]) for key in ("name", "ood") if key in item}}
+            return {**item, **{key: resolve(item[key]) for key in ("name", "ood") if key in item}}
         if isinstance(item, list):
-            return [place(each) for each in item]
+            return [resolve(each) for each in item]
         kind, _, path = item.partition(":") if isinstance(item, str) else ("", "", "")
         return f"{kind}:{folder / Path(path).expanduser()}" if kind in data.WITH_PATH and path else item
 
-    return {**raw, "datasets": place(raw["datasets"])} if "datasets" in raw else raw
+    return {**raw, "datasets": resolve(raw["datasets"])} if "datasets" in raw else raw
 
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
-    """Note a dataset's version and the content of its own files and companions: if they change, so do the runs."""
-    companions = tuple(data.digest(name) for name in dataset.ood or ())
+    """Add the dataset's version and the digests of its files and OOD datasets. If they change, so do the run keys."""
+    ood_digests = tuple(data.digest(name) for name in dataset.ood or ())
     return dataset.model_copy(
         update={
             "digest": data.digest(dataset.name) or None,
-            "ood_digests": companions if any(companions) else (),
+            "ood_digests": ood_digests if any(ood_digests) else (),
             "version": data.VERSIONS.get(dataset.name.partition(":")[0], 1),
         }
     )
 
 
 def add_plugin_methods(raw: dict[str, Any], added: Sequence[str], study: dict[str, Any]) -> dict[str, Any]:
-    """Add to a grid the plugin methods that the study names nowhere."""
+    """Add the plugin methods that no part of the study names to a grid."""
     listed = raw.get("methods")
     if not isinstance(listed, list):
         return raw
@@ -207,13 +216,13 @@ def add_plugin_methods(raw: dict[str, Any], added: Sequence[str], study: dict[st
 
 
 def method_names_in(item: Any) -> set[str]:
-    """Give the names in a method's entry, written as an expression or as a pair of label and expression."""
+    """Return the identifiers in a method's entry, which is an expression or a pair `label: expression`."""
     texts = item.values() if isinstance(item, dict) else [item]
     return {name for text in texts for name in re.findall(r"[^\W\d]\w*", str(text))}
 
 
 def validate_grid(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> Grid | None:
-    """Check the values of a grid; what is wrong is reported and replaced, so that the rest is checked too."""
+    """Validate a grid. Wrong values are reported and replaced by placeholders, so that the rest is checked too."""
     for _ in range(4):
         try:
             return Grid.model_validate(raw, context={"methods": methods})
@@ -223,11 +232,11 @@ def validate_grid(raw: dict[str, Any], methods: Mapping[str, type[Method]], erro
 
 
 def fill_placeholders(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """Put something plain in the place of required parts of a grid that were wrong.
+    """Fill required parts of a grid that were wrong with placeholders.
 
     Args:
-        rest: the grid without what is wrong.
-        raw: the grid as it was.
+        rest: the grid without its wrong parts.
+        raw: the original grid.
     """
     filled = {**rest, **{key: value for key, value in PLACEHOLDERS.items() if not rest.get(key)}}
     recipe = rest.get("recipe")

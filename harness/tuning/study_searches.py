@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import data
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.plan import Plan
-from harness.studies.check_study import holds_out
+from harness.studies.check_study import has_validation_data
 from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.grid import CellGroup, Entry
 from harness.studies.run import DatasetSpec, Run
@@ -79,7 +79,7 @@ def check_request(study: Study, seed: int, labels: Sequence[str]) -> None:
     """
     errors = []
     for dataset in dict.fromkeys(dataset for grid in study.grids for dataset in grid.datasets):
-        if not holds_out(dataset):
+        if not has_validation_data(dataset):
             remedy = f"`datasets: [{{name: {dataset.name}, validation: NUMBER}}]`"
             errors.append(f"{dataset.label} holds no validation data out to tune on: write {remedy}")
     known = list(dict.fromkeys(group.entry.label for group in study.cell_groups()))

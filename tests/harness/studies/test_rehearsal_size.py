@@ -109,7 +109,7 @@ def test_the_banner_says_what_changed_and_nothing_else(said):
     )
     assert said(Scale(epochs=1, members=20), method="late_phase_bn(K=3)")[0] == "at most 1 epoch."
     assert said(Scale(subset=20, seeds=1))[0] == "at most 20 training examples."
-    assert said(Scale(data="made"), dataset="digits, cifar10")[0] == "made-up data."
+    assert said(Scale(data="made"), dataset="digits, cifar10")[0] == "synthetic data."
     path = "evaluate: {path: true}"
     assert said(Scale(epochs=2), method="line", more=path)[0] == "at most 2 epochs, fewer points around networks."
 

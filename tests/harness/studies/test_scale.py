@@ -43,7 +43,7 @@ def test_tiny(study):
     assert small.name == "s · rehearsal"
     assert small.banner == (
         "Rehearsal, not a result: at most 4 epochs, at most 64 training examples, all of digits, networks 0.1 times as "
-        "wide, wrn-10s in place of larger residual networks, at most 3 members, at most 2 seeds, made-up data, fewer "
+        "wide, wrn-10s in place of larger residual networks, at most 3 members, at most 2 seeds, synthetic data, fewer "
         "points around networks."
     )
     assert [p.name for p in small.cell_groups()][::3] == [
