@@ -1,4 +1,4 @@
-"""A study of the noisy quadratic problem: from its YAML file to one run folder a setting."""
+"""Studies of the noisy quadratic problem: validates the YAML file, simulates each setting and writes its result."""
 
 import math
 import time
@@ -29,25 +29,25 @@ from harness.store.run_folder import RunFolder, write_json
 from methods import Method
 
 STUDY_KEY = "noisy_quadratic"
-"""The top-level key that tells such a study from one that trains networks."""
+"""The top-level key of such a study, which a study that trains networks does not have."""
 MAX_INITIAL_SHARE = 0.01
-"""The share of the loss that the start may still make up where averaging begins."""
+"""Largest share of the loss that may be due to the initial weights when averaging begins."""
 PAPER_ITERATIONS = 20_000_000
-"""For which the loss of late-phase weights is predicted too."""
+"""The paper's number of iterations, for which the loss of late-phase weights is predicted in addition."""
 PREDICTION_POINTS = 21
-"""At how many of the averaged iterations a prediction is made."""
+"""Number of iterations, within the averaged ones, at which the loss is predicted."""
 PLACEHOLDERS: Mapping[str, Any] = {"K": [1, 2], "seeds": [0, 1], "iterations": 10**12, "average": 20}
-"""What stands in for wrong parts of a study, so that the rest is checked; it causes no error by itself."""
+"""Placeholders for wrong parts of a study, so that the rest can be checked. They cause no errors themselves."""
 
 
 class QuadraticGrid(Simulation):
-    """What is simulated, and for which settings."""
+    """The simulation of several settings."""
 
     settings: Annotated[tuple[Setting, ...], Field(min_length=1)]
 
 
 class QuadraticFile(BaseModel):
-    """What the YAML of such a study may hold."""
+    """The keys of the YAML file of such a study."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -57,10 +57,14 @@ class QuadraticFile(BaseModel):
 
 @dataclass(frozen=True)
 class QuadraticStudy:
-    """A checked study of the noisy quadratic problem.
+    """A valid study of the noisy quadratic problem.
 
     Attributes:
-        banner: what must stand wherever its figures show; "" for nothing.
+        name: name of the study.
+        runs: one run a setting.
+        methods: empty; it exists for studies that train networks.
+        plugins: empty, likewise.
+        banner: warning that must be shown with all results of the study; "" for none.
     """
 
     name: str
@@ -70,7 +74,7 @@ class QuadraticStudy:
     banner: str = ""
 
     def cells(self) -> tuple[QuadraticRun, ...]:
-        """Give the runs, one a setting."""
+        """Return the runs, one a setting."""
         return self.runs
 
 
@@ -78,10 +82,10 @@ def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Seq
     """Check a study of the noisy quadratic problem as a whole.
 
     Args:
-        name: of the study.
-        raw: the values of its YAML file.
-        errors: collects what is wrong, by its place in the file.
-        plugins: files of methods, for which there is no use.
+        name: name of the study.
+        raw: values of the YAML file.
+        errors: collects the errors.
+        plugins: plugin files; any is an error, because no methods are trained.
 
     Raises:
         StudyError: listing all errors.
@@ -94,7 +98,7 @@ def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Seq
     if file:
         common = file.noisy_quadratic.model_dump(exclude={"settings"})
         runs = [QuadraticRun(**common, **setting.model_dump()) for setting in file.noisy_quadratic.settings]
-        written = (i for i in count() if (STUDY_KEY, "settings", i) not in errors.removed)  # the places of what is left
+        written = (i for i in count() if (STUDY_KEY, "settings", i) not in errors.removed)  # indices in the file
         for i, (place, run) in enumerate(zip(written, runs, strict=False)):
             for problem in setting_errors(run, runs[:i]):
                 errors.add((STUDY_KEY, "settings", place), problem)
@@ -103,7 +107,7 @@ def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Seq
 
 
 def validate_file(raw: dict[str, Any], errors: Errors) -> QuadraticFile | None:
-    """Check the values of a study; what is wrong is reported and replaced, so that the rest is checked too."""
+    """Validate a study. Wrong values are reported and replaced by placeholders, so that the rest is checked too."""
     for _ in range(3):
         try:
             return QuadraticFile.model_validate(raw)
@@ -118,20 +122,25 @@ def validate_file(raw: dict[str, Any], errors: Errors) -> QuadraticFile | None:
 
 
 def setting_errors(run: QuadraticRun, before: Sequence[QuadraticRun]) -> list[str]:
-    """Say what is wrong with a setting beyond its single values."""
+    """Return the errors of a setting beyond the form of its values.
+
+    Args:
+        run: the setting.
+        before: the settings listed before it.
+    """
     found = ["this setting is there twice"] if run in before else []
     try:
         lowest = float(steady_loss(run.curvature, run.eta, run.B, max(run.K)))
         steady_loss(effective_curvatures(run, 1.0), run.eta, run.B, 1)
     except ValueError as error:
         return [*found, f"eta: {error}"]
-    # What is left after t iterations of a start at distance 1, all of it in the direction that is the slowest to relax:
-    # h / 2 · exp(−2 η h t).
+    # After t iterations from distance 1, all in the slowest direction, the initial weights still contribute
+    # h / 2 · exp(−2 η h t) to the loss.
     slowest = float(run.curvature.min())
     needed = math.ceil(max(0.0, math.log(slowest / 2 / (MAX_INITIAL_SHARE * lowest))) / (2 * run.eta * slowest))
     if run.iterations - run.average < needed:
         found.append(
-            f"the start is not forgotten after iterations - average = {run.iterations - run.average}: the slowest "
+            f"the initial weights still matter after iterations - average = {run.iterations - run.average}: the slowest "
             f"direction relaxes in {1 / (run.eta * slowest):,.0f} iterations, and {needed:,} are needed"
         )
     return found
@@ -142,8 +151,8 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
 
     Args:
         run: the setting.
-        folder: its folder, claimed; its progress.json says how far it is.
-        report: called now and then.
+        folder: run folder, claimed by this process. Its progress.json is updated.
+        report: called from time to time.
 
     Raises:
         DivergenceError: if a loss is not finite.
@@ -176,14 +185,14 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
 
 
 def loss_curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Array]:
-    """Give losses against K, each (len(K),): means over seeds, their standard errors, and what theory says.
+    """Return losses against K, each (len(K),): means over seeds, their standard errors, and theoretical predictions.
 
-    "…_change" is by which share the loss of the second half of the averaged iterations is above the first one's: where
-    it is within a few standard errors of 0, the loss is steady.
+    "…_change" is the relative difference of the loss between the second and the first half of the averaged iterations.
+    The loss is steady if the change is within a few standard errors of 0.
 
     Args:
         run: the setting.
-        losses: what `simulate` returned.
+        losses: result of `simulate`.
     """
     found: dict[str, Array] = {}
     for name, halves in losses.items():
@@ -200,7 +209,11 @@ def loss_curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Arr
 
 
 def log_log_slopes(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, float]:
-    """Fit log loss against log K: the slope of each curve, and of the simulated ones its standard error over seeds."""
+    """Fit log loss against log K.
+
+    Returns:
+        The slope of each curve, and for simulated curves its standard error over seeds.
+    """
     log_K = np.log(run.K)
     found: dict[str, float] = {}
     for name, curve in loss_curves(run, losses).items():
@@ -213,5 +226,5 @@ def log_log_slopes(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, 
 
 
 def standard_error(values: Array) -> Array:
-    """Give the standard error of the mean over the first axis, the seeds."""
+    """Return the standard error of the mean over the first axis, the seeds."""
     return np.asarray(values.std(axis=0, ddof=1) / math.sqrt(len(values)))
