@@ -43,7 +43,7 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    ensemble_size_curves: dict[str, list[float]]
+    curves: dict[str, list[float]]
     parameters_kept: int
     forwards_per_example: float
     seconds_per_1000: float

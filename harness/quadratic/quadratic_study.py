@@ -140,7 +140,7 @@ def setting_errors(run: QuadraticRun, before: Sequence[QuadraticRun]) -> list[st
     needed = math.ceil(max(0.0, math.log(slowest / 2 / (MAX_INITIAL_SHARE * lowest))) / (2 * run.eta * slowest))
     if run.iterations - run.average < needed:
         found.append(
-            f"the initial weights still matter after iterations - average = {run.iterations - run.average}: the slowest "
+            f"the initial weights matter after iterations - average = {run.iterations - run.average}: the slowest "
             f"direction relaxes in {1 / (run.eta * slowest):,.0f} iterations, and {needed:,} are needed"
         )
     return found

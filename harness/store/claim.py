@@ -68,7 +68,7 @@ class Owner:
     """
 
     host: str = "an unknown machine"
-    machine_id: str = ""
+    machine: str = ""
     process: int = 0
     started: int | None = None
     driver: str = ""
@@ -141,7 +141,7 @@ class Claim:
                 raise
             lost = True
         if lost:
-            raise ClaimLostError(f"another process took over while this one ({os.getpid()}) sent no heartbeats")
+            raise ClaimLostError(f"another process took it over while this one ({os.getpid()}) sent no heartbeats")
 
     def release(self) -> None:
         """Release the claim, so that other processes can claim the run."""

@@ -59,7 +59,7 @@ class TunedEntry(Part):
     recipe: str
     """The beginning of the SHA-256 of the run that was tuned: its data, architecture, recipe, precision and method."""
     optuna: str
-    git_commit: str
+    commit: str
     date: str
 
     @property
