@@ -1,4 +1,4 @@
-"""Evaluate a prepared method on a text: bits per character and the other metrics, summed up window by window."""
+"""Evaluates a prepared method on a text: bits per character and other metrics, accumulated window by window."""
 
 import time
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ from harness.evaluation.temperature_scaling import fit_temperature, scale_by_tem
 from methods import Method
 
 TEMPERATURE_BATCHES = 2
-"""Minibatches of held-out text to which a temperature is fitted: some 100,000 symbols for one number."""
+"""Number of batches of held-out text for fitting a temperature, which are about 100,000 symbols."""
 
 
 class TextScores:
-    """The running scores of a method's members, together and alone."""
+    """Accumulates the metrics of an ensemble and of its single members."""
 
     def __init__(self, temperature: float | None, bins: int | None) -> None:
-        """Start from nothing.
+        """Start without predictions.
 
         Args:
-            temperature: by which the combined prediction is scaled too; None for no such column.
-            bins: of a second calibration error; None for none.
+            temperature: temperature for scaling the combined prediction; None for no scaled metrics.
+            bins: number of bins of a second calibration error; None for none.
         """
         self.second = None if bins is None else StreamingMetrics(bins)
         self.temperature = temperature
@@ -40,7 +40,12 @@ class TextScores:
         self.log_likelihoods: list[Tensor] = []
 
     def add(self, logits: Tensor, y: Tensor) -> None:
-        """Count predictions, member logits (K, n, C), of the symbols y, (n,)."""
+        """Add predictions.
+
+        Args:
+            logits: logits of the members, (K, n, C).
+            y: symbols, (n,).
+        """
         if not self.growing:
             self.growing, self.singles = ([StreamingMetrics() for _ in logits] for _ in range(2))
         for score, log_p in zip(self.growing, metrics.growing_ensembles(logits), strict=True):
@@ -60,7 +65,7 @@ class TextScores:
         self.symbols += len(y)
 
     def metrics(self) -> dict[str, float]:
-        """Give the metrics of all that was counted."""
+        """Return the metrics of all predictions so far."""
         members = [
             add_bits_per_character(score.metrics())
             for score in (self.singles if len(self.singles) > 1 else self.growing)
@@ -80,24 +85,24 @@ class TextScores:
         return found
 
     def curves(self) -> dict[str, list[float]]:
-        """Give the metrics of the first 1 … K members together."""
+        """Return accuracy, NLL, ECE and bits per character of the ensembles of the first 1 … K members."""
         listed = [add_bits_per_character(score.metrics()) for score in self.growing]
         return {name: [found[name] for found in listed] for name in ("accuracy", "nll", "ece", "bpc")}
 
 
 @torch.no_grad()
 def evaluate_text(method: Method, task: TextTask, counter: CostCounter, bins: int | None = None) -> Evaluation:
-    """Score every symbol of the test text but its first, exactly once.
+    """Score every symbol of the test text except the first, exactly once.
 
-    Of the predictions, which are too many to keep, ln p of each right symbol is kept.
+    The full predictions are too large to store. Only ln p of each true symbol is stored.
 
     Args:
         method: prepared for prediction.
-        task: its test text.
-        counter: of the method's networks.
-        bins: of a second calibration error, `ece_<bins>`; None for none.
+        task: provides the test text.
+        counter: cost counter of the method's networks.
+        bins: number of bins of a second calibration error, `ece_<bins>`; None for none.
     """
-    # Deviation: there is no adaptive ECE of text, whose bins depend on all confidences at once.
+    # Deviation: text has no adaptive ECE, because its bins depend on all confidences at once.
     method.eval()
     test = task.part("test", MAX_BATCH_SIZE)
     assert test is not None
@@ -125,7 +130,11 @@ def evaluate_text(method: Method, task: TextTask, counter: CostCounter, bins: in
 
 
 def predict_windows(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Predict window by window: member logits (K, n, C) and symbols (n,) on the CPU, and the seconds it took."""
+    """Predict window by window.
+
+    Yields:
+        The members' logits, (K, n, C), and the symbols, (n,), both on the CPU, and the seconds of the prediction.
+    """
     for x, y in passes:
         start = time.perf_counter()
         logits = method.predict(x).cpu()  # (K, B, C, T)
@@ -135,11 +144,11 @@ def predict_windows(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Te
 
 
 def fit_text_temperature(method: Method, held_out: Passes) -> float:
-    """Fit a temperature to the beginning of held-out text."""
+    """Fit a temperature on the beginning of the held-out text."""
     parts = [(logits, y) for logits, y, _ in islice(predict_windows(method, held_out), TEMPERATURE_BATCHES)]
     return fit_temperature(torch.cat([logits for logits, _ in parts], dim=1), torch.cat([y for _, y in parts]))
 
 
 def add_bits_per_character(found: dict[str, float]) -> dict[str, float]:
-    """Add the bits per character, which are the NLL in other units."""
+    """Add the bits per character, which are the NLL in another unit."""
     return found | {"bpc": metrics.bits_per_character(found["nll"])}

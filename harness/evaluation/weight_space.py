@@ -1,4 +1,4 @@
-"""Networks at points between others, how far these are apart, and how well they do."""
+"""Combines networks in weight space, measures distances between them, and scores them."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,23 +14,23 @@ from methods.core.batch_norm import batch_norms, reestimate
 
 
 class AnchorCombinations:
-    """Makes the networks at affine combinations of some anchors of a method.
+    """Makes networks that are affine combinations of some anchors of a method.
 
-    All weights are combined, BatchNorm's scale and shift too. Running statistics that all anchors share stay as they
-    are, as the rest that they share does; else no point has its own yet, and they are re-estimated at each, with one
-    pass over the training data (Wortsman et al., ICML 2021, appendix D.3; Garipov et al., NeurIPS 2018).
+    All weights are combined, including BatchNorm's scale and shift. Running statistics that all anchors share are kept.
+    Otherwise they are re-estimated for each network with one pass over the training data (Wortsman et al., ICML 2021,
+    appendix D.3; Garipov et al., NeurIPS 2018).
     """
 
-    # Deviation: Sacramento et al. do not say which statistics a point between their specialists has (Figures 3 and S2).
-    # Those figures are of specialists that share theirs, and there nothing is to be re-estimated.
+    # Deviation: Sacramento et al. do not say which statistics a network between their specialists has (Figures 3 and
+    # S2). The specialists of these figures share their statistics, so nothing is re-estimated.
 
     def __init__(self, method: Method, anchors: Sequence[Anchor], training: Iterable[Batch]) -> None:
-        """Take the anchors.
+        """Store the anchors' weights.
 
         Args:
-            method: runs its network as `method(x, weights)`, in evaluation mode; nothing of it is changed.
-            anchors: one or more.
-            training: on which statistics are re-estimated; each iteration is one pass over it.
+            method: runs its network as `method(x, weights)`, in evaluation mode. It is not changed.
+            anchors: one anchor or more.
+            training: training data for re-estimating statistics; each iteration is one pass.
         """
         self.method, self.training = method, training
         buffers = dict(method.net.named_buffers())
@@ -44,13 +44,13 @@ class AnchorCombinations:
         )
 
     @torch.no_grad()
-    def weights_at(self, shares: Sequence[float]) -> dict[str, Tensor]:
-        """Give the network at a point, in tensors of its own.
+    def weights_at(self, coefficients: Sequence[float]) -> dict[str, Tensor]:
+        """Return the weights of one network as new tensors.
 
         Args:
-            shares: of the first anchors, which sum to one; the rest have none.
+            coefficients: coefficients of the first anchors, which sum to one. Further anchors have the coefficient 0.
         """
-        parts = [(share, weights) for share, weights in zip(shares, self.weights, strict=False) if share]
+        parts = [(share, weights) for share, weights in zip(coefficients, self.weights, strict=False) if share]
         point = {
             name: torch.stack([share * weights[name] for share, weights in parts]).sum(0) for name in self.weights[0]
         }
@@ -61,21 +61,21 @@ class AnchorCombinations:
 
 
 class AccuracyAndNll:
-    """Accuracy and negative log-likelihood of predictions that come batch by batch."""
+    """Accumulates accuracy and negative log-likelihood over batches."""
 
     def __init__(self) -> None:
-        """Start from nothing."""
+        """Start without examples."""
         self.right = self.nats = 0.0
         self.examples = 0
         self.text = False
 
     def add(self, logits: Tensor, y: Tensor, *, logit_average: bool = False) -> None:
-        """Count a batch.
+        """Add a batch.
 
         Args:
-            logits: of the members, (K, B, C); of text (K, B, C, T).
-            y: classes, (B,); of text (B, T). Those below zero are not counted.
-            logit_average: combine members by the mean of their logits, not of their probabilities.
+            logits: logits of the members, (K, B, C); for text (K, B, C, T).
+            y: classes, (B,); for text (B, T). Negative classes are ignored.
+            logit_average: average the members' logits instead of their probabilities.
         """
         self.text = y.dim() > 1
         counted = y.flatten() >= 0
@@ -93,22 +93,27 @@ class AccuracyAndNll:
 
     @property
     def nll(self) -> float:
-        """Nats an example."""
+        """The negative log-likelihood, in nats an example."""
         return self.nats / self.examples
 
     def as_metrics(self, prefix: str, nll: str = "nll") -> dict[str, float]:
-        """Give the scores as metrics: accuracy (%), NLL (nats) under the name `nll`, and of text bits per character."""
+        """Return the scores as metrics: accuracy (%), NLL (nats), and bits per character for text.
+
+        Args:
+            prefix: prefix of the metrics' names.
+            nll: name of the NLL, such as "loss".
+        """
         found = {f"{prefix}/accuracy": self.accuracy, f"{prefix}/{nll}": self.nll}
         return found | ({f"{prefix}/bpc": metrics.bits_per_character(self.nll)} if self.text else {})
 
 
 @torch.no_grad()
 def accuracy_and_nll(predict: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> AccuracyAndNll:
-    """Score members that predict together.
+    """Score the combined prediction of members.
 
     Args:
-        predict: gives their logits, (K, B, C), for images (B, …).
-        batches: of the examples, at least one.
+        predict: returns the members' logits, (K, B, C), for images (B, …).
+        batches: batches of examples, at least one.
     """
     total = AccuracyAndNll()
     for x, y in batches:
@@ -117,12 +122,19 @@ def accuracy_and_nll(predict: Callable[[Tensor], Tensor], batches: Iterable[Batc
 
 
 def single_network_predictor(method: Method, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """Give the function that predicts with one network, (1, B, C)."""
+    """Return the function that predicts with one network and gives logits (1, B, C)."""
     return lambda x: method(x, weights)[None]
 
 
 def subsample(passes: Passes, examples: int | None) -> Iterable[Batch]:
-    """Give so many examples, equally spaced over all of them (a set sorted by class is not cut short), or all."""
+    """Return a subset of examples, or all of them.
+
+    The subset is equally spaced, so that it contains all classes even if the examples are sorted by class.
+
+    Args:
+        passes: all examples, each once.
+        examples: size of the subset; None for all.
+    """
     if examples is None or examples >= passes.examples:
         return passes
     chosen = torch.arange(examples) * passes.examples // examples
@@ -139,19 +151,23 @@ def subsample(passes: Passes, examples: int | None) -> Iterable[Batch]:
 
 
 def weights_without_batch_norm(net: nn.Module, weights: Mapping[str, Tensor]) -> list[Tensor]:
-    """Give a network's weights without BatchNorm's, and without buffers (Wortsman et al., ICML 2021, appendix D.3)."""
+    """Return a network's weights without those of BatchNorm and without buffers.
+
+    References:
+        Wortsman et al., Learning neural network subspaces, ICML 2021, appendix D.3.
+    """
     norms = tuple(f"{name}." for name in batch_norms(net))
     buffers = {name for name, _ in net.named_buffers()}
     return [value for name, value in weights.items() if name not in buffers and not name.startswith(norms)]
 
 
 def flat_vector(tensors: Iterable[Tensor]) -> Tensor:
-    """Join tensors into one vector, (D,)."""
+    """Flatten and concatenate tensors to one vector, (D,)."""
     return torch.cat([value.detach().flatten() for value in tensors])
 
 
 def anchor_vectors(net: nn.Module, anchors: Sequence[Anchor]) -> list[Tensor]:
-    """Give the numbers in which distances between anchors are measured, (D,) each.
+    """Return the vectors between which distances of anchors are measured, (D,) each.
 
     They are embeddings if all anchors have one, else weights without BatchNorm's.
     """
@@ -163,7 +179,7 @@ def anchor_vectors(net: nn.Module, anchors: Sequence[Anchor]) -> list[Tensor]:
 
 @torch.no_grad()
 def anchor_distances(net: nn.Module, anchors: Iterable[Anchor]) -> dict[str, float]:
-    """Give how far anchors are apart, averaged over their pairs; nothing for fewer than two.
+    """Return the distances between anchors, averaged over their pairs; nothing for fewer than two anchors.
 
     Returns:
         l2: the Euclidean distance; cosine; squared_cosine: the mean of the squares (Wortsman et al., Figure 16).

@@ -64,7 +64,7 @@ def test_repeated_keys_are_found_at_any_depth():
 
 @pytest.mark.parametrize("text", ["", "# nothing\n"])
 def test_an_empty_text_has_only_its_first_line(text):
-    assert YamlLines(text).of(("recipe", "lr")) == 1
+    assert YamlLines(text).line_of(("recipe", "lr")) == 1
 
 
 def test_a_list_that_holds_itself_is_walked_once():
