@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from harness.parsing.plugins import from_file
+from harness.parsing.plugins import load_plugin
 from harness.running.optimizers import make_optimizer
 from harness.studies.study import load
 from methods import MakeNet, Recipe
@@ -19,7 +19,7 @@ def test_the_method_in_contributing_is_whole(tmp_path, batches):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     path = tmp_path / "mixup.py"
     path.write_text(code)
-    method = from_file(path)["mixup"](MakeNet(TinyNet, 0), Recipe(epochs=4, lr=0.05), alpha=0.3)
+    method = load_plugin(path)["mixup"](MakeNet(TinyNet, 0), Recipe(epochs=4, lr=0.05), alpha=0.3)
     losses = run(method, make_optimizer(method, method.recipe), batches)
     assert losses[-1] < losses[0]
     x, y = separable(60, 3)

@@ -23,7 +23,7 @@ PACKAGES = ("methods", "models", "data", "harness", "analysis")
 """The folders of `ROOT` whose files decide what is computed."""
 DEPENDENCIES = ("torch", "torchvision", "optuna", "pydantic", "scikit-learn")
 """Packages whose versions decide, too, whether a study is right."""
-GROUP = "economical_ensembles.methods"
+ENTRY_POINT_GROUP = "economical_ensembles.methods"
 """The entry-point group in which an installed package names its methods."""
 MOST = 200
 """How many entries are kept; the ones that were not used for longest go first."""
@@ -111,7 +111,7 @@ def code_fingerprint() -> str:
         path for name in PACKAGES for end in ("*.py", "*.yaml", "*.json") for path in sorted((ROOT / name).rglob(end))
     )
     ours = [[str(path), *stat_of(path)] for path in files]
-    theirs = [[point.name, point.value, package_fingerprint(point.module)] for point in entry_points(group=GROUP)]
+    theirs = [[point.name, point.value, package_fingerprint(point.module)] for point in entry_points(group=ENTRY_POINT_GROUP)]
     versions = [installed_version(name) for name in DEPENDENCIES]
     return hashlib.sha256(json.dumps([sys.version, ours, sorted(theirs), versions]).encode()).hexdigest()
 

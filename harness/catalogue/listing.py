@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from data import DATASETS, TEXTS, dataset_names
-from harness.parsing.method_expression import hyperparameters, literal
-from harness.parsing.plugins import available
-from harness.studies.study_files import find, names
+from harness.parsing.method_expression import format_value, hyperparameters
+from harness.parsing.plugins import available_methods
+from harness.studies.study_files import find_study, study_names
 from harness.tuning.search_space import search_range
 from methods import Method
 from models import architectures
@@ -38,7 +38,7 @@ def methods(plugins: Sequence[Path] = (), width: int = WIDTH) -> str:
         ValueError: if a plugin holds no method.
         FileNotFoundError: if there is no such plugin.
     """
-    blocks = [block(name, method, width) for name, method in available(plugins).items()]
+    blocks = [block(name, method, width) for name, method in available_methods(plugins).items()]
     return "\n\n".join([*blocks, textwrap.fill(COSTS, width)])
 
 
@@ -56,7 +56,7 @@ def block(name: str, method: type[Method], width: int) -> str:
             costs = [together]
         for cost in costs:
             lines += textwrap.wrap(cost, width, initial_indent="    ", subsequent_indent="      ")
-    known = {key: (kind, literal(value)) for key, (kind, value) in hyperparameters(method).items() if key != "of"}
+    known = {key: (kind, format_value(value)) for key, (kind, value) in hyperparameters(method).items() if key != "of"}
     left, right = max(map(len, known), default=0), max((len(value) for _, value in known.values()), default=0)
     for key, (kind, value) in known.items():
         values = f"search {search_range(method.space[key])}" if key in method.space else " or ".join(allowed(kind))
@@ -67,7 +67,7 @@ def block(name: str, method: type[Method], width: int) -> str:
 def allowed(kind: Any) -> list[str]:
     """Say which values a type allows: the words of a `Literal`, the bounds of a number; any part of a union."""
     if get_origin(kind) is Literal:
-        return list(map(literal, get_args(kind)))
+        return list(map(format_value, get_args(kind)))
     bounds = []
     for note in getattr(kind, "__metadata__", ()):  # an Annotated type
         for bound in getattr(note, "metadata", ()):  # of a pydantic Field
@@ -84,7 +84,7 @@ def methods_as_markdown(plugins: Sequence[Path] = ()) -> str:
     """List the methods as the README's table: what each does, its paper and its costs."""
     head = ["method", "what it does", "paper", "training cost", "prediction cost"]
     rows = [head, ["---"] * len(head)]
-    for name, method in available(plugins).items():
+    for name, method in available_methods(plugins).items():
         about = method.about
         training, after, prediction = costs_by_default(method)
         costs = [f"{code(training)}{passes(after, code)}", code(prediction)] if about.family else []
@@ -155,11 +155,11 @@ def studies() -> Rows:
 
     known = read_costs()
     rows = []
-    for name in names():
+    for name in study_names():
         if name not in known:
             print(f"counting what {name} costs …", file=sys.stderr)
         cost = known.get(name) or count_cost(name)
-        rows.append((name, f"{first_line(find(name).read_text(encoding='utf-8'))}\n[{cost}]"))
+        rows.append((name, f"{first_line(find_study(name).read_text(encoding='utf-8'))}\n[{cost}]"))
     return [*rows, ("", GPU_HOURS)]
 
 

@@ -85,11 +85,11 @@ def files(stem: str) -> dict[str, str]:
     Raises:
         ValueError: if it is not a name in snake_case, or one that is taken.
     """
-    from harness.parsing.plugins import available
+    from harness.parsing.plugins import available_methods
 
     if not stem.isidentifier() or stem != stem.lower() or keyword.iskeyword(stem) or not stem.strip("_"):
         raise ValueError(f"{stem!r} is not a name in snake_case, like my_method")
-    if stem in available() or importlib.util.find_spec(stem):
+    if stem in available_methods() or importlib.util.find_spec(stem):
         raise ValueError(f"{stem!r} is the name of a method or of an installed package already")
     name = "".join(word.capitalize() for word in stem.split("_"))
     title = stem.replace("_", " ").capitalize()

@@ -73,23 +73,25 @@ def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, 
 
     from analysis import FIGURES
 
-    names = [place.name for place in study.places()]
-    places = pd.Series(list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index)
-    for drawing, drawn in zip(study.file.figures, study.drawn, strict=True):
-        rows = frame.assign(order=places.map({names[i]: order for order, i in enumerate(drawn)}))
+    names = [group.name for group in study.cell_groups()]
+    group_names = pd.Series(
+        list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index
+    )
+    for request, shown in zip(study.file.figures, study.figure_groups, strict=True):
+        rows = frame.assign(order=group_names.map({names[i]: order for order, i in enumerate(shown)}))
         rows = rows.dropna(subset="order").sort_values(["order", "seed"], ignore_index=True).drop(columns="order")
-        there = {names[i] for i in drawn}
-        unfinished = [cell for cell in frame.attrs["unfinished"] if place_of(cell) in there]
+        there = {names[i] for i in shown}
+        unfinished = [cell for cell in frame.attrs["unfinished"] if group_name_of(cell) in there]
         rows.attrs = frame.attrs | {"unfinished": unfinished}
         try:
-            yield drawing.name, FIGURES[drawing.plot](rows, **drawing.options)
+            yield request.name, FIGURES[request.plot](rows, **request.options)
         except (KeyError, IndexError):
             raise  # a mistake of the plot, though Python calls it a LookupError
         except (LookupError, ValueError, OSError) as error:
             reason = error.args[0] if isinstance(error, LookupError) and error.args else error
-            yield drawing.name, f"no figure {drawing.name or drawing.plot}: {reason}"
+            yield request.name, f"no figure {request.name or request.plot}: {reason}"
 
 
-def place_of(cell: Mapping[str, str]) -> tuple[str, str, str]:
+def group_name_of(cell: Mapping[str, str]) -> tuple[str, str, str]:
     """Give the dataset, architecture and label of an unfinished cell."""
     return cell["dataset"], cell["architecture"], cell["label"]

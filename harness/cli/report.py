@@ -48,7 +48,7 @@ def report(
     assert isinstance(plan.study, Loaded)  # `load_frame` refuses others
     extra = []
     with refusing(), telling() as tell:
-        if (paper := plan.study.stated()) is not None:
+        if (paper := plan.study.published_values()) is not None:
             extra.append(beside_paper(compare(paper, frame)))
         if plan.study.file.figures:
             from harness.cli.reading import draw_figures

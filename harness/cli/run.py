@@ -108,7 +108,7 @@ def run(
     from harness.engines import EngineError
     from harness.planning.schedule import Schedule
     from harness.running.settings import Settings
-    from harness.store.run_folder import RunFolder, trouble
+    from harness.store.run_folder import RunFolder, describe_disk_error
     from harness.tracking.background_sender import Sender
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tracking.mlflow_store import store_uri
@@ -152,26 +152,26 @@ def run(
         )
         raise typer.Exit(INTERRUPTED) from None
     except (StudyStoppedError, OSError) as error:
-        if isinstance(error, OSError) and not trouble(error):
+        if isinstance(error, OSError) and not describe_disk_error(error):
             raise
         kept = "finished runs and checkpoints are kept, and the same command goes on"
-        raise Refusal(f"study {plan.study.name} was stopped: {trouble(error) or error}; {kept}") from error
+        raise Refusal(f"study {plan.study.name} was stopped: {describe_disk_error(error) or error}; {kept}") from error
     mirror.finish()
     conclude(plan, schedule, mirror, named(study, tuned, scale))
 
 
 def check_runs(runs: Path) -> None:
     """Refuse a folder of run folders that cannot be written to or has no hard links, before anything is trained."""
-    from harness.store.claim import link
-    from harness.store.run_folder import trouble, write
+    from harness.store.claim import make_hard_link
+    from harness.store.run_folder import describe_disk_error, write_atomically
 
     probe, linked = runs / ".probe", runs / f".probe.{socket.gethostname()}.{os.getpid()}"
     try:
-        write(probe, lambda file: file.write(bytes(PROBE)))
+        write_atomically(probe, lambda file: file.write(bytes(PROBE)))
         with suppress(FileNotFoundError):  # another driver looked at the same moment
-            link(probe, linked)
+            make_hard_link(probe, linked)
     except OSError as error:
-        raise Refusal(f"--runs {runs}: {trouble(error) or error}") from error
+        raise Refusal(f"--runs {runs}: {describe_disk_error(error) or error}") from error
     finally:
         for path in (probe, linked):
             with suppress(OSError):

@@ -60,7 +60,7 @@ def table(
     frame = load_frame(plan, named(study, tuned, scale), runs, store)
     label = label_of(plan.study.name)  # of the study, so that one document can hold the tables of several
     with refusing():
-        if isinstance(plan.study, Loaded) and (paper := plan.study.stated()) is not None:
+        if isinstance(plan.study, Loaded) and (paper := plan.study.published_values()) is not None:
             text = render_paper(compare(paper, frame), chosen.value, label=label)
         elif chosen is TableFormat.latex:
             board = rank(frame)

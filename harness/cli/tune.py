@@ -114,7 +114,7 @@ def tune(
         show_plan(searches, budget, runs)
         return
     from harness.running.settings import Settings
-    from harness.store.run_folder import trouble
+    from harness.store.run_folder import describe_disk_error
     from harness.tracking.background_sender import Sender
     from harness.tracking.mlflow_store import store_uri
     from harness.tracking.progress_display import StudyStoppedError
@@ -147,7 +147,7 @@ def tune(
         console.print("interrupted; trials are kept, and the same command goes on with the others")
         raise typer.Exit(INTERRUPTED) from None
     except (StudyStoppedError, OSError) as error:
-        reason = trouble(error) if isinstance(error, OSError) else str(error)
+        reason = describe_disk_error(error) if isinstance(error, OSError) else str(error)
         if not reason:
             raise
         raise Refusal(f"tuning was stopped: {reason}; trials are kept, and the same command goes on") from error

@@ -1,4 +1,4 @@
-"""What a run costs: counted while it trains, and expected from what its method says of itself.
+"""Counts the cost of runs while they train, and estimates it beforehand from the method's declaration.
 
-Runs and evaluation count with it, plans estimate with it.
+Runs and evaluation count costs; plans and tuning use the estimates.
 """

@@ -1,4 +1,4 @@
-"""What a run costs, counted the same way for every method."""
+"""The training cost of a run, counted in the same way for every method."""
 
 import time
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
-"""Of BatchNorm: part of a network's state, but no parameters."""
+BATCH_NORM_STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+"""Buffers of BatchNorm. They belong to a network's state and are not counted as parameters."""
 
 
 @dataclass
 class Cost:
-    """The cost of training: all of it, whatever the method spent it on; evaluation is not counted.
+    """The total cost of training a method. Evaluation is not counted.
 
     Attributes:
         forward_examples: examples passed forward through the network; K members count K times.
         backward_examples: examples passed backward.
         optimizer_steps: steps of the optimizer.
-        train_seconds: of updates, `end_epoch`, `watch` and `prepare`.
-        peak_memory_bytes: the most memory that training added on its CUDA device; 0 where it was not measured.
+        train_seconds: seconds spent in updates, `end_epoch`, `watch` and `prepare`.
+        peak_memory_bytes: peak of the memory that training allocated on its CUDA device; 0 if it was not measured.
     """
 
     forward_examples: int = 0
@@ -33,34 +33,34 @@ class Cost:
     peak_memory_bytes: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        """Add two costs, of runs one after the other: the larger peak of memory stays."""
+        """Add the costs of two consecutive runs. The peak memory is the larger of the two."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)}
         return Cost(**{**sums, "peak_memory_bytes": max(self.peak_memory_bytes, other.peak_memory_bytes)})
 
     def __sub__(self, other: "Cost") -> "Cost":
-        """Leave out what was spent before; the peak of memory stays."""
+        """Subtract a cost that was spent before. The peak memory stays."""
         rests = {f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(Cost)}
         return Cost(**{**rests, "peak_memory_bytes": self.peak_memory_bytes})
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the cost as JSON values."""
+        """Return the cost as JSON values."""
         return asdict(self)
 
 
-class Counter:
-    """Counts a run's cost by hooks on its networks and its optimizer."""
+class CostCounter:
+    """Counts a run's cost with hooks on its networks and its optimizer."""
 
     def __init__(self) -> None:
-        """Start from nothing, not counting."""
+        """Start at zero, with counting switched off."""
         self.cost = Cost()
         self.counting = False
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Counter":
-        """Stay one counter when a network is copied."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CostCounter":
+        """Return the same counter, so that copies of a network share it."""
         return self
 
     def __call__(self, net: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        """Count a forward pass, and a backward one if gradients will flow."""
+        """Count a forward pass, and a backward pass if gradients are enabled."""
         if self.counting:
             examples = arguments[0].shape[0]
             self.cost.forward_examples += examples
@@ -68,12 +68,12 @@ class Counter:
                 self.cost.backward_examples += examples
 
     def step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        """Count a step."""
+        """Count an optimizer step."""
         self.cost.optimizer_steps += 1
 
     @contextmanager
     def training(self, device: torch.device) -> Iterator[None]:
-        """Count what happens inside, and its seconds."""
+        """Count passes and seconds inside a `with` block."""
         start = time.perf_counter()
         self.counting = True
         try:

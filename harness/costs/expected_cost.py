@@ -1,4 +1,4 @@
-"""What a method should cost, by its own words, before anything is trained."""
+"""The training cost that a method declares, computed before anything is trained."""
 
 import math
 from collections.abc import Mapping
@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from harness.parsing.method_expression import MethodSpec, hyperparameters
 from methods import Method
 
-FORWARD_SHARE = 1 / 3
-"""Of a forward and backward pass, as in the leaderboard's training cost: a backward pass counts as two forward ones."""
+FORWARD_COST_SHARE = 1 / 3
+"""Cost of a forward pass relative to a forward and backward pass. A backward pass counts as two forward passes.
+
+The training cost of the leaderboard uses the same convention.
+"""
 
 
-def within(spec: MethodSpec, methods: Mapping[str, type[Method]]) -> MethodSpec | None:
-    """Give the method that one is made of, also where the study leaves it out; None for one made of no other."""
+def inner_method(spec: MethodSpec, methods: Mapping[str, type[Method]]) -> MethodSpec | None:
+    """Return the spec of the method that a wrapper contains, or the wrapper's default if the study omits it.
+
+    Returns:
+        The inner spec; None if the method is no wrapper.
+    """
     known = hyperparameters(methods[spec.name])
     if spec.of or "of" not in known:
         return spec.of
@@ -20,22 +27,37 @@ def within(spec: MethodSpec, methods: Mapping[str, type[Method]]) -> MethodSpec 
 
 
 def expected_cost(spec: MethodSpec, methods: Mapping[str, type[Method]], epochs: int) -> float:
-    """Say how many plain trainings a method's training should cost, from what it says `about` itself.
+    """Return the expected training cost of a method, in plain trainings of one network.
+
+    Args:
+        spec: the method.
+        methods: all methods by name. `Method.about` declares the cost of each.
+        epochs: length of training.
 
     Raises:
-        ValueError: for an expression that its hyperparameters do not decide.
+        ValueError: if a cost expression cannot be evaluated with the method's hyperparameters.
     """
     factor = 1.0
     current: MethodSpec | None = spec
-    passes = evaluate_about(spec, methods, "passes", epochs)
+    passes = evaluate_cost_expression(spec, methods, "passes", epochs)
     while current:
-        factor *= evaluate_about(current, methods, "training", epochs)
-        current = within(current, methods)
-    return factor + passes * FORWARD_SHARE / epochs
+        factor *= evaluate_cost_expression(current, methods, "training", epochs)
+        current = inner_method(current, methods)
+    return factor + passes * FORWARD_COST_SHARE / epochs
 
 
-def evaluate_about(spec: MethodSpec, methods: Mapping[str, type[Method]], field: str, epochs: int) -> float:
-    """Evaluate one of the expressions of `Method.about` for a method's hyperparameters."""
+def evaluate_cost_expression(spec: MethodSpec, methods: Mapping[str, type[Method]], field: str, epochs: int) -> float:
+    """Evaluate an expression of `Method.about` with a method's hyperparameters.
+
+    Args:
+        spec: the method and its hyperparameters.
+        methods: all methods by name.
+        field: field of `Method.about` that holds the expression.
+        epochs: length of training.
+
+    Raises:
+        ValueError: if the expression fails, or if its value is no cost.
+    """
     method = methods[spec.name]
     values = {name: default for name, (_, default) in hyperparameters(method).items()} | dict(spec.hyperparameters)
     start = values.get("start")
@@ -43,7 +65,7 @@ def evaluate_about(spec: MethodSpec, methods: Mapping[str, type[Method]], field:
     expression = getattr(method.about, field)
     try:
         cost = float(eval(expression, {"__builtins__": {}}, values | {"epochs": epochs, "start": fraction}))
-    except Exception as error:  # whatever a user's own expression raises
+    except Exception as error:  # a user's expression can raise anything
         raise ValueError(f"{method.__name__}.about.{field}: {expression}: {error}") from error
     if not (math.isfinite(cost) and cost >= 0):
         raise ValueError(f"{method.__name__}.about.{field}: {expression} is {cost}, no cost")

@@ -1,4 +1,4 @@
-"""The most memory that a run takes."""
+"""The peak memory of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,28 +7,28 @@ import torch
 
 
 class PeakMemory:
-    """The most memory that a run adds on its CUDA device.
+    """Measures the peak of the memory that a run allocates on its CUDA device.
 
-    On the CPU it is not measured: what a process holds depends on what it ran before, and on what its allocator
-    keeps for the next step.
+    It is not measured on the CPU, where the memory of a process depends on what ran before, and on what the allocator
+    keeps for later.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Forget earlier peaks, and note the level to start from."""
+        """Reset the peak, and record the memory that is allocated already."""
         self.device, self.peak = device, 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self.start = torch.cuda.memory_allocated(device)
 
     def bytes(self) -> int:
-        """Read the peak above the start, in bytes; 0 on the CPU."""
+        """Return the peak above the initial level, in bytes; 0 on the CPU."""
         if self.device.type != "cuda":
             return 0
         return max(self.peak, torch.cuda.max_memory_allocated(self.device) - self.start)
 
     @contextmanager
-    def leaving_out(self) -> Iterator[None]:
-        """Leave out what is added inside, and what of it stays."""
+    def excluding(self) -> Iterator[None]:
+        """Exclude the memory that is allocated inside a `with` block, also if it stays allocated."""
         if self.device.type != "cuda":
             yield
             return

@@ -90,7 +90,7 @@ def work(planned: Planned, settings: Settings, report: Callable[[], None] = lamb
     try:
         if isinstance(planned, PlannedTrial):
             return execute_trial(planned, settings, tell)
-        return execute(planned.run, settings, [*planned.needs, *planned.beside], tell, list(planned.trunks))
+        return execute(planned.run, settings, [*planned.needs, *planned.reference_runs], tell, list(planned.trunks))
     except WatchError as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None

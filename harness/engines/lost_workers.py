@@ -78,4 +78,4 @@ class Losses:
 
     def mark(self, key: str) -> int:
         """Tell a run's checkpoints from one another."""
-        return RunFolder(self.runs, key).checkpoint_mark()
+        return RunFolder(self.runs, key).checkpoint_version()

@@ -17,7 +17,7 @@ from harness.planning.schedule import Schedule
 from harness.running.execute import give_up
 from harness.running.settings import Settings
 from harness.running.worker_process import begin_worker
-from harness.store.claim import free_if_dead
+from harness.store.claim import free_if_owner_dead
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
 
@@ -123,7 +123,7 @@ class Crew:
             worker.stop()
         for slot in self.working.values():
             with suppress(OSError):  # they see for themselves, if later
-                free_if_dead(RunFolder(self.settings.runs, self.slots.runs[slot]).path)
+                free_if_owner_dead(RunFolder(self.settings.runs, self.slots.runs[slot]).path)
 
 
 class Worker:

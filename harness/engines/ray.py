@@ -11,7 +11,7 @@ from harness.engines.ray_driver import Driver
 from harness.engines.ray_worker import IDENTITY, Orders
 from harness.planning.schedule import Schedule
 from harness.running.settings import Settings
-from harness.store.run_folder import write
+from harness.store.run_folder import write_atomically
 from harness.studies.run import Run
 
 
@@ -81,7 +81,7 @@ def identify(runs: Path) -> str:
         if not path.exists():
             token = secrets.token_hex(16)
             mine = runs / f"{IDENTITY}.{token}"
-            write(mine, lambda file: file.write(token.encode()))
+            write_atomically(mine, lambda file: file.write(token.encode()))
             with suppress(FileExistsError):  # another driver was quicker
                 path.hardlink_to(mine)
             mine.unlink()

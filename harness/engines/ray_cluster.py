@@ -16,8 +16,8 @@ import harness
 import methods
 import models
 from harness.engines.engine import EngineError
-from harness.store.claim import start_of
-from harness.store.environment import SENT, commit
+from harness.store.claim import process_start_ticks
+from harness.store.environment import COMMIT_VARIABLE, git_commit
 
 CODE = (methods, models, data, harness)
 """What a worker computes with."""
@@ -166,7 +166,7 @@ def shipped() -> dict[str, Any]:
     be installed there.
     """
     folders = [str(Path(module.__file__ or "").parent) for module in CODE]
-    return {"py_modules": folders, "excludes": ["**/__pycache__"], "env_vars": {SENT: commit()}}
+    return {"py_modules": folders, "excludes": ["**/__pycache__"], "env_vars": {COMMIT_VARIABLE: git_commit()}}
 
 
 def start_guard() -> "subprocess.Popen[bytes] | None":
@@ -178,7 +178,7 @@ def start_guard() -> "subprocess.Popen[bytes] | None":
     """
     if not Path("/proc/self/stat").exists():
         return None
-    processes = [f"{pid}:{start_of(pid)}" for pid in sorted(descendants(os.getpid()))]
+    processes = [f"{pid}:{process_start_ticks(pid)}" for pid in sorted(descendants(os.getpid()))]
     command = ["sh", "-c", GUARD, "guard", *processes]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 

@@ -14,9 +14,9 @@ from harness.planning.plan import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import fail, give_up
 from harness.running.settings import Settings
-from harness.store.claim import Claim, ClaimError, LostError, TakenError, take
+from harness.store.claim import AlreadyClaimedError, Claim, ClaimError, ClaimLostError, acquire_claim
 from harness.store.outcome import Outcome
-from harness.store.run_folder import RunFolder, trouble
+from harness.store.run_folder import RunFolder, describe_disk_error
 
 COUNTED = 5.0
 """Seconds between two looks at the cluster's machines."""
@@ -170,11 +170,11 @@ class Driver:
         planned = self.schedule.runs[key]
         try:
             archives = self.prepare(planned) if hand.apart else {}
-        except TakenError as error:
+        except AlreadyClaimedError as error:
             self.end(key, Outcome("elsewhere", str(error)))
             return
         except OSError as error:
-            self.end(key, Outcome("blocked", trouble(error) or str(error)))
+            self.end(key, Outcome("blocked", describe_disk_error(error) or str(error)))
             return
         if alone := key in self.alone:
             for other in [other for other in self.hands if other is not hand]:
@@ -191,8 +191,8 @@ class Driver:
             OSError: if the folder cannot be read or written.
         """
         folder = self.folder(planned.key)
-        self.claims[planned.key] = take(folder.path, self.settings.driver)
-        folder.sweep()
+        self.claims[planned.key] = acquire_claim(folder.path, self.settings.driver)
+        folder.remove_leftovers()
         return {key: pack(self.folder(key)) for key in (*self.started_from(planned), planned.key)}
 
     def started_from(self, planned: Planned) -> list[str]:
@@ -200,7 +200,7 @@ class Driver:
         begun = self.folder(planned.key).checkpoint.exists()
         states = [] if begun else [key for key in planned.trunks if self.folder(key).checkpoint.exists()]
         diverged = [key for key in planned.trunks if self.folder(key).failure.exists()]
-        return [*planned.needs, *planned.beside, *states[:1], *diverged]
+        return [*planned.needs, *planned.reference_runs, *states[:1], *diverged]
 
     def look(self) -> None:
         """Ask those that work apart how far they are, and now and then for a checkpoint."""
@@ -259,7 +259,7 @@ class Driver:
             return  # its worker or machine is lost, which the answer to its run will say too; or the next look works
         try:
             unpack(archive, folder, whole=False)
-        except LostError as error:
+        except ClaimLostError as error:
             self.fire(hand)
             self.end(folder.key, Outcome("elsewhere", str(error)))
             return
@@ -279,7 +279,7 @@ class Driver:
             if outcome.state == "blocked" and hand.apart:
                 outcome = Outcome("blocked", f"on {hand.host}, {outcome.reason}")
         except self.ray.exceptions.RayTaskError as error:  # the worker lives: the trouble was around the run
-            if reason := trouble(error.cause):
+            if reason := describe_disk_error(error.cause):
                 outcome = Outcome("blocked", f"on {hand.host}, {reason}")
             else:
                 outcome = fail(folder, Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), str(error))
@@ -289,7 +289,7 @@ class Driver:
         except ClaimError as error:
             outcome = Outcome("elsewhere", str(error))
         except OSError as error:
-            outcome = Outcome("blocked", f"it could not be brought home: {trouble(error) or error}")
+            outcome = Outcome("blocked", f"it could not be brought home: {describe_disk_error(error) or error}")
         if outcome.state not in ("finished", "elsewhere") and self.cluster.gpus:
             self.fire(hand)  # after some errors a process can use its GPU no more
         if outcome.state == "out of memory":

@@ -126,7 +126,7 @@ class Worker:
         """
         folder = RunFolder(self.settings.runs, key)
         without = {folder.result, folder.failure, folder.predictions, folder.arrays}
-        mark = folder.checkpoint_mark() if checkpoint else self.sent
+        mark = folder.checkpoint_version() if checkpoint else self.sent
         if mark == self.sent:
             without |= {folder.checkpoint, folder.spec}
         self.sent = mark

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from harness.store.run_folder import RunFolder, write
+from harness.store.run_folder import RunFolder, write_atomically
 
 Archive = dict[str, bytes]
 """The files of one run's folder by name."""
@@ -73,7 +73,7 @@ def unpack(archive: Archive, folder: RunFolder, *, whole: bool) -> None:
         if name == last and whole:
             remove_outdated(archive, folder)
         content = archive[name]
-        write(folder.path / name, lambda file, content=content: file.write(content), durable=whole)  # type: ignore[misc]
+        write_atomically(folder.path / name, lambda file, content=content: file.write(content), durable=whole)  # type: ignore[misc]
     if whole:
         remove_outdated(archive, folder)
 

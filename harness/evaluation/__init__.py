@@ -1,4 +1,4 @@
-"""How good a method is: metrics, out-of-distribution detection, calibration, and the landscape around its networks.
+"""Evaluates methods: metrics, OOD detection, calibration, and the loss landscape around their networks.
 
-The run asks, once its method is prepared or after each epoch.
+A run calls it once its method is prepared, and after each epoch if requested.
 """

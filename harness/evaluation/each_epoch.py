@@ -1,4 +1,4 @@
-"""What is measured after each epoch, on a copy of the method, so that training goes on with the same bits."""
+"""Measurements after each epoch. They use a copy of the method, so that training stays bit-identical."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -6,13 +6,13 @@ from copy import deepcopy
 
 import torch
 
-from harness.evaluation.weight_space import distances, tally
+from harness.evaluation.weight_space import accuracy_and_nll, anchor_distances
 from harness.store.outcome import DivergenceError
 from methods import Batch, Method
 
 
-class EachEpoch:
-    """Measures a method after each of its epochs; nothing of the method depends on it."""
+class EpochEvaluator:
+    """Evaluates a method after each epoch, without any effect on its training."""
 
     def __init__(
         self, asked: Collection[str], method: Method, examples: Iterable[Batch], training: Iterable[Batch]
@@ -20,37 +20,37 @@ class EachEpoch:
         """Copy the method.
 
         Args:
-            asked: "test" or "validation", which names the scores; "distances".
-            method: before it is trained.
-            examples: each of those that are scored once.
-            training: on which running statistics are re-estimated, as before a prediction at the end.
+            asked: requested measurements: "test" or "validation" for scores, "distances".
+            method: the method before training.
+            examples: the examples to score, each once.
+            training: training data to re-estimate running statistics on, as before the final prediction.
         """
         self.asked, self.examples, self.training = asked, examples, training
         self.copy = deepcopy(method)
 
     @torch.no_grad()
     def measure(self, method: Method) -> dict[str, float]:
-        """Measure the method at the end of an epoch; it is only read.
+        """Measure the method at the end of an epoch. The method is not changed.
 
         Returns:
-            test/accuracy (%), test/nll, and of text test/bpc (or validation/…); distance/l2, distance/cosine and
-            distance/squared_cosine, where the method has more than one anchor by now.
+            test/accuracy (%), test/nll, and for text test/bpc (or validation/…). If the method has several anchors,
+            also distance/l2, distance/cosine and distance/squared_cosine.
 
         Raises:
-            DivergenceError: if something is no number.
+            DivergenceError: if a value is NaN or infinite.
         """
         found: dict[str, float] = {}
         device = next(method.net.parameters()).device
         self.copy.load_state_dict(method.state_dict())
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             if "distances" in self.asked:
-                apart = distances(self.copy.net, self.copy.anchors())
+                apart = anchor_distances(self.copy.net, self.copy.anchors())
                 found |= {f"distance/{name}": value for name, value in apart.items()}
             for scored in {"test", "validation"}.intersection(self.asked):
                 self.copy.train()
                 self.copy.prepare(self.training)
                 self.copy.eval()
-                found |= tally(self.copy.predict, self.examples).named(scored)
+                found |= accuracy_and_nll(self.copy.predict, self.examples).as_metrics(scored)
         bad = [name for name, value in found.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number after epoch {method.epoch + 1}: {', '.join(bad)}")

@@ -1,4 +1,7 @@
-"""Evaluate a prepared method on everything its task holds; only here is the test set opened, unless a method asks."""
+"""Evaluates a prepared method on all evaluation data of its task.
+
+The test set is only used here, unless a study requests measurements on it.
+"""
 
 import math
 import time
@@ -11,35 +14,35 @@ import torch
 from torch import Tensor
 
 from data import ImageTask, Passes, Task, normalised
-from harness.costs.cost import Cost, Counter
+from harness.costs.cost import Cost, CostCounter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
-from harness.evaluation.ood_detection import detection
-from harness.evaluation.temperature_scaling import fit_temperature, scaled
-from harness.evaluation.weight_space import vector, without_batch_norm
+from harness.evaluation.ood_detection import detection_metrics
+from harness.evaluation.temperature_scaling import fit_temperature, scale_by_temperature
+from harness.evaluation.weight_space import flat_vector, weights_without_batch_norm
 from methods import Method
 
-BATCH = 1024
-"""Examples predicted at once, if they are small."""
-VALUES = 3 * 2**22
-"""Values of images predicted at once, at most: a thousand of 64 pixels, some eighty of 224."""
-MANY_CLASSES = 100
-"""From so many on, the top-5 accuracy says something."""
+MAX_BATCH_SIZE = 1024
+"""Largest number of examples in an evaluation batch."""
+MAX_BATCH_VALUES = 3 * 2**22
+"""Largest number of image values in an evaluation batch: 1,024 images of 64 × 64 pixels, about 80 of 224 × 224."""
+TOP5_MIN_CLASSES = 100
+"""Smallest number of classes for which the top-5 accuracy is reported."""
 CHANGE_SEVERITY = 3
-"""Of the corruptions under which the relative change of the accuracy is measured."""
+"""Severity of the corruptions at which the relative change of the accuracy is measured."""
 
 
 @dataclass
 class Evaluation:
-    """What evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         metrics: name → value.
         curves: name → values for the first 1 … K members.
-        parameters_kept: how many parameters prediction needs.
-        forwards_per_example: forward passes that one prediction takes.
-        seconds_per_1000: seconds for 1,000 predictions, in batches.
-        predictions: what is kept of the predictions: of images the probabilities, (N, C) float32, and labels, (N,).
+        parameters_kept: number of parameters that prediction needs.
+        forwards_per_example: number of forward passes of one prediction.
+        seconds_per_1000: seconds for 1,000 predictions in batches.
+        predictions: arrays to store: for images, probabilities, (N, C) float32, and labels, (N,).
     """
 
     metrics: dict[str, float]
@@ -50,28 +53,32 @@ class Evaluation:
     predictions: dict[str, np.ndarray]
 
     def save_predictions(self, file: BinaryIO) -> None:
-        """Write the predictions as .npz."""
+        """Write the predictions to an .npz file."""
         np.savez_compressed(file, allow_pickle=False, **self.predictions)
 
 
-def at_once(task: Task) -> int:
-    """Say how many examples of a task are predicted at once, so that memory holds what a network makes of them."""
+def evaluation_batch_size(task: Task) -> int:
+    """Return the batch size for the evaluation of a task. It is small for large images, to limit memory."""
     channels, side = task.shape.in_channels, task.shape.image_size
-    return BATCH if channels is None or side is None else max(1, min(BATCH, VALUES // (channels * side**2)))
+    return (
+        MAX_BATCH_SIZE
+        if channels is None or side is None
+        else max(1, min(MAX_BATCH_SIZE, MAX_BATCH_VALUES // (channels * side**2)))
+    )
 
 
 @torch.no_grad()
-def evaluate(method: Method, task: ImageTask, counter: Counter, bins: int | None = None) -> Evaluation:
-    """Score every test example exactly once, and the companions of the task.
+def evaluate(method: Method, task: ImageTask, counter: CostCounter, bins: int | None = None) -> Evaluation:
+    """Score every test example exactly once, and evaluate OOD datasets and corruptions.
 
     Args:
         method: prepared for prediction.
-        task: its test set, OOD and corrupted companions.
-        counter: of the method's networks.
-        bins: of a second calibration error, `ece_<bins>`; None for none.
+        task: provides the test set, OOD datasets and corrupted test images.
+        counter: cost counter of the method's networks.
+        bins: number of bins of a second calibration error, `ece_<bins>`; None for none.
     """
     method.eval()
-    size = at_once(task)
+    size = evaluation_batch_size(task)
     test = task.part("test", size)
     assert test is not None
     y = task.test.labels.cpu()
@@ -82,14 +89,14 @@ def evaluate(method: Method, task: ImageTask, counter: Counter, bins: int | None
     logits = member_logits(method, (x for x, _ in test))
     seconds = 1000 * (time.perf_counter() - start) / len(y)
     log_p = metrics.ensemble(logits)
-    found = score(log_p, y, bins) | {"members": float(len(logits))}
-    singles = [score(metrics.ensemble(single[None]), y) for single in logits]
+    found = prediction_metrics(log_p, y, bins) | {"members": float(len(logits))}
+    singles = [prediction_metrics(metrics.ensemble(single[None]), y) for single in logits]
     found |= {f"single/{name}": mean(single[name] for single in singles) for name in ("accuracy", "nll")}
-    found |= after_temperature_scaling(method, task.part("validation", size), log_p, y)
-    found |= out_of_distribution(method, task, metrics.entropy(log_p))
-    found |= corruption(method, task, y, found["accuracy"])
+    found |= temperature_scaled_metrics(method, task.part("validation", size), log_p, y)
+    found |= ood_metrics(method, task, metrics.entropy(log_p))
+    found |= corruption_metrics(method, task, y, found["accuracy"])
     if len(logits) > 1:
-        averaged = score(metrics.ensemble(logits, average="logits"), y, bins)
+        averaged = prediction_metrics(metrics.ensemble(logits, average="logits"), y, bins)
         found |= {f"logit_average/{name}": value for name, value in averaged.items()}
         found |= {f"diversity/{name}": value for name, value in metrics.diversity(logits).items()}
     vectors = weight_vectors(method)
@@ -97,7 +104,7 @@ def evaluate(method: Method, task: ImageTask, counter: Counter, bins: int | None
         found |= {f"diversity/{name}": value for name, value in metrics.weight_distances(vectors).items()}
     return Evaluation(
         found,
-        curves(logits, y),
+        ensemble_size_curves(logits, y),
         kept,
         passes,
         seconds,
@@ -105,10 +112,16 @@ def evaluate(method: Method, task: ImageTask, counter: Counter, bins: int | None
     )
 
 
-def score(log_p: Tensor, y: Tensor, bins: int | None = None) -> dict[str, float]:
-    """Give the metrics of one prediction, (N, C) log-probabilities, of the classes y, (N,)."""
+def prediction_metrics(log_p: Tensor, y: Tensor, bins: int | None = None) -> dict[str, float]:
+    """Return the metrics of one prediction.
+
+    Args:
+        log_p: log-probabilities, (N, C).
+        y: classes, (N,).
+        bins: number of bins of a second calibration error; None for none.
+    """
     further = {} if bins is None else {f"ece_{bins}": metrics.ece(log_p, y, bins)}
-    if log_p.shape[1] >= MANY_CLASSES:
+    if log_p.shape[1] >= TOP5_MIN_CLASSES:
         further["top5_accuracy"] = metrics.top_k_accuracy(log_p, y, 5)
     return {
         "accuracy": metrics.accuracy(log_p, y),
@@ -121,13 +134,13 @@ def score(log_p: Tensor, y: Tensor, bins: int | None = None) -> dict[str, float]
 
 
 def mean(values: Iterable[float]) -> float:
-    """Give the arithmetic mean."""
+    """Return the arithmetic mean."""
     listed = list(values)
     return sum(listed) / len(listed)
 
 
-def forwards_per_example(method: Method, x: Tensor, counter: Counter) -> float:
-    """Count the forward passes of one prediction; also warms the device up before timing."""
+def forwards_per_example(method: Method, x: Tensor, counter: CostCounter) -> float:
+    """Return the number of forward passes of one prediction. This also warms up the device before timing."""
     kept, counter.cost, counter.counting = counter.cost, Cost(), True
     method.predict(x)
     count, counter.cost, counter.counting = counter.cost.forward_examples, kept, False
@@ -135,25 +148,25 @@ def forwards_per_example(method: Method, x: Tensor, counter: Counter) -> float:
 
 
 def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
-    """Predict batch by batch: (K, N, C) on the CPU."""
+    """Predict in batches and return the members' logits, (K, N, C), on the CPU."""
     return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
 
 
-def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Tensor, y: Tensor) -> dict[str, float]:
-    """Give NLL and ECE at the temperature that suits held-out data best, and that temperature; nothing without such.
+def temperature_scaled_metrics(method: Method, held_out: Passes | None, log_p: Tensor, y: Tensor) -> dict[str, float]:
+    """Fit a temperature on held-out data, and return it with NLL and ECE of the scaled test predictions.
 
     Args:
         method: prepared for prediction.
-        held_out: data that it was not trained on.
-        log_p: its prediction of the test examples, (N, C).
-        y: their classes, (N,).
+        held_out: held-out training data; None gives no metrics.
+        log_p: log-probabilities of the test examples, (N, C).
+        y: classes of the test examples, (N,).
     """
     if held_out is None:
         return {}
     parts = [(method.predict(x).cpu(), classes.cpu()) for x, classes in held_out]
     logits, classes = (torch.cat(part, dim) for part, dim in zip(zip(*parts, strict=True), (1, 0), strict=True))
     temperature = fit_temperature(logits, classes)
-    log_p = scaled(log_p, temperature)
+    log_p = scale_by_temperature(log_p, temperature)
     return {
         "temperature": temperature,
         "scaled/nll": metrics.nll(log_p, y),
@@ -161,31 +174,37 @@ def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Te
     }
 
 
-def out_of_distribution(method: Method, task: ImageTask, inside: Tensor) -> dict[str, float]:
-    """Give AUROC, AUPR and FPR at 95 % TPR of telling each OOD companion by entropy, and their means."""
+def ood_metrics(method: Method, task: ImageTask, inside: Tensor) -> dict[str, float]:
+    """Return AUROC, AUPR and FPR at 95 % TPR of detecting each OOD dataset by entropy, and their means.
+
+    Args:
+        method: prepared for prediction.
+        task: provides the OOD datasets.
+        inside: entropies of the test predictions, (N,).
+    """
     found: dict[str, float] = {}
     for name, load in task.ood.items():
-        logits = member_logits(method, normalised(load(), task, at_once(task)))
-        for metric, value in detection(inside, metrics.entropy(metrics.ensemble(logits))).items():
+        logits = member_logits(method, normalised(load(), task, evaluation_batch_size(task)))
+        for metric, value in detection_metrics(inside, metrics.entropy(metrics.ensemble(logits))).items():
             found[f"ood_{metric}/{name}"] = value
     names = dict.fromkeys(name.partition("/")[0] for name in found)
     return {name: mean(found[f"{name}/{each}"] for each in task.ood) for name in names} | found
 
 
-def corruption(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict[str, float]:
-    """Give the error (%) under each corruption, averaged over severities, and the mean over corruptions.
+def corruption_metrics(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict[str, float]:
+    """Return the error (%) under each corruption, averaged over severities, and the mean over corruptions.
 
-    And the relative change of the accuracy, (b - a) / a, at severity 3 (Wortsman et al., ICML 2021, appendix G), where
-    any clean image is right. What was measured on corruptions that are generated here is called so.
+    If the clean accuracy is above 0, also return the relative change of the accuracy, (b - a) / a, at severity 3
+    (Wortsman et al., ICML 2021, appendix G). Metrics on corruptions generated by this project start with "generated/".
 
     Args:
         method: prepared for prediction.
-        task: its corrupted companions.
-        y: the classes, (N,).
+        task: provides the corrupted test images.
+        y: classes, (N,).
         clean: accuracy a without corruption, in %.
     """
     right: dict[tuple[str, int], int] = {}
-    size = at_once(task)
+    size = evaluation_batch_size(task)
     for name, severity, start, images in task.corrupted(size):
         log_p = metrics.ensemble(member_logits(method, normalised(images, task, size)))
         hits = int((log_p.argmax(-1) == y[start : start + len(log_p)]).sum())
@@ -206,8 +225,8 @@ def corruption(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict
     return found
 
 
-def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
-    """Give the metrics of the first 1 … K members together."""
+def ensemble_size_curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
+    """Return accuracy, NLL and ECE of the ensembles of the first 1 … K members."""
     found: dict[str, list[float]] = {"accuracy": [], "nll": [], "ece": []}
     for log_p in metrics.growing_ensembles(logits):
         for name, metric in (("accuracy", metrics.accuracy), ("nll", metrics.nll), ("ece", metrics.ece)):
@@ -216,22 +235,24 @@ def curves(logits: Tensor, y: Tensor) -> dict[str, list[float]]:
 
 
 def weight_vectors(method: Method) -> Tensor:
-    """Give every member's weights as a vector, without BatchNorm's: (K, D), on the CPU as each member is made."""
-    return torch.stack([vector(without_batch_norm(method.net, weights)).cpu() for weights in method.members()])
+    """Return the members' weights as vectors without BatchNorm's, (K, D), on the CPU."""
+    return torch.stack(
+        [flat_vector(weights_without_batch_norm(method.net, weights)).cpu() for weights in method.members()]
+    )
 
 
 def relative_change(clean: float, corrupted: float) -> float:
-    """Give how much of its accuracy a network loses under corruption: (b − a) / a, at most 0 where it loses any.
+    """Return the relative change of accuracy under corruption, (b − a) / a, which is negative if accuracy is lost.
 
-    The paper takes severity 3 and plots, for each corruption, the difference between two methods: positive where the
-    first one loses less.
+    The paper uses severity 3. It plots the difference between two methods for each corruption, which is positive if the
+    first method loses less.
 
     Args:
         clean: accuracy a on the clean test set.
         corrupted: accuracy b on the corrupted one, in the same unit.
 
     Returns:
-        The relative change, without unit; NaN if nothing is right on the clean test set.
+        The relative change, without unit; NaN if the clean accuracy is 0.
 
     References:
         Wortsman et al., Learning neural network subspaces, ICML 2021, appendix G, Figures 19 and 20.

@@ -1,8 +1,8 @@
-"""Metrics of predictions. Probabilities are averaged over members in one place, in log space.
+"""Metrics of predictions. Only `ensemble` and `growing_ensembles` average the members' probabilities, in log space.
 
-N examples, C classes, K members; logarithms are natural, computed in float64, a few examples at a time, so that 50,000
-examples of 1,000 classes by ten members need no copy of all members. A prediction that is NaN is never right, and
-makes every metric NaN but accuracy and disagreement.
+N is the number of examples, C of classes, K of members. Logarithms are natural. Values are computed in float64, a few
+examples at a time, to save memory: 50,000 examples of 1,000 classes by ten members are never copied as a whole. A NaN
+prediction counts as wrong. It makes every metric NaN except accuracy and disagreement.
 """
 
 import math
@@ -13,49 +13,49 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BINS = 15
-"""Of the expected calibration error."""
-PART = 2**16
-"""Numbers computed with at once: half a megabyte, which with what is made of it stays in a processor's cache."""
+CALIBRATION_BINS = 15
+"""Number of bins of the expected calibration error."""
+CHUNK_VALUES = 2**16
+"""Number of values in a chunk: half a megabyte in float64, so that intermediate results stay in the CPU's cache."""
 
 
-def by_parts(function: Callable[..., Tensor], predictions: Tensor, *others: Tensor) -> Tensor:
-    """Apply a function to a few examples at a time, in float64, and join its results along their first dimension.
+def apply_in_chunks(function: Callable[..., Tensor], predictions: Tensor, *others: Tensor) -> Tensor:
+    """Apply a function to chunks of examples in float64, and concatenate the results along the first dimension.
 
     Args:
-        function: of a part of the predictions, in float64, and of the others.
-        predictions: (K, N, C) or (N, C).
-        others: (N, …).
+        function: called with a chunk of the predictions, in float64, and the chunks of the other tensors.
+        predictions: predictions, (K, N, C) or (N, C).
+        others: further tensors with one row an example, (N, …).
     """
-    rows = max(1, PART * predictions.shape[-2] // max(1, predictions.numel()))
+    rows = max(1, CHUNK_VALUES * predictions.shape[-2] // max(1, predictions.numel()))
     parts = zip(torch.split(predictions, rows, dim=-2), *(torch.split(other, rows) for other in others), strict=True)
     return torch.cat([function(part.double(), *rest) for part, *rest in parts])
 
 
 def ensemble(logits: Tensor, average: Literal["probabilities", "logits"] = "probabilities") -> Tensor:
-    """Combine members.
+    """Combine the members' predictions.
 
     Args:
-        logits: (K, N, C).
-        average: the mean of probabilities, or of logits as an option.
+        logits: logits of the members, (K, N, C).
+        average: whether probabilities or logits are averaged.
 
     Returns:
         Log-probabilities, (N, C), float64.
     """
     if average == "logits":
-        return by_parts(lambda part: F.log_softmax(part.mean(0), dim=-1), logits)
+        return apply_in_chunks(lambda part: F.log_softmax(part.mean(0), dim=-1), logits)
     k = math.log(len(logits))
-    return by_parts(lambda part: torch.logsumexp(F.log_softmax(part, dim=-1), dim=0) - k, logits)
+    return apply_in_chunks(lambda part: torch.logsumexp(F.log_softmax(part, dim=-1), dim=0) - k, logits)
 
 
 def growing_ensembles(logits: Tensor) -> Iterator[Tensor]:
-    """Combine the first member, the first two … all K, by the mean of their probabilities, in one pass over them.
+    """Average the probabilities of the first 1 … K members, in one pass over the members.
 
     Args:
-        logits: (K, N, C).
+        logits: logits of the members, (K, N, C).
 
     Yields:
-        Log-probabilities, (N, C), float64: `ensemble` of the first k members.
+        Log-probabilities of the first k members, (N, C), float64, equal to `ensemble`.
     """
     total = torch.full((), -math.inf, dtype=torch.float64)
     for k, member in enumerate(logits, start=1):
@@ -63,8 +63,12 @@ def growing_ensembles(logits: Tensor) -> Iterator[Tensor]:
         yield total - math.log(k)
 
 
-def check(log_p: Tensor, y: Tensor) -> None:
-    """Refuse what cannot be scored: no examples, shapes that do not fit, labels of classes that are not there."""
+def check_predictions(log_p: Tensor, y: Tensor) -> None:
+    """Check that predictions and labels can be scored.
+
+    Raises:
+        ValueError: if there are no examples, shapes do not fit, or a label is no class.
+    """
     if log_p.dim() != 2 or y.shape != log_p.shape[:1]:
         shapes = f"{tuple(log_p.shape)} and {tuple(y.shape)}"
         raise ValueError(f"log-probabilities must be (N, C) and labels (N,), but they are {shapes}")
@@ -76,25 +80,25 @@ def check(log_p: Tensor, y: Tensor) -> None:
 
 
 def accuracy(log_p: Tensor, y: Tensor) -> float:
-    """Give the share of examples whose likeliest class is right, in %; of equally likely classes the first counts."""
+    """Return the share of examples whose likeliest class is right, in %. Of equally likely classes the first counts."""
     return top_k_accuracy(log_p, y, 1)
 
 
 def top_k_accuracy(log_p: Tensor, y: Tensor, k: int = 5) -> float:
-    """Give the share of examples whose class is one of the k likeliest, in %.
+    """Return the share of examples whose class is among the k likeliest, in %.
 
-    Equally likely classes rank by their number, the first one first, as `argmax` has it. (scikit-learn puts the last
-    one first, and torchmetrics leaves it to `topk`; for k = 1 torchmetrics agrees.)
+    Equally likely classes rank by their number, lowest first, as in `argmax`. (scikit-learn ranks the highest number
+    first, and torchmetrics relies on `topk`; for k = 1 torchmetrics agrees.)
 
     Args:
-        log_p: (N, C).
-        y: (N,).
-        k: from 1 to C; all C are always right.
+        log_p: log-probabilities, (N, C).
+        y: classes, (N,).
+        k: number of classes, from 1 to C.
 
     Raises:
         ValueError: if there are fewer than k classes.
     """
-    check(log_p, y)
+    check_predictions(log_p, y)
     classes = log_p.shape[1]
     if not 1 <= k <= classes:
         raise ValueError(f"the {k} likeliest of {classes} classes cannot be given: k must be from 1 to {classes}")
@@ -105,12 +109,12 @@ def top_k_accuracy(log_p: Tensor, y: Tensor, k: int = 5) -> float:
         behind = (log_p < own) | ((log_p == own) & later)  # none are behind a NaN
         return behind.sum(-1) >= classes - k
 
-    return 100 * by_parts(right, log_p, y).double().mean().item()
+    return 100 * apply_in_chunks(right, log_p, y).double().mean().item()
 
 
 def nll(log_p: Tensor, y: Tensor) -> float:
-    """Give the negative log-likelihood, in nats an example; infinite if a class that occurs had probability 0."""
-    check(log_p, y)
+    """Return the mean negative log-likelihood, in nats an example. It is infinite if a true class has probability 0."""
+    check_predictions(log_p, y)
     return -log_p.gather(1, y[:, None]).double().mean().item()
 
 
@@ -120,38 +124,38 @@ def bits_per_character(nll: float) -> float:
 
 
 def brier_scores(log_p: Tensor, y: Tensor) -> Tensor:
-    """Give each example's Σ_c (p_c − [c = y])², (N,), float64."""
+    """Return Σ_c (p_c − [c = y])² of each example, (N,), float64."""
 
     def squares(log_p: Tensor, y: Tensor) -> Tensor:
         p = log_p.exp()
         return p.scatter_add_(1, y[:, None], -torch.ones_like(p)).square_().sum(-1)
 
-    return by_parts(squares, log_p, y)
+    return apply_in_chunks(squares, log_p, y)
 
 
 def brier(log_p: Tensor, y: Tensor) -> float:
-    """Give the Brier score: the mean of Σ_c (p_c − [c = y])², between 0 and 2."""
-    check(log_p, y)
+    """Return the Brier score: the mean of Σ_c (p_c − [c = y])², between 0 and 2."""
+    check_predictions(log_p, y)
     return brier_scores(log_p, y).mean().item()
 
 
 def confidences(log_p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the likeliest class's probability, (N,), float64, and whether that class is right, (N,)."""
-    check(log_p, y)
+    """Return the probability of the likeliest class, (N,), float64, and whether that class is right, (N,)."""
+    check_predictions(log_p, y)
     highest, prediction = log_p.max(-1)
     return highest.double().exp(), prediction == y
 
 
 def check_bins(bins: int) -> None:
-    """Refuse to sort into no bins."""
+    """Check that there is at least one bin."""
     if bins < 1:
         raise ValueError(f"a calibration error needs at least one bin, not {bins}")
 
 
-def equal_width(confidence: Tensor, bins: int) -> Tensor:
-    """Give the bin m of each confidence, 0 … bins − 1: m / bins < confidence ≤ (m + 1) / bins.
+def equal_width_bins(confidence: Tensor, bins: int) -> Tensor:
+    """Return the bin m of each confidence, 0 … bins − 1, with m / bins < confidence ≤ (m + 1) / bins.
 
-    torchmetrics counts a lower edge to its bin instead, and confidences of exactly 1 as a bin of their own.
+    In torchmetrics, bins include their lower edge instead, and confidences of exactly 1 form a separate bin.
     """
     check_bins(bins)
     edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
@@ -159,32 +163,32 @@ def equal_width(confidence: Tensor, bins: int) -> Tensor:
 
 
 def bin_sums(bin_of: Tensor, confidence: Tensor, right: Tensor, bins: int) -> Tensor:
-    """Give each bin's number of examples, sum of confidences and number of right ones: (3, bins), float64."""
+    """Return the number of examples, sum of confidences and number of right ones of each bin, (3, bins), float64."""
     rows = (torch.ones_like(confidence), confidence, right.double())
     return torch.stack([torch.bincount(bin_of, weights=row, minlength=bins) for row in rows])
 
 
 def calibration_gap(sums: Tensor) -> float:
-    """Give the mean of |accuracy − mean confidence| over bins, weighted by their sizes, from `bin_sums`."""
+    """Return the mean of |accuracy − mean confidence| over bins, weighted by their sizes, from `bin_sums`."""
     count, confidence, right = sums
     return float((confidence - right).abs().sum() / count.sum())
 
 
-def ece(log_p: Tensor, y: Tensor, bins: int = BINS) -> float:
-    """Give the expected calibration error over equal-width bins, of the top label, in [0, 1].
+def ece(log_p: Tensor, y: Tensor, bins: int = CALIBRATION_BINS) -> float:
+    """Return the expected calibration error of the likeliest class over equal-width bins, in [0, 1].
 
     References:
         Guo et al., On calibration of modern neural networks, ICML 2017, Equation 3.
     """
     confidence, right = confidences(log_p, y)
-    return calibration_gap(bin_sums(equal_width(confidence, bins), confidence, right, bins))
+    return calibration_gap(bin_sums(equal_width_bins(confidence, bins), confidence, right, bins))
 
 
-def adaptive_ece(log_p: Tensor, y: Tensor, bins: int = BINS) -> float:
-    """Give the expected calibration error over bins of equal mass (their sizes differ by one at most).
+def adaptive_ece(log_p: Tensor, y: Tensor, bins: int = CALIBRATION_BINS) -> float:
+    """Return the expected calibration error over bins of equal mass, whose sizes differ by at most one.
 
-    Equal confidences may fall into several bins. Each of them then counts as right as often as all of them are, so
-    that the order of the examples has no say.
+    Examples of equal confidence may fall into different bins. Each of them then counts with their mean accuracy, so
+    that the order of the examples has no effect.
     """
     check_bins(bins)
     confidence, right = confidences(log_p, y)
@@ -196,36 +200,38 @@ def adaptive_ece(log_p: Tensor, y: Tensor, bins: int = BINS) -> float:
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Give the entropy of each prediction, (N,), in nats: the score by which OOD examples are told."""
-    return by_parts(lambda part: torch.special.entr(part.exp()).sum(-1), log_p)
+    """Return the entropy of each prediction, (N,), in nats. It is the score for OOD detection."""
+    return apply_in_chunks(lambda part: torch.special.entr(part.exp()).sum(-1), log_p)
 
 
 def diversity(logits: Tensor) -> dict[str, float]:
-    """Compare members' predictions pair by pair, and average over the pairs.
+    """Compare the members' predictions pairwise, and average over the pairs.
 
     Args:
-        logits: (K, N, C), K at least 2.
+        logits: logits of the members, (K, N, C), K at least 2.
 
     Returns:
-        disagreement: share of examples with different likeliest classes; total_variation: mean ½Σ|p_i − p_j|;
-        kl: mean KL divergence, both ways, in nats; infinite if a member rules a class out and another does not.
+        disagreement: share of examples with different likeliest classes. total_variation: mean of ½Σ|p_i − p_j|.
+        kl: mean KL divergence in both directions, in nats; infinite if only one member of a pair gives a class
+        probability 0.
 
     Raises:
-        ValueError: if there is one member only.
+        ValueError: if there is only one member.
     """
     k, n, _ = logits.shape
     if k < 2:
         raise ValueError("diversity compares members, but there is one only")
     pairs = k * (k - 1) / 2
-    differ, variation, divergence = by_parts(pair_sums, logits).view(-1, 3).sum(0).div(n * pairs).tolist()
+    differ, variation, divergence = apply_in_chunks(pairwise_sums, logits).view(-1, 3).sum(0).div(n * pairs).tolist()
     return {"disagreement": differ, "total_variation": variation / 2, "kl": divergence / 2}
 
 
-def pair_sums(logits: Tensor) -> Tensor:
-    """Sum over examples and pairs of members: whether the likeliest classes differ, Σ|p_i − p_j|, KL both ways; (3,).
+def pairwise_sums(logits: Tensor) -> Tensor:
+    """Sum three quantities over examples and pairs of members, (3,).
 
-    KL both ways is Σ_c (p_i − p_j)(l_i − l_j), l = ln p, whose sum over the pairs is a covariance: the time does not
-    grow with the square of K. Differences to the first member make it exactly 0 for equal members.
+    The quantities are: whether the likeliest classes differ, Σ|p_i − p_j|, and the KL divergence in both directions.
+    The last is Σ_c (p_i − p_j)(l_i − l_j) with l = ln p. Its sum over pairs is a covariance, so the time does not grow
+    with the square of K. Differences to the first member make it exactly 0 for equal members.
     """
     log_p = F.log_softmax(logits, dim=-1)
     p, top = log_p.exp(), log_p.argmax(-1).double()
@@ -239,13 +245,13 @@ def pair_sums(logits: Tensor) -> Tensor:
 
 
 def weight_distances(vectors: Tensor) -> dict[str, float]:
-    """Compare members' weights pair by pair, and average over the pairs.
+    """Compare the members' weights pairwise, and average over the pairs.
 
     Args:
-        vectors: (K, D), K at least 2.
+        vectors: weights of the members, (K, D), K at least 2.
 
     Returns:
-        cosine: similarity; l2: Euclidean distance.
+        cosine: cosine similarity; l2: Euclidean distance.
     """
     k = len(vectors)
     products = torch.zeros(k, k, dtype=torch.float64)

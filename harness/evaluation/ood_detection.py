@@ -1,4 +1,4 @@
-"""How well scores tell examples out of distribution, the positive class, from those in distribution."""
+"""Metrics of OOD detection by a score. Out-of-distribution examples are the positive class."""
 
 import math
 
@@ -7,18 +7,18 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 
-def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """Give every metric of detection.
+def detection_metrics(inside: Tensor, outside: Tensor) -> dict[str, float]:
+    """Return all metrics of OOD detection.
 
     Args:
-        inside: scores of examples in distribution, (N,).
-        outside: scores of examples out of distribution, (M,); higher where the score is right.
+        inside: scores of in-distribution examples, (N,).
+        outside: scores of out-of-distribution examples, (M,), which should be higher.
 
     Returns:
         auroc, aupr and fpr95, each in [0, 1]; NaN if a score is NaN.
 
     Raises:
-        ValueError: if there are no examples of one kind.
+        ValueError: if either kind has no examples.
     """
     return {
         "auroc": auroc(inside, outside),
@@ -28,55 +28,55 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Give the area under the ROC curve: how often an example from outside scores higher; a tie counts half.
+    """Return the area under the ROC curve: how often an OOD example has the higher score. A tie counts half.
 
     Args:
         inside: scores of examples in distribution, (N,).
         outside: scores of examples out of distribution, (M,).
     """
-    check(inside, outside)
+    check_scores(inside, outside)
     ranks = rankdata(torch.cat([inside, outside]).numpy())
     n, m = len(inside), len(outside)
     return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
 
 
 def aupr(inside: Tensor, outside: Tensor) -> float:
-    """Give the area under the precision-recall curve as average precision, without interpolation.
+    """Return the area under the precision-recall curve as average precision, without interpolation.
 
-    It is the mean, over the examples from outside, of the precision at the threshold that just lets them in. Scores
-    that tell nothing give M / (N + M).
+    It is the mean precision over the OOD examples, each at the highest threshold that detects it. Uninformative scores
+    give M / (N + M).
 
     Args:
         inside: scores of examples in distribution, (N,).
         outside: scores of examples out of distribution, (M,).
     """
-    false, true = positives(inside, outside)
+    false, true = count_positives(inside, outside)
     return (true.diff(prepend=true.new_zeros(1)) * true / (true + false)).sum().item() / len(outside)
 
 
 def fpr_at_tpr(inside: Tensor, outside: Tensor, tpr: float = 0.95) -> float:
-    """Give the smallest share of examples inside that is taken for outside by a threshold that finds enough of those.
+    """Return the false-positive rate at the highest threshold whose true-positive rate is at least `tpr`.
 
     Args:
         inside: scores of examples in distribution, (N,).
         outside: scores of examples out of distribution, (M,).
-        tpr: the share of the examples from outside that must be found, in (0, 1]. No interpolation between thresholds.
+        tpr: share of OOD examples to detect, in (0, 1]. Thresholds are not interpolated.
     """
     if not 0 < tpr <= 1:
         raise ValueError(f"the rate of true positives must lie in (0, 1], but is {tpr}")
-    false, true = positives(inside, outside)
+    false, true = count_positives(inside, outside)
     if true.isnan().any():
         return math.nan
     return (false[true / len(outside) >= tpr][0] / len(inside)).item()
 
 
-def positives(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the examples with at least a score, for every score that occurs, from the highest to the lowest.
+def count_positives(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+    """Count false and true positives at every threshold, from the highest score to the lowest.
 
     Returns:
-        The numbers of false and of true positives, (T,) each, float64; NaN if a score is NaN.
+        The numbers of false positives and true positives, (T,) each, float64; NaN if a score is NaN.
     """
-    check(inside, outside)
+    check_scores(inside, outside)
     scores = torch.cat([inside, outside])
     values, place = torch.unique(scores, return_inverse=True)
     false, true = (
@@ -88,8 +88,8 @@ def positives(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     return false, true
 
 
-def check(inside: Tensor, outside: Tensor) -> None:
-    """Refuse to compare with nothing."""
+def check_scores(inside: Tensor, outside: Tensor) -> None:
+    """Check that there is one score an example, and at least one example of each kind."""
     for name, scores in (("in", inside), ("out of", outside)):
         if scores.dim() != 1 or not len(scores):
             raise ValueError(f"detection needs a score for each example {name} distribution, not {tuple(scores.shape)}")

@@ -1,31 +1,32 @@
-"""Metrics of more predictions than memory holds."""
+"""Metrics of predictions that arrive in parts, because they do not fit into memory together."""
 
 import torch
 from torch import Tensor
 
 from harness.evaluation.metrics import (
-    BINS,
+    CALIBRATION_BINS,
     bin_sums,
     brier_scores,
     calibration_gap,
     check_bins,
     confidences,
-    equal_width,
+    equal_width_bins,
     nll,
 )
 
 
-class RunningScore:
-    """Sums over predictions that come part by part, such as those of a long text.
+class StreamingMetrics:
+    """Accumulates metrics over parts, such as the windows of a long text.
 
-    The metrics are those of all parts together. Adaptive ECE is not among them: its bins depend on all confidences.
+    The result equals the metrics of all parts together. Adaptive ECE is missing, because its bins depend on all
+    confidences.
     """
 
-    def __init__(self, bins: int = BINS) -> None:
-        """Start from nothing.
+    def __init__(self, bins: int = CALIBRATION_BINS) -> None:
+        """Start without predictions.
 
         Args:
-            bins: of the ECE.
+            bins: number of bins of the ECE.
         """
         check_bins(bins)
         self.bins = bins
@@ -34,7 +35,7 @@ class RunningScore:
         self.calibration = torch.zeros(3, bins, dtype=torch.float64)
 
     def add(self, log_p: Tensor, y: Tensor) -> None:
-        """Count a part.
+        """Add a part.
 
         Args:
             log_p: log-probabilities, (n, C).
@@ -43,13 +44,13 @@ class RunningScore:
         confidence, right = confidences(log_p, y)
         self.nll += nll(log_p, y) * len(y)
         self.brier += brier_scores(log_p, y).sum().item()
-        self.calibration += bin_sums(equal_width(confidence, self.bins), confidence, right, self.bins).cpu()
+        self.calibration += bin_sums(equal_width_bins(confidence, self.bins), confidence, right, self.bins).cpu()
 
     def metrics(self) -> dict[str, float]:
-        """Give accuracy (%), nll (nats an example), brier and ece of everything counted, as `metrics` does.
+        """Return accuracy (%), nll (nats an example), brier and ece of all parts.
 
         Raises:
-            ValueError: if nothing was counted.
+            ValueError: if there are no examples.
         """
         count, _, right = self.calibration.sum(1).tolist()
         if not count:

@@ -1,4 +1,4 @@
-"""From text to values: method expressions, plugin files, and errors with their place in a YAML file.
+"""Parses what users write: method expressions, plugin files, and YAML files whose errors name line and location.
 
-Everything that reads what a user wrote asks here.
+Everything that reads user input uses this package.
 """

@@ -1,4 +1,4 @@
-"""Methods as a study writes them: `swa(late_phase_bn(K=5), start=0.8)`."""
+"""Method expressions, as studies contain them: `swa(late_phase_bn(K=5), start=0.8)`."""
 
 import ast
 import difflib
@@ -10,49 +10,49 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.parsing.plugins import digest_of
+from harness.parsing.plugins import plugin_digest
 from methods import MakeMethod, Method
 from methods.core.recipe import Part
 
 
 class MethodSpec(Part):
-    """A method and those of its hyperparameters that differ from their defaults."""
+    """A method, and its hyperparameters that differ from their defaults."""
 
     name: str
     hyperparameters: Mapping[str, Any] = Field(default_factory=dict)
     of: "MethodSpec | None" = None
     version: int = 1
     source: str | None = None
-    """SHA-256 of the plugin file that defines it, so that an edited file makes other runs."""
+    """SHA-256 of the plugin file that defines the method. An edited file therefore gives new runs."""
 
     def __str__(self) -> str:
-        """Write the method as a study does."""
+        """Write the method as an expression."""
         inner = [str(self.of)] if self.of else []
-        arguments = inner + [f"{name}={literal(value)}" for name, value in self.hyperparameters.items()]
+        arguments = inner + [f"{name}={format_value(value)}" for name, value in self.hyperparameters.items()]
         return f"{self.name}({', '.join(arguments)})" if arguments else self.name
 
     def make(self, methods: Mapping[str, type[Method]]) -> MakeMethod:
-        """Give the constructor that this spec describes."""
+        """Return the constructor of the method with its hyperparameters."""
         arguments: dict[str, Any] = dict(self.hyperparameters)
         if self.of:
             arguments["of"] = self.of.make(methods)
         return partial(methods[self.name], **arguments)
 
 
-def literal(value: Any) -> str:
-    """Write a value so that `parse` reads it back; a plain word needs no quotes."""
-    # Python would read another identifier for some letters beyond ASCII, and none for its keywords.
+def format_value(value: Any) -> str:
+    """Write a value so that `parse_method` reads it back. An identifier needs no quotes."""
+    # Only ASCII: Python normalizes some other letters in identifiers. Keywords are no identifiers.
     plain = isinstance(value, str) and value.isascii() and value.isidentifier() and not keyword.iskeyword(value)
     return str(value) if plain else repr(value)
 
 
-def closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
-    """Name what there is, the likeliest first.
+def suggest_closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """Write a hint for an unknown name: the most similar known name, and the list of known names.
 
     Args:
-        name: what was asked for.
-        known: what there is.
-        listed: what is listed of it; None for all.
+        name: the unknown name.
+        known: all known names.
+        listed: the known names to list; None for all.
     """
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=1)
@@ -61,7 +61,7 @@ def closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None
 
 
 def hyperparameters(method: type[Method]) -> dict[str, tuple[Any, Any]]:
-    """List the keyword hyperparameters of a method: name → (type, default), base classes' included."""
+    """Return the keyword hyperparameters of a method and its base classes: name → (type, default)."""
     found: dict[str, tuple[Any, Any]] = {}
     for cls in method.__mro__:
         init = vars(cls).get("__init__")
@@ -76,23 +76,27 @@ def hyperparameters(method: type[Method]) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def parse(text: str, methods: Mapping[str, type[Method]]) -> tuple[MethodSpec | None, list[str]]:
-    """Read a method's expression and check every name and value in it.
+def parse_method(text: str, methods: Mapping[str, type[Method]]) -> tuple[MethodSpec | None, list[str]]:
+    """Parse a method expression and check every name and value.
+
+    Args:
+        text: the expression.
+        methods: all methods by name.
 
     Returns:
-        The spec (None if there were errors) and all errors, each in words.
+        The spec (None if there are errors) and the messages of all errors.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         return None, [f"{text!r} is not a method like swa(late_phase_bn(K=5), start=0.8): {error.msg}"]
     errors: list[str] = []
-    spec = read(tree, methods, errors)
+    spec = parse_node(tree, methods, errors)
     return (None, errors) if errors else (spec, [])
 
 
-def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str]) -> MethodSpec | None:
-    """Read one node of the expression, adding to `errors`."""
+def parse_node(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str]) -> MethodSpec | None:
+    """Parse one node of an expression, and append messages to `errors`."""
     call = tree if isinstance(tree, ast.Call) else None
     head = call.func if call else tree
     if not isinstance(head, ast.Name):
@@ -100,17 +104,17 @@ def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str])
         return None
     name = head.id
     if name not in methods:
-        errors.append(f"unknown method {name!r}; {closest(name, methods)}")
+        errors.append(f"unknown method {name!r}; {suggest_closest(name, methods)}")
         return None
     known = hyperparameters(methods[name])
     of = None
     if call and call.args:
         if "of" not in known:
-            errors.append(f"{name} is not made of another method")
+            errors.append(f"{name} takes no other method")
         elif len(call.args) > 1:
-            errors.append(f"{name} is made of one other method, not of {len(call.args)}")
-        of = read(call.args[0], methods, errors)
-    # swa and swa(sgd) are the same; written out only where the inner method's version must be part of the key.
+            errors.append(f"{name} takes one other method, not {len(call.args)}")
+        of = parse_node(call.args[0], methods, errors)
+    # swa and swa(sgd) are the same. The spec holds the default only if its version must be part of the key.
     usual = [MethodSpec(name=n, version=m.version) for n, m in methods.items() if "of" in known and m is known["of"][1]]
     if usual and of in (None, usual[0]):
         of = usual[0] if usual[0].version > 1 else None
@@ -120,24 +124,36 @@ def read(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str])
         if key == "of" or key not in known:
             options = [option for option in known if option != "of"]
             errors.append(
-                f"{name} has no hyperparameter {key!r}; " + (closest(key, options) if options else "it has none")
+                f"{name} has no hyperparameter {key!r}; "
+                + (suggest_closest(key, options) if options else "it has none")
             )
             continue
         if key in values:
             errors.append(f"{name}: {key} is written twice")
-        values[key] = check(name, key, argument.value, known[key], errors)
+        values[key] = parse_value(name, key, argument.value, known[key], errors)
     changed = {key: values[key] for key in known if key in values and values[key] != known[key][1]}
     method = methods[name]
-    return MethodSpec(name=name, hyperparameters=changed, of=of, version=method.version, source=digest_of(method))
+    return MethodSpec(name=name, hyperparameters=changed, of=of, version=method.version, source=plugin_digest(method))
 
 
-def check(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors: list[str]) -> Any:
-    """Read one value and check it against the hyperparameter's type."""
+def parse_value(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors: list[str]) -> Any:
+    """Parse one value and check it against the hyperparameter's type.
+
+    Args:
+        method: name of the method, for messages.
+        name: name of the hyperparameter.
+        node: the value in the expression.
+        known: type and default of the hyperparameter.
+        errors: list to which a message is appended.
+
+    Returns:
+        The value; None if it is wrong.
+    """
     try:
         value = node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
     except (ValueError, TypeError):
         errors.append(
-            f"{method}: {name} = {ast.unparse(node)} is not a plain value; put text that is no word in quotes"
+            f"{method}: {name} = {ast.unparse(node)} is not a plain value; quote text that is not an identifier"
         )
         return None
     try:

@@ -1,4 +1,4 @@
-"""Where methods come from: the registry, other installed packages, and files of the user's own."""
+"""Collects methods from the registry, from entry points of installed packages, and from plugin files."""
 
 import hashlib
 import importlib.util
@@ -9,28 +9,28 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import isclass
 from pathlib import Path
 
-from harness.cache.user_cache import GROUP
+from harness.cache.user_cache import ENTRY_POINT_GROUP
 from methods import METHODS
 from methods.core.method import Method
 
-MODULE = "economical_ensembles_plugin_"
+MODULE_PREFIX = "economical_ensembles_plugin_"
 
 
-def from_file(path: Path) -> dict[str, type[Method]]:
+def load_plugin(path: Path) -> dict[str, type[Method]]:
     """Load the methods of a Python file.
 
-    A file with one `Method` subclass names it by the file's own name; a file with several names them in a dict
+    A file with one `Method` subclass gives it the file's name. A file with several classes names them in a dict
     `METHODS`, as the registry does.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be run, or holds no method or several without names.
+        ValueError: if the file cannot be executed, or contains no method, or several without names.
     """
     if not path.is_file():
         raise FileNotFoundError(f"plugin {path}: no such file")
     if not path.stem.isidentifier():
         raise ValueError(f"plugin {path}: a study could not name it; call the file like my_method.py")
-    spec = importlib.util.spec_from_file_location(f"{MODULE}{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{MODULE_PREFIX}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"plugin {path}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
@@ -57,33 +57,35 @@ def from_file(path: Path) -> dict[str, type[Method]]:
     return {path.stem: found[0]}
 
 
-def digest_of(method: type[Method]) -> str | None:
-    """Give the SHA-256 of the plugin file that a method is defined in; None for one that is installed."""
-    if not method.__module__.startswith(MODULE):
+def plugin_digest(method: type[Method]) -> str | None:
+    """Return the SHA-256 of the plugin file that defines a method; None if no plugin file does."""
+    if not method.__module__.startswith(MODULE_PREFIX):
         return None
     file = sys.modules[method.__module__].__file__
     assert file is not None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def load(point: EntryPoint) -> dict[str, type[Method]]:
-    """Load a method of an installed package; one that cannot be loaded is left out, with a warning."""
+def load_entry_point(point: EntryPoint) -> dict[str, type[Method]]:
+    """Load a method of an installed package. If that fails, warn and return no method."""
     try:
         return {point.name: point.load()}
-    except Exception as error:  # whatever another package raises must not stop studies that do without it
+    except Exception as error:  # errors of another package must not stop studies that do not use it
         warnings.warn(f"entry point {point.value}: {type(error).__name__}: {error}", stacklevel=2)
         return {}
 
 
-def available(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
-    """List every method by name: the registry, entry points, and those of the plugin files.
+def available_methods(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
+    """Return all methods by name, from the registry, entry points and plugin files.
 
     Raises:
         ValueError: if two sources give the same name.
     """
     methods = dict(METHODS)
-    sources = [(f"entry point {point.value}", load(point)) for point in entry_points(group=GROUP)]
-    sources += [(f"plugin {path}", from_file(path)) for path in plugins]
+    sources = [
+        (f"entry point {point.value}", load_entry_point(point)) for point in entry_points(group=ENTRY_POINT_GROUP)
+    ]
+    sources += [(f"plugin {path}", load_plugin(path)) for path in plugins]
     for source, found in sources:
         for name, method in found.items():
             if name in methods:

@@ -1,4 +1,4 @@
-"""The places of a YAML file, and the errors found at them."""
+"""Locations in a YAML file, and the errors found there."""
 
 from collections.abc import Collection, Sequence
 from copy import deepcopy
@@ -9,151 +9,183 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-Place = tuple[str | int, ...]
+Location = tuple[str | int, ...]
+"""The path to a value in a YAML file: mapping keys and list indices."""
 
 
 class StudyError(Exception):
-    """A study that cannot be run; the message lists every error with its place."""
+    """A study cannot be run. The message lists all errors with their locations."""
 
 
 class Errors:
-    """The errors of one study file, each with its place."""
+    """Collects the errors of one study file, each with its location.
 
-    def __init__(self, path: Path, lines: "Lines") -> None:
-        """Start with none."""
-        self.path, self.lines = path, lines
-        self.found: dict[str, None] = {}
-        self.reasons: dict[str, None] = {}  # the same without their places
-        self.gone: set[Place] = set()
+    Attributes:
+        messages: the errors in order of appearance, each with file, line and location.
+        reasons: the same errors without locations.
+        removed: locations of wrong values that `add_validation_errors` left out.
+    """
 
-    def add(self, place: Place, message: str) -> None:
-        """Add an error, once."""
-        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-        line = self.lines.of(place)
-        self.reasons[message] = None
-        self.found[f"{self.path}:{line}: {name}: {message}" if name else f"{self.path}: {message}"] = None
-
-    def inside(self, place: Place, own: Collection[str]) -> "Errors":
-        """Give the errors of a part of the file whose other keys are those of the file itself.
+    def __init__(self, path: Path, lines: "YamlLines") -> None:
+        """Start without errors.
 
         Args:
-            place: of the part.
-            own: its own keys.
+            path: path of the file.
+            lines: line numbers of the file's locations.
         """
-        return PartErrors(self, place, own)
+        self.path, self.lines = path, lines
+        self.messages: dict[str, None] = {}
+        self.reasons: dict[str, None] = {}
+        self.removed: set[Location] = set()
 
-    def index(self, field: str, i: int) -> int:
-        """Give the place in the file of the i-th item of a list that is left after `report`."""
-        left = (n for n in count() if (field, n) not in self.gone)
+    def add(self, location: Location, message: str) -> None:
+        """Add an error. A repeated error is added once."""
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+        line = self.lines.line_of(location)
+        self.reasons[message] = None
+        self.messages[f"{self.path}:{line}: {name}: {message}" if name else f"{self.path}: {message}"] = None
+
+    def for_part(self, location: Location, own: Collection[str]) -> "Errors":
+        """Return a collector for a part of the file, such as one grid.
+
+        A part inherits the keys that it does not contain from the top level of the file.
+
+        Args:
+            location: location of the part.
+            own: keys that the part contains.
+        """
+        return PartErrors(self, location, own)
+
+    def original_index(self, field: str, i: int) -> int:
+        """Return the index in the file of a list item, counting the items that `add_validation_errors` removed.
+
+        Args:
+            field: key of the list.
+            i: index of the item among those that are left.
+        """
+        left = (n for n in count() if (field, n) not in self.removed)
         return next(islice(left, i, None))
 
-    def report(self, raw: dict[str, Any], error: ValidationError, at: Place = ()) -> dict[str, Any]:
-        """Add what pydantic found wrong with `raw`, which stands at the place `at`.
+    def add_validation_errors(self, raw: dict[str, Any], error: ValidationError, at: Location = ()) -> dict[str, Any]:
+        """Add the errors of a pydantic validation.
+
+        Args:
+            raw: the validated values.
+            error: the error that pydantic raised.
+            at: location of `raw` in the file.
 
         Returns:
-            `raw` without the parts that are wrong.
+            `raw` without the wrong parts.
         """
-        messages: dict[Place, list[str]] = {}
+        messages: dict[Location, list[str]] = {}
         for detail in error.errors():
-            place = place_in(raw, detail["loc"])
+            location = existing_location(raw, detail["loc"])
             message = detail["msg"].removeprefix("Value error, ")
             if detail["type"] == "missing":
                 message = f"{detail['loc'][-1]!r} is missing"
             elif detail["type"] == "extra_forbidden":
                 message = "unknown key"
-            messages.setdefault(place, []).append(message)
-        for place, reasons in messages.items():
-            self.add((*at, *place), "; or ".join(dict.fromkeys(reasons)))
-            self.gone.add((*at, *place))
-        return without(raw, list(messages))
+            messages.setdefault(location, []).append(message)
+        for location, reasons in messages.items():
+            self.add((*at, *location), "; or ".join(dict.fromkeys(reasons)))
+            self.removed.add((*at, *location))
+        return remove_locations(raw, list(messages))
 
-    def repeated_keys(self) -> None:
-        """Report keys written twice, of which YAML would keep only the last."""
-        for place in self.lines.repeated:
-            self.add(place, "this key is written twice")
+    def add_repeated_keys(self) -> None:
+        """Add an error for each key that is written twice. YAML itself would keep only the last value."""
+        for location in self.lines.repeated:
+            self.add(location, "this key is written twice")
 
-    def raise_any(self) -> None:
-        """Raise `StudyError` if there was any error."""
-        if self.found:
-            total = "1 error" if len(self.found) == 1 else f"{len(self.found)} errors"
-            raise StudyError(f"{total} in the study; nothing was started\n" + "\n".join(f"  {e}" for e in self.found))
+    def raise_if_any(self) -> None:
+        """Raise `StudyError` if there is any error."""
+        if self.messages:
+            total = "1 error" if len(self.messages) == 1 else f"{len(self.messages)} errors"
+            raise StudyError(
+                f"{total} in the study; nothing was started\n" + "\n".join(f"  {e}" for e in self.messages)
+            )
 
 
 class PartErrors(Errors):
-    """The errors of a part of a study file, which takes the keys that it does not have from the file."""
+    """Collects the errors of a part of a study file, which inherits missing keys from the top level."""
 
-    def __init__(self, whole: Errors, place: Place, own: Collection[str]) -> None:
-        """Start with those of the whole file."""
-        self.path, self.lines, self.found, self.reasons = whole.path, whole.lines, whole.found, whole.reasons
-        self.gone = set()
-        self.place, self.own = place, own
+    def __init__(self, whole: Errors, location: Location, own: Collection[str]) -> None:
+        """Share the errors of the whole file.
 
-    def add(self, place: Place, message: str) -> None:
-        """Add an error at its place in the whole file, once."""
-        super().add((*self.place, *place) if not place or place[0] in self.own else place, message)
+        Args:
+            whole: errors of the whole file.
+            location: location of the part.
+            own: keys that the part contains.
+        """
+        self.path, self.lines, self.messages, self.reasons = whole.path, whole.lines, whole.messages, whole.reasons
+        self.removed = set()
+        self.location, self.own = location, own
+
+    def add(self, location: Location, message: str) -> None:
+        """Add an error at its location in the whole file."""
+        super().add((*self.location, *location) if not location or location[0] in self.own else location, message)
 
 
-class Lines:
-    """The line of every place in a YAML text."""
+class YamlLines:
+    """The line number of every location in a YAML text."""
 
     def __init__(self, text: str) -> None:
-        """Read the places."""
-        self.lines: dict[Place, int] = {}
-        self.repeated: list[Place] = []
+        """Parse the text and record all lines."""
+        self.lines: dict[Location, int] = {}
+        self.repeated: list[Location] = []
         self.walked: set[int] = set()
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None:
             self.walk(root, ())
 
-    def walk(self, node: yaml.Node, place: Place) -> None:
-        """Note a node's line and its children's, once: an alias repeats a node, even inside of itself."""
-        self.lines.setdefault(place, node.start_mark.line + 1)
+    def walk(self, node: yaml.Node, location: Location) -> None:
+        """Record the lines of a node and its children. A node is walked once, because aliases can repeat it."""
+        self.lines.setdefault(location, node.start_mark.line + 1)
         if id(node) in self.walked:
             return
         self.walked.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             for i, item in enumerate(node.value):
-                self.walk(item, (*place, i))
+                self.walk(item, (*location, i))
         elif isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                inside = (*place, str(key.value))
+                inside = (*location, str(key.value))
                 if inside in self.lines:
                     self.repeated.append(inside)
                 self.lines[inside] = key.start_mark.line + 1
                 self.walk(value, inside)
 
-    def of(self, place: Place) -> int:
-        """Give the line of a place, or of the nearest one around it."""
-        known = tuple(place)
+    def line_of(self, location: Location) -> int:
+        """Return the line of a location, or of the closest known parent location."""
+        known = tuple(location)
         while known and known not in self.lines:
             known = known[:-1]
         return self.lines.get(known, 1)
 
 
-def place_in(raw: Any, location: Sequence[str | int]) -> Place:
-    """Keep of a pydantic location the parts that are places in the file."""
-    place: list[str | int] = []
+def existing_location(raw: Any, location: Sequence[str | int]) -> Location:
+    """Return the part of a pydantic location that exists in the file."""
+    existing: list[str | int] = []
     for part in location:
         if (isinstance(raw, dict) and part in raw) or (
             isinstance(raw, list) and isinstance(part, int) and part < len(raw)
         ):
             raw = raw[part]  # type: ignore[index]
-            place.append(part)
-    return tuple(place)
+            existing.append(part)
+    return tuple(existing)
 
 
-def without(raw: dict[str, Any], places: Sequence[Place]) -> dict[str, Any]:
-    """Copy a tree of YAML values, leaving out some places (the last item of a list first)."""
+def remove_locations(raw: dict[str, Any], locations: Sequence[Location]) -> dict[str, Any]:
+    """Copy a tree of YAML values without the values at some locations."""
     raw = deepcopy(raw)
-    for place in sorted(filter(None, places), key=order, reverse=True):
+    for location in sorted(filter(None, locations), key=location_sort_key, reverse=True):
         parent: Any = raw
-        for part in place[:-1]:
-            parent = parent[part] if place_in(parent, [part]) else None
-        if place_in(parent, [place[-1]]):
-            del parent[place[-1]]
+        for part in location[:-1]:
+            parent = parent[part] if existing_location(parent, [part]) else None
+        if existing_location(parent, [location[-1]]):
+            del parent[location[-1]]
     return raw
 
 
-def order(place: Place) -> list[tuple[bool, int, str]]:
-    """Sort places with list items by their number."""
-    return [(isinstance(part, int), part if isinstance(part, int) else 0, str(part)) for part in place]
+def location_sort_key(location: Location) -> list[tuple[bool, int, str]]:
+    """Return a sort key of a location that orders list items by their index."""
+    return [(isinstance(part, int), part if isinstance(part, int) else 0, str(part)) for part in location]

@@ -12,7 +12,7 @@ from harness.planning.trunks import Histories, Trunk, find_trunks
 from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import QuadraticStudy
 from harness.store.run_folder import RunFolder
-from harness.studies.build_method import Imagined, count_anchors, imagine_method
+from harness.studies.build_method import MetaMethods, build_meta_method, count_anchors
 from harness.studies.run import Run
 from harness.studies.study import Study
 from methods import Method
@@ -31,7 +31,7 @@ class Planned:
         needs: keys of the finished runs that it starts from.
         epochs: that it trains itself, or of a trunk all.
         warning: what its author may not have meant.
-        beside: keys of the finished runs that its evaluation looks at too; they are no part of its cost.
+        reference_runs: keys of the finished runs that its evaluation looks at too; they are no part of its cost.
         trunks: keys of the trunks that it can go on from, the latest first.
         first: how many of its epochs the latest of these has trained.
     """
@@ -42,7 +42,7 @@ class Planned:
     needs: tuple[str, ...]
     epochs: int
     warning: str = ""
-    beside: tuple[str, ...] = ()
+    reference_runs: tuple[str, ...] = ()
     trunks: tuple[str, ...] = ()
     first: int = 0
 
@@ -59,7 +59,7 @@ class Planned:
     @property
     def after(self) -> tuple[str, ...]:
         """Keys of the runs that must be finished first."""
-        return (*self.needs, *self.beside, *self.trunks[:1])
+        return (*self.needs, *self.reference_runs, *self.trunks[:1])
 
 
 class Plan:
@@ -77,7 +77,7 @@ class Plan:
         if isinstance(study, QuadraticStudy):
             self.runs = {run.key: Planned(run, (run.label,), "cell", (), run.iterations) for run in study.runs}
             return
-        self.imagined = study.imagined or Imagined(study.methods)
+        self.meta_methods = study.meta_methods or MetaMethods(study.methods)
         for cell in study.cells():
             self.add(cell.run, cell.label, "cell")
         if share:
@@ -91,9 +91,9 @@ class Plan:
                 labels = (label,) if known.role == "component" else (*known.labels, label)
                 self.runs[run.key] = replace(known, labels=labels, role=role)
             return run.key
-        method = self.imagine(run)
+        method = self.meta_method(run)
         if method.needs() and method.seed != run.seed:
-            method = imagine_method(run, self.study.methods, shape(run))
+            method = build_meta_method(run, self.study.methods, shape(run))
         for need in method.needs():
             if need.epoch is not None:
                 raise StudyError(f"{run.method} needs a state after {need.epoch} epochs, but only final ones are kept")
@@ -101,15 +101,15 @@ class Plan:
             self.add(needed := run.needed(need, self.study.methods), str(needed.method), "component")
             for need in method.needs()
         )
-        beside = self.add_beside(run, method)
-        self.runs[run.key] = Planned(run, (label,), role, needs, method.epochs, warning(run, method), beside)
+        reference_runs = self.add_reference_runs(run, method)
+        self.runs[run.key] = Planned(run, (label,), role, needs, method.epochs, warning(run, method), reference_runs)
         return run.key
 
     def add_trunks(self) -> None:
         """Find what runs have in common, and let them go on from there."""
         histories = Histories()
         of_runs = {
-            key: histories.of(planned.run, self.imagine(planned.run))
+            key: histories.of(planned.run, self.meta_method(planned.run))
             for key, planned in self.runs.items()
             if isinstance(planned.run, Run) and planned.epochs
         }
@@ -127,7 +127,7 @@ class Plan:
                 trunks.insert(0, known)
             self.runs[key] = on_top(planned, trunks)
 
-    def add_beside(self, run: Run, method: Method) -> tuple[str, ...]:
+    def add_reference_runs(self, run: Run, method: Method) -> tuple[str, ...]:
         """Add the run of plain training where it is the third anchor of the run's plane."""
         wanted = run.evaluate.plane and run.evaluate.plane.third
         if not wanted or count_anchors(method) not in (2, None):
@@ -135,9 +135,9 @@ class Plan:
         plain = run.plain(self.study.methods)
         return (self.add(plain, str(plain.method), "component"),)
 
-    def imagine(self, run: Run) -> Method:
+    def meta_method(self, run: Run) -> Method:
         """Build a run's method without memory, once for all seeds."""
-        return self.imagined(run, shape(run))
+        return self.meta_methods.build(run, shape(run))
 
     @property
     def alone(self) -> dict[str, Planned]:

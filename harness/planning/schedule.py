@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.planning.plan import Planned
-from harness.store.claim import Lookout
-from harness.store.outcome import FOUND, Outcome
+from harness.store.claim import ClaimObserver
+from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder, read_json
 
 LOOK = 1.0
@@ -33,7 +33,7 @@ class Schedule:
         self.running: set[str] = set()
         self.elsewhere: set[str] = set()
         self.by_others: set[str] = set()
-        self.lookout = Lookout()
+        self.claim_observer = ClaimObserver()
         self.looked = time.monotonic()
 
     @property
@@ -60,7 +60,7 @@ class Schedule:
             self.finished.add(key)
         else:
             self.failed[key] = outcome
-        if outcome == Outcome("finished", FOUND):
+        if outcome == Outcome("finished", ALREADY_FINISHED):
             self.by_others.add(key)
 
     def again(self, key: str) -> None:
@@ -82,7 +82,9 @@ class Schedule:
         self.looked = time.monotonic()
         for key in list(self.elsewhere):
             folder = RunFolder(root, key)
-            free = self.lookout.free(folder.path)  # asked first: an owner writes its result, then frees the run
+            free = self.claim_observer.is_free(
+                folder.path
+            )  # asked first: an owner writes its result, then frees the run
             if outcome := ended_elsewhere(folder, free):
                 self.elsewhere.remove(key)
                 self.by_others.add(key)

@@ -21,10 +21,10 @@ from data.tasks.text_task import SEGMENT
 from harness.costs.expected_cost import expected_cost
 from harness.planning.plan import Plan, Planned, shape
 from harness.planning.trunks import Trunk
-from harness.studies.grid import recipes
+from harness.studies.grid import load_recipes
 from harness.studies.run import Run
 from harness.studies.study import Study, load
-from harness.studies.study_files import find, names
+from harness.studies.study_files import find_study, study_names
 
 LEAST = 0.1
 """GPU-hours that are written as a number."""
@@ -159,8 +159,8 @@ def operations(architecture: str, data: Shape, segment: int) -> float:
 
 def digest(name: str) -> str:
     """Give the SHA-256 of what decides a study's cost: its file and the recipes whose names stand in it."""
-    text = find(name).read_text(encoding="utf-8")
-    named = {recipe: values for recipe, values in recipes().items() if recipe in text}
+    text = find_study(name).read_text(encoding="utf-8")
+    named = {recipe: values for recipe, values in load_recipes().items() if recipe in text}
     return hashlib.sha256(json.dumps([text, named], sort_keys=True).encode()).hexdigest()
 
 
@@ -168,7 +168,7 @@ def read_costs() -> dict[str, StudyCost]:
     """Read the costs of the studies that come with the project, of those that have not been edited since."""
     found = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
     costs = {name: StudyCost(**values) for name, values in found.items()}
-    return {name: cost for name, cost in costs.items() if name in names() and cost.digest == digest(name)}
+    return {name: cost for name, cost in costs.items() if name in study_names() and cost.digest == digest(name)}
 
 
 def write_costs(costs: Iterable[tuple[str, StudyCost]]) -> None:
@@ -182,7 +182,7 @@ def main() -> None:
     from rich.progress import track
 
     known = read_costs()
-    write_costs([(name, known.get(name) or count_cost(name)) for name in track(names(), description="studies")])
+    write_costs([(name, known.get(name) or count_cost(name)) for name in track(study_names(), description="studies")])
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def keep_within(root: Path, most: float, needed: Collection[str]) -> list[str]:
         if total <= most:
             break
         folder = RunFolder(root, key)
-        if folder.finished and not folder.locked():
+        if folder.finished and not folder.is_claimed():
             folder.checkpoint.unlink(missing_ok=True)
             total -= size
             removed.append(key)

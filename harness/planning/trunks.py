@@ -52,9 +52,9 @@ class Trunk(Part):
         return {"epochs": self.epochs, "history": self.history, "run": self.run.spec()}
 
     @property
-    def place(self) -> str:
+    def setup(self) -> str:
         """Name what is trained, but for the method."""
-        return self.run.place
+        return self.run.setup
 
     def tags(self) -> dict[str, str]:
         """Describe the trunk to the tracking store."""
@@ -62,7 +62,7 @@ class Trunk(Part):
 
     def __str__(self) -> str:
         """Name the trunk for people."""
-        return f"trunk of {self.epochs} epochs · {self.place}"
+        return f"trunk of {self.epochs} epochs · {self.setup}"
 
 
 class Histories:
@@ -103,7 +103,7 @@ def step(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str
 
     Args:
         run: whose training it is.
-        method: the run's, as imagined.
+        method: the run's method, on the meta device.
         epoch: counted from 0.
         measured: what is measured after each epoch.
     """

@@ -17,7 +17,7 @@ from harness.planning.plan import Plan, shape
 from harness.planning.study_cost import digest, operations_of, plain_epochs, trained
 from harness.planning.trunks import FOLDER, Trunk
 from harness.studies.study import Study, load
-from harness.studies.study_files import names
+from harness.studies.study_files import study_names
 
 WORK = Path(__file__).with_name("work.json")
 DIGITS = 12
@@ -202,7 +202,7 @@ def schedule(hours: Mapping[str, float], tasks: Mapping[str, Task], devices: int
 def read_work(path: Path = WORK) -> dict[str, Work]:
     """Read the work of the studies that come with the project, of those that have not been edited since."""
     raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known = {name: values for name, values in raw.items() if name in names() and values["digest"] == digest(name)}
+    known = {name: values for name, values in raw.items() if name in study_names() and values["digest"] == digest(name)}
     return {name: from_json(values) for name, values in known.items()}
 
 
@@ -211,9 +211,9 @@ def all_work() -> dict[str, Work]:
     from rich.progress import track
 
     known = read_work()
-    if known.keys() == set(names()):
+    if known.keys() == set(study_names()):
         return known
-    works = {name: known.get(name) or count_work(name) for name in track(names(), description="studies")}
+    works = {name: known.get(name) or count_work(name) for name in track(study_names(), description="studies")}
     write_work(works)
     return works
 

@@ -1,4 +1,1 @@
-"""The noisy quadratic problem of the late-phase paper: theory, simulation, and studies of it.
-
-No network is trained here.
-"""
+"""The noisy quadratic problem of the late-phase paper: theory, simulation and studies. No network is trained here."""

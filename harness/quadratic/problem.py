@@ -1,4 +1,4 @@
-"""The noisy quadratic problem: late-phase weights and full ensembles where the loss of their average is known.
+"""The noisy quadratic problem, for which the loss of late-phase and full ensembles is known in theory.
 
 The loss is ½ (w − w*)ᵀ H (w − w*) with H = diag(1, 1/2, …, 1/n); a minibatch of B examples moves its target by
 ε / √B, ε ~ N(0, H⁻¹). A late-phase member is w_k = θ φ_k with a scalar φ_k of its own.
@@ -15,49 +15,49 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from scipy.integrate import solve_ivp
 
-from harness.store.run_folder import key_of
+from harness.store.run_folder import spec_key
 from methods.core.recipe import Part
 
 Array = NDArray[np.float64]
 
 VERSION = 1
-"""Raised when results change; part of a run's key."""
-EVERY = 10
-"""Iterations from one measurement of the loss to the next; those between would hardly differ."""
+"""Version of the simulation, part of a run's key. It is increased when results change."""
+MEASURE_EVERY = 10
+"""Iterations between two measurements of the loss. Consecutive iterations hardly differ."""
 
 
 class Simulation(Part):
-    """What is simulated, and for how long.
+    """The size and length of a simulation.
 
     Attributes:
         K: numbers of members.
-        seeds: independent repetitions.
-        n: dimensions.
-        iterations: updates of the base weights in all.
-        average: over how many of them, at the end, the loss is averaged.
+        seeds: seeds of independent repetitions.
+        n: number of dimensions.
+        iterations: number of updates of the base weights.
+        average: number of iterations at the end over which the loss is averaged.
     """
 
     K: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2)]
     n: Annotated[int, Field(ge=2)] = 100
     iterations: Annotated[int, Field(ge=1)]
-    average: Annotated[int, Field(ge=1, multiple_of=2 * EVERY)]
+    average: Annotated[int, Field(ge=1, multiple_of=2 * MEASURE_EVERY)]
 
     @field_validator("K", "seeds")
     @classmethod
     def once(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        """Refuse a value that is written twice."""
+        """Refuse repeated values."""
         if len(set(values)) < len(values):
             raise ValueError(f"each value once: {', '.join(map(str, values))}")
         return values
 
 
 class Setting(Part):
-    """How noisy the updates are.
+    """The learning rate and batch size, which determine the noise of the updates.
 
     Attributes:
-        eta: the learning rate η of the base and of the late-phase weights.
-        B: the batch size; it only scales the noise.
+        eta: learning rate η of the base weights and the late-phase weights.
+        B: batch size, which only scales the noise.
     """
 
     eta: Annotated[float, Field(gt=0)]
@@ -65,7 +65,7 @@ class Setting(Part):
 
 
 class QuadraticRun(Simulation, Setting):
-    """One setting of the noisy quadratic problem, simulated."""
+    """The simulation of one setting of the noisy quadratic problem."""
 
     @property
     def curvature(self) -> Array:
@@ -75,54 +75,54 @@ class QuadraticRun(Simulation, Setting):
     @property
     def target(self) -> Array:
         """The target w*, (n,)."""
-        # Deviation: the paper does not give it, but that it must not be 0, since φ scales all of w. Ours is as long as
-        # the start is far from it, 1, and the same in all directions.
+        # Deviation: the paper does not give the target. It must not be 0, because φ scales all of w. Our target has
+        # norm 1, the distance of the initial weights from it, and equal components.
         return np.full(self.n, self.n**-0.5)
 
     def spec(self) -> dict[str, Any]:
-        """Give the run as JSON values, without fields equal to their default."""
+        """Return the run as JSON values, without fields equal to their default."""
         return {"noisy_quadratic": {**self.model_dump(mode="json", exclude_defaults=True), "version": VERSION}}
 
     @property
     def key(self) -> str:
         """The SHA-256 of the canonical spec."""
-        return key_of(self.spec())
+        return spec_key(self.spec())
 
     @property
     def label(self) -> str:
-        """Name the setting."""
+        """The setting, for display."""
         return f"η = {self.eta:g}, B = {self.B:g}"
 
     @property
-    def place(self) -> str:
-        """Name what is simulated."""
+    def setup(self) -> str:
+        """The problem and its size, for display."""
         return f"noisy quadratic problem of {self.n} dimensions"
 
     def tags(self) -> dict[str, str]:
-        """Describe the run to the tracking store."""
+        """Return the tags of the run for the tracking store."""
         return {"method": "noisy_quadratic", "method_version": str(VERSION)}
 
     def __str__(self) -> str:
-        """Name the run for people."""
-        return f"{self.label} · {self.place}"
+        """Describe the run for display."""
+        return f"{self.label} · {self.setup}"
 
 
 def steady_loss(curvature: Array, eta: float, B: float, K: int | Array) -> Array:
-    """Give the expected steady-state loss of the average of K learners of the plain weights, exactly.
+    """Return the exact expected steady-state loss of the average of K learners of plain weights.
 
     For each direction of curvature h this is the fixed point of Eq. 35, C = η / (K B (2 − η h)), times h / 2.
 
     Args:
-        curvature: (n,), in directions where the noise of a gradient has variance h / B too (Σ = H⁻¹).
+        curvature: curvatures h, (n,). The gradient noise in these directions has variance h / B (Σ = H⁻¹).
         eta: the learning rate.
         B: the batch size.
-        K: how many learners are averaged; an array of any shape.
+        K: number of averaged learners; an array of any shape.
 
     Returns:
         The loss, in the shape of K.
 
     Raises:
-        ValueError: if a direction is too steep for the learning rate: there is no steady state.
+        ValueError: if the learning rate is too large for a curvature, so that there is no steady state.
 
     References:
         von Oswald et al. 2021, appendix C.3, Eqs. 35 and 37 (whose printed form lacks η² and the inverse).
@@ -132,25 +132,25 @@ def steady_loss(curvature: Array, eta: float, B: float, K: int | Array) -> Array
     return np.asarray(eta / (2 * B) * (curvature / (2 - eta * curvature)).sum() / K)
 
 
-def balance(run: QuadraticRun, K: int, iterations: Sequence[float] | Array) -> Array:
-    """Give the mean square of the late-phase weights, after some numbers of iterations.
+def mean_square_late_weight(run: QuadraticRun, K: int, iterations: Sequence[float] | Array) -> Array:
+    """Predict the mean square φ² of the late-phase weights after given numbers of iterations.
 
-    θ and φ may be scaled against each other without changing w, so that no gradient holds them in balance: under
-    gradient flow |θ|² − φ² never changes. Minibatch noise changes it, by η² / B · (φ² tr(H) / K − θᵀ H θ) an iteration:
-    θ sees the noise of K minibatches averaged, each φ_k that of its own. With θ = w* / φ this is an equation for φ²
-    alone; it rests where φ⁴ = K w*ᵀ H w* / tr(H), after a time that grows as B / η².
+    Scaling θ up and φ down does not change w, so no gradient acts on the ratio of the two. Under gradient flow
+    |θ|² − φ² is constant. Minibatch noise changes it by η² / B · (φ² tr(H) / K − θᵀ H θ) an iteration: θ receives the
+    averaged noise of K minibatches, each φ_k the noise of its own minibatch. With θ = w* / φ this becomes an equation
+    for φ² alone. Its fixed point is φ⁴ = K w*ᵀ H w* / tr(H), which is reached after a time that grows as B / η².
 
-    This is ours, not the paper's, whose Eq. 31 takes everything but its leading 1 / K as independent of K. It leaves
-    out what steps of a finite size do to |θ|² − φ² on the way from the start; with η = 0.5 and n = 20, where noise is
-    weak, the loss is 3 % lower by that.
+    This derivation is not from the paper, whose Eq. 31 treats everything except the leading 1 / K as independent of K.
+    It neglects the effect of finite step sizes on |θ|² − φ² at the beginning. With η = 0.5 and n = 20, where the noise
+    is weak, this effect lowers the loss by 3 %.
 
     Args:
-        run: the setting; φ is 1 at its start.
-        K: the number of members.
-        iterations: ascending, the last one above 0.
+        run: the setting; φ is 1 initially.
+        K: number of members.
+        iterations: numbers of iterations, ascending, the last one above 0.
 
     Returns:
-        φ² after each of them.
+        φ² after each number of iterations.
     """
     h, target = run.curvature, run.target
     noise, hold, length = h.sum() / K, float(h @ target**2), float(target @ target)
@@ -164,12 +164,12 @@ def balance(run: QuadraticRun, K: int, iterations: Sequence[float] | Array) -> A
     return np.asarray(np.exp(solved.y[0]))
 
 
-def curvature_around(run: QuadraticRun, square: float) -> Array:
-    """Give the curvatures that late-phase weights feel where they rest.
+def effective_curvatures(run: QuadraticRun, square: float) -> Array:
+    """Return the effective curvatures for late-phase weights near their fixed point.
 
-    Where members hardly differ, their average follows gradient descent with the preconditioner P = φ² I + θ θᵀ, and the
-    noise of K minibatches averaged. Rotated, this is a problem of plain weights with the curvatures of H^½ P H^½, and
-    with noise in the same proportion to them.
+    If members hardly differ, their average follows gradient descent with the preconditioner P = φ² I + θ θᵀ and the
+    averaged noise of K minibatches. After a rotation, this is a problem of plain weights whose curvatures are those of
+    H^½ P H^½. The noise is in the same proportion to these curvatures.
 
     Args:
         run: the setting.
@@ -185,20 +185,21 @@ def curvature_around(run: QuadraticRun, square: float) -> Array:
 def late_phase_loss(run: QuadraticRun, K: int, iterations: Sequence[float] | Array) -> Array:
     """Predict the loss of the average of late-phase members, for weak noise.
 
-    It is the steady state with the curvatures of `curvature_around`, as long as the balance of θ and φ (`balance`)
-    moves slowly; for small steps, η / (4 K B) · (φ² tr(H) + w*ᵀ H w* / φ²). This is the full ensemble's loss times a
-    factor that depends on K only through φ². Once the balance rests, the loss falls as K^(−1/2) + K^(−3/2).
+    The loss is the steady-state loss with the curvatures of `effective_curvatures`, provided that φ² changes slowly
+    (`mean_square_late_weight`). For small steps it is η / (4 K B) · (φ² tr(H) + w*ᵀ H w* / φ²). This is the full
+    ensemble's loss times a factor that depends on K only through φ². At the fixed point of φ², the loss falls as
+    K^(−1/2) + K^(−3/2).
 
     Args:
         run: the setting.
-        K: the number of members.
-        iterations: ascending, the last one above 0.
+        K: number of members.
+        iterations: numbers of iterations, ascending, the last one above 0.
 
     Returns:
-        The loss after each of them.
+        The loss after each number of iterations.
 
     Raises:
         ValueError: if there is no steady state.
     """
-    squares = balance(run, K, iterations)
-    return np.array([steady_loss(curvature_around(run, square), run.eta, run.B, K) for square in squares])
+    squares = mean_square_late_weight(run, K, iterations)
+    return np.array([steady_loss(effective_curvatures(run, square), run.eta, run.B, K) for square in squares])

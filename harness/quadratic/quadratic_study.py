@@ -1,4 +1,4 @@
-"""A study of the noisy quadratic problem: from its YAML file to one run folder a setting."""
+"""Studies of the noisy quadratic problem: validates the YAML file, simulates each setting and writes its result."""
 
 import math
 import time
@@ -19,48 +19,52 @@ from harness.quadratic.problem import (
     QuadraticRun,
     Setting,
     Simulation,
-    curvature_around,
+    effective_curvatures,
     late_phase_loss,
     steady_loss,
 )
-from harness.store.environment import provenance
-from harness.store.progress import Progress
+from harness.store.environment import describe_environment
+from harness.store.progress import ProgressFile
 from harness.store.run_folder import RunFolder, write_json
 from methods import Method
 
-KEY = "noisy_quadratic"
-"""The top-level key that tells such a study from one that trains networks."""
-FORGOTTEN = 0.01
-"""The share of the loss that the start may still make up where averaging begins."""
+STUDY_KEY = "noisy_quadratic"
+"""The top-level key of such a study, which a study that trains networks does not have."""
+MAX_INITIAL_SHARE = 0.01
+"""Largest share of the loss that may be due to the initial weights when averaging begins."""
 PAPER_ITERATIONS = 20_000_000
-"""For which the loss of late-phase weights is predicted too."""
-POINTS = 21
-"""At how many of the averaged iterations a prediction is made."""
-LENIENT: Mapping[str, Any] = {"K": [1, 2], "seeds": [0, 1], "iterations": 10**12, "average": 20}
-"""What stands in for wrong parts of a study, so that the rest is checked; it causes no error by itself."""
+"""The paper's number of iterations, for which the loss of late-phase weights is predicted in addition."""
+PREDICTION_POINTS = 21
+"""Number of iterations, within the averaged ones, at which the loss is predicted."""
+PLACEHOLDERS: Mapping[str, Any] = {"K": [1, 2], "seeds": [0, 1], "iterations": 10**12, "average": 20}
+"""Placeholders for wrong parts of a study, so that the rest can be checked. They cause no errors themselves."""
 
 
-class Grid(Simulation):
-    """What is simulated, and for which settings."""
+class QuadraticGrid(Simulation):
+    """The simulation of several settings."""
 
     settings: Annotated[tuple[Setting, ...], Field(min_length=1)]
 
 
 class QuadraticFile(BaseModel):
-    """What the YAML of such a study may hold."""
+    """The keys of the YAML file of such a study."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     description: str = ""
-    noisy_quadratic: Grid
+    noisy_quadratic: QuadraticGrid
 
 
 @dataclass(frozen=True)
 class QuadraticStudy:
-    """A checked study of the noisy quadratic problem.
+    """A valid study of the noisy quadratic problem.
 
     Attributes:
-        banner: what must stand wherever its figures show; "" for nothing.
+        name: name of the study.
+        runs: one run a setting.
+        methods: empty; it exists for studies that train networks.
+        plugins: empty, likewise.
+        banner: warning that must be shown with all results of the study; "" for none.
     """
 
     name: str
@@ -70,7 +74,7 @@ class QuadraticStudy:
     banner: str = ""
 
     def cells(self) -> tuple[QuadraticRun, ...]:
-        """Give the runs, one a setting."""
+        """Return the runs, one a setting."""
         return self.runs
 
 
@@ -78,60 +82,65 @@ def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Seq
     """Check a study of the noisy quadratic problem as a whole.
 
     Args:
-        name: of the study.
-        raw: the values of its YAML file.
-        errors: collects what is wrong, by its place in the file.
-        plugins: files of methods, for which there is no use.
+        name: name of the study.
+        raw: values of the YAML file.
+        errors: collects the errors.
+        plugins: plugin files; any is an error, because no methods are trained.
 
     Raises:
         StudyError: listing all errors.
     """
-    errors.repeated_keys()
+    errors.add_repeated_keys()
     if plugins:
         errors.add((), f"--plugin {plugins[0]}: a study of the noisy quadratic problem trains no methods")
-    file = validate(raw, errors)
+    file = validate_file(raw, errors)
     runs: list[QuadraticRun] = []
     if file:
         common = file.noisy_quadratic.model_dump(exclude={"settings"})
         runs = [QuadraticRun(**common, **setting.model_dump()) for setting in file.noisy_quadratic.settings]
-        written = (i for i in count() if (KEY, "settings", i) not in errors.gone)  # the places of what is left
+        written = (i for i in count() if (STUDY_KEY, "settings", i) not in errors.removed)  # indices in the file
         for i, (place, run) in enumerate(zip(written, runs, strict=False)):
-            for problem in problems(run, runs[:i]):
-                errors.add((KEY, "settings", place), problem)
-    errors.raise_any()
+            for problem in setting_errors(run, runs[:i]):
+                errors.add((STUDY_KEY, "settings", place), problem)
+    errors.raise_if_any()
     return QuadraticStudy(name, tuple(runs))
 
 
-def validate(raw: dict[str, Any], errors: Errors) -> QuadraticFile | None:
-    """Check the values of a study; what is wrong is reported and replaced, so that the rest is checked too."""
+def validate_file(raw: dict[str, Any], errors: Errors) -> QuadraticFile | None:
+    """Validate a study. Wrong values are reported and replaced by placeholders, so that the rest is checked too."""
     for _ in range(3):
         try:
             return QuadraticFile.model_validate(raw)
         except ValidationError as error:
-            rest = errors.report(raw, error)
-            grid = {**LENIENT, **(rest[KEY] if isinstance(rest.get(KEY), dict) else {})}
-            if (KEY, "n") in errors.gone:
+            rest = errors.add_validation_errors(raw, error)
+            grid = {**PLACEHOLDERS, **(rest[STUDY_KEY] if isinstance(rest.get(STUDY_KEY), dict) else {})}
+            if (STUDY_KEY, "n") in errors.removed:
                 grid = {"n": 2, **grid}
             settings = [{"eta": 1, "B": 1, **item} for item in grid.get("settings") or [{}] if isinstance(item, dict)]
-            raw = {**rest, KEY: {**grid, "settings": settings}}
+            raw = {**rest, STUDY_KEY: {**grid, "settings": settings}}
     return None
 
 
-def problems(run: QuadraticRun, before: Sequence[QuadraticRun]) -> list[str]:
-    """Say what is wrong with a setting beyond its single values."""
+def setting_errors(run: QuadraticRun, before: Sequence[QuadraticRun]) -> list[str]:
+    """Return the errors of a setting beyond the form of its values.
+
+    Args:
+        run: the setting.
+        before: the settings listed before it.
+    """
     found = ["this setting is there twice"] if run in before else []
     try:
         lowest = float(steady_loss(run.curvature, run.eta, run.B, max(run.K)))
-        steady_loss(curvature_around(run, 1.0), run.eta, run.B, 1)
+        steady_loss(effective_curvatures(run, 1.0), run.eta, run.B, 1)
     except ValueError as error:
         return [*found, f"eta: {error}"]
-    # What is left after t iterations of a start at distance 1, all of it in the direction that is the slowest to relax:
-    # h / 2 · exp(−2 η h t).
+    # After t iterations from distance 1, all in the slowest direction, the initial weights still contribute
+    # h / 2 · exp(−2 η h t) to the loss.
     slowest = float(run.curvature.min())
-    needed = math.ceil(max(0.0, math.log(slowest / 2 / (FORGOTTEN * lowest))) / (2 * run.eta * slowest))
+    needed = math.ceil(max(0.0, math.log(slowest / 2 / (MAX_INITIAL_SHARE * lowest))) / (2 * run.eta * slowest))
     if run.iterations - run.average < needed:
         found.append(
-            f"the start is not forgotten after iterations - average = {run.iterations - run.average}: the slowest "
+            f"the initial weights matter after iterations - average = {run.iterations - run.average}: the slowest "
             f"direction relaxes in {1 / (run.eta * slowest):,.0f} iterations, and {needed:,} are needed"
         )
     return found
@@ -142,18 +151,18 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
 
     Args:
         run: the setting.
-        folder: its folder, claimed; its progress.json says how far it is.
-        report: called now and then.
+        folder: run folder, claimed by this process. Its progress.json is updated.
+        report: called from time to time.
 
     Raises:
         DivergenceError: if a loss is not finite.
     """
     began = time.perf_counter()
-    progress = Progress(folder.progress, "cpu", unit="iteration")
-    progress.begin(0, run.iterations)
+    progress = ProgressFile(folder.progress, "cpu", unit="iteration")
+    progress.begin_training(0, run.iterations)
 
     def advance(done: int) -> None:
-        progress.advance(done)
+        progress.complete_epoch(done)
         report()
 
     losses = simulate(run, advance)
@@ -161,27 +170,29 @@ def simulate_run(run: QuadraticRun, folder: RunFolder, report: Callable[[], None
         "key": run.key,
         "run": str(run),
         "spec": run.spec(),
-        "metrics": slopes(run, losses),
-        "members": {name: dict(zip(run.K, curve.tolist(), strict=True)) for name, curve in curves(run, losses).items()},
+        "metrics": log_log_slopes(run, losses),
+        "members": {
+            name: dict(zip(run.K, curve.tolist(), strict=True)) for name, curve in loss_curves(run, losses).items()
+        },
         "losses": {name: loss.tolist() for name, loss in losses.items()},
         "cost": {},
         "spent": {},
         "timing": {"spent/simulation_seconds": time.perf_counter() - began, "finished": time.time()},
-        "provenance": {**provenance(torch.device("cpu")), "numpy": np.__version__},
+        "provenance": {**describe_environment(torch.device("cpu")), "numpy": np.__version__},
     }
     write_json(folder.result, result)
     folder.progress.unlink(missing_ok=True)
 
 
-def curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Array]:
-    """Give losses against K, each (len(K),): means over seeds, their standard errors, and what theory says.
+def loss_curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Array]:
+    """Return losses against K, each (len(K),): means over seeds, their standard errors, and theoretical predictions.
 
-    "…_change" is by which share the loss of the second half of the averaged iterations is above the first one's: where
-    it is within a few standard errors of 0, the loss is steady.
+    "…_change" is the relative difference of the loss between the second and the first half of the averaged iterations.
+    The loss is steady if the change is within a few standard errors of 0.
 
     Args:
         run: the setting.
-        losses: what `simulate` returned.
+        losses: result of `simulate`.
     """
     found: dict[str, Array] = {}
     for name, halves in losses.items():
@@ -190,18 +201,22 @@ def curves(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, Array]:
         found |= {name: loss.mean(0), f"{name}_se": standard_error(loss)}
         found |= {f"{name}_change": change.mean(0), f"{name}_change_se": standard_error(change)}
     found["full_closed_form"] = steady_loss(run.curvature, run.eta, run.B, np.array(run.K))
-    averaged = np.linspace(run.iterations - run.average, run.iterations, POINTS)
+    averaged = np.linspace(run.iterations - run.average, run.iterations, PREDICTION_POINTS)
     found["late_phase_prediction"] = np.array([late_phase_loss(run, K, averaged).mean() for K in run.K])
     long = [max(run.iterations, PAPER_ITERATIONS)]
     found["late_phase_prediction_2e7"] = np.array([late_phase_loss(run, K, long)[0] for K in run.K])
     return found
 
 
-def slopes(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, float]:
-    """Fit log loss against log K: the slope of each curve, and of the simulated ones its standard error over seeds."""
+def log_log_slopes(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, float]:
+    """Fit log loss against log K.
+
+    Returns:
+        The slope of each curve, and for simulated curves its standard error over seeds.
+    """
     log_K = np.log(run.K)
     found: dict[str, float] = {}
-    for name, curve in curves(run, losses).items():
+    for name, curve in loss_curves(run, losses).items():
         if not name.endswith(("_se", "_change")):
             found[f"slope/{name}"] = float(np.polyfit(log_K, np.log(curve), 1)[0])
     for name, halves in losses.items():
@@ -211,5 +226,5 @@ def slopes(run: QuadraticRun, losses: Mapping[str, Array]) -> dict[str, float]:
 
 
 def standard_error(values: Array) -> Array:
-    """Give the standard error of the mean over the first axis, the seeds."""
+    """Return the standard error of the mean over the first axis, the seeds."""
     return np.asarray(values.std(axis=0, ddof=1) / math.sqrt(len(values)))

@@ -17,9 +17,9 @@ from harness.running.distributed.ranks import device_of, run_together
 from harness.running.lifecycle import Execution, NeedError
 from harness.running.out_of_memory import advice, ran_out_of_memory
 from harness.running.settings import Settings
-from harness.store.claim import ClaimError, confirm
-from harness.store.outcome import FOUND, DivergenceError, Outcome
-from harness.store.run_folder import RunFolder, read_json, trouble, write_json
+from harness.store.claim import ClaimError, check_still_owner
+from harness.store.outcome import ALREADY_FINISHED, DivergenceError, Outcome
+from harness.store.run_folder import RunFolder, describe_disk_error, read_json, write_json
 from harness.studies.run import Run
 from harness.tracking.system_metrics import sampling
 
@@ -68,13 +68,13 @@ def guard(run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder
     """
     try:
         if is_there(run, folder):
-            return Outcome("finished", FOUND)
+            return Outcome("finished", ALREADY_FINISHED)
         with folder.claim(settings.driver):
             return finish_claimed(run, settings, folder, start)
     except ClaimError as error:
         return Outcome("elsewhere", str(error))
     except OSError as error:
-        if reason := trouble(error):
+        if reason := describe_disk_error(error):
             return Outcome("blocked", reason)
         return Outcome("failed", f"{type(error).__name__}: {error} (and the failure could not be recorded)")
 
@@ -93,12 +93,12 @@ def finish_claimed(
         LostError: if another process has taken it over.
     """
     if is_there(run, folder):  # by another process, just before
-        return Outcome("finished", FOUND)
+        return Outcome("finished", ALREADY_FINISHED)
     failure = read_json(folder.failure)
     if failure.get("time", 0.0) > settings.began and failure["state"] != "out of memory":
         return Outcome(failure["state"], f"{failure['reason']} (another driver tried it)")
     try:
-        folder.sweep()
+        folder.remove_leftovers()
         folder.result.unlink(missing_ok=True)  # of a trunk whose state was removed
         write_json(folder.spec, run.spec())
         with sampling(folder.system, settings.system_metrics, torch.device(settings.device)):
@@ -113,13 +113,13 @@ def finish_claimed(
 
 def confirm_and(report: Callable[[], None], folder: RunFolder) -> None:
     """Make sure of the claim, of which ranks do not know, being processes of their own; then report."""
-    confirm(folder.path)
+    check_still_owner(folder.path)
     report()
 
 
 def outcome_of(error: Exception, settings: Settings) -> Outcome:
     """Say how a run ended that raised an error."""
-    if reason := trouble(error):
+    if reason := describe_disk_error(error):
         return Outcome("blocked", reason)
     if isinstance(error, DivergenceError | NeedError):
         return Outcome("diverged" if isinstance(error, DivergenceError) else "failed", str(error))
@@ -143,7 +143,7 @@ def give_up(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
     except ClaimError as error:
         return Outcome("elsewhere", str(error))
     except OSError as error:
-        return Outcome("blocked", trouble(error) or str(error))
+        return Outcome("blocked", describe_disk_error(error) or str(error))
 
 
 def finish(
@@ -177,6 +177,6 @@ def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
     try:
         write_json(folder.failure, {**outcome._asdict(), "traceback": trace, "time": time.time()})
     except OSError as error:
-        lost = f"{outcome.reason} (and the failure could not be recorded: {trouble(error) or error})"
-        return Outcome("blocked" if trouble(error) else outcome.state, lost)
+        lost = f"{outcome.reason} (and the failure could not be recorded: {describe_disk_error(error) or error})"
+        return Outcome("blocked" if describe_disk_error(error) else outcome.state, lost)
     return outcome

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from data import ImageTask, TextTask
-from harness.costs.cost import Cost, Counter
+from harness.costs.cost import Cost, CostCounter
 from harness.costs.peak_memory import PeakMemory
-from harness.evaluation.each_epoch import EachEpoch
-from harness.evaluation.evaluate import at_once, evaluate
+from harness.evaluation.each_epoch import EpochEvaluator
+from harness.evaluation.evaluate import evaluate, evaluation_batch_size
 from harness.evaluation.evaluate_text import evaluate_text
-from harness.evaluation.landscape import Examples, Landscape, explore
-from harness.parsing.plugins import available
+from harness.evaluation.landscape import Landscape, LandscapeData, measure_landscape
+from harness.parsing.plugins import available_methods
 from harness.planning.trunks import Trunk
 from harness.running.compilation import compile_forward, own_gradients
 from harness.running.distributed.group import ALONE, Group
@@ -33,10 +33,10 @@ from harness.running.training_loop import train_epoch
 from harness.store import checkpoint as checkpoints
 from harness.store.checkpoint import Checkpoint, CheckpointError
 from harness.store.outcome import DivergenceError
-from harness.store.progress import Progress
-from harness.store.run_folder import RunFolder, read_json, write, write_json, write_lines
+from harness.store.progress import ProgressFile
+from harness.store.run_folder import RunFolder, read_json, write_atomically, write_json, write_json_lines
 from harness.studies.build_method import make_method
-from harness.studies.extra_measures import Measures
+from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.run import Run
 from methods import Anchor
 from methods.core.forking import fork, fork_state
@@ -75,22 +75,22 @@ class Execution:
         self.run, self.folder, self.report, self.settings, self.group = run, folder, report, settings, group
         self.trunks, self.is_trunk = trunks, until is not None
         self.inherited = Cost()
-        self.progress = Progress(None if group.rank else folder.progress, settings.device)
+        self.progress = ProgressFile(None if group.rank else folder.progress, settings.device)
         self.device = torch.device(settings.device)
         self.task = load_task(run.dataset, settings.downloads, self.device, settings.decoders)
         warm_up(self.device)
         self.memory = PeakMemory(self.device)
-        self.counter = Counter()
+        self.counter = CostCounter()
         self.compile = settings.compile if isinstance(self.task, ImageTask) else "off"
         if self.compile != "off":
             torch.compiler.reset()  # a process keeps few programs, and would run what comes after them uncompiled
-        self.methods = available(settings.plugins)
+        self.methods = available_methods(settings.plugins)
         self.weights = settings.downloads / "weights"
         recipe = DividedRecipe.of(run.recipe, group)
         self.method = make_method(run, self.methods, self.task.shape, self.attach, self.weights, recipe).to(self.device)
         self.optimizer: torch.optim.Optimizer | None = None
         if self.method.epochs:
-            checkpoints.check_names(self.method)
+            checkpoints.check_parameter_names(self.method)
             self.optimizer = make_optimizer(self.method, self.method.recipe)
             self.optimizer.register_step_post_hook(self.counter.step)
         if self.compile == "reduce-overhead":
@@ -130,20 +130,20 @@ class Execution:
         """Do what is left of the run."""
         parts = self.find_needed(needed)
         count = len(self.method.needs())
-        parts, beside = parts[:count], parts[count:]
+        parts, reference_runs = parts[:count], parts[count:]
         prepared = self.begin()
         if not prepared:
             if not self.epoch:
                 self.method.receive([load_finished(part) for part in parts])
             self.train()
-            self.progress.enter("preparing")
+            self.progress.enter_stage("preparing")
             with self.group.together(self.counter), self.counter.training(self.device):
                 self.method.prepare(self.group.part(self.data.for_statistics("prepare")))
             if not self.group.rank:
                 self.save(prepared=True)
-        self.progress.enter("evaluating")
+        self.progress.enter_stage("evaluating")
         if not self.group.rank:
-            self.write_result(parts, self.explore(beside))
+            self.write_result(parts, self.explore(reference_runs))
             self.folder.progress.unlink(missing_ok=True)
         self.group.wait()
 
@@ -231,7 +231,7 @@ class Execution:
             checkpoints.load_optimizer_state(self.optimizer, saved.optimizer)
         self.epoch, self.history, self.counter.cost = saved.epoch, saved.history, replace(saved.cost)
         if not self.group.rank:
-            write_lines(self.folder.metrics, self.history)
+            write_json_lines(self.folder.metrics, self.history)
 
     def save(self, *, prepared: bool = False) -> None:
         """Write a checkpoint, then the epochs it holds."""
@@ -249,14 +249,14 @@ class Execution:
             history=self.history,
             inherited=self.inherited,
         ).save(self.folder.checkpoint)
-        write_lines(self.folder.metrics, self.history)
+        write_json_lines(self.folder.metrics, self.history)
 
-    def each_epoch(self) -> EachEpoch | None:
+    def each_epoch(self) -> EpochEvaluator | None:
         """Give what measures the method after every epoch, if the study asks for it."""
         asked = () if self.group.rank else self.run.evaluate.each_epoch
         if not asked:
             return None
-        return EachEpoch(asked, self.method, self.data.held_out("test"), self.data.for_statistics("prepare"))
+        return EpochEvaluator(asked, self.method, self.data.held_out("test"), self.data.for_statistics("prepare"))
 
     def train(self) -> None:
         """Train the epochs that are left."""
@@ -265,9 +265,9 @@ class Execution:
             shown = (held_out, self.group.part(self.data.for_statistics("watch")))
         else:
             shown = None
-        with self.memory.leaving_out():
+        with self.memory.excluding():
             each_epoch = self.each_epoch()
-        self.progress.begin(self.epoch, self.epochs)
+        self.progress.begin_training(self.epoch, self.epochs)
         saved = time.monotonic()
         for epoch in range(self.epoch, self.epochs):
             assert self.optimizer is not None
@@ -279,33 +279,37 @@ class Execution:
             self.group.agree(self.method)
             if self.group.rank:
                 continue
-            with self.memory.leaving_out():
+            with self.memory.excluding():
                 measured = each_epoch.measure(self.method) if each_epoch else {}
             line = {"epoch": self.epoch, "time": time.time(), "train/loss": loss, "train/lr": rate, **measured}
             self.history.append(line)
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 self.save()
                 saved = time.monotonic()
-            self.progress.advance(self.epoch, line)
+            self.progress.complete_epoch(self.epoch, line)
             self.report()
 
-    def explore(self, beside: list[RunFolder]) -> Landscape:
+    def explore(self, reference_runs: list[RunFolder]) -> Landscape:
         """Measure what the study asks for besides scores.
 
         Args:
-            beside: the finished run of plain training, if the study asks for it.
+            reference_runs: the finished run of plain training, if the study asks for it.
         """
-        if self.run.evaluate == Measures():
+        if self.run.evaluate == ExtraMeasurements():
             return Landscape()
         task, statistics = self.task, self.data.for_statistics("prepare")
-        corrupted = partial(task.corrupted_part, batch_size=at_once(task)) if isinstance(task, ImageTask) else None
-        examples = Examples(self.data.held_out("test"), self.data.held_out("train"), statistics, corrupted)
+        corrupted = (
+            partial(task.corrupted_part, batch_size=evaluation_batch_size(task))
+            if isinstance(task, ImageTask)
+            else None
+        )
+        examples = LandscapeData(self.data.held_out("test"), self.data.held_out("train"), statistics, corrupted)
         plain = None
-        if beside:
+        if reference_runs:
             other = make_method(self.run.plain(self.methods), self.methods, self.task.shape)
-            other.load_state_dict(load_finished(beside[0]))
+            other.load_state_dict(load_finished(reference_runs[0]))
             plain = Anchor(dict(other.to(self.device).net.named_parameters()))
-        return explore(self.method, self.run.evaluate, examples, plain)
+        return measure_landscape(self.method, self.run.evaluate, examples, plain)
 
     def ways(self) -> dict[str, str]:
         """Say in which of several ways the same was computed."""
@@ -322,9 +326,9 @@ class Execution:
         bad = [name for name, value in {**found.metrics, **around.metrics}.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
-        write(self.folder.predictions, found.save_predictions)
+        write_atomically(self.folder.predictions, found.save_predictions)
         if around.arrays:
-            write(self.folder.arrays, around.save_arrays)
+            write_atomically(self.folder.arrays, around.save_arrays)
         needed = [read_json(part.result) for part in parts]
         cost = self.counter.cost
         result = make_result(self.run, self.method, found, around, cost, cost - self.inherited, needed, self.device)

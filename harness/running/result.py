@@ -11,7 +11,7 @@ from harness.costs.parameters import parameters_trained
 from harness.evaluation.evaluate import Evaluation
 from harness.evaluation.landscape import Landscape
 from harness.planning.trunks import Trunk
-from harness.store.environment import provenance
+from harness.store.environment import describe_environment
 from harness.studies.run import Run
 from methods import Method
 from methods.core.wrapper import methods_within
@@ -60,7 +60,7 @@ def make_result(
         **({"chosen_on": "test"} if on_test else {}),
         "metrics": found.metrics | around.metrics,
         **({"arrays": around.names} if around.arrays else {}),
-        **({"left_out": around.left_out} if around.left_out else {}),
+        **({"left_out": around.unavailable} if around.unavailable else {}),
         "members": found.curves,
         "cost": {
             **part_of(alone, COUNTED),
@@ -75,7 +75,7 @@ def make_result(
             "cost/seconds_per_1000_predictions": found.seconds_per_1000,
             "finished": time.time(),
         },
-        "provenance": provenance(device),
+        "provenance": describe_environment(device),
     }
 
 
@@ -97,7 +97,7 @@ def make_trunk_result(trunk: Trunk, cost: Cost, spent: Cost, device: torch.devic
         "cost": part_of(cost, COUNTED),
         "spent": part_of(spent, COUNTED),
         "timing": {**part_of(cost, TIMED, "cost/"), **part_of(spent, TIMED, "spent/"), "finished": time.time()},
-        "provenance": provenance(device),
+        "provenance": describe_environment(device),
     }
 
 

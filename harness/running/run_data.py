@@ -8,7 +8,7 @@ import torch
 
 import data
 from data import ImageTask, Part, Passes, Task
-from harness.evaluation.evaluate import at_once
+from harness.evaluation.evaluate import evaluation_batch_size
 from harness.running.distributed.group import Group
 from harness.studies.run import DatasetSpec, Run
 from methods.core.streams import stream
@@ -51,7 +51,7 @@ class RunData:
 
     def part(self, part: Part) -> Passes | None:
         """Give each example of a part of the task once; None if there are none."""
-        return self.task.part(part, at_once(self.task))
+        return self.task.part(part, evaluation_batch_size(self.task))
 
     def held_out(self, part: Part) -> Passes:
         """Give each example of a part that must be there once.

@@ -1,4 +1,4 @@
-"""What a run leaves on the disk: its folder, checkpoint, progress and outcome, and who works on it.
+"""Stores runs on disk: the run folder, checkpoint, progress file and outcome, and the claim of the process at work.
 
-Every file is written whole or not at all.
+Files are written atomically. A reader sees a whole file or no file.
 """

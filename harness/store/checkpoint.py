@@ -1,4 +1,4 @@
-"""Checkpoints: where a run's training stands, saved by names and loaded into a method built alike."""
+"""Checkpoints of runs. State is saved by parameter name, so that an equally built method can load it."""
 
 import io
 import zipfile
@@ -11,30 +11,30 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from harness.costs.cost import Cost
-from harness.store.run_folder import write
+from harness.store.run_folder import write_atomically
 from methods import Method
 
 FORMAT = 2
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be read."""
+    """A checkpoint cannot be read."""
 
 
 @dataclass
 class Checkpoint:
-    """The state of a run at the end of an epoch, or finished.
+    """The state of a run at the end of an epoch, or the finished state.
 
     Attributes:
-        key: of the run.
-        epoch: epochs done.
-        prepared: whether the method was prepared for prediction: the finished state.
-        method: its `state_dict`.
-        optimizer: its state by parameter name; empty in a finished state.
-        cost: so far.
-        history: the lines of metrics.jsonl so far, so that file and state cannot disagree.
-        trunk: whether the method's state is only what the forks of a trunk have in common.
-        inherited: what of the cost a trunk had cost already.
+        key: key of the run.
+        epoch: number of finished epochs.
+        prepared: whether the method is prepared for prediction, which makes this the finished state.
+        method: `state_dict` of the method.
+        optimizer: optimizer state by parameter name; empty in a finished state.
+        cost: training cost so far.
+        history: lines of metrics.jsonl so far, which keeps the file consistent with the state.
+        trunk: whether the method's state holds only what all forks of a trunk share.
+        inherited: the part of `cost` that the trunk has spent.
     """
 
     key: str
@@ -48,22 +48,26 @@ class Checkpoint:
     inherited: Cost = field(default_factory=Cost)
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint in place of the one before."""
+        """Write the checkpoint and replace the previous one."""
         costs = {"cost": self.cost.as_dict(), "inherited": self.inherited.as_dict()}
         content = {**vars(self), **costs, "format": FORMAT}
-        whole = io.BytesIO()  # torch hides a full disk behind an error of its own
-        torch.save(content, whole)
-        write(path, lambda file: file.write(whole.getbuffer()))
+        buffer = io.BytesIO()  # writing to the file directly would hide a full disk behind an error of torch's own
+        torch.save(content, buffer)
+        write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load(path: Path, key: str) -> Checkpoint:
-    """Read a checkpoint to the CPU; only tensors and plain values are unpickled.
+    """Load a checkpoint to the CPU. Only tensors and plain values are unpickled.
+
+    Args:
+        path: path of the checkpoint.
+        key: expected key of the run.
 
     Raises:
-        CheckpointError: if it cannot be read, or belongs to another run or format.
+        CheckpointError: if the file cannot be read, or belongs to another run or format.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself would take changed bytes for weights
+        with zipfile.ZipFile(path) as archive:  # torch does not detect corrupt bytes
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -72,7 +76,7 @@ def load(path: Path, key: str) -> Checkpoint:
         checkpoint = Checkpoint(**{**content, **costs})
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # there is hardly one that garbage cannot raise
+    except Exception as error:  # corrupt bytes can raise almost any exception
         raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     if found != FORMAT or checkpoint.key != key:
         raise CheckpointError(f"{path}: of format {found} and run {checkpoint.key[:8]}, not {FORMAT} and {key[:8]}")
@@ -80,13 +84,13 @@ def load(path: Path, key: str) -> Checkpoint:
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """Give the optimizer's state by parameter name; a parameter that never had a gradient has none."""
-    return {name: optimizer.state[p] for name, p in named_parameters(optimizer).items() if p in optimizer.state}
+    """Return the optimizer's state by parameter name. A parameter that never had a gradient has no state."""
+    return {name: optimizer.state[p] for name, p in parameters_by_name(optimizer).items() if p in optimizer.state}
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -> None:
-    """Load state by parameter name, each tensor to where its parameter lives."""
-    parameters = named_parameters(optimizer)
+    """Load optimizer state by parameter name. Each tensor is moved to its parameter's device."""
+    parameters = parameters_by_name(optimizer)
     for name, values in state.items():
         p = parameters[name]
         optimizer.state[p] = {
@@ -94,8 +98,8 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, dict[str, Any]])
         }
 
 
-def named_parameters(optimizer: Optimizer) -> dict[str, Tensor]:
-    """List an optimizer's parameters by name."""
+def parameters_by_name(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's parameters by name."""
     return {
         name: p
         for group in optimizer.param_groups
@@ -103,11 +107,11 @@ def named_parameters(optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def check_names(method: Method) -> None:
-    """Refuse a method whose parameter names are not unique.
+def check_parameter_names(method: Method) -> None:
+    """Check that the parameter names of a method are unique.
 
     Raises:
-        ValueError: naming the first one that appears twice.
+        ValueError: naming the first parameter that appears twice.
     """
     seen: set[str] = set()
     for group in method.param_groups():

@@ -1,14 +1,16 @@
-"""Who works on a run: claims that hold between processes, and between machines that share the folder.
+"""Claims: locks on run folders. They hold between processes, and between machines that share the folder.
 
-In a run's folder lie files `claim.1`, `claim.2`, …, of which the highest counts. An empty one is free; another one
-names its owner. To claim a run is to make the next number by a hard link, which the file system lets only one do. A
-number that was used is never the highest again: who takes over what he saw abandoned cannot hit a later claim.
+A run folder contains the files `claim.1`, `claim.2`, …; only the highest number is valid. An empty claim file means
+that the run is free. Otherwise the file names the owner. A process claims a run by creating the next number with a
+hard link. The file system lets only one process create it. A used number never becomes the highest again, so taking
+over an abandoned claim cannot overwrite a later claim.
 
-An owner gives signs of life by the time stamp of its claim. Clocks of machines differ, so nobody compares that time
-with his own: an observer sees whether it *changes*, and counts the seconds by his own clock (`Lookout`).
+An owner sends heartbeats: it updates the modification time of its claim file. Clocks of machines differ. Therefore an
+observer only checks whether the time *changes*, and measures the seconds on its own clock (`ClaimObserver`).
 
-An owner that was stopped for long may have been given up. It finds out before it replaces a file of the folder
-(`confirm`). What happens in the instant between the two is harmless: a run's files are a function of its spec.
+A process that was suspended for a long time may have lost its claim. It checks this before it replaces a file of the
+folder (`check_still_owner`). A loss between the check and the write is harmless, because a run's files depend only on
+its spec.
 """
 
 import errno
@@ -25,29 +27,29 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-BEAT = 5.0
-"""Seconds between two signs of life of an owner."""
-SILENCE = 60.0
-"""Seconds without a sign of life, by the observer's clock, after which an owner is taken for dead.
+HEARTBEAT_SECONDS = 5.0
+"""Seconds between two heartbeats of an owner."""
+HEARTBEAT_TIMEOUT = 60.0
+"""Seconds without a heartbeat, on the observer's clock, after which an owner is considered dead.
 
-An owner on the same machine is known to be dead as soon as its process is. This is for the others, and for processes
-that are stopped; it is many beats, for a server of files may hang that long and a busy process be late.
+The timeout is needed for owners on other machines and for suspended processes. An ended process on the same machine
+is detected at once. The timeout spans many heartbeats, because a file server may hang and a busy process may be late.
 """
 PROC = Path("/proc")
-GONE = (errno.ENOENT, errno.ESTALE)
-"""What the system says of a file that was removed, here or by another machine."""
+FILE_GONE_ERRNOS = (errno.ENOENT, errno.ESTALE)
+"""Error numbers of a file that was removed, by this machine or by another one."""
 
 
 class ClaimError(Exception):
-    """Another process works on the run; no failure of the run."""
+    """Another process works on the run. The run has not failed."""
 
 
-class TakenError(ClaimError):
-    """The run is claimed."""
+class AlreadyClaimedError(ClaimError):
+    """Another process holds the claim."""
 
 
-class LostError(ClaimError):
-    """The run was claimed by this process, which gave no sign of life for so long that another one took it over."""
+class ClaimLostError(ClaimError):
+    """This process held the claim and lost it: its heartbeats stopped for too long, and another process took over."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,14 @@ class Owner:
     """The process that works on a run.
 
     Attributes:
-        host: its machine's name, for people.
-        machine: what tells machines, their starts, and containers with process numbers of their own, apart.
-        process: its number.
-        started: when the process started, in ticks since the machine did; None where the system does not say.
-        driver: the `econ run` it works for, for people.
-        since: when it claimed the run, in seconds since 1970 by its own clock; for people.
-        token: drawn for this one claim.
+        host: name of the machine, for display.
+        machine: identifies the machine, its current boot, and the namespace of its process numbers (a container may
+            have its own).
+        process: process number.
+        started: start of the process, in clock ticks since boot; None where the system does not report it.
+        driver: the `econ run` command that the process works for, for display.
+        since: time of the claim, in seconds since 1970 on the owner's clock, for display.
+        token: random and unique to this claim.
     """
 
     host: str = "an unknown machine"
@@ -73,132 +76,137 @@ class Owner:
     token: str = ""
 
     @classmethod
-    def here(cls, driver: str) -> "Owner":
-        """Name this process."""
+    def current_process(cls, driver: str) -> "Owner":
+        """Describe the current process."""
         process = os.getpid()
         token = secrets.token_hex(16)
-        return cls(socket.gethostname(), machine(), process, start_of(process), driver, time.time(), token)
+        return cls(
+            socket.gethostname(), machine_id(), process, process_start_ticks(process), driver, time.time(), token
+        )
 
-    def dead(self) -> bool:
-        """Whether its process is known to have ended: it ran on this machine, and is there no more."""
-        return self.machine == machine() and not lives(self.process, self.started)
+    def is_dead(self) -> bool:
+        """Return whether the process ran on this machine and has ended."""
+        return self.machine == machine_id() and not is_process_alive(self.process, self.started)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
 
 
-class Sighting(NamedTuple):
-    """The claim that counts in a folder, as it was seen.
+class ClaimState(NamedTuple):
+    """The valid claim of a folder at one moment.
 
     Attributes:
-        number: of the claim; 0 if the folder was never claimed.
-        owner: None if it is free.
-        beat: the time stamp that its signs of life change.
+        number: number of the claim; 0 if the folder was never claimed.
+        owner: the owner; None if the run is free.
+        heartbeat: modification time of the claim file, in nanoseconds. Heartbeats change it.
     """
 
     number: int
     owner: Owner | None
-    beat: int
+    heartbeat: int
 
 
 class Claim:
-    """A claim of this process. It gives signs of life until it is released, or its process ends or is stopped."""
+    """A claim held by this process. A thread sends heartbeats until the claim is released or the process ends."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        """Begin to give signs of life.
+        """Start to send heartbeats.
 
         Args:
-            folder: the run's.
-            number: of the claim, which this process has made.
+            folder: the run folder.
+            number: number of the claim, which this process has created.
         """
         self.folder, self.path, self.next = folder, claim_path(folder, number), claim_path(folder, number + 1)
         self.released = threading.Event()
-        HELD[folder] = self
-        threading.Thread(target=self.live, name=f"claim of {folder.name}", daemon=True).start()
+        OWN_CLAIMS[folder] = self
+        threading.Thread(target=self.send_heartbeats, name=f"claim of {folder.name}", daemon=True).start()
 
-    def live(self) -> None:
-        """Give signs of life; one that cannot be given now is followed by others."""
-        while not self.released.wait(BEAT):
+    def send_heartbeats(self) -> None:
+        """Send heartbeats until the claim is released. A failed heartbeat is skipped."""
+        while not self.released.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):
                 os.utime(self.path)
 
-    def confirm(self) -> None:
-        """Make sure that the run is still this process's.
+    def check_still_owner(self) -> None:
+        """Check that this process still holds the claim.
 
         Raises:
-            LostError: if another process has taken it over.
+            ClaimLostError: if another process has taken over the run.
         """
         try:
-            os.utime(self.path)  # asks the server of files, where `exists` may answer from memory
+            os.utime(self.path)  # asks the file server, whereas `exists` may use a cached answer
             lost = self.next.exists()
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in FILE_GONE_ERRNOS:
                 raise
             lost = True
         if lost:
-            raise LostError(f"another process took it over while this one ({os.getpid()}) was silent")
+            raise ClaimLostError(f"another process took it over while this one ({os.getpid()}) sent no heartbeats")
 
     def release(self) -> None:
-        """Let others claim the run."""
+        """Release the claim, so that other processes can claim the run."""
         self.released.set()
-        if HELD.get(self.folder) is self:
-            del HELD[self.folder]
+        if OWN_CLAIMS.get(self.folder) is self:
+            del OWN_CLAIMS[self.folder]
         try:
-            os.truncate(self.path, 0)  # not removed, for its number must not come again; and a full disk allows it
+            os.truncate(self.path, 0)  # not removed: its number must not be reused; a full disk allows to truncate
         except OSError:
-            LEFT.add(self.path)  # silent from now on, which frees it for others later, and for this process at once
+            UNRELEASED_FILES.add(self.path)
 
 
-HELD: dict[Path, Claim] = {}
-"""The claims of this process, by folder."""
-LEFT: set[Path] = set()
-"""Files of claims that this process gave up where the disk did not allow to free them."""
+OWN_CLAIMS: dict[Path, Claim] = {}
+"""The claims that this process holds, by folder."""
+UNRELEASED_FILES: set[Path] = set()
+"""Claim files that this process could not release, because the disk refused the write.
+
+They get no more heartbeats, so other processes can claim the runs after the timeout. This process can do so at once.
+"""
 
 
-def confirm(folder: Path) -> None:
-    """Make sure that a folder which this process has claimed is still its own; others are nobody's concern.
+def check_still_owner(folder: Path) -> None:
+    """Check that this process still holds its claim of a folder. A folder that it never claimed passes.
 
     Raises:
-        LostError: if another process has taken it over.
+        ClaimLostError: if another process has taken over the run.
     """
-    if claim := HELD.get(folder):
-        claim.confirm()
+    if claim := OWN_CLAIMS.get(folder):
+        claim.check_still_owner()
 
 
-def take(folder: Path, driver: str = "") -> Claim:
+def acquire_claim(folder: Path, driver: str = "") -> Claim:
     """Claim a run that is free, or whose owner is known to be dead.
 
     Args:
-        folder: the run's; made if there is none.
-        driver: for whom, in words.
+        folder: the run folder; it is created if it is missing.
+        driver: description of the command that the process works for.
 
     Raises:
-        TakenError: if another process works on it, as far as one look can tell.
+        AlreadyClaimedError: if another process holds the claim and is not known to be dead.
         OSError: if the folder cannot be written, or its file system has no hard links.
     """
     while True:
-        seen = see(folder)
-        if seen.owner and not seen.owner.dead() and claim_path(folder, seen.number) not in LEFT:
-            raise TakenError(f"{seen.owner} works on it")
-        if place(folder, seen.number + 1, json.dumps(asdict(Owner.here(driver)))):
+        seen = read_claim(folder)
+        if seen.owner and not seen.owner.is_dead() and claim_path(folder, seen.number) not in UNRELEASED_FILES:
+            raise AlreadyClaimedError(f"{seen.owner} works on it")
+        if write_claim(folder, seen.number + 1, json.dumps(asdict(Owner.current_process(driver)))):
             return Claim(folder, seen.number + 1)
 
 
-def see(folder: Path) -> Sighting:
-    """Look which claim counts in a folder; nothing is changed."""
-    while number := max(numbers(folder), default=0):
+def read_claim(folder: Path) -> ClaimState:
+    """Read the valid claim of a folder."""
+    while number := max(claim_numbers(folder), default=0):
         try:
-            with claim_path(folder, number).open() as file:  # opening asks the server of files for what is new
-                return Sighting(number, parse(file.read()), os.fstat(file.fileno()).st_mtime_ns)
+            with claim_path(folder, number).open() as file:  # opening asks the file server for the newest content
+                return ClaimState(number, parse_owner(file.read()), os.fstat(file.fileno()).st_mtime_ns)
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in FILE_GONE_ERRNOS:
                 raise
-            time.sleep(0.01)  # a higher one came between
-    return Sighting(0, None, 0)
+            time.sleep(0.01)  # a higher number was created in the meantime
+    return ClaimState(0, None, 0)
 
 
-def parse(text: str) -> Owner | None:
-    """Read a claim; of one that a crash of the disk spoilt, nothing but its signs of life can be known."""
+def parse_owner(text: str) -> Owner | None:
+    """Parse the content of a claim file. A corrupt file gives an unknown owner, of which only heartbeats are known."""
     if not text:
         return None
     try:
@@ -207,21 +215,23 @@ def parse(text: str) -> Owner | None:
         return Owner()
 
 
-def place(folder: Path, number: int, text: str) -> bool:
-    """Make a claim with a number, or a free one with an empty text; of all who try, one succeeds.
+def write_claim(folder: Path, number: int, text: str) -> bool:
+    """Create the claim file with a number; an empty text marks the run as free.
+
+    Only one of the processes that create the same number succeeds.
 
     Returns:
-        Whether it was this one.
+        Whether this process succeeded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, temporary = claim_path(folder, number), folder / f".claim.{secrets.token_hex(8)}.tmp"
     try:
         temporary.write_text(text)
-        link(temporary, path)
+        make_hard_link(temporary, path)
     except FileNotFoundError:
-        return False  # the owner that came first swept the temporary file away
+        return False  # another process claimed the run first and removed the temporary file
     except FileExistsError:
-        if not linked(temporary):
+        if not link_exists(temporary):
             return False
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # a full disk names no file, others the temporary one
@@ -229,7 +239,7 @@ def place(folder: Path, number: int, text: str) -> bool:
     finally:
         with suppress(OSError):  # gone, or on a disk that has become read-only
             temporary.unlink()
-    there = numbers(folder)
+    there = claim_numbers(folder)
     if max(there, default=number) > number:  # the number was used and removed before
         path.unlink(missing_ok=True)
         return False
@@ -238,15 +248,19 @@ def place(folder: Path, number: int, text: str) -> bool:
     return True
 
 
-def linked(temporary: Path) -> bool:
-    """Whether a link was made although the system says that it was not: a server's answer may get lost."""
+def link_exists(temporary: Path) -> bool:
+    """Return whether a hard link of a file exists. A file server may create a link and still report an error."""
     with suppress(FileNotFoundError):
         return temporary.stat().st_nlink > 1
     return False
 
 
-def link(temporary: Path, path: Path) -> None:
-    """Make a hard link, or say that the file system has none."""
+def make_hard_link(temporary: Path, path: Path) -> None:
+    """Create a hard link.
+
+    Raises:
+        OSError: with an explanation if the file system has no hard links.
+    """
     try:
         path.hardlink_to(temporary)
     except OSError as error:
@@ -256,54 +270,54 @@ def link(temporary: Path, path: Path) -> None:
         raise
 
 
-def free_if_dead(folder: Path) -> None:
-    """Free a claim whose owner is known to be dead, so that other machines need not wait for its silence."""
-    seen = see(folder)
-    if seen.owner and seen.owner.dead():
-        place(folder, seen.number + 1, "")
+def free_if_owner_dead(folder: Path) -> None:
+    """Release the claim of an owner that is known to be dead, so that other machines need not wait for the timeout."""
+    seen = read_claim(folder)
+    if seen.owner and seen.owner.is_dead():
+        write_claim(folder, seen.number + 1, "")
 
 
-class Lookout:
-    """Watches claims of others, and gives up those whose owners are dead or silent."""
+class ClaimObserver:
+    """Observes the claims of other processes, and releases those whose owner is dead or sends no heartbeats."""
 
-    def __init__(self, silence: float | None = None) -> None:
-        """Start to watch.
+    def __init__(self, timeout: float | None = None) -> None:
+        """Start without observations.
 
         Args:
-            silence: the seconds after which an owner is given up; None for `SILENCE`.
+            timeout: seconds without a heartbeat after which an owner is considered dead; None for `HEARTBEAT_TIMEOUT`.
         """
-        self.silence = SILENCE if silence is None else silence
-        self.seen: dict[Path, tuple[Sighting, float]] = {}
+        self.timeout = HEARTBEAT_TIMEOUT if timeout is None else timeout
+        self.last_states: dict[Path, tuple[ClaimState, float]] = {}
 
-    def free(self, folder: Path) -> bool:
-        """Whether the run can be claimed now; to be asked again and again."""
-        found, now = see(folder), time.monotonic()
-        if found.owner is None or found.owner.dead():
-            self.seen.pop(folder, None)
+    def is_free(self, folder: Path) -> bool:
+        """Return whether the run can be claimed now. The caller asks repeatedly."""
+        found, now = read_claim(folder), time.monotonic()
+        if found.owner is None or found.owner.is_dead():
+            self.last_states.pop(folder, None)
             return True
-        before, since = self.seen.setdefault(folder, (found, now))
+        before, since = self.last_states.setdefault(folder, (found, now))
         if found != before:
-            self.seen[folder] = (found, now)
-        elif now - since >= self.silence:
-            del self.seen[folder]
-            place(folder, found.number + 1, "")  # if another observer came first, it is free as well
+            self.last_states[folder] = (found, now)
+        elif now - since >= self.timeout:
+            del self.last_states[folder]
+            write_claim(folder, found.number + 1, "")  # if another observer came first, it is free as well
             return True
         return False
 
 
 def claim_path(folder: Path, number: int) -> Path:
-    """Name the file of a claim."""
+    """Return the path of a claim file."""
     return folder / f"claim.{number}"
 
 
-def numbers(folder: Path) -> set[int]:
-    """List the numbers of a folder's claims."""
+def claim_numbers(folder: Path) -> set[int]:
+    """Return the numbers of a folder's claim files."""
     return {int(path.suffix[1:]) for path in folder.glob("claim.*") if path.suffix[1:].isdigit()}
 
 
 @cache
-def machine() -> str:
-    """Tell this machine since its last start, and this space of process numbers, from all others."""
+def machine_id() -> str:
+    """Return an identifier of this machine, its current boot, and its namespace of process numbers."""
     try:
         start = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{start} {(PROC / 'self/ns/pid').readlink()}"
@@ -311,8 +325,8 @@ def machine() -> str:
         return f"{socket.gethostname()} {uuid.getnode():x}"
 
 
-def start_of(process: int) -> int | None:
-    """Give when a process started, in ticks since the machine did; None if it ended, or the system does not say."""
+def process_start_ticks(process: int) -> int | None:
+    """Return the start of a process in clock ticks since boot; None if it ended or the system does not report it."""
     try:
         fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -320,11 +334,18 @@ def start_of(process: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])  # a zombie has ended; field 22 of `man 5 proc_pid_stat`
 
 
-def lives(process: int, started: int | None) -> bool:
-    """Whether a process of this machine still runs; another one with its number counts as none where that shows."""
+def is_process_alive(process: int, started: int | None) -> bool:
+    """Return whether a process of this machine still runs.
+
+    A different process that reuses the number does not count, where the system reports start times.
+
+    Args:
+        process: process number.
+        started: start of the process, in clock ticks since boot; None if unknown.
+    """
     if started is not None:
         try:
-            return start_of(process) == started
+            return process_start_ticks(process) == started
         except OSError:
             return True  # as far as is known
     if os.name != "posix":

@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The software and hardware environment that a result was computed in."""
 
 import os
 import platform
@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[2]
-SENT = "ECON_COMMIT"
+COMMIT_VARIABLE = "ECON_COMMIT"
 
 
 @cache
-def commit() -> str:
-    """Give git's name of the commit of this code; "unknown" outside a checkout of it, or without git.
+def git_commit() -> str:
+    """Return the git description of this code's commit; "unknown" outside a git checkout or without git.
 
-    Code that a driver sent to another machine is named as the driver's, by $ECON_COMMIT.
+    On a remote worker, $ECON_COMMIT holds the commit of the driver that sent the code.
     """
     if not (ROOT / ".git").exists():
-        return os.environ.get(SENT, "unknown")
+        return os.environ.get(COMMIT_VARIABLE, "unknown")
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -28,11 +28,11 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def provenance(device: torch.device) -> dict[str, str]:
-    """Say what a result is made with, here and now."""
+def describe_environment(device: torch.device) -> dict[str, str]:
+    """Return the commit, the versions of Python and torch, the device and the number of threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "commit": commit(),
+        "commit": git_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": f"{device.type} ({name})",

@@ -1,18 +1,24 @@
-"""How a run ended."""
+"""The outcome of a run: finished, failed, diverged, out of memory, elsewhere or blocked."""
 
 from typing import Literal, NamedTuple
 
 State = Literal["finished", "failed", "diverged", "out of memory", "elsewhere", "blocked"]
-"""A blocked run could not write its files, and nor could another one: it has not failed, and goes on later."""
-FOUND = "it was finished before"
-"""Why a run is finished that was not trained now."""
+"""Final states of an attempt to execute a run.
+
+finished: the result is written. failed: an exception ended the run. diverged: the loss became NaN or infinite.
+out of memory: the run may be retried alone. elsewhere: another process works on the run, so it has not ended.
+blocked: the files could not be written, which is no failure of the run; the run continues later.
+"""
+ALREADY_FINISHED = "it was finished before"
+"""The reason of a finished run whose result existed before."""
 
 
 class Outcome(NamedTuple):
-    """How a run ended, and why if it did not finish.
+    """The outcome of one attempt to execute a run.
 
-    One that ran out of memory may be tried again alone. One that is elsewhere has not ended: another process works on
-    it, and has perhaps taken it over from this one.
+    Attributes:
+        state: how the attempt ended. Elsewhere may mean that another process took over the run from this one.
+        reason: why the run did not finish; "" for none.
     """
 
     state: State
@@ -20,4 +26,4 @@ class Outcome(NamedTuple):
 
 
 class DivergenceError(Exception):
-    """The loss is no longer a number."""
+    """The loss became NaN or infinite."""

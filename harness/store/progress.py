@@ -1,4 +1,4 @@
-"""What a run tells about itself while it is worked on, in its folder's progress.json."""
+"""The progress file of a run, progress.json, which exists while a process works on the run."""
 
 import os
 import socket
@@ -10,48 +10,52 @@ from typing import Any, Literal
 from harness.store.run_folder import read_json, write_json
 
 Stage = Literal["starting", "training", "preparing", "evaluating"]
-"""Loading data and building the method; its epochs; what is done once before evaluation; evaluation."""
+"""Stages of a run.
+
+starting: load the data and build the method. training: the epochs. preparing: `Method.prepare`, once before
+evaluation. evaluating: compute the metrics.
+"""
 
 
-class Progress:
-    """Tells how far a run is, who works on it, and since when.
+class ProgressFile:
+    """Writes how far a run is, and which process works on it.
 
-    The file holds "host", "pid" and "device"; the "stage" and when it "began"; how many of its "epochs" (or other
-    "unit") are done, "epoch", and at which "pace", in seconds each, since training began or was resumed; and the "time"
-    of writing. Times are in seconds since 1970.
+    The file holds "host", "pid" and "device"; the current "stage" and the time it "began"; the total number of "epochs"
+    and the number that are done, "epoch"; the "pace" in seconds an epoch since training began or was resumed; and the
+    "time" of writing. The "unit" says what is counted if it is not epochs. Times are in seconds since 1970.
     """
 
     def __init__(self, path: Path | None, device: str, unit: str = "epoch") -> None:
-        """Tell that a run is started or resumed.
+        """Write that a run is started or resumed.
 
         Args:
-            path: of progress.json; None for a rank that leaves the telling to another one.
-            device: that computes.
-            unit: what is counted.
+            path: path of progress.json; None for a rank that writes no file, because rank 0 does.
+            device: device that computes.
+            unit: what is counted, such as "epoch".
         """
         self.path, self.before = path, 0
         earlier = read_json(path) if path else {}
         self.state: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "device": device, "unit": unit}
         self.state |= {name: earlier.get(name, 0) for name in ("epoch", "epochs")}
-        self.enter("starting")
+        self.enter_stage("starting")
 
-    def begin(self, epoch: int, epochs: int) -> None:
-        """Tell that training begins, or is resumed after some of its epochs."""
+    def begin_training(self, epoch: int, epochs: int) -> None:
+        """Write that training begins, or is resumed after some epochs."""
         self.before = epoch
         self.state |= {"epoch": epoch, "epochs": epochs}
-        self.enter("training")
+        self.enter_stage("training")
 
-    def advance(self, epoch: int, line: Mapping[str, Any] | None = None) -> None:
-        """Tell that an epoch is done, and what was measured in it."""
+    def complete_epoch(self, epoch: int, line: Mapping[str, Any] | None = None) -> None:
+        """Write that an epoch is done, with the values measured in it."""
         pace = (time.time() - self.state["began"]) / (epoch - self.before)
-        self.tell({**(line or {}), "epoch": epoch, "pace": pace})
+        self.write({**(line or {}), "epoch": epoch, "pace": pace})
 
-    def enter(self, stage: Stage) -> None:
-        """Tell that a stage begins."""
-        self.tell({"stage": stage, "began": time.time()})
+    def enter_stage(self, stage: Stage) -> None:
+        """Write that a stage begins."""
+        self.write({"stage": stage, "began": time.time()})
 
-    def tell(self, news: Mapping[str, Any]) -> None:
-        """Write the file."""
+    def write(self, news: Mapping[str, Any]) -> None:
+        """Update some values and write the file."""
         self.state |= {**news, "time": time.time()}
         if self.path:
             write_json(self.path, self.state, durable=False)

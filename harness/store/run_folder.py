@@ -1,4 +1,4 @@
-"""A run's folder: the truth about a run. Every file is written to a temporary name, flushed, then renamed."""
+"""The folder of a run, which is the authoritative record. Files are written to a temporary name, then renamed."""
 
 import errno
 import hashlib
@@ -9,27 +9,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.store.claim import Owner, confirm, see, take
+from harness.store.claim import Owner, acquire_claim, check_still_owner, read_claim
 
-UNWRITABLE: dict[int | None, str] = {
+DISK_ERROR_REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "no space is left for {file}: free some",
     errno.EDQUOT: "the disk quota does not leave space for {file}: free some",
     errno.EROFS: "{file} is on a file system that can only be read: make it writable",
 }
-"""Troubles of a disk, which every run would meet, and what to do about them."""
+"""Disk errors that every run would meet, each with its remedy."""
 
 
 class RunFolder:
     """The files of one run, `runs/<key>/`.
 
-    spec.json: what is run. checkpoint.pt: where training stands, then the finished state. metrics.jsonl: one
-    line an epoch. progress.json: how far a running run is. system.jsonl: system metrics, if they were asked for.
-    predictions.npz: test probabilities. arrays.npz: curves and planes, if the study asks for any. failure.json: why it
-    failed. claim.N: who works on it (`harness.store.claim`). result.json: written last; a run with one is finished.
+    spec.json: the spec of the run. checkpoint.pt: the state of training, later the finished state. metrics.jsonl: one
+    line an epoch. progress.json: the progress while a process works on the run. system.jsonl: system metrics, if
+    requested. predictions.npz: test probabilities. arrays.npz: curves and planes, if the study requests any.
+    failure.json: the reason of a failure. claim.N: the process that works on the run (`harness.store.claim`).
+    result.json: written last; a run with a result is finished.
     """
 
     def __init__(self, root: Path, key: str) -> None:
-        """Name the folder; nothing is created."""
+        """Compute the paths. Nothing is created.
+
+        Args:
+            root: folder of all runs.
+            key: key of the run.
+        """
         self.key = key
         self.path = root / key
         self.spec = self.path / "spec.json"
@@ -44,50 +50,50 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there, and whole."""
+        """Whether result.json exists and is complete."""
         return bool(read_json(self.result))
 
     @contextmanager
     def claim(self, driver: str = "") -> Iterator[None]:
-        """Work on the run alone.
+        """Hold the claim of the run inside a `with` block.
 
         Args:
-            driver: for whom, in words.
+            driver: description of the command that the process works for.
 
         Raises:
-            TakenError: if another process does.
+            AlreadyClaimedError: if another process works on the run.
             OSError: if the folder cannot be written.
         """
-        claim = take(self.path, driver)
+        claim = acquire_claim(self.path, driver)
         try:
             yield
         finally:
             claim.release()
 
-    def sweep(self) -> None:
-        """Remove what an earlier try left behind: its failure, and files that a kill cut short."""
+    def remove_leftovers(self) -> None:
+        """Remove what an earlier attempt left behind: its failure.json, and unfinished temporary files."""
         self.failure.unlink(missing_ok=True)
         for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)  # one of another process that tries to claim the run
+            leftover.unlink(missing_ok=True)  # it may belong to another process, which tries to claim the run
 
-    def checkpoint_mark(self) -> int:
-        """Tell this run's checkpoints from one another; 0 if there is none."""
+    def checkpoint_version(self) -> int:
+        """Return a number that changes with every new checkpoint; 0 if there is none."""
         try:
             return self.checkpoint.stat().st_mtime_ns
         except FileNotFoundError:
             return 0
 
     def owner(self) -> Owner | None:
-        """Name the process that works on the run, None if there is none, or only one that is known to be dead.
+        """Return the owner of the run; None if there is none, or if the owner is known to be dead.
 
-        One of another machine, or of this one before it was started again, cannot be known to be dead; whoever looks
-        for long enough can tell (`harness.store.claim`).
+        An owner on another machine, or from before a reboot of this machine, is never known to be dead. A
+        `harness.store.claim.ClaimObserver` detects that by missing heartbeats.
         """
-        owner = see(self.path).owner
-        return None if owner is None or owner.dead() else owner
+        owner = read_claim(self.path).owner
+        return None if owner is None or owner.is_dead() else owner
 
-    def locked(self) -> bool:
-        """Say whether some process works on the run now."""
+    def is_claimed(self) -> bool:
+        """Return whether some process works on the run now."""
         return self.owner() is not None
 
     def read_epochs(self) -> list[dict[str, Any]]:
@@ -98,24 +104,24 @@ class RunFolder:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file, {} if there is none, or none that a crash of the disk left whole."""
+    """Read a JSON file; {} if the file is missing or corrupt."""
     try:
         return dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return {}
 
 
-def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = True) -> None:
-    """Replace a file as a whole: a reader sees the old one or the new one, even after a kill in mid-write.
+def write_atomically(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = True) -> None:
+    """Replace a file atomically: a reader sees the old or the new content, even if the process is killed meanwhile.
 
     Args:
         path: the file.
         save: writes the content to an open file.
-        durable: wait until the disk has it, so that it survives a power cut too.
+        durable: wait until the content is on the disk, so that it survives a power failure.
 
     Raises:
-        LostError: if the folder was claimed by this process, and another one has taken it over.
-        OSError: that names the file, if it cannot be written.
+        ClaimLostError: if this process claimed the folder, and another process has taken it over.
+        OSError: if the file cannot be written; the error names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -125,44 +131,48 @@ def write(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = Tru
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        confirm(path.parent)
+        check_still_owner(path.parent)
         temporary.replace(path)
         if durable and os.name == "posix":
             folder = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)  # the name, too
+                os.fsync(folder)  # makes the new name durable, too
             finally:
                 os.close(folder)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # a full disk names no file, others the temporary one
+        error.filename, error.filename2 = str(path), None  # the error names no file or the temporary one
         raise
     finally:
-        with suppress(OSError):  # gone, or on a disk that has become read-only: `sweep` removes it
+        with suppress(OSError):  # renamed, or on a disk that became read-only: `remove_leftovers` removes it later
             temporary.unlink()
 
 
-def trouble(error: BaseException | None) -> str:
-    """Say what is wrong with the disk and what to do, "" if neither an error nor what caused it says such a thing."""
+def describe_disk_error(error: BaseException | None) -> str:
+    """Describe a disk error and its remedy; "" if neither the error nor one of its causes is a disk error."""
     while error:
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            return UNWRITABLE[error.errno].format(file=error.filename or "a file")
+        if isinstance(error, OSError) and error.errno in DISK_ERROR_REMEDIES:
+            return DISK_ERROR_REMEDIES[error.errno].format(file=error.filename or "a file")
         error = error.__cause__
     return ""
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Replace a JSON file; NaN is refused."""
+    """Replace a JSON file atomically.
+
+    Raises:
+        ValueError: if a number is NaN or infinite.
+    """
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write(path, lambda file: file.write(text.encode()), durable=durable)
+    write_atomically(path, lambda file: file.write(text.encode()), durable=durable)
 
 
-def write_lines(path: Path, values: Iterable[Any]) -> None:
-    """Replace a file of JSON lines."""
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """Replace a file of JSON lines atomically."""
     text = "".join(json.dumps(value, allow_nan=False) + "\n" for value in values)
-    write(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def key_of(spec: Mapping[str, Any]) -> str:
-    """Give the SHA-256 of a spec's canonical JSON."""
+def spec_key(spec: Mapping[str, Any]) -> str:
+    """Return the key of a spec: the SHA-256 of its canonical JSON."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A study: its YAML file, checked as a whole, and the cells and run specs that it comes to.
+"""Reads a study's YAML file, checks it as a whole, and expands it into cells and run specs.
 
-The files that come with the project lie here too, a folder for each paper.
+The studies that come with the project are stored here too, in one folder a paper.
 """

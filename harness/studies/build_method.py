@@ -1,4 +1,4 @@
-"""From a run's spec to its method, networks drawn and all."""
+"""Builds the method of a run from its spec, with initialized networks or on the meta device."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -25,28 +25,28 @@ def make_method(
     attach: Callable[[nn.Module], nn.Module] = lambda net: net,
     weights: Path | None = None,
     recipe: Recipe | None = None,
-    drawing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    initialization_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Method:
     """Build the method of a run on the CPU.
 
     Args:
-        run: what to build.
-        methods: every method by name.
-        shape: of the images, and the number of classes.
-        attach: given each network as it is drawn, before any copy of it is made: precision, cost hooks.
-        weights: the folder of pretrained weights; None to leave networks as drawn even if they should start from such.
-        recipe: in place of the run's, one that trains alike.
-        drawing: makes what each network is drawn within.
+        run: the spec of the run.
+        methods: all methods by name.
+        shape: shape of the images and number of classes.
+        attach: called with each new network before it is copied, to attach precision and cost hooks; returns it.
+        weights: folder of pretrained weights; None to keep random weights even if the recipe wants pretrained ones.
+        recipe: used instead of the run's recipe; it must give the same training.
+        initialization_context: makes the context in which each network is built and initialized.
 
     Raises:
-        ValueError: if the architecture or the method refuses, or the pretrained weights do not fit.
+        ValueError: if the architecture or the method refuses its arguments, or the pretrained weights do not fit.
         FileNotFoundError: if pretrained weights are missing and cannot be downloaded.
     """
     if run.recipe.initial != "random":
         check_fit(run.architecture, in_channels=shape.in_channels, classes=shape.classes)
 
     def build(**options: float) -> nn.Module:
-        with drawing():
+        with initialization_context():
             net = models.build(
                 run.architecture,
                 in_channels=shape.in_channels,
@@ -62,14 +62,14 @@ def make_method(
 
 
 def count_anchors(method: Method, *, most: int = 4) -> int | None:
-    """Count the anchors that an imagined method has at the end of training.
+    """Count the anchors that a meta-device method has at the end of training.
 
     Args:
-        method: imagined; it is put into its last epoch.
-        most: count no further.
+        method: method on the meta device; it is set to its last epoch for the count.
+        most: largest number to count to.
 
     Returns:
-        None where it depends on values, which only training gives.
+        The number of anchors; None if it depends on trained values.
     """
     epochs = [(part, part.epoch) for part in methods_within(method)]
     for part, _ in epochs:
@@ -77,46 +77,46 @@ def count_anchors(method: Method, *, most: int = 4) -> int | None:
     try:
         with torch.no_grad():
             return sum(1 for _ in islice(method.anchors(), most))
-    except RuntimeError:  # what torch says to a question about a value that is only imagined
+    except RuntimeError:  # torch refuses to read a value of a meta tensor
         return None
     finally:
         for part, epoch in epochs:
             part.epoch = epoch
 
 
-def imagine_method(run: Run, methods: Mapping[str, type[Method]], shape: Shape) -> Method:
-    """Build the method of a run without memory or values: to see whether it can be built, and what it needs."""
+def build_meta_method(run: Run, methods: Mapping[str, type[Method]], shape: Shape) -> Method:
+    """Build the method of a run on the meta device, without memory or values, to check it and to read its structure."""
     with torch.device("meta"):
-        return make_method(run, methods, shape, drawing=Undrawn)
+        return make_method(run, methods, shape, initialization_context=SkipInitialization)
 
 
-class Imagined:
-    """Methods without memory or values, each built once: for all seeds, for the checks of a study and for its plan."""
+class MetaMethods:
+    """A cache of methods on the meta device. All seeds share one method, and so do a study's checks and its plan."""
 
     def __init__(self, methods: Mapping[str, type[Method]]) -> None:
-        """Start with none.
+        """Start with an empty cache.
 
         Args:
-            methods: every method by name.
+            methods: all methods by name.
         """
         self.methods = methods
         self.built: dict[tuple[Shape, str, str, str], Method] = {}
 
-    def __call__(self, run: Run, shape: Shape) -> Method:
-        """Give the method of a run; if it refuses, again each time that it is asked for."""
-        place = (shape, run.architecture, str(run.method), run.recipe.model_dump_json())
-        if place not in self.built:
-            self.built[place] = imagine_method(run, self.methods, shape)
-        return self.built[place]
+    def build(self, run: Run, shape: Shape) -> Method:
+        """Return the method of a run, built at the first call. Errors are not cached, so each call raises them."""
+        key = (shape, run.architecture, str(run.method), run.recipe.model_dump_json())
+        if key not in self.built:
+            self.built[key] = build_meta_method(run, self.methods, shape)
+        return self.built[key]
 
 
-class Undrawn(TorchFunctionMode):
-    """Draws no normal values where there is no memory for them: torch takes longer to see that than to make a layer."""
+class SkipInitialization(TorchFunctionMode):
+    """Skips the normal initialization of meta tensors, which costs torch more time than making a layer."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Give a tensor without memory back as it is; a standard deviation that torch refuses is still refused."""
+        """Return a meta tensor unchanged. A standard deviation that torch refuses is still refused."""
         if func is Tensor.normal_ and args[0].is_meta:
             std = (kwargs or {}).get("std", args[2] if len(args) > 2 else 1.0)
             if std >= 0:

@@ -1,4 +1,4 @@
-"""Checks of a study beyond the form of its file: whether its parts fit together."""
+"""Checks whether the parts of a study fit together, after the form of its file has been validated."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,185 +8,199 @@ from pydantic import ValidationError
 import data
 from data import TEXTS
 from data.datasets.official_sizes import DOWNLOADED
-from harness.parsing.method_expression import MethodSpec, closest
+from harness.parsing.method_expression import MethodSpec, suggest_closest
 from harness.parsing.yaml_errors import Errors
-from harness.studies.build_method import Imagined, count_anchors
+from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.grid import Grid
 from harness.studies.run import DatasetSpec, Run
 from methods.core.recipe import Recipe
 from methods.core.wrapper import methods_within
 
-PLAIN = MethodSpec(name="sgd")
-TEXT = data.Shape(None, None, 205, 900_000)
-"""The shape that takes the place of a text's which could not be read."""
-STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
-"""What takes the place of parts of a study that were all wrong, so that the rest can be checked."""
-NUMBER = {2: "two", 3: "three"}
+PLAIN_TRAINING = MethodSpec(name="sgd")
+TEXT_PLACEHOLDER = data.Shape(None, None, 205, 900_000)
+"""The shape assumed for a text that could not be read, so that the rest of the study can be checked."""
+PLACEHOLDERS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
+"""Placeholders for parts of a study without any right value, so that the rest can be checked."""
+NUMBER_WORDS = {2: "two", 3: "three"}
 
 
-def check_grid(grid: Grid, imagined: Imagined, errors: Errors) -> None:
-    """Report what of a grid does not fit together."""
+def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
+    """Report parts of a grid that do not fit together."""
     check_labels(grid, errors)
     check_overrides(grid, errors)
-    check_builds(grid, imagined, errors)
-    check_measures(grid, imagined, errors)
+    check_builds(grid, meta_methods, errors)
+    check_measures(grid, meta_methods, errors)
 
 
-def check_places(grids: Sequence[Grid], errors: Errors) -> None:
-    """Report methods of two grids that tables could not tell apart."""
+def check_distinct_groups(grids: Sequence[Grid], errors: Errors) -> None:
+    """Report cell groups that appear in two grids, which tables could not tell apart."""
     known: dict[tuple[str, str, str], int] = {}
     for i, grid in enumerate(grids):
-        for name in dict.fromkeys(place.name for place in grid.places()):
+        for name in dict.fromkeys(group.name for group in grid.cell_groups()):
             if known.setdefault(name, i) != i:
                 errors.add(("grids", i), f"{' · '.join(name)} stands in another grid already")
 
 
 def check_labels(grid: Grid, errors: Errors) -> None:
-    """Report what could not be told apart in tables, or is listed twice."""
+    """Report entries that are listed twice, and labels that tables could not tell apart."""
     labels: dict[str, str] = {}
     seen: set[str] = set()
     for k, entry in enumerate(grid.methods):
-        place, method = ("methods", errors.index("methods", k)), str(entry.method)
+        location, method = ("methods", errors.original_index("methods", k)), str(entry.method)
         if labels.setdefault(entry.label, method) != method:
-            errors.add(place, f"the label {entry.label!r} is that of {labels[entry.label]} already")
+            errors.add(location, f"the label {entry.label!r} is that of {labels[entry.label]} already")
         elif entry.label in seen:
-            errors.add(place, f"{entry.label} is listed already")
+            errors.add(location, f"{entry.label} is listed already")
         seen.add(entry.label)
     datasets: set[str] = set()
     for i, dataset in enumerate(grid.datasets):
-        place = ("datasets", errors.index("datasets", i))
-        whole = not any(gone[:2] == place for gone in errors.gone)
+        location = ("datasets", errors.original_index("datasets", i))
+        whole = not any(gone[:2] == location for gone in errors.removed)
         if whole and dataset.label in datasets:
-            errors.add(place, f"tables would call two datasets {dataset.label!r}")
+            errors.add(location, f"tables would call two datasets {dataset.label!r}")
         datasets.add(dataset.label)
     for field, values in (("architectures", grid.architectures), ("seeds", grid.seeds)):
         for i, value in enumerate(values):
             if value in values[:i]:
-                errors.add((field, errors.index(field, i)), f"{value!r} is listed already")
+                errors.add((field, errors.original_index(field, i)), f"{value!r} is listed already")
 
 
 def check_overrides(grid: Grid, errors: Errors) -> None:
-    """Report overrides that match nothing or that no recipe accepts."""
+    """Report overrides that match no cell or are no valid recipe values."""
     base = grid.recipe.model_dump(exclude_unset=True)
     for i, override in enumerate(grid.overrides):
-        place = errors.index("overrides", i)
+        location = errors.original_index("overrides", i)
         datasets = [dataset.name for dataset in grid.datasets]
         for field, value, known in (
             ("dataset", override.dataset, datasets),
             ("architecture", override.architecture, grid.architectures),
         ):
-            replaced = known == STAND_INS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.gone)
+            replaced = known == PLACEHOLDERS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.removed)
             if value is not None and value not in known and not replaced:
-                errors.add(("overrides", place, field), f"{value!r} is not in this study; {closest(value, known)}")
+                errors.add(
+                    ("overrides", location, field), f"{value!r} is not in this study; {suggest_closest(value, known)}"
+                )
         try:
             Recipe.model_validate(override.recipe if override.whole else base | override.recipe)
         except ValidationError as error:
-            rest = errors.report(override.recipe, error, ("overrides", place, "recipe"))
+            rest = errors.add_validation_errors(override.recipe, error, ("overrides", location, "recipe"))
             grid.overrides[i] = override.model_copy(update={"recipe": rest})
 
 
-def check_builds(grid: Grid, imagined: Imagined, errors: Errors) -> None:
-    """Report datasets, architectures and methods that cannot be built together, in the first seed.
+def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
+    """Report datasets, architectures and methods that cannot be built together, for the first seed.
 
-    Where no dataset or no architecture is right, a stand-in lets the rest be checked all the same.
+    If no dataset or no architecture is right, a placeholder allows the rest to be checked.
     """
     found = check_datasets(grid, errors)
     first = grid.datasets[0]
-    stand_in = TEXT if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
+    stand_in = TEXT_PLACEHOLDER if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
     for dataset, shape in found or [(first, stand_in)]:
         built = [
             plain
             for j, architecture in enumerate(grid.architectures)
-            if (plain := check_architecture(grid, imagined, errors, dataset, shape, j, architecture))
+            if (plain := check_architecture(grid, meta_methods, errors, dataset, shape, j, architecture))
         ]
         if not built:
             recipe = grid.recipe.model_copy(update={"initial": "random"})
             seed = grid.seeds[0]
             architecture = "wrn-10-1" if shape.image_size else "lstm-8"
-            built = [Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=seed, recipe=recipe)]
+            built = [Run(dataset=dataset, architecture=architecture, method=PLAIN_TRAINING, seed=seed, recipe=recipe)]
         for plain in built:
-            check_methods(grid, imagined, errors, plain, shape, loadable=bool(found))
+            check_methods(grid, meta_methods, errors, plain, shape, loadable=bool(found))
 
 
 def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
-    """Report datasets that are not there, and give the shapes of the others."""
+    """Report datasets that cannot be found, and return the others with their shapes."""
     found = []
     for i, dataset in enumerate(grid.datasets):
         try:
             shape = data.shape(dataset.name, **dataset.options())
         except (ValueError, OSError) as error:
-            errors.add(("datasets", errors.index("datasets", i)), str(error))
+            errors.add(("datasets", errors.original_index("datasets", i)), str(error))
         else:
             found.append((dataset, shape))
     return found
 
 
 def check_architecture(
-    grid: Grid, imagined: Imagined, errors: Errors, dataset: DatasetSpec, shape: data.Shape, j: int, architecture: str
+    grid: Grid,
+    meta_methods: MetaMethods,
+    errors: Errors,
+    dataset: DatasetSpec,
+    shape: data.Shape,
+    j: int,
+    architecture: str,
 ) -> Run | None:
-    """Report an architecture that cannot be built for a dataset, or give its plain run."""
+    """Report an architecture that cannot be built for a dataset; else return its run of plain training."""
     try:
         recipe = grid.recipe_of(dataset, architecture)
-        plain = Run(dataset=dataset, architecture=architecture, method=PLAIN, seed=grid.seeds[0], recipe=recipe)
-        imagined(plain, shape)
+        plain = Run(
+            dataset=dataset, architecture=architecture, method=PLAIN_TRAINING, seed=grid.seeds[0], recipe=recipe
+        )
+        meta_methods.build(plain, shape)
     except ValidationError:
         return None  # an override, reported by `check_overrides`
     except ValueError as error:
-        errors.add(("architectures", errors.index("architectures", j)), str(error))
+        errors.add(("architectures", errors.original_index("architectures", j)), str(error))
         return None
     return plain
 
 
 def check_methods(
-    grid: Grid, imagined: Imagined, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
+    grid: Grid, meta_methods: MetaMethods, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
 ) -> None:
-    """Report methods that cannot be built in the place of a plain run's, or that watch data which are not held out.
+    """Report methods that cannot be built, and methods that watch validation data although none is held out.
 
     Args:
-        grid: whose methods are checked.
-        imagined: methods that were built before.
-        errors: where to report.
-        plain: the plain run.
-        shape: of its data.
-        loadable: whether its dataset is there.
+        grid: the grid whose methods are checked.
+        meta_methods: cache of methods on the meta device.
+        errors: collects the errors.
+        plain: run of plain training on the dataset and architecture to check.
+        shape: shape of its data.
+        loadable: whether the dataset could be found.
     """
     for k, entry in enumerate(grid.methods):
         try:
-            method = imagined(plain.model_copy(update={"method": entry.method}), shape)
+            method = meta_methods.build(plain.model_copy(update={"method": entry.method}), shape)
             watches = any(part.watches == "validation" for part in methods_within(method))
-            if watches and loadable and not holds_out(plain.dataset):
+            if watches and loadable and not has_validation_data(plain.dataset):
                 reason = f"it watches validation data, but {plain.dataset.label} holds none out"
-                raise ValueError(f"{reason}: give the dataset a number of them, `validation`")
-        except Exception as error:  # whatever a user's own method raises is the user's to read
+                raise ValueError(f"{reason}: give the dataset a number of examples, `validation`")
+        except Exception as error:  # a user's own method can raise anything, which the user must see
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            place = ("methods", errors.index("methods", k))
-            errors.add(place, f"{entry.method} on {plain.architecture}: {reason}")
+            location = ("methods", errors.original_index("methods", k))
+            errors.add(location, f"{entry.method} on {plain.architecture}: {reason}")
 
 
-def check_measures(grid: Grid, imagined: Imagined, errors: Errors) -> None:
-    """Report what the grid asks evaluation to measure and no method of it can give."""
+def check_measures(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
+    """Report measurements that the grid requests but none of its methods can provide."""
     asked = grid.evaluate
     least = {"path": 2} if asked.path else {}
     if asked.plane:
         least["plane"] = 2 if asked.plane.third else 3
     if "distances" in asked.each_epoch:
         least["each_epoch"] = 2
-    if not least or errors.found:
+    if not least or errors.messages:
         return
     counts = set()
-    for run in (place.run(grid.seeds[0]) for place in grid.places()):
+    for run in (group.run(grid.seeds[0]) for group in grid.cell_groups()):
         shape = data.shape(run.dataset.name, **run.dataset.options())
-        counts.add(count_anchors(imagined(run, shape)))
+        counts.add(count_anchors(meta_methods.build(run, shape)))
     for name, needed in least.items():
         if all(count is not None and count < needed for count in counts):
             others = ", or with `third: sgd` two," if needed == 3 else ""
             errors.add(
-                ("evaluate", name), f"no method of this study has the {NUMBER[needed]} networks{others} that this needs"
+                ("evaluate", name),
+                f"no method of this study has the {NUMBER_WORDS[needed]} networks{others} that this needs",
             )
 
 
-def holds_out(dataset: DatasetSpec) -> bool:
-    """Say whether some training images of a dataset are held out; those that are downloaded hold out none unasked."""
+def has_validation_data(dataset: DatasetSpec) -> bool:
+    """Return whether training data of a dataset are held out for validation.
+
+    A downloaded dataset of images holds out none unless `validation` asks for it.
+    """
     if dataset.name.partition(":")[0] in TEXTS:
         return dataset.validation != 0
     if dataset.validation is not None or dataset.name in DOWNLOADED:

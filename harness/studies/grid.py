@@ -8,36 +8,36 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness.parsing.method_expression import MethodSpec, closest, parse
-from harness.studies.extra_measures import Measures, read_switches
+from harness.parsing.method_expression import MethodSpec, parse_method, suggest_closest
+from harness.studies.extra_measurements import ExtraMeasurements, expand_switches
 from harness.studies.run import DatasetSpec, Run
 from methods.core.recipe import Part, Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BASE = "base"
-"""The key that names the recipe which others change."""
+"""The key of a recipe that names the recipe to modify."""
 
 
 def read_recipe(value: Any) -> Any:
-    """Let a name stand for a recipe that comes with the project, alone or as the `base` of changes.
+    """Replace the name of a recipe by its values. The name stands alone or as the `base` of changed values.
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: if no recipe has the name.
     """
     if isinstance(value, str):
         value = {BASE: value}
     if not isinstance(value, dict) or BASE not in value:
         return value
-    known = recipes()
+    known = load_recipes()
     name = str(value[BASE])
     if name not in known:
-        raise ValueError(f"unknown recipe {name!r}; {closest(str(name), known)}, or write its values")
+        raise ValueError(f"unknown recipe {name!r}; {suggest_closest(str(name), known)}, or write its values")
     return known[name] | {key: item for key, item in value.items() if key != BASE}
 
 
 @lru_cache(maxsize=1)
-def recipes() -> dict[str, dict[str, Any]]:
-    """Read the recipes that come with the project, each by the name of its file and its own: `late-phase/sgd`."""
+def load_recipes() -> dict[str, dict[str, Any]]:
+    """Load the recipes that come with the project: "file/name", such as "late-phase/sgd" → values."""
     return {
         f"{path.stem}/{name}": values
         for path in sorted(RECIPES.glob("*.yaml"))
@@ -46,18 +46,18 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 
 class Override(Part):
-    """Recipe values for some of the cells: changes of the grid's, or, with a name, a recipe in its place."""
+    """Recipe values for some cells. They modify the grid's recipe, or replace it if they name a recipe."""
 
     dataset: str | None = None
     architecture: str | None = None
     recipe: dict[str, Any]
     whole: bool = False
-    """Whether it takes the place of the grid's."""
+    """Whether `recipe` replaces the grid's recipe."""
 
     @model_validator(mode="before")
     @classmethod
     def named(cls, value: Any) -> Any:
-        """Read a recipe's name."""
+        """Replace the name of a recipe by its values."""
         if not isinstance(value, dict) or "recipe" not in value or "whole" in value:
             return value
         written = value["recipe"]
@@ -66,30 +66,30 @@ class Override(Part):
 
 
 class Entry(Part):
-    """A method of the study and what tables call it."""
+    """A method of the study, and its label in tables."""
 
     label: str
     method: MethodSpec
     written: str = ""
-    """The method as the file writes it, where also values equal to their default stand."""
+    """The expression in the file, which may contain values equal to their default."""
 
     @model_validator(mode="before")
     @classmethod
     def read(cls, value: Any, info: ValidationInfo) -> Any:
-        """Read an expression, or one pair `label: expression`."""
+        """Accept an expression, or one pair `label: expression`."""
         if isinstance(value, Entry) or (isinstance(value, dict) and isinstance(value.get("method"), MethodSpec)):
             return value
         label, text = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (None, value)
         if not isinstance(text, str):
             raise ValueError("expected a method like swa(late_phase_bn(K=5), start=0.8), or one pair label: method")
-        spec, errors = parse(text, (info.context or {})["methods"])
+        spec, errors = parse_method(text, (info.context or {})["methods"])
         if errors:
             raise ValueError("; ".join(errors))
         return {"label": str(label or spec), "method": spec, "written": text}
 
 
-class Place(NamedTuple):
-    """Where a method stands in a study: what its runs have in common but for the seed."""
+class CellGroup(NamedTuple):
+    """A group of cells that differ only in their seed: one method on one dataset and architecture of a grid."""
 
     grid: "Grid"
     dataset: DatasetSpec
@@ -98,15 +98,15 @@ class Place(NamedTuple):
 
     @property
     def name(self) -> tuple[str, str, str]:
-        """Dataset, architecture and label, as tables have them."""
+        """Dataset, architecture and label, as tables show them."""
         return self.dataset.label, self.architecture, self.entry.label
 
     def run(self, seed: int, method: MethodSpec | None = None) -> Run:
-        """Give the run of a seed.
+        """Return the run of a seed.
 
         Args:
-            seed: one of the grid's, or another.
-            method: in the place of the one that is written.
+            seed: a seed of the grid, or another one.
+            method: used instead of the entry's method, such as the method with tuned values.
         """
         return Run(
             dataset=self.dataset,
@@ -131,41 +131,41 @@ class Grid(BaseModel):
     recipe: Recipe
     overrides: list[Override] = []
     precision: Literal["float32", "bfloat16"] = "float32"
-    evaluate: Measures = Measures()
+    evaluate: ExtraMeasurements = ExtraMeasurements()
 
     @field_validator("datasets", mode="before")
     @classmethod
     def name_datasets(cls, value: Any) -> Any:
-        """Let a plain name stand for a dataset, and refuse what is noted here and not asked for."""
+        """Accept a name alone as a dataset, and refuse fields that the harness fills in itself."""
         for item in value if isinstance(value, list) else []:
             noted = {"digest", "ood_digests", "version"} & set(item) if isinstance(item, dict) else ()
             if noted:
-                raise ValueError(f"{', '.join(sorted(noted))}: found out from the files; leave it out")
+                raise ValueError(f"{', '.join(sorted(noted))}: computed from the files; leave it out")
         return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
 
     @field_validator("recipe", mode="before")
     @classmethod
     def named(cls, value: Any) -> Any:
-        """Read a recipe's name."""
+        """Replace the name of a recipe by its values."""
         return read_recipe(value)
 
     @field_validator("evaluate", mode="before")
     @classmethod
     def switch_on(cls, value: Any) -> Any:
-        """Let `path: true` stand for its defaults."""
-        return read_switches(value)
+        """Replace `path: true` by default values."""
+        return expand_switches(value)
 
     def recipe_of(self, dataset: DatasetSpec, architecture: str) -> Recipe:
-        """Give the recipe of a (dataset, architecture) pair: the grid's, with the overrides that match."""
+        """Return the recipe of a (dataset, architecture) pair: the grid's recipe with all matching overrides."""
         values = self.recipe.model_dump(exclude_unset=True)
         for override in self.overrides:
             if override.dataset in (None, dataset.name) and override.architecture in (None, architecture):
                 values = {**override.recipe} if override.whole else values | override.recipe
         return Recipe.model_validate(values)
 
-    def places(self) -> Iterator[Place]:
-        """List where methods stand in the grid."""
+    def cell_groups(self) -> Iterator[CellGroup]:
+        """Yield the cell groups of the grid."""
         for dataset in self.datasets:
             for architecture in self.architectures:
                 for entry in self.methods:
-                    yield Place(self, dataset, architecture, entry)
+                    yield CellGroup(self, dataset, architecture, entry)

@@ -1,4 +1,4 @@
-"""The metrics that runs can have, by the names that they are tracked by: known before anything is trained."""
+"""The names of all metrics that the runs of a study can have, known before anything is trained."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,12 +7,12 @@ import data
 from data.corruptions import CORRUPTIONS
 from data.datasets.official_sizes import DOWNLOADED
 from data.datasets.ood import choose
-from harness.parsing.method_expression import closest
-from harness.studies.grid import Place
+from harness.parsing.method_expression import suggest_closest
+from harness.studies.grid import CellGroup
 from harness.studies.run import DatasetSpec
 
 SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "top5_accuracy", "bpc")
-BESIDE_SCORES = (
+OTHER_SCORES = (
     "members",
     "temperature",
     "scaled/nll",
@@ -23,35 +23,37 @@ BESIDE_SCORES = (
     *(f"path/{name}" for name in ("l2", "cosine", "squared_cosine")),
 )
 DETECTION = ("ood_auroc", "ood_aupr", "ood_fpr95")
-"""Each also of every companion: ood_auroc/svhn."""
+"""Each is tracked as a mean and for every OOD dataset, such as ood_auroc/svhn."""
 CORRUPTION = ("corruption_error", "relative_change")
-"""Each also of every corruption, and of generated ones: generated/corruption_error/fog."""
+"""Each is tracked as a mean and for every corruption; generated ones as generated/corruption_error/fog."""
 TRAINING = ("forward_examples", "backward_examples", "optimizer_steps", "train_seconds", "peak_memory_bytes")
-"""What training costs alone (cost/…), and what it took (spent/…)."""
+"""Training costs: of the run as if alone (cost/…), and actually spent (spent/…)."""
 PREDICTION = ("parameters_trained", "parameters_kept", "forwards_per_example", "seconds_per_1000_predictions")
-"""What else a cost/… says."""
+"""Further costs with the prefix cost/."""
 
 
-def metric_names(places: Iterable[Place]) -> list[str]:
-    """Name the metrics that the runs of a study can have, if the methods and `evaluate` give them.
+def metric_names(groups: Iterable[CellGroup]) -> list[str]:
+    """List the metrics that the runs of a study can have, if the methods and `evaluate` provide them.
 
     Args:
-        places: of the study, whose datasets are there: their companions, and the bins of a further calibration error.
+        groups: cell groups of the study. Their datasets must exist, because their OOD datasets are listed.
     """
-    places = list(places)
-    bins = {place.grid.evaluate.calibration_bins for place in places} - {None}
+    groups = list(groups)
+    bins = {group.grid.evaluate.calibration_bins for group in groups} - {None}
     scores = [*SCORES, *(f"ece_{n}" for n in sorted(filter(None, bins)))]
-    datasets = {place.dataset.model_dump_json(): place.dataset for place in places}
-    found = {*scores, *BESIDE_SCORES, *DETECTION, *(f"logit_average/{name}" for name in scores)}
-    found |= {f"{name}/{each}" for name in DETECTION for dataset in datasets.values() for each in companions(dataset)}
+    datasets = {group.dataset.model_dump_json(): group.dataset for group in groups}
+    found = {*scores, *OTHER_SCORES, *DETECTION, *(f"logit_average/{name}" for name in scores)}
+    found |= {
+        f"{name}/{each}" for name in DETECTION for dataset in datasets.values() for each in ood_dataset_names(dataset)
+    }
     under = {*CORRUPTION, *(f"{name}/{each}" for name in CORRUPTION for each in CORRUPTIONS)}
     found |= under | {f"generated/{name}" for name in under}
     found |= {f"{group}/{name}" for group in ("cost", "spent") for name in TRAINING}
     return sorted(found | {f"cost/{name}" for name in PREDICTION})
 
 
-def companions(dataset: DatasetSpec) -> list[str]:
-    """Name the companions of a dataset, without downloading anything."""
+def ood_dataset_names(dataset: DatasetSpec) -> list[str]:
+    """Return the names of a dataset's OOD datasets, without downloading anything."""
     known = DOWNLOADED.get(dataset.name)
     if known is None:
         task = data.load(dataset.name, root=Path(), **dataset.options())
@@ -62,12 +64,12 @@ def companions(dataset: DatasetSpec) -> list[str]:
 
 
 def check_metric(name: str, known: Iterable[str]) -> None:
-    """Refuse a name that no metric has.
+    """Check that a metric exists.
 
     Raises:
-        ValueError: with the closest one; of those of single companions and corruptions, only the mean is listed.
+        ValueError: naming the most similar metric. The list leaves out metrics of single OOD datasets and corruptions.
     """
     known = set(known)
     if name not in known:
         listed = [each for each in known if each.rpartition("/")[0] not in known]
-        raise ValueError(f"unknown metric {name!r}; {closest(name, known, listed)}")
+        raise ValueError(f"unknown metric {name!r}; {suggest_closest(name, known, listed)}")

@@ -1,4 +1,4 @@
-"""A paper's figures beside a study's: which cells stand beside each value."""
+"""Matches each published value of a paper's table with the cells of a study that reproduce it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,72 +6,73 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from harness.parsing.method_expression import closest
+from harness.parsing.method_expression import suggest_closest
 from harness.parsing.yaml_errors import Errors
-from harness.studies.grid import Place
+from harness.studies.grid import CellGroup
 from harness.studies.metric_names import check_metric, metric_names
-from harness.studies.paper_values import Axis, Paper, Selection, Stated, read_value
+from harness.studies.paper_values import Axis, Paper, PublishedValue, Selection, read_value
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Beside(NamedTuple):
-    """A value of the paper, and the figures of the study that stand beside it.
+class PaperComparison(NamedTuple):
+    """A published value, and the cells of the study to compare with it.
 
     Attributes:
-        row: its name in the paper's table; so is `column`.
-        place: the number of the cells' place in the study; None where it cannot run what the paper did, as a note says.
-        metric: of these cells.
-        times: the factor between our unit and the paper's.
-        stated: what the paper states; None for nothing.
-        seeds: of the paper's value; 0 where it does not say how many.
-        notes: what a reader must know.
+        row: name of the row in the paper's table.
+        column: name of the column in the paper's table.
+        group: index of the cell group in the study; None if the study cannot reproduce the value, as a note explains.
+        metric: metric of these cells to compare.
+        times: factor between the study's unit and the paper's unit.
+        published: the published value; None if the paper gives none.
+        seeds: number of runs behind the published value; 0 if the paper does not state it.
+        notes: remarks that a reader must know.
     """
 
     row: str
     column: str
-    place: int | None
+    group: int | None
     metric: str
     times: float
-    stated: Stated | None
+    published: PublishedValue | None
     seeds: int
     notes: tuple[str, ...]
 
 
 NOT_RUN = "none"
-"""What a row selects as its method if the study cannot run it: a value that the paper quotes from elsewhere."""
+"""The method that a row selects if the study cannot run it, such as a value that the paper quotes from elsewhere."""
 
 
-def match(paper: Paper, places: Sequence[Place]) -> list[Beside]:
-    """Find for each value of a paper's table the cells of a study that it stands beside.
+def match_cell_groups(paper: Paper, groups: Sequence[CellGroup]) -> list[PaperComparison]:
+    """Find the cell group of a study for each value of a paper's table.
 
     Raises:
-        ValueError: if there are none, or if several cells fit, naming the row and the column.
+        ValueError: if a value has no cell group or several; the message names row and column.
     """
     found = []
     for row, line in zip(paper.rows, paper.values, strict=True):
         for column, value in zip(paper.columns, line, strict=True):
-            selects = selection(paper, row, column)
-            stated = read_value(value)
+            selects = merge_selections(paper, row, column)
+            published = read_value(value)
             try:
-                place = find(selects, places)
+                group = find_cell_group(selects, groups)
             except ValueError as error:
-                if stated:
+                if published:
                     raise ValueError(f"row {row.name}, column {column.name}: {error}") from error
-                place = None  # nothing stands beside nothing
+                group = None  # without a published value, no cells are needed
             notes = tuple(
                 note.text for note in paper.notes if note.row in (None, row.name) and note.column in (None, column.name)
             )
-            usual = paper.seeds if (stated and stated.std is not None) or paper.spread else 1
+            usual = paper.seeds if (published and published.std is not None) or paper.spread else 1
             seeds = int(selects.get("runs", usual))
             metric, times = str(selects["metric"]), float(selects["times"])
-            found.append(Beside(row.name, column.name, place, metric, times, stated, seeds, notes))
+            found.append(PaperComparison(row.name, column.name, group, metric, times, published, seeds, notes))
     return found
 
 
-def selection(paper: Paper, row: Axis, column: Axis) -> dict[str, Any]:
-    """Put together what a row and a column select; the column's words count before the row's."""
+def merge_selections(paper: Paper, row: Axis, column: Axis) -> dict[str, Any]:
+    """Merge the selections of the table, a row and a column. The column has priority over the row."""
     usual = {"metric": "accuracy", "times": 1.0}
     by_name = {} if row.selects.method or column.selects.method or paper.select.method else {"method": row.name}
     parts = [each.model_dump(exclude_none=True) for each in (paper.select, row.selects, column.selects)]
@@ -80,79 +81,87 @@ def selection(paper: Paper, row: Axis, column: Axis) -> dict[str, Any]:
     return selects | {"method": method}
 
 
-def find(selects: Mapping[str, Any], places: Sequence[Place]) -> int | None:
-    """Find the number of the one place in a study that a selection means.
+def find_cell_group(selects: Mapping[str, Any], groups: Sequence[CellGroup]) -> int | None:
+    """Return the index of the cell group that a selection means; None if the study does not run it.
 
     Raises:
-        ValueError: if there is none, or more than one.
+        ValueError: if no cell group fits, or more than one.
     """
     if selects["method"] == NOT_RUN:
         return None
     fitting = [
         i
-        for i, place in enumerate(places)
-        if place.entry.label == selects["method"] and selects.get("architecture") in (None, place.architecture)
+        for i, group in enumerate(groups)
+        if group.entry.label == selects["method"] and selects.get("architecture") in (None, group.architecture)
     ]
     if dataset := selects.get("dataset"):
-        exactly = [i for i in fitting if places[i].dataset.label == dataset]
-        fitting = exactly or [i for i in fitting if places[i].dataset.name == dataset]
+        exactly = [i for i in fitting if groups[i].dataset.label == dataset]
+        fitting = exactly or [i for i in fitting if groups[i].dataset.name == dataset]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise ValueError(f"it means {' and '.join(' · '.join(places[i].name) for i in fitting)}: say which")
+        raise ValueError(f"it means {' and '.join(' · '.join(groups[i].name) for i in fitting)}: say which")
     wanted = " · ".join(str(selects[key]) for key in ("dataset", "architecture", "method") if key in selects)
-    raise ValueError(f"the study has no {wanted!r}; {closest(wanted, [' · '.join(p.name) for p in places])}")
+    raise ValueError(f"the study has no {wanted!r}; {suggest_closest(wanted, [' · '.join(p.name) for p in groups])}")
 
 
-def check_paper(raw: Any, places: Sequence[Place], errors: Errors) -> tuple[Paper, tuple[Beside, ...]] | None:
-    """Read the key `paper` of a study and what stands beside it, or report what is wrong with it."""
+def check_paper(
+    raw: Any, groups: Sequence[CellGroup], errors: Errors
+) -> tuple[Paper, tuple[PaperComparison, ...]] | None:
+    """Read the key `paper` of a study and match its values with cell groups.
+
+    Returns:
+        The paper's table and the comparisons; None if there are errors, which are reported.
+    """
     if raw is None:
         errors.add(("paper",), "it is empty; write what the paper states, or leave it out")
         return None
     try:
         paper = Paper.model_validate(raw)
     except ValidationError as error:
-        errors.report(raw, error, ("paper",))
+        errors.add_validation_errors(raw, error, ("paper",))
         return None
-    check_metrics(paper, places, errors)
+    check_metrics(paper, groups, errors)
     try:
-        return paper, tuple(match(paper, places))
+        return paper, tuple(match_cell_groups(paper, groups))
     except ValueError as error:
         errors.add(("paper",), str(error))
         return None
 
 
-def check_metrics(paper: Paper, places: Sequence[Place], errors: Errors) -> None:
-    """Report metrics that a table selects and no run can have."""
+def check_metrics(paper: Paper, groups: Sequence[CellGroup], errors: Errors) -> None:
+    """Report metrics that a table selects but no run can have."""
     selecting: list[tuple[tuple[str | int, ...], Selection]] = [(("select",), paper.select)]
     for what, axes in (("rows", paper.rows), ("columns", paper.columns)):
         selecting += [((what, i), axis.selects) for i, axis in enumerate(axes)]
     if not any(selects.metric for _, selects in selecting):
         return
-    known = metric_names(places)
-    for place, selects in selecting:
+    known = metric_names(groups)
+    for location, selects in selecting:
         try:
             if selects.metric is not None:
                 check_metric(selects.metric, known)
         except ValueError as error:
-            errors.add(("paper", *place), str(error))
+            errors.add(("paper", *location), str(error))
 
 
-def tabulate(paper: Paper, beside: Sequence[Beside], places: Sequence[Place]) -> "pd.DataFrame":
-    """Give a paper's values as `analysis.compare` takes them, a row each.
+def comparison_table(
+    paper: Paper, comparisons: Sequence[PaperComparison], groups: Sequence[CellGroup]
+) -> "pd.DataFrame":
+    """Return the published values as a table for `analysis.compare`, one row a value.
 
     Args:
-        paper: whose values they are.
-        beside: what `match` found.
-        places: of the study, or of its rehearsal, in the same order.
+        paper: the paper's table.
+        comparisons: result of `match_cell_groups`.
+        groups: cell groups of the study, or of its rehearsal in the same order.
     """
     import pandas as pd
 
     rows = []
-    for value in beside:
-        place = None if value.place is None else places[value.place]
-        dataset, architecture, label = place.name if place else ("", "", "")
-        stated = value.stated or Stated("", math.nan, None, 2)
+    for value in comparisons:
+        group = None if value.group is None else groups[value.group]
+        dataset, architecture, label = group.name if group else ("", "", "")
+        published = value.published or PublishedValue("", math.nan, None, 2)
         rows.append(
             {
                 "row": value.row,
@@ -160,13 +169,13 @@ def tabulate(paper: Paper, beside: Sequence[Beside], places: Sequence[Place]) ->
                 "dataset": dataset,
                 "architecture": architecture,
                 "label": label,
-                "metric": measured(value.metric, place),
+                "metric": metric_of_group(value.metric, group),
                 "times": value.times,
-                "stated": stated.text,
-                "paper_mean": stated.mean,
-                "paper_std": math.nan if stated.std is None else stated.std,
-                "paper_n": value.seeds if value.stated else 0,
-                "decimals": stated.decimals,
+                "stated": published.text,
+                "paper_mean": published.mean,
+                "paper_std": math.nan if published.std is None else published.std,
+                "paper_n": value.seeds if value.published else 0,
+                "decimals": published.decimals,
                 "note": " ".join(value.notes),
             }
         )
@@ -175,7 +184,10 @@ def tabulate(paper: Paper, beside: Sequence[Beside], places: Sequence[Place]) ->
     return frame
 
 
-def measured(metric: str, place: Place | None) -> str:
-    """Name a metric as the runs of a place have it: what was measured on generated corruptions is called so."""
-    generated = place is not None and place.dataset.corruptions == "generated"
+def metric_of_group(metric: str, group: CellGroup | None) -> str:
+    """Return the name under which the runs of a cell group track a metric.
+
+    Metrics on generated corruptions have the prefix "generated/".
+    """
+    generated = group is not None and group.dataset.corruptions == "generated"
     return f"generated/{metric}" if generated and metric.startswith(("corruption_error", "relative_change")) else metric

@@ -1,35 +1,37 @@
-"""A paper's own figures as a study holds them: a table of values, and what its rows and columns select."""
+"""The published values that a study contains: a table of a paper, and which cells its rows and columns select."""
 
 import re
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from harness.parsing.method_expression import closest
+from harness.parsing.method_expression import suggest_closest
 from methods.core.recipe import Part
 
-VALUE = re.compile(r"(?P<mean>-?\d+(?:\.(?P<decimals>\d+))?)(?: ± (?P<misprint>0\.(?=\d+\.))?(?P<std>\d+(?:\.\d+)?))?")
-"""A value as a paper writes it; a spread that is printed as "0.2.17" is read as 2.17."""
-NONE = "–"
-"""What stands in a table where the paper gives nothing."""
+VALUE_PATTERN = re.compile(
+    r"(?P<mean>-?\d+(?:\.(?P<decimals>\d+))?)(?: ± (?P<misprint>0\.(?=\d+\.))?(?P<std>\d+(?:\.\d+)?))?"
+)
+"""A value as a paper prints it. A spread that is misprinted as "0.2.17" is read as 2.17."""
+NO_VALUE = "–"
+"""The entry of a table for which the paper gives no value."""
 
 
 class Selection(Part):
-    """Which figures of the study belong to a row or a column of the paper's table."""
+    """Selects the cells and the metric for a row or a column of the paper's table."""
 
     dataset: str | None = None
     architecture: str | None = None
     method: str | None = None
-    """A label of the study; {row} and {column} in it are the names of the row and the column."""
+    """A label of the study. {row} and {column} are replaced by the names of the row and the column."""
     metric: str | None = None
     times: float | None = None
-    """The factor between our unit and the paper's."""
+    """The factor between the study's unit and the paper's unit."""
     runs: Annotated[int, Field(ge=0)] | None = None
-    """Over how many runs the paper's values are, where that is not the table's `seeds`; 0 where it is not stated."""
+    """Number of runs behind the paper's values; None for the table's `seeds`, 0 if the paper does not state it."""
 
 
 class Axis(Part):
-    """A row or a column: its name in the paper, and what it selects."""
+    """A row or a column: its name in the paper, and its selection."""
 
     name: str
     selects: Selection = Selection()
@@ -37,7 +39,7 @@ class Axis(Part):
     @model_validator(mode="before")
     @classmethod
     def read(cls, value: Any) -> Any:
-        """Read a name alone, or one pair `name: selection`."""
+        """Accept a name alone, or one pair `name: selection`."""
         if isinstance(value, dict) and len(value) == 1:
             ((name, selects),) = value.items()
             return {"name": str(name), "selects": selects}
@@ -47,32 +49,34 @@ class Axis(Part):
 
 
 class Note(Part):
-    """What a reader of the paper's value must know."""
+    """A remark on the values of a row, a column or both; on all values if neither is given."""
 
     row: str | None = None
     column: str | None = None
     text: str
 
 
-def quoted(value: Any) -> Any:
-    """Refuse a number, of which YAML drops a last zero: 96.70 would be 96.7."""
+def check_quoted(value: Any) -> Any:
+    """Refuse an unquoted number, because YAML drops trailing zeros: 96.70 would become 96.7."""
     if isinstance(value, int | float):
         raise ValueError(f"put {value} into quotes, as the paper writes it with all its digits")
     return value
 
 
 class Paper(Part):
-    """A table of a paper, or what its text states of a figure.
+    """A table of a paper, or the values that its text states.
 
     Attributes:
-        source: of the values.
-        seeds: over how many runs the paper averages; a value without a spread is of one run, unless `spread` says more.
-        spread: what the paper says of the spread of values without ±, all over `seeds` runs; "" where they are of one.
-        rows: top to bottom; a name alone selects the method of that label.
-        columns: left to right; a name alone selects nothing.
-        select: what all rows and columns select, unless they say otherwise.
-        values: a line a row, "MEAN ± STD" or "MEAN" as the paper has it, or "–".
-        remark: what the whole table needs said.
+        source: where in the paper the values are.
+        seeds: number of runs that the paper averages. A value without ± is from one run, unless `spread` is given.
+        spread: the paper's statement on the spread of values without ±, which then are from `seeds` runs; "" if they
+            are from one run.
+        rows: rows from top to bottom. A name alone selects the method with that label.
+        columns: columns from left to right. A name alone selects nothing.
+        select: the selection of all rows and columns, which they can override.
+        values: one line a row, each value "MEAN ± STD" or "MEAN" as printed in the paper, or "–".
+        notes: remarks on single values, rows or columns.
+        remark: remark on the whole table.
     """
 
     source: str
@@ -81,13 +85,13 @@ class Paper(Part):
     rows: Annotated[tuple[Axis, ...], Field(min_length=1)]
     columns: Annotated[tuple[Axis, ...], Field(min_length=1)]
     select: Selection = Selection(metric="accuracy", times=1.0)
-    values: tuple[tuple[Annotated[str, BeforeValidator(quoted)], ...], ...]
+    values: tuple[tuple[Annotated[str, BeforeValidator(check_quoted)], ...], ...]
     notes: tuple[Note, ...] = ()
     remark: str = ""
 
     @model_validator(mode="after")
     def check(self) -> "Paper":
-        """Refuse a table whose parts do not fit together."""
+        """Check that rows, columns, values and notes are consistent."""
         for what, axes in (("rows", self.rows), ("columns", self.columns)):
             names = [axis.name for axis in axes]
             if twice := {name for name in names if names.count(name) > 1}:
@@ -95,7 +99,7 @@ class Paper(Part):
             for note in self.notes:
                 named = getattr(note, what[:-1])
                 if named is not None and named not in names:
-                    raise ValueError(f"a note is on the {what[:-1]} {named!r}; {closest(named, names)}")
+                    raise ValueError(f"a note is on the {what[:-1]} {named!r}; {suggest_closest(named, names)}")
         if len(self.values) != len(self.rows):
             raise ValueError(f"{len(self.rows)} rows have {len(self.values)} lines of values")
         for row, line in zip(self.rows, self.values, strict=True):
@@ -109,8 +113,15 @@ class Paper(Part):
         return self
 
 
-class Stated(NamedTuple):
-    """A value as the paper states it: its text, mean and spread (None for one run), and the decimals of the mean."""
+class PublishedValue(NamedTuple):
+    """A value as printed in the paper.
+
+    Attributes:
+        text: the printed text.
+        mean: the mean.
+        std: the spread; None for one run.
+        decimals: number of decimals of the mean.
+    """
 
     text: str
     mean: float
@@ -118,16 +129,16 @@ class Stated(NamedTuple):
     decimals: int
 
 
-def read_value(text: str) -> Stated | None:
-    """Read a value; None where there is none.
+def read_value(text: str) -> PublishedValue | None:
+    """Parse a value such as "81.35 ± 0.16"; None for "–".
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if the text is neither.
     """
-    if text == NONE:
+    if text == NO_VALUE:
         return None
-    found = VALUE.fullmatch(text)
+    found = VALUE_PATTERN.fullmatch(text)
     if not found:
-        raise ValueError(f"expected a value like '81.35 ± 0.16', or '{NONE}' for none, not {text!r}")
+        raise ValueError(f"expected a value like '81.35 ± 0.16', or '{NO_VALUE}' for none, not {text!r}")
     std = found["std"]
-    return Stated(text, float(found["mean"]), float(std) if std else None, len(found["decimals"] or ""))
+    return PublishedValue(text, float(found["mean"]), float(std) if std else None, len(found["decimals"] or ""))

@@ -1,4 +1,4 @@
-"""A study's parts at a small scale: fewer epochs, examples, members and seeds, narrower networks; never more."""
+"""Scales the parts of a study down: fewer epochs, examples, members and seeds, and narrower networks."""
 
 import math
 import re
@@ -14,60 +14,60 @@ from data.datasets.synthetic import SYMBOLS, TRAIN
 from data.tasks.text_task import SEGMENT
 from harness.parsing.method_expression import MethodSpec, hyperparameters
 from harness.parsing.yaml_errors import StudyError
-from harness.studies.extra_measures import Measures
+from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.grid import Entry, Grid
 from harness.studies.run import DatasetSpec
 from harness.studies.study import Study
 from methods import Method
 from methods.core.recipe import Part, Position, Recipe
 
-COUNTS = ("K", "N", "M", "checkpoints", "points")
-"""Hyperparameters that count members, samples and states."""
-POSITIONS = (Position, Position | None)
-"""Types of hyperparameters that are places in training."""
-PATH_POINTS, PLANE_POINTS, DRAWS, SCORED = 5, 3, 2, 64
-"""What is measured around networks, at most: points on a path and along a plane's side, draws of noise, examples."""
-SEVERITY = 3
-"""Of the corruptions of a path, the one that is left where it is asked for; it is that of the relative change."""
-MINIBATCHES = 4
-"""Of an epoch, at least: so few epochs of a single one would teach nothing, and no cycle of members would be full."""
-EPOCHS = (4, 6, 10, 16, 24, 40)
-"""Lengths that `tiny` tries, as some methods collect several states late in training."""
-WIDTH = re.compile(r"(?P<family>wrn|pyramidnet|lstm)-(?:(?P<depth>\d+)-)?(?P<width>\d+)")
-RESIDUAL = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w+")
-"""Networks without a width in their name: a step of the larger ones takes seconds even on tiny images."""
-IN_THEIR_PLACE = "wrn-10"
+COUNT_HYPERPARAMETERS = ("K", "N", "M", "checkpoints", "points")
+"""Hyperparameters that are numbers of members, samples or checkpoints."""
+POSITION_TYPES = (Position, Position | None)
+"""Types of hyperparameters that are positions in training, as epochs or fractions."""
+MAX_PATH_POINTS, MAX_PLANE_POINTS, MAX_NOISE_DRAWS, MAX_EXAMPLES = 5, 3, 2, 64
+"""Limits of extra measurements: points on a path and along a plane's side, noise samples, and examples."""
+KEPT_SEVERITY = 3
+"""The severity that is kept of a path's corruptions, if requested. The relative change is measured at it."""
+MIN_MINIBATCHES = 4
+"""Minimal number of minibatches an epoch. With fewer, nothing is learned and no cycle of members is complete."""
+TINY_EPOCHS = (4, 6, 10, 16, 24, 40)
+"""Numbers of epochs that `tiny` tries in turn, because some methods collect several checkpoints late in training."""
+WIDTH_PATTERN = re.compile(r"(?P<family>wrn|pyramidnet|lstm)-(?:(?P<depth>\d+)-)?(?P<width>\d+)")
+RESIDUAL_PATTERN = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w+")
+"""Networks without a width in their name. One step of the larger ones takes seconds even on tiny images."""
+REPLACEMENT_FAMILY = "wrn-10"
 
 
 class Scale(Part):
-    """How small a rehearsal is; None leaves the study's own value."""
+    """The limits of a rehearsal. None keeps the study's own value."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Of the study's longest training; all places in training move in proportion."""
+    """Epochs of the study's longest training. All positions in training are scaled in proportion."""
     subset: Annotated[int, Field(ge=1)] | None = None
-    """Examples to train on, at most; of text, segments."""
+    """Largest number of training examples; of text, segments."""
     width: Annotated[float, Field(gt=0, le=1)] | None = None
-    """A factor on the width of networks that have one in their name; below 1, wrn-10s in place of all ResNets."""
+    """Factor on the width of networks with a width in their name. Below 1, wrn-10s replace all ResNets."""
     members: Annotated[int, Field(ge=1)] | None = None
-    """How many an ensemble has, at most."""
+    """Largest number of members of an ensemble."""
     seeds: Annotated[int, Field(ge=1)] | None = None
-    """How many of the study's are run."""
+    """Number of the study's seeds to run."""
     data: Literal["made"] | None = None
-    """Made-up data in the place of what would be downloaded."""
+    """"made" replaces data that would be downloaded by synthetic data."""
 
     def __str__(self) -> str:
-        """Write it as it is read."""
+        """Write the scale as `read_scale` reads it."""
         return ",".join(f"{name}={value}" for name, value in self.model_dump(exclude_none=True).items())
 
 
-TINY = Scale(epochs=EPOCHS[0], subset=64, width=0.1, members=3, seeds=2, data="made")
+TINY = Scale(epochs=TINY_EPOCHS[0], subset=64, width=0.1, members=3, seeds=2, data="made")
 
 
 def read_scale(text: str) -> Scale:
-    """Read `tiny`, or values like `epochs=4,subset=64,width=0.1`.
+    """Parse a scale: `tiny`, or values like `epochs=4,subset=64,width=0.1`.
 
     Raises:
-        StudyError: naming what is wrong.
+        StudyError: naming all wrong values.
     """
     if text == "tiny":
         return TINY
@@ -87,63 +87,66 @@ def read_scale(text: str) -> Scale:
         raise StudyError(f"--scale {text}: {reasons}") from error
 
 
-def scaled_grids(study: Study, scale: Scale) -> tuple[Grid, ...]:
-    """Give a study's grids at a small scale, each (dataset, architecture) as one of its own, in their order."""
+def scale_grids(study: Study, scale: Scale) -> tuple[Grid, ...]:
+    """Return a study's grids at a small scale. Each (dataset, architecture) becomes one grid, in the same order."""
     lengths = [grid.recipe_of(d, a).epochs for grid in study.grids for d in grid.datasets for a in grid.architectures]
     if scale.epochs and scale.epochs >= max(lengths):
         scale = scale.model_copy(update={"epochs": None})
     factor = scale.epochs / max(lengths) if scale.epochs else 1.0
-    names = narrow({a for grid in study.grids for a in grid.architectures}, scale.width)
+    names = narrower_names({a for grid in study.grids for a in grid.architectures}, scale.width)
     return tuple(
         grid.model_copy(
             update={
                 "datasets": [small],
                 "architectures": [names[architecture]],
-                "methods": [scaled_entry(entry, recipe.epochs, scale, study.methods) for entry in grid.methods],
+                "methods": [scale_entry(entry, recipe.epochs, scale, study.methods) for entry in grid.methods],
                 "seeds": grid.seeds[: scale.seeds],
-                "recipe": scaled_recipe(recipe, factor, scale, fewer=small.train_size != dataset.train_size),
+                "recipe": scale_recipe(recipe, factor, scale, fewer=small.train_size != dataset.train_size),
                 "overrides": [],
-                "evaluate": scaled_measures(grid.evaluate),
+                "evaluate": scale_measurements(grid.evaluate),
             }
         )
         for grid in study.grids
         for dataset in grid.datasets
-        for small in [scaled_dataset(dataset, scale)]
+        for small in [scale_dataset(dataset, scale)]
         for architecture in grid.architectures
         for recipe in [grid.recipe_of(dataset, architecture)]
     )
 
 
-def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
-    """Name a narrower network for each architecture; different ones stay different, if need be by becoming wider."""
+def narrower_names(architectures: set[str], width: float | None) -> dict[str, str]:
+    """Return the name of a narrower network for each architecture.
+
+    Different architectures stay different. If two would become equal, one of them gets a larger width.
+    """
     found = {name: name for name in architectures}
     if width is None or width >= 1:
         return found
     families: list[tuple[float, str, str]] = []  # own width, name, and the name of what is narrower without its width
     for name in architectures:
-        if match := WIDTH.fullmatch(name):
+        if match := WIDTH_PATTERN.fullmatch(name):
             head = "-".join(filter(None, (match["family"], match["depth"])))
-            families.append((int(match["width"]), name, IN_THEIR_PLACE if head.startswith("wrn") else head))
-        elif RESIDUAL.fullmatch(name):
-            families.append((math.inf, name, IN_THEIR_PLACE))
+            families.append((int(match["width"]), name, REPLACEMENT_FAMILY if head.startswith("wrn") else head))
+        elif RESIDUAL_PATTERN.fullmatch(name):
+            families.append((math.inf, name, REPLACEMENT_FAMILY))
     taken: set[str] = set()
-    for own, name, head in sorted(families):  # narrow ones first: what they leave free is no wider than the others
+    for own, name, head in sorted(families):  # narrow ones first, so that they get the smallest widths
         least = 1 if math.isinf(own) else max(1, round(own * width))
         found[name] = next(each for i in count(least) if (each := f"{head}-{i}") not in taken)
         taken.add(found[name])
     return found
 
 
-def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
-    """Give less of a dataset, perhaps made up; one that needs no download stays as it is."""
+def scale_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
+    """Reduce a dataset or replace it by synthetic data. A dataset that needs no download stays unchanged."""
     known = DOWNLOADED.get(dataset.name)
     if known is None or not (scale.subset or scale.data):
         return dataset
     text = known.image_size is None
-    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of made-up data
-    changes: dict[str, Any] = made_up(dataset, text) if scale.data else {}
+    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of synthetic data
+    changes: dict[str, Any] = synthetic_changes(dataset, text) if scale.data else {}
     limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
-    apart = dataset.validation or 0  # of images, it is taken from those to train on; a text has a part for it
+    apart = dataset.validation or 0  # images: taken from the training examples; a text has a separate part
     had = dataset.train_size or known.train - (0 if text else apart)
     if apart:
         changes["validation"] = apart = min(apart, *limits, *([held] if scale.data else []))
@@ -154,8 +157,8 @@ def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     return dataset.model_copy(update=changes)
 
 
-def made_up(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
-    """Say what of a dataset changes if it is made up."""
+def synthetic_changes(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
+    """Return the changes to a dataset's spec that replace it by synthetic data."""
     changes: dict[str, Any] = {"name": f"{'made_text' if text else 'made'}:{dataset.name}"}
     changes["version"] = data.VERSIONS.get(changes["name"].partition(":")[0], 1)
     if not text:
@@ -165,42 +168,46 @@ def made_up(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
     return changes
 
 
-def scaled_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = True) -> Recipe:
-    """Shorten training; whole epochs in its schedule become the same fractions of it.
+def scale_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = True) -> Recipe:
+    """Shorten training. Epochs in the schedule become the same fractions of training.
 
     Args:
-        recipe: as it is written.
-        factor: on the epochs.
-        scale: of the rehearsal.
-        fewer: whether there are fewer examples, so that minibatches must be smaller.
+        recipe: recipe of the study.
+        factor: factor on the number of epochs.
+        scale: scale of the rehearsal.
+        fewer: whether there are fewer training examples, so that minibatches must be smaller.
     """
     values = recipe.model_dump(exclude_unset=True)
     schedule = dict(values.get("schedule", {}))
     if factor != 1.0:
-        values["epochs"] = shorter(recipe.epochs, factor)
+        values["epochs"] = scale_epochs(recipe.epochs, factor)
         if "stages" in schedule:
             schedule["stages"] = [
-                stage | {"epochs": shorter(stage["epochs"], factor), "schedule": fractions(stage, stage["epochs"])}
+                stage
+                | {
+                    "epochs": scale_epochs(stage["epochs"], factor),
+                    "schedule": epochs_to_fractions(stage, stage["epochs"]),
+                }
                 for stage in schedule["stages"]
             ]
             values["epochs"] = sum(stage["epochs"] for stage in schedule["stages"])
         if "warmup" in schedule:
             schedule["warmup"] = min(round(schedule["warmup"] * factor), values["epochs"] - 1)
-        values["schedule"] = fractions({"schedule": schedule}, recipe.epochs)
+        values["schedule"] = epochs_to_fractions({"schedule": schedule}, recipe.epochs)
     if scale.subset and fewer:
-        values["batch_size"] = min(recipe.batch_size, max(1, scale.subset // MINIBATCHES))
+        values["batch_size"] = min(recipe.batch_size, max(1, scale.subset // MIN_MINIBATCHES))
     if scale.data:
         values["initial"] = "random"
     return Recipe.model_validate({key: value for key, value in values.items() if value != {}})
 
 
-def shorter(epochs: int, factor: float) -> int:
-    """Scale a number of epochs; one is left."""
+def scale_epochs(epochs: int, factor: float) -> int:
+    """Scale a number of epochs, to at least one."""
     return max(1, round(epochs * factor))
 
 
-def fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Turn the whole epochs of a stage's schedule into fractions of it."""
+def epochs_to_fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Convert the epochs of a stage's schedule to fractions of its length."""
     schedule = dict(stage.get("schedule", {}))
     for name in ("start", "end"):
         if isinstance(schedule.get(name), int):
@@ -210,47 +217,52 @@ def fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     return schedule
 
 
-def scaled_entry(entry: Entry, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> Entry:
-    """Give a method at a small scale, under its name.
+def scale_entry(entry: Entry, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> Entry:
+    """Scale a method and keep its label.
 
     Args:
-        entry: as it is written.
-        epochs: of its training, in which it is written.
-        scale: of the rehearsal.
-        methods: every method by name.
+        entry: entry of the study.
+        epochs: length of the study's training, to which positions in the entry refer.
+        scale: scale of the rehearsal.
+        methods: all methods by name.
     """
-    return entry.model_copy(update={"method": scaled_method(entry.method, epochs, scale, methods)})
+    return entry.model_copy(update={"method": scale_method(entry.method, epochs, scale, methods)})
 
 
-def scaled_method(spec: MethodSpec, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> MethodSpec:
-    """Move a method's places in training, and give it fewer members."""
+def scale_method(spec: MethodSpec, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> MethodSpec:
+    """Convert a method's epochs to fractions of training, and reduce its number of members."""
     values = {}
     for name, (kind, default) in hyperparameters(methods[spec.name]).items():
         value = spec.hyperparameters.get(name, default)
-        if scale.epochs and kind in POSITIONS and isinstance(value, int):
+        if scale.epochs and kind in POSITION_TYPES and isinstance(value, int):
             value = value / epochs
-        counted = name in COUNTS and (name != "points" or spec.hyperparameters.get("prediction") == "random")
+        counted = name in COUNT_HYPERPARAMETERS and (
+            name != "points" or spec.hyperparameters.get("prediction") == "random"
+        )
         if scale.members and counted and isinstance(value, int):
             value = min(value, scale.members)
         if name != "of" and value != default:
             values[name] = value
-    of = scaled_method(spec.of, epochs, scale, methods) if spec.of else None
+    of = scale_method(spec.of, epochs, scale, methods) if spec.of else None
     return spec.model_copy(update={"hyperparameters": values, "of": of})
 
 
-def scaled_measures(asked: Measures) -> Measures:
-    """Measure less around networks."""
+def scale_measurements(asked: ExtraMeasurements) -> ExtraMeasurements:
+    """Reduce the extra measurements to their limits."""
     changes: dict[str, Any] = {}
     if asked.path:
-        severities = tuple(s for s in asked.path.severities if s == SEVERITY) or asked.path.severities[:1]
-        update: dict[str, Any] = {"points": min(asked.path.points, PATH_POINTS), "severities": severities}
+        severities = tuple(s for s in asked.path.severities if s == KEPT_SEVERITY) or asked.path.severities[:1]
+        update: dict[str, Any] = {"points": min(asked.path.points, MAX_PATH_POINTS), "severities": severities}
         changes["path"] = asked.path.model_copy(update=update)
     if asked.plane:
-        points, examples = min(asked.plane.points, PLANE_POINTS), min(asked.plane.examples, SCORED)
-        train = min(asked.plane.train_examples, SCORED)
+        points, examples = min(asked.plane.points, MAX_PLANE_POINTS), min(asked.plane.examples, MAX_EXAMPLES)
+        train = min(asked.plane.train_examples, MAX_EXAMPLES)
         update = {"points": points, "examples": examples, "train_examples": train}
         changes["plane"] = asked.plane.model_copy(update=update)
     if asked.flatness:
-        update = {"draws": min(asked.flatness.draws, DRAWS), "examples": min(asked.flatness.examples or SCORED, SCORED)}
+        update = {
+            "draws": min(asked.flatness.draws, MAX_NOISE_DRAWS),
+            "examples": min(asked.flatness.examples or MAX_EXAMPLES, MAX_EXAMPLES),
+        }
         changes["flatness"] = asked.flatness.model_copy(update=update)
     return asked.model_copy(update=changes)

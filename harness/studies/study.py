@@ -1,4 +1,4 @@
-"""A study: a YAML file naming a grid of cells. Checked as a whole, every error with its place in the file."""
+"""Loads a study: a YAML file that names a grid of cells. All errors are reported at once, with their locations."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,17 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import data
 from harness.parsing.method_expression import MethodSpec
-from harness.parsing.plugins import available
-from harness.parsing.yaml_errors import Errors, Lines, StudyError
-from harness.quadratic.quadratic_study import KEY, QuadraticStudy, check_quadratic
-from harness.studies.build_method import Imagined
-from harness.studies.check_study import STAND_INS, check_grid, check_places
-from harness.studies.figures import Drawing, check_drawings
-from harness.studies.grid import Grid, Place, read_recipe
-from harness.studies.paper_matching import Beside, check_paper, tabulate
+from harness.parsing.plugins import available_methods
+from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
+from harness.quadratic.quadratic_study import STUDY_KEY, QuadraticStudy, check_quadratic
+from harness.studies.build_method import MetaMethods
+from harness.studies.check_study import PLACEHOLDERS, check_distinct_groups, check_grid
+from harness.studies.figures import FigureRequest, check_figures
+from harness.studies.grid import CellGroup, Grid, read_recipe
+from harness.studies.paper_matching import PaperComparison, check_paper, comparison_table
 from harness.studies.paper_values import Paper
 from harness.studies.run import DatasetSpec, Run
-from harness.studies.study_files import find, study_name
+from harness.studies.study_files import find_study, study_name
 from methods import Method
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 class StudyFile(BaseModel):
-    """What a study's YAML may hold besides the keys of a grid: several grids, of which those keys are the defaults."""
+    """The keys of a study's YAML file besides those of a grid.
+
+    A file with `grids` has several grids. The grid keys at the top level are then their defaults.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -37,12 +40,12 @@ class StudyFile(BaseModel):
     plugins: list[Path] = []
     grids: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     paper: dict[str, Any] | None = None
-    figures: list[Drawing] = []
+    figures: list[FigureRequest] = []
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study, with the name that its tables give the method."""
+    """One run of a study, with the method's label in tables."""
 
     run: Run
     label: str
@@ -50,15 +53,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study.
+    """A valid study.
 
     Attributes:
-        tuned: (dataset, architecture, label) → the method with the values that tuning chose.
-        caption: what a leaderboard says of tuning.
-        paper: what a paper states; `beside` says for each value which cells stand beside it.
-        drawn: for each figure of the file, the numbers of the places that it shows.
-        banner: what must stand wherever its figures show; "" for nothing.
-        imagined: the methods that its checks have built.
+        name: name of the study.
+        file: keys of the YAML file besides those of grids.
+        grids: the grids of cells.
+        methods: all methods by name.
+        plugins: plugin files that define methods.
+        tuned: (dataset, architecture, label) → the method with tuned values.
+        caption: note on tuning for the leaderboard.
+        paper: values that a paper publishes; None for none.
+        comparisons: for each published value, the cells to compare with it.
+        figure_groups: for each requested figure, the indices of the cell groups that it shows.
+        banner: warning that must be shown with all results of the study; "" for none.
+        meta_methods: methods on the meta device that the checks have built.
     """
 
     name: str
@@ -69,46 +78,46 @@ class Study:
     tuned: Mapping[tuple[str, str, str], MethodSpec] = field(default_factory=dict)
     caption: str = ""
     paper: Paper | None = None
-    beside: tuple[Beside, ...] = ()
-    drawn: tuple[tuple[int, ...], ...] = ()
+    comparisons: tuple[PaperComparison, ...] = ()
+    figure_groups: tuple[tuple[int, ...], ...] = ()
     banner: str = ""
-    imagined: Imagined | None = field(default=None, compare=False, repr=False)
+    meta_methods: MetaMethods | None = field(default=None, compare=False, repr=False)
 
-    def places(self) -> Iterator[Place]:
-        """List where methods stand in the study."""
+    def cell_groups(self) -> Iterator[CellGroup]:
+        """Yield the cell groups of all grids."""
         for grid in self.grids:
-            yield from grid.places()
+            yield from grid.cell_groups()
 
     def cells(self) -> list[Cell]:
-        """Expand the grids, seed by seed, so that an unfinished study has whole rows."""
+        """Expand the grids into cells, ordered by seed, so that an unfinished study has complete rows."""
         seeds = dict.fromkeys(seed for grid in self.grids for seed in grid.seeds)
         return [
-            Cell(place.run(seed, self.tuned.get(place.name)), place.entry.label)
+            Cell(group.run(seed, self.tuned.get(group.name)), group.entry.label)
             for seed in seeds
-            for place in self.places()
-            if seed in place.grid.seeds
+            for group in self.cell_groups()
+            if seed in group.grid.seeds
         ]
 
-    def stated(self) -> "pd.DataFrame | None":
-        """Give the paper's values as `analysis.compare` takes them; None if the study has none."""
-        return None if self.paper is None else tabulate(self.paper, self.beside, list(self.places()))
+    def published_values(self) -> "pd.DataFrame | None":
+        """Return the published values as a table for `analysis.compare`; None if the study has none."""
+        return None if self.paper is None else comparison_table(self.paper, self.comparisons, list(self.cell_groups()))
 
 
 def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
-    """Read a study and check everything that can be checked before training.
+    """Load a study and check everything that can be checked before training.
 
     Args:
-        name: of a study that comes with the project, or the path of a YAML file.
-        plugins: Python files whose methods join the study, with their defaults where it does not list them.
+        name: name of a study that comes with the project, or the path of a YAML file.
+        plugins: Python files with more methods. The study runs those that it does not list with their defaults.
 
     Raises:
-        StudyError: listing all errors, each with its line and its place in the file.
+        StudyError: listing all errors, each with its line and location in the file.
     """
-    path = find(name)
+    path = find_study(name)
     try:
         text = path.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
-        lines = Lines(text)
+        lines = YamlLines(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -116,34 +125,34 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
             f"{path}: expected a mapping with the keys {', '.join([*StudyFile.model_fields, *Grid.model_fields])}"
         )
     errors = Errors(path, lines)
-    if KEY in raw:
+    if STUDY_KEY in raw:
         return check_quadratic(study_name(path), raw, errors, plugins)
     listed = raw["plugins"] if isinstance(raw.get("plugins"), list) else []
     files = [path.parent / plugin for plugin in listed if isinstance(plugin, str)] + list(plugins)
     try:
-        methods = available(files)
-        added = [name for name in methods if name not in available()]
+        methods = available_methods(files)
+        added = [name for name in methods if name not in available_methods()]
     except (ValueError, FileNotFoundError) as error:
         errors.add(("plugins",), str(error))
-        methods, added, files = available(), [], []
-    errors.repeated_keys()
+        methods, added, files = available_methods(), [], []
+    errors.add_repeated_keys()
     file = read_file({key: value for key, value in raw.items() if key not in Grid.model_fields}, errors)
-    grids, imagined = [], Imagined(methods)
+    grids, meta_methods = [], MetaMethods(methods)
     common = {key: raw[key] for key in Grid.model_fields if key in raw}
     for i, part in enumerate(file.grids or [{}]):
-        merged = with_places(common | part, path.parent)
-        inside = errors.inside(("grids", i), part) if file.grids else errors
-        grid = validate(merged if i else add_methods(merged, added, raw), methods, inside)
+        merged = resolve_paths(common | part, path.parent)
+        inside = errors.for_part(("grids", i), part) if file.grids else errors
+        grid = validate_grid(merged if i else add_plugin_methods(merged, added, raw), methods, inside)
         if grid:
-            check_grid(grid, imagined, inside)
+            check_grid(grid, meta_methods, inside)
             grids.append(grid)
-    errors.raise_any()
-    check_places(grids, errors)
-    places = [place for grid in grids for place in grid.places()]
-    check_drawings(file.figures, places, errors)
-    drawn = tuple(drawing.choose(places) for drawing in file.figures) if not errors.found else ()
-    paper, beside = (check_paper(raw["paper"], places, errors) if "paper" in raw else None) or (None, ())
-    errors.raise_any()
+    errors.raise_if_any()
+    check_distinct_groups(grids, errors)
+    groups = [group for grid in grids for group in grid.cell_groups()]
+    check_figures(file.figures, groups, errors)
+    figure_groups = tuple(request.select_groups(groups) for request in file.figures) if not errors.messages else ()
+    paper, comparisons = (check_paper(raw["paper"], groups, errors) if "paper" in raw else None) or (None, ())
+    errors.raise_if_any()
     for grid in grids:
         grid.datasets = [with_digest(dataset) for dataset in grid.datasets]
     if not file.description and text.startswith("#"):
@@ -155,81 +164,81 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         methods,
         tuple(files),
         paper=paper,
-        beside=beside,
-        drawn=drawn,
-        imagined=imagined,
+        comparisons=comparisons,
+        figure_groups=figure_groups,
+        meta_methods=meta_methods,
     )
 
 
 def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
-    """Check what a study holds besides grids; what is wrong is reported and left out."""
+    """Validate the keys of a study besides grids. Wrong values are reported and left out."""
     try:
         return StudyFile.model_validate(raw)
     except ValidationError as error:
-        return StudyFile.model_validate(errors.report(raw, error))
+        return StudyFile.model_validate(errors.add_validation_errors(raw, error))
 
 
-def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read the paths of datasets and companions (`KIND:PATH`) as relative to the study file, as its plugins' are."""
+def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Resolve the paths of datasets and OOD datasets (`KIND:PATH`) relative to the folder of the study file."""
 
-    def place(item: Any) -> Any:
+    def resolve(item: Any) -> Any:
         if isinstance(item, dict):
-            return {**item, **{key: place(item[key]) for key in ("name", "ood") if key in item}}
+            return {**item, **{key: resolve(item[key]) for key in ("name", "ood") if key in item}}
         if isinstance(item, list):
-            return [place(each) for each in item]
+            return [resolve(each) for each in item]
         kind, _, path = item.partition(":") if isinstance(item, str) else ("", "", "")
         return f"{kind}:{folder / Path(path).expanduser()}" if kind in data.WITH_PATH and path else item
 
-    return {**raw, "datasets": place(raw["datasets"])} if "datasets" in raw else raw
+    return {**raw, "datasets": resolve(raw["datasets"])} if "datasets" in raw else raw
 
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
-    """Note a dataset's version and the content of its own files and companions: if they change, so do the runs."""
-    companions = tuple(data.digest(name) for name in dataset.ood or ())
+    """Add the dataset's version and the digests of its files and OOD datasets. If they change, so do the run keys."""
+    ood_digests = tuple(data.digest(name) for name in dataset.ood or ())
     return dataset.model_copy(
         update={
             "digest": data.digest(dataset.name) or None,
-            "ood_digests": companions if any(companions) else (),
+            "ood_digests": ood_digests if any(ood_digests) else (),
             "version": data.VERSIONS.get(dataset.name.partition(":")[0], 1),
         }
     )
 
 
-def add_methods(raw: dict[str, Any], added: Sequence[str], study: dict[str, Any]) -> dict[str, Any]:
-    """Add to a grid the plugin methods that the study names nowhere."""
+def add_plugin_methods(raw: dict[str, Any], added: Sequence[str], study: dict[str, Any]) -> dict[str, Any]:
+    """Add the plugin methods that no part of the study names to a grid."""
     listed = raw.get("methods")
     if not isinstance(listed, list):
         return raw
     parts = [study, *(part for part in study.get("grids") or [] if isinstance(part, dict))]
     lists = [part["methods"] for part in parts if isinstance(part.get("methods"), list)]
-    named = {name for each in lists for item in each for name in names_in(item)}
+    named = {name for each in lists for item in each for name in method_names_in(item)}
     return {**raw, "methods": [*listed, *(name for name in added if name not in named)]}
 
 
-def names_in(item: Any) -> set[str]:
-    """Give the names in a method's entry, written as an expression or as a pair of label and expression."""
+def method_names_in(item: Any) -> set[str]:
+    """Return the identifiers in a method's entry, which is an expression or a pair `label: expression`."""
     texts = item.values() if isinstance(item, dict) else [item]
     return {name for text in texts for name in re.findall(r"[^\W\d]\w*", str(text))}
 
 
-def validate(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> Grid | None:
-    """Check the values of a grid; what is wrong is reported and replaced, so that the rest is checked too."""
+def validate_grid(raw: dict[str, Any], methods: Mapping[str, type[Method]], errors: Errors) -> Grid | None:
+    """Validate a grid. Wrong values are reported and replaced by placeholders, so that the rest is checked too."""
     for _ in range(4):
         try:
             return Grid.model_validate(raw, context={"methods": methods})
         except ValidationError as error:
-            raw = stand_in(errors.report(raw, error), raw)
+            raw = fill_placeholders(errors.add_validation_errors(raw, error), raw)
     return None
 
 
-def stand_in(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """Put something plain in the place of required parts of a grid that were wrong.
+def fill_placeholders(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """Fill required parts of a grid that were wrong with placeholders.
 
     Args:
-        rest: the grid without what is wrong.
-        raw: the grid as it was.
+        rest: the grid without its wrong parts.
+        raw: the original grid.
     """
-    filled = {**rest, **{key: value for key, value in STAND_INS.items() if not rest.get(key)}}
+    filled = {**rest, **{key: value for key, value in PLACEHOLDERS.items() if not rest.get(key)}}
     recipe = rest.get("recipe")
     if not isinstance(recipe, (dict, str)):
         written = raw.get("recipe")

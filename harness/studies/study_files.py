@@ -1,19 +1,22 @@
-"""Where studies are: the files of those that come with the project, and their names."""
+"""Finds study files, and names the studies that come with the project."""
 
 import re
 from pathlib import Path
 
-from harness.parsing.method_expression import closest
+from harness.parsing.method_expression import suggest_closest
 from harness.parsing.yaml_errors import StudyError
 
 STUDIES = Path(__file__).parent
 
 
-def find(name: str) -> Path:
-    """Find a study by its name among those that come with the project, or by its path.
+def find_study(name: str) -> Path:
+    """Return the path of a study.
+
+    Args:
+        name: name of a study that comes with the project, or the path of a .yaml file.
 
     Raises:
-        StudyError: if there is none.
+        StudyError: if there is no such study.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -22,26 +25,26 @@ def find(name: str) -> Path:
         return path
     path = STUDIES / f"{name}.yaml"
     if not path.is_file():
-        raise StudyError(f"unknown study {name!r}; {suggest(name)}, or give the path of a .yaml file")
+        raise StudyError(f"unknown study {name!r}; {suggest_studies(name)}, or give the path of a .yaml file")
     return path
 
 
-def suggest(name: str) -> str:
-    """Name the studies that there are, the likeliest first; of a name without its folder, those of any folder."""
-    known = names()
+def suggest_studies(name: str) -> str:
+    """Write a hint for an unknown study name. A name without its folder is looked up in all folders."""
+    known = study_names()
     inside = [each for each in known if each.endswith(f"/{name}")]
     if not inside:
-        return closest(name, known)
+        return suggest_closest(name, known)
     return f"did you mean {' or '.join(map(repr, inside))}? there are {', '.join(known)}"
 
 
-def names() -> list[str]:
-    """List the studies that come with the project, numbers in their names in order."""
+def study_names() -> list[str]:
+    """List the studies that come with the project, sorted by name, numbers by value."""
     found = [path.relative_to(STUDIES).with_suffix("").as_posix() for path in STUDIES.rglob("*.yaml")]
     return sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 def study_name(path: Path) -> str:
-    """Name a study by its file: one that comes with the project as `names` does, another without its folder."""
+    """Return the name of a study file: as in `study_names` if it comes with the project, else the file's stem."""
     inside = path.is_relative_to(STUDIES)
     return (path.relative_to(STUDIES).with_suffix("") if inside else Path(path.stem)).as_posix()

@@ -223,7 +223,7 @@ class Mirror:
             **run.tags(),
             **({"banner": self.banner} if self.banner else {}),
         }
-        made = self.client.create_run(self.experiment, tags=tags, run_name=f"{planned.label} · {run.place}")
+        made = self.client.create_run(self.experiment, tags=tags, run_name=f"{planned.label} · {run.setup}")
         self.known[run.key] = (made.info.run_id, tags)
         return self.known[run.key]
 

@@ -110,7 +110,7 @@ def state_of(folder: RunFolder, *, begun: bool) -> tuple[State, str]:
     """Say in which state an unfinished run is, and why it failed if it did."""
     if not folder.path.exists():
         return "to do", ""
-    if folder.locked():
+    if folder.is_claimed():
         return "running", ""
     if failure := read_json(folder.failure):
         again = failure["state"] == "out of memory"  # it is tried again alone

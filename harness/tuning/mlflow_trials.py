@@ -159,7 +159,7 @@ class TuningMirror(Mirror):
             "space": json.dumps(space),
             "defaults": json.dumps(search.defaults),
         }
-        return self.find(search.key, lambda: (f"{search.label} · {search.run.place}", tags | {"label": search.label}))
+        return self.find(search.key, lambda: (f"{search.label} · {search.run.setup}", tags | {"label": search.label}))
 
     def describe(self, tracked: Tracked, trial: FrozenTrial) -> tuple[str, dict[str, str]]:
         """Name a trial's run, and give its tags."""

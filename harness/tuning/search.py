@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import data
 from harness.costs.expected_cost import expected_cost
-from harness.store.run_folder import key_of
-from harness.studies.build_method import imagine_method
+from harness.store.run_folder import spec_key
+from harness.studies.build_method import build_meta_method
 from harness.studies.run import Run
 from harness.tuning.search_space import tidy, with_values
 from harness.tuning.trial_budget import Budget, account, failed_last, first_of
@@ -86,7 +86,7 @@ class Search:
     def key(self) -> str:
         """The SHA-256 of everything that decides what is tried and how it ends, but for the budget."""
         space = {name: distribution_to_json(distribution) for name, distribution in self.space.items()}
-        return key_of(
+        return spec_key(
             {"run": self.run.key, "space": space, "metric": self.metric, "prune": self.prune, "version": VERSION}
         )
 
@@ -142,7 +142,7 @@ class Search:
         try:
             method = with_values(self.run.method, values, self.methods)
             run = self.run.model_copy(update={"method": method})
-            imagine_method(run, self.methods, data.shape(run.dataset.name, **run.dataset.options()))
+            build_meta_method(run, self.methods, data.shape(run.dataset.name, **run.dataset.options()))
             cost = self.expected(run)
         except Exception as error:  # whatever a user's own method raises is the user's to read
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -189,13 +189,13 @@ def trained(run: Run, text: str, methods: Mapping[str, type[Method]]) -> tuple[R
     Returns:
         The run, the method as it is written there, and the method without values.
     """
-    method = imagine_method(run, methods, data.shape(run.dataset.name, **run.dataset.options()))
+    method = build_meta_method(run, methods, data.shape(run.dataset.name, **run.dataset.options()))
     while not method.epochs and run.method.of:
         run = run.model_copy(update={"method": run.method.of})
         call = ast.parse(text.strip(), mode="eval").body
         assert isinstance(call, ast.Call)
         text = ast.unparse(call.args[0])
-        method = imagine_method(run, methods, data.shape(run.dataset.name, **run.dataset.options()))
+        method = build_meta_method(run, methods, data.shape(run.dataset.name, **run.dataset.options()))
     return run, text, method
 
 

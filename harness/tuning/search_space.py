@@ -8,8 +8,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from harness.costs.expected_cost import within
-from harness.parsing.method_expression import MethodSpec, hyperparameters, literal, parse
+from harness.costs.expected_cost import inner_method
+from harness.parsing.method_expression import MethodSpec, format_value, hyperparameters, parse_method
 from methods import Method
 
 DIGITS = 4
@@ -48,7 +48,7 @@ def levels(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> 
         written = frozenset(keyword.arg or "" for keyword in call.keywords) if call else frozenset()
         found.append(Level(current, prefix, written))
         node = call.args[0] if call and call.args else None
-        current = within(current, methods)
+        current = inner_method(current, methods)
         prefix = f"{prefix}{current.name}." if current else ""
     return found
 
@@ -68,7 +68,7 @@ def as_written(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]])
         arguments = [inner] if inner and (level.spec.of or "(" in inner) else []
         for name, (_, default) in known.items():
             if name in given or name in level.written:
-                arguments.append(f"{name}={literal(given.get(name, default))}")
+                arguments.append(f"{name}={format_value(given.get(name, default))}")
         inner = f"{level.spec.name}({', '.join(arguments)})" if arguments else level.spec.name
     return inner
 
@@ -116,14 +116,14 @@ def with_values(spec: MethodSpec, values: Mapping[str, Any], methods: Mapping[st
     Raises:
         ValueError: for names that it does not have, and for values that are not of their type.
     """
-    inner = within(spec, methods)
+    inner = inner_method(spec, methods)
     prefix = f"{inner.name}." if inner else None
     inside = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)} if prefix else {}
     own = {name: value for name, value in values.items() if prefix is None or not name.startswith(prefix)}
     made = spec.model_copy(update={"hyperparameters": {**spec.hyperparameters, **own}})
     if inner and inside:
         made = made.model_copy(update={"of": with_values(inner, inside, methods)})
-    found, errors = parse(str(made), methods)
+    found, errors = parse_method(str(made), methods)
     if not found:
         raise ValueError("; ".join(errors))
     return found
@@ -139,7 +139,7 @@ def tidy(value: Any, distribution: BaseDistribution) -> Any:
 def search_range(distribution: BaseDistribution) -> str:
     """Say in which range a hyperparameter is searched."""
     if isinstance(distribution, CategoricalDistribution):
-        return " or ".join(map(literal, distribution.choices))
+        return " or ".join(map(format_value, distribution.choices))
     known: Any = distribution
     step = f", in steps of {known.step}" if known.step not in (None, 1) else ""
     return f"{known.low} to {known.high}{step}{', logarithmic' if known.log else ''}"

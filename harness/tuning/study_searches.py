@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import data
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.plan import Plan
-from harness.studies.check_study import holds_out
-from harness.studies.extra_measures import Measures
-from harness.studies.grid import Entry, Place
+from harness.studies.check_study import has_validation_data
+from harness.studies.extra_measurements import ExtraMeasurements
+from harness.studies.grid import CellGroup, Entry
 from harness.studies.run import DatasetSpec, Run
 from harness.studies.study import Study
 from harness.tuning.search import Search, trained
@@ -48,11 +48,11 @@ def find_searches(
     check_request(study, seed, labels)
     searches: dict[str, Search] = {}
     left: dict[tuple[str, str], str] = {}
-    for place in study.places():
-        dataset, architecture, label = place.name
+    for group in study.cell_groups():
+        dataset, architecture, label = group.name
         if labels and label not in labels:
             continue
-        found = find_search(study, place.entry, tuning_run(place, seed), metric, prune=prune)
+        found = find_search(study, group.entry, tuning_run(group, seed), metric, prune=prune)
         if isinstance(found, Search):
             searches.setdefault(found.key, found)
         else:
@@ -60,10 +60,10 @@ def find_searches(
     return Searches(list(searches.values()), left)
 
 
-def tuning_run(place: Place, seed: int) -> Run:
+def tuning_run(group: CellGroup, seed: int) -> Run:
     """Give the run of a method that is tuned: what its training takes, and nothing that only a test needs."""
-    run = place.run(seed)
-    return run.model_copy(update={"dataset": without_companions(run.dataset), "evaluate": Measures()})
+    run = group.run(seed)
+    return run.model_copy(update={"dataset": without_companions(run.dataset), "evaluate": ExtraMeasurements()})
 
 
 def seeds_of(study: Study) -> list[int]:
@@ -79,10 +79,10 @@ def check_request(study: Study, seed: int, labels: Sequence[str]) -> None:
     """
     errors = []
     for dataset in dict.fromkeys(dataset for grid in study.grids for dataset in grid.datasets):
-        if not holds_out(dataset):
+        if not has_validation_data(dataset):
             remedy = f"`datasets: [{{name: {dataset.name}, validation: NUMBER}}]`"
             errors.append(f"{dataset.label} holds no validation data out to tune on: write {remedy}")
-    known = list(dict.fromkeys(place.entry.label for place in study.places()))
+    known = list(dict.fromkeys(group.entry.label for group in study.cell_groups()))
     errors += [f"--method {label}: the study has {', '.join(known)}" for label in labels if label not in known]
     used = seeds_of(study)
     if seed in used:
@@ -110,7 +110,7 @@ def find_search(study: Study, entry: Entry, run: Run, metric: Metric, *, prune: 
     methods = study.methods
     run, text, method = trained(run, entry.written, methods)
     text = as_written(run.method, text, methods)
-    entries = (place.entry for place in study.places())
+    entries = (group.entry for group in study.cell_groups())
     same = (each for each in entries if as_written(each.method, each.written, methods) == text)
     label = next((each.label for each in same), text)
     if not method.epochs:

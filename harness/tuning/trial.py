@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.evaluation.each_epoch import EachEpoch
+from harness.evaluation.each_epoch import EpochEvaluator
 from harness.evaluation.landscape import Landscape
-from harness.evaluation.weight_space import tally
+from harness.evaluation.weight_space import accuracy_and_nll
 from harness.planning.plan import Planned
 from harness.running.execute import guard
 from harness.running.lifecycle import Execution
 from harness.running.result import COUNTED, TIMED, part_of
 from harness.running.settings import Settings
-from harness.store.environment import provenance
+from harness.store.environment import describe_environment
 from harness.store.outcome import DivergenceError, Outcome
-from harness.store.run_folder import RunFolder, write_json, write_lines
+from harness.store.run_folder import RunFolder, write_json, write_json_lines
 from harness.studies.run import Run
 from harness.tuning.trial_journal import Ended, Journal, Metric, folder_of
 from methods import Method
@@ -87,10 +87,10 @@ class Trial(Execution):
         self.journal = Journal(settings.runs, planned.search, planned.metric)
         super().__init__(planned.run, settings, folder, self.end_epoch)
 
-    def each_epoch(self) -> EachEpoch:
+    def each_epoch(self) -> EpochEvaluator:
         """Score every epoch on validation data."""
         validation = self.data.held_out("validation")
-        return EachEpoch(("validation",), self.method, validation, self.data.for_statistics("prepare"))
+        return EpochEvaluator(("validation",), self.method, validation, self.data.for_statistics("prepare"))
 
     def finish(self, needed: list[str]) -> None:
         """Do what is left of the trial; early ends are results too."""
@@ -142,14 +142,14 @@ class Trial(Execution):
     def write_result(self, parts: list[RunFolder], around: Landscape) -> None:
         """Score the finished method on validation data."""
         self.method.eval()
-        score = tally(self.method.predict, self.data.held_out("validation")).named("validation")
+        score = accuracy_and_nll(self.method.predict, self.data.held_out("validation")).as_metrics("validation")
         if bad := [name for name, value in score.items() if not math.isfinite(value)]:
             raise DivergenceError(f"not a number at the end: {', '.join(bad)}")
         self.write_end("finished", score)
 
     def write_end(self, state: Ended, score: dict[str, float], reason: str = "") -> None:
         """Write how the trial ended, and what it cost; the result last."""
-        write_lines(self.folder.metrics, self.history)
+        write_json_lines(self.folder.metrics, self.history)
         cost = self.counter.cost
         plain = (1 + 2) * self.data.augmented.examples * self.run.recipe.epochs
         write_json(
@@ -165,7 +165,7 @@ class Trial(Execution):
                 "plain_trainings": (cost.forward_examples + 2 * cost.backward_examples) / plain,
                 "cost": part_of(cost, COUNTED),
                 "timing": {**part_of(cost, TIMED, "cost/"), "finished": time.time()},
-                "provenance": provenance(self.device) | self.ways(),
+                "provenance": describe_environment(self.device) | self.ways(),
             },
         )
 

@@ -122,7 +122,7 @@ class Journal:
 
     def me(self) -> dict[str, Any]:
         """Name this process as a claim does."""
-        return asdict(Owner.here(self.driver))
+        return asdict(Owner.current_process(self.driver))
 
     @undisturbed()
     def begin(

@@ -156,11 +156,11 @@ class Trials(Schedule):
         if planned.key in self.running or planned.key in self.waiting:
             return False
         folder, owner = RunFolder(self.folder, planned.key), owner_of(trial)
-        if folder.locked():
+        if folder.is_claimed():
             self.begun.pop(owner.token, None)
-            return self.lookout.free(folder.path)
+            return self.claim_observer.is_free(folder.path)
         since = self.begun.setdefault(owner.token, time.monotonic())
-        return owner.dead() or time.monotonic() - since > PATIENCE
+        return owner.is_dead() or time.monotonic() - since > PATIENCE
 
     def plan(self, search: Search, trial: FrozenTrial) -> PlannedTrial:
         """Give the run of a trial."""

@@ -5,16 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import data
-from harness.parsing.method_expression import MethodSpec, parse
+from harness.parsing.method_expression import MethodSpec, parse_method
 from harness.parsing.yaml_errors import Errors
-from harness.studies.build_method import imagine_method
+from harness.studies.build_method import build_meta_method
 from harness.studies.run import Run
 from harness.studies.study import Study
 from harness.tuning.search import trained
 from harness.tuning.search_space import as_written, levels, with_values
 from harness.tuning.study_searches import seeds_of, tuning_run
 from harness.tuning.trial_journal import Metric
-from harness.tuning.values_file import Place, TunedEntry, fingerprint, raise_any, read_file
+from harness.tuning.values_file import CellGroupName, TunedEntry, fingerprint, raise_any, read_file
 
 
 def apply(study: Study, path: Path) -> Study:
@@ -31,29 +31,29 @@ def apply(study: Study, path: Path) -> Study:
     places = find_places(study)
     runs = dict(places.values())
     seeds = seeds_of(study)
-    chosen: dict[Place, MethodSpec] = {}
+    chosen: dict[CellGroupName, MethodSpec] = {}
     for i, entry in enumerate(file.tuned):
-        if entry.place in chosen:
-            errors.add(("tuned", i), f"{' · '.join(entry.place)}: there is an entry already")
+        if entry.cell_group_name in chosen:
+            errors.add(("tuned", i), f"{' · '.join(entry.cell_group_name)}: there is an entry already")
         elif spec := check_entry(study, entry, runs, seeds, ("tuned", i), errors):
-            chosen[entry.place] = spec
+            chosen[entry.cell_group_name] = spec
     raise_any(errors)
-    written = {place.name: place.entry.method for place in study.places()}
+    written = {place.name: place.entry.method for place in study.cell_groups()}
     used = {own: place for own, (place, _) in places.items() if place in chosen}
     tuned = {own: combining(written[own], runs[place].method, chosen[place]) for own, place in used.items()}
-    entries = {entry.place: entry for entry in file.tuned}
+    entries = {entry.cell_group_name: entry for entry in file.tuned}
     said = caption(study, path, {own: entries[place] for own, place in used.items()})
     return replace(study, name=f"{study.name} · tuned", tuned=tuned, caption=said)
 
 
-def find_places(study: Study) -> dict[Place, tuple[Place, Run]]:
+def find_places(study: Study) -> dict[CellGroupName, tuple[CellGroupName, Run]]:
     """Say what is trained for each method of a study.
 
     Returns:
         (Dataset, architecture, label) → what an entry for it is found by, and the run that is tuned for it.
     """
     found = {}
-    for where in study.places():
+    for where in study.cell_groups():
         run, text, _ = trained(tuning_run(where, seed=0), where.entry.written, study.methods)
         dataset, architecture, _ = where.name
         found[where.name] = (dataset, architecture, as_written(run.method, text, study.methods)), run
@@ -70,7 +70,7 @@ def combining(method: MethodSpec, old: MethodSpec, new: MethodSpec) -> MethodSpe
 def check_entry(
     study: Study,
     entry: TunedEntry,
-    runs: Mapping[Place, Run],
+    runs: Mapping[CellGroupName, Run],
     seeds: Sequence[int],
     place: tuple[str | int, ...],
     errors: Errors,
@@ -85,7 +85,7 @@ def check_entry(
         place: of the entry in the file.
         errors: where to report.
     """
-    spec, wrong = parse(entry.method, study.methods)
+    spec, wrong = parse_method(entry.method, study.methods)
     if not spec:
         errors.add((*place, "method"), "; ".join(wrong))
         return None
@@ -95,11 +95,11 @@ def check_entry(
         reason = f"{entry.method} was tuned at {entry.versions}, it is {today} today: tune it again"
         errors.add((*place, "versions"), reason)
         return None
-    if entry.place not in runs:
-        errors.add(place, f"{' · '.join(entry.place)}: nothing in the study is trained so")
+    if entry.cell_group_name not in runs:
+        errors.add(place, f"{' · '.join(entry.cell_group_name)}: nothing in the study is trained so")
         return None
-    before = len(errors.found)
-    check_origin(entry, runs[entry.place], seeds, place, errors)
+    before = len(errors.messages)
+    check_origin(entry, runs[entry.cell_group_name], seeds, place, errors)
     pinned = {f"{level.prefix}{name}" for level in parts for name in level.written}
     if both := sorted(entry.values.keys() & pinned):
         errors.add((*place, "values"), f"{entry.method} has {', '.join(both)} written out already")
@@ -108,12 +108,12 @@ def check_entry(
     except ValueError as error:
         errors.add((*place, "values"), str(error))
         return None
-    run = runs[entry.place].model_copy(update={"method": chosen})
+    run = runs[entry.cell_group_name].model_copy(update={"method": chosen})
     try:
-        imagine_method(run, study.methods, data.shape(run.dataset.name, **run.dataset.options()))
+        build_meta_method(run, study.methods, data.shape(run.dataset.name, **run.dataset.options()))
     except ValueError as error:
         errors.add((*place, "values"), f"{chosen}: {error}")
-    return chosen if len(errors.found) == before else None
+    return chosen if len(errors.messages) == before else None
 
 
 def check_origin(
@@ -135,7 +135,7 @@ def check_origin(
         )
 
 
-def caption(study: Study, path: Path, used: Mapping[Place, TunedEntry]) -> str:
+def caption(study: Study, path: Path, used: Mapping[CellGroupName, TunedEntry]) -> str:
     """Say, below a leaderboard, which hyperparameters were tuned, with how much, and where the chosen values stand.
 
     Args:
@@ -146,7 +146,7 @@ def caption(study: Study, path: Path, used: Mapping[Place, TunedEntry]) -> str:
     tuned: dict[str, list[str]] = {}
     left: list[str] = []
     cells_of: dict[str, list[tuple[str, str]]] = {}
-    for dataset, architecture, label in (place.name for place in study.places()):
+    for dataset, architecture, label in (place.name for place in study.cell_groups()):
         cells_of.setdefault(label, []).append((dataset, architecture))
     for label, cells in cells_of.items():
         found = {cell: used.get((*cell, label)) for cell in cells}

@@ -74,7 +74,7 @@ class TuningShow:
         """A trial starts or resumes."""
         self.since[planned.key] = time.monotonic()
         if planned.key not in self.bar_of and isinstance(planned, PlannedTrial):
-            name = f"  {planned.number}: {planned.run.method} · {planned.run.place}"
+            name = f"  {planned.number}: {planned.run.method} · {planned.run.setup}"
             self.bar_of[planned.key] = self.bars.add_task(name, total=planned.epochs)
 
     def ended(self, planned: Planned, outcome: Outcome) -> None:

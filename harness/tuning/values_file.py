@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.parsing.method_expression import MethodSpec
-from harness.parsing.yaml_errors import Errors, Lines, StudyError
-from harness.store.environment import commit
-from harness.store.run_folder import write
+from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
+from harness.store.environment import git_commit
+from harness.store.run_folder import write_atomically
 from harness.studies.run import Run
 from harness.tuning.search import Search
 from harness.tuning.search_space import levels, search_range
@@ -22,7 +22,7 @@ from harness.tuning.trial_journal import Metric, end_of
 from methods.core.recipe import Part
 
 HEAD = "# Written by `econ tune {study}`; used by `econ run {study} --tuned {file}`.\n"
-Place = tuple[str, str, str]
+CellGroupName = tuple[str, str, str]
 """Dataset, architecture, method."""
 UNIMPORTANT = {"commit", "date", "optuna"}
 """What alone is no reason to write an entry anew."""
@@ -63,7 +63,7 @@ class TunedEntry(Part):
     date: str
 
     @property
-    def place(self) -> Place:
+    def cell_group_name(self) -> CellGroupName:
         """What there is one entry for."""
         return self.dataset, self.architecture, self.method
 
@@ -104,7 +104,7 @@ def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> T
         versions=versions(search.run.method, search),
         recipe=fingerprint(search.run),
         optuna=optuna.__version__,
-        commit=commit(),
+        commit=git_commit(),
         date=max(trial.datetime_complete for trial in trials if trial.datetime_complete).date().isoformat(),
     )
 
@@ -136,17 +136,17 @@ def update_file(path: Path, study: str, entries: Sequence[TunedEntry], lock: Pat
         known = read_file(path)[0] if path.exists() else TunedFile(study=study)
         if known.study != study:
             raise StudyError(f"{path}: holds the tuned values of study {known.study!r}, not of {study!r}")
-        found = {entry.place: entry for entry in known.tuned}
+        found = {entry.cell_group_name: entry for entry in known.tuned}
         for entry in entries:
-            old = found.get(entry.place)
+            old = found.get(entry.cell_group_name)
             if old is None or old.model_dump(exclude=UNIMPORTANT) != entry.model_dump(exclude=UNIMPORTANT):
-                found[entry.place] = entry
+                found[entry.cell_group_name] = entry
         listed = [entry.model_dump() for _, entry in sorted(found.items())]
         text = HEAD.format(study=study, file=path) + yaml.safe_dump(
             {"study": study, "tuned": listed}, sort_keys=False, allow_unicode=True, width=120
         )
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write(path, lambda file: file.write(text.encode()))
+            write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_file(path: Path) -> tuple[TunedFile, Errors]:
@@ -161,18 +161,18 @@ def read_file(path: Path) -> tuple[TunedFile, Errors]:
     try:
         text = path.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
-        errors = Errors(path, Lines(text))
+        errors = Errors(path, YamlLines(text))
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such file; `econ tune` writes it") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(raw, dict):
         raise StudyError(f"{path}: expected a mapping with the keys study, tuned; `econ tune` writes it")
-    errors.repeated_keys()
+    errors.add_repeated_keys()
     try:
         found = TunedFile.model_validate(raw)
     except ValidationError as error:
-        errors.report(raw, error)
+        errors.add_validation_errors(raw, error)
         found = TunedFile(study="")
     raise_any(errors)
     return found, errors
@@ -180,5 +180,5 @@ def read_file(path: Path) -> tuple[TunedFile, Errors]:
 
 def raise_any(errors: Errors) -> None:
     """Raise `StudyError` if something is wrong with the tuned values."""
-    if errors.found:
-        raise StudyError("the tuned values cannot be used\n" + "\n".join(f"  {error}" for error in errors.found))
+    if errors.messages:
+        raise StudyError("the tuned values cannot be used\n" + "\n".join(f"  {error}" for error in errors.messages))

@@ -10,8 +10,8 @@ from torch import nn
 
 import models
 from data import Augmentation, Batches, Shape, Split
-from harness.costs.cost import Counter
-from harness.parsing.method_expression import parse
+from harness.costs.cost import CostCounter
+from harness.parsing.method_expression import parse_method
 from harness.planning.study_cost import operations
 from harness.running.compilation import compile_forward, own_gradients
 from harness.running.optimizers import make_optimizer
@@ -104,7 +104,7 @@ class Cell:
         )
         return net.to(memory_format=torch.channels_last)
 
-    def method(self, make: MakeMethod = SGD, counter: Counter | None = None) -> Method:
+    def method(self, make: MakeMethod = SGD, counter: CostCounter | None = None) -> Method:
         """Build a method as the harness does: its networks compiled, counted and in their precision."""
 
         def attach(**options: float) -> nn.Module:
@@ -127,7 +127,7 @@ class Cell:
 
 def build(written: str) -> MakeMethod:
     """Make a method of its expression."""
-    spec, errors = parse(written, METHODS)
+    spec, errors = parse_method(written, METHODS)
     if spec is None:
         raise ValueError("; ".join(errors))
     return spec.make(METHODS)
@@ -165,7 +165,7 @@ def bare_epoch(cell: Cell, build: Callable[[], nn.Module] | None = None) -> Epoc
 
 def harness_epoch(cell: Cell, make: MakeMethod = SGD) -> Epoch:
     """An epoch of the harness, cost hooks and all, from `START` on (past T0 of the late-phase methods)."""
-    counter, batches = Counter(), cell.data()
+    counter, batches = CostCounter(), cell.data()
     method = cell.method(make, counter)
     optimizer = make_optimizer(method, cell.recipe)
     optimizer.register_step_post_hook(counter.step)

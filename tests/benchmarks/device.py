@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from harness.running.worker_process import free_memory
-from harness.store.environment import commit
+from harness.store.environment import git_commit
 from tests.benchmarks.comparison import Epoch, Measured, seconds
 
 SIDES = {"cpu": 4096, "cuda": 8192}
@@ -101,7 +101,7 @@ def where(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    return {"device": described, "commit": commit()}
+    return {"device": described, "commit": git_commit()}
 
 
 def command() -> str:

@@ -16,7 +16,7 @@ import yaml
 from harness.cli import app as cli
 from harness.cli import options as cli_options
 from harness.engines import Inline
-from harness.parsing.method_expression import parse
+from harness.parsing.method_expression import parse_method
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.settings import Settings
@@ -64,7 +64,7 @@ def make_run(npz: Path) -> Callable[..., Run]:
     def make(
         method: str = "sgd", seed: int = 0, methods: Any = METHODS, run: dict[str, Any] | None = None, **recipe: Any
     ) -> Run:
-        spec, errors = parse(method, methods)
+        spec, errors = parse_method(method, methods)
         assert spec, errors
         return Run(
             dataset=with_digest(DatasetSpec(name=f"npz:{npz}")),

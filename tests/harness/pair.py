@@ -14,7 +14,7 @@ import torch.multiprocessing
 from torch import Generator, Tensor, nn
 
 from data.tasks.task import share
-from harness.costs.cost import Counter
+from harness.costs.cost import CostCounter
 from harness.running.distributed import group as distributed
 from harness.running.distributed.group import Group
 from harness.running.distributed.ranks import Report, run_together
@@ -107,7 +107,7 @@ def train(
 ) -> tuple[Tensors, list[float], Any]:
     """Train and prepare a method in float64 on minibatches of 9 and a last one of 7; give state, losses and cost."""
     method = make(group, maker, recipe, net, hyperparameters)
-    counter = Counter()
+    counter = CostCounter()
     method.net.register_forward_pre_hook(counter)
     optimizer = make_optimizer(method, method.recipe)
     optimizer.register_step_post_hook(counter.step)
@@ -191,7 +191,7 @@ def diverge(group: Group, recipe: Recipe) -> str:
     if group.rank == 1:
         rows[-1][0].fill_(torch.nan)
     try:
-        with group.together(Counter()):
+        with group.together(CostCounter()):
             train_epoch(method, optimizer, lambda _: rows, 0, group.mean)
     except DivergenceError as error:
         return str(error)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from harness.costs.cost import Counter
+from harness.costs.cost import CostCounter
 from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, MakeNet, Recipe
 from methods.batch_ensemble import BatchEnsemble, FastWeights
@@ -197,7 +197,7 @@ def test_members_share_statistics_which_one_tiled_pass_re_estimates(recipe, batc
     method = build(SWA, recipe, of=partial(BatchEnsemble, K=3), start=3)
     run(method, make_optimizer(method, recipe), batches)
     average = method.average
-    counter = Counter()
+    counter = CostCounter()
     average.net.register_forward_pre_hook(counter)
     with counter.training(torch.device("cpu")):
         finish(method, batches)
@@ -242,7 +242,7 @@ def test_it_keeps_one_network_and_few_more_numbers(recipe):
 
 def test_it_costs_k_networks_in_time(recipe, batches):
     method = build(BatchEnsemble, recipe, K=3)
-    counter = Counter()
+    counter = CostCounter()
     method.net.register_forward_pre_hook(counter)
     with counter.training(torch.device("cpu")):
         run(method, make_optimizer(method, recipe), batches, last=1)

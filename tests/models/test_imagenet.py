@@ -17,7 +17,7 @@ PUBLISHED = {
 }
 
 
-def imagine(name, classes=1000, image_size=224, **options):
+def meta_network(name, classes=1000, image_size=224, **options):
     with torch.device("meta"):
         return build(name, **{"in_channels": 3, **options}, classes=classes, image_size=image_size)
 
@@ -25,12 +25,12 @@ def imagine(name, classes=1000, image_size=224, **options):
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_parameters_are_torchvisions(name):
     """By number, name and shape; with dropout too."""
-    assert count(imagine(name)) == PUBLISHED[name]
+    assert count(meta_network(name)) == PUBLISHED[name]
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)()
     shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
     for dropout in (0.0, 0.2):
-        net = imagine(name, dropout=dropout)
+        net = meta_network(name, dropout=dropout)
         assert {key: tensor.shape for key, tensor in net.state_dict().items()} == shapes
 
 
@@ -47,12 +47,12 @@ def test_parameters_are_torchvisions(name):
     ],
 )
 def test_parameter_count(name, parameters):
-    assert count(imagine(name, classes=200 if "tiny" in name else 1000)) == parameters
+    assert count(meta_network(name, classes=200 if "tiny" in name else 1000)) == parameters
 
 
 def test_counts_in_the_descriptions():
-    assert count(imagine("tiny_resnet18", classes=200)) == 11_271_432
-    assert count(imagine("tiny_resnet50", classes=200)) == 23_910_152
+    assert count(meta_network("tiny_resnet18", classes=200)) == 11_271_432
+    assert count(meta_network("tiny_resnet50", classes=200)) == 23_910_152
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet161"])
@@ -113,14 +113,14 @@ def test_dropout_stands_before_the_last_layer(name):
     kept = dropped > 0
     assert kept.float().mean() == pytest.approx(0.5, abs=2 / len(features) ** 0.5)
     torch.testing.assert_close(dropped[kept], 2 * features[kept])
-    assert not any(isinstance(module, nn.Dropout) for module in imagine(name).modules())
+    assert not any(isinstance(module, nn.Dropout) for module in meta_network(name).modules())
 
 
 def test_small_images():
     assert build("resnet18", in_channels=1, classes=3, image_size=8).eval()(torch.randn(2, 1, 8, 8)).shape == (2, 3)
-    imagine("densenet161", image_size=29)
+    meta_network("densenet161", image_size=29)
     with pytest.raises(ValueError, match="halves its images five times and needs at least 29 x 29 pixels, got 28"):
-        imagine("densenet161", image_size=28)
+        meta_network("densenet161", image_size=28)
 
 
 def test_the_smallest_image_of_densenet():

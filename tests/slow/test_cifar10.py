@@ -14,7 +14,7 @@ import yaml
 
 from data import ImageTask
 from harness.engines import Inline
-from harness.parsing.method_expression import literal
+from harness.parsing.method_expression import format_value
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.settings import Settings
@@ -60,7 +60,7 @@ def train(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
 
     def results(name):
-        hyperparameters = ", ".join(f"{key}={literal(value)}" for key, value in SETTINGS.get(name, {}).items())
+        hyperparameters = ", ".join(f"{key}={format_value(value)}" for key, value in SETTINGS.get(name, {}).items())
         study = folder / f"{name}.yaml"
         study.write_text(
             yaml.safe_dump(

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from data import Passes
-from harness.costs.cost import Counter
+from harness.costs.cost import CostCounter
 from methods import Batch, Method
 from methods.core.wrapper import methods_within
 
@@ -102,7 +102,7 @@ class Group:
         """
         return passes.divided(self.rank, self.size) if self.size > 1 else passes
 
-    def apart(self, passes: Passes, counter: Counter) -> Iterable[Batch]:
+    def apart(self, passes: Passes, counter: CostCounter) -> Iterable[Batch]:
         """Give whole minibatches to every rank in the midst of joint training; rank 0 alone counts what they cost."""
         return Apart(self, passes, counter) if self.size > 1 else passes
 
@@ -147,7 +147,7 @@ class Group:
             self.wait()
 
     @contextmanager
-    def together(self, counter: Counter) -> Iterator[None]:
+    def together(self, counter: CostCounter) -> Iterator[None]:
         """Train together inside; afterwards the counter has the examples of all ranks."""
         if self.size == 1:
             yield
@@ -167,7 +167,7 @@ class Group:
 class Apart:
     """Minibatches that every rank sees as a whole: while one is handed out, ranks do not act together."""
 
-    def __init__(self, group: Group, passes: Passes, counter: Counter) -> None:
+    def __init__(self, group: Group, passes: Passes, counter: CostCounter) -> None:
         self.group, self.passes, self.counter = group, passes, counter
 
     def __iter__(self) -> Iterator[Batch]:

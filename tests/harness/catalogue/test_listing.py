@@ -47,7 +47,7 @@ class Rich(Method):
 
 @pytest.fixture
 def rich(monkeypatch):
-    monkeypatch.setattr(listing, "available", lambda plugins: {"rich": Rich, "bare": Method})
+    monkeypatch.setattr(listing, "available_methods", lambda plugins: {"rich": Rich, "bare": Method})
 
 
 def test_a_block(rich):

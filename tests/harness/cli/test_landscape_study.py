@@ -8,7 +8,7 @@ import yaml
 from analysis import PLOTS, load_runs, load_series, save
 from harness.cli.plot import PlotName
 from harness.studies.study import load
-from harness.studies.study_files import find
+from harness.studies.study_files import find_study
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.mlflow_store import store_uri
 
@@ -17,7 +17,7 @@ METHODS = ["sgd", "line", "simplex", "hypernet_ensemble(K=3)"]
 
 def shortened(folder):
     """Write the study with one seed, two epochs, some methods, and few points and draws."""
-    raw = yaml.safe_load(find("landscape").read_text())
+    raw = yaml.safe_load(find_study("landscape").read_text())
     raw["recipe"]["epochs"], raw["seeds"], raw["methods"] = 2, [0], METHODS
     raw["datasets"] = [{"name": "digits", "train_size": 100}]
     raw["evaluate"]["flatness"] |= {"draws": 1, "examples": 50}

@@ -7,7 +7,7 @@ import pytest
 
 from harness.cli.new_method import files
 from harness.engines import Inline
-from harness.parsing.plugins import from_file
+from harness.parsing.plugins import load_plugin
 
 
 @pytest.mark.parametrize("name", ["my method", "MyMethod", "3d", "my-method", "", "class", "import", "_"])
@@ -32,8 +32,8 @@ def written(tmp_path_factory):
 
 def test_the_files(written):
     assert {path.name for path in written.iterdir()} == {"input_noise.py", "test_input_noise.py"}
-    assert list(from_file(written / "input_noise.py")) == ["input_noise"]
-    assert from_file(written / "input_noise.py")["input_noise"].__name__ == "InputNoise"
+    assert list(load_plugin(written / "input_noise.py")) == ["input_noise"]
+    assert load_plugin(written / "input_noise.py")["input_noise"].__name__ == "InputNoise"
 
 
 def test_its_test_passes_and_would_notice(written, environment):

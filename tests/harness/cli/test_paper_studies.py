@@ -8,7 +8,7 @@ import pytest
 from analysis import FIGURES, document
 from harness.studies import study as studies
 from harness.studies.study import Study, load
-from harness.studies.study_files import names
+from harness.studies.study_files import study_names
 from tests.typeset import MULTIPLY, typeset
 
 LATE_PHASE = [*(f"table-{i}" for i in (*range(1, 7), *range(8, 18))), *(f"figure-{i}" for i in (1, 2, 3, 6))]
@@ -29,7 +29,7 @@ OFTEN = ("late-phase/table-15", "hypernetworks/table-4", "subspaces/figure-2")
 
 def test_there_is_a_study_of_each_table_and_figure():
     assert len(PAPERS) == 59
-    assert set(PAPERS) <= set(names())
+    assert set(PAPERS) <= set(study_names())
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -47,7 +47,7 @@ def test_a_study_is_well_formed(name, monkeypatch):
         assert not any(dataset.validation for dataset in grid.datasets) or "early_stopping" in str(grid.methods)
     for drawing in study.file.figures:
         assert drawing.plot in FIGURES
-    values = study.stated()
+    values = study.published_values()
     if values is not None:
         assert (values["label"] != "").any() and values["paper_mean"].notna().any()
 

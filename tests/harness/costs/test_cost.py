@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.costs.cost import Cost, Counter
+from harness.costs.cost import Cost, CostCounter
 from harness.costs.parameters import parameters_kept, parameters_of_members, parameters_trained
 from harness.costs.peak_memory import PeakMemory
 from harness.engines import Inline
@@ -179,7 +179,7 @@ def test_a_deep_ensemble_keeps_all_of_its_members():
 
 
 def test_the_counter_counts_only_in_training():
-    counter = Counter()
+    counter = CostCounter()
     net = nn.Linear(2, 1)
     net.register_forward_pre_hook(counter)
     copied = copy.deepcopy(net)
@@ -197,7 +197,7 @@ def test_the_counter_counts_only_in_training():
 
 
 def test_seconds_are_counted_up_to_an_error():
-    counter = Counter()
+    counter = CostCounter()
     with pytest.raises(RuntimeError), counter.training(torch.device("cpu")):
         raise RuntimeError
     assert counter.cost.train_seconds > 0

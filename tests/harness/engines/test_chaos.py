@@ -182,7 +182,7 @@ def test_killed_at_any_moment_a_study_ends_as_if_never_killed(
         assert read_result(runs, key) == read_result(reference, key), plan.runs[key].run
         assert not RunFolder(runs, key).failure.exists()
         assert not RunFolder(runs, key).progress.exists()
-        assert not RunFolder(runs, key).locked()
+        assert not RunFolder(runs, key).is_claimed()
         assert not list(RunFolder(runs, key).path.glob(".*"))
     check_store(runs, plan)
 

@@ -14,7 +14,7 @@ from harness.engines.processes import Worker
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.settings import Settings
-from harness.store.outcome import FOUND, Outcome
+from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder
 from harness.studies.study import load
 from tests.harness.conftest import Log
@@ -222,13 +222,13 @@ def test_a_worker_that_died_while_it_was_idle_is_replaced(tmp_path, write_study,
     (planned,) = done.plan.runs.values()
     worker = Worker("cpu", 1)
     try:
-        assert worker.start(planned, done.settings).result(timeout=120) == ("finished", FOUND)
+        assert worker.start(planned, done.settings).result(timeout=120) == ("finished", ALREADY_FINISHED)
         (process,) = worker.pool._processes.values()
         process.kill()
         process.join()
         while not worker.pool._broken:
             time.sleep(0.01)
-        assert worker.start(planned, done.settings).result(timeout=120) == ("finished", FOUND)
+        assert worker.start(planned, done.settings).result(timeout=120) == ("finished", ALREADY_FINISHED)
     finally:
         worker.stop()
 

@@ -20,9 +20,9 @@ from harness.engines.run_archive import ArchiveError, pack, unpack
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.settings import Settings
-from harness.store.environment import SENT, commit
+from harness.store.environment import COMMIT_VARIABLE, git_commit
 from harness.store.outcome import Outcome
-from harness.store.run_folder import RunFolder, trouble
+from harness.store.run_folder import RunFolder, describe_disk_error
 from harness.studies.study import load
 from tests.harness.conftest import Log
 
@@ -287,13 +287,13 @@ def test_folders_of_killed_workers_are_removed(tmp_path):
 
 def test_code_that_was_sent_is_known_by_the_drivers_commit(monkeypatch, tmp_path):
     monkeypatch.setattr("harness.store.environment.ROOT", tmp_path)
-    commit.cache_clear()
-    monkeypatch.setenv(SENT, "abc")
-    assert commit() == "abc"
-    commit.cache_clear()
-    monkeypatch.delenv(SENT)
-    assert commit() == "unknown"
-    commit.cache_clear()
+    git_commit.cache_clear()
+    monkeypatch.setenv(COMMIT_VARIABLE, "abc")
+    assert git_commit() == "abc"
+    git_commit.cache_clear()
+    monkeypatch.delenv(COMMIT_VARIABLE)
+    assert git_commit() == "unknown"
+    git_commit.cache_clear()
 
 
 class Answer:
@@ -391,7 +391,7 @@ def test_a_full_disk_of_a_machine_that_shares_nothing_is_named(drive, where):
 
     def behave(planned, alone):
         if where == "in the run":
-            return Answer((Outcome("blocked", trouble(full)), {}))
+            return Answer((Outcome("blocked", describe_disk_error(full)), {}))
         return Answer(ray.exceptions.RayTaskError("Worker.work", "trace", full).as_instanceof_cause())
 
     _, outcomes = drive(behave, apart=True)

@@ -16,8 +16,8 @@ from harness.planning import plan as planning
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.execute import fail
-from harness.store.claim import place, see
-from harness.store.outcome import FOUND, Outcome
+from harness.store.claim import read_claim, write_claim
+from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
 from harness.tracking.mlflow_mirror import Mirror
@@ -154,7 +154,7 @@ def give_elsewhere(schedule, root):
     """Take a run that another process, of another machine, works on."""
     key = schedule.take()
     folder = RunFolder(root, key)
-    assert place(folder.path, 1, '{"machine": "another machine", "driver": "another"}')
+    assert write_claim(folder.path, 1, '{"machine": "another machine", "driver": "another"}')
     schedule.end(key, Outcome("elsewhere"))
     assert schedule.elsewhere == {key}
     assert schedule.left
@@ -174,7 +174,7 @@ def test_a_failure_of_another_driver_counts_when_it_has_let_the_run_go(tmp_path,
     key, folder = give_elsewhere(schedule, tmp_path)
     fail(folder, Outcome("diverged", "boo"))
     assert list(schedule.look(tmp_path)) == [], "it may be an old one"
-    place(folder.path, 2, "")
+    write_claim(folder.path, 2, "")
     outcome = Outcome("diverged", "boo (another driver tried it)")
     assert list(schedule.look(tmp_path)) == [(key, outcome)]
     assert (schedule.failed, schedule.by_others) == ({key: outcome}, {key})
@@ -184,20 +184,20 @@ def test_a_failure_of_another_driver_counts_when_it_has_let_the_run_go(tmp_path,
 def test_a_run_that_another_driver_left_is_taken_again(tmp_path, schedule, why):
     key, folder = give_elsewhere(schedule, tmp_path)
     if why == "silent":
-        schedule.lookout.silence = 0.0
+        schedule.claim_observer.timeout = 0.0
     else:
-        place(folder.path, 2, "")
+        write_claim(folder.path, 2, "")
     if why == "out of memory":
         fail(folder, Outcome("out of memory", "boo"))
     assert list(schedule.look(tmp_path)) == []
     assert (schedule.elsewhere, schedule.waiting[0], schedule.by_others) == (set(), key, set())
-    assert see(folder.path).owner is None
+    assert read_claim(folder.path).owner is None
     assert schedule.take() == key
 
 
 def test_what_was_finished_before_a_worker_came_to_it_is_another_drivers(schedule):
     first, second = schedule.take(), schedule.take()
-    schedule.end(first, Outcome("finished", FOUND))
+    schedule.end(first, Outcome("finished", ALREADY_FINISHED))
     schedule.end(second, Outcome("finished"))
     assert schedule.finished == {first, second}
     assert schedule.by_others == {first}
@@ -216,7 +216,7 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
         show.started(plan.runs[key])
     other, folder = give_elsewhere(schedule, tmp_path)
     theirs = '{"machine": "another machine", "driver": "another"}'
-    place(RunFolder(tmp_path, busy).path, 1, theirs)  # and no worker has come to it yet
+    write_claim(RunFolder(tmp_path, busy).path, 1, theirs)  # and no worker has come to it yet
     for key in (mine, busy, other):
         write_json(RunFolder(tmp_path, key).progress, {"epoch": 2})
     show.looked = show.looked_elsewhere = 0.0

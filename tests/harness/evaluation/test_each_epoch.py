@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from harness.evaluation.landscape import explore
+from harness.evaluation.landscape import measure_landscape
 from harness.running.execute import execute
 from harness.running.lifecycle import Execution
 from harness.running.settings import Settings
 from harness.store import checkpoint as checkpoints
 from harness.store.run_folder import RunFolder, read_json
-from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
+from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 
-EACH_EPOCH = Measures(each_epoch=("distances", "test"))
-ALL = Measures(
+EACH_EPOCH = ExtraMeasurements(each_epoch=("distances", "test"))
+ALL = ExtraMeasurements(
     training_loss=True,
     calibration_bins=20,
-    flatness=Flatness(sigmas=(0.1,), draws=1),
-    path=PathThrough(points=3),
-    plane=Plane(points=2, third="sgd"),
+    flatness=FlatnessMeasurement(sigmas=(0.1,), draws=1),
+    path=PathMeasurement(points=3),
+    plane=PlaneMeasurement(points=2, third="sgd"),
     each_epoch=("distances", "test"),
 )
 SAMPLES = ["sgd", "mc_dropout(K=2)", "swa(line, start=1)", "early_stopping(criterion=test)", "snapshot(M=3)"]
@@ -98,7 +98,7 @@ def test_an_interrupted_run_measures_the_same(asked, tmp_path, read_result, monk
 
 
 def test_what_is_no_number_ends_the_run(asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.evaluation.each_epoch.distances", lambda *_: {"l2": float("nan")})
+    monkeypatch.setattr("harness.evaluation.each_epoch.anchor_distances", lambda *_: {"l2": float("nan")})
     outcome = execute(asked("line"), Settings(tmp_path), [])
     assert outcome == ("diverged", "not a number after epoch 1: distance/l2")
 
@@ -131,10 +131,10 @@ def test_the_third_network_is_that_of_the_finished_plain_run(asked, tmp_path, mo
 
     def remember(method, measures, examples, plain=None):
         seen.append(plain)
-        return explore(method, Measures(), examples)
+        return measure_landscape(method, ExtraMeasurements(), examples)
 
     monkeypatch.setattr("harness.running.lifecycle.explore", remember)
-    run = asked("line", Measures(plane=Plane(third="sgd")))
+    run = asked("line", ExtraMeasurements(plane=PlaneMeasurement(third="sgd")))
     plain = run.plain({"sgd": type("Plain", (), {"version": 1})})
     settings = Settings(tmp_path)
     outcome = execute(run, settings, [plain.key])
@@ -150,7 +150,7 @@ def test_the_third_network_is_that_of_the_finished_plain_run(asked, tmp_path, mo
 @pytest.mark.parametrize("method", ["swa(line, start=1)", "hypernet_ensemble(K=3, start=1)", "mc_dropout(K=2)"])
 def test_on_cuda_too_and_its_memory_is_no_cost(method, make_run, asked, tmp_path):
     settings = Settings(tmp_path, device="cuda")
-    evaluate = ALL.model_copy(update={"plane": Plane(points=2)})
+    evaluate = ALL.model_copy(update={"plane": PlaneMeasurement(points=2)})
     execute(make_run(method, seed=1), settings, [])  # the first run of a process allocates more
     peaks, states = [], []
     for run in (make_run(method), asked(method, evaluate)):

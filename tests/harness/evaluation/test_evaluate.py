@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from data import Augmentation, ImageTask, Split
-from harness.costs.cost import Cost, Counter
+from harness.costs.cost import Cost, CostCounter
 from harness.evaluation import evaluate as evaluating
 from harness.evaluation import metrics
 from harness.evaluation.evaluate import evaluate, weight_vectors
@@ -71,8 +71,8 @@ def make_method(counter):
 
 @pytest.mark.parametrize("batch", [1024, 10, 1])
 def test_every_example_is_scored_once(monkeypatch, batch):
-    monkeypatch.setattr(evaluating, "BATCH", batch)
-    counter = Counter()
+    monkeypatch.setattr(evaluating, "MAX_BATCH_SIZE", batch)
+    counter = CostCounter()
     counter.cost = Cost(1, 2, 3, 4.0)
     method, task = make_method(counter), make_task()
     found = evaluate(method, task, counter)
@@ -108,7 +108,7 @@ def test_every_example_is_scored_once(monkeypatch, batch):
 
 
 def test_strange_images_are_the_positive_class():
-    counter = Counter()
+    counter = CostCounter()
     method, task = make_method(counter), make_task()
     method.table[100:140] = 0.0  # no idea: the highest entropy
     found = evaluate(method, task, counter).metrics
@@ -120,7 +120,7 @@ def test_strange_images_are_the_positive_class():
 
 
 def test_auroc_of_entropies_against_sklearn():
-    counter = Counter()
+    counter = CostCounter()
     method, task = make_method(counter), make_task()
     found = evaluate(method, task, counter).metrics
     p = method.table.double().softmax(-1).mean(1)
@@ -131,7 +131,7 @@ def test_auroc_of_entropies_against_sklearn():
 
 @pytest.mark.parametrize("official", [True, False])
 def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(official, monkeypatch):
-    counter = Counter()
+    counter = CostCounter()
     task = make_task(ood={}, official=(lambda: iter(())) if official else None)
 
     def corrupted(self, batch_size):
@@ -159,13 +159,13 @@ def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(of
 
 
 def test_without_companions_there_are_no_such_columns():
-    counter = Counter()
+    counter = CostCounter()
     found = evaluate(make_method(counter), make_task(ood={}), counter).metrics
     assert not [name for name in found if name.startswith(("ood", "corruption"))]
 
 
 def test_predictions_are_saved():
-    counter = Counter()
+    counter = CostCounter()
     task = make_task()
     found = evaluate(make_method(counter), task, counter)
     file = BytesIO()
@@ -228,7 +228,7 @@ def test_weight_vectors_hold_weights_that_the_network_itself_does_not_have():
 
 def test_weight_distances_are_those_of_the_members():
     method = DeepEnsemble(MakeNet(Normed, 0), Recipe(epochs=2), K=2)
-    counter = Counter()
+    counter = CostCounter()
     found = evaluate(method, make_task(), counter).metrics
     one, two = (
         torch.cat([p.flatten() for name, p in part.net.named_parameters() if "norm" not in name]).detach().numpy()
@@ -241,14 +241,14 @@ def test_weight_distances_are_those_of_the_members():
 
 def test_one_member_has_no_diversity():
     method = SGD(MakeNet(Normed, 0), Recipe(epochs=2))
-    found = evaluate(method, make_task(), Counter())
+    found = evaluate(method, make_task(), CostCounter())
     assert not [name for name in found.metrics if name.startswith("diversity")]
     assert found.metrics["single/nll"] == found.metrics["nll"]
     assert [len(curve) for curve in found.curves.values()] == [1, 1, 1]
 
 
 def test_a_temperature_is_fitted_on_held_out_images_alone():
-    counter = Counter()
+    counter = CostCounter()
     held_out = Split(flat_images(range(60, 180)), torch.randint(C, (120,), generator=torch.Generator().manual_seed(2)))
     method = make_method(counter)
     found = evaluate(method, make_task(validation=held_out), counter).metrics
@@ -263,12 +263,12 @@ def test_a_temperature_is_fitted_on_held_out_images_alone():
     y = make_task().test.labels
     assert found["scaled/nll"] == pytest.approx(nll(t, slice(N), y))
     assert found["scaled/ece"] == pytest.approx(metrics.ece((p[:N].log() / t).log_softmax(-1), y))
-    without = evaluate(make_method(Counter()), make_task(), counter).metrics
+    without = evaluate(make_method(CostCounter()), make_task(), counter).metrics
     assert not {"temperature", "scaled/nll", "scaled/ece"} & set(without)
 
 
 def test_companions_are_told_apart_by_three_figures():
-    counter = Counter()
+    counter = CostCounter()
     found = evaluate(make_method(counter), make_task(), counter).metrics
     for metric in ("ood_auroc", "ood_aupr", "ood_fpr95"):
         assert found[metric] == pytest.approx((found[f"{metric}/high"] + found[f"{metric}/same"]) / 2)
@@ -279,12 +279,14 @@ def test_top_5_accuracy_of_many_classes():
     log_p = torch.randn(200, 120, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     y = torch.arange(200) % 120
     inside = (log_p.topk(5).indices == y[:, None]).any(1)
-    assert evaluating.score(log_p, y)["top5_accuracy"] == pytest.approx(100 * inside.double().mean().item())
-    assert "top5_accuracy" not in evaluating.score(log_p[:, :99], y % 99)
+    assert evaluating.prediction_metrics(log_p, y)["top5_accuracy"] == pytest.approx(
+        100 * inside.double().mean().item()
+    )
+    assert "top5_accuracy" not in evaluating.prediction_metrics(log_p[:, :99], y % 99)
 
 
 @pytest.mark.parametrize(("side", "size"), [(4, 1024), (64, 1024), (224, 83), (5000, 1)])
 def test_fewer_large_images_are_predicted_at_once(side, size):
     images = torch.empty(1, 3, 1, 1, dtype=torch.uint8).expand(2, 3, side, side)
     split = Split(images, torch.zeros(2, dtype=torch.int64))
-    assert evaluating.at_once(make_task(train=split)) == size
+    assert evaluating.evaluation_batch_size(make_task(train=split)) == size

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from data.tasks.text_task import TextTask
-from harness.costs.cost import Counter
+from harness.costs.cost import CostCounter
 from harness.evaluation import metrics
 from harness.evaluation.evaluate_text import evaluate_text
-from harness.evaluation.temperature_scaling import fit_temperature, scaled
+from harness.evaluation.temperature_scaling import fit_temperature, scale_by_temperature
 from methods import SGD, MakeNet, Recipe
 from models.lstm import LSTM
 
@@ -53,7 +53,7 @@ def at_once(method, symbols):
 
 
 def test_scores_are_those_of_all_predictions_at_once(task):
-    counter = Counter()
+    counter = CostCounter()
     method = make(counter)
     found = evaluate_text(method, task, counter)
     logits, y = at_once(method, task.test)
@@ -81,19 +81,19 @@ def test_scores_are_those_of_all_predictions_at_once(task):
 
 
 def test_a_temperature_is_fitted_on_held_out_text(task):
-    counter = Counter()
+    counter = CostCounter()
     method = make(counter)
     found = evaluate_text(method, task, counter).metrics
     temperature = fit_temperature(*at_once(method, task.validation))
     assert found["temperature"] == pytest.approx(temperature, rel=1e-6)
     logits, y = at_once(method, task.test)
-    cooled = scaled(metrics.ensemble(logits), temperature)
+    cooled = scale_by_temperature(metrics.ensemble(logits), temperature)
     assert found["scaled/nll"] == pytest.approx(metrics.nll(cooled, y))
     assert found["scaled/ece"] == pytest.approx(metrics.ece(cooled, y))
 
 
 def test_without_held_out_text_and_with_one_member(task):
-    counter = Counter()
+    counter = CostCounter()
     method = SGD(MakeNet(lambda: LSTM(units=4, classes=C), 0), Recipe(epochs=1))
     method.net.register_forward_pre_hook(counter)
     alone = TextTask("t", C, bytes(range(C)), task.train, None, task.test, 50)

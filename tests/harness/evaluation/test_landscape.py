@@ -10,17 +10,23 @@ from torch.nn import functional as F
 
 from harness.evaluation import landscape
 from harness.evaluation.landscape import (
-    Examples,
-    LeftOutError,
-    coordinates,
-    explore,
-    flatness,
-    path,
-    plane,
-    shares_at,
+    LandscapeData,
+    UnavailableError,
+    anchor_coefficients,
+    measure_flatness,
+    measure_landscape,
+    measure_path,
+    measure_plane,
+    plane_coordinates,
 )
-from harness.evaluation.weight_space import Points, Tally, at_most, distances, vectors
-from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
+from harness.evaluation.weight_space import (
+    AccuracyAndNll,
+    AnchorCombinations,
+    anchor_distances,
+    anchor_vectors,
+    subsample,
+)
+from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 from methods import (
     SGD,
     Anchor,
@@ -54,7 +60,7 @@ def batches(n, seed, size=16):
 
 @pytest.fixture
 def examples():
-    return Examples(test=batches(41, 5), train=batches(50, 0), statistics=batches(50, 0))
+    return LandscapeData(test=batches(41, 5), train=batches(50, 0), statistics=batches(50, 0))
 
 
 @pytest.fixture
@@ -84,15 +90,15 @@ def reestimated(method, parameters, data):
 
 def test_a_point_combines_all_weights_and_has_statistics_of_its_own(recipe, examples):
     method = trained(Line, recipe, examples.train)
-    points = Points(method, list(method.anchors()), examples.statistics)
+    points = AnchorCombinations(method, list(method.anchors()), examples.statistics)
     expected = reestimated(method, method.at(0.3), examples.statistics)
-    found = points.at([0.7, 0.3])
+    found = points.weights_at([0.7, 0.3])
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
     (end, _) = method.omegas()
     for name, value in zip(method.names, end, strict=True):
-        assert torch.equal(points.at([1.0, 0.0])[name], value), "an end is met exactly"
+        assert torch.equal(points.weights_at([1.0, 0.0])[name], value), "an end is met exactly"
 
 
 def test_statistics_that_anchors_share_are_kept_and_others_are_not(recipe, examples):
@@ -103,9 +109,9 @@ def test_statistics_that_anchors_share_are_kept_and_others_are_not(recipe, examp
         (partial(LatePhaseBatchNorm, K=3, start=1), False),
     ):
         method = trained(make, recipe, examples.train)
-        points = Points(method, list(method.anchors()), examples.statistics)
-        assert points.shared == kept
-        found = points.at([0.5, 0.8, -0.3])
+        points = AnchorCombinations(method, list(method.anchors()), examples.statistics)
+        assert points.shared_statistics == kept
+        found = points.weights_at([0.5, 0.8, -0.3])
         if kept:
             assert torch.equal(found["norm.running_mean"], method.net.norm.running_mean)
             assert found["norm.running_mean"] is not method.net.norm.running_mean
@@ -121,14 +127,14 @@ def test_a_network_without_batch_norm_needs_no_pass(recipe):
             raise AssertionError("a pass")
 
     method = build(Line, recipe, net="lstm")
-    point = Points(method, list(method.anchors()), Refused()).at([0.5, 0.5])
+    point = AnchorCombinations(method, list(method.anchors()), Refused()).at([0.5, 0.5])
     assert point.keys() == dict(TinyLSTM().named_parameters()).keys()
 
 
 def test_a_tally_is_what_all_at_once_would_be():
     generator = torch.Generator().manual_seed(0)
     logits, y = 3 * torch.randn(2, 31, 4, generator=generator), torch.randint(4, (31,), generator=generator)
-    total, averaged = Tally(), Tally()
+    total, averaged = AccuracyAndNll(), AccuracyAndNll()
     for part in (slice(0, 7), slice(7, 8), slice(8, 31)):
         total.add(logits[:, part], y[part])
         averaged.add(logits[:, part], y[part], logit_average=True)
@@ -141,7 +147,7 @@ def test_a_tally_is_what_all_at_once_would_be():
 
 def test_text_counts_symbols_and_leaves_padding_out():
     logits, y = torch.randn(2, 3, 5, 4), torch.tensor([[0, 1, 2, 4], [3, -1, -1, -1], [1, 1, 0, 2]])  # (K, B, C, T)
-    total = Tally()
+    total = AccuracyAndNll()
     total.add(logits, y)
     p = logits.double().softmax(2).mean(0)
     expected = [-p[b, y[b, t], t].log().item() for b in range(3) for t in range(4) if y[b, t] >= 0]
@@ -149,16 +155,16 @@ def test_text_counts_symbols_and_leaves_padding_out():
 
 
 def test_a_network_that_gives_no_number_is_never_right():
-    total = Tally()
+    total = AccuracyAndNll()
     total.add(torch.full((1, 4, 3), torch.nan), torch.zeros(4, dtype=torch.int64))
     assert total.accuracy == 0.0 and np.isnan(total.nll)
 
 
 def test_few_examples_are_spread_over_all():
     data = Passes([(torch.arange(4.0), torch.arange(4)), (torch.arange(4.0, 10.0), torch.arange(4, 10))])
-    assert torch.cat([y for _, y in at_most(data, 5)]).tolist() == [0, 2, 4, 6, 8]
-    assert torch.cat([x for x, _ in at_most(data, 3)]).tolist() == [0.0, 3.0, 6.0]
-    assert at_most(data, 10) is data and at_most(data, None) is data
+    assert torch.cat([y for _, y in subsample(data, 5)]).tolist() == [0, 2, 4, 6, 8]
+    assert torch.cat([x for x, _ in subsample(data, 3)]).tolist() == [0.0, 3.0, 6.0]
+    assert subsample(data, 10) is data and subsample(data, None) is data
 
 
 def test_distances_leave_batch_norm_out(recipe, examples):
@@ -169,20 +175,20 @@ def test_distances_leave_batch_norm_out(recipe, examples):
     ]
     pairs = [(flat[i], flat[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     cosines = [F.cosine_similarity(a, b, dim=0).item() for a, b in pairs]
-    found = distances(method.net, method.anchors())
+    found = anchor_distances(method.net, method.anchors())
     assert found["l2"] == pytest.approx(np.mean([(a - b).norm().item() for a, b in pairs]))
     assert found["cosine"] == pytest.approx(np.mean(cosines))
     assert found["squared_cosine"] == pytest.approx(np.mean(np.square(cosines)))
     assert found["squared_cosine"] != pytest.approx(found["cosine"] ** 2)
-    assert distances(method.net, [Anchor(dict(method.net.named_parameters()))]) == {}
+    assert anchor_distances(method.net, [Anchor(dict(method.net.named_parameters()))]) == {}
 
 
 def test_embeddings_count_only_if_all_have_one(recipe, examples):
     method = trained(partial(HypernetEnsemble, K=2, start=1), recipe, examples.train)
     anchors = list(method.anchors())
-    assert [len(each) for each in vectors(method.net, anchors)] == [anchors[0].embedding[0].numel()] * 2
+    assert [len(each) for each in anchor_vectors(method.net, anchors)] == [anchors[0].embedding[0].numel()] * 2
     third = Anchor(anchors[0].weights)
-    sizes = {len(each) for each in vectors(method.net, [*anchors, third])}
+    sizes = {len(each) for each in anchor_vectors(method.net, [*anchors, third])}
     assert sizes == {4 * 9 + 4 * 9 * 3 + 3}, "the convolution, the last layer, no BatchNorm"
 
 
@@ -192,7 +198,7 @@ def test_embeddings_count_only_if_all_have_one(recipe, examples):
 @pytest.mark.parametrize("make", [Line, Curve])
 def test_a_path_scores_its_networks_and_pairs(make, recipe, examples):
     method = trained(make, recipe, examples.train)
-    found = path(method, PathThrough(points=5, margin=0.25), examples)
+    found = measure_path(method, PathMeasurement(points=5, margin=0.25), examples)
     np.testing.assert_allclose(found["alpha"], [-0.25, 0.125, 0.5, 0.875, 1.25])
     x, y = (torch.cat(parts) for parts in zip(*examples.test, strict=True))
     for i, alpha in enumerate(found["alpha"]):
@@ -211,7 +217,7 @@ def test_a_path_scores_its_networks_and_pairs(make, recipe, examples):
 
 
 def test_a_path_may_have_no_middle(recipe, examples):
-    found = path(trained(Line, recipe, examples.train), PathThrough(points=2), examples)
+    found = measure_path(trained(Line, recipe, examples.train), PathMeasurement(points=2), examples)
     assert found["alpha"].tolist() == [0.0, 1.0] and len(found["nll"]) == 2
 
 
@@ -221,38 +227,40 @@ def test_a_path_may_have_no_middle(recipe, examples):
 def test_coordinates_keep_distances_and_angles():
     generator = torch.Generator().manual_seed(0)
     points = [torch.randn(50, generator=generator) for _ in range(3)]
-    found = coordinates(points)
+    found = plane_coordinates(points)
     assert found[0].tolist() == [0.0, 0.0] and found[1, 1] == 0.0 and found[2, 1] > 0
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert np.linalg.norm(found[i] - found[j]) == pytest.approx((points[i] - points[j]).norm().item(), rel=1e-6)
     place = found[0] + np.array([1.3, -0.7])
-    shares = shares_at(*place, found)
+    shares = anchor_coefficients(*place, found)
     assert sum(shares) == pytest.approx(1.0)
     np.testing.assert_allclose(np.array(shares) @ found, place, atol=1e-12)
     for corner, expected in zip(found, np.eye(3), strict=True):
-        np.testing.assert_allclose(shares_at(*corner, found), expected, atol=1e-12)
+        np.testing.assert_allclose(anchor_coefficients(*corner, found), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("third", [0.0, 1.0, 0.3, 2.0])
 def test_three_networks_on_a_line_span_no_plane(third):
     one, two = torch.randn(20), torch.randn(20)
-    with pytest.raises(LeftOutError, match="lie on one line"):
-        coordinates([one, two, (1 - third) * one + third * two])
-    with pytest.raises(LeftOutError, match="lie on one line"):
-        coordinates([one, one, two])
+    with pytest.raises(UnavailableError, match="lie on one line"):
+        plane_coordinates([one, two, (1 - third) * one + third * two])
+    with pytest.raises(UnavailableError, match="lie on one line"):
+        plane_coordinates([one, one, two])
 
 
 def test_a_plane_scores_each_point_of_its_grid(recipe, examples):
     method = trained(Simplex, recipe, examples.train)
-    found = plane(method, Plane(points=3, margin=0.5, examples=20, train_examples=10), examples, None)
+    found = measure_plane(
+        method, PlaneMeasurement(points=3, margin=0.5, examples=20, train_examples=10), examples, None
+    )
     assert found["names"].tolist() == ["1", "2", "3"] and found["space"].item() == "weights"
     width, height = found["anchors"].max(0) - found["anchors"].min(0)
     assert found["x"][[0, -1]] == pytest.approx([-0.5 * width, 1.5 * width])
     assert found["y"][[0, -1]] == pytest.approx([-0.5 * height, 1.5 * height])
-    test, train = list(at_most(examples.test, 20)), list(at_most(examples.train, 10))
+    test, train = list(subsample(examples.test, 20)), list(subsample(examples.train, 10))
     assert sum(len(x) for x, _ in test) == 20 and sum(len(x) for x, _ in train) == 10
     for row, column in ((0, 2), (1, 1), (2, 0)):
-        shares = shares_at(found["x"][column], found["y"][row], found["anchors"])
+        shares = anchor_coefficients(found["x"][column], found["y"][row], found["anchors"])
         network = reestimated(method, method.at(shares), examples.statistics)
         accuracy, nll = naive(method, network, test)
         assert found["accuracy"][row, column] == pytest.approx(accuracy)
@@ -263,7 +271,7 @@ def test_a_plane_scores_each_point_of_its_grid(recipe, examples):
 
 def test_a_curve_is_seen_on_its_plane(recipe, examples):
     method = trained(Curve, recipe, examples.train)
-    found = plane(method, Plane(points=2, train_examples=0), examples, None)
+    found = measure_plane(method, PlaneMeasurement(points=2, train_examples=0), examples, None)
     assert "train_nll" not in found
     one, two, bend = found["anchors"]
     np.testing.assert_allclose(found["path"][30], 0.25 * one + 0.25 * two + 0.5 * bend)
@@ -272,19 +280,19 @@ def test_a_curve_is_seen_on_its_plane(recipe, examples):
 def test_plain_training_is_the_third_network_of_a_line(recipe, examples):
     method = trained(Line, recipe, examples.train)
     plain = Anchor(dict(build(SGD, recipe, seed=1).net.named_parameters()))
-    found = plane(method, Plane(points=2, margin=0.0, third="sgd"), examples, plain)
+    found = measure_plane(method, PlaneMeasurement(points=2, margin=0.0, third="sgd"), examples, plain)
     assert found["names"].tolist() == ["1", "2", "sgd"]
-    _, ends, other = vectors(method.net, [*method.anchors(), plain])
+    _, ends, other = anchor_vectors(method.net, [*method.anchors(), plain])
     assert np.linalg.norm(found["anchors"][2] - found["anchors"][1]) == pytest.approx((ends - other).norm().item())
 
 
 def test_specialists_span_a_plane_of_embeddings(recipe, examples):
     method = trained(partial(HypernetEnsemble, K=3, start=1, batch_norm="shared"), recipe, examples.train)
-    found = plane(method, Plane(points=2, margin=0.0), examples, None)
+    found = measure_plane(method, PlaneMeasurement(points=2, margin=0.0), examples, None)
     one, two, _ = (anchor.embedding[0] for anchor in method.anchors())
     assert found["space"].item() == "embeddings"
     assert found["anchors"][1, 0] == pytest.approx((one - two).norm().item(), rel=1e-6)
-    shares = shares_at(found["x"][1], found["y"][0], found["anchors"])
+    shares = anchor_coefficients(found["x"][1], found["y"][0], found["anchors"])
     members = [anchor.weights for anchor in method.anchors()]
     mixed = {name: sum(s * each[name] for s, each in zip(shares, members, strict=True)) for name in members[0]}
     kept = {**mixed, **dict(method.net.named_buffers())}
@@ -301,23 +309,23 @@ def test_a_path_under_corruption(recipe, examples):
     corrupted = {s: batches(41, 5) for s in (1, 4)}
     for s, part in corrupted.items():
         corrupted[s] = Passes((x - s, y) for x, y in part)
-    asked = PathThrough(points=3, corruptions=("brightness",), severities=(1, 4))
+    asked = PathMeasurement(points=3, corruptions=("brightness",), severities=(1, 4))
     both = replace(examples, corrupted=lambda name, s: {"brightness": corrupted}[name][s])
-    found = path(method, asked, both)
+    found = measure_path(method, asked, both)
     for s, part in corrupted.items():
-        alone = path(method, PathThrough(points=3), replace(examples, test=part))
+        alone = measure_path(method, PathMeasurement(points=3), replace(examples, test=part))
         for name in ("accuracy", "nll", "pair_accuracy", "pair_nll", "logit_pair_nll"):
             np.testing.assert_array_equal(found[f"brightness_{s}_{name}"], alone[name])
-    np.testing.assert_array_equal(found["nll"], path(method, PathThrough(points=3), examples)["nll"])
-    with pytest.raises(landscape.LeftOutError, match="no corrupted test examples of text"):
-        path(method, asked, examples)
+    np.testing.assert_array_equal(found["nll"], measure_path(method, PathMeasurement(points=3), examples)["nll"])
+    with pytest.raises(landscape.UnavailableError, match="no corrupted test examples of text"):
+        measure_path(method, asked, examples)
     with pytest.raises(ValueError, match="unknown corruption 'rain'"):
-        PathThrough(corruptions=("rain",))
+        PathMeasurement(corruptions=("rain",))
 
 
 def test_flatness_adds_noise_in_proportion_to_each_weight(recipe, examples):
     method = trained(partial(LatePhaseBatchNorm, K=2, start=1, prediction="members"), recipe, examples.train)
-    found = flatness(method, Flatness(sigmas=(0.0, 0.1, 0.4), draws=3), examples.train)
+    found = measure_flatness(method, FlatnessMeasurement(sigmas=(0.0, 0.1, 0.4), draws=3), examples.train)
     assert found["sigma"].tolist() == [0.0, 0.1, 0.4] and found["increase"].shape == (3, 3)
     assert found["increase"][0].tolist() == [0.0] * 3
     plain = np.mean([naive(method, weights, examples.train)[1] for weights in method.members()])
@@ -346,14 +354,17 @@ def test_flatness_of_a_linear_softmax_agrees_with_its_second_order_term():
     p = (x.flatten(1).double() @ w.T).softmax(-1)  # (N, C)
     curvature = ((p * (1 - p)).T @ x.flatten(1).double().square()) / len(y)  # (C, 36)
     expected = 0.5 * (w.square() * curvature).sum().item()
-    found = flatness(method, Flatness(sigmas=(0.05,), draws=400), data)["increase"][0] / 0.05**2
+    found = measure_flatness(method, FlatnessMeasurement(sigmas=(0.05,), draws=400), data)["increase"][0] / 0.05**2
     assert abs(found.mean() - expected) < 4 * found.std(ddof=1) / 20
 
 
 # --- all of it ------------------------------------------------------------------------------------------------
 
-EVERYTHING = Measures(
-    training_loss=True, flatness=Flatness(sigmas=(0.1,), draws=1), path=PathThrough(points=3), plane=Plane(points=2)
+EVERYTHING = ExtraMeasurements(
+    training_loss=True,
+    flatness=FlatnessMeasurement(sigmas=(0.1,), draws=1),
+    path=PathMeasurement(points=3),
+    plane=PlaneMeasurement(points=2),
 )
 
 
@@ -364,33 +375,33 @@ def test_looking_changes_nothing(make, recipe, examples):
     before |= {name: value.clone() for name, value in method.named_buffers()}
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    first, second = explore(method, EVERYTHING, examples), explore(method, EVERYTHING, examples)
+    first, second = measure_landscape(method, EVERYTHING, examples), measure_landscape(method, EVERYTHING, examples)
     assert torch.equal(torch.get_rng_state(), state)
     for name, value in [*method.named_parameters(), *method.named_buffers()]:
         assert torch.equal(value, before[name]), name
-    assert first.names == ["flatness", "path", "plane"] and not first.left_out
+    assert first.names == ["flatness", "path", "plane"] and not first.unavailable
     for name, array in first.arrays.items():
         np.testing.assert_array_equal(array, second.arrays[name], err_msg=name)
 
 
 def test_what_a_method_cannot_give_is_left_out_with_the_reason(recipe, examples):
     method = trained(SGD, recipe, examples.train)
-    found = explore(method, EVERYTHING, examples)
+    found = measure_landscape(method, EVERYTHING, examples)
     assert found.names == ["flatness"]
-    assert found.left_out == {
+    assert found.unavailable == {
         "path": "a path runs between 2 networks, and there is 1",
         "plane": "a plane goes through three networks, and there is 1",
     }
     accuracy, nll = naive(method, None, examples.train)
     assert found.metrics == pytest.approx({"training/loss": nll, "training/accuracy": accuracy})
-    line = explore(trained(Line, recipe, examples.train), EVERYTHING, examples)
-    assert line.left_out == {"plane": "a plane goes through three networks, and there are 2"}
-    assert landscape.explore(method, Measures(), examples) == landscape.Landscape()
+    line = measure_landscape(trained(Line, recipe, examples.train), EVERYTHING, examples)
+    assert line.unavailable == {"plane": "a plane goes through three networks, and there are 2"}
+    assert landscape.measure_landscape(method, ExtraMeasurements(), examples) == landscape.Landscape()
 
 
 def test_how_far_the_ends_of_a_path_are_apart_is_a_metric(recipe, examples):
     method = trained(Curve, recipe, examples.train)
-    found = explore(method, Measures(path=PathThrough(points=2)), examples).metrics
+    found = measure_landscape(method, ExtraMeasurements(path=PathMeasurement(points=2)), examples).metrics
     kept = [i for i, name in enumerate(method.names) if name not in ("norm.weight", "norm.bias")]
     one, two = (
         np.concatenate([omega[i].detach().double().numpy().ravel() for i in kept]) for omega in method.omegas()[:2]

@@ -102,18 +102,18 @@ def test_confidence_on_a_bin_edge_belongs_to_the_bin_below(bins):
     edges = [m / bins for m in range(1, bins + 1)]
     confidence = np.array([c for e in edges for c in (np.nextafter(e, 0), e, np.nextafter(e, 2)) if c <= 1])
     expected = [next(m for m in range(bins) if m / bins < c <= (m + 1) / bins) for c in confidence]
-    assert metrics.equal_width(torch.from_numpy(confidence), bins).tolist() == expected
+    assert metrics.equal_width_bins(torch.from_numpy(confidence), bins).tolist() == expected
 
 
 def test_a_confidence_that_is_rounded_to_more_than_one_is_in_the_last_bin():
-    assert metrics.equal_width(torch.tensor([1 + 2**-52], dtype=torch.float64), 15).tolist() == [14]
+    assert metrics.equal_width_bins(torch.tensor([1 + 2**-52], dtype=torch.float64), 15).tolist() == [14]
 
 
 def test_bins_without_examples_count_nothing():
     log_p = torch.tensor([[0.9, 0.1], [0.9, 0.1]], dtype=torch.float64).log()
     y = torch.tensor([0, 1])
     confidences, hits = metrics.confidences(log_p, y)
-    count, confidence, right = metrics.bin_sums(metrics.equal_width(confidences, 15), confidences, hits, 15)
+    count, confidence, right = metrics.bin_sums(metrics.equal_width_bins(confidences, 15), confidences, hits, 15)
     assert count.tolist() == [0.0] * 13 + [2.0, 0.0]
     assert confidence.tolist() == pytest.approx([0.0] * 13 + [1.8, 0.0])
     assert right.tolist() == [0.0] * 13 + [1.0, 0.0]
@@ -304,7 +304,7 @@ def test_size_of_the_parts_has_no_say(monkeypatch, part):
         return [*scores, *diversity, *metrics.entropy(log_p).tolist(), *averaged.flatten().tolist()]
 
     expected = everything()
-    monkeypatch.setattr(metrics, "PART", part)
+    monkeypatch.setattr(metrics, "CHUNK_VALUES", part)
     assert everything() == pytest.approx(expected, abs=1e-12)
 
 

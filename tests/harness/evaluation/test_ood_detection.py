@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from harness.evaluation import metrics
-from harness.evaluation.ood_detection import aupr, auroc, detection, fpr_at_tpr
+from harness.evaluation.ood_detection import aupr, auroc, detection_metrics, fpr_at_tpr
 
 scores = st.lists(st.integers(0, 5), min_size=1, max_size=30)
 
@@ -32,7 +32,7 @@ def naive_fpr(inside, outside, tpr=0.95) -> float:
 
 @given(scores, scores)
 def test_with_ties_against_scikit_learn_and_by_hand(inside, outside):
-    found = detection(tensor(inside), tensor(outside))
+    found = detection_metrics(tensor(inside), tensor(outside))
     assert set(found) == {"auroc", "aupr", "fpr95"}
     labels, both = [0] * len(inside) + [1] * len(outside), inside + outside
     pairs = [(o > i) + 0.5 * (o == i) for o in outside for i in inside]
@@ -48,7 +48,7 @@ def test_with_ties_against_scikit_learn_and_by_hand(inside, outside):
 def test_random_scores_against_libraries(seed):
     rng = np.random.default_rng(seed)
     inside, outside = rng.normal(size=3000), rng.normal(0.7, 1.5, size=700)
-    found = detection(torch.from_numpy(inside), torch.from_numpy(outside))
+    found = detection_metrics(torch.from_numpy(inside), torch.from_numpy(outside))
     labels, both = np.repeat([0, 1], [3000, 700]), np.concatenate([inside, outside])
     assert found["auroc"] == pytest.approx(roc_auc_score(labels, both), abs=1e-12)
     assert found["aupr"] == pytest.approx(average_precision_score(labels, both), abs=1e-12)
@@ -79,8 +79,8 @@ def test_other_rates():
 
 def test_at_the_ends():
     low, high = torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4, 0.5])
-    assert detection(low, high) == {"auroc": 1.0, "aupr": 1.0, "fpr95": 0.0}
-    reverse = detection(high, low)
+    assert detection_metrics(low, high) == {"auroc": 1.0, "aupr": 1.0, "fpr95": 0.0}
+    reverse = detection_metrics(high, low)
     assert (reverse["auroc"], reverse["fpr95"]) == (0.0, 1.0)
     assert reverse["aupr"] == pytest.approx((1 / 2) * (1 / 4 + 2 / 5))
     assert auroc(low, low) == 0.5
@@ -88,32 +88,34 @@ def test_at_the_ends():
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (7, 3), (3, 7)])
 def test_constant_scores_tell_nothing(n, m):
-    found = detection(torch.full((n,), 0.3), torch.full((m,), 0.3))
+    found = detection_metrics(torch.full((n,), 0.3), torch.full((m,), 0.3))
     assert found == {"auroc": 0.5, "aupr": pytest.approx(m / (n + m)), "fpr95": 1.0}
 
 
 @given(scores, scores)
 def test_only_the_order_of_scores_counts(inside, outside):
-    plain = detection(tensor(inside), tensor(outside))
-    assert detection(tensor(inside).exp() - 3, tensor(outside).exp() - 3) == pytest.approx(plain, abs=1e-12)
-    assert detection(tensor(inside).flip(0).float(), tensor(sorted(outside)).float()) == pytest.approx(plain, abs=1e-12)
+    plain = detection_metrics(tensor(inside), tensor(outside))
+    assert detection_metrics(tensor(inside).exp() - 3, tensor(outside).exp() - 3) == pytest.approx(plain, abs=1e-12)
+    assert detection_metrics(tensor(inside).flip(0).float(), tensor(sorted(outside)).float()) == pytest.approx(
+        plain, abs=1e-12
+    )
     assert plain["auroc"] + auroc(tensor(outside), tensor(inside)) == pytest.approx(1.0, abs=1e-12)
     assert all(0 <= value <= 1 for value in plain.values())
 
 
 def test_infinite_scores_are_ranked():
-    found = detection(tensor([-math.inf, 0.0]), tensor([0.0, math.inf]))
+    found = detection_metrics(tensor([-math.inf, 0.0]), tensor([0.0, math.inf]))
     assert found == {"auroc": 0.875, "aupr": pytest.approx(0.5 * 1 + 0.5 * 2 / 3), "fpr95": 0.5}
 
 
 def test_nan_is_never_hidden():
     for inside, outside in ((tensor([math.nan, 1.0]), tensor([2.0])), (tensor([1.0]), tensor([2.0, math.nan]))):
-        assert all(math.isnan(value) for value in detection(inside, outside).values())
+        assert all(math.isnan(value) for value in detection_metrics(inside, outside).values())
 
 
 def test_nothing_to_compare_is_refused():
     some, none = tensor([1.0]), tensor([])
-    for metric in (auroc, aupr, fpr_at_tpr, detection):
+    for metric in (auroc, aupr, fpr_at_tpr, detection_metrics):
         with pytest.raises(ValueError, match="for each example in distribution"):
             metric(none, some)
         with pytest.raises(ValueError, match="for each example out of distribution"):
@@ -124,4 +126,4 @@ def test_entropy_tells_the_uncertain():
     certain = torch.tensor([[9.0, 0.0, 0.0], [8.0, 0.0, 0.0]])
     uncertain = torch.tensor([[0.1, 0.0, 0.0], [0.0, 0.2, 0.0]])
     inside, outside = (metrics.entropy(x.log_softmax(-1)) for x in (certain, uncertain))
-    assert detection(inside, outside) == {"auroc": 1.0, "aupr": 1.0, "fpr95": 0.0}
+    assert detection_metrics(inside, outside) == {"auroc": 1.0, "aupr": 1.0, "fpr95": 0.0}

@@ -14,7 +14,12 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from harness.evaluation import metrics
-from harness.evaluation.temperature_scaling import COLDEST, HOTTEST, fit_temperature, scaled
+from harness.evaluation.temperature_scaling import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    fit_temperature,
+    scale_by_temperature,
+)
 
 
 def random_case(seed: int, K: int = 1, n: int = 300, C: int = 4, scale: float = 3.0):
@@ -38,9 +43,9 @@ def test_two_classes_in_closed_form(gap, right):
     y = (torch.arange(n) >= round(right * n)).long()
     found = fit_temperature(logits, y)
     assert found == pytest.approx(gap / logit(right), rel=1e-6)  # the gap is a float32
-    confidence = scaled(metrics.ensemble(logits), found)[:, 0].exp()
+    confidence = scale_by_temperature(metrics.ensemble(logits), found)[:, 0].exp()
     np.testing.assert_allclose(confidence.numpy(), right, rtol=1e-12)
-    assert metrics.ece(scaled(metrics.ensemble(logits), found), y) == pytest.approx(0.0, abs=1e-12)
+    assert metrics.ece(scale_by_temperature(metrics.ensemble(logits), found), y) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_members_are_pooled_and_then_calibrated():
@@ -64,13 +69,17 @@ def test_it_is_the_minimum_that_scipy_finds(seed, K, scale):
     found = fit_temperature(logits, y)
     expected = minimize_scalar(
         lambda log_t: naive_nll(logits.numpy(), y.numpy(), math.exp(log_t)),
-        bounds=(math.log(COLDEST), math.log(HOTTEST)),
+        bounds=(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)),
         method="bounded",
         options={"xatol": 1e-9},
     )
     assert found == pytest.approx(math.exp(expected.x), rel=1e-6)
-    assert metrics.nll(scaled(metrics.ensemble(logits), found), y) == pytest.approx(expected.fun, abs=1e-12)
-    around = [metrics.nll(scaled(metrics.ensemble(logits), found * change), y) for change in (0.999, 1.0, 1.001)]
+    assert metrics.nll(scale_by_temperature(metrics.ensemble(logits), found), y) == pytest.approx(
+        expected.fun, abs=1e-12
+    )
+    around = [
+        metrics.nll(scale_by_temperature(metrics.ensemble(logits), found * change), y) for change in (0.999, 1.0, 1.001)
+    ]
     assert min(around) == around[1]
 
 
@@ -82,15 +91,17 @@ def test_one_network_as_in_scikit_learn(seed):
     theirs = CalibratedClassifierCV(FrozenEstimator(network), method="temperature").fit(x, y.numpy())
     own = torch.from_numpy(network.decision_function(x))
     found = fit_temperature(own[None], y)
-    np.testing.assert_allclose(scaled(own.log_softmax(-1), found).exp().numpy(), theirs.predict_proba(x), atol=1e-6)
+    np.testing.assert_allclose(
+        scale_by_temperature(own.log_softmax(-1), found).exp().numpy(), theirs.predict_proba(x), atol=1e-6
+    )
 
 
 @given(st.integers(0, 1000), st.integers(1, 4), st.sampled_from([0.3, 1.0, 3.0]))
 def test_held_out_nll_never_rises(seed, K, scale):
     logits, y = random_case(seed, K=K, n=30, scale=scale)
     log_p, found = metrics.ensemble(logits), fit_temperature(logits, y)
-    assert COLDEST <= found <= HOTTEST
-    assert metrics.nll(scaled(log_p, found), y) <= metrics.nll(log_p, y) + 1e-12
+    assert MIN_TEMPERATURE <= found <= MAX_TEMPERATURE
+    assert metrics.nll(scale_by_temperature(log_p, found), y) <= metrics.nll(log_p, y) + 1e-12
     order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
     assert fit_temperature(logits[:, order], y[order]) == pytest.approx(found, rel=1e-9)
 
@@ -107,7 +118,7 @@ def test_held_out_data_without_an_error_ask_for_the_coldest(n):
     y = torch.arange(n) % 3
     for scale in (1.0, 1e3, 1e30):  # up to predictions of exactly 0 and 1
         logits = scale * torch.nn.functional.one_hot(y, 3).float()
-        assert fit_temperature(logits.expand(2, -1, -1), y) == COLDEST
+        assert fit_temperature(logits.expand(2, -1, -1), y) == MIN_TEMPERATURE
 
 
 @pytest.mark.parametrize("n", [1, 50])
@@ -115,7 +126,7 @@ def test_predictions_that_are_all_wrong_ask_for_the_hottest(n):
     y = torch.arange(n) % 3
     for scale in (1.0, 1e3, 1e30):
         logits = scale * torch.nn.functional.one_hot((y + 1) % 3, 3).float()
-        assert fit_temperature(logits[None], y) == HOTTEST
+        assert fit_temperature(logits[None], y) == MAX_TEMPERATURE
 
 
 def test_where_no_temperature_matters_it_is_one():
@@ -141,7 +152,7 @@ def test_data_that_do_not_fit_are_refused():
 @given(st.integers(0, 1000), st.floats(0.1, 10))
 def test_scaled_is_softmax_of_the_divided_logits(seed, temperature):
     logits, _ = random_case(seed, n=5)
-    found = scaled(metrics.ensemble(logits), temperature)
+    found = scale_by_temperature(metrics.ensemble(logits), temperature)
     expected = log_softmax(logits[0].double().numpy() / temperature, axis=-1)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
     assert torch.equal(found.argmax(-1), logits[0].argmax(-1))
@@ -149,10 +160,10 @@ def test_scaled_is_softmax_of_the_divided_logits(seed, temperature):
 
 def test_scaled_keeps_what_is_impossible():
     log_p = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]).log()
-    torch.testing.assert_close(scaled(log_p, 3.0), log_p.double())
+    torch.testing.assert_close(scale_by_temperature(log_p, 3.0), log_p.double())
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_temperatures_are_positive(temperature):
     with pytest.raises(ValueError, match="a temperature is a positive number"):
-        scaled(torch.zeros(1, 2), temperature)
+        scale_by_temperature(torch.zeros(1, 2), temperature)

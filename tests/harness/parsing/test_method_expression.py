@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from harness.parsing.method_expression import MethodSpec, closest, hyperparameters, literal, parse
+from harness.parsing.method_expression import MethodSpec, format_value, hyperparameters, parse_method, suggest_closest
 from harness.studies.run import DatasetSpec, Run
 from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, MakeNet, Method, Recipe
 from tests.conftest import TinyNet
@@ -76,7 +76,7 @@ def key(spec: MethodSpec) -> str:
 
 @given(odd())
 def test_what_is_written_is_read_back(spec):
-    read, errors = parse(str(spec), KNOWN)
+    read, errors = parse_method(str(spec), KNOWN)
     assert errors == []
     assert read == spec
     assert str(read) == str(spec)
@@ -97,20 +97,20 @@ def test_what_is_written_is_read_back(spec):
     ],
 )
 def test_canonical_form_of_tuples(text, written):
-    spec, errors = parse(text, KNOWN)
+    spec, errors = parse_method(text, KNOWN)
     assert errors == []
     assert str(spec) == written
-    assert key(spec) == key(parse(written, KNOWN)[0])
+    assert key(spec) == key(parse_method(written, KNOWN)[0])
 
 
 def test_places_that_differ_have_keys_that_differ():
     texts = ["odd", "odd(place=())", "odd(place=(0.5,))", "odd(place=(0.5, 0.5))", "odd(several=(0.5,))"]
-    assert len({key(parse(text, KNOWN)[0]) for text in texts}) == len(texts)
+    assert len({key(parse_method(text, KNOWN)[0]) for text in texts}) == len(texts)
 
 
 @given(st.text(max_size=30))
 def test_any_text_gives_a_method_or_errors_never_an_exception(text):
-    spec, errors = parse(text, KNOWN)
+    spec, errors = parse_method(text, KNOWN)
     assert (spec is None) == bool(errors)
 
 
@@ -131,14 +131,14 @@ def test_any_text_gives_a_method_or_errors_never_an_exception(text):
     ],
 )
 def test_canonical_form(text, written):
-    spec, errors = parse(text, METHODS)
+    spec, errors = parse_method(text, METHODS)
     assert errors == []
     assert str(spec) == written
 
 
 def test_a_whole_start_is_an_epoch_and_a_fraction_a_part():
-    epoch, _ = parse("late_phase_bn(start=1)", METHODS)
-    share, _ = parse("late_phase_bn(start=1.0)", METHODS)
+    epoch, _ = parse_method("late_phase_bn(start=1)", METHODS)
+    share, _ = parse_method("late_phase_bn(start=1.0)", METHODS)
     assert epoch and share
     assert [type(spec.hyperparameters["start"]) for spec in (epoch, share)] == [int, float]
 
@@ -147,9 +147,9 @@ def test_a_whole_start_is_an_epoch_and_a_fraction_a_part():
     ("text", "messages"),
     [
         ("sdg", ["unknown method 'sdg'; did you mean 'sgd'? there are "]),
-        ("sgd(swa)", ["sgd is not made of another method"]),
+        ("sgd(swa)", ["sgd takes no other method"]),
         ("sgd(K=1)", ["sgd has no hyperparameter 'K'; it has none"]),
-        ("swa(sgd, sgd)", ["swa is made of one other method, not of 2"]),
+        ("swa(sgd, sgd)", ["swa takes one other method, not 2"]),
         (
             "swa(strat=0.5)",
             ["swa has no hyperparameter 'strat'; did you mean 'start'? there are alpha, checkpoints, every, low, "],
@@ -180,7 +180,7 @@ def test_a_whole_start_is_an_epoch_and_a_fraction_a_part():
     ],
 )
 def test_errors_in_words(text, messages):
-    spec, errors = parse(text, KNOWN)
+    spec, errors = parse_method(text, KNOWN)
     assert spec is None
     assert len(errors) == len(messages)
     for error, message in zip(errors, messages, strict=True):
@@ -196,7 +196,7 @@ def test_hyperparameters_of_base_classes_count_too():
 
 
 def test_make_builds_what_is_written():
-    spec, _ = parse("deep_ensemble(swa(late_phase_bn(K=3, start=1), start=2), K=2)", METHODS)
+    spec, _ = parse_method("deep_ensemble(swa(late_phase_bn(K=3, start=1), start=2), K=2)", METHODS)
     assert spec
     method = spec.make(METHODS)(MakeNet(TinyNet, 0), Recipe(epochs=4))
     assert isinstance(method, DeepEnsemble)
@@ -209,13 +209,13 @@ def test_version_of_the_class_is_noted():
     class Second(Odd):
         version = 2
 
-    spec, _ = parse("swa(odd)", METHODS | {"odd": Second})
+    spec, _ = parse_method("swa(odd)", METHODS | {"odd": Second})
     assert spec and spec.of
     assert (spec.version, spec.of.version) == (1, 2)
 
 
 def test_literals():
-    assert [literal(value) for value in ("members", "1/K", "None", "lambda", True, None, 0.1, 3)] == [
+    assert [format_value(value) for value in ("members", "1/K", "None", "lambda", True, None, 0.1, 3)] == [
         "members",
         "'1/K'",
         "'None'",
@@ -228,5 +228,5 @@ def test_literals():
 
 
 def test_closest():
-    assert closest("swe", ["swa", "sgd"]) == "did you mean 'swa'? there are sgd, swa"
-    assert closest("xxxx", ["swa", "sgd"]) == "there are sgd, swa"
+    assert suggest_closest("swe", ["swa", "sgd"]) == "did you mean 'swa'? there are sgd, swa"
+    assert suggest_closest("xxxx", ["swa", "sgd"]) == "there are sgd, swa"

@@ -17,14 +17,14 @@ def write(path, text):
 
 def test_a_file_with_one_method_names_it_by_its_own_name(tmp_path):
     path = write(tmp_path / "my_method.py", GOOD)
-    found = plugins.available([path])
+    found = plugins.available_methods([path])
     assert set(found) == {*METHODS, "my_method"}
     assert issubclass(found["my_method"], Method)
 
 
 def test_a_file_with_several_methods_names_them(tmp_path):
     text = GOOD + "class Other(Mine):\n    '''Other.'''\nMETHODS = {'mine': Mine, 'other': Other}\n"
-    assert set(plugins.from_file(write(tmp_path / "both.py", text))) == {"mine", "other"}
+    assert set(plugins.load_plugin(write(tmp_path / "both.py", text))) == {"mine", "other"}
 
 
 @pytest.mark.parametrize(
@@ -42,33 +42,33 @@ def test_a_file_with_several_methods_names_them(tmp_path):
 def test_a_wrong_file_is_named(tmp_path, text, reason):
     path = write(tmp_path / "wrong.py", text)
     with pytest.raises(ValueError, match="wrong.py") as error:
-        plugins.available([path])
+        plugins.available_methods([path])
     assert reason in str(error.value)
 
 
 def test_a_file_may_import_the_registry(tmp_path):
     text = GOOD.replace("import Method", "import METHODS, Method")
-    assert set(plugins.from_file(write(tmp_path / "mine.py", text))) == {"mine"}
+    assert set(plugins.load_plugin(write(tmp_path / "mine.py", text))) == {"mine"}
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.py: no such file"):
-        plugins.available([tmp_path / "nowhere.py"])
+        plugins.available_methods([tmp_path / "nowhere.py"])
 
 
 def test_a_broken_entry_point_is_left_out_with_a_warning(monkeypatch):
-    point = EntryPoint("theirs", "nothing_of_this_name:X", plugins.GROUP)
+    point = EntryPoint("theirs", "nothing_of_this_name:X", plugins.ENTRY_POINT_GROUP)
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     with pytest.warns(UserWarning, match="entry point nothing_of_this_name:X: ModuleNotFoundError"):
-        assert plugins.available() == METHODS
+        assert plugins.available_methods() == METHODS
 
 
 def test_a_plugin_must_have_a_name_that_studies_can_write(tmp_path):
     with pytest.raises(ValueError, match="call the file like my_method.py"):
-        plugins.from_file(write(tmp_path / "my-method.py", GOOD))
+        plugins.load_plugin(write(tmp_path / "my-method.py", GOOD))
 
 
 def test_entry_points_join(monkeypatch):
-    point = EntryPoint("theirs", "methods.swa:SWA", plugins.GROUP)
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
-    assert plugins.available()["theirs"] is METHODS["swa"]
+    point = EntryPoint("theirs", "methods.swa:SWA", plugins.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.ENTRY_POINT_GROUP else [])
+    assert plugins.available_methods()["theirs"] is METHODS["swa"]

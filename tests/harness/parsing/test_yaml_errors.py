@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from harness.parsing.yaml_errors import Errors, Lines, StudyError, place_in, without
+from harness.parsing.yaml_errors import Errors, StudyError, YamlLines, existing_location, remove_locations
 
 TEXT = """\
 # a comment
@@ -29,7 +29,7 @@ recipe:
 
 
 def test_every_place_has_its_line():
-    lines = Lines(TEXT)
+    lines = YamlLines(TEXT)
     found = {
         (): 2,
         ("datasets",): 2,
@@ -42,31 +42,34 @@ def test_every_place_has_its_line():
         ("methods", 1, "mine"): 13,
         ("recipe",): 14,
     }
-    assert {place: lines.of(place) for place in found} == found
+    assert {place: lines.line_of(place) for place in found} == found
 
 
 def test_a_place_that_is_not_there_has_the_line_of_what_is_around_it():
-    lines = Lines(TEXT)
-    assert lines.of(("methods", 7, "x")) == 11
-    assert lines.of(("recipe", "schedule", "kind", "deeper")) == 8
-    assert lines.of(("nowhere",)) == 2
+    lines = YamlLines(TEXT)
+    assert lines.line_of(("methods", 7, "x")) == 11
+    assert lines.line_of(("recipe", "schedule", "kind", "deeper")) == 8
+    assert lines.line_of(("nowhere",)) == 2
 
 
 def test_repeated_keys_are_found_at_any_depth():
-    assert Lines(TEXT).repeated == [("recipe",), ("recipe", "lr"), ("recipe", "lr")]
-    errors = Errors(Path("s.yaml"), Lines("a: 1\nb: {c: 1, c: 2}\na: 2\n"))
-    errors.repeated_keys()
-    assert list(errors.found) == ["s.yaml:2: b.c: this key is written twice", "s.yaml:3: a: this key is written twice"]
+    assert YamlLines(TEXT).repeated == [("recipe",), ("recipe", "lr"), ("recipe", "lr")]
+    errors = Errors(Path("s.yaml"), YamlLines("a: 1\nb: {c: 1, c: 2}\na: 2\n"))
+    errors.add_repeated_keys()
+    assert list(errors.messages) == [
+        "s.yaml:2: b.c: this key is written twice",
+        "s.yaml:3: a: this key is written twice",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n"])
 def test_an_empty_text_has_only_its_first_line(text):
-    assert Lines(text).of(("recipe", "lr")) == 1
+    assert YamlLines(text).line_of(("recipe", "lr")) == 1
 
 
 def test_a_list_that_holds_itself_is_walked_once():
-    lines = Lines("a: &x\n  - *x\n  - 1\n")
-    assert lines.of(("a", 1)) == 3
+    lines = YamlLines("a: &x\n  - *x\n  - 1\n")
+    assert lines.line_of(("a", 1)) == 3
 
 
 class Inner(BaseModel, extra="forbid"):
@@ -82,11 +85,11 @@ class Outer(BaseModel, extra="forbid"):
 def test_errors_are_reported_once_a_place_and_left_out():
     text = "inner: {x: a, y: [1, b, 2, c], z: 1}\n"
     raw = yaml.safe_load(text)
-    errors = Errors(Path("s.yaml"), Lines(text))
+    errors = Errors(Path("s.yaml"), YamlLines(text))
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate(raw)
-    left = errors.report(raw, caught.value)
-    found = list(errors.found)
+    left = errors.add_validation_errors(raw, caught.value)
+    found = list(errors.messages)
     assert found[0].startswith("s.yaml:1: inner.x: Input should be a valid integer")
     assert [line.split(": ")[1] for line in found if "[" in line] == ["inner.y[1]", "inner.y[3]"]
     assert "s.yaml:1: inner.z: unknown key" in found
@@ -97,23 +100,28 @@ def test_errors_are_reported_once_a_place_and_left_out():
 
 def test_without_leaves_the_other_items_of_a_list_alone():
     raw = {"a": [0, 1, {"b": 2, "c": 3}, 3], "d": 4}
-    assert without(raw, [("a", 0), ("a", 2, "b"), ("a", 3), ("nowhere", 1), ()]) == {"a": [1, {"c": 3}], "d": 4}
-    assert without({"a": list(range(12))}, [("a", 2), ("a", 10), ("a", 9)]) == {"a": [0, 1, 3, 4, 5, 6, 7, 8, 11]}
+    assert remove_locations(raw, [("a", 0), ("a", 2, "b"), ("a", 3), ("nowhere", 1), ()]) == {
+        "a": [1, {"c": 3}],
+        "d": 4,
+    }
+    assert remove_locations({"a": list(range(12))}, [("a", 2), ("a", 10), ("a", 9)]) == {
+        "a": [0, 1, 3, 4, 5, 6, 7, 8, 11]
+    }
 
 
 def test_place_in_skips_what_is_no_place():
     raw = {"methods": [{"mine": "swa"}]}
-    assert place_in(raw, ("methods", 0, "function-before", "mine")) == ("methods", 0, "mine")
-    assert place_in(raw, ("methods", 3, "label")) == ("methods",)
+    assert existing_location(raw, ("methods", 0, "function-before", "mine")) == ("methods", 0, "mine")
+    assert existing_location(raw, ("methods", 3, "label")) == ("methods",)
 
 
 def test_raise_any():
-    errors = Errors(Path("s.yaml"), Lines("a: 1\nb: 2\n"))
-    errors.raise_any()
+    errors = Errors(Path("s.yaml"), YamlLines("a: 1\nb: 2\n"))
+    errors.raise_if_any()
     errors.add(("b",), "wrong")
     errors.add(("b",), "wrong")
     with pytest.raises(StudyError, match=r"^1 error in the study; nothing was started\n  s.yaml:2: b: wrong$"):
-        errors.raise_any()
+        errors.raise_if_any()
     errors.add((), "missing")
     with pytest.raises(StudyError, match=r"^2 errors in the study; nothing was started\n"):
-        errors.raise_any()
+        errors.raise_if_any()

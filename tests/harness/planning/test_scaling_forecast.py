@@ -29,7 +29,7 @@ from harness.planning.workload import (
     together,
     write_work,
 )
-from harness.studies.study_files import STUDIES, names
+from harness.studies.study_files import STUDIES, study_names
 
 PAGE = Path(__file__).parents[3] / "docs" / "scaling.md"
 WRN = Network("wrn-28-10", (3, 32, 32), 10, 128, operations("wrn-28-10", Shape(3, 32, 10, 1), 0))
@@ -196,7 +196,7 @@ class TestWork:
 
     def test_the_work_that_is_kept_is_of_todays_files(self):
         """Count it anew by `python -m harness.planning.scaling_forecast --output docs/scaling.md`."""
-        assert set(read_work()) == set(names())
+        assert set(read_work()) == set(study_names())
 
     @pytest.mark.parametrize("name", ["late-phase/table-17", "late-phase/table-6", "digits"])
     def test_the_work_that_is_kept_is_right(self, name):
@@ -391,4 +391,4 @@ class TestPage:
         assert not [path for path in STUDIES.rglob("*.yaml") if "precision" in path.read_text(encoding="utf-8")]
 
     def test_every_folder_of_studies_is_a_paper(self):
-        assert {folder_of(name) for name in names()} == set(scaling.PAPERS)
+        assert {folder_of(name) for name in study_names()} == set(scaling.PAPERS)

@@ -8,7 +8,7 @@ from harness.planning import study_cost
 from harness.planning.plan import Plan
 from harness.planning.study_cost import HOURS, StudyCost, count_cost, digest, operations, read_costs
 from harness.studies.study import load
-from harness.studies.study_files import names
+from harness.studies.study_files import study_names
 
 CIFAR = Shape(3, 32, 10, 50_000)
 
@@ -69,7 +69,7 @@ def test_it_is_written_on_one_line():
 
 def test_the_costs_that_are_kept_are_of_todays_files():
     """Count them anew by `python -m harness.planning.study_cost`."""
-    assert set(read_costs()) == set(names())
+    assert set(read_costs()) == set(study_names())
 
 
 @pytest.mark.parametrize("name", ["late-phase/table-17", "late-phase/table-5", "digits"])
@@ -88,8 +88,8 @@ def test_a_cost_is_of_the_study_and_of_the_recipes_that_it_names(tmp_path, monke
     path = write(tmp_path, "sgd")
     before = digest(path)
     known, other = study_cost.recipes(), {"epochs": 7}
-    monkeypatch.setattr(study_cost, "recipes", lambda: known | {"late-phase/swa": other, "own/new": other})
+    monkeypatch.setattr(study_cost, "load_recipes", lambda: known | {"late-phase/swa": other, "own/new": other})
     assert digest(path) == before
-    monkeypatch.setattr(study_cost, "recipes", lambda: known | {"late-phase/sgd": other})
+    monkeypatch.setattr(study_cost, "load_recipes", lambda: known | {"late-phase/sgd": other})
     assert digest(path) != before
     assert digest(write(tmp_path, "swa")) != before

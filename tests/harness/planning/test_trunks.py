@@ -15,7 +15,7 @@ from harness.planning.trunk_storage import awaited, keep_within
 from harness.planning.trunks import Histories, Trunk, find_trunks
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
-from harness.studies.build_method import Imagined
+from harness.studies.build_method import MetaMethods
 from harness.studies.study import load
 from methods import METHODS
 
@@ -67,8 +67,8 @@ def test_runs_that_share_all_their_training_part_at_its_end():
 def history(make_run, method, run=None, **recipe):
     made = make_run(method, run=run, **recipe)
     plan = Plan.__new__(Plan)
-    plan.study, plan.imagined = type("Study", (), {"methods": METHODS}), Imagined(METHODS)
-    return Histories().of(made, plan.imagine(made))
+    plan.study, plan.meta_methods = type("Study", (), {"methods": METHODS}), MetaMethods(METHODS)
+    return Histories().of(made, plan.meta_method(made))
 
 
 def common(one, other):
@@ -261,7 +261,7 @@ class Broken(SGD):
 
 FINE_TUNING = """
 from methods import SGD
-from methods.base import Need
+from methods.core.declarations import Need
 from methods.trunk import Sharing
 
 class FineTuning(SGD):

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from scipy.linalg import solve_discrete_lyapunov
 
-from harness.quadratic.learners import FullEnsemble, LatePhase, Streams, simulate
-from harness.quadratic.problem import EVERY, QuadraticRun, balance, curvature_around, late_phase_loss, steady_loss
-from harness.quadratic.quadratic_study import curves, slopes
+from harness.quadratic.learners import FullEnsembles, LatePhaseEnsembles, NormalStreams, simulate
+from harness.quadratic.problem import (
+    MEASURE_EVERY,
+    QuadraticRun,
+    effective_curvatures,
+    late_phase_loss,
+    mean_square_late_weight,
+    steady_loss,
+)
+from harness.quadratic.quadratic_study import log_log_slopes, loss_curves
 from harness.store.outcome import DivergenceError
 
 
@@ -52,7 +59,7 @@ def test_a_rate_too_high_has_no_steady_state():
 def test_late_phase_weights_at_rest_are_a_preconditioner(square):
     run = setting()
     P = square * np.eye(run.n) + np.outer(run.target, run.target) / square  # φ² I + θ θᵀ
-    found = steady_loss(curvature_around(run, square), run.eta, run.B, 3)
+    found = steady_loss(effective_curvatures(run, square), run.eta, run.B, 3)
     np.testing.assert_allclose(found, lyapunov_loss(run, P, 3), rtol=1e-9)
 
 
@@ -64,7 +71,7 @@ def test_the_balance_of_base_and_late_phase_weights():
         for _ in range(40_000):
             pull = square * h.sum() / K - h @ target**2 / square  # by which |θ|² − φ² = 1 / φ² − φ² grows
             square -= step * run.eta**2 / run.B * pull / (1 + 1 / square**2)
-        at_start, after, at_last = balance(run, K, [0, 4000, 1e8])
+        at_start, after, at_last = mean_square_late_weight(run, K, [0, 4000, 1e8])
         assert at_start == 1.0
         np.testing.assert_allclose(after, square, rtol=1e-4)
         assert 0.1 < after < 0.9, "on its way"
@@ -93,7 +100,7 @@ def naive_step(run, theta, phi, x):
 
 def late_phase_at(run, theta, phi):
     """One ensemble at given weights."""
-    late = LatePhase(run.model_copy(update={"seeds": (0,)}), [len(phi)], purpose=0)
+    late = LatePhaseEnsembles(run.model_copy(update={"seeds": (0,)}), [len(phi)], purpose=0)
     late.theta[0, 0], late.phi[0, 0] = theta, phi
     return late
 
@@ -101,7 +108,7 @@ def late_phase_at(run, theta, phi):
 def test_an_update_is_the_papers():
     random = np.random.default_rng(0)
     run = setting(B=2.0, n=6)
-    late = LatePhase(run, [1, 4, 3], purpose=0)
+    late = LatePhaseEnsembles(run, [1, 4, 3], purpose=0)
     x = random.standard_normal((8, 3, 4, 6))  # each member's own noise, in all seeds and rows
     late.theta, late.phi = random.standard_normal((8, 3, 6)), random.standard_normal((8, 3, 4)) * late.used
     theta, phi = late.theta.copy(), late.phi.copy()
@@ -139,7 +146,7 @@ def test_fewer_random_numbers_give_the_same_law():
 
 def test_a_full_ensembles_update_is_the_papers():
     run = setting(B=2.0, n=6)
-    full = FullEnsemble(run, purpose=1)
+    full = FullEnsembles(run, purpose=1)
     before = full.w.copy()
     full.step()
     epsilon = full.noise / np.sqrt(run.curvature)  # N(0, H⁻¹)
@@ -153,7 +160,7 @@ def test_a_full_ensembles_update_is_the_papers():
 
 def test_the_start_is_at_distance_one():
     run = setting()
-    late = LatePhase(run, run.K, purpose=0)
+    late = LatePhaseEnsembles(run, run.K, purpose=0)
     np.testing.assert_allclose(np.linalg.norm(late.weights() - run.target, axis=-1), 1.0)
     np.testing.assert_allclose(np.linalg.norm(late.theta, axis=-1), 1.0)
     assert (late.phi == late.used).all()
@@ -161,11 +168,11 @@ def test_the_start_is_at_distance_one():
 
 
 def test_a_seeds_numbers_do_not_depend_on_the_others():
-    one, other = (Streams(seeds, 3).fill(np.empty((2, 4))) for seeds in ((5, 6), (7, 5)))
+    one, other = (NormalStreams(seeds, 3).fill(np.empty((2, 4))) for seeds in ((5, 6), (7, 5)))
     np.testing.assert_array_equal(one[0], other[1])
     assert not np.isclose(one[1], other[0]).any()
-    assert not np.isclose(one, Streams((5, 6), 4).fill(np.empty((2, 4)))).any(), "each purpose has its own"
-    many = Streams((5, 6), 3).fill(np.empty((2, 100_000)))
+    assert not np.isclose(one, NormalStreams((5, 6), 4).fill(np.empty((2, 4)))).any(), "each purpose has its own"
+    many = NormalStreams((5, 6), 3).fill(np.empty((2, 100_000)))
     np.testing.assert_allclose([many.mean(), many.std(), np.mean(many[0] * many[1])], [0, 1, 0], atol=0.01)
 
 
@@ -176,7 +183,7 @@ def test_a_seeds_numbers_do_not_depend_on_the_others():
 def weak():
     run = setting(eta=0.1, n=10, seeds=tuple(range(16)), iterations=6000, average=5000)
     losses = simulate(run)
-    return run, losses, curves(run, losses)
+    return run, losses, loss_curves(run, losses)
 
 
 def test_full_ensembles_have_the_loss_of_the_closed_form(weak):
@@ -190,14 +197,14 @@ def test_weak_noise_makes_late_phase_weights_as_good_as_a_full_ensemble(weak):
     for name in ("late_phase", "full_multiplicative"):
         assert (found[f"{name}_se"] < 0.03 * found[name]).all()
         assert (abs(found[name] - found["late_phase_prediction"]) < 3 * found[f"{name}_se"]).all(), name
-        assert abs(slopes(run, losses)[f"slope/{name}"] + 1) < 0.1
+        assert abs(log_log_slopes(run, losses)[f"slope/{name}"] + 1) < 0.1
         assert (abs(found[f"{name}_change"]) < 4 * found[f"{name}_change_se"]).all(), "it is steady"
 
 
 def test_strong_noise_moves_the_balance_and_with_it_the_slope():
     run = setting(eta=0.1, B=1.0, n=40, iterations=6000, average=5000)
     losses = simulate(run)
-    found, slope = curves(run, losses), slopes(run, losses)
+    found, slope = loss_curves(run, losses), log_log_slopes(run, losses)
     assert (found["late_phase_se"] < 0.04 * found["late_phase"]).all()
     np.testing.assert_allclose(found["late_phase"], found["late_phase_prediction"], rtol=0.1)
     assert (found["late_phase"] < 0.9 * found["full"]).all()
@@ -208,13 +215,13 @@ def test_strong_noise_moves_the_balance_and_with_it_the_slope():
 def test_what_is_averaged():
     run = setting(n=4, seeds=(3, 8), K=(1, 3), iterations=85, average=60)
     found = simulate(run)
-    late, full, single = LatePhase(run, run.K, 0), FullEnsemble(run, 1), LatePhase(run, [1, 1, 1], 2)
+    late, full, single = LatePhaseEnsembles(run, run.K, 0), FullEnsembles(run, 1), LatePhaseEnsembles(run, [1, 1, 1], 2)
     halves = {name: ([], []) for name in found}
     for t in range(1, 86):
         late.draw_and_step()
         full.step()
         single.draw_and_step()
-        if t <= 25 or t % EVERY:
+        if t <= 25 or t % MEASURE_EVERY:
             continue
         alone = single.weights()
         averages = {
@@ -234,10 +241,10 @@ def test_the_slope_of_a_power_law_and_its_error():
     run = setting(K=(1, 2, 4), seeds=(0, 1))
     K = np.array(run.K)
     each = np.stack([3.0 * K**-0.9, 3.0 * K**-1.1])  # (S, len(K))
-    found = slopes(run, {"late_phase": np.stack([each, each])})
+    found = log_log_slopes(run, {"late_phase": np.stack([each, each])})
     np.testing.assert_allclose(found["slope/late_phase_se"], 0.1)  # std(n − 1) of ±0.1 over √2
     np.testing.assert_allclose(found["slope/full_closed_form"], -1.0)
-    changed = curves(run, {"late_phase": np.stack([each, 1.5 * each])})
+    changed = loss_curves(run, {"late_phase": np.stack([each, 1.5 * each])})
     np.testing.assert_allclose(changed["late_phase"], 1.25 * each.mean(0))
     np.testing.assert_allclose(changed["late_phase_se"], 1.25 * abs(each[0] - each[1]) / 2)
     np.testing.assert_allclose(changed["late_phase_change"], 0.4)

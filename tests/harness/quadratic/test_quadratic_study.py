@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.plan import Plan
 from harness.quadratic import quadratic_study
-from harness.quadratic.problem import QuadraticRun, balance, late_phase_loss
+from harness.quadratic.problem import QuadraticRun, late_phase_loss, mean_square_late_weight
 from harness.quadratic.quadratic_study import PAPER_ITERATIONS
 from harness.running.execute import execute
 from harness.running.settings import Settings
@@ -145,7 +145,10 @@ def test_the_study_of_figure_1():
         losses = late_phase_loss(first, K, [0, first.iterations, PAPER_ITERATIONS])
         np.testing.assert_allclose(losses, losses[0], rtol=0.01)
     for run in study.runs[1:3]:  # on their way
-        assert balance(run, 1, [run.iterations])[0] > 1.1 * balance(run, 1, [PAPER_ITERATIONS])[0]
+        assert (
+            mean_square_late_weight(run, 1, [run.iterations])[0]
+            > 1.1 * mean_square_late_weight(run, 1, [PAPER_ITERATIONS])[0]
+        )
     for run in study.runs[3:]:  # at rest
         for K in run.K:
             here, there = late_phase_loss(run, K, [run.iterations - run.average, PAPER_ITERATIONS])

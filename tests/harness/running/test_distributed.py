@@ -11,7 +11,7 @@ from torch import nn
 from data import Shape
 from harness.cli.engine_options import check_ranks
 from harness.cli.options import Refusal
-from harness.parsing.plugins import available
+from harness.parsing.plugins import available_methods
 from harness.running.distributed import ranks
 from harness.running.distributed.group import Group
 from harness.running.distributed.ranks import RankError, device_of, portable, watch
@@ -207,7 +207,7 @@ def exact(make_run, tmp_path):
     """Give a function that makes runs of plugins that compute in float64, and settings in a folder of that name."""
     path = tmp_path / "exactly.py"
     path.write_text(EXACTLY)
-    methods = available([path])
+    methods = available_methods([path])
 
     def make(method, seed=0, **changes):
         return make_run(method, seed, methods, changes, epochs=4, lr=0.01)
@@ -323,7 +323,7 @@ def test_text(pair, make_run, tmp_path):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Give a function that watches imagined processes, by their exit codes and what they have said."""
+    """Give a function that watches fake processes, by their exit codes and what they have said."""
     monkeypatch.setattr(ranks, "GRACE", 0.1)
     monkeypatch.setattr(ranks, "LOOK", 0.01)
 

@@ -21,7 +21,7 @@ from harness.running.execute import execute, fail
 from harness.running.settings import Settings
 from harness.store import checkpoint
 from harness.store.outcome import Outcome
-from harness.store.run_folder import RunFolder, trouble, write
+from harness.store.run_folder import RunFolder, describe_disk_error, write_atomically
 from harness.tracking import background_sender as sender
 from harness.tracking.progress_display import Show
 
@@ -194,10 +194,10 @@ def test_a_failure_that_cannot_be_recorded_is_told(disk):
 
 def test_a_write_that_fails_names_the_file_and_leaves_nothing(disk):
     path = disk.path / "deep" / "file"
-    write(path, lambda file: file.write(b"old"))
+    write_atomically(path, lambda file: file.write(b"old"))
     disk.fill(leave=10_000)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        write(path, lambda file: file.write(bytes(100_000)))
+        write_atomically(path, lambda file: file.write(bytes(100_000)))
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert [file.name for file in path.parent.iterdir()] == ["file"]
@@ -205,13 +205,16 @@ def test_a_write_that_fails_names_the_file_and_leaves_nothing(disk):
 
 def test_trouble():
     full = OSError(errno.ENOSPC, "No space left on device", "x/y")
-    assert trouble(full) == "no space is left for x/y: free some"
+    assert describe_disk_error(full) == "no space is left for x/y: free some"
     wrapped = ValueError("cannot unpack")
     wrapped.__cause__ = full
-    assert trouble(wrapped) == "no space is left for x/y: free some"
-    assert trouble(OSError(errno.EDQUOT, "quota", "z")) == "the disk quota does not leave space for z: free some"
-    assert trouble(FileNotFoundError(errno.ENOENT, "none", "z")) == "", "one run's own"
-    assert trouble(ValueError("no")) == trouble(None) == ""
+    assert describe_disk_error(wrapped) == "no space is left for x/y: free some"
+    assert (
+        describe_disk_error(OSError(errno.EDQUOT, "quota", "z"))
+        == "the disk quota does not leave space for z: free some"
+    )
+    assert describe_disk_error(FileNotFoundError(errno.ENOENT, "none", "z")) == "", "one run's own"
+    assert describe_disk_error(ValueError("no")) == describe_disk_error(None) == ""
 
 
 @pytest.mark.parametrize("engine", ["inline", "processes"])

@@ -18,7 +18,7 @@ from harness.running.optimizers import make_optimizer
 from harness.running.run_data import RunData
 from harness.running.settings import Settings
 from harness.running.training_loop import grouped, train_epoch
-from harness.store.outcome import FOUND, DivergenceError
+from harness.store.outcome import ALREADY_FINISHED, DivergenceError
 from harness.store.run_folder import RunFolder
 from methods import SGD, Recipe
 from tests.conftest import build, separable
@@ -274,7 +274,7 @@ def test_a_finished_run_is_left_alone(make_run, tmp_path):
     execute(run, Settings(tmp_path), [])
     before = {path: path.stat().st_mtime_ns for path in RunFolder(tmp_path, run.key).path.iterdir()}
     time.sleep(0.01)
-    assert execute(run, Settings(tmp_path), []) == ("finished", FOUND)
+    assert execute(run, Settings(tmp_path), []) == ("finished", ALREADY_FINISHED)
     after = {path: path.stat().st_mtime_ns for path in RunFolder(tmp_path, run.key).path.iterdir()}
     assert after == before
 
@@ -313,11 +313,11 @@ class Broken(Method):
 
 
 def test_a_failing_method_is_recorded_with_its_traceback(make_run, tmp_path):
-    from harness.parsing.plugins import available
+    from harness.parsing.plugins import available_methods
 
     (tmp_path / "broken.py").write_text(PLUGIN)
     settings = Settings(tmp_path / "runs", plugins=(tmp_path / "broken.py",), checkpoint_seconds=0)
-    run = make_run("broken", methods=available(settings.plugins))
+    run = make_run("broken", methods=available_methods(settings.plugins))
     assert execute(run, settings, []) == ("failed", "ValueError: [/boo] at the end of epoch 1")
     folder = RunFolder(settings.runs, run.key)
     failure = json.loads(folder.failure.read_text())

@@ -14,7 +14,7 @@ from harness.store import checkpoint as checkpoints
 from harness.store.checkpoint import (
     Checkpoint,
     CheckpointError,
-    check_names,
+    check_parameter_names,
     load,
     load_optimizer_state,
     optimizer_state,
@@ -158,5 +158,5 @@ def test_names_must_be_unique():
             return super().param_groups() * 2
 
     with pytest.raises(ValueError, match=r"^Twice.param_groups: 'net.conv.weight' appears twice$"):
-        check_names(build(Twice, Recipe(epochs=1)))
-    check_names(build(partial(SWA, start=0), Recipe(epochs=1)))
+        check_parameter_names(build(Twice, Recipe(epochs=1)))
+    check_parameter_names(build(partial(SWA, start=0), Recipe(epochs=1)))

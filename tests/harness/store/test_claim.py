@@ -18,18 +18,18 @@ from harness.running.execute import execute, fail, give_up
 from harness.running.settings import Settings
 from harness.store import claim as claims
 from harness.store.claim import (
-    Lookout,
-    LostError,
+    AlreadyClaimedError,
+    ClaimLostError,
+    ClaimObserver,
     Owner,
-    TakenError,
-    confirm,
-    free_if_dead,
-    numbers,
-    place,
-    see,
-    take,
+    acquire_claim,
+    check_still_owner,
+    claim_numbers,
+    free_if_owner_dead,
+    read_claim,
+    write_claim,
 )
-from harness.store.outcome import FOUND, Outcome
+from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder, write_json
 
 FORK = multiprocessing.get_context("fork")
@@ -43,7 +43,7 @@ def wait_until(condition, seconds=30.0):
 
 
 def hold(folder, ready):
-    take(folder, "a driver")
+    acquire_claim(folder, "a driver")
     ready.set()
     time.sleep(60)
 
@@ -62,8 +62,8 @@ def holder(tmp_path):
 
 def elsewhere(folder, **changes):
     """Claim a folder for a process of another machine."""
-    owner = replace(Owner.here("its driver"), machine="another machine", host="far", **changes)
-    assert place(folder, see(folder).number + 1, json.dumps(asdict(owner)))
+    owner = replace(Owner.current_process("its driver"), machine="another machine", host="far", **changes)
+    assert write_claim(folder, read_claim(folder).number + 1, json.dumps(asdict(owner)))
     return owner
 
 
@@ -81,14 +81,14 @@ def test_what_another_driver_failed_since_this_one_began_is_not_tried_again(tmp_
 
 def test_a_claim_keeps_others_out_until_it_is_released(tmp_path):
     folder = RunFolder(tmp_path, "k")
-    assert not folder.locked()
+    assert not folder.is_claimed()
     assert not folder.path.exists(), "looking creates nothing"
     with folder.claim("my driver"):
         owner = folder.owner()
-        assert folder.locked()
-        with pytest.raises(TakenError, match=rf"^process {os.getpid()} on .+ works on it$"), folder.claim():
+        assert folder.is_claimed()
+        with pytest.raises(AlreadyClaimedError, match=rf"^process {os.getpid()} on .+ works on it$"), folder.claim():
             pass
-    assert not folder.locked()
+    assert not folder.is_claimed()
     assert (owner.process, owner.driver, len(owner.token)) == (os.getpid(), "my driver", 32)
     assert abs(owner.since - time.time()) < 60
     with folder.claim():
@@ -101,27 +101,27 @@ def test_it_is_released_whatever_happens(tmp_path):
     folder = RunFolder(tmp_path, "k")
     with pytest.raises(KeyboardInterrupt), folder.claim():
         raise KeyboardInterrupt
-    assert not folder.locked()
-    assert claims.HELD == {}
+    assert not folder.is_claimed()
+    assert claims.OWN_CLAIMS == {}
 
 
 def test_another_process_is_kept_out_and_takes_over_when_the_owner_is_killed(tmp_path, holder):
     folder = RunFolder(tmp_path, "k")
-    assert folder.locked()
+    assert folder.is_claimed()
     assert folder.owner().process == holder.pid
-    with pytest.raises(TakenError):
-        take(folder.path)
+    with pytest.raises(AlreadyClaimedError):
+        acquire_claim(folder.path)
     os.kill(holder.pid, signal.SIGKILL)
-    wait_until(lambda: not folder.locked())  # a zombie has ended: nobody has waited for it
+    wait_until(lambda: not folder.is_claimed())  # a zombie has ended: nobody has waited for it
     with folder.claim():
         assert folder.owner().process == os.getpid()
 
 
 def test_a_reused_process_number_is_no_owner(tmp_path):
-    owner = Owner.here("")
-    assert not owner.dead()
-    assert replace(owner, started=owner.started - 1).dead()
-    assert not replace(owner, started=owner.started - 1, machine="another").dead(), "it may run there"
+    owner = Owner.current_process("")
+    assert not owner.is_dead()
+    assert replace(owner, started=owner.started - 1).is_dead()
+    assert not replace(owner, started=owner.started - 1, machine="another").is_dead(), "it may run there"
 
 
 def test_starts_of_processes_agree_with_the_system(tmp_path):
@@ -129,25 +129,25 @@ def test_starts_of_processes_agree_with_the_system(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         ticks = os.sysconf("SC_CLK_TCK")
-        assert before - 0.1 <= claims.start_of(child.pid) / ticks <= before + 30
-        assert claims.lives(child.pid, claims.start_of(child.pid))
-        assert claims.lives(child.pid, None), "asked by a signal where the start is not known"
+        assert before - 0.1 <= claims.process_start_ticks(child.pid) / ticks <= before + 30
+        assert claims.is_process_alive(child.pid, claims.process_start_ticks(child.pid))
+        assert claims.is_process_alive(child.pid, None), "asked by a signal where the start is not known"
     finally:
         child.kill()
-    wait_until(lambda: claims.start_of(child.pid) is None)
+    wait_until(lambda: claims.process_start_ticks(child.pid) is None)
     child.wait()
-    assert not claims.lives(child.pid, None)
-    assert not claims.lives(child.pid, 1)
+    assert not claims.is_process_alive(child.pid, None)
+    assert not claims.is_process_alive(child.pid, 1)
 
 
 def race(folder, barrier, won, number):
     barrier.wait()
     try:
         if number is None:
-            take(folder)
-        elif not place(folder, number, json.dumps(asdict(Owner.here("")))):
+            acquire_claim(folder)
+        elif not write_claim(folder, number, json.dumps(asdict(Owner.current_process("")))):
             return
-    except TakenError:
+    except AlreadyClaimedError:
         return
     won.put(os.getpid())
     time.sleep(60)
@@ -160,7 +160,7 @@ def test_of_many_who_try_at_once_one_wins(tmp_path, abandoned, number):
     for i in range(4):
         folder = tmp_path / f"{i}"
         if abandoned or number:
-            assert place(folder, 1, json.dumps(asdict(replace(Owner.here(""), started=1))))
+            assert write_claim(folder, 1, json.dumps(asdict(replace(Owner.current_process(""), started=1))))
         barrier, won = FORK.Barrier(6), FORK.Queue()
         processes = [FORK.Process(target=race, args=(folder, barrier, won, number)) for _ in range(6)]
         for process in processes:
@@ -168,8 +168,8 @@ def test_of_many_who_try_at_once_one_wins(tmp_path, abandoned, number):
         winner = won.get(timeout=30)
         wait_until(lambda processes=processes: sum(process.is_alive() for process in processes) == 1)
         assert won.empty()
-        assert see(folder).owner.process == winner
-        assert len(numbers(folder)) == 1
+        assert read_claim(folder).owner.process == winner
+        assert len(claim_numbers(folder)) == 1
         for process in processes:
             process.kill()
             process.join()
@@ -183,14 +183,14 @@ def test_turns_follow_each_other_without_overlap(tmp_path):
         for _ in range(15):
             while True:
                 try:
-                    claim = take(folder)
+                    claim = acquire_claim(folder)
                     break
-                except TakenError:
+                except AlreadyClaimedError:
                     time.sleep(0.001)
             inside["now"] += 1
             assert inside["now"] == 1
             turns.append(int(claim.path.suffix[1:]))
-            claim.confirm()
+            claim.check_still_owner()
             inside["now"] -= 1
             claim.release()
 
@@ -207,16 +207,16 @@ def test_a_claim_that_could_not_be_freed_is_free_for_its_process(tmp_path, monke
         raise OSError(errno.EROFS, "read-only")
 
     folder = tmp_path / "k"
-    claim = take(folder)
-    with pytest.raises(TakenError):
-        take(folder)
+    claim = acquire_claim(folder)
+    with pytest.raises(AlreadyClaimedError):
+        acquire_claim(folder)
     with monkeypatch.context() as patch:
         patch.setattr(claims.os, "truncate", refuses)
         claim.release()
-    assert see(folder).owner, "others see a claim that gives no sign of life"
-    again = take(folder)
-    with pytest.raises(TakenError):
-        take(folder)
+    assert read_claim(folder).owner, "others see a claim that gives no sign of life"
+    again = acquire_claim(folder)
+    with pytest.raises(AlreadyClaimedError):
+        acquire_claim(folder)
     again.release()
 
 
@@ -226,7 +226,7 @@ def test_a_full_disk_is_named_by_the_claim(tmp_path, monkeypatch):
 
     monkeypatch.setattr(claims.Path, "write_text", refuses)
     with pytest.raises(OSError) as full:
-        take(tmp_path / "k")
+        acquire_claim(tmp_path / "k")
     assert full.value.filename == str(tmp_path / "k" / "claim.1")
 
 
@@ -234,35 +234,35 @@ def test_a_process_that_cannot_be_looked_at_counts_as_alive(monkeypatch):
     def refuses(path):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    here = Owner.here("")
-    assert not here.dead()
+    here = Owner.current_process("")
+    assert not here.is_dead()
     monkeypatch.setattr(claims.Path, "read_text", refuses)
-    assert not replace(here, machine=claims.machine()).dead()
+    assert not replace(here, machine=claims.machine_id()).is_dead()
 
 
 def test_who_looked_long_ago_does_not_hit_a_later_claim(tmp_path):
     """One saw claim 1 abandoned, and acts only when claim 3 is another's: number 2 is there no more."""
     folder = tmp_path / "k"
-    place(folder, 1, json.dumps(asdict(replace(Owner.here(""), started=1))))
-    take(folder).release()
-    third = take(folder)
+    write_claim(folder, 1, json.dumps(asdict(replace(Owner.current_process(""), started=1))))
+    acquire_claim(folder).release()
+    third = acquire_claim(folder)
     assert third.path.name == "claim.3"
-    assert numbers(folder) == {3}
-    assert not place(folder, 2, "")
-    assert numbers(folder) == {3}
-    third.confirm()
+    assert claim_numbers(folder) == {3}
+    assert not write_claim(folder, 2, "")
+    assert claim_numbers(folder) == {3}
+    third.check_still_owner()
     third.release()
 
 
 def test_an_owner_gives_signs_of_life_until_it_releases(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.02)
-    claim = take(tmp_path / "k")
-    first = see(claim.folder).beat
-    wait_until(lambda: see(claim.folder).beat != first)
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.02)
+    claim = acquire_claim(tmp_path / "k")
+    first = read_claim(claim.folder).heartbeat
+    wait_until(lambda: read_claim(claim.folder).heartbeat != first)
     claim.release()
-    last = see(claim.folder).beat
+    last = read_claim(claim.folder).heartbeat
     time.sleep(0.2)
-    assert see(claim.folder).beat == last
+    assert read_claim(claim.folder).heartbeat == last
 
 
 def test_silence_is_measured_by_the_observer(tmp_path, monkeypatch):
@@ -270,67 +270,67 @@ def test_silence_is_measured_by_the_observer(tmp_path, monkeypatch):
     folder, now = tmp_path / "k", [1000.0]
     monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
     elsewhere(folder)
-    lookout = Lookout(silence=60)
+    observer = ClaimObserver(timeout=60)
     for clock in (0, 10**10, 5):  # each 59 s after the one before
         os.utime(folder / "claim.1", (clock, clock))
-        assert not lookout.free(folder)
+        assert not observer.is_free(folder)
         now[0] += 59
-        assert not lookout.free(folder)
+        assert not observer.is_free(folder)
     now[0] += 1
-    assert lookout.free(folder)
-    assert see(folder).owner is None
-    assert take(folder).path.name == "claim.3"
+    assert observer.is_free(folder)
+    assert read_claim(folder).owner is None
+    assert acquire_claim(folder).path.name == "claim.3"
 
 
 def test_a_new_owner_is_not_given_up_for_the_silence_of_the_one_before(tmp_path, monkeypatch):
     folder, now = tmp_path / "k", [0.0]
     monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
-    lookout = Lookout()
+    observer = ClaimObserver()
     elsewhere(folder)
-    assert not lookout.free(folder)
-    now[0] = claims.SILENCE - 1
+    assert not observer.is_free(folder)
+    now[0] = claims.HEARTBEAT_TIMEOUT - 1
     elsewhere(folder)
-    assert not lookout.free(folder)
-    now[0] = 2 * claims.SILENCE - 2
-    assert not lookout.free(folder)
-    now[0] = 2 * claims.SILENCE
-    assert lookout.free(folder)
+    assert not observer.is_free(folder)
+    now[0] = 2 * claims.HEARTBEAT_TIMEOUT - 2
+    assert not observer.is_free(folder)
+    now[0] = 2 * claims.HEARTBEAT_TIMEOUT
+    assert observer.is_free(folder)
 
 
 def test_two_observers_of_a_silent_owner_give_it_up_once(tmp_path):
     folder = tmp_path / "k"
     elsewhere(folder)
-    lookouts = [Lookout(silence=0.01) for _ in range(2)]
-    assert [lookout.free(folder) for lookout in lookouts] == [False, False]
+    observers = [ClaimObserver(timeout=0.01) for _ in range(2)]
+    assert [observer.is_free(folder) for observer in observers] == [False, False]
     time.sleep(0.02)
-    assert [lookout.free(folder) for lookout in lookouts] == [True, True]
-    claim = take(folder)
-    assert [lookout.free(folder) for lookout in lookouts] == [False, False]
-    claim.confirm()
+    assert [observer.is_free(folder) for observer in observers] == [True, True]
+    claim = acquire_claim(folder)
+    assert [observer.is_free(folder) for observer in observers] == [False, False]
+    claim.check_still_owner()
     claim.release()
-    assert [lookout.free(folder) for lookout in lookouts] == [True, True]
+    assert [observer.is_free(folder) for observer in observers] == [True, True]
 
 
 def test_only_a_dead_owner_of_this_machine_is_freed_at_once(tmp_path):
     folder = tmp_path / "k"
-    place(folder, 1, json.dumps(asdict(replace(Owner.here(""), started=1))))
-    free_if_dead(folder)
-    assert see(folder) == (2, None, see(folder).beat)
+    write_claim(folder, 1, json.dumps(asdict(replace(Owner.current_process(""), started=1))))
+    free_if_owner_dead(folder)
+    assert read_claim(folder) == (2, None, read_claim(folder).heartbeat)
     elsewhere(folder)
-    free_if_dead(folder)
-    assert see(folder).owner.host == "far"
+    free_if_owner_dead(folder)
+    assert read_claim(folder).owner.host == "far"
 
 
 @pytest.mark.parametrize("spoilt", ["{", "null", '{"colour": "red"}', "\0\0\0"])
 def test_of_a_spoilt_claim_only_the_silence_counts(tmp_path, spoilt):
     folder = tmp_path / "k"
-    place(folder, 1, spoilt)
-    lookout = Lookout(silence=0.01)
-    with pytest.raises(TakenError, match="an unknown machine"):
-        take(folder)
-    assert not lookout.free(folder)
+    write_claim(folder, 1, spoilt)
+    observer = ClaimObserver(timeout=0.01)
+    with pytest.raises(AlreadyClaimedError, match="an unknown machine"):
+        acquire_claim(folder)
+    assert not observer.is_free(folder)
     time.sleep(0.02)
-    assert lookout.free(folder)
+    assert observer.is_free(folder)
 
 
 def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch):
@@ -339,24 +339,24 @@ def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(tmp_path), "hardlink_to", refuse)
     with pytest.raises(OSError, match=r"by hard links; choose --runs on a file system that has them: '.*claim\.1'"):
-        take(tmp_path / "k")
+        acquire_claim(tmp_path / "k")
 
 
 def test_an_owner_that_lost_its_claim_writes_nothing_more(tmp_path):
     folder = RunFolder(tmp_path, "k")
     with folder.claim():
         write_json(folder.progress, {"epoch": 1})
-        place(folder.path, 2, "")  # as an observer does
+        write_claim(folder.path, 2, "")  # as an observer does
         for path in (folder.progress, folder.result, folder.failure):
-            with pytest.raises(LostError, match="another process took it over"):
+            with pytest.raises(ClaimLostError, match="another process took it over"):
                 write_json(path, {"epoch": 2})
         with RunFolder(tmp_path, "other").claim():
             write_json(tmp_path / "other" / "x.json", {})
         assert json.loads(folder.progress.read_text()) == {"epoch": 1}
         assert not folder.result.exists()
-        assert numbers(folder.path) == {2}
-    assert numbers(folder.path) == {2}, "releasing what was lost frees nothing"
-    confirm(folder.path)
+        assert claim_numbers(folder.path) == {2}
+    assert claim_numbers(folder.path) == {2}, "releasing what was lost frees nothing"
+    check_still_owner(folder.path)
 
 
 def test_a_run_that_is_claimed_is_elsewhere_and_left_alone(tmp_path, make_run, holder):
@@ -379,7 +379,7 @@ def test_a_run_that_was_taken_over_is_elsewhere_and_no_failure(tmp_path, make_ru
     def taken_over():
         if there:
             return
-        place(folder.path, see(folder.path).number + 1, "")
+        write_claim(folder.path, read_claim(folder.path).number + 1, "")
         there.append({path.name: path.read_bytes() for path in folder.path.iterdir()})
         if after == "an error":
             raise ValueError("boo")
@@ -389,7 +389,7 @@ def test_a_run_that_was_taken_over_is_elsewhere_and_no_failure(tmp_path, make_ru
     assert reason.startswith("another process took it over")
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == there[0]
     assert execute(run, settings, []) == ("finished", "")
-    assert execute(run, settings, []) == ("finished", FOUND)
+    assert execute(run, settings, []) == ("finished", ALREADY_FINISHED)
     whole = Settings(tmp_path / "whole")
     assert execute(run, whole, []) == ("finished", "")
     assert read_result(settings.runs, run.key) == read_result(whole.runs, run.key)
@@ -410,7 +410,7 @@ def beating(folder, ready, stop, done):
 
     A write that was begun before a stop is finished after it: there, the claim is confirmed already.
     """
-    claims.BEAT = 0.02
+    claims.HEARTBEAT_SECONDS = 0.02
     run = RunFolder(folder.parent, folder.name)
     with run.claim():
         ready.set()
@@ -419,7 +419,7 @@ def beating(folder, ready, stop, done):
                 os.kill(os.getpid(), signal.SIGSTOP)
             try:
                 write_json(run.progress, {"epoch": i}, durable=False)
-            except LostError:
+            except ClaimLostError:
                 done.set()
                 time.sleep(60)
             time.sleep(0.01)
@@ -431,19 +431,19 @@ def test_a_process_that_was_stopped_is_given_up_and_notices_when_it_goes_on(tmp_
     process.start()
     try:
         assert ready.wait(30)
-        lookout = Lookout(silence=5.0)
+        observer = ClaimObserver(timeout=5.0)
         time.sleep(0.3)
-        assert not lookout.free(folder), "it lives"
+        assert not observer.is_free(folder), "it lives"
         stop.set()
-        impatient = Lookout(silence=0.3)
-        wait_until(lambda: impatient.free(folder))
-        claim = take(folder)
+        impatient = ClaimObserver(timeout=0.3)
+        wait_until(lambda: impatient.is_free(folder))
+        claim = acquire_claim(folder)
         write_json(folder / "progress.json", {"epoch": "mine"})
         stop.clear()
         os.kill(process.pid, signal.SIGCONT)
         assert done.wait(30)
         assert json.loads((folder / "progress.json").read_text()) == {"epoch": "mine"}
-        claim.confirm()
+        claim.check_still_owner()
         claim.release()
     finally:
         process.kill()

@@ -9,16 +9,16 @@ from harness.store import environment as provenance
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    provenance.commit.cache_clear()
+    provenance.git_commit.cache_clear()
     yield
-    provenance.commit.cache_clear()
+    provenance.git_commit.cache_clear()
 
 
 def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
     (tmp_path / ".git").mkdir()
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", "")
-    assert provenance.commit() == "unknown"
+    assert provenance.git_commit() == "unknown"
 
 
 def test_installed_inside_of_another_checkout_the_commit_is_unknown(monkeypatch, tmp_path):
@@ -30,7 +30,7 @@ def test_installed_inside_of_another_checkout_the_commit_is_unknown(monkeypatch,
     inside = tmp_path / "site-packages"
     inside.mkdir()
     monkeypatch.setattr(provenance, "ROOT", inside)
-    assert provenance.commit() == "unknown"
-    provenance.commit.cache_clear()
+    assert provenance.git_commit() == "unknown"
+    provenance.git_commit.cache_clear()
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    assert provenance.commit() != "unknown"
+    assert provenance.git_commit() != "unknown"

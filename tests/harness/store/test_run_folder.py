@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from harness.store.run_folder import RunFolder, read_json, write, write_json, write_lines
+from harness.store.run_folder import RunFolder, read_json, write_atomically, write_json, write_json_lines
 
 
 class KilledError(BaseException):
@@ -17,7 +17,7 @@ class KilledError(BaseException):
 @pytest.mark.parametrize("error", [OSError, KilledError])
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "deep" / "file"
-    write(path, lambda file: file.write(b"old"))
+    write_atomically(path, lambda file: file.write(b"old"))
 
     def breaks(file):
         file.write(b"half of the n")
@@ -25,7 +25,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, error):
         raise error
 
     with pytest.raises(error):
-        write(path, breaks)
+        write_atomically(path, breaks)
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
 
@@ -36,20 +36,20 @@ def test_a_first_write_that_breaks_off_leaves_nothing(tmp_path):
         raise KilledError
 
     with pytest.raises(KilledError):
-        write(tmp_path / "file", breaks)
+        write_atomically(tmp_path / "file", breaks)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_never_sees_half_of_a_file(tmp_path):
     path = tmp_path / "file"
-    write(path, lambda file: file.write(b"old"))
+    write_atomically(path, lambda file: file.write(b"old"))
 
     def save(file):
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
 
-    write(path, save, durable=False)
+    write_atomically(path, save, durable=False)
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -58,9 +58,9 @@ def test_a_process_killed_in_mid_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_json(path, {"epoch": 1})
     program = (
-        "import sys, time; from pathlib import Path; from harness.store.run_folder import write\n"
+        "import sys, time; from pathlib import Path; from harness.store.run_folder import write_atomically\n"
         "def save(file):\n    file.write(b'half'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
-        "write(Path(sys.argv[1]), save)"
+        "write_atomically(Path(sys.argv[1]), save)"
     )
     child = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -78,7 +78,7 @@ def test_json_refuses_what_is_no_json(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"a": [value]})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_lines(path, [{"a": value}])
+        write_json_lines(path, [{"a": value}])
     assert json.loads(path.read_text()) == {"a": 1}
 
 
@@ -86,9 +86,9 @@ def test_lines_come_back(tmp_path):
     folder = RunFolder(tmp_path, "k" * 64)
     assert folder.read_epochs() == []
     lines = [{"epoch": 1, "train/loss": 0.1}, {"epoch": 2, "train/loss": 1e-9}]
-    write_lines(folder.metrics, lines)
+    write_json_lines(folder.metrics, lines)
     assert folder.read_epochs() == lines
-    write_lines(folder.metrics, lines[:1])
+    write_json_lines(folder.metrics, lines[:1])
     assert folder.read_epochs() == lines[:1]
 
 
@@ -96,12 +96,12 @@ def test_only_a_whole_result_makes_a_run_finished(tmp_path):
     folder = RunFolder(tmp_path, "k")
     assert not folder.finished
     for path in (folder.spec, folder.checkpoint, folder.metrics, folder.predictions, folder.failure, folder.progress):
-        write(path, lambda file: file.write(b'{"key": "k"}'))
+        write_atomically(path, lambda file: file.write(b'{"key": "k"}'))
         assert not folder.finished
     for broken in (b"", b'{"key":'):
-        write(folder.result, lambda file, broken=broken: file.write(broken))
+        write_atomically(folder.result, lambda file, broken=broken: file.write(broken))
         assert not folder.finished
-    write(folder.result, lambda file: file.write(b'{"key": "k"}'))
+    write_atomically(folder.result, lambda file: file.write(b'{"key": "k"}'))
     assert folder.finished
 
 

@@ -6,7 +6,7 @@ import torch
 from data import Shape
 from harness.parsing.method_expression import MethodSpec
 from harness.studies import build_method as build
-from harness.studies.build_method import imagine_method, make_method
+from harness.studies.build_method import build_meta_method, make_method
 from harness.studies.run import DatasetSpec, Run
 from methods import METHODS, Recipe
 
@@ -42,22 +42,22 @@ def test_every_network_of_a_method_starts_from_the_pretrained_weights(monkeypatc
 
 
 def test_planning_needs_no_weights():
-    assert next(imagine_method(run(), METHODS, SHAPE).parameters()).is_meta
+    assert next(build_meta_method(run(), METHODS, SHAPE).parameters()).is_meta
 
 
-def test_what_is_imagined_has_the_shapes_of_what_is_made():
+def test_meta_method_has_the_shapes_of_the_real_method():
     spec = run(recipe=Recipe(epochs=1))
-    made, imagined = (
+    real, meta = (
         {name: (v.shape, v.dtype) for name, v in (*method.named_parameters(), *method.named_buffers())}
-        for method in (make_method(spec, METHODS, SHAPE), imagine_method(spec, METHODS, SHAPE))
+        for method in (make_method(spec, METHODS, SHAPE), build_meta_method(spec, METHODS, SHAPE))
     )
-    assert imagined == made and len(made) > 100
+    assert meta == real and len(real) > 100
 
 
 def test_normal_values_are_drawn_where_there_is_memory_and_only_there():
     torch.manual_seed(0)
     expected = torch.empty(5).normal_(2.0, 3.0)
-    with build.Undrawn():
+    with build.SkipInitialization():
         torch.manual_seed(0)
         assert torch.equal(torch.empty(5).normal_(2.0, 3.0), expected)
         nothing = torch.empty(5, device="meta")
@@ -67,17 +67,17 @@ def test_normal_values_are_drawn_where_there_is_memory_and_only_there():
                 nothing.normal_(*refused) if isinstance(refused, tuple) else nothing.normal_(**refused)
 
 
-def test_a_method_is_imagined_once_for_all_seeds_and_refused_each_time():
-    imagined = build.Imagined(METHODS)
-    assert imagined(run(), SHAPE) is imagined(run().model_copy(update={"seed": 5}), SHAPE)
-    assert imagined(run(), SHAPE) is not imagined(run(recipe=Recipe(epochs=2)), SHAPE)
+def test_meta_method_is_built_once_for_all_seeds_and_refused_each_time():
+    meta_methods = build.MetaMethods(METHODS)
+    assert meta_methods.build(run(), SHAPE) is meta_methods.build(run().model_copy(update={"seed": 5}), SHAPE)
+    assert meta_methods.build(run(), SHAPE) is not meta_methods.build(run(recipe=Recipe(epochs=2)), SHAPE)
     for _ in range(2):
         with pytest.raises(ValueError, match="1000 classes, the data have 3 and 10"):
-            imagined(run(), SHAPE._replace(classes=10))
+            meta_methods.build(run(), SHAPE._replace(classes=10))
 
 
 def test_data_that_do_not_fit_are_refused_before_anything_is_downloaded():
     with pytest.raises(ValueError, match="1000 classes, the data have 3 and 10"):
-        imagine_method(run(), METHODS, SHAPE._replace(classes=10))
+        build_meta_method(run(), METHODS, SHAPE._replace(classes=10))
     with pytest.raises(ValueError, match="no pretrained weights for wrn-10-1"):
-        imagine_method(run(architecture="wrn-10-1"), METHODS, SHAPE)
+        build_meta_method(run(architecture="wrn-10-1"), METHODS, SHAPE)

@@ -7,7 +7,7 @@ import pytest
 
 from analysis import FIGURES
 from harness.parsing.yaml_errors import StudyError
-from harness.studies.figures import wrong_options
+from harness.studies.figures import option_errors
 from harness.studies.study import load
 
 TEXT = """\
@@ -98,4 +98,4 @@ def test_the_defaults_of_every_plot_are_of_the_types_that_it_states(tmp_path, na
     loaded = study(tmp_path, "{plot: cost}")
     (drawing,) = loaded.file.figures
     changed = type(drawing).model_validate({"plot": name, **needed, **defaults})
-    assert wrong_options(changed, list(loaded.places())) == []
+    assert option_errors(changed, list(loaded.cell_groups())) == []

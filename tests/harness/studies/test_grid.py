@@ -3,7 +3,7 @@
 import pytest
 
 from harness.parsing.yaml_errors import StudyError
-from harness.studies.grid import recipes
+from harness.studies.grid import load_recipes
 from harness.studies.study import load
 from methods.core.recipe import Recipe
 
@@ -85,7 +85,7 @@ def test_a_plugin_joins_the_first_grid_once(tmp_path):
 
 def test_a_recipe_by_name_is_its_values(tmp_path):
     named = load(write(tmp_path, TWO.replace("recipe: {epochs: 4}", "recipe: late-phase/sgd")))
-    assert named.cells()[-1].run.recipe == Recipe.model_validate(recipes()["late-phase/sgd"])
+    assert named.cells()[-1].run.recipe == Recipe.model_validate(load_recipes()["late-phase/sgd"])
     changed = TWO.replace("recipe: {epochs: 4}", "recipe: {base: late-phase/sgd, lr: 0.5}")
     recipe = load(write(tmp_path, changed)).cells()[-1].run.recipe
     assert (recipe.lr, recipe.epochs, recipe.rate(180)) == (0.5, 200, pytest.approx(0.005))
@@ -94,14 +94,14 @@ def test_a_recipe_by_name_is_its_values(tmp_path):
 def test_an_override_takes_a_recipe_by_name(tmp_path):
     text = TWO.split("grids")[0] + "methods: [sgd]\noverrides: [{architecture: lenet5, recipe: subspaces/cifar}]\n"
     recipe = load(write(tmp_path, text)).cells()[0].run.recipe
-    assert recipe == Recipe.model_validate(recipes()["subspaces/cifar"])
+    assert recipe == Recipe.model_validate(load_recipes()["subspaces/cifar"])
 
 
 def test_a_named_recipe_of_an_override_takes_the_place_of_the_grids(tmp_path):
     """Nothing of the other stays: neither its optimizer nor the weights it starts from."""
     text = "datasets: [digits]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: late-phase/lstm\nmethods: [sgd]\n"
     named = text + "overrides: [{architecture: lenet5, recipe: late-phase/sgd}]\n"
-    assert load(write(tmp_path, named)).cells()[0].run.recipe == Recipe.model_validate(recipes()["late-phase/sgd"])
+    assert load(write(tmp_path, named)).cells()[0].run.recipe == Recipe.model_validate(load_recipes()["late-phase/sgd"])
     changed = text + "overrides: [{architecture: lenet5, recipe: {lr: 0.5}}]\n"
     recipe = load(write(tmp_path, changed)).cells()[0].run.recipe
     assert (recipe.optimizer, recipe.lr) == ("adam", 0.5)
@@ -131,7 +131,7 @@ STATED = [
 
 @pytest.mark.parametrize(("name", "epochs", "rates", "nesterov", "decay"), STATED)
 def test_the_recipes_are_the_papers(name, epochs, rates, nesterov, decay):
-    recipe = Recipe.model_validate(recipes()[name])
+    recipe = Recipe.model_validate(load_recipes()[name])
     assert (recipe.epochs, recipe.nesterov, recipe.weight_decay) == (epochs, nesterov, decay)
     for epoch, rate in rates.items():
         assert recipe.rate(epoch) == pytest.approx(rate, rel=1e-5)

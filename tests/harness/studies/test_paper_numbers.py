@@ -12,7 +12,7 @@ import pytest
 
 from harness.studies.paper_values import read_value
 from harness.studies.study import load
-from harness.studies.study_files import names
+from harness.studies.study_files import study_names
 
 TEXTS = Path(os.environ.get("ECON_PAPERS", Path(__file__).parents[4] / "shared" / "papers"))
 FILES = {
@@ -187,7 +187,7 @@ def test_a_value_checked_by_hand_stands_in_the_study_and_on_its_line_of_the_text
     assert stands_in(text[line - 1], value), text[line - 1]
 
 
-@pytest.mark.parametrize("name", [n for n in names() if "/table-" in n])
+@pytest.mark.parametrize("name", [n for n in study_names() if "/table-" in n])
 def test_every_row_of_a_table_stands_on_one_line_of_the_text(name):
     """All values of a row, in their order, and the rows in theirs; so nothing can be wrong or swapped in silence."""
     lines = lines_of(name.partition("/")[0])
@@ -237,7 +237,7 @@ INCONSISTENT = [
 
 @pytest.mark.parametrize(("study", "row", "column", "said"), INCONSISTENT)
 def test_what_is_inconsistent_is_shown_as_printed_with_a_note(study, row, column, said):
-    frame = load(study).stated().set_index(["row", "column"])
+    frame = load(study).published_values().set_index(["row", "column"])
     assert said in frame.loc[(row, column), "note"]
 
 

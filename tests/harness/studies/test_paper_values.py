@@ -7,7 +7,7 @@ import pytest
 
 from harness.parsing.yaml_errors import StudyError
 from harness.studies.metric_names import metric_names
-from harness.studies.paper_values import NONE, Stated, read_value
+from harness.studies.paper_values import NO_VALUE, PublishedValue, read_value
 from harness.studies.study import load
 
 TEXT = """\
@@ -39,13 +39,13 @@ def study(tmp_path, text=TEXT):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("81.35 ± 0.16", Stated("81.35 ± 0.16", 81.35, 0.16, 2)),
-        ("0.8209 ± 0.00168", Stated("0.8209 ± 0.00168", 0.8209, 0.00168, 4)),
-        ("82.28 ± 0.2.17", Stated("82.28 ± 0.2.17", 82.28, 2.17, 2)),
-        ("84.09", Stated("84.09", 84.09, None, 2)),
-        ("1125 ± 9", Stated("1125 ± 9", 1125, 9, 0)),
-        ("-0.5", Stated("-0.5", -0.5, None, 1)),
-        (NONE, None),
+        ("81.35 ± 0.16", PublishedValue("81.35 ± 0.16", 81.35, 0.16, 2)),
+        ("0.8209 ± 0.00168", PublishedValue("0.8209 ± 0.00168", 0.8209, 0.00168, 4)),
+        ("82.28 ± 0.2.17", PublishedValue("82.28 ± 0.2.17", 82.28, 2.17, 2)),
+        ("84.09", PublishedValue("84.09", 84.09, None, 2)),
+        ("1125 ± 9", PublishedValue("1125 ± 9", 1125, 9, 0)),
+        ("-0.5", PublishedValue("-0.5", -0.5, None, 1)),
+        (NO_VALUE, None),
     ],
 )
 def test_values_are_read(text, expected):
@@ -59,7 +59,7 @@ def test_what_is_no_value(text):
 
 
 def test_each_value_finds_its_cells(tmp_path):
-    frame = study(tmp_path).stated()
+    frame = study(tmp_path).published_values()
     assert frame.attrs["source"] == "Nobody 2021, Table 1" and frame.attrs["seeds"] == 3
     rows = frame.set_index(["row", "column"])
     assert list(rows.loc[("a", "acc"), ["dataset", "label", "metric", "times"]]) == ["digits", "a", "accuracy", 1.0]
@@ -76,14 +76,14 @@ def test_names_of_row_and_column_make_a_label(tmp_path):
     text = text.replace("select: {dataset: digits}", "select: {dataset: digits, method: '{row} {column}'}")
     rows = "rows: [a, {second: {method: swa}}, {noisy: {method: a, dataset: digits label_noise=0.5}}]"
     text = text.replace(rows, "rows: [a]").replace('    - ["95", –]\n    - [1.250 ± 0.031, "7"]\n', "")
-    assert list(study(tmp_path, text).stated()["label"]) == ["a acc", "a OOD"]
+    assert list(study(tmp_path, text).published_values()["label"]) == ["a acc", "a OOD"]
 
 
 def test_corruptions_are_called_as_they_are_measured(tmp_path):
     text = TEXT.replace("metric: ood_auroc", "metric: corruption_error")
-    assert study(tmp_path, text).stated()["metric"][1] == "generated/corruption_error"
+    assert study(tmp_path, text).published_values()["metric"][1] == "generated/corruption_error"
     text = text.replace("{name: digits}", "{name: digits, corruptions: none}")
-    assert study(tmp_path, text).stated()["metric"][1] == "corruption_error"
+    assert study(tmp_path, text).published_values()["metric"][1] == "corruption_error"
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, change, expected):
 
 
 def test_a_study_without_a_paper_states_nothing():
-    assert load("digits").stated() is None
+    assert load("digits").published_values() is None
 
 
 def test_a_value_may_be_over_runs_of_its_own_or_over_how_many_is_not_stated(tmp_path):
     text = TEXT.replace("{noisy: {", "{noisy: {runs: 0, ").replace("times: 100", "times: 100, runs: 7")
-    counts = study(tmp_path, text).stated().set_index(["row", "column"])["paper_n"]
+    counts = study(tmp_path, text).published_values().set_index(["row", "column"])["paper_n"]
     assert counts.to_dict() == {
         ("a", "acc"): 3,
         ("a", "OOD"): 7,
@@ -128,7 +128,7 @@ def test_a_value_may_be_over_runs_of_its_own_or_over_how_many_is_not_stated(tmp_
 
 
 def test_what_the_study_cannot_run_has_no_cells(tmp_path):
-    frame = study(tmp_path, TEXT.replace("{method: swa}", "{method: none}")).stated()
+    frame = study(tmp_path, TEXT.replace("{method: swa}", "{method: none}")).published_values()
     assert list(frame[frame["row"] == "second"]["label"]) == ["", ""]
 
 
@@ -169,7 +169,7 @@ def test_a_metric_that_no_run_can_have_is_refused(tmp_path, change, expected):
     ],
 )
 def test_a_metric_may_be_of_one_companion_or_corruption_or_of_further_bins(tmp_path, metric, more):
-    frame = study(tmp_path, more + TEXT.replace("metric: ood_auroc", f"metric: {metric}")).stated()
+    frame = study(tmp_path, more + TEXT.replace("metric: ood_auroc", f"metric: {metric}")).published_values()
     assert metric in set(frame["metric"])
 
 
@@ -213,7 +213,7 @@ def test_the_names_of_metrics_are_those_of_runs(tmp_path, run_study):
         file.write_text(EVERYTHING.format(dataset=dataset, network=network, batch=batch, more=more))
         done = run_study(file, tmp_path / "runs")
         assert not done.schedule.failed
-        names = metric_names(done.plan.study.places())
+        names = metric_names(done.plan.study.cell_groups())
         (cell,) = [key for key, planned in done.plan.runs.items() if planned.role == "cell"]
         tracked = tracked_names(json.loads((tmp_path / "runs" / cell / "result.json").read_text()))
         assert tracked <= set(names)

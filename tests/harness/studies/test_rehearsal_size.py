@@ -5,26 +5,34 @@ from pathlib import Path
 import pytest
 
 import data
-from harness.parsing.method_expression import parse
+from harness.parsing.method_expression import parse_method
 from harness.parsing.yaml_errors import StudyError
 from harness.studies import study as studies
-from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
+from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 from harness.studies.rehearsal import rehearse
 from harness.studies.run import DatasetSpec
-from harness.studies.scale import TINY, Scale, narrow, scaled_dataset, scaled_measures, scaled_method, scaled_recipe
+from harness.studies.scale import (
+    TINY,
+    Scale,
+    narrower_names,
+    scale_dataset,
+    scale_measurements,
+    scale_method,
+    scale_recipe,
+)
 from harness.studies.study import load
 from methods import METHODS, Recipe
 
 
 def test_narrow_puts_small_networks_in_the_place_of_large_residual_ones_and_keeps_them_apart():
     names = {"resnet50", "resnet50-conv", "wide_resnet50_2-conv", "tiny_resnet18-conv", "cresnet20", "densenet161"}
-    found = narrow(names, 0.1)
+    found = narrower_names(names, 0.1)
     assert found.keys() == names
     assert sorted(found.values()) == [f"wrn-10-{width}" for width in range(1, 7)]
 
 
 def test_narrow_keeps_a_family_that_has_a_width_and_networks_that_are_small_already():
-    assert narrow({"wrn-28-10", "wrn-28-14", "lstm-500", "lenet5"}, 0.1) == {
+    assert narrower_names({"wrn-28-10", "wrn-28-14", "lstm-500", "lenet5"}, 0.1) == {
         "wrn-28-10": "wrn-10-1",
         "wrn-28-14": "wrn-10-2",  # round(1.4) is taken
         "lstm-500": "lstm-50",
@@ -34,13 +42,16 @@ def test_narrow_keeps_a_family_that_has_a_width_and_networks_that_are_small_alre
 
 @pytest.mark.parametrize("width", [None, 1.0])
 def test_narrow_replaces_nothing_unless_networks_are_to_be_smaller(width):
-    assert narrow({"resnet50-conv", "wrn-28-10"}, width) == {"resnet50-conv": "resnet50-conv", "wrn-28-10": "wrn-28-10"}
+    assert narrower_names({"resnet50-conv", "wrn-28-10"}, width) == {
+        "resnet50-conv": "resnet50-conv",
+        "wrn-28-10": "wrn-28-10",
+    }
 
 
 def test_narrow_makes_none_wider():
     """In the order of names the ResNets would take wrn-10-1, and wrn-10-2 would be in the place of wrn-10-1."""
     names = {"wrn-10-1", "wrn-10-2", "wrn-10-10", "cresnet20", "wrn-10-3"}
-    assert narrow(names, 0.1) == {
+    assert narrower_names(names, 0.1) == {
         "wrn-10-1": "wrn-10-1",
         "wrn-10-2": "wrn-10-2",
         "wrn-10-3": "wrn-10-3",
@@ -51,19 +62,21 @@ def test_narrow_makes_none_wider():
 
 @pytest.mark.parametrize(("asked", "left"), [((1, 3, 5), (3,)), ((1, 5), (1,))])
 def test_one_severity_of_a_path_is_left(asked, left):
-    path = PathThrough(points=21, corruptions=("snow", "fog"), severities=asked)
-    scaled = scaled_measures(Measures(path=path)).path
-    assert scaled == PathThrough(points=5, corruptions=("snow", "fog"), severities=left)
+    path = PathMeasurement(points=21, corruptions=("snow", "fog"), severities=asked)
+    scaled = scale_measurements(ExtraMeasurements(path=path)).path
+    assert scaled == PathMeasurement(points=5, corruptions=("snow", "fog"), severities=left)
 
 
 def test_what_is_measured_around_networks_is_never_more():
-    little = Measures(
-        path=PathThrough(points=3, severities=(3,)),
-        plane=Plane(points=2, examples=8, train_examples=0),
-        flatness=Flatness(draws=1, examples=8),
+    little = ExtraMeasurements(
+        path=PathMeasurement(points=3, severities=(3,)),
+        plane=PlaneMeasurement(points=2, examples=8, train_examples=0),
+        flatness=FlatnessMeasurement(draws=1, examples=8),
     )
-    assert scaled_measures(little) == little
-    assert scaled_measures(Measures(flatness=Flatness())).flatness == Flatness(draws=2, examples=64)
+    assert scale_measurements(little) == little
+    assert scale_measurements(ExtraMeasurements(flatness=FlatnessMeasurement())).flatness == FlatnessMeasurement(
+        draws=2, examples=64
+    )
 
 
 GRID = "datasets: [{}]\narchitectures: [{}]\nseeds: [0]\nrecipe: late-phase/sgd\nmethods: [{}]\n"
@@ -96,7 +109,7 @@ def test_the_banner_says_what_changed_and_nothing_else(said):
     )
     assert said(Scale(epochs=1, members=20), method="late_phase_bn(K=3)")[0] == "at most 1 epoch."
     assert said(Scale(subset=20, seeds=1))[0] == "at most 20 training examples."
-    assert said(Scale(data="made"), dataset="digits, cifar10")[0] == "made-up data."
+    assert said(Scale(data="made"), dataset="digits, cifar10")[0] == "synthetic data."
     path = "evaluate: {path: true}"
     assert said(Scale(epochs=2), method="line", more=path)[0] == "at most 2 epochs, fewer points around networks."
 
@@ -145,7 +158,7 @@ def test_a_width_changes_nothing_of_networks_that_have_none(said):
     ],
 )
 def test_there_is_as_much_data_as_a_rehearsal_takes(written, scale, train, validation):
-    small = scaled_dataset(written, scale)
+    small = scale_dataset(written, scale)
     assert (small.train_size, small.validation) == (train, validation)
     if small.name.startswith("made"):
         assert data.load(small.name, **small.options()).shape.train > 0
@@ -160,16 +173,16 @@ def test_there_is_as_much_data_as_a_rehearsal_takes(written, scale, train, valid
     ],
 )
 def test_points_are_fewer_only_where_they_predict(written, small):
-    spec, errors = parse(written, METHODS)
-    expected, _ = parse(small, METHODS)
+    spec, errors = parse_method(written, METHODS)
+    expected, _ = parse_method(small, METHODS)
     assert spec and expected and not errors
-    scaled = scaled_method(spec, 160, TINY, METHODS)
+    scaled = scale_method(spec, 160, TINY, METHODS)
     assert (scaled.name, dict(scaled.hyperparameters)) == (expected.name, dict(expected.hyperparameters))
 
 
 @pytest.mark.parametrize(("written", "small"), [(128, 16), (8, 8)])
 def test_an_epoch_has_several_minibatches(written, small):
-    assert scaled_recipe(Recipe(epochs=4, batch_size=written), 1.0, TINY).batch_size == small
+    assert scale_recipe(Recipe(epochs=4, batch_size=written), 1.0, TINY).batch_size == small
 
 
 @pytest.mark.parametrize(("name", "occurring"), [("cifar10", 10), ("tiny_imagenet", 16), ("imagenet", 16)])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from harness.parsing.method_expression import MethodSpec, parse
+from harness.parsing.method_expression import MethodSpec, parse_method
 from harness.studies.run import DatasetSpec, Run
 from harness.studies.study import with_digest
 from methods import METHODS, Recipe
@@ -101,7 +101,7 @@ def test_whatever_changes_the_result_changes_it(other):
     ],
 )
 def test_a_hyperparameter_at_its_default_is_absent(long, short):
-    (one, _), (two, _) = parse(long, METHODS), parse(short, METHODS)
+    (one, _), (two, _) = parse_method(long, METHODS), parse_method(short, METHODS)
     assert changed(method=one).key == changed(method=two).key
 
 
@@ -131,10 +131,10 @@ def test_names_for_people():
 
 
 def test_what_is_needed_is_the_inner_method_or_plain_training():
-    spec, _ = parse("deep_ensemble(swa(start=1), K=2)", METHODS)
+    spec, _ = parse_method("deep_ensemble(swa(start=1), K=2)", METHODS)
     run = changed(method=spec)
     needed = run.needed(Need(seed=7), METHODS)
     assert (str(needed.method), needed.seed) == ("swa(start=1)", 7)
     assert needed.model_copy(update={"method": run.method, "seed": run.seed}) == run
-    plain, _ = parse("deep_ensemble(K=2)", METHODS)
+    plain, _ = parse_method("deep_ensemble(K=2)", METHODS)
     assert changed(method=plain).needed(Need(0), METHODS).method == MethodSpec(name="sgd")

@@ -4,9 +4,9 @@ import pytest
 
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.plan import Plan
-from harness.studies.grid import recipes
+from harness.studies.grid import load_recipes
 from harness.studies.rehearsal import rehearse, rehearse_quadratic
-from harness.studies.scale import TINY, Scale, read_scale, scaled_recipe
+from harness.studies.scale import TINY, Scale, read_scale, scale_recipe
 from harness.studies.study import load
 from methods.core.recipe import Recipe
 
@@ -34,7 +34,7 @@ def study(tmp_path_factory):
 
 
 def of(study, dataset, architecture, label):
-    places = {place.name: place for place in study.places()}
+    places = {place.name: place for place in study.cell_groups()}
     return next(p for (d, a, name), p in places.items() if (d, a, name) == (dataset, architecture, label))
 
 
@@ -43,16 +43,16 @@ def test_tiny(study):
     assert small.name == "s · rehearsal"
     assert small.banner == (
         "Rehearsal, not a result: at most 4 epochs, at most 64 training examples, all of digits, networks 0.1 times as "
-        "wide, wrn-10s in place of larger residual networks, at most 3 members, at most 2 seeds, made-up data, fewer "
+        "wide, wrn-10s in place of larger residual networks, at most 3 members, at most 2 seeds, synthetic data, fewer "
         "points around networks."
     )
-    assert [p.name for p in small.places()][::3] == [
+    assert [p.name for p in small.cell_groups()][::3] == [
         ("made:cifar10 train=64 validation=64", "wrn-10-1", "Late"),
         ("made:cifar10 train=64 validation=64", "wrn-10-2", "Late"),
         ("digits", "wrn-10-1", "Late"),
         ("digits", "wrn-10-2", "Late"),
     ]
-    late, twice, line = (p.run(3) for p in list(small.places())[:3])
+    late, twice, line = (p.run(3) for p in list(small.cell_groups())[:3])
     assert str(late.method) == "late_phase_bn(K=3, member_weight_decay=0.005)"
     assert str(twice.method) == "deep_ensemble(swa(late_phase_bn(K=2, start=0.5)), K=3)"
     assert late.recipe.epochs == 4 and [late.recipe.rate(e) for e in (2, 3)] == pytest.approx([0.1, 0.0505])
@@ -64,8 +64,8 @@ def test_tiny(study):
 
 
 def test_a_rehearsal_is_of_the_places_of_its_study_in_their_order(study):
-    written = [p.name[1:] for p in study.places()]
-    small = [p.name[1:] for p in rehearse(study, TINY).places()]
+    written = [p.name[1:] for p in study.cell_groups()]
+    small = [p.name[1:] for p in rehearse(study, TINY).cell_groups()]
     widths = {"wrn-28-10": "wrn-10-1", "wrn-28-14": "wrn-10-2"}  # 1.4 is 1, which is taken
     assert small == [(widths[architecture], label) for architecture, label in written]
 
@@ -87,11 +87,11 @@ def test_whole_epochs_become_fractions(tmp_path):
     assert {planned.epochs for planned in plan.runs.values() if planned.role == "trunk"} >= {5}
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", sorted(load_recipes()))
 @pytest.mark.parametrize("epochs", [4, 20])
 def test_every_recipe_can_be_shortened(name, epochs):
-    recipe = Recipe.model_validate(recipes()[name])
-    small = scaled_recipe(recipe, epochs / recipe.epochs, Scale(epochs=epochs))
+    recipe = Recipe.model_validate(load_recipes()[name])
+    small = scale_recipe(recipe, epochs / recipe.epochs, Scale(epochs=epochs))
     assert abs(small.epochs - epochs) <= 1  # stages are rounded one by one
     at = [(i + 0.5) / epochs for i in range(epochs)]
     rates, expected = [small.rate(x * small.epochs) for x in at], [recipe.rate(x * recipe.epochs) for x in at]
@@ -99,9 +99,9 @@ def test_every_recipe_can_be_shortened(name, epochs):
 
 
 def test_full_length_is_the_recipe_itself():
-    for name, values in recipes().items():
+    for name, values in load_recipes().items():
         recipe = Recipe.model_validate(values)
-        small = scaled_recipe(recipe, 1.0, Scale())
+        small = scale_recipe(recipe, 1.0, Scale())
         assert [small.rate(e) for e in range(recipe.epochs)] == [recipe.rate(e) for e in range(recipe.epochs)], name
 
 

@@ -7,7 +7,7 @@ from data import dataset_names
 from harness.parsing.method_expression import hyperparameters
 from harness.parsing.yaml_errors import StudyError
 from harness.studies.study import load
-from harness.studies.study_files import STUDIES, find, names
+from harness.studies.study_files import STUDIES, find_study, study_names
 from methods import METHODS
 from methods.core.recipe import Linear
 from models import architecture_names
@@ -238,15 +238,15 @@ def test_unknown_studies(path):
             StudyError,
             match=rf"^unknown study '{name}'; did you mean {meant}\? there are .*digits.*, or give the path of ",
         ):
-            find(name)
+            find_study(name)
     with pytest.raises(StudyError, match=r"^study nowhere.yaml: no such file$"):
-        find("nowhere.yaml")
+        find_study("nowhere.yaml")
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", study_names())
 def test_the_studies_that_come_along_are_valid(name):
-    assert STUDIES / f"{name}.yaml" == find(name)
-    needs_file = "npz:" in find(name).read_text()
+    assert STUDIES / f"{name}.yaml" == find_study(name)
+    needs_file = "npz:" in find_study(name).read_text()
     if not needs_file:
         assert load(name).cells()
 

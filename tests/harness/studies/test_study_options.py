@@ -39,7 +39,7 @@ def study(tmp_path):
         ("{name: cifar10, ood: svhn}", "lenet5", "expected a list of companions, as in [svhn]"),
         ("{name: cifar10, ood: [svnh]}", "lenet5", "unknown companion 'svnh'"),
         ("{name: cifar10, label_noise: 1.5}", "lenet5", "less than or equal to 1"),
-        ("{name: cifar10, digest: abc}", "lenet5", "digest: found out from the files; leave it out"),
+        ("{name: cifar10, digest: abc}", "lenet5", "digest: computed from the files; leave it out"),
         ("{name: enwik8, label_noise: 0.5}", "lstm-8", "enwik8 has no option label_noise (=0.5)"),
         ("{name: enwik8, segment: 90000000}", "lstm-8", "train_size=90000000 symbols are too few"),
         ("{name: 'text:poem.txt', cutout: 4}", "lstm-8", "poem.txt has no option cutout (=4)"),

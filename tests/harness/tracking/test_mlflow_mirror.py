@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from harness.planning.plan import Plan
 from harness.running.execute import fail
 from harness.store.outcome import Outcome
-from harness.store.run_folder import RunFolder, read_json, write_json, write_lines
+from harness.store.run_folder import RunFolder, read_json, write_json, write_json_lines
 from harness.studies.study import load
 from harness.tracking import mlflow_mirror as track
 from harness.tracking.mlflow_mirror import Mirror, flatten
@@ -201,7 +201,7 @@ def test_a_running_run_grows_epoch_by_epoch(store, planned, tmp_path, monkeypatc
     lines = [{"epoch": e, "time": 1000.0 + e, "train/loss": 1 / e, "train/lr": 0.1} for e in (1, 2, 3)]
     mirror = Mirror(store, "rows", tmp_path / "runs")
     for n in (1, 3):
-        write_lines(folder.metrics, lines[:n])
+        write_json_lines(folder.metrics, lines[:n])
         mirror.send(planned, live=True)
         client, by_key = tracked(store)
         run = by_key[planned.run.key]
@@ -212,9 +212,9 @@ def test_a_running_run_grows_epoch_by_epoch(store, planned, tmp_path, monkeypatc
 def test_live_updates_come_only_now_and_then(store, planned, tmp_path):
     mirror = Mirror(store, "rows", tmp_path / "runs")
     folder = RunFolder(tmp_path / "runs", planned.run.key)
-    write_lines(folder.metrics, [{"epoch": 1, "time": 1.0, "train/loss": 1.0, "train/lr": 0.1}])
+    write_json_lines(folder.metrics, [{"epoch": 1, "time": 1.0, "train/loss": 1.0, "train/lr": 0.1}])
     mirror.send(planned, live=True)
-    write_lines(folder.metrics, [{"epoch": e, "time": e, "train/loss": 1.0, "train/lr": 0.1} for e in (1, 2)])
+    write_json_lines(folder.metrics, [{"epoch": e, "time": e, "train/loss": 1.0, "train/lr": 0.1} for e in (1, 2)])
     mirror.send(planned, live=True)
     client, by_key = tracked(store)
     assert len(points(client, by_key[planned.run.key], "train/loss")) == 1

@@ -39,7 +39,7 @@ def watched(tmp_path, write_study, monkeypatch):
         return Show(plan, schedule, Store(tmp_path), console)
 
     yield SimpleNamespace(make=make, plan=plan, root=tmp_path)
-    for held in list(claim.HELD.values()):
+    for held in list(claim.OWN_CLAIMS.values()):
         held.release()
 
 
@@ -52,8 +52,8 @@ def start(show, count):
 
 def tell(root, key, *, claimed=True, **progress):
     """Write how far a run is; this process works on it."""
-    if claimed and RunFolder(root, key).path not in claim.HELD:
-        claim.take(RunFolder(root, key).path)
+    if claimed and RunFolder(root, key).path not in claim.OWN_CLAIMS:
+        claim.acquire_claim(RunFolder(root, key).path)
     known = {"stage": "training", "epoch": 0, "epochs": 10, "host": "node7", "pid": 12, "time": time.time()}
     write_json(RunFolder(root, key).progress, known | progress)
 

@@ -20,7 +20,7 @@ from harness.running.execute import execute, fail
 from harness.running.settings import Settings
 from harness.store import progress
 from harness.store.outcome import Outcome
-from harness.store.progress import Progress
+from harness.store.progress import ProgressFile
 from harness.store.run_folder import RunFolder, read_json, write_json
 from harness.studies.study import load
 from harness.tracking.status import RunStatus, clock, count, look, look_at_all, seconds_left, spell, to_do
@@ -29,11 +29,11 @@ METHODS = ["sgd", "swa(start=1)", "late_phase_bn(K=2, start=1)", "dropout", "mc_
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.folder import RunFolder
-from harness.progress import Progress
+from harness.store.run_folder import RunFolder
+from harness.store.progress import ProgressFile
 folder = RunFolder(Path(sys.argv[1]), sys.argv[2])
 with folder.claim("waiting"):
-    Progress(folder.progress, "cpu")
+    ProgressFile(folder.progress, "cpu")
     print("held", flush=True)
     time.sleep(60)
 """
@@ -100,7 +100,7 @@ def test_every_state(plan, tmp_path, run_study):
 def test_a_run_tells_what_it_does(plan, tmp_path):
     planned = next(iter(plan.runs.values()))
     folder = RunFolder(tmp_path, planned.key)
-    seen, stages, enter = [], [], Progress.enter
+    seen, stages, enter = [], [], ProgressFile.enter_stage
 
     def entering(self, stage):
         enter(self, stage)
@@ -110,7 +110,7 @@ def test_a_run_tells_what_it_does(plan, tmp_path):
         seen.append((read_json(folder.progress), look(to_do(planned), tmp_path, "running")))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Progress, "enter", entering)
+        patch.setattr(ProgressFile, "enter_stage", entering)
         start = time.time()
         assert execute(planned.run, Settings(tmp_path), [], report).state == "finished"
     assert [status.stage for status in stages] == ["starting", "training", "preparing", "evaluating"]
@@ -133,13 +133,13 @@ def test_pace_counts_from_the_resume(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "time", lambda: now[0])
     path = tmp_path / "progress.json"
-    told = Progress(path, "cuda:1")
+    told = ProgressFile(path, "cuda:1")
     told.begin(0, 20)
     now[0] = 108.0
     told.advance(4)
     assert read_json(path)["pace"] == 2.0
     now[0] = 500.0
-    told = Progress(path, "cpu")
+    told = ProgressFile(path, "cpu")
     assert (read_json(path)["epoch"], read_json(path)["epochs"]) == (4, 20), "still known while data are loaded"
     assert "pace" not in read_json(path)
     now[0] = 510.0

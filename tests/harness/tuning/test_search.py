@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from harness.parsing.method_expression import parse
+from harness.parsing.method_expression import parse_method
 from harness.parsing.yaml_errors import StudyError
 from harness.studies.run import Run
 from harness.studies.study import load
@@ -48,7 +48,7 @@ def searches(study, *labels, metric="nll", seed=1000):
 
 
 def picky(run, methods):
-    spec = parse("picky", methods)[0]
+    spec = parse_method("picky", methods)[0]
     run = run.model_copy(update={"method": spec})
     return Search(run, "picky", dict(Picky.space), {"a": 1, "b": False}, "nll", True, methods, "picky")
 
@@ -243,9 +243,9 @@ def test_written_defaults_make_a_search_of_their_own(study):
     ],
 )
 def test_how_a_method_is_written(text, written):
-    spec = parse(text, METHODS)[0]
+    spec = parse_method(text, METHODS)[0]
     assert as_written(spec, text, METHODS) == written
-    assert parse(written, METHODS)[0] == spec
+    assert parse_method(written, METHODS)[0] == spec
     assert as_written(spec, written, METHODS) == written
 
 

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.costs.expected_cost import expected_cost
-from harness.parsing.method_expression import parse
+from harness.parsing.method_expression import parse_method
 from harness.tuning.search_space import default_values, search_space, tidy, with_values
 from methods import METHODS, Method
 from methods.core.late_phase import LatePhase
@@ -14,7 +14,7 @@ from methods.swa import SWA
 
 
 def spec(text):
-    found, errors = parse(text, METHODS)
+    found, errors = parse_method(text, METHODS)
     assert found, errors
     return found
 
@@ -60,7 +60,7 @@ def test_a_default_outside_of_its_space_is_refused():
 
     methods = {**METHODS, "odd": Odd}
     with pytest.raises(ValueError, match=r"odd: the default a=None lies outside of its space"):
-        default_values(parse("odd", methods)[0], "odd", methods)
+        default_values(parse_method("odd", methods)[0], "odd", methods)
 
 
 def test_values_stand_in_the_expression():
@@ -116,4 +116,4 @@ def test_a_cost_that_cannot_be_computed_names_the_expression():
         about = About("", "", training="K / 0")
 
     with pytest.raises(ValueError, match=r"Odd\.about\.training: K / 0: "):
-        expected_cost(parse("odd", {**METHODS, "odd": Odd})[0], {**METHODS, "odd": Odd}, 10)
+        expected_cost(parse_method("odd", {**METHODS, "odd": Odd})[0], {**METHODS, "odd": Odd}, 10)

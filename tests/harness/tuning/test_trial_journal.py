@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from harness.store.claim import Owner
-from harness.store.run_folder import trouble
+from harness.store.run_folder import describe_disk_error
 from harness.tuning.trial_journal import Journal, end_of, owner_of, read_trials
 
 SPACE = {"p": FloatDistribution(0.0, 1.0), "q": FloatDistribution(0.0, 1.0)}
@@ -34,7 +34,7 @@ def test_a_trial_begins_with_all_its_values_in_one_line(journal):
     assert len(journal.path.read_text().splitlines()) == lines + 1
     (trial,) = journal.trials()
     assert (trial.number, trial.state, trial.params) == (0, TrialState.RUNNING, {"p": 0.5, "q": 0.25})
-    assert (owner_of(trial).process, owner_of(trial).dead()) == (os.getpid(), False)
+    assert (owner_of(trial).process, owner_of(trial).is_dead()) == (os.getpid(), False)
     assert end_of(trial) == {"state": "running", "reason": "", "cost": 0.0}
 
 
@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was_and_says_so(journal, tmp_path,
         patch.setattr(Path, "open", lambda path, *a, **k: Full(opened(path, *a, **k), 17))
         with pytest.raises(OSError, match="No space left") as caught:
             begin(journal, 0.75)
-    assert trouble(caught.value) == f"no space is left for {journal.path}: free some"
+    assert describe_disk_error(caught.value) == f"no space is left for {journal.path}: free some"
     assert journal.path.read_bytes() == whole
     begin(journal, 0.75)
     assert [t.params["p"] for t in Journal(tmp_path, "k" * 64, "nll").trials()] == [0.5, 0.75]
@@ -165,7 +165,7 @@ def test_owners_are_those_of_claims(tmp_path):
     """A journal names who began a trial as a claim does: a process number that came again is another process."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    here = Owner.here("")
+    here = Owner.current_process("")
     for changes, dead in (
         ({}, False),
         ({"process": gone.pid}, True),
@@ -177,4 +177,4 @@ def test_owners_are_those_of_claims(tmp_path):
         owner = {**journal.trials()[0].user_attrs["owner"], **changes}
         assert owner.keys() == vars(here).keys()
         journal.storage.set_trial_user_attr(journal.identity(0), "owner", owner)
-        assert owner_of(journal.trials()[0]).dead() == dead
+        assert owner_of(journal.trials()[0]).is_dead() == dead

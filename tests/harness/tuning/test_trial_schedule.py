@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from harness.engines import Inline, Processes
 from harness.running.settings import Settings
-from harness.store.claim import Lookout, Owner, place
+from harness.store.claim import ClaimObserver, Owner, write_claim
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
@@ -146,7 +146,7 @@ def claim_elsewhere(trials, key):
     """Claim a trial as a process of another machine would, long ago: give the file of the claim."""
     folder = RunFolder(trials.folder, key).path
     owner = Owner("elsewhere", "another machine", 7, 1, "econ tune", 0.0, "token")
-    assert place(folder, 1, json.dumps(asdict(owner)))
+    assert write_claim(folder, 1, json.dumps(asdict(owner)))
     return folder / "claim.1"
 
 
@@ -156,7 +156,7 @@ def test_a_trial_of_another_machine_is_taken_over_once_its_claim_is_silent(tmp_p
     orphan(first, key, machine="another machine", token="x", since=0.0)
     claim = claim_elsewhere(first, key)
     second = Trials(searches("dropout"), tmp_path, Budget(1, 1.0))
-    second.lookout = Lookout(silence=0.3)
+    second.claim_observer = ClaimObserver(timeout=0.3)
     for beat in range(1, 8):
         os.utime(claim, (beat, beat))
         assert second.take() is None, "it gives signs of life"

@@ -64,7 +64,7 @@ def test_an_entry_says_what_was_chosen_and_how(study):
         *(trial(search, n, state) for n, state in enumerate(("pruned", "failed", "diverged", "refused"), 2)),
     ]
     entry = entry_of(search, trials, BUDGET)
-    assert entry.place == ("rows validation=15", "lenet5", f"swa({LATE})")
+    assert entry.cell_group_name == ("rows validation=15", "lenet5", f"swa({LATE})")
     assert entry.values == {**search.defaults, **values}
     assert (entry.metric, entry.value, entry.default) == ("nll", 0.123457, 0.5)
     assert (entry.finished, entry.pruned, entry.failed, entry.refused) == (2, 1, 2, 1)

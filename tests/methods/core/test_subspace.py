@@ -449,7 +449,7 @@ def test_what_means_nothing_is_refused_with_the_reason(make, options, reason, re
 
 
 @pytest.mark.parametrize("make", SUBSPACES.values())
-def test_can_be_imagined_without_memory(make, recipe):
+def test_builds_on_the_meta_device(make, recipe):
     with torch.device("meta"):
         method = build(make, recipe, prediction="random", layerwise=True, init="point")
     assert all(p.is_meta for p in method.parameters())

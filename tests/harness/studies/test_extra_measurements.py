@@ -5,8 +5,8 @@ import pytest
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.plan import Plan, shape
 from harness.planning.schedule import Schedule
-from harness.studies.build_method import count_anchors, imagine_method
-from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
+from harness.studies.build_method import build_meta_method, count_anchors
+from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 from harness.studies.study import load
 from methods import METHODS
 
@@ -20,14 +20,14 @@ def asking(write_study, tmp_path, methods=("line",), **evaluate):
 def test_what_is_not_asked_for_is_no_part_of_a_runs_key(make_run):
     run = make_run("line")
     assert "evaluate" not in run.spec()
-    assert run.key == run.model_copy(update={"evaluate": Measures(each_epoch=())}).key
-    asked = run.model_copy(update={"evaluate": Measures(path=PathThrough())})
+    assert run.key == run.model_copy(update={"evaluate": ExtraMeasurements(each_epoch=())}).key
+    asked = run.model_copy(update={"evaluate": ExtraMeasurements(path=PathMeasurement())})
     assert asked.spec()["evaluate"] == {"path": {}} and asked.key != run.key
 
 
 def test_the_same_request_makes_the_same_run(make_run):
     def key(**asked):
-        return make_run("line").model_copy(update={"evaluate": Measures.model_validate(asked)}).key
+        return make_run("line").model_copy(update={"evaluate": ExtraMeasurements.model_validate(asked)}).key
 
     assert key(each_epoch=["test", "distances"]) == key(each_epoch=["distances", "test", "test"])
     assert key(flatness={"sigmas": [0.1, 0, 0.1]}) == key(flatness={"sigmas": [0, 0.1]})
@@ -37,9 +37,9 @@ def test_the_same_request_makes_the_same_run(make_run):
 
 def test_a_study_asks_for_all_its_cells_and_true_means_the_defaults(write_study, tmp_path):
     study = asking(write_study, tmp_path, ["sgd", "line"], path=True, flatness={"draws": 3}, training_loss=True)
-    expected = Measures(path=PathThrough(), flatness=Flatness(draws=3), training_loss=True)
+    expected = ExtraMeasurements(path=PathMeasurement(), flatness=FlatnessMeasurement(draws=3), training_loss=True)
     assert [cell.run.evaluate for cell in study.cells()] == [expected, expected]
-    assert Flatness().draws >= 10 and Flatness().sigmas[0] == 0.0
+    assert FlatnessMeasurement().draws >= 10 and FlatnessMeasurement().sigmas[0] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -100,15 +100,15 @@ def test_what_no_method_can_give_is_refused_with_the_reason(write_study, tmp_pat
 )
 def test_anchors_are_counted_before_training(make_run, method, count):
     run = make_run(method)
-    assert count_anchors(imagine_method(run, METHODS, shape(run))) == count
+    assert count_anchors(build_meta_method(run, METHODS, shape(run))) == count
 
 
 def test_the_third_network_of_a_plane_is_a_run_beside_it_and_no_part_of_its_cost(write_study, tmp_path):
     plan = Plan(asking(write_study, tmp_path, FOUR, plane={"third": "sgd"}))
     runs = {str(planned.run.method): planned for planned in plan.runs.values()}
     plain = runs["sgd"].run.key
-    beside = {name: planned.beside for name, planned in runs.items()}
-    assert beside == {"sgd": (), "line": (plain,), "simplex": (), "hypernet_ensemble(K=2, start=1)": (plain,)}
+    reference_runs = {name: planned.reference_runs for name, planned in runs.items()}
+    assert reference_runs == {"sgd": (), "line": (plain,), "simplex": (), "hypernet_ensemble(K=2, start=1)": (plain,)}
     assert runs["line"].needs == () and runs["line"].after == (plain,)
     assert plan.epochs_as_written(runs["line"].run.key) == 3
     alone = Plan(asking(write_study, tmp_path, ["line"], plane={"third": "sgd"}))
@@ -120,4 +120,4 @@ def test_the_third_network_of_a_plane_is_a_run_beside_it_and_no_part_of_its_cost
 
 def test_a_plane_that_asks_for_no_third_network_adds_no_run(write_study, tmp_path):
     plan = Plan(asking(write_study, tmp_path, ["line", "simplex"], plane=True))
-    assert len(plan.runs) == 2 and Plane().third is None
+    assert len(plan.runs) == 2 and PlaneMeasurement().third is None
