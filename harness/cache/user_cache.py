@@ -111,7 +111,9 @@ def code_fingerprint() -> str:
         path for name in PACKAGES for end in ("*.py", "*.yaml", "*.json") for path in sorted((ROOT / name).rglob(end))
     )
     ours = [[str(path), *stat_of(path)] for path in files]
-    theirs = [[point.name, point.value, package_fingerprint(point.module)] for point in entry_points(group=ENTRY_POINT_GROUP)]
+    theirs = [
+        [point.name, point.value, package_fingerprint(point.module)] for point in entry_points(group=ENTRY_POINT_GROUP)
+    ]
     versions = [installed_version(name) for name in DEPENDENCIES]
     return hashlib.sha256(json.dumps([sys.version, ours, sorted(theirs), versions]).encode()).hexdigest()
 

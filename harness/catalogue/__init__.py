@@ -2,3 +2,6 @@
 
 Only `econ list` asks for it.
 """
+
+WIDTH = 100
+"""The most characters a line of the list of methods has."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from data import DATASETS, TEXTS, dataset_names
+from harness.catalogue import WIDTH
 from harness.parsing.method_expression import format_value, hyperparameters
 from harness.parsing.plugins import available_methods
 from harness.studies.study_files import find_study, study_names
@@ -16,7 +17,6 @@ from methods import Method
 from models import architectures
 
 Rows = list[tuple[str, str]]
-WIDTH = 100
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
 COSTS = (
     "Costs are relative to plain training of one network; a pass is one over the training data, forward only. "

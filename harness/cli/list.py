@@ -1,12 +1,15 @@
 """The command that lists methods, models, datasets and studies: list."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from harness.cache.user_cache import entry_key, read_entry, write_entry
+from harness.catalogue import WIDTH
 from harness.cli.options import Plugins, Refusal, console, show
 
 
@@ -32,23 +35,37 @@ def list_(
     plugin: Plugins = None,
 ) -> None:
     """List the methods, with their hyperparameters and costs, or the models, datasets or studies there are."""
+    if format is Form.markdown and what is not Listing.methods:
+        raise Refusal("--format markdown: only methods are listed so")
+    plugins = [path.resolve() for path in plugin or []]
+    width = min(console.width, WIDTH)
+    key = entry_key("list", what, format, width, [str(path) for path in plugins])
+    listed = read_entry(key)
+    if listed is None:
+        listed = describe(what, format, plugins, width)
+        write_entry(key, listed, plugins)
+    if isinstance(listed, str):
+        show(listed, None)
+        return
+    table = Table(show_header=False, box=None)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for name, description in listed:
+        table.add_row(escape(name), escape(description))
+    console.print(table)
+
+
+def describe(what: Listing, format: Form, plugins: list[Path], width: int) -> str | list[tuple[str, str]]:
+    """Return what is listed: text of methods, else the name and description of each.
+
+    Raises:
+        Refusal: for a plugin that cannot be loaded.
+    """
     from harness.catalogue import listing
 
-    if what is Listing.methods:
-        try:
-            if format is Form.markdown:
-                show(listing.methods_as_markdown(plugin or []), None)
-            else:
-                show(listing.methods(plugin or [], min(console.width, listing.WIDTH)), None)
-        except (ValueError, FileNotFoundError) as error:
-            raise Refusal(str(error)) from error
-        return
-    if format is Form.markdown:
-        raise Refusal("--format markdown: only methods are listed so")
-    rows = listing.LISTINGS[what.value]()
-    listed = Table(show_header=False, box=None)
-    listed.add_column(overflow="fold")
-    listed.add_column(overflow="fold")
-    for name, description in rows:
-        listed.add_row(escape(name), escape(description))
-    console.print(listed)
+    if what is not Listing.methods:
+        return listing.LISTINGS[what.value]()
+    try:
+        return listing.methods_as_markdown(plugins) if format is Form.markdown else listing.methods(plugins, width)
+    except (ValueError, FileNotFoundError) as error:
+        raise Refusal(str(error)) from error

@@ -9,7 +9,7 @@ from rich.console import Console
 from harness.running import settings
 
 if TYPE_CHECKING:
-    from harness.planning.plan import Plan
+    from harness.planning.planned_runs import PlannedRuns
 
 console = Console(soft_wrap=False)
 
@@ -58,31 +58,60 @@ class Refusal(Exception):  # noqa: N818 - what a user reads, no failure of the p
 
 def make_plan(
     study: str, plugins: list[Path] | None, tuned: Path | None = None, scale: str | None = None, *, share: bool = False
-) -> "Plan":
-    """Read a study and expand it, perhaps with tuned values, at a small scale, and with the trunks its runs share."""
+) -> "PlannedRuns":
+    """Return the plan of a study: from the cache, or by reading and checking it.
+
+    Args:
+        study: a study's name, or the path of its YAML file.
+        plugins: plugin files that the command line names.
+        tuned: a file of tuned values.
+        scale: the scale of a rehearsal.
+        share: whether runs share trunks.
+
+    Raises:
+        Refusal: for what is wrong with the study or its files.
+    """
     from harness.parsing.yaml_errors import StudyError
+    from harness.planning.plan_cache import data_files, plan_key, read_plan, write_plan
+    from harness.studies.study_files import find_study
+
+    try:
+        path = find_study(study)
+        key = plan_key(path, plugins or [], tuned, scale, share=share)
+        if plan := read_plan(key):
+            return plan
+        plan = check_plan(study, plugins or [], tuned, scale, share=share)
+    except StudyError as error:
+        raise Refusal(str(error)) from error
+    write_plan(key, plan, [path, *plan.study.plugins, *([tuned] if tuned else []), *data_files(plan)])
+    return plan
+
+
+def check_plan(study: str, plugins: list[Path], tuned: Path | None, scale: str | None, *, share: bool) -> "PlannedRuns":
+    """Read and check a study, perhaps with tuned values or at a small scale, and return its plan.
+
+    Raises:
+        Refusal, StudyError: for what is wrong with it.
+    """
     from harness.planning.plan import Plan
     from harness.studies.study import Study, load
 
-    try:
-        loaded = load(study, plugins or [])
+    loaded = load(study, plugins)
+    if tuned:
+        from harness.tuning.tuned_study import apply
+
+        if not isinstance(loaded, Study):
+            raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
+        loaded = apply(loaded, tuned)
+    if scale is not None:
+        from harness.studies.rehearsal import rehearse, rehearse_quadratic
+        from harness.studies.scale import read_scale
+
         if tuned:
-            from harness.tuning.tuned_study import apply
-
-            if not isinstance(loaded, Study):
-                raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
-            loaded = apply(loaded, tuned)
-        if scale is not None:
-            from harness.studies.rehearsal import rehearse, rehearse_quadratic
-            from harness.studies.scale import read_scale
-
-            if tuned:
-                raise Refusal("--scale and --tuned: values are tuned for a study as it is written, not for a rehearsal")
-            small = read_scale(scale)
-            loaded = rehearse(loaded, small) if isinstance(loaded, Study) else rehearse_quadratic(loaded, small)
-        return Plan(loaded, share=share)
-    except StudyError as error:
-        raise Refusal(str(error)) from error
+            raise Refusal("--scale and --tuned: values are tuned for a study as it is written, not for a rehearsal")
+        small = read_scale(scale)
+        loaded = rehearse(loaded, small) if isinstance(loaded, Study) else rehearse_quadratic(loaded, small)
+    return Plan(loaded, share=share)
 
 
 def named(study: str, tuned: Path | None = None, scale: str | None = None) -> str:

@@ -13,8 +13,7 @@ from harness.cli.reading import draw_figures, load_frame, refusing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.planning.plan import Plan
-    from harness.studies.study import Study as Loaded
+    from harness.planning.planned_runs import PlannedRuns, StudySummary
 
 RESULTS = Path("results")
 
@@ -36,14 +35,12 @@ class PlotName(StrEnum):
     all = "all"
 
 
-def is_quadratic(plan: "Plan") -> bool:
+def is_quadratic(plan: "PlannedRuns") -> bool:
     """Say whether a plan is of the noisy quadratic problem, where there are no methods to rank."""
-    from harness.quadratic.quadratic_study import QuadraticStudy
-
-    return isinstance(plan.study, QuadraticStudy)
+    return plan.study.kind == "quadratic"
 
 
-def folder(plan: "Plan", output: Path | None) -> Path:
+def folder(plan: "PlannedRuns", output: Path | None) -> Path:
     """Give the folder for plots that any study has: the one asked for, or the study's own, a rehearsal's apart."""
     return output or RESULTS / file_name(plan.study.name)
 
@@ -53,7 +50,7 @@ def file_name(study: str) -> str:
     return study.replace(" · ", "-")
 
 
-def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
+def plot_quadratic(plan: "PlannedRuns", study: str, output: Path, store: str) -> None:
     """Draw a study of the noisy quadratic problem."""
     from analysis import load_settings, loss_against_members, save
 
@@ -68,7 +65,7 @@ def plot_quadratic(plan: "Plan", study: str, output: Path, store: str) -> None:
         console.print(f"wrote {path}", highlight=False)
 
 
-def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
+def plot_figures(study: "StudySummary", frame: "pd.DataFrame", output: Path) -> None:
     """Draw and save the figures that a study asks for."""
     from analysis import save
 
@@ -84,7 +81,7 @@ def plot_figures(study: "Loaded", frame: "pd.DataFrame", output: Path) -> None:
         raise Refusal("\n".join(failed))
 
 
-def plot_tuning(plan: "Plan", study: str, output: Path, store: str) -> None:
+def plot_tuning(plan: "PlannedRuns", study: str, output: Path, store: str) -> None:
     """Draw how a study was tuned, a figure for each dataset and architecture."""
     from analysis import load_tuning, save, tuning_history
 
@@ -119,7 +116,6 @@ def plot(
     """Draw a study's figures (PDF, SVG, PNG) from the tracked runs; if it names none, all plots that its runs allow."""
     from analysis import PLOTS, ranked, save
     from analysis.frame.unfinished import unfinished_notes
-    from harness.studies.study import Study as Loaded
     from harness.tracking.mlflow_store import store_uri
 
     plan = make_plan(study, plugin, tuned, scale)
@@ -134,7 +130,7 @@ def plot(
     frame = load_frame(plan, named(study, tuned, scale), runs, store)
     for note in unfinished_notes(frame):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    if name is PlotName.all and isinstance(plan.study, Loaded) and plan.study.file.figures:
+    if name is PlotName.all and plan.study.figures:
         plot_figures(plan.study, frame, output or RESULTS)
         return
     with refusing():

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from harness.planning.plan import Plan
-    from harness.studies.study import Study as Loaded
+    from harness.planning.planned_runs import PlannedRuns, StudySummary
 
 
 @contextmanager
@@ -31,7 +30,7 @@ def refusing(hint: str = "") -> Iterator[None]:
         raise Refusal(f"{reason}; {hint}" if hint else reason) from error
 
 
-def load_frame(plan: "Plan", study: str, runs: Path, store: str | None) -> "pd.DataFrame":
+def load_frame(plan: "PlannedRuns", study: str, runs: Path, store: str | None) -> "pd.DataFrame":
     """Load a study's tracked cells, with the labels that the study gives them today.
 
     Args:
@@ -41,10 +40,9 @@ def load_frame(plan: "Plan", study: str, runs: Path, store: str | None) -> "pd.D
         store: the tracking store.
     """
     from analysis import load_runs
-    from harness.studies.study import Study
     from harness.tracking.mlflow_store import store_uri
 
-    if not isinstance(plan.study, Study):
+    if plan.study.kind == "quadratic":
         raise Refusal(f"study {plan.study.name} simulates the noisy quadratic problem: `econ plot {study}` draws it")
     labels = {key: planned.labels for key, planned in plan.runs.items() if planned.role == "cell"}
     with refusing(f"train the study with `econ run {study}`, or send its runs with `econ sync {study}`"):
@@ -55,33 +53,31 @@ def load_frame(plan: "Plan", study: str, runs: Path, store: str | None) -> "pd.D
         cell | name_missing(plan, cell["key"]) for cell in frame.attrs["unfinished"] if cell["state"] == "missing"
     ]
     unfinished = [cell for cell in frame.attrs["unfinished"] if cell["state"] != "missing"] + missing
-    said = {"tuning": plan.study.caption, "description": plan.study.file.description, "banner": plan.study.banner}
+    said = {"tuning": plan.study.caption, "description": plan.study.description, "banner": plan.study.banner}
     whole.attrs = frame.attrs | said | {"unfinished": unfinished}
     return whole
 
 
-def name_missing(plan: "Plan", key: str) -> dict[str, str]:
+def name_missing(plan: "PlannedRuns", key: str) -> dict[str, str]:
     """Say which cell it is that no run is tracked of."""
     planned = plan.runs[key]
     tags = planned.run.tags()
     return {"label": planned.label, **{name: tags[name] for name in ("architecture", "dataset", "seed")}}
 
 
-def draw_figures(study: "Loaded", frame: "pd.DataFrame") -> Iterator[tuple[str, "Figure | str"]]:
+def draw_figures(study: "StudySummary", frame: "pd.DataFrame") -> Iterator[tuple[str, "Figure | str"]]:
     """Draw the figures that a study asks for, each with its name; or say why one cannot be drawn."""
     import pandas as pd
 
     from analysis import FIGURES
 
-    names = [group.name for group in study.cell_groups()]
     group_names = pd.Series(
         list(zip(frame["dataset"], frame["architecture"], frame["label"], strict=True)), frame.index
     )
-    for request, shown in zip(study.file.figures, study.figure_groups, strict=True):
-        rows = frame.assign(order=group_names.map({names[i]: order for order, i in enumerate(shown)}))
+    for request in study.figures:
+        rows = frame.assign(order=group_names.map({cell: order for order, cell in enumerate(request.cells)}))
         rows = rows.dropna(subset="order").sort_values(["order", "seed"], ignore_index=True).drop(columns="order")
-        there = {names[i] for i in shown}
-        unfinished = [cell for cell in frame.attrs["unfinished"] if group_name_of(cell) in there]
+        unfinished = [cell for cell in frame.attrs["unfinished"] if group_name_of(cell) in request.cells]
         rows.attrs = frame.attrs | {"unfinished": unfinished}
         try:
             yield request.name, FIGURES[request.plot](rows, **request.options)

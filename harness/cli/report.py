@@ -40,17 +40,15 @@ def report(
     """Write a study's report, one web page with leaderboards, costs, plots and every run's provenance."""
     from analysis import Drawing, Section, beside_paper, compare
     from analysis import report as write
-    from harness.studies.study import Study as Loaded
 
     plan = make_plan(study, plugin, tuned, scale)
     frame = load_frame(plan, named(study, tuned, scale), runs, store)
     place = Path("results", plan.study.name.replace(" · ", "-"), "report.html")
-    assert isinstance(plan.study, Loaded)  # `load_frame` refuses others
     extra = []
     with refusing(), telling() as tell:
         if (paper := plan.study.published_values()) is not None:
             extra.append(beside_paper(compare(paper, frame)))
-        if plan.study.file.figures:
+        if plan.study.figures:
             from harness.cli.reading import draw_figures
 
             figures = list(draw_figures(plan.study, frame))

@@ -40,7 +40,7 @@ from harness.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from harness.planning.plan import Plan
+    from harness.planning.planned_runs import PlannedRuns
     from harness.planning.schedule import Schedule
     from harness.tracking.background_sender import Sender
 
@@ -104,6 +104,7 @@ def run(
 
         console.print(plan_table(plan, runs))
         return
+    plan = plan.with_specs()
     finished = plan.finished(runs)
     from harness.engines import EngineError
     from harness.planning.schedule import Schedule
@@ -178,7 +179,7 @@ def check_runs(runs: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def conclude(plan: "Plan", schedule: "Schedule", mirror: "Sender", study: str) -> None:
+def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "Sender", study: str) -> None:
     """Say how a study ended; a failure is an exit code other than 0."""
     failed = {key: outcome for key, outcome in schedule.failed.items() if key in plan.alone}
     if mirror.unsent:

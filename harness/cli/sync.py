@@ -20,7 +20,7 @@ def sync(
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tracking.mlflow_store import store_uri
 
-    plan = make_plan(study, plugin, tuned, scale, share=True)
+    plan = make_plan(study, plugin, tuned, scale, share=True).with_specs()
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner)
     mirror.open()
     started = [planned for key, planned in plan.runs.items() if RunFolder(runs, key).spec.exists()]

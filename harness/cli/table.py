@@ -51,7 +51,6 @@ def table(
     """Write a study's table (LaTeX, Markdown, CSV) from the tracked runs; of a paper's, its values beside ours."""
     from analysis import compare, document, label_of, latex, latex_comparisons, render, render_paper
     from analysis import leaderboard as rank
-    from harness.studies.study import Study as Loaded
 
     chosen = format or SUFFIXES.get(output.suffix if output else "", TableFormat.latex)
     if standalone and chosen is not TableFormat.latex:
@@ -60,7 +59,7 @@ def table(
     frame = load_frame(plan, named(study, tuned, scale), runs, store)
     label = label_of(plan.study.name)  # of the study, so that one document can hold the tables of several
     with refusing():
-        if isinstance(plan.study, Loaded) and (paper := plan.study.published_values()) is not None:
+        if (paper := plan.study.published_values()) is not None:
             text = render_paper(compare(paper, frame), chosen.value, label=label)
         elif chosen is TableFormat.latex:
             board = rank(frame)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import execute
 from harness.running.settings import Settings

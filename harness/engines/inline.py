@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from harness.engines.engine import Watch, end, look, rest, work
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.run_data import load_task
 from harness.running.settings import Settings

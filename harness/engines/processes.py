@@ -12,7 +12,7 @@ import torch
 from harness.engines.device_slots import Slots
 from harness.engines.engine import Watch, end, look, rest, work
 from harness.engines.lost_workers import TRIES, Losses
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import give_up
 from harness.running.settings import Settings

@@ -10,7 +10,7 @@ from harness.engines.lost_workers import TRIES, Losses
 from harness.engines.ray_cluster import Cluster
 from harness.engines.ray_worker import Greeting, Orders, Worker
 from harness.engines.run_archive import Archive, pack, unpack
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import fail, give_up
 from harness.running.settings import Settings

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 import data
 from harness.engines.engine import work
 from harness.engines.run_archive import Archive, pack, unpack
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.running.settings import Settings
 from harness.running.worker_process import keep_freed_memory
 from harness.store.outcome import Outcome

@@ -1,16 +1,16 @@
 """Method expressions, as studies contain them: `swa(late_phase_bn(K=5), start=0.8)`."""
 
 import ast
-import difflib
 import inspect
 import keyword
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.parsing.plugins import plugin_digest
+from harness.parsing.yaml_errors import suggest_closest
 from methods import MakeMethod, Method
 from methods.core.recipe import Part
 
@@ -44,20 +44,6 @@ def format_value(value: Any) -> str:
     # Only ASCII: Python normalizes some other letters in identifiers. Keywords are no identifiers.
     plain = isinstance(value, str) and value.isascii() and value.isidentifier() and not keyword.iskeyword(value)
     return str(value) if plain else repr(value)
-
-
-def suggest_closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
-    """Write a hint for an unknown name: the most similar known name, and the list of known names.
-
-    Args:
-        name: the unknown name.
-        known: all known names.
-        listed: the known names to list; None for all.
-    """
-    names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1)
-    shown = names if listed is None else sorted(set(listed))
-    return (f"did you mean {near[0]!r}? " if near else "") + f"there are {', '.join(shown)}"
 
 
 def hyperparameters(method: type[Method]) -> dict[str, tuple[Any, Any]]:

@@ -1,6 +1,7 @@
 """Locations in a YAML file, and the errors found there."""
 
-from collections.abc import Collection, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from copy import deepcopy
 from itertools import count, islice
 from pathlib import Path
@@ -189,3 +190,17 @@ def remove_locations(raw: dict[str, Any], locations: Sequence[Location]) -> dict
 def location_sort_key(location: Location) -> list[tuple[bool, int, str]]:
     """Return a sort key of a location that orders list items by their index."""
     return [(isinstance(part, int), part if isinstance(part, int) else 0, str(part)) for part in location]
+
+
+def suggest_closest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """Write a hint for an unknown name: the most similar known name, and the list of known names.
+
+    Args:
+        name: the unknown name.
+        known: all known names.
+        listed: the known names to list; None for all.
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1)
+    shown = names if listed is None else sorted(set(listed))
+    return (f"did you mean {near[0]!r}? " if near else "") + f"there are {', '.join(shown)}"

@@ -5,15 +5,12 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from harness.planning.plan import Plan
-from harness.planning.trunks import Trunk
-from harness.quadratic.quadratic_study import QuadraticStudy
-from harness.studies.run import Run
+from harness.planning.planned_runs import PlannedRuns
 
 COLUMNS = ("cells", "epochs as written", "epochs after sharing", "runs left", "epochs left")
 
 
-def plan_table(plan: Plan, root: Path) -> Table:
+def plan_table(plan: PlannedRuns, root: Path) -> Table:
     """Tabulate the runs and epochs of each method.
 
     "As written" counts for each cell, as often as the study names it, all that it needs. "After sharing" is what is
@@ -27,7 +24,7 @@ def plan_table(plan: Plan, root: Path) -> Table:
     left = plan.left(root)
     finished = len(plan.alone) - len(left.keys() & plan.alone.keys())
     table = Table(title=f"study {plan.study.name}: {len(plan.alone)} runs, {finished} of them finished")
-    if isinstance(plan.study, QuadraticStudy):
+    if plan.study.kind == "quadratic":
         for column in ("setting", "iterations", "iterations left"):
             table.add_column(column, justify="right" if column != "setting" else "left")
         for key, planned in plan.runs.items():
@@ -63,15 +60,13 @@ def plan_table(plan: Plan, root: Path) -> Table:
     return table
 
 
-def place(plan: Plan, key: str) -> str:
+def place(plan: PlannedRuns, key: str) -> str:
     """Name the part of the table that a run stands in."""
-    run = plan.runs[key].run
-    run = run.run if isinstance(run, Trunk) else run
-    assert isinstance(run, Run)
-    return f"{run.dataset.label} · {run.architecture}"
+    tags = plan.runs[key].run.tags()
+    return f"{tags['dataset']} · {tags['architecture']}"
 
 
-def names(plan: Plan, key: str) -> tuple[str, ...]:
+def names(plan: PlannedRuns, key: str) -> tuple[str, ...]:
     """Give the rows that a run stands in: more than one if the study names its method more than once."""
     planned = plan.runs[key]
     if planned.role == "cell":

@@ -19,7 +19,8 @@ import models
 from data import Shape
 from data.tasks.text_task import SEGMENT
 from harness.costs.expected_cost import expected_cost
-from harness.planning.plan import Plan, Planned, shape
+from harness.planning.plan import Plan, shape
+from harness.planning.planned_runs import Planned
 from harness.planning.trunks import Trunk
 from harness.studies.grid import load_recipes
 from harness.studies.run import Run
@@ -111,8 +112,7 @@ def plain_epochs(plan: Plan, key: str) -> float:
         return 0.0
     factor = 1.0
     if isinstance(planned.run, Run):
-        assert isinstance(plan.study, Study)
-        factor = expected_cost(planned.run.method, plan.study.methods, planned.run.recipe.epochs)
+        factor = expected_cost(planned.run.method, plan.methods, planned.run.recipe.epochs)
     return planned.epochs * factor - planned.first
 
 

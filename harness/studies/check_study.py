@@ -8,8 +8,8 @@ from pydantic import ValidationError
 import data
 from data import TEXTS
 from data.datasets.official_sizes import DOWNLOADED
-from harness.parsing.method_expression import MethodSpec, suggest_closest
-from harness.parsing.yaml_errors import Errors
+from harness.parsing.method_expression import MethodSpec
+from harness.parsing.yaml_errors import Errors, suggest_closest
 from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.grid import Grid
 from harness.studies.run import DatasetSpec, Run

@@ -6,8 +6,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.parsing.method_expression import suggest_closest
-from harness.parsing.yaml_errors import Errors
+from harness.parsing.yaml_errors import Errors, suggest_closest
 from harness.studies.grid import CellGroup
 from harness.studies.metric_names import check_metric, metric_names
 from methods.core.recipe import Part

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness.parsing.method_expression import MethodSpec, parse_method, suggest_closest
+from harness.parsing.method_expression import MethodSpec, parse_method
+from harness.parsing.yaml_errors import suggest_closest
 from harness.studies.extra_measurements import ExtraMeasurements, expand_switches
 from harness.studies.run import DatasetSpec, Run
 from methods.core.recipe import Part, Recipe

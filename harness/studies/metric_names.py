@@ -7,7 +7,7 @@ import data
 from data.corruptions import CORRUPTIONS
 from data.datasets.official_sizes import DOWNLOADED
 from data.datasets.ood import choose
-from harness.parsing.method_expression import suggest_closest
+from harness.parsing.yaml_errors import suggest_closest
 from harness.studies.grid import CellGroup
 from harness.studies.run import DatasetSpec
 

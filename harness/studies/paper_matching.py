@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from harness.parsing.method_expression import suggest_closest
-from harness.parsing.yaml_errors import Errors
+from harness.parsing.yaml_errors import Errors, suggest_closest
 from harness.studies.grid import CellGroup
 from harness.studies.metric_names import check_metric, metric_names
 from harness.studies.paper_values import Axis, Paper, PublishedValue, Selection, read_value

@@ -5,7 +5,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from harness.parsing.method_expression import suggest_closest
+from harness.parsing.yaml_errors import suggest_closest
 from methods.core.recipe import Part
 
 VALUE_PATTERN = re.compile(

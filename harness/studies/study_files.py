@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from harness.parsing.method_expression import suggest_closest
-from harness.parsing.yaml_errors import StudyError
+from harness.parsing.yaml_errors import StudyError, suggest_closest
 
 STUDIES = Path(__file__).parent
 

@@ -4,7 +4,7 @@ import threading
 import time
 from pathlib import Path
 
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.tracking.mlflow_mirror import Mirror
 
 MOMENT = 2.0

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.store.run_folder import RunFolder, read_json
 from harness.tracking.mlflow_store import TrackingError, make_database, reachable
 from harness.tracking.system_metrics import read_samples

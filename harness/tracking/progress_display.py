@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from harness.planning.plan import Plan, Planned
+from harness.planning.planned_runs import Planned, PlannedRuns
 from harness.planning.schedule import Schedule
 from harness.planning.trunk_storage import awaited, keep_within
 from harness.store.outcome import Outcome
@@ -34,7 +34,7 @@ class Show:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PlannedRuns,
         schedule: Schedule,
         mirror: Mirror | Sender,
         console: Console,

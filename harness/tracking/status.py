@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.planning.plan import Plan, Planned
+from harness.planning.planned_runs import Planned, PlannedRuns
 from harness.store.run_folder import RunFolder, read_json
 
 State = Literal["finished", "running", "stopped", "failed", "to do"]
@@ -127,7 +127,7 @@ def last_sign(folder: RunFolder) -> float | None:
     return max(times, default=None)
 
 
-def look_at_all(plan: Plan, root: Path) -> list[RunStatus]:
+def look_at_all(plan: PlannedRuns, root: Path) -> list[RunStatus]:
     """Look how far every run of a plan is, and every trunk that was trained or will be."""
     left = plan.left(root)
     found = []

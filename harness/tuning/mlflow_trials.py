@@ -10,7 +10,7 @@ from filelock import FileLock
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial
 
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.store.run_folder import RunFolder, read_json
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.mlflow_store import reachable

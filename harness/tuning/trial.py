@@ -9,7 +9,7 @@ from typing import Any
 from harness.evaluation.each_epoch import EpochEvaluator
 from harness.evaluation.landscape import Landscape
 from harness.evaluation.weight_space import accuracy_and_nll
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.running.execute import guard
 from harness.running.lifecycle import Execution
 from harness.running.result import COUNTED, TIMED, part_of

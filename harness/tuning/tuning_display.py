@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.planning.plan import Planned
+from harness.planning.planned_runs import Planned
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, read_json
 from harness.tracking.background_sender import Sender

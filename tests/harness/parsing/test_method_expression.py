@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from harness.parsing.method_expression import MethodSpec, format_value, hyperparameters, parse_method, suggest_closest
+from harness.parsing.method_expression import MethodSpec, format_value, hyperparameters, parse_method
+from harness.parsing.yaml_errors import suggest_closest
 from harness.studies.run import DatasetSpec, Run
 from methods import METHODS, SWA, DeepEnsemble, LatePhaseBatchNorm, MakeNet, Method, Recipe
 from tests.conftest import TinyNet

@@ -7,7 +7,8 @@ from rich.console import Console
 
 import methods
 from harness.planning.dry_run import plan_table
-from harness.planning.plan import Plan, Planned
+from harness.planning.plan import Plan
+from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, write_json
