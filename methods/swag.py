@@ -80,10 +80,11 @@ class SWAG(Averaging):
             raise ValueError(f"SWAG fits a Gaussian to two states or more, but {setting} one")
         if rank == 1:
             raise ValueError("rank=1 is one deviation, which has no spread; 0 is the diagonal Gaussian")
-        weights = flat(self.average.parameters())
         self.scale = scale
-        self.register_buffer("squares", torch.zeros_like(weights))  # (P,), all weights as one vector
-        self.register_buffer("deviations", weights.new_zeros(min(rank, len(self.ends)), len(weights)))  # (rank, P)
+        weights = list(self.average.parameters())
+        size = sum(p.numel() for p in weights)  # P, all weights as one vector
+        self.register_buffer("squares", weights[0].new_zeros(size, requires_grad=False))  # (P,)
+        self.register_buffer("deviations", self.squares.new_zeros(min(rank, len(self.ends)), size))  # (rank, P)
         self.visit_later(N)
 
     @torch.no_grad()

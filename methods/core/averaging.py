@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.core.declarations import Anchor, Batch
-from methods.core.layers import NamedBuffers
+from methods.core.layers import NamedBuffers, copy_module
 from methods.core.method import MakeMethod, Method
 from methods.core.recipe import Position, Recipe, start_at
 from methods.core.streams import MakeNet
@@ -94,7 +94,8 @@ class Averaging(Collector):
 
     def visit_later(self, points: int) -> None:
         """Predict with so many points, and not with the average; for `__init__` only."""
-        self.statistics.extend(NamedBuffers(self.average.named_buffers()) for _ in range(points))
+        buffers = NamedBuffers(self.average.named_buffers())
+        self.statistics.extend(copy_module(buffers) for _ in range(points))
 
     def lr(self, epoch: float) -> float:
         """Hold the recipe's rate, lower it linearly to `ratio` of it, and hold that or cycle from there."""

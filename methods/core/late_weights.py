@@ -1,7 +1,6 @@
 """Which weights of a network are late-phase weights, and the weights of each member: w = h(θ, φ)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from methods.core.batch_norm import batch_norms
 from methods.core.declarations import Weights
-from methods.core.layers import NamedBuffers
+from methods.core.layers import NamedBuffers, copy_module
 from methods.core.method import Method
 
 
@@ -157,6 +156,6 @@ def copy_alone(layer: nn.Module) -> nn.Module:
     """Copy a layer without the layers inside it."""
     inside, layer._modules = layer._modules, {}
     try:
-        return deepcopy(layer)
+        return copy_module(layer)
     finally:
         layer._modules = inside

@@ -1,7 +1,13 @@
 """Which layers of a network are which."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
+from copy import deepcopy
+from itertools import chain
+from types import NoneType
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -44,6 +50,57 @@ def carries_state(net: nn.Module) -> bool:
     Such a network has one state: minibatches must continue each other, and each is to pass through it once.
     """
     return any(getattr(module, "carries_state", False) for module in net.modules())
+
+
+Copied = TypeVar("Copied", bound=nn.Module)
+PLAIN_STATE = (nn.Module.__setstate__, nn.Conv2d.__setstate__)
+"""The ways in which modules take their state that leave a whole one as it is."""
+IMMUTABLE = {bool, int, float, str, bytes, NoneType, torch.dtype, torch.device, torch.Size}
+TENSORS = {Tensor, nn.Parameter}
+
+
+def copy_module(module: Copied) -> Copied:
+    """Copy a module as `copy.deepcopy` does, several times as fast: most of what a network holds never changes."""
+    memo: dict[int, Any] = {}
+    if next(chain(module.parameters(), module.buffers()), torch.empty(0, device="cpu")).is_meta:
+        with torch._C.DisableTorchFunction():  # modes would look at each tensor, and there is nothing to see
+            return copy_part(module, memo)
+    return copy_part(module, memo)
+
+
+def copy_part(module: Copied, memo: dict[int, Any]) -> Copied:
+    """Copy a module; one with a way of its own to be copied is copied in that way.
+
+    Args:
+        module: the module.
+        memo: what was copied before, as for `copy.deepcopy`.
+    """
+    cls = type(module)
+    if id(module) in memo or hasattr(cls, "__deepcopy__") or cls.__setstate__ not in PLAIN_STATE:
+        return deepcopy(module, memo)
+    copied = cls.__new__(cls)
+    memo[id(module)] = copied
+    for name, value in module.__getstate__().items():
+        if value and name in ("_modules", "_parameters", "_buffers"):
+            value = type(value)((key, copy_value(part, memo)) for key, part in value.items())
+        else:
+            value = copy_value(value, memo)
+        vars(copied)[name] = value
+    return copied
+
+
+def copy_value(value: Any, memo: dict[int, Any]) -> Any:
+    """Copy what a module holds: another module, a tensor, or a setting."""
+    kind = type(value)
+    if kind in IMMUTABLE or (kind is tuple and all(type(part) in IMMUTABLE for part in value)):
+        return value
+    if kind in (dict, OrderedDict, set) and not value:
+        return kind()
+    if kind in TENSORS and value.is_meta and id(value) not in memo:
+        copied = value.detach()  # it has no memory that two could share
+        memo[id(value)] = nn.Parameter(copied, value.requires_grad) if kind is nn.Parameter else copied
+        return memo[id(value)]
+    return copy_part(value, memo) if isinstance(value, nn.Module) else deepcopy(value, memo)
 
 
 class NamedBuffers(nn.Module):

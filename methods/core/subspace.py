@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from itertools import compress
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.core.batch_norm import reestimate_each
 from methods.core.declarations import About, Anchor, Batch, Sharing, Weights
-from methods.core.layers import NamedBuffers, carries_state, last_layer
+from methods.core.layers import NamedBuffers, carries_state, copy_module, last_layer
 from methods.core.method import Method
 from methods.core.recipe import Recipe
 from methods.core.streams import CPU, MakeNet
@@ -108,7 +107,7 @@ class Subspace(Method):
         self.start_epoch = 0
         self.divisible = samples == 1
         self.others = nn.ModuleList(
-            make_net() if init == "independent" else deepcopy(self.net) for _ in range(1, self.m)
+            make_net() if init == "independent" else copy_module(self.net) for _ in range(1, self.m)
         )  # ω_2 … ω_m
         self.beta, self.samples, self.lam, self.decay = beta, samples, lam, decay
         self.names = [name for name, _ in self.net.named_parameters()]

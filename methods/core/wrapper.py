@@ -2,7 +2,6 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.core.declarations import Anchor, Batch, Need, Sharing, Trunk, Weights
+from methods.core.layers import copy_module
 from methods.core.method import MakeMethod, Method
 from methods.core.recipe import Recipe
 from methods.core.streams import MakeNet
@@ -49,7 +49,7 @@ class Wrapper(Method):
         Args:
             stale: the copy's weights will be averages, so that its running statistics must be re-estimated.
         """
-        copy = deepcopy(self.inner).requires_grad_(False)
+        copy = copy_module(self.inner).requires_grad_(False)
         for method in methods_within(copy):
             method.collected = True
             method.statistics_stale |= stale
