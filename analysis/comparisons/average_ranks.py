@@ -8,7 +8,7 @@ from string import ascii_lowercase
 import numpy as np
 import pandas as pd
 
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import CELL, ascending, main_metric, summarize
 

@@ -10,10 +10,10 @@ import pandas as pd
 from analysis.comparisons.average_ranks import average_ranks
 from analysis.comparisons.paired_differences import paired_differences
 from analysis.comparisons.pareto_fronts import find_fronts
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import CELL, ascending, main_metric, relative_costs, summarize
-from analysis.frame.unfinished import unfinished_notes
+from analysis.frame.unfinished_runs import unfinished_notes
 
 
 def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:

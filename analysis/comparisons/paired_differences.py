@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import CELL, main_metric, name_cell, plain_training, refuse_mixtures
 

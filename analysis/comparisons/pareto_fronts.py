@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import CELL, ascending, main_metric, name_cell, relative_costs, summarize
 

@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from analysis.figures.against_cost import accuracy_against_cost, accuracy_against_predict_cost
-from analysis.figures.against_members import metric_against_members
-from analysis.figures.against_value import metric_against_value
-from analysis.figures.along_corrupted_path import best_on_path, path_under_corruption
-from analysis.figures.along_path import scores_along_path
-from analysis.figures.by_method import metric_by_method
-from analysis.figures.critical_difference import critical_difference_diagram
-from analysis.figures.noisy_quadratic import load_settings, loss_against_members
-from analysis.figures.over_training import over_epochs
-from analysis.figures.plane_and_flatness import flatness, scores_on_plane
-from analysis.figures.reliability_diagram import reliability
+from analysis.figures.corrupted_path_plots import best_on_path, path_under_corruption
+from analysis.figures.corruption_plot import change_under_corruption
+from analysis.figures.cost_plots import accuracy_against_cost, accuracy_against_predict_cost
+from analysis.figures.critical_difference_plot import critical_difference_diagram
+from analysis.figures.epoch_plot import over_epochs
+from analysis.figures.member_count_plot import metric_against_members
+from analysis.figures.method_comparison_plot import metric_by_method
+from analysis.figures.noisy_quadratic_plot import load_settings, loss_against_members
+from analysis.figures.path_plot import scores_along_path
+from analysis.figures.plane_and_flatness_plots import flatness, scores_on_plane
+from analysis.figures.reliability_plot import reliability
 from analysis.figures.style import save
-from analysis.figures.tuning import importances, tuning_history
-from analysis.figures.under_corruption import change_under_corruption
+from analysis.figures.tuning_plots import importances, tuning_history
+from analysis.figures.value_sweep_plot import metric_against_value
 
 __all__ = [
     "FIGURES",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame.columns import METRICS, describe
+from analysis.frame.metric_display import METRICS, describe
 
 CELL = ["dataset", "architecture"]
 _ENTRY = [*CELL, "label"]

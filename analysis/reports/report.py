@@ -12,15 +12,15 @@ import pandas as pd
 
 from analysis.comparisons.leaderboard import leaderboard
 from analysis.comparisons.paired_differences import write_difference
-from analysis.frame.columns import SHOWN, Metric, describe
-from analysis.frame.provenance import load_provenance, without_password
+from analysis.frame.metric_display import SHOWN, Metric, describe
+from analysis.frame.run_provenance import load_provenance, without_password
 from analysis.frame.runs import ranked
-from analysis.frame.unfinished import unfinished_notes
+from analysis.frame.unfinished_runs import unfinished_notes
 from analysis.reports.run_sections import describe_code, runs, unfinished
 from analysis.reports.table_sections import as_section
 from analysis.reports.web_page import Column, Drawing, Row, Section, Table, Value, write_page
-from analysis.tables.below_leaderboard import comparisons
-from analysis.tables.latex import best_mean
+from analysis.tables.budgets_and_ranks import comparisons
+from analysis.tables.latex_leaderboard import best_mean
 from analysis.tables.leaderboard_tables import sections
 from analysis.tables.text_tables import write_cell
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.frame.provenance import PARAMS, viewer
+from analysis.frame.run_provenance import PARAMS, viewer
 from analysis.frame.seed_statistics import CELL
 from analysis.reports.web_page import Column, Row, Section, Table, Value
 

@@ -59,7 +59,7 @@ def beside_paper(compared: pd.DataFrame) -> Section:
     Args:
         compared: What `compare` returns.
     """
-    from analysis.tables.published_table import arrange, write_table
+    from analysis.tables.published_comparison_tables import arrange, write_table
 
     grid = arrange(compared)
     return as_section("Beside the paper", "", [write_table(grid, str(compared.attrs["source"]))], grid.notes)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
-from analysis.frame.columns import Metric
+from analysis.frame.metric_display import Metric
 from analysis.tables.text_tables import clean
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Drawing:
 
     Attributes:
         title: Its heading.
-        figure: What a function of `analysis.figures.reliability_diagram` returned.
+        figure: What a function of `analysis.figures.reliability_plot` returned.
         caption: What it shows.
     """
 

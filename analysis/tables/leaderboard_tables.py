@@ -8,9 +8,9 @@ from typing import Literal
 import pandas as pd
 
 from analysis.comparisons.paired_differences import write_difference
-from analysis.frame.columns import SHOWN, Metric, describe
+from analysis.frame.metric_display import SHOWN, Metric, describe
 from analysis.frame.seed_statistics import CELL
-from analysis.tables.below_leaderboard import comparisons
+from analysis.tables.budgets_and_ranks import comparisons
 from analysis.tables.text_tables import Head, Table, markdown, text, write_cell
 
 Format = Literal["text", "csv", "markdown"]

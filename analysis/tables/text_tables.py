@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame.columns import Metric
+from analysis.frame.metric_display import Metric
 
 
 @dataclass(frozen=True)

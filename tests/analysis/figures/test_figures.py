@@ -15,7 +15,7 @@ from analysis import (
     reliability,
     save,
 )
-from analysis.figures.reliability_diagram import bin_confidence
+from analysis.figures.reliability_plot import bin_confidence
 from analysis.figures.style import looks
 
 

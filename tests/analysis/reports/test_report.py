@@ -12,7 +12,7 @@ import pytest
 
 from analysis import Column, Row, Section, Table, Value, beside_paper, compare, load_runs
 from analysis.comparisons.leaderboard import leaderboard
-from analysis.comparisons.published_values import welch
+from analysis.comparisons.published_comparison import welch
 from analysis.figures import PLOTS
 from analysis.reports.report import caption, costs, draw_plots, leaderboards, report
 from analysis.reports.run_sections import describe_code, runs, unfinished

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures.style import mark, styled
-from analysis.frame.unfinished import count_unfinished
+from analysis.frame.unfinished_runs import count_unfinished
 
 P = ParamSpec("P")
 

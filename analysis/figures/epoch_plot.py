@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.figure import choose, drawing, listed
+from analysis.figures.plot_function import choose, drawing, listed
 from analysis.figures.style import add_legend, cells, draw_band, looks_of, panels, plain
 from analysis.frame.runs import load_series, ranked
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from analysis.figures.figure import drawing
+from analysis.figures.plot_function import drawing
 from analysis.figures.style import WIDTH, add_legend, legend_columns
 from analysis.frame.runs import find_banner, find_finished, load_series, store_uri
 

@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.along_path import AVERAGES, LINES, POINTS, Paths, check_path, cut, draw_path
-from analysis.figures.figure import drawing, listed
+from analysis.figures.corruption_plot import PREFIXES, draw_differences, measured
+from analysis.figures.path_plot import AVERAGES, LINES, POINTS, Paths, check_path, cut, draw_path
+from analysis.figures.plot_function import drawing, listed
 from analysis.figures.style import WIDTH, Look, add_legend, cells, draw_band, legend_columns, looks, plain
-from analysis.figures.under_corruption import PREFIXES, draw_differences, measured
-from analysis.frame.columns import METRICS
+from analysis.frame.metric_display import METRICS
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import plain_training

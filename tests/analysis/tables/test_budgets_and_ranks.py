@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from analysis import document, latex_budgets, latex_comparisons, latex_ranks, leaderboard, render
-from analysis.tables.below_leaderboard import comparisons
+from analysis.tables.budgets_and_ranks import comparisons
 
 HARD = r"\{}$&#^_~%<>|\"'`[x] ε"
 

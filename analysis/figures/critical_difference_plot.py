@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
 from analysis.comparisons.average_ranks import average_ranks, explain_ranks
-from analysis.figures.figure import drawing
+from analysis.figures.plot_function import drawing
 from analysis.figures.style import WIDTH, add_legend, looks, plain
 
 _ROW = 0.15  # inches a method takes

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.figure import choose, drawing
-from analysis.figures.reliability_diagram import _draw
+from analysis.figures.plot_function import choose, drawing
+from analysis.figures.reliability_plot import _draw
 from analysis.figures.style import (
     add_legend,
     cells,
@@ -19,7 +19,7 @@ from analysis.figures.style import (
     plain,
     spread,
 )
-from analysis.frame.columns import METRICS
+from analysis.frame.metric_display import METRICS
 from analysis.frame.runs import load_series, ranked
 
 _SHIFT = 0.04  # members between lines that meet

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.figure import drawing
+from analysis.figures.plot_function import drawing
 from analysis.figures.style import (
     WIDTH,
     Color,
@@ -22,7 +22,7 @@ from analysis.figures.style import (
     plain,
     wrap,
 )
-from analysis.frame.columns import METRICS
+from analysis.frame.metric_display import METRICS
 from analysis.frame.run_arrays import load_predictions
 from analysis.frame.runs import ranked
 

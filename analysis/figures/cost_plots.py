@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.comparisons.pareto_fronts import front_name, pareto_fronts
-from analysis.figures.figure import drawing
+from analysis.figures.plot_function import drawing
 from analysis.figures.style import Look, add_legend, cells, looks_of, missing, natural, panels, plain, spread
-from analysis.frame.columns import Metric, describe
+from analysis.frame.metric_display import Metric, describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import CELL, main_metric, relative_costs
 

@@ -110,7 +110,7 @@ def test_a_network_that_is_never_right_has_no_relative_change(corrupted, monkeyp
         "fog_3_accuracy": np.array([1.0, 0.0, 40.0, 0.0]),
     }
     monkeypatch.setattr(
-        "analysis.figures.along_corrupted_path.load_arrays", lambda runs, name: dict.fromkeys(runs["run_id"], path)
+        "analysis.figures.corrupted_path_plots.load_arrays", lambda runs, name: dict.fromkeys(runs["run_id"], path)
     )
     (ax,) = best_on_path(corrupted).axes
     assert [bar.get_width() for bar in ax.patches] == [pytest.approx(-0.2 + 0.30)]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparisons.leaderboard import leaderboard
-from analysis.frame.columns import Metric, describe
+from analysis.frame.metric_display import Metric, describe
 from analysis.tables.leaderboard_tables import sections
 
 COLUMNS = (

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.figure import drawing
+from analysis.figures.plot_function import drawing
 from analysis.figures.style import WIDTH, add_legend, cells, looks, looks_of, plain, wrap
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import CELL, plain_training

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.figure import drawing, listed, require
+from analysis.figures.plot_function import drawing, listed, require
 from analysis.figures.style import WIDTH, Look, cells, looks_of, plain, wrap
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import summarize
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis import scores_along_path
-from analysis.figures.along_path import horizontals
+from analysis.figures.path_plot import horizontals
 from analysis.figures.style import looks_of
 from tests.analysis.conftest import LATE
 
@@ -80,7 +80,7 @@ def test_logits_instead_of_probabilities(cifar, monkeypatch):
         run: {"alpha": np.array([0, 0.5, 1]), "accuracy": DIP, "pair_accuracy": DIP, "logit_pair_accuracy": 90 + DIP}
         for run in cifar.loc[cifar["label"] == LATE, "run_id"]
     }
-    monkeypatch.setattr("analysis.figures.along_path.load_arrays", lambda frame, name: paths)
+    monkeypatch.setattr("analysis.figures.path_plot.load_arrays", lambda frame, name: paths)
     late = cifar.assign(**{"logit_average/accuracy": np.where(cifar["label"] == DEEP, 96.0, np.nan)})
     (ax,) = scores_along_path(late, points="pair", average="logits", references=[DEEP]).axes
     np.testing.assert_allclose(curves(ax, looks_of(cifar)[LATE].color)["-"], 90 + DIP)
@@ -91,7 +91,7 @@ def test_logits_instead_of_probabilities(cifar, monkeypatch):
 def test_a_path_that_goes_on_beyond_its_ends_marks_them(cifar, monkeypatch):
     alpha = np.array([-0.05, 0.5, 1.05])
     paths = {run: {"alpha": alpha, "accuracy": 90 + DIP} for run in cifar.loc[cifar["label"] == LATE, "run_id"]}
-    monkeypatch.setattr("analysis.figures.along_path.load_arrays", lambda frame, name: paths)
+    monkeypatch.setattr("analysis.figures.path_plot.load_arrays", lambda frame, name: paths)
     (ax,) = scores_along_path(cifar, points="one").axes
     assert [list(line.get_xdata()) for line in ax.get_lines() if len(line.get_xdata()) == 3] == [list(alpha)]
     assert [line.get_xdata()[0] for line in ax.get_lines() if list(line.get_ydata()) == [0, 1]] == [0, 1]

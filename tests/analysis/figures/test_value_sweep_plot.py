@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import metric_against_value
-from analysis.figures.against_value import part
+from analysis.figures.value_sweep_plot import part
 
 
 @pytest.fixture

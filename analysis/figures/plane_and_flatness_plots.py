@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.figure import choose, drawing, listed
+from analysis.figures.plot_function import choose, drawing, listed
 from analysis.figures.style import WIDTH, add_legend, cells, draw_band, looks_of, missing, note_height, panels, plain
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.comparisons.average_ranks import average_ranks, explain_ranks
+from analysis.comparisons.best_within_budget import best_within_budget
 from analysis.comparisons.pareto_fronts import COSTS
-from analysis.comparisons.within_budget import best_within_budget
-from analysis.frame.columns import Metric, describe
+from analysis.frame.metric_display import Metric, describe
 from analysis.frame.seed_statistics import CELL, name_cell
 from analysis.tables.text_tables import Head, Table, write_cell
 

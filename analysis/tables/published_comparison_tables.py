@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from analysis.frame.unfinished import unfinished_notes
-from analysis.tables.latex import escape, label_of
+from analysis.frame.unfinished_runs import unfinished_notes
+from analysis.tables.latex_leaderboard import escape, label_of
 from analysis.tables.text_tables import Head, Table, letter, markdown, text
 
 Format = Literal["text", "latex", "markdown", "csv"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
 
 
 @pytest.mark.parametrize(

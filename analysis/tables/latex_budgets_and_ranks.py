@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparisons.average_ranks import average_ranks, explain_ranks
+from analysis.comparisons.best_within_budget import BUDGETS, best_within_budget
 from analysis.comparisons.pareto_fronts import COSTS
-from analysis.comparisons.within_budget import BUDGETS, best_within_budget
-from analysis.frame.columns import Metric, describe
+from analysis.frame.metric_display import Metric, describe
 from analysis.frame.seed_statistics import CELL, name_cell
-from analysis.tables.latex import banner_of, escape
+from analysis.tables.latex_leaderboard import banner_of, escape
 
 
 def latex_comparisons(board: pd.DataFrame, *, label: str | None = None) -> list[str]:

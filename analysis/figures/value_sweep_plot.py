@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from analysis.figures.figure import choose, drawing, listed, require
+from analysis.figures.plot_function import choose, drawing, listed, require
 from analysis.figures.style import Look, add_legend, cells, looks, panels, plain
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import CELL, summarize
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.comparisons.leaderboard import leaderboard
 from analysis.comparisons.pareto_fronts import COSTS
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
 from analysis.frame.seed_statistics import CELL
 
 BUDGETS = (1.0, 1.1, 4.0)

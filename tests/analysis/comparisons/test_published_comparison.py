@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from analysis import compare, document, render_paper
-from analysis.comparisons.published_values import welch
+from analysis.comparisons.published_comparison import welch
 from analysis.tables.text_tables import letter
 
 CELL = {"dataset": "cifar10", "architecture": "resnet20"}

@@ -12,8 +12,8 @@ from analysis import (
     scores_along_path,
     scores_on_plane,
 )
+from analysis.figures.corruption_plot import differences
 from analysis.figures.style import draw_band, looks
-from analysis.figures.under_corruption import differences
 from tests.analysis.conftest import LATE
 
 
@@ -107,7 +107,7 @@ def test_plane_plot_of_a_quantity_that_is_not_there(frame, monkeypatch):
     without = {
         run: {name: array for name, array in plane.items() if name != "train_nll"} for run, plane in planes.items()
     }
-    monkeypatch.setattr("analysis.figures.plane_and_flatness.load_arrays", lambda frame, name: without)
+    monkeypatch.setattr("analysis.figures.plane_and_flatness_plots.load_arrays", lambda frame, name: without)
     with pytest.raises(LookupError, match="no plane has train_nll; there is: error, accuracy, nll"):
         scores_on_plane(frame, quantities=["nll", "train_nll"])
 

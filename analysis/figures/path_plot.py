@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.figure import choose, drawing
+from analysis.figures.plot_function import choose, drawing
 from analysis.figures.style import Look, add_legend, cells, draw_band, looks_of, missing, panels, plain
-from analysis.frame.columns import METRICS
+from analysis.frame.metric_display import METRICS
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import plain_training
