@@ -10,12 +10,12 @@ import pandas as pd
 
 from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import CELL, ascending, main_metric, summarize
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, default_metric, lower_is_better_means, summarize
 
-CELLS = 6
+MIN_CELLS = 6
 """Datasets × architectures that ranks need. The sign test cannot call five wins in five cells significant at 5 %
 (p = 2/32 = 0.06), six in six it can (p = 2/64 = 0.03); with fewer, no win however complete would count."""
-_METHODS = 3
+_MIN_METHODS = 3
 
 
 def average_ranks(frame: pd.DataFrame, by: str | None = None, alpha: float = 0.05) -> pd.DataFrame:
@@ -48,14 +48,16 @@ def average_ranks(frame: pd.DataFrame, by: str | None = None, alpha: float = 0.0
     References:
         Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7, 2006, section 3.2.
     """
-    by = by or frame.attrs.get("by") or main_metric(frame)
+    by = by or frame.attrs.get("by") or default_metric(frame)
     board = summarize(ranked(frame)) if "run_id" in frame else frame
-    table, left_out = _complete(board, by)
+    table, left_out = _complete_table(board, by)
     ranks = table.rank(axis="columns").mean().sort_values(kind="stable")
-    statistic, p = _friedman(table.to_numpy())
+    statistic, p = _friedman_test(table.to_numpy())
     distance = critical_difference(len(ranks), len(table), alpha)
-    groups = _group(ranks, distance if p < alpha else math.inf)
-    letters = {label: "".join(_letter(i) for i, group in enumerate(groups) if label in group) for label in ranks.index}
+    groups = _find_groups(ranks, distance if p < alpha else math.inf)
+    letters = {
+        label: "".join(_group_letter(i) for i, group in enumerate(groups) if label in group) for label in ranks.index
+    }
     out = pd.DataFrame({"label": ranks.index, "average_rank": ranks.to_numpy(), "letters": list(letters.values())})
     cells = [" · ".join(map(str, cell)) for cell in table.index]
     out.attrs = {"by": by, "alpha": alpha, "cells": cells, "statistic": statistic, "p": p}
@@ -108,29 +110,33 @@ def explain_ranks(ranks: pd.DataFrame) -> str:
     return text
 
 
-def _complete(board: pd.DataFrame, by: str) -> tuple[pd.DataFrame, dict[str, int]]:
+def _complete_table(board: pd.DataFrame, by: str) -> tuple[pd.DataFrame, dict[str, int]]:
     """Arrange the means as cells × methods, smaller is better; of the methods that not all cells have, count these."""
     if f"{by}_mean" not in board or board[f"{by}_mean"].isna().all():
         raise ValueError(f"no run has {by!r} to rank by")
     if describe(by).better is None:
         raise ValueError(f"neither direction of {by!r} is better: methods have no ranks by it")
-    means = board[[*CELL, "label"]].assign(value=ascending(board, by)).dropna(subset="value")
-    table = means.pivot(index=CELL, columns="label", values="value")
-    if len(table) < CELLS:
-        raise LookupError(f"ranks need at least {CELLS} cells (dataset and architecture), there are {len(table)}")
+    means = (
+        board[[*DATASET_AND_ARCHITECTURE, "label"]]
+        .assign(value=lower_is_better_means(board, by))
+        .dropna(subset="value")
+    )
+    table = means.pivot(index=DATASET_AND_ARCHITECTURE, columns="label", values="value")
+    if len(table) < MIN_CELLS:
+        raise LookupError(f"ranks need at least {MIN_CELLS} cells (dataset and architecture), there are {len(table)}")
     counts = table.count()
     left_out = {str(label): int(n) for label, n in counts.items() if n < len(table)}
     whole = table.dropna(axis="columns")
-    if whole.shape[1] < _METHODS:
+    if whole.shape[1] < _MIN_METHODS:
         named = "; ".join(f"{label} in {n}" for label, n in left_out.items()) or "none"
         raise LookupError(
-            f"ranks need at least {_METHODS} methods that all {len(table)} cells have, there are {whole.shape[1]} "
+            f"ranks need at least {_MIN_METHODS} methods that all {len(table)} cells have, there are {whole.shape[1]} "
             f"(not in all: {named})"
         )
     return whole, left_out
 
 
-def _friedman(values: np.ndarray) -> tuple[float, float]:
+def _friedman_test(values: np.ndarray) -> tuple[float, float]:
     """Friedman's χ² of cells × methods, and the p-value of F = (N − 1) χ² / (N (k − 1) − χ²)."""
     from scipy.special import fdtrc
     from scipy.stats import friedmanchisquare
@@ -145,7 +151,7 @@ def _friedman(values: np.ndarray) -> tuple[float, float]:
     return statistic, float(fdtrc(k - 1, (k - 1) * (n - 1), (n - 1) * statistic / (most - statistic)))
 
 
-def _group(ranks: pd.Series[float], distance: float) -> list[list[str]]:
+def _find_groups(ranks: pd.Series[float], distance: float) -> list[list[str]]:
     """Find the largest groups of methods less than a distance apart."""
     groups: list[list[str]] = []
     end = 0
@@ -158,7 +164,7 @@ def _group(ranks: pd.Series[float], distance: float) -> list[list[str]]:
     return groups
 
 
-def _letter(index: int) -> str:
+def _group_letter(index: int) -> str:
     """a, b, … z, A, B, … for the groups; there is at most one a method."""
     letters = ascii_lowercase + ascii_lowercase.upper()
     return letters[index] if index < len(letters) else f"({index + 1})"

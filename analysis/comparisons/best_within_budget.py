@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.comparisons.leaderboard import leaderboard
-from analysis.comparisons.pareto_fronts import COSTS
+from analysis.comparisons.pareto_fronts import COST_NAMES
 from analysis.frame.metric_display import describe
-from analysis.frame.seed_statistics import CELL
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE
 
 BUDGETS = (1.0, 1.1, 4.0)
 """One network's training, hardly more, and that of a small ensemble."""
@@ -48,17 +48,21 @@ def best_within_budget(frame: pd.DataFrame, by: str | None = None, budgets: Sequ
         raise ValueError(f"neither direction of {by!r} is better: nothing is best within a budget")
     if not all(budget > 0 for budget in budgets):
         raise ValueError(f"budgets must be positive, not {list(budgets)}")
-    costs = [cost for cost in COSTS if f"{cost}_mean" in board]
+    costs = [cost for cost in COST_NAMES if f"{cost}_mean" in board]
     kept = ["label", "method", "n", f"{by}_mean", f"{by}_std", *(f"{cost}_mean" for cost in costs)]
     kept += ["difference", "difference_low", "difference_high"]
     rows: list[dict[str, object]] = []
-    for cell, entries in board[board["rank"].notna()].groupby(CELL, sort=False):
+    for cell, entries in board[board["rank"].notna()].groupby(DATASET_AND_ARCHITECTURE, sort=False):
         for cost in costs:
             for budget in sorted(budgets):
                 within = entries[entries[f"{cost}_mean"].round(2) <= budget]
-                place = dict(zip(CELL, cell, strict=True)) | {"cost": cost, "budget": budget, "within": len(within)}
+                place = dict(zip(DATASET_AND_ARCHITECTURE, cell, strict=True)) | {
+                    "cost": cost,
+                    "budget": budget,
+                    "within": len(within),
+                }
                 best = within[within["rank"] == within["rank"].min()]
                 rows += [place | {str(k): v for k, v in row.items()} for row in best[kept].to_dict("records")]
-    out = pd.DataFrame(rows, columns=[*CELL, "cost", "budget", "within", *kept])
+    out = pd.DataFrame(rows, columns=[*DATASET_AND_ARCHITECTURE, "cost", "budget", "within", *kept])
     out.attrs["by"] = by
     return out

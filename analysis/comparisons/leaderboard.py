@@ -12,7 +12,13 @@ from analysis.comparisons.paired_differences import paired_differences
 from analysis.comparisons.pareto_fronts import find_fronts
 from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import CELL, ascending, main_metric, relative_costs, summarize
+from analysis.frame.seed_statistics import (
+    DATASET_AND_ARCHITECTURE,
+    default_metric,
+    lower_is_better_means,
+    relative_costs,
+    summarize,
+)
 from analysis.frame.unfinished_runs import unfinished_notes
 
 
@@ -42,16 +48,16 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """
     runs = relative_costs(ranked(frame))
     board = summarize(runs)
-    by = by or main_metric(board)
+    by = by or default_metric(board)
     if f"{by}_mean" not in board:
         known = ", ".join(str(name)[:-5] for name in board if str(name).endswith("_mean"))
         raise ValueError(f"no run has {by!r}; a leaderboard can go by: {known}")
-    board, compared = _compare(board, runs, by)
+    board, compared = _add_comparisons(board, runs, by)
     second = "accuracy" if by == "nll" else "nll"
-    order = board[[*CELL, "label"]].assign(first=ascending(board, by))
-    order["second"] = ascending(board, second) if f"{second}_mean" in board else 0.0
-    order = order.sort_values([*CELL, "first", "second", "label"], na_position="last")
-    board.insert(2, "rank", pd.Series(_ranks(order), dtype="Int64"))
+    order = board[[*DATASET_AND_ARCHITECTURE, "label"]].assign(first=lower_is_better_means(board, by))
+    order["second"] = lower_is_better_means(board, second) if f"{second}_mean" in board else 0.0
+    order = order.sort_values([*DATASET_AND_ARCHITECTURE, "first", "second", "label"], na_position="last")
+    board.insert(2, "rank", pd.Series(_assign_ranks(order), dtype="Int64"))
     tuning, banner = frame.attrs.get("tuning", ""), frame.attrs.get("banner", "")
     notes = [
         *filter(None, [banner]),
@@ -67,12 +73,12 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     return board
 
 
-def _compare(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataFrame, list[str]]:
+def _add_comparisons(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataFrame, list[str]]:
     """Add differences to plain training, Pareto fronts and average ranks to a board, and say what they mean."""
     paired = paired_differences(runs, by)
     ends = {name: f"difference_{name}" for name in ("low", "high", "interval", "n")}
-    shown = paired.rename(columns=ends)[[*CELL, "label", "difference", *ends.values()]]
-    out = board.merge(shown, on=[*CELL, "label"], how="left").astype({"difference_n": "Int64"})
+    shown = paired.rename(columns=ends)[[*DATASET_AND_ARCHITECTURE, "label", "difference", *ends.values()]]
+    out = board.merge(shown, on=[*DATASET_AND_ARCHITECTURE, "label"], how="left").astype({"difference_n": "Int64"})
     fronts, notes = find_fronts(out, by)
     ranks: dict[Any, float] = {}
     if describe(by).better is not None:
@@ -89,9 +95,9 @@ def _compare(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataF
     return out, [*([meaning] if paired["difference"].notna().any() else []), *notes, *new]
 
 
-def _ranks(order: pd.DataFrame) -> dict[int, int | None]:
+def _assign_ranks(order: pd.DataFrame) -> dict[int, int | None]:
     ranks: dict[int, int | None] = {}
-    for _, rows in order.groupby(CELL, sort=False):
+    for _, rows in order.groupby(DATASET_AND_ARCHITECTURE, sort=False):
         previous: tuple[float | None, float | None] | None = None
         rank = 0
         values = zip(rows.index, rows["first"], rows["second"], strict=True)

@@ -13,15 +13,21 @@ import pandas as pd
 
 from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import CELL, main_metric, name_cell, plain_training, refuse_mixtures
+from analysis.frame.seed_statistics import (
+    DATASET_AND_ARCHITECTURE,
+    check_comparable,
+    default_metric,
+    find_plain_training,
+    group_title,
+)
 
-FEW = 3
+MIN_SEEDS = 3
 """Fewer seeds than this are warned of."""
-_FEWEST = 5  # seeds from which resamples are studentised
-_LONGEST = 5.0  # times as far as Student's: an end beyond it is near ties' doing
-_EXACT = 8  # seeds up to which all resamples are listed: 6,435 of 8
-_DRAWS = 9999  # resamples of more
-_SAME = 1e-6  # standard deviations below which a resample's values count as one
+_MIN_STUDENTISED = 5  # seeds from which resamples are studentised
+_MAX_RATIO_TO_T = 5.0  # times as far as Student's: an end beyond it is near ties' doing
+_MAX_EXHAUSTIVE = 8  # seeds up to which all resamples are listed: 6,435 of 8
+_RANDOM_RESAMPLES = 9999  # resamples of more
+_MIN_STD = 1e-6  # standard deviations below which a resample's values count as one
 
 
 class Interval(NamedTuple):
@@ -71,16 +77,16 @@ def paired_differences(frame: pd.DataFrame, by: str | None = None, confidence: f
             belong in one table.
     """
     frame = ranked(frame)
-    refuse_mixtures(frame)
-    by = by or main_metric(frame)
+    check_comparable(frame)
+    by = by or default_metric(frame)
     if by not in frame or frame[by].isna().all():
         raise ValueError(f"no run has {by!r}: nothing to compare with plain training")
     rows: list[dict[str, object]] = []
     notes, unshared, infinite = [], [], []
-    for cell, runs in frame.groupby(CELL):
-        plain, why = plain_training(runs)
+    for cell, runs in frame.groupby(DATASET_AND_ARCHITECTURE):
+        plain, why = find_plain_training(runs)
         if why:
-            notes.append(f"{name_cell(cell)}: no differences to plain training ({why}).")
+            notes.append(f"{group_title(cell)}: no differences to plain training ({why}).")
             continue
         reference = plain.set_index("seed")[by].dropna()
         for label, entry in runs[runs["method"] != "sgd"].groupby("label"):
@@ -88,21 +94,24 @@ def paired_differences(frame: pd.DataFrame, by: str | None = None, confidence: f
             found = (own - reference).dropna()
             finite = bool(np.isfinite(found).all())
             interval = bootstrap_interval(found.to_numpy(), confidence) if finite else NO_INTERVAL
-            names = dict(zip(CELL, cell, strict=True)) | {"label": label, "method": entry["method"].iloc[0]}
+            names = dict(zip(DATASET_AND_ARCHITECTURE, cell, strict=True)) | {
+                "label": label,
+                "method": entry["method"].iloc[0],
+            }
             figures = {"metric": by, "n": len(found), "difference": found.mean()}
             rows.append(names | figures | {"low": interval.low, "high": interval.high, "interval": interval.kind})
             if not finite:
-                infinite.append(f"{label} ({name_cell(cell)})")
+                infinite.append(f"{label} ({group_title(cell)})")
             if set(own.index) != set(reference.index):
                 counts = f"{len(found)} common, {len(own)} of its own, {len(reference)} of plain training"
-                unshared.append(f"{label} ({name_cell(cell)}): {counts}")
+                unshared.append(f"{label} ({group_title(cell)}): {counts}")
     if infinite:
         notes.append(f"Warning: infinite {describe(by).title}, so no interval: {'; '.join(infinite)}.")
-    columns = [*CELL, "label", "method", "metric", "n", "difference", "low", "high", "interval"]
+    columns = [*DATASET_AND_ARCHITECTURE, "label", "method", "metric", "n", "difference", "low", "high", "interval"]
     table = pd.DataFrame(rows, columns=columns)
     if unshared:
         notes.append(f"Warning: not the seeds of plain training, Δ is over the common ones: {'; '.join(unshared)}.")
-    table.attrs["notes"] = [*_warn_of_few(frame), *notes]
+    table.attrs["notes"] = [*_few_seeds_warning(frame), *notes]
     return table
 
 
@@ -150,24 +159,24 @@ def bootstrap_interval(differences: Sequence[float] | np.ndarray, confidence: fl
     mean, std = float(values.mean()), float(values.std(ddof=1))
     tail = (1 - confidence) / 2
     half = float(stdtrit(n - 1, 1 - tail)) * std / math.sqrt(n)
-    if n >= _FEWEST:
-        below, above = (end * std for end in _studentised((values - mean) / std, tail))
-        if max(below, above) <= _LONGEST * half:
+    if n >= _MIN_STUDENTISED:
+        below, above = (end * std for end in _studentised_reach((values - mean) / std, tail))
+        if max(below, above) <= _MAX_RATIO_TO_T * half:
             return Interval(mean - below, mean + above, "studentised")
     return Interval(mean - half, mean + half, "t")
 
 
-def _studentised(standardised: np.ndarray, tail: float) -> tuple[float, float]:
+def _studentised_reach(standardised: np.ndarray, tail: float) -> tuple[float, float]:
     """How many standard deviations the interval reaches below and above the mean; infinite if it has no end there."""
     n = len(standardised)
-    counts, shares = _resamples(n)
+    counts, shares = _list_resamples(n)
     means = counts @ standardised / n
     variances = (counts @ standardised**2 / n - means**2) * n / (n - 1)
     stds = np.sqrt(np.maximum(variances, 0.0))
     ends = []
     for signed in (means, -means):  # a resample of one value only has no spread: it counts towards both, or one, end
-        flat = np.where(signed > -_SAME, math.inf, -math.inf)
-        t = np.divide(signed, stds, out=flat, where=stds > _SAME)
+        flat = np.where(signed > -_MIN_STD, math.inf, -math.inf)
+        t = np.divide(signed, stds, out=flat, where=stds > _MIN_STD)
         order = np.argsort(t)
         reached = np.cumsum(shares[order])
         ends.append(float(t[order][np.searchsorted(reached, 1 - tail - 1e-12)]))
@@ -175,32 +184,32 @@ def _studentised(standardised: np.ndarray, tail: float) -> tuple[float, float]:
 
 
 @lru_cache
-def _resamples(n: int) -> tuple[np.ndarray, np.ndarray]:
+def _list_resamples(n: int) -> tuple[np.ndarray, np.ndarray]:
     """List how often each of n values stands in a resample, (R, n), and the probability of each, (R,)."""
-    if n > _EXACT:
-        counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_DRAWS)
-        return counts, np.full(_DRAWS, 1 / _DRAWS)
+    if n > _MAX_EXHAUSTIVE:
+        counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RANDOM_RESAMPLES)
+        return counts, np.full(_RANDOM_RESAMPLES, 1 / _RANDOM_RESAMPLES)
     chosen = combinations_with_replacement(range(n), n)
     counts = np.array([np.bincount(indices, minlength=n) for indices in chosen])
     ways = [math.factorial(n) / math.prod(map(math.factorial, row)) for row in counts.tolist()]
     return counts, np.array(ways) / n**n
 
 
-def _warn_of_few(frame: pd.DataFrame) -> list[str]:
+def _few_seeds_warning(frame: pd.DataFrame) -> list[str]:
     """Name the entries with fewer than three seeds."""
     named = []
-    for cell, runs in frame.groupby(CELL):
+    for cell, runs in frame.groupby(DATASET_AND_ARCHITECTURE):
         seeds = runs.groupby("label")["seed"].nunique()
-        few = [f"{label}: {n}" for label, n in seeds.items() if n < FEW]
+        few = [f"{label}: {n}" for label, n in seeds.items() if n < MIN_SEEDS]
         if len(few) == len(seeds) > 1:
             few = [f"all {len(few)} entries"]
         if few:
-            named.append(f"{', '.join(few)} ({name_cell(cell)})")
+            named.append(f"{', '.join(few)} ({group_title(cell)})")
     what = "fewer than three seeds, too few to tell a difference from chance"
     return [f"Warning: {what}: {'; '.join(named)}."] if named else []
 
 
-def write_difference(row: Mapping[Any, object], metric: str) -> str:
+def format_difference(row: Mapping[Any, object], metric: str) -> str:
     """Write a difference and its interval, as "+0.31 [−0.12, +0.74]"; "–" where there is none.
 
     Args:

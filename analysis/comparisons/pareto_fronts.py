@@ -6,9 +6,16 @@ import pandas as pd
 
 from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import CELL, ascending, main_metric, name_cell, relative_costs, summarize
+from analysis.frame.seed_statistics import (
+    DATASET_AND_ARCHITECTURE,
+    default_metric,
+    group_title,
+    lower_is_better_means,
+    relative_costs,
+    summarize,
+)
 
-COSTS = {"train_cost": "train", "predict_cost": "predict"}
+COST_NAMES = {"train_cost": "train", "predict_cost": "predict"}
 """The costs that quality is weighed against, relative to one network, and what a reader calls them for short."""
 
 
@@ -33,15 +40,15 @@ def pareto_fronts(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
         LookupError: If all runs were chosen on test data.
         ValueError: If no run has the metric, or the frame mixes what does not belong in one table.
     """
-    by = by or main_metric(frame)
+    by = by or default_metric(frame)
     board = summarize(relative_costs(ranked(frame)))
     if f"{by}_mean" not in board:
         raise ValueError(f"no run has {by!r} to weigh against cost")
-    for cost in COSTS:
+    for cost in COST_NAMES:
         if f"{cost}_mean" not in board:
             board[f"{cost}_mean"] = float("nan")
     fronts, notes = find_fronts(board, by)
-    names = [*CELL, "label", "method", f"{by}_mean", *(f"{cost}_mean" for cost in COSTS)]
+    names = [*DATASET_AND_ARCHITECTURE, "label", "method", f"{by}_mean", *(f"{cost}_mean" for cost in COST_NAMES)]
     out = pd.concat([board[names], fronts], axis=1)
     out.attrs["notes"] = notes
     return out
@@ -54,24 +61,26 @@ def find_fronts(board: pd.DataFrame, by: str) -> tuple[pd.DataFrame, list[str]]:
         The columns train_front and predict_front, with the board's index; and the notes.
     """
     unknown = pd.array([pd.NA] * len(board), dtype="boolean")
-    fronts = pd.DataFrame({front_name(cost): unknown for cost in COSTS}, index=board.index)
+    fronts = pd.DataFrame({front_column(cost): unknown for cost in COST_NAMES}, index=board.index)
     notes = []
-    for cost, what in COSTS.items():
+    for cost, what in COST_NAMES.items():
         if f"{cost}_mean" not in board or board[f"{cost}_mean"].isna().all():
             continue  # `relative_costs` has said why
         costs = board[f"{cost}_mean"].round(2)
         if describe(by).better is not None:
-            points = pd.DataFrame({"quality": ascending(board, by), "cost": costs}).dropna()
-            for _, rows in points.groupby([board[name] for name in CELL]):
-                fronts.loc[rows.index, front_name(cost)] = undominated(rows)
+            points = pd.DataFrame({"quality": lower_is_better_means(board, by), "cost": costs}).dropna()
+            for _, rows in points.groupby([board[name] for name in DATASET_AND_ARCHITECTURE]):
+                fronts.loc[rows.index, front_column(cost)] = is_undominated(rows)
         free = board[costs.isna()]
-        named = [f"{', '.join(rows['label'])} ({name_cell(cell)})" for cell, rows in free.groupby(CELL)]
+        named = [
+            f"{', '.join(rows['label'])} ({group_title(cell)})" for cell, rows in free.groupby(DATASET_AND_ARCHITECTURE)
+        ]
         if named:
             notes.append(f"No {what} cost known, so on no front and within no budget: {'; '.join(named)}.")
     return fronts, notes
 
 
-def undominated(points: pd.DataFrame) -> pd.Series[bool]:
+def is_undominated(points: pd.DataFrame) -> pd.Series[bool]:
     """Say which points no other one dominates; in both columns, smaller is better.
 
     Args:
@@ -86,6 +95,6 @@ def undominated(points: pd.DataFrame) -> pd.Series[bool]:
     return on_front.reindex(points.index)
 
 
-def front_name(cost: str) -> str:
+def front_column(cost: str) -> str:
     """Name the column that says whether an entry is on the front of quality against a cost."""
     return cost.replace("cost", "front")

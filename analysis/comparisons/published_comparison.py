@@ -7,9 +7,9 @@ from collections import Counter
 
 import pandas as pd
 
-from analysis.frame.seed_statistics import CELL, refuse_mixtures
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, check_comparable
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
 def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
@@ -35,19 +35,19 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: If the runs are not of test data, or the frame mixes what does not belong in one table.
     """
-    refuse_mixtures(frame)
+    check_comparable(frame)
     if list(frame["evaluated_on"].unique()) != ["test"]:
         raise ValueError("a paper's values are of test data, these runs were evaluated on validation data")
-    groups = dict(iter(frame.groupby([*CELL, "label"])))
+    groups = dict(iter(frame.groupby([*DATASET_AND_ARCHITECTURE, "label"])))
     cells = frame.attrs.get("unfinished", [])
-    unfinished = Counter(tuple(cell.get(name, "") for name in (*CELL, "label")) for cell in cells)
+    unfinished = Counter(tuple(cell.get(name, "") for name in (*DATASET_AND_ARCHITECTURE, "label")) for cell in cells)
     rows = []
     for value in paper.to_dict("records"):
         runs = groups.get((value["dataset"], value["architecture"], value["label"]))
         metric = str(value["metric"])
         ours = runs[metric].dropna() * value["times"] if runs is not None and metric in runs else pd.Series(dtype=float)
         mean, std, n = float(ours.mean()), float(ours.std(ddof=1)), len(ours)
-        low, high = welch(mean, std, n, value["paper_mean"], value["paper_std"], value["paper_n"])
+        low, high = welch_interval(mean, std, n, value["paper_mean"], value["paper_std"], value["paper_n"])
         found = {"ours_mean": mean, "ours_std": std, "ours_n": n, "difference": mean - value["paper_mean"]}
         found |= {"runs": 0 if runs is None else len(runs), "chosen_on": _chosen_on(runs)}
         found["unfinished"] = unfinished[value["dataset"], value["architecture"], value["label"]]
@@ -62,7 +62,9 @@ def _chosen_on(runs: pd.DataFrame | None) -> str:
     return "test" if runs is not None and "chosen_on" in runs and (runs["chosen_on"] == "test").any() else ""
 
 
-def welch(mean: float, std: float, n: int, other: float, other_std: float, other_n: int) -> tuple[float, float]:
+def welch_interval(
+    mean: float, std: float, n: int, other: float, other_std: float, other_n: int
+) -> tuple[float, float]:
     """Give Welch's 95 % interval of the difference of two means; NaN where it does not exist.
 
     Args:
@@ -82,5 +84,5 @@ def welch(mean: float, std: float, n: int, other: float, other_std: float, other
     if a + b == 0:
         return math.nan, math.nan
     freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (other_n - 1))
-    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(a + b)
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(a + b)
     return mean - other - half, mean - other + half

@@ -13,23 +13,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.corruption_plot import PREFIXES, draw_differences, measured
-from analysis.figures.path_plot import AVERAGES, LINES, POINTS, Paths, check_path, cut, draw_path
-from analysis.figures.plot_function import drawing, listed
-from analysis.figures.style import WIDTH, Look, add_legend, cells, draw_band, legend_columns, looks, plain
+from analysis.figures.corruption_plot import CHANGE_PREFIXES, draw_differences, relative_change_columns
+from analysis.figures.path_plot import (
+    AVERAGE_PREFIXES,
+    LINE_STYLES,
+    POINT_TITLES,
+    PathArrays,
+    check_path_options,
+    draw_path,
+    limit_score_axis,
+)
+from analysis.figures.plot_function import check_name_list, plot_function
+from analysis.figures.style import (
+    COLUMN_WIDTH,
+    MethodStyle,
+    add_legend,
+    assign_styles,
+    draw_band,
+    escape_math,
+    legend_columns,
+    dataset_groups,
+)
 from analysis.frame.metric_display import METRICS
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import plain_training
+from analysis.frame.seed_statistics import find_plain_training
 
-SEVERITY = 3
+TRACKED_SEVERITY = 3
 """Of the corruptions under which the relative change of an accuracy is tracked."""
-_ABREAST = 4  # panels side by side on two columns
-_ROUNDING = 1e-9  # by which a place may miss the α that is asked for
-_ASK = "a study asks for it by `evaluate: {path: {corruptions: [fog, …], severities: [3, …]}}`"
+_PANELS_PER_ROW = 4  # panels side by side on two columns
+_ALPHA_TOLERANCE = 1e-9  # by which a place may miss the α that is asked for
+_HOW_TO_MEASURE = "a study asks for it by `evaluate: {path: {corruptions: [fog, …], severities: [3, …]}}`"
 
 
-@drawing
+@plot_function
 def path_under_corruption(
     frame: pd.DataFrame,
     metric: Literal["accuracy", "nll"] = "accuracy",
@@ -62,32 +79,34 @@ def path_under_corruption(
         Wortsman et al., Learning neural network subspaces, ICML 2021, section 4.4 and Figure 9, which does not say
         which two networks it compares: the ends are our choice.
     """
-    check_path(metric, average)
+    check_path_options(metric, average)
     if len(between) != 2:
         raise ValueError(f"between is two places on the path, as in [0, 1]; got {between!r}")
     frame = ranked(frame)
     arrays = load_arrays(frame, "path")
-    names, levels = _choose(arrays, corruptions, severities)
+    names, levels = _select_corruptions(arrays, corruptions, severities)
     wanted = {f"{name}_{level}_{metric}" for name in names for level in levels}
     drawn = frame[[wanted <= set(arrays.get(run, ())) for run in frame["run_id"]]]
     if drawn.empty:
-        raise LookupError(f"no path was measured under {', '.join(names)} at severities {levels}; {_ASK}")
+        raise LookupError(f"no path was measured under {', '.join(names)} at severities {levels}; {_HOW_TO_MEASURE}")
     shades = dict(zip(levels, sns.color_palette("crest", len(levels)), strict=True))
-    look = {0: Look((0.2, 0.2, 0.2), ""), **{level: Look(shade, "") for level, shade in shades.items()}}
-    baselines = _plain_training(frame, metric)
-    handles, entries = _legend(look, names, dotted=bool(baselines))
-    rows = [(title, label, runs) for title, each in cells(drawn) for label, runs in each.groupby("label")]
-    figure, axes = _grid([f"{label} · {title}" for title, label, _ in rows], len(names) + 2, entries)
+    look = {0: MethodStyle((0.2, 0.2, 0.2), ""), **{level: MethodStyle(shade, "") for level, shade in shades.items()}}
+    baselines = _plain_training_scores(frame, metric)
+    handles, entries = _legend_entries(look, names, dotted=bool(baselines))
+    rows = [(title, label, runs) for title, each in dataset_groups(drawn) for label, runs in each.groupby("label")]
+    figure, axes = _make_panel_rows([f"{label} · {title}" for title, label, _ in rows], len(names) + 2, entries)
     for row, (title, _, runs) in zip(axes, rows, strict=True):
         for ax, name in zip(row, ("", *names), strict=False):
             shown = [baselines[title, name]] if (title, name) in baselines else []
             for level in levels if name else (0,):
-                for kind in POINTS:
-                    prefix = (f"{name}_{level}_" if name else "") + ("" if kind == "one" else AVERAGES[average])
-                    shown += draw_path(ax, runs, arrays, prefix + metric, look[level], LINES[kind])
+                for kind in POINT_TITLES:
+                    prefix = (f"{name}_{level}_" if name else "") + ("" if kind == "one" else AVERAGE_PREFIXES[average])
+                    shown += draw_path(ax, runs, arrays, prefix + metric, look[level], LINE_STYLES[kind])
             if (title, name) in baselines:
-                ax.axhline(baselines[title, name], color="black" if not name else shades[SEVERITY], linestyle=":")
-            cut(ax, shown, METRICS[metric].better)
+                ax.axhline(
+                    baselines[title, name], color="black" if not name else shades[TRACKED_SEVERITY], linestyle=":"
+                )
+            limit_score_axis(ax, shown, METRICS[metric].better)
             ax.set_title(name.replace("_", " ") or "clean", fontsize=7, pad=3)
             ax.set_xlabel("α", fontsize=7)
             ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -97,7 +116,7 @@ def path_under_corruption(
     return figure
 
 
-@drawing
+@plot_function
 def best_on_path(frame: pd.DataFrame, *, corruptions: Sequence[str] | None = None) -> Figure:
     """Plot relative changes of the accuracy of the best network on the path against those of plain training.
 
@@ -115,24 +134,24 @@ def best_on_path(frame: pd.DataFrame, *, corruptions: Sequence[str] | None = Non
         Wortsman et al., Learning neural network subspaces, ICML 2021, appendix G and Figure 20 (11 points).
     """
     frame = ranked(frame)
-    prefix, columns = measured(frame)
+    prefix, columns = relative_change_columns(frame)
     arrays = load_arrays(frame, "path")
-    there, _ = _choose(arrays, corruptions, [SEVERITY])
+    there, _ = _select_corruptions(arrays, corruptions, [TRACKED_SEVERITY])
     names = [name for name in there if prefix + name in columns]
     if not names:
         raise LookupError(f"plain training was not measured under {', '.join(there)}, the corruptions of the path")
-    wanted = {f"{name}_{SEVERITY}_accuracy" for name in names}
+    wanted = {f"{name}_{TRACKED_SEVERITY}_accuracy" for name in names}
     on_path = frame[[wanted <= set(arrays.get(run, ())) for run in frame["run_id"]]].copy()
     for name in names:
-        on_path[prefix + name] = [_best_change(arrays[run], name) for run in on_path["run_id"]]
-    kind = "" if prefix == PREFIXES[0] else " (generated corruptions)"
+        on_path[prefix + name] = [_best_relative_change(arrays[run], name) for run in on_path["run_id"]]
+    kind = "" if prefix == CHANGE_PREFIXES[0] else " (generated corruptions)"
     title = f"Relative change of accuracy{kind}, minus plain training's: best α on the path, chosen on test data"
     together = pd.concat([frame[frame["method"] == "sgd"], on_path[on_path["method"] != "sgd"]])
     return draw_differences(together, [prefix + name for name in names], title)
 
 
-def _choose(
-    arrays: Paths, corruptions: Sequence[str] | None, severities: Sequence[int] | None
+def _select_corruptions(
+    arrays: PathArrays, corruptions: Sequence[str] | None, severities: Sequence[int] | None
 ) -> tuple[list[str], list[int]]:
     """Give the corruptions and severities that are drawn: those asked for, or all that a path was measured under.
 
@@ -142,9 +161,11 @@ def _choose(
     found = [re.fullmatch(r"(\w+)_(\d)_accuracy", key) for path in arrays.values() for key in path]
     there = list(dict.fromkeys((match[1], int(match[2])) for match in found if match))
     if not there:
-        raise LookupError(f"no path was measured under corruptions; {_ASK}")
+        raise LookupError(f"no path was measured under corruptions; {_HOW_TO_MEASURE}")
     names = (
-        list(dict.fromkeys(name for name, _ in there)) if corruptions is None else listed("corruptions", corruptions)
+        list(dict.fromkeys(name for name, _ in there))
+        if corruptions is None
+        else check_name_list("corruptions", corruptions)
     )
     levels = sorted({level for _, level in there} if severities is None else set(severities))
     for name in names:
@@ -155,32 +176,32 @@ def _choose(
     return names, levels
 
 
-def _plain_training(frame: pd.DataFrame, metric: str) -> dict[tuple[str, str], float]:
+def _plain_training_scores(frame: pd.DataFrame, metric: str) -> dict[tuple[str, str], float]:
     """Give what plain training scores by cell and corruption ("" for none; else of severity 3), as far as tracked."""
     found: dict[tuple[str, str], float] = {}
-    for title, runs in cells(frame):
-        rows, why = plain_training(runs)
+    for title, runs in dataset_groups(frame):
+        rows, why = find_plain_training(runs)
         if why:
             continue
         found[title, ""] = float(rows[metric].mean())
-        changes = [str(name) for name in rows if str(name).startswith(PREFIXES) and rows[name].notna().any()]
+        changes = [str(name) for name in rows if str(name).startswith(CHANGE_PREFIXES) and rows[name].notna().any()]
         for name in changes if metric == "accuracy" else ():
             found[title, name.rpartition("/")[2]] = float((rows["accuracy"] * (1 + rows[name])).mean())
     return found
 
 
-def _grid(titles: Sequence[str], count: int, entries: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
+def _make_panel_rows(titles: Sequence[str], count: int, entries: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
     """Make a block of panels for each title."""
-    across = min(count, _ABREAST)
+    across = min(count, _PANELS_PER_ROW)
     down = -(-count // across)
-    width = 2 * WIDTH * across / _ABREAST
+    width = 2 * COLUMN_WIDTH * across / _PANELS_PER_ROW
     lines = -(-len(entries) // legend_columns(entries, width))
     height = len(titles) * (1.45 * down + 0.2) + 0.155 * lines + 0.12
     figure = Figure(figsize=(width, height), layout="constrained")
     blocks = figure.subfigures(len(titles), 1, squeeze=False)[:, 0]
     axes = []
     for block, title in zip(blocks, titles, strict=True):
-        block.suptitle(plain(title), fontsize=7.5)
+        block.suptitle(escape_math(title), fontsize=7.5)
         panels = block.subplots(down, across, squeeze=False).ravel()
         for unused in panels[count:]:
             unused.remove()
@@ -199,8 +220,10 @@ def _draw_difference(
     between: Sequence[float],
 ) -> None:
     """Draw the relative difference of two networks on a path over the severity."""
-    for name, look in looks(names).items():
-        values = np.array([_differences(path, name, levels, metric, between) for path in paths])  # (seeds, 1 + levels)
+    for name, look in assign_styles(names).items():
+        values = np.array(
+            [_relative_differences(path, name, levels, metric, between) for path in paths]
+        )  # (seeds, 1 + levels)
         draw_band(ax, np.array([0.0, *levels]), values, look)
     ax.axhline(0, color="0.3", linewidth=0.6, zorder=0.5)
     ax.set_xticks([0, *levels])
@@ -209,41 +232,43 @@ def _draw_difference(
     ax.set_title(f"α = {between[0]:g} against {between[1]:g}", fontsize=7, pad=3)
 
 
-def _differences(
+def _relative_differences(
     path: Mapping[str, np.ndarray], name: str, levels: Sequence[int], metric: str, between: Sequence[float]
 ) -> list[float]:
-    a, b = (_index(path["alpha"], alpha) for alpha in between)
+    a, b = (_index_of_alpha(path["alpha"], alpha) for alpha in between)
     scores = [path[metric], *(path[f"{name}_{level}_{metric}"] for level in levels)]
-    return [100 * _relative(score[a], score[b]) for score in scores]
+    return [100 * _relative_difference(score[a], score[b]) for score in scores]
 
 
-def _index(alpha: np.ndarray, place: float) -> int:
+def _index_of_alpha(alpha: np.ndarray, place: float) -> int:
     nearest = int(np.abs(alpha - place).argmin())
-    if abs(alpha[nearest] - place) > _ROUNDING:
+    if abs(alpha[nearest] - place) > _ALPHA_TOLERANCE:
         raise LookupError(f"no path was measured at α = {place:g}, but at {', '.join(f'{a:g}' for a in alpha)}")
     return nearest
 
 
-def _best_change(path: Mapping[str, np.ndarray], name: str) -> float:
-    on = (path["alpha"] >= -_ROUNDING) & (path["alpha"] <= 1 + _ROUNDING)
-    pairs = zip(path[f"{name}_{SEVERITY}_accuracy"][on], path["accuracy"][on], strict=True)
-    return float(np.nanmax([_relative(corrupted, clean) for corrupted, clean in pairs]))
+def _best_relative_change(path: Mapping[str, np.ndarray], name: str) -> float:
+    on = (path["alpha"] >= -_ALPHA_TOLERANCE) & (path["alpha"] <= 1 + _ALPHA_TOLERANCE)
+    pairs = zip(path[f"{name}_{TRACKED_SEVERITY}_accuracy"][on], path["accuracy"][on], strict=True)
+    return float(np.nanmax([_relative_difference(corrupted, clean) for corrupted, clean in pairs]))
 
 
-def _relative(value: float, reference: float) -> float:
+def _relative_difference(value: float, reference: float) -> float:
     """(value − reference) / reference; NaN where that does not exist."""
     return float((value - reference) / reference) if reference else float("nan")
 
 
-def _legend(look: Mapping[int, Look], names: Sequence[str], *, dotted: bool) -> tuple[list[Line2D], list[str]]:
+def _legend_entries(
+    look: Mapping[int, MethodStyle], names: Sequence[str], *, dotted: bool
+) -> tuple[list[Line2D], list[str]]:
     handles = [Line2D([], [], color=each.color) for level, each in look.items() if level]
     entries = [f"severity {level}" for level in look if level]
-    handles += [Line2D([], [], color="0.35", linestyle=LINES[kind]) for kind in POINTS]
-    entries += POINTS.values()
+    handles += [Line2D([], [], color="0.35", linestyle=LINE_STYLES[kind]) for kind in POINT_TITLES]
+    entries += POINT_TITLES.values()
     if dotted:
         handles.append(Line2D([], [], color="black", linestyle=":"))
         entries.append("plain training")
-    for name, each in looks(names).items():
-        handles.append(Line2D([], [], **each.options()))
+    for name, each in assign_styles(names).items():
+        handles.append(Line2D([], [], **each.line_options()))
         entries.append(f"{name.replace('_', ' ')} (last panel)")
     return handles, entries

@@ -11,18 +11,26 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.plot_function import drawing
-from analysis.figures.style import WIDTH, add_legend, cells, looks, looks_of, plain, wrap
+from analysis.figures.plot_function import plot_function
+from analysis.figures.style import (
+    COLUMN_WIDTH,
+    add_legend,
+    assign_styles,
+    escape_math,
+    method_styles,
+    dataset_groups,
+    wrap_label,
+)
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import CELL, plain_training
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, find_plain_training
 
-PREFIXES = ("relative_change/", "generated/relative_change/")
+CHANGE_PREFIXES = ("relative_change/", "generated/relative_change/")
 """Of the official corrupted files, and of corruptions that were generated in their place."""
-_ACROSS = 3
-_TITLE = 18  # characters of the legend's title that fit into an inch
+_DIAGRAMS_PER_ROW = 3
+_TITLE_DENSITY = 18  # characters of the legend's title that fit into an inch
 
 
-@drawing
+@plot_function
 def change_under_corruption(frame: pd.DataFrame) -> Figure:
     """Plot relative changes of the accuracy against those of plain training, a small diagram a method.
 
@@ -37,8 +45,8 @@ def change_under_corruption(frame: pd.DataFrame) -> Figure:
         LookupError: If no run was measured under corruptions, or none of plain training was.
     """
     frame = ranked(frame)
-    prefix, names = measured(frame)
-    kind = "" if prefix == PREFIXES[0] else " (generated corruptions)"
+    prefix, names = relative_change_columns(frame)
+    kind = "" if prefix == CHANGE_PREFIXES[0] else " (generated corruptions)"
     return draw_differences(frame, names, f"Relative change of accuracy{kind}, minus plain training's")
 
 
@@ -53,15 +61,15 @@ def draw_differences(frame: pd.DataFrame, names: list[str], title: str) -> Figur
     Raises:
         LookupError: As `differences` does.
     """
-    table = differences(frame, names)
-    groups = cells(table)
-    labels = [label for label in looks_of(frame) if label in set(table["label"])]
-    colors = {title: style.color for title, style in looks([title for title, _ in groups]).items()}
-    across = min(_ACROSS, len(labels))
+    table = subtract_plain_training(frame, names)
+    groups = dataset_groups(table)
+    labels = [label for label in method_styles(frame) if label in set(table["label"])]
+    colors = {title: style.color for title, style in assign_styles([title for title, _ in groups]).items()}
+    across = min(_DIAGRAMS_PER_ROW, len(labels))
     down = -(-len(labels) // across)
     bar = 0.075 * len(groups) + 0.06
-    width = WIDTH * (1 + across) / (1 + _ACROSS)
-    lines = textwrap.wrap(title, int(_TITLE * width))
+    width = COLUMN_WIDTH * (1 + across) / (1 + _DIAGRAMS_PER_ROW)
+    lines = textwrap.wrap(title, int(_TITLE_DENSITY * width))
     height = down * (bar * len(names) + 0.5) + 0.24 + 0.16 * (len(groups) + len(lines))
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
@@ -69,7 +77,7 @@ def draw_differences(frame: pd.DataFrame, names: list[str], title: str) -> Figur
         for i, (cell, rows) in enumerate(groups):
             offset = (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
             _draw_bars(ax, rows[rows["label"] == label][names], offset, 0.8 / len(groups), colors[cell])
-        _finish(ax, label, [name.rpartition("/")[2] for name in names])
+        _finish_diagram(ax, label, [name.rpartition("/")[2] for name in names])
     for ax in axes.flat[len(labels) :]:
         ax.remove()
     handles = [Line2D([], [], color=color, linewidth=4) for color in colors.values()]
@@ -77,27 +85,27 @@ def draw_differences(frame: pd.DataFrame, names: list[str], title: str) -> Figur
     return figure
 
 
-def measured(frame: pd.DataFrame) -> tuple[str, list[str]]:
+def relative_change_columns(frame: pd.DataFrame) -> tuple[str, list[str]]:
     """List the columns with relative changes: under the official corruptions if there are any, else generated ones.
 
     Raises:
         LookupError: If there are neither.
     """
-    for prefix in PREFIXES:
+    for prefix in CHANGE_PREFIXES:
         names = [name for name in frame.columns if name.startswith(prefix) and frame[name].notna().any()]
         if names:
             return prefix, names
     raise LookupError("no run has relative changes of its accuracy under corruptions")
 
 
-def differences(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+def subtract_plain_training(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Subtract from each run's columns those of plain training in the same cell with the same seed.
 
     Raises:
         LookupError: If no cell has one entry of plain training with the seeds of the others.
     """
-    baselines = pd.concat([plain_training(rows)[0] for _, rows in frame.groupby(CELL)])
-    keys = [*CELL, "seed"]
+    baselines = pd.concat([find_plain_training(rows)[0] for _, rows in frame.groupby(DATASET_AND_ARCHITECTURE)])
+    keys = [*DATASET_AND_ARCHITECTURE, "seed"]
     both = frame[frame["method"] != "sgd"].merge(baselines[[*keys, *names]], on=keys, suffixes=("", " plain"))
     if both.empty:
         raise LookupError("no method has a finished run of sgd with the same seed to compare with")
@@ -114,11 +122,11 @@ def _draw_bars(ax: Axes, runs: pd.DataFrame, offset: float, height: float, color
     ax.barh(places, runs.mean(), height, xerr=std, color=color, error_kw={"elinewidth": 0.6, "ecolor": "0.25"})
 
 
-def _finish(ax: Axes, label: str, corruptions: list[str]) -> None:
+def _finish_diagram(ax: Axes, label: str, corruptions: list[str]) -> None:
     ax.axvline(0, color="0.3", linewidth=0.6)
     ax.set_yticks(range(len(corruptions)), [name.replace("_", " ") for name in corruptions], fontsize=6)
     ax.set_ylim(len(corruptions) - 0.4, -0.6)
     ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.tick_params(axis="x", labelsize=6, labelbottom=True)
     ax.grid(visible=False, axis="y")
-    ax.set_title(plain(wrap(label)), fontsize=6.5, pad=3)
+    ax.set_title(escape_math(wrap_label(label)), fontsize=6.5, pad=3)

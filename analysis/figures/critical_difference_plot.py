@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
 from analysis.comparisons.average_ranks import average_ranks, explain_ranks
-from analysis.figures.plot_function import drawing
-from analysis.figures.style import WIDTH, add_legend, looks, plain
+from analysis.figures.plot_function import plot_function
+from analysis.figures.style import COLUMN_WIDTH, add_legend, assign_styles, escape_math
 
-_ROW = 0.15  # inches a method takes
-_CHARACTER = 0.048  # inches of a name's letter
-_BAR = 0.05  # inches between bars
-_NOTE = 52  # characters of a line below a diagram a column wide
-_RANKS = 0.9  # inches that the axis of ranks has at least
+_ROW_HEIGHT = 0.15  # inches a method takes
+_CHARACTER_WIDTH = 0.048  # inches of a name's letter
+_BAR_GAP = 0.05  # inches between bars
+_NOTE_LENGTH = 52  # characters of a line below a diagram a column wide
+_MIN_AXIS_WIDTH = 0.9  # inches that the axis of ranks has at least
 
 
-@drawing
+@plot_function
 def critical_difference_diagram(frame: pd.DataFrame, by: str | None = None) -> Figure:
     """Draw the average ranks of methods over all datasets and architectures, and join those that do not differ.
 
@@ -44,34 +44,34 @@ def critical_difference_diagram(frame: pd.DataFrame, by: str | None = None) -> F
     ranks = average_ranks(frame, by)
     labels = ranks["label"].tolist()
     bars = [group for group in ranks.attrs["groups"] if len(group) > 1]
-    names, right = _CHARACTER * max(map(len, labels)) + 0.1, _BAR * len(bars) + 0.1
-    width = max(WIDTH, names + _RANKS + right)
-    note = textwrap.fill(explain_ranks(ranks), int(_NOTE * width / WIDTH), break_on_hyphens=False)
-    height = 0.6 + _ROW * len(labels) + 0.12 * (note.count("\n") + 1)
+    names, right = _CHARACTER_WIDTH * max(map(len, labels)) + 0.1, _BAR_GAP * len(bars) + 0.1
+    width = max(COLUMN_WIDTH, names + _MIN_AXIS_WIDTH + right)
+    note = textwrap.fill(explain_ranks(ranks), int(_NOTE_LENGTH * width / COLUMN_WIDTH), break_on_hyphens=False)
+    height = 0.6 + _ROW_HEIGHT * len(labels) + 0.12 * (note.count("\n") + 1)
     figure = Figure(figsize=(width, height), layout="constrained")
     ax = figure.subplots()
     _draw_ranks(ax, ranks)
     inside = width - names - right
     for i, group in enumerate(bars):
         ends = [labels.index(group[0]) - 0.25, labels.index(group[-1]) + 0.25]
-        x = 1 + _BAR * (i + 1.5) / inside
+        x = 1 + _BAR_GAP * (i + 1.5) / inside
         ax.plot([x, x], ends, transform=ax.get_yaxis_transform(), color="0.2", linewidth=1.8, clip_on=False)
-    add_legend(figure, [], [], title=plain(note))
+    add_legend(figure, [], [], title=escape_math(note))
     return figure
 
 
 def _draw_ranks(ax: Axes, ranks: pd.DataFrame) -> None:
     """Draw the points, and the critical difference as a bar above them."""
     labels, values = ranks["label"].tolist(), ranks["average_rank"].to_numpy()
-    rows, look = np.arange(len(labels)), looks(labels)
+    rows, look = np.arange(len(labels)), assign_styles(labels)
     low, high = values.min(), values.max()
     distance = float(ranks.attrs["critical_difference"])
     margin = 0.06 * max(high - low, distance)
     ax.hlines(rows, low - margin, values, color="0.75", linewidth=0.6, zorder=1)
     for row, label, value in zip(rows, labels, values, strict=True):
-        ax.plot([value], [row], linestyle="", zorder=3, **look[label].options())
+        ax.plot([value], [row], linestyle="", zorder=3, **look[label].line_options())
     ax.set(xlim=(low - margin, max(high, low + distance) + margin), ylim=(len(labels) - 0.4, -0.6))
-    ax.set_yticks(rows, [plain(label) for label in labels], fontsize=6)
+    ax.set_yticks(rows, [escape_math(label) for label in labels], fontsize=6)
     ax.tick_params(axis="y", length=0, pad=2)
     ax.grid(visible=False, axis="y")
     ax.xaxis.tick_top()

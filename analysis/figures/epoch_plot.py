@@ -9,11 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.plot_function import choose, drawing, listed
-from analysis.figures.style import add_legend, cells, draw_band, looks_of, panels, plain
+from analysis.figures.plot_function import check_choice, check_name_list, plot_function
+from analysis.figures.style import (
+    add_legend,
+    draw_band,
+    escape_math,
+    make_panels,
+    method_styles,
+    dataset_groups,
+)
 from analysis.frame.runs import load_series, ranked
 
-SERIES = {
+SERIES_LABELS = {
     "test/accuracy": "Test accuracy (%)",
     "test/bpc": "Test bits per character",
     "test/nll": "Test NLL (nats)",
@@ -24,10 +31,10 @@ SERIES = {
     "train/lr": "Learning rate",
 }
 """What is tracked after each epoch; all but the loss and the rate where the study asks for it."""
-_SHOWN = ("test/accuracy", "test/bpc", "test/nll", "train/loss", "distance/l2", "distance/squared_cosine")
+_DEFAULT_SERIES = ("test/accuracy", "test/bpc", "test/nll", "train/loss", "distance/l2", "distance/squared_cosine")
 
 
-@drawing
+@plot_function
 def over_epochs(
     frame: pd.DataFrame,
     *,
@@ -52,10 +59,10 @@ def over_epochs(
         LookupError: If nothing of it was tracked over the epochs that are shown.
         ValueError: For an unknown series, or a fraction above one.
     """
-    for name in [] if series is None else listed("series", series):
-        choose("series", name, SERIES)
+    for name in [] if series is None else check_name_list("series", series):
+        check_choice("series", name, SERIES_LABELS)
     frame = ranked(frame)
-    tracked = {name: load_series(frame, name) for name in series or _SHOWN}
+    tracked = {name: load_series(frame, name) for name in series or _DEFAULT_SERIES}
     last = max((int(each["step"].max()) for each in tracked.values() if len(each)), default=0)
     first = epoch_at(start, last)
     tracked = {name: each[each["step"] >= first] for name, each in tracked.items()}
@@ -63,24 +70,26 @@ def over_epochs(
         (name, title, rows)
         for name, each in tracked.items()
         if len(each)
-        for title, rows in cells(each.merge(frame[["run_id", "label", "dataset", "architecture"]], on="run_id"))
+        for title, rows in dataset_groups(
+            each.merge(frame[["run_id", "label", "dataset", "architecture"]], on="run_id")
+        )
     ]
     if not parts:
         what = "anything" if series is None else " or ".join(series)
         since = f" from epoch {first:g} on (the last one is {last})" if first and last else ""
         raise LookupError(f"no run has {what} tracked over epochs{since}")
     labels = {label for _, _, rows in parts for label in rows["label"]}
-    look = {label: style for label, style in looks_of(frame).items() if label in labels}
-    figure, axes = panels(len(parts), 1.75, list(look))
+    look = {label: style for label, style in method_styles(frame).items() if label in labels}
+    figure, axes = make_panels(len(parts), 1.75, list(look))
     for ax, (name, title, rows) in zip(axes, parts, strict=True):
         for label, runs in rows.groupby("label"):
             table = runs.pivot_table(index="run_id", columns="step", values="value")  # (seeds, epochs)
             draw_band(ax, table.columns.to_numpy(float), table.to_numpy(float), look[str(label)])
         for text, place in (marks or {}).items():
             if first <= epoch_at(place, last) <= last:
-                _mark(ax, epoch_at(place, last), text)
-        ax.set(title=plain(title), xlabel="Epoch", ylabel=SERIES[name])
-    add_legend(figure, [Line2D([], [], **style.options()) for style in look.values()], list(look))
+                _draw_mark(ax, epoch_at(place, last), text)
+        ax.set(title=escape_math(title), xlabel="Epoch", ylabel=SERIES_LABELS[name])
+    add_legend(figure, [Line2D([], [], **style.line_options()) for style in look.values()], list(look))
     return figure
 
 
@@ -99,10 +108,10 @@ def epoch_at(place: int | float | None, epochs: int) -> float:
     return float(place if isinstance(place, int) else round(place * epochs))
 
 
-def _mark(ax: Axes, epoch: float, text: str) -> None:
+def _draw_mark(ax: Axes, epoch: float, text: str) -> None:
     ax.axvline(epoch, color="0.3", linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
     ax.annotate(
-        plain(text),
+        escape_math(text),
         (epoch, 1),
         (-1.5, -2),
         xycoords=ax.get_xaxis_transform(),

@@ -9,23 +9,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.plot_function import choose, drawing
+from analysis.figures.plot_function import check_choice, plot_function
 from analysis.figures.reliability_plot import _draw
 from analysis.figures.style import (
     add_legend,
-    cells,
-    looks_of,
-    panels,
-    plain,
-    spread,
+    escape_math,
+    make_panels,
+    method_styles,
+    sample_std,
+    dataset_groups,
 )
 from analysis.frame.metric_display import METRICS
 from analysis.frame.runs import load_series, ranked
 
-_SHIFT = 0.04  # members between lines that meet
+_LINE_OFFSET = 0.04  # members between lines that meet
 
 
-@drawing
+@plot_function
 def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll", "ece"] = "accuracy") -> Figure:
     """Plot a metric of the first k members over k, one panel a dataset and architecture.
 
@@ -40,7 +40,7 @@ def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll
         LookupError: If no run has the series over more than one member.
         ValueError: For another metric.
     """
-    choose("metric", metric, ("accuracy", "nll", "ece"))
+    check_choice("metric", metric, ("accuracy", "nll", "ece"))
     frame = ranked(frame)
     series = load_series(frame, f"members/{metric}")
     series = series.merge(frame[["run_id", "label", "method", "dataset", "architecture"]], on="run_id")
@@ -48,23 +48,23 @@ def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll
     if not many:
         raise LookupError(f"no run has {metric} over more than one member")
     series = series[series["label"].isin(many) | (series["method"] == "sgd")]
-    look = {label: style for label, style in looks_of(frame).items() if label in set(series["label"])}
-    figure, axes = panels(len(cells(series)), 2.0, list(look))
-    for ax, (title, rows) in zip(axes, cells(series), strict=True):
+    look = {label: style for label, style in method_styles(frame).items() if label in set(series["label"])}
+    figure, axes = make_panels(len(dataset_groups(series)), 2.0, list(look))
+    for ax, (title, rows) in zip(axes, dataset_groups(series), strict=True):
         lines = [label for label in look if label in many]
         for label, curve in rows.groupby("label"):
             if label in many:
                 points = curve.groupby("step")["value"]
-                mean, std = points.mean(), points.agg(spread)
-                x = mean.index.to_numpy(float) + _SHIFT * (lines.index(str(label)) - (len(lines) - 1) / 2)
+                mean, std = points.mean(), points.agg(sample_std)
+                x = mean.index.to_numpy(float) + _LINE_OFFSET * (lines.index(str(label)) - (len(lines) - 1) / 2)
                 _draw(ax, list(x), list(mean), list(std), look[str(label)], line="-")
             else:
                 ax.axhline(curve["value"].mean(), color=look[str(label)].color, linestyle="--")
         last = int(rows["step"].max())
         ax.set_xticks(range(1, last + 1, math.ceil(last / 12)))
-        ax.set(title=plain(title), xlabel="Members", ylabel=METRICS[metric].header)
+        ax.set(title=escape_math(title), xlabel="Members", ylabel=METRICS[metric].header)
     handles = [
-        Line2D([], [], **style.options()) if label in many else Line2D([], [], color=style.color, linestyle="--")
+        Line2D([], [], **style.line_options()) if label in many else Line2D([], [], color=style.color, linestyle="--")
         for label, style in look.items()
     ]
     add_legend(figure, handles, list(look))

@@ -10,19 +10,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.plot_function import drawing, listed, require
-from analysis.figures.style import WIDTH, Look, cells, looks_of, plain, wrap
+from analysis.figures.plot_function import check_metrics_present, check_name_list, plot_function
+from analysis.figures.style import (
+    COLUMN_WIDTH,
+    MethodStyle,
+    escape_math,
+    method_styles,
+    dataset_groups,
+    wrap_label,
+)
 from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import summarize
 
-_ROW = 0.115  # inches of a line of a method's name
-_NARROW = 2  # metrics that fit beside the names into one column
-_BETWEEN = 0.06  # inches between names
+_LINE_HEIGHT = 0.115  # inches of a line of a method's name
+_MAX_METRICS_IN_COLUMN = 2  # metrics that fit beside the names into one column
+_ROW_GAP = 0.06  # inches between names
 _LONG = 30  # characters of a name that fit beside the panels on two columns
 
 
-@drawing
+@plot_function
 def metric_by_method(
     frame: pd.DataFrame,
     *,
@@ -44,37 +51,38 @@ def metric_by_method(
         LookupError: If no run has a metric, or there is no finished run of a label.
         ValueError: If one label stands twice in the order, or the frame mixes what does not belong together.
     """
-    metrics = listed("metrics", metrics)
+    metrics = check_name_list("metrics", metrics)
     frame = frame if chosen_on_test else ranked(frame)
-    labels = _order(frame, order)
+    labels = _ordered_labels(frame, order)
     table = summarize(frame)
-    require(table, metrics)
+    check_metrics_present(table, metrics)
     on_test = set(frame.loc[frame["chosen_on"] == "test", "label"]) if "chosen_on" in frame else set()
-    narrow = len(metrics) <= _NARROW
+    narrow = len(metrics) <= _MAX_METRICS_IN_COLUMN
     names = {
-        label: wrap(label, 17 if narrow else 30) + ("\n(chosen on test)" if label in on_test else "")
+        label: wrap_label(label, 17 if narrow else 30) + ("\n(chosen on test)" if label in on_test else "")
         for label in labels
     }
-    parts = [(title, rows, _present(rows, labels, metrics)) for title, rows in cells(table)]
+    parts = [(title, rows, _labels_with_metrics(rows, labels, metrics)) for title, rows in dataset_groups(table)]
     parts = [(title, rows, present) for title, rows, present in parts if present]
-    heights = [sum(_height(names[label]) for label in present) for _, _, present in parts]
+    heights = [sum(_row_height(names[label]) for label in present) for _, _, present in parts]
     figure = Figure(
-        figsize=(WIDTH if narrow else 2 * WIDTH, sum(heights) + 0.5 * len(parts) + 0.1), layout="constrained"
+        figsize=(COLUMN_WIDTH if narrow else 2 * COLUMN_WIDTH, sum(heights) + 0.5 * len(parts) + 0.1),
+        layout="constrained",
     )
     axes = figure.subplots(len(parts), len(metrics), sharey="row", squeeze=False, height_ratios=heights)
-    look = looks_of(frame)
+    look = method_styles(frame)
     for line, (title, rows, present) in zip(axes, parts, strict=True):
         for ax, metric in zip(line, metrics, strict=True):
-            _draw(ax, rows.set_index("label"), {label: names[label] for label in present}, metric, look)
-        line[0].set_title(plain(title), loc="left")
+            _draw_panel(ax, rows.set_index("label"), {label: names[label] for label in present}, metric, look)
+        line[0].set_title(escape_math(title), loc="left")
     return figure
 
 
-def _order(frame: pd.DataFrame, order: Sequence[str] | None) -> list[str]:
+def _ordered_labels(frame: pd.DataFrame, order: Sequence[str] | None) -> list[str]:
     there = list(dict.fromkeys(frame["label"]))
     if order is None:
         return there
-    for label in listed("order", order):
+    for label in check_name_list("order", order):
         if label not in there:
             raise LookupError(f"no finished run of {label!r}; there are: {', '.join(there)}")
     if len(set(order)) < len(order):
@@ -82,28 +90,32 @@ def _order(frame: pd.DataFrame, order: Sequence[str] | None) -> list[str]:
     return list(order)
 
 
-def _present(rows: pd.DataFrame, labels: Sequence[str], metrics: Sequence[str]) -> list[str]:
+def _labels_with_metrics(rows: pd.DataFrame, labels: Sequence[str], metrics: Sequence[str]) -> list[str]:
     """Give the labels that have one of the metrics in a cell."""
     there = rows.loc[rows[[f"{metric}_mean" for metric in metrics]].notna().any(axis=1), "label"]
     return [label for label in labels if label in set(there)]
 
 
-def _height(name: str) -> float:
-    return _ROW * (1 + name.count("\n")) + _BETWEEN
+def _row_height(name: str) -> float:
+    return _LINE_HEIGHT * (1 + name.count("\n")) + _ROW_GAP
 
 
-def _draw(ax: Axes, rows: pd.DataFrame, names: Mapping[str, str], metric: str, look: Mapping[str, Look]) -> None:
-    heights = [_height(name) for name in names.values()]
+def _draw_panel(
+    ax: Axes, rows: pd.DataFrame, names: Mapping[str, str], metric: str, look: Mapping[str, MethodStyle]
+) -> None:
+    heights = [_row_height(name) for name in names.values()]
     places = np.cumsum(heights) - np.array(heights) / 2  # each row as high as its name
     means, stds = rows[f"{metric}_mean"].astype(float), rows[f"{metric}_std"].astype(float)
     for label, place, mean, std in zip(names, places, means[list(names)], stds[list(names)], strict=True):
         if not np.isnan(mean):
             bar = None if np.isnan(std) else [std]
-            ax.errorbar([mean], [place], xerr=bar, linestyle="", elinewidth=0.8, capsize=1.5, **look[label].options())
+            ax.errorbar(
+                [mean], [place], xerr=bar, linestyle="", elinewidth=0.8, capsize=1.5, **look[label].line_options()
+            )
     level = rows.loc[rows["method"] == "sgd", f"{metric}_mean"]
     if len(level) == 1 and level.notna().all():
         ax.axvline(level.iloc[0], color="black", linestyle=":", linewidth=0.8, zorder=0.5)
-    ax.set_yticks(places, [plain(name) for name in names.values()], fontsize=6.5)
+    ax.set_yticks(places, [escape_math(name) for name in names.values()], fontsize=6.5)
     ax.set_ylim(sum(heights), 0)
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.tick_params(axis="x", labelsize=6.5)

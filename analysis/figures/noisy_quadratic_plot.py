@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from analysis.figures.plot_function import drawing
-from analysis.figures.style import WIDTH, add_legend, legend_columns
-from analysis.frame.runs import find_banner, find_finished, load_series, store_uri
+from analysis.figures.plot_function import plot_function
+from analysis.figures.style import COLUMN_WIDTH, add_legend, legend_columns
+from analysis.frame.runs import find_finished_runs, load_series, rehearsal_banner, resolve_store_uri
 
-_ACROSS = 2  # further settings side by side
-_MAIN, _FURTHER = 2.1, 1.4  # inches a panel is high
-_LINE = 0.155  # inches a line of the legend takes
+_PANELS_PER_ROW = 2  # further settings side by side
+_MAIN_HEIGHT, _SMALL_HEIGHT = 2.1, 1.4  # inches a panel is high
+_LEGEND_LINE = 0.155  # inches a line of the legend takes
 _BLUE, _ORANGE, _GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
-_SIMULATED: dict[str, dict[str, Any]] = {  # drawn in this order
+_SIMULATED_STYLES: dict[str, dict[str, Any]] = {  # drawn in this order
     "full": {"color": _ORANGE, "marker": "s", "markersize": 6.5, "markerfacecolor": "white", "label": "full ensemble"},
     "full_multiplicative": {
         "color": _GREEN,
@@ -33,8 +33,8 @@ _SIMULATED: dict[str, dict[str, Any]] = {  # drawn in this order
     },
     "late_phase": {"color": _BLUE, "marker": "o", "markersize": 3, "label": "late-phase"},
 }
-_READ = ("late_phase", "full_multiplicative", "full")  # the order of the slopes
-_THEORY: dict[str, dict[str, Any]] = {
+_SLOPE_ORDER = ("late_phase", "full_multiplicative", "full")  # the order of the slopes
+_THEORY_STYLES: dict[str, dict[str, Any]] = {
     "full_closed_form": {"color": _ORANGE, "linestyle": "-", "label": "full, closed form"},
     "late_phase_prediction": {"color": _BLUE, "linestyle": "--", "label": "late-phase, predicted"},
     "late_phase_prediction_2e7": {"color": _BLUE, "linestyle": ":", "label": "… after 2·10⁷ updates"},
@@ -63,8 +63,8 @@ def load_settings(study: str, *, store: str | None = None, keys: Collection[str]
         ValueError: If two finished runs carry the same key.
         ConnectionError: If a tracking server does not answer.
     """
-    uri = store_uri(store)
-    finished, unfinished = find_finished(study, uri, keys)
+    uri = resolve_store_uri(store)
+    finished, unfinished = find_finished_runs(study, uri, keys)
     rows = [
         {
             "label": run.data.tags["label"],
@@ -81,12 +81,12 @@ def load_settings(study: str, *, store: str | None = None, keys: Collection[str]
     order = (frame["eta"] ** 2 / frame["B"]).argsort(kind="stable")
     frame = frame.iloc[order].reset_index(drop=True)
     frame.attrs["unfinished"] = unfinished
-    if banner := find_banner(finished):
+    if banner := rehearsal_banner(finished):
         frame.attrs["banner"] = banner
     return frame
 
 
-@drawing
+@plot_function
 def loss_against_members(frame: pd.DataFrame) -> Figure:
     """Plot the steady-state loss of the averaged weights over the number of members, on logarithmic axes.
 
@@ -104,41 +104,41 @@ def loss_against_members(frame: pd.DataFrame) -> Figure:
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, Figure 1.
     """
-    curves = {name: _curve(frame, name) for name in (*_THEORY, *_SIMULATED)}
-    errors = {name: _curve(frame, f"{name}_se") for name in _SIMULATED}
-    figure, axes = _panels(len(frame))
+    curves = {name: _load_curve(frame, name) for name in (*_THEORY_STYLES, *_SIMULATED_STYLES)}
+    errors = {name: _load_curve(frame, f"{name}_se") for name in _SIMULATED_STYLES}
+    figure, axes = _make_setting_panels(len(frame))
     for i, (ax, (_, row)) in enumerate(zip(axes, frame.iterrows(), strict=True)):
         run = str(row["run_id"])
-        for name, look in _THEORY.items():
+        for name, look in _THEORY_STYLES.items():
             ax.plot(curves[name][run], linewidth=0.9, **{**look, "label": None}, zorder=1.5)
-        for name, look in _SIMULATED.items():
+        for name, look in _SIMULATED_STYLES.items():
             points = curves[name][run]
             bars = errors[name][run].reindex(points.index)
-            ax.errorbar(points.index, points, bars, linestyle="", capsize=2, **_marks(look, large=i == 0))
-        _finish(ax, row, curves["late_phase"][run].index.to_list(), large=i == 0)
+            ax.errorbar(points.index, points, bars, linestyle="", capsize=2, **_marker_options(look, large=i == 0))
+        _finish_panel(ax, row, curves["late_phase"][run].index.to_list(), large=i == 0)
     for i, ax in enumerate(axes):
-        if i == 0 or i >= len(axes) - _ACROSS:  # nothing is below it
+        if i == 0 or i >= len(axes) - _PANELS_PER_ROW:  # nothing is below it
             ax.set_xlabel("Members K")
-        if i == 0 or i % _ACROSS == 1:
+        if i == 0 or i % _PANELS_PER_ROW == 1:
             ax.set_ylabel("Loss of averaged weights" if i == 0 else "Loss")
-    handles = [Line2D([], [], linestyle="", **_marks(look)) for look in _SIMULATED.values()]
-    handles += [Line2D([], [], linewidth=0.9, **look) for look in _THEORY.values()]
+    handles = [Line2D([], [], linestyle="", **_marker_options(look)) for look in _SIMULATED_STYLES.values()]
+    handles += [Line2D([], [], linewidth=0.9, **look) for look in _THEORY_STYLES.values()]
     add_legend(figure, handles, [str(handle.get_label()) for handle in handles])
     return figure
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def _make_setting_panels(count: int) -> tuple[Figure, list[Axes]]:
     """Make one large panel, and the others below it, side by side."""
-    down = math.ceil((count - 1) / _ACROSS)
-    labels = [str(look["label"]) for look in (*_SIMULATED.values(), *_THEORY.values())]
-    legend = _LINE * math.ceil(len(labels) / legend_columns(labels, WIDTH)) + 0.12
-    figure = Figure(figsize=(WIDTH, _MAIN + _FURTHER * down + legend), layout="constrained")
-    grid = figure.add_gridspec(1 + down, _ACROSS, height_ratios=[_MAIN, *[_FURTHER] * down])
-    places = [grid[0, :], *(grid[1 + i // _ACROSS, i % _ACROSS] for i in range(count - 1))]
+    down = math.ceil((count - 1) / _PANELS_PER_ROW)
+    labels = [str(look["label"]) for look in (*_SIMULATED_STYLES.values(), *_THEORY_STYLES.values())]
+    legend = _LEGEND_LINE * math.ceil(len(labels) / legend_columns(labels, COLUMN_WIDTH)) + 0.12
+    figure = Figure(figsize=(COLUMN_WIDTH, _MAIN_HEIGHT + _SMALL_HEIGHT * down + legend), layout="constrained")
+    grid = figure.add_gridspec(1 + down, _PANELS_PER_ROW, height_ratios=[_MAIN_HEIGHT, *[_SMALL_HEIGHT] * down])
+    places = [grid[0, :], *(grid[1 + i // _PANELS_PER_ROW, i % _PANELS_PER_ROW] for i in range(count - 1))]
     return figure, [figure.add_subplot(place) for place in places]
 
 
-def _curve(frame: pd.DataFrame, name: str) -> dict[str, pd.Series[float]]:
+def _load_curve(frame: pd.DataFrame, name: str) -> dict[str, pd.Series[float]]:
     """Load a curve over K, of each run."""
     series = load_series(frame, f"members/{name}")
     found = {str(run): rows.set_index("step")["value"].sort_index() for run, rows in series.groupby("run_id")}
@@ -148,32 +148,41 @@ def _curve(frame: pd.DataFrame, name: str) -> dict[str, pd.Series[float]]:
     return found
 
 
-def _marks(look: dict[str, Any], *, large: bool = True) -> dict[str, Any]:
+def _marker_options(look: dict[str, Any], *, large: bool = True) -> dict[str, Any]:
     size = look["markersize"] * (1 if large else 0.75)
     return {"markeredgewidth": 0.9, "markeredgecolor": look["color"], **look, "markersize": size}
 
 
-def _finish(ax: Axes, row: pd.Series[Any], K: list[int], *, large: bool) -> None:
+def _finish_panel(ax: Axes, row: pd.Series[Any], K: list[int], *, large: bool) -> None:
     """Set the axes of a panel, and write the slopes into a large one, above a small one."""
     ax.set(xscale="log", yscale="log", xlim=(min(K) / 1.25, max(K) * 1.25))
     ax.margins(y=0.08)
-    ax.xaxis.set_major_locator(FixedLocator(K if large else _spaced(K)))
+    ax.xaxis.set_major_locator(FixedLocator(K if large else _spaced_ticks(K)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_title(f"η = {row['eta']:g}, B = {_power(row['B'])}", fontsize=8 if large else 7, pad=4 if large else 13)
-    slopes = [(row[f"slope/{name}"], row[f"slope/{name}_se"], _SIMULATED[name]["color"]) for name in _READ]
+    ax.set_title(
+        f"η = {row['eta']:g}, B = {_format_batch_size(row['B'])}", fontsize=8 if large else 7, pad=4 if large else 13
+    )
+    slopes = [
+        (row[f"slope/{name}"], row[f"slope/{name}_se"], _SIMULATED_STYLES[name]["color"]) for name in _SLOPE_ORDER
+    ]
     if large:
-        lines = [("slope", "0.25"), *((f"{_signed(slope, 3)} ± {error:.3f}", color) for slope, error, color in slopes)]
+        lines = [
+            ("slope", "0.25"),
+            *((f"{_format_signed(slope, 3)} ± {error:.3f}", color) for slope, error, color in slopes),
+        ]
         for i, (text, color) in enumerate(lines):
             ax.text(0.97, 0.95 - 0.085 * i, text, color=color, fontsize=7, ha="right", va="top", transform=ax.transAxes)
         return
     ax.text(0.0, 1.03, "slopes", color="0.25", fontsize=6, transform=ax.transAxes)
     for i, (slope, _, color) in enumerate(slopes):
-        ax.text(0.5 + 0.25 * i, 1.03, _signed(slope, 2), color=color, fontsize=6, ha="right", transform=ax.transAxes)
+        ax.text(
+            0.5 + 0.25 * i, 1.03, _format_signed(slope, 2), color=color, fontsize=6, ha="right", transform=ax.transAxes
+        )
 
 
-def _spaced(K: list[int]) -> list[int]:
+def _spaced_ticks(K: list[int]) -> list[int]:
     """Choose numbers that stand clear of each other on a narrow logarithmic axis, the last one first."""
     kept: list[int] = []
     for k in sorted(K, reverse=True):
@@ -182,11 +191,11 @@ def _spaced(K: list[int]) -> list[int]:
     return kept
 
 
-def _signed(value: float, digits: int) -> str:
+def _format_signed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def _power(value: float) -> str:
+def _format_batch_size(value: float) -> str:
     """Write a batch size, as a power of ten where it is a large one."""
     exponent = round(math.log10(value))
     return rf"$10^{{{exponent}}}$" if value >= 10_000 and np.isclose(value, 10.0**exponent) else f"{value:g}"

@@ -14,26 +14,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.plot_function import choose, drawing
-from analysis.figures.style import Look, add_legend, cells, draw_band, looks_of, missing, panels, plain
+from analysis.figures.plot_function import check_choice, plot_function
+from analysis.figures.style import (
+    MethodStyle,
+    add_legend,
+    draw_band,
+    escape_math,
+    make_panels,
+    method_styles,
+    note_missing_methods,
+    dataset_groups,
+)
 from analysis.frame.metric_display import METRICS
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import plain_training
+from analysis.frame.seed_statistics import find_plain_training
 
-Paths = Mapping[str, Mapping[str, np.ndarray]]
+PathArrays = Mapping[str, Mapping[str, np.ndarray]]
 """run_id → the arrays of its path."""
-POINTS = {"one": "P(α)", "pair": "P(α), P(1 − α)"}
+POINT_TITLES = {"one": "P(α)", "pair": "P(α), P(1 − α)"}
 """What is scored at each α, and how plots write it."""
-AVERAGES = {"probabilities": "pair_", "logits": "logit_pair_"}
+AVERAGE_PREFIXES = {"probabilities": "pair_", "logits": "logit_pair_"}
 """Of what a pair's average is taken, and what its arrays are called."""
-LINES: dict[str, Literal["--", "-"]] = {"one": "--", "pair": "-"}
+LINE_STYLES: dict[str, Literal["--", "-"]] = {"one": "--", "pair": "-"}
 """How both are told apart in one panel."""
-_PANELS = {"apart": (("one",), ("pair",)), "one": (("one",),), "pair": (("pair",),), "both": (("one", "pair"),)}
-_DASHES = ((6.0, 1.5, 1.0, 1.5), (6.0, 1.5, 1.0, 1.5, 1.0, 1.5), (8.0, 2.0))
+_PANEL_POINTS = {"apart": (("one",), ("pair",)), "one": (("one",),), "pair": (("pair",),), "both": (("one", "pair"),)}
+_REFERENCE_DASHES = ((6.0, 1.5, 1.0, 1.5), (6.0, 1.5, 1.0, 1.5, 1.0, 1.5), (8.0, 2.0))
 
 
-@drawing
+@plot_function
 def scores_along_path(
     frame: pd.DataFrame,
     metric: Literal["accuracy", "nll"] = "accuracy",
@@ -60,45 +69,45 @@ def scores_along_path(
         LookupError: If no run has a path, or not of such averages; if there is no finished run of a reference.
         ValueError: For an option's unknown value.
     """
-    check_path(metric, average)
-    choose("points", points, _PANELS)
+    check_path_options(metric, average)
+    check_choice("points", points, _PANEL_POINTS)
     frame = ranked(frame)
     arrays = load_arrays(frame, "path")
     _check_references(frame, references)
     drawn = frame[frame["run_id"].isin(arrays) & ~frame["label"].isin(references)]
-    look = looks_of(frame)
+    look = method_styles(frame)
     on_path = [label for label in look if label in set(drawn["label"])]
-    parts = [(title, rows, kinds) for title, rows in cells(drawn) for kinds in _PANELS[points]]
-    levels = horizontals(frame, metric, references, average)
-    handles, names = _entries(look, on_path, references, levels, both=points == "both")
+    parts = [(title, rows, kinds) for title, rows in dataset_groups(drawn) for kinds in _PANEL_POINTS[points]]
+    levels = horizontal_levels(frame, metric, references, average)
+    handles, names = _legend_entries(look, on_path, references, levels, both=points == "both")
     others = frame[(frame["method"] != "sgd") & ~frame["label"].isin(references)]
-    note = missing(others, on_path, "a path")
-    figure, axes = panels(len(parts), 1.9, names, note)
+    note = note_missing_methods(others, on_path, "a path")
+    figure, axes = make_panels(len(parts), 1.9, names, note)
     for ax, (title, rows, kinds) in zip(axes, parts, strict=True):
         shown = _draw_levels(ax, levels.get(title, {}), look, references)
         for label, runs in rows.groupby("label"):
             for kind in kinds:
-                line = LINES[kind] if len(kinds) > 1 else "-"
-                prefix = "" if kind == "one" else AVERAGES[average]
+                line = LINE_STYLES[kind] if len(kinds) > 1 else "-"
+                prefix = "" if kind == "one" else AVERAGE_PREFIXES[average]
                 shown += draw_path(ax, runs, arrays, prefix + metric, look[str(label)], line)
-        cut(ax, shown, better=METRICS[metric].better)
-        below = f"\n{POINTS[kinds[0]]}" if len(kinds) == 1 else ""
-        ax.set(title=plain(title) + below, xlabel="α", ylabel=METRICS[metric].header)
+        limit_score_axis(ax, shown, better=METRICS[metric].better)
+        below = f"\n{POINT_TITLES[kinds[0]]}" if len(kinds) == 1 else ""
+        ax.set(title=escape_math(title) + below, xlabel="α", ylabel=METRICS[metric].header)
     add_legend(figure, handles, names, title=note)
     return figure
 
 
-def check_path(metric: str, average: str) -> None:
+def check_path_options(metric: str, average: str) -> None:
     """Refuse what is not measured along a path.
 
     Raises:
         ValueError: With what is.
     """
-    choose("metric", metric, ("accuracy", "nll"))
-    choose("average", average, AVERAGES)
+    check_choice("metric", metric, ("accuracy", "nll"))
+    check_choice("average", average, AVERAGE_PREFIXES)
 
 
-def draw_path(ax: Axes, runs: pd.DataFrame, arrays: Paths, name: str, look: Look, line: str) -> list[float]:
+def draw_path(ax: Axes, runs: pd.DataFrame, arrays: PathArrays, name: str, look: MethodStyle, line: str) -> list[float]:
     """Draw an array of the paths of an entry's runs, and say which values should be seen.
 
     Raises:
@@ -118,7 +127,7 @@ def draw_path(ax: Axes, runs: pd.DataFrame, arrays: Paths, name: str, look: Look
     return [mean[0], mean[-1], mean.max(), mean.min() if name.endswith("nll") else mean.max()]
 
 
-def horizontals(
+def horizontal_levels(
     frame: pd.DataFrame, metric: str, references: Sequence[str], average: str
 ) -> dict[str, dict[str, float]]:
     """Give what is drawn as horizontal lines: of each cell, the means of plain training ("") and of references.
@@ -126,12 +135,12 @@ def horizontals(
     A cell with several entries of plain training has no line of it: none of them is the one.
     """
     found: dict[str, dict[str, float]] = {}
-    for title, rows in cells(frame):
+    for title, rows in dataset_groups(frame):
         values = rows[metric]
         if average == "logits" and f"logit_average/{metric}" in rows:
             values = rows[f"logit_average/{metric}"].fillna(values)
         means = {label: values[rows["label"] == label].mean() for label in references}
-        means[""] = values[plain_training(rows)[0].index].mean()
+        means[""] = values[find_plain_training(rows)[0].index].mean()
         found[title] = {label: float(mean) for label, mean in means.items() if not np.isnan(mean)}
     return found
 
@@ -146,22 +155,22 @@ def _check_references(frame: pd.DataFrame, references: Sequence[str]) -> None:
 
 
 def _draw_levels(
-    ax: Axes, levels: Mapping[str, float], look: Mapping[str, Look], references: Sequence[str]
+    ax: Axes, levels: Mapping[str, float], look: Mapping[str, MethodStyle], references: Sequence[str]
 ) -> list[float]:
     for label, level in levels.items():
         if label:
-            ax.axhline(level, color=look[label].color, linestyle=_reference_line(label, references))
+            ax.axhline(level, color=look[label].color, linestyle=_reference_line_style(label, references))
         else:
             ax.axhline(level, color="black", linestyle=":")
     return list(levels.values())
 
 
-def _reference_line(label: str, references: Sequence[str]) -> tuple[float, tuple[float, ...]]:
-    return 0.0, _DASHES[list(references).index(label) % len(_DASHES)]
+def _reference_line_style(label: str, references: Sequence[str]) -> tuple[float, tuple[float, ...]]:
+    return 0.0, _REFERENCE_DASHES[list(references).index(label) % len(_REFERENCE_DASHES)]
 
 
-def _entries(
-    look: Mapping[str, Look],
+def _legend_entries(
+    look: Mapping[str, MethodStyle],
     on_path: Sequence[str],
     references: Sequence[str],
     levels: Mapping[str, Mapping[str, float]],
@@ -169,21 +178,21 @@ def _entries(
     both: bool,
 ) -> tuple[list[Line2D], list[str]]:
     """Give the legend's lines and names."""
-    handles = [Line2D([], [], **look[label].options()) for label in on_path]
+    handles = [Line2D([], [], **look[label].line_options()) for label in on_path]
     names = list(on_path)
     for label in references:
-        handles.append(Line2D([], [], color=look[label].color, linestyle=_reference_line(label, references)))
+        handles.append(Line2D([], [], color=look[label].color, linestyle=_reference_line_style(label, references)))
         names.append(label)
     if any("" in each for each in levels.values()):
         handles.append(Line2D([], [], color="black", linestyle=":"))
         names.append("plain training")
     if both:
-        handles += [Line2D([], [], color="0.35", linestyle=LINES[kind]) for kind in POINTS]
-        names += POINTS.values()
+        handles += [Line2D([], [], color="0.35", linestyle=LINE_STYLES[kind]) for kind in POINT_TITLES]
+        names += POINT_TITLES.values()
     return handles, names
 
 
-def cut(ax: Axes, shown: list[float], better: Literal["higher", "lower"] | None) -> None:
+def limit_score_axis(ax: Axes, shown: list[float], better: Literal["higher", "lower"] | None) -> None:
     """Let the axis show so much and a little more towards worse values, so that no barrier fills it."""
     low, high = min(shown), max(shown)
     room = max(0.5 * (high - low), 1e-9)

@@ -17,23 +17,33 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.plot_function import choose, drawing, listed
-from analysis.figures.style import WIDTH, add_legend, cells, draw_band, looks_of, missing, note_height, panels, plain
+from analysis.figures.plot_function import check_choice, check_name_list, plot_function
+from analysis.figures.style import (
+    COLUMN_WIDTH,
+    add_legend,
+    draw_band,
+    escape_math,
+    make_panels,
+    method_styles,
+    note_height,
+    note_missing_methods,
+    dataset_groups,
+)
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked
 
-_QUANTITIES = {
+_QUANTITY_LABELS = {
     "error": "Test error (%)",
     "accuracy": "Test accuracy (%)",
     "nll": "Test NLL (nats)",
     "train_nll": "Training NLL (nats)",
 }
-_ABREAST = 3  # small diagrams side by side on two columns
-_TITLE = 32  # characters of a title above one of them
-_MARKERS = "os^"
+_PLANES_PER_ROW = 3  # small diagrams side by side on two columns
+_TITLE_LENGTH = 32  # characters of a title above one of them
+_ANCHOR_MARKERS = "os^"
 
 
-@drawing
+@plot_function
 def scores_on_plane(
     frame: pd.DataFrame, *, quantities: Sequence[Literal["error", "accuracy", "nll", "train_nll"]] | None = None
 ) -> Figure:
@@ -57,22 +67,22 @@ def scores_on_plane(
     drawn = frame[frame["run_id"].isin(arrays)].sort_values("seed", kind="stable")
     planes = {
         (str(label), f"{title} · seed {runs['seed'].iloc[0]}"): arrays[runs["run_id"].iloc[0]]
-        for title, rows in cells(drawn)
+        for title, rows in dataset_groups(drawn)
         for label, runs in rows.groupby("label")
     }
-    columns = _columns(list(planes.values()), quantities)
-    note = missing(frame, set(drawn["label"]), "a plane")
-    across = min(_ABREAST, len(planes)) if len(columns) == 1 else 1
+    columns = _select_quantities(list(planes.values()), quantities)
+    note = note_missing_methods(frame, set(drawn["label"]), "a plane")
+    across = min(_PLANES_PER_ROW, len(planes)) if len(columns) == 1 else 1
     down = -(-len(planes) // across)
     titles = [f"{label} · {cell}" for label, cell in planes]
     if len(columns) == 1:
-        titles = ["\n".join(textwrap.fill(part, _TITLE) for part in names) for names in planes]
+        titles = ["\n".join(textwrap.fill(part, _TITLE_LENGTH) for part in names) for names in planes]
     height = 1.83 + 0.11 * max(title.count("\n") + 1 for title in titles)
-    size = (2 * WIDTH * max(len(columns), across) / _ABREAST, height * down + note_height(note))
+    size = (2 * COLUMN_WIDTH * max(len(columns), across) / _PLANES_PER_ROW, height * down + note_height(note))
     figure = Figure(figsize=size, layout="constrained")
     places = figure.subfigures(down, across, squeeze=False).ravel()
     for place, title, plane in zip(places, titles, planes.values(), strict=False):
-        place.suptitle(plain(title), fontsize=7.5)
+        place.suptitle(escape_math(title), fontsize=7.5)
         for ax, name in zip(place.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
             _draw_plane(place, ax, plane, name)
     if note:
@@ -80,7 +90,7 @@ def scores_on_plane(
     return figure
 
 
-@drawing
+@plot_function
 def flatness(frame: pd.DataFrame) -> Figure:
     """Plot how much the training loss rises with noise on the weights, one panel a dataset and architecture.
 
@@ -96,26 +106,26 @@ def flatness(frame: pd.DataFrame) -> Figure:
     frame = ranked(frame)
     arrays = load_arrays(frame, "flatness")
     drawn = frame[frame["run_id"].isin(arrays)]
-    look = {label: style for label, style in looks_of(frame).items() if label in set(drawn["label"])}
-    figure, axes = panels(len(cells(drawn)), 2.0, list(look))
-    for ax, (title, rows) in zip(axes, cells(drawn), strict=True):
+    look = {label: style for label, style in method_styles(frame).items() if label in set(drawn["label"])}
+    figure, axes = make_panels(len(dataset_groups(drawn)), 2.0, list(look))
+    for ax, (title, rows) in zip(axes, dataset_groups(drawn), strict=True):
         for label, runs in rows.groupby("label"):
             found = [arrays[run] for run in runs["run_id"]]
             rises = np.stack([each["increase"].mean(1) for each in found])  # (seeds, sigmas)
             draw_band(ax, found[0]["sigma"], rises, look[str(label)])
         ax.xaxis.set_major_locator(MaxNLocator(6))
-        ax.set(title=plain(title), xlabel="Noise σ, relative to each weight", ylabel="Rise of the loss (nats)")
-    add_legend(figure, [Line2D([], [], **style.options()) for style in look.values()], list(look))
+        ax.set(title=escape_math(title), xlabel="Noise σ, relative to each weight", ylabel="Rise of the loss (nats)")
+    add_legend(figure, [Line2D([], [], **style.line_options()) for style in look.values()], list(look))
     return figure
 
 
-def _columns(planes: list[dict[str, np.ndarray]], asked: Sequence[str] | None) -> list[str]:
+def _select_quantities(planes: list[dict[str, np.ndarray]], asked: Sequence[str] | None) -> list[str]:
     """Give the quantities that are drawn, and refuse those that are not there."""
-    there = [name for name in _QUANTITIES if name == "error" or any(name in plane for plane in planes)]
+    there = [name for name in _QUANTITY_LABELS if name == "error" or any(name in plane for plane in planes)]
     if asked is None:
         return [name for name in there if name != "accuracy"]
-    for name in listed("quantities", asked):
-        choose("quantity", name, _QUANTITIES)
+    for name in check_name_list("quantities", asked):
+        check_choice("quantity", name, _QUANTITY_LABELS)
         if name not in there:
             raise LookupError(f"no plane has {name}; there is: {', '.join(there)}")
     return list(asked)
@@ -127,9 +137,9 @@ def _draw_plane(figure: SubFigure, ax: Axes, plane: dict[str, np.ndarray], name:
         return
     values = np.ma.masked_invalid(100 - plane["accuracy"] if name == "error" else plane[name])
     if name == "accuracy":
-        levels, colors, beyond, ticks = -_levels(-values.compressed())[::-1], "viridis", "min", [0, 2, 4, 6, 9]
+        levels, colors, beyond, ticks = -_contour_levels(-values.compressed())[::-1], "viridis", "min", [0, 2, 4, 6, 9]
     else:
-        levels, colors, beyond, ticks = _levels(values.compressed()), "viridis_r", "max", [0, 3, 5, 7, 9]
+        levels, colors, beyond, ticks = _contour_levels(values.compressed()), "viridis_r", "max", [0, 3, 5, 7, 9]
     drawn = ax.contourf(plane["x"], plane["y"], values, levels=levels, cmap=colors, extend=beyond)
     ax.contour(plane["x"], plane["y"], values, levels=levels, colors="white", linewidths=0.3)
     beside = ax.inset_axes((1.04, 0.0, 0.06, 1.0))
@@ -137,7 +147,7 @@ def _draw_plane(figure: SubFigure, ax: Axes, plane: dict[str, np.ndarray], name:
     bar.ax.tick_params(labelsize=5.5, width=0.4, length=2)
     ax.plot(*plane["path"].T, color="black", linestyle=":", linewidth=0.9)
     halo = [withStroke(linewidth=1.2, foreground="white")]
-    for (x, y), marker, label in zip(plane["anchors"], _MARKERS, plane["names"], strict=True):
+    for (x, y), marker, label in zip(plane["anchors"], _ANCHOR_MARKERS, plane["names"], strict=True):
         ax.plot(x, y, marker, color="black", markeredgecolor="white", markeredgewidth=0.5, markersize=4.5)
         ax.annotate(
             str(label), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6, color="black", path_effects=halo
@@ -145,11 +155,11 @@ def _draw_plane(figure: SubFigure, ax: Axes, plane: dict[str, np.ndarray], name:
     ax.set_aspect("equal")
     ax.grid(visible=False)
     ax.tick_params(labelsize=6)
-    ax.set_title(_QUANTITIES[name], fontsize=7, pad=3)
+    ax.set_title(_QUANTITY_LABELS[name], fontsize=7, pad=3)
     ax.set_xlabel(f"Distance in {plane['space'].item()}", fontsize=6.5)
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
+def _contour_levels(values: np.ndarray) -> np.ndarray:
     """Space ten levels closer the lower they are; a tenth of the values lie above the last one."""
     low, high = float(values.min()), float(np.percentile(values, 90))
     steps: np.ndarray = low + max(high - low, 1e-6) * np.concatenate([[0.0], np.geomspace(0.02, 1.0, 9)])

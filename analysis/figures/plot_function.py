@@ -10,13 +10,15 @@ from typing import Concatenate, ParamSpec
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import mark, styled
-from analysis.frame.unfinished_runs import count_unfinished
+from analysis.figures.style import add_banner, plot_style
+from analysis.frame.unfinished_runs import unfinished_summary
 
 P = ParamSpec("P")
 
 
-def drawing(draw: Callable[Concatenate[pd.DataFrame, P], Figure]) -> Callable[Concatenate[pd.DataFrame, P], Figure]:
+def plot_function(
+    draw: Callable[Concatenate[pd.DataFrame, P], Figure],
+) -> Callable[Concatenate[pd.DataFrame, P], Figure]:
     """Make a plot of a function of a frame of runs.
 
     It draws in the common style, and what `frame.attrs["banner"]` says ("Rehearsal: …") stands above the panels, so
@@ -38,15 +40,15 @@ def drawing(draw: Callable[Concatenate[pd.DataFrame, P], Figure]) -> Callable[Co
             signature.bind(frame, *args, **options)
         except TypeError as error:
             raise ValueError(f"{draw.__name__}: {error}; its options are: {', '.join(known) or 'none'}") from error
-        with styled():
+        with plot_style():
             figure = draw(frame, *args, **options)
-            mark(figure, " ".join(filter(None, [frame.attrs.get("banner"), count_unfinished(frame)])))
+            add_banner(figure, " ".join(filter(None, [frame.attrs.get("banner"), unfinished_summary(frame)])))
         return figure
 
     return drawn
 
 
-def choose(option: str, value: object, known: Collection[str]) -> None:
+def check_choice(option: str, value: object, known: Collection[str]) -> None:
     """Refuse a value that an option does not know.
 
     Args:
@@ -61,7 +63,7 @@ def choose(option: str, value: object, known: Collection[str]) -> None:
         raise ValueError(f"unknown {option} {value!r}; known are: {', '.join(known)}")
 
 
-def listed(option: str, values: object) -> list[str]:
+def check_name_list(option: str, values: object) -> list[str]:
     """Give the names that an option lists.
 
     Raises:
@@ -72,7 +74,7 @@ def listed(option: str, values: object) -> list[str]:
     return [str(value) for value in values]
 
 
-def require(table: pd.DataFrame, metrics: Collection[str]) -> None:
+def check_metrics_present(table: pd.DataFrame, metrics: Collection[str]) -> None:
     """Refuse metrics that no run has.
 
     Args:

@@ -10,28 +10,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.plot_function import drawing
+from analysis.figures.plot_function import plot_function
 from analysis.figures.style import (
-    WIDTH,
+    COLUMN_WIDTH,
     Color,
-    Look,
+    MethodStyle,
     add_legend,
-    cells,
-    looks,
-    looks_of,
-    plain,
-    wrap,
+    assign_styles,
+    escape_math,
+    method_styles,
+    dataset_groups,
+    wrap_label,
 )
 from analysis.frame.metric_display import METRICS
 from analysis.frame.run_arrays import load_predictions
 from analysis.frame.runs import ranked
 
 BINS = 15
-_SMALL = 3  # reliability diagrams side by side
-_FEW = 10  # examples that a bin needs to be drawn
+_DIAGRAMS_PER_ROW = 3  # reliability diagrams side by side
+_MIN_BIN_EXAMPLES = 10  # examples that a bin needs to be drawn
 
 
-@drawing
+@plot_function
 def reliability(frame: pd.DataFrame) -> Figure:
     """Plot accuracy over confidence, a small diagram a method and a line a dataset and architecture.
 
@@ -45,14 +45,14 @@ def reliability(frame: pd.DataFrame) -> Figure:
     """
     frame = ranked(frame)
     predictions = load_predictions(frame)
-    labels = list(looks_of(frame))
-    groups = cells(frame)
-    colors = {title: style.color for title, style in looks([title for title, _ in groups]).items()}
-    across = min(_SMALL, len(labels))
+    labels = list(method_styles(frame))
+    groups = dataset_groups(frame)
+    colors = {title: style.color for title, style in assign_styles([title for title, _ in groups]).items()}
+    across = min(_DIAGRAMS_PER_ROW, len(labels))
     down = -(-len(labels) // across)
-    titles = [wrap(label) for label in labels]
-    row = 0.97 * WIDTH / across + 0.11 * max(title.count("\n") for title in titles)
-    figure = Figure(figsize=(WIDTH, down * row + 0.55 + 0.16 * len(groups)), layout="constrained")
+    titles = [wrap_label(label) for label in labels]
+    row = 0.97 * COLUMN_WIDTH / across + 0.11 * max(title.count("\n") for title in titles)
+    figure = Figure(figsize=(COLUMN_WIDTH, down * row + 0.55 + 0.16 * len(groups)), layout="constrained")
     axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for ax, label, name in zip(axes.flat, labels, titles, strict=False):
         numbers = []
@@ -90,22 +90,24 @@ def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int = BI
     return out.reset_index(drop=True)
 
 
-def _draw(ax: Axes, x: Sequence[float], y: Sequence[float], std: Sequence[float], look: Look, *, line: str) -> None:
+def _draw(
+    ax: Axes, x: Sequence[float], y: Sequence[float], std: Sequence[float], look: MethodStyle, *, line: str
+) -> None:
     """Draw points with error bars; a single seed's have none."""
     bars = None if np.isnan(np.asarray(std)).all() else std
-    ax.errorbar(x, y, bars, linestyle=line, elinewidth=0.7, capsize=1.5, **look.options())
+    ax.errorbar(x, y, bars, linestyle=line, elinewidth=0.7, capsize=1.5, **look.line_options())
 
 
 def _draw_bins(ax: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], color: Color) -> None:
     probabilities = np.concatenate([run[0] for run in runs])  # (seeds · N, C)
     table = bin_confidence(probabilities, np.concatenate([run[1] for run in runs]))
-    table = table[table["share"] * len(probabilities) >= _FEW]
+    table = table[table["share"] * len(probabilities) >= _MIN_BIN_EXAMPLES]
     ax.plot(table["confidence"], table["accuracy"], color=color, linewidth=0.8)
     ax.scatter(table["confidence"], table["accuracy"], s=2 + 25 * table["share"], color=color, linewidths=0)
 
 
 def _mean_ece(rows: pd.DataFrame) -> str:
-    return METRICS["ece"].write(float(rows["ece"].mean())) if "ece" in rows else ""
+    return METRICS["ece"].format_value(float(rows["ece"].mean())) if "ece" in rows else ""
 
 
 def _finish_diagram(ax: Axes, title: str, numbers: Sequence[tuple[str, Color]]) -> None:
@@ -115,7 +117,7 @@ def _finish_diagram(ax: Axes, title: str, numbers: Sequence[tuple[str, Color]]) 
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.set_title(plain(title), fontsize=6.5, pad=3)
+    ax.set_title(escape_math(title), fontsize=6.5, pad=3)
 
 
 def _label_edges(axes: np.ndarray, used: int) -> None:

@@ -15,12 +15,21 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from optuna.distributions import BaseDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-from analysis.figures.style import WIDTH, Look, add_legend, cells, looks, plain, styled, wrap
+from analysis.figures.style import (
+    COLUMN_WIDTH,
+    MethodStyle,
+    add_legend,
+    assign_styles,
+    escape_math,
+    plot_style,
+    dataset_groups,
+    wrap_label,
+)
 
-FEWEST = 4
+MIN_TRIALS = 4
 """Finished trials from which on importance is estimated at all."""
-_ROW = 1.35  # inches that a method takes
-_AXIS = {"nll": "Validation NLL (nats)", "accuracy": "Validation accuracy (%)"}
+_ROW_HEIGHT = 1.35  # inches that a method takes
+_AXIS_LABELS = {"nll": "Validation NLL (nats)", "accuracy": "Validation accuracy (%)"}
 
 
 def importances(trials: pd.DataFrame) -> dict[str, float]:
@@ -38,7 +47,7 @@ def importances(trials: pd.DataFrame) -> dict[str, float]:
         if all found the same.
     """
     finished = trials[trials["state"] == "finished"]
-    if len(finished) < FEWEST or finished["value"].nunique() < 2:
+    if len(finished) < MIN_TRIALS or finished["value"].nunique() < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")
@@ -65,27 +74,27 @@ def tuning_history(frame: pd.DataFrame) -> dict[str, Figure]:
     Returns:
         A figure for each dataset and architecture, by its title.
     """
-    look = looks(set(frame["label"]))
+    look = assign_styles(set(frame["label"]))
     figures = {}
-    for title, rows in cells(frame):
+    for title, rows in dataset_groups(frame):
         searches = list(rows.groupby("label", sort=True))
         across = min(2, len(searches))
         down = -(-len(searches) // across)
-        with styled():
-            figure = Figure(figsize=(WIDTH * across, _ROW * down + 0.45), layout="constrained")
+        with plot_style():
+            figure = Figure(figsize=(COLUMN_WIDTH * across, _ROW_HEIGHT * down + 0.45), layout="constrained")
             axes = figure.subplots(down, 2 * across, squeeze=False, width_ratios=[1.7, 1.0] * across).reshape(-1, 2)
             for (left, right), (label, trials) in zip(axes, searches, strict=False):
                 _draw_history(left, str(label), trials, look[str(label)])
                 _draw_importances(right, importances(trials), look[str(label)])
             for unused in axes[len(searches) :].ravel():
                 unused.remove()
-            figure.suptitle(plain(title), fontsize=8)
-            add_legend(figure, *_legend())
+            figure.suptitle(escape_math(title), fontsize=8)
+            add_legend(figure, *_legend_entries())
         figures[title] = figure
     return figures
 
 
-def _draw_history(ax: Axes, label: str, trials: pd.DataFrame, look: Look) -> None:
+def _draw_history(ax: Axes, label: str, trials: pd.DataFrame, look: MethodStyle) -> None:
     finished, pruned = (trials[(trials["state"] == s) & trials["value"].notna()] for s in ("finished", "pruned"))
     lower = trials["metric"].iloc[0] == "nll"
     if len(finished):
@@ -106,14 +115,14 @@ def _draw_history(ax: Axes, label: str, trials: pd.DataFrame, look: Look) -> Non
         ax.yaxis.set_major_locator(MaxNLocator(4) if high < 4 * low else LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
         ax.yaxis.set_major_formatter("{x:.3g}")
         ax.yaxis.set_minor_formatter("")
-    ax.set_title(plain(label if len(label) < 34 else wrap(label)), fontsize=7)
+    ax.set_title(escape_math(label if len(label) < 34 else wrap_label(label)), fontsize=7)
     ax.set_xlabel("Trial", fontsize=7)
-    ax.set_ylabel(_AXIS[str(trials["metric"].iloc[0])].replace(" (", "\n("), fontsize=6)
+    ax.set_ylabel(_AXIS_LABELS[str(trials["metric"].iloc[0])].replace(" (", "\n("), fontsize=6)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.tick_params(labelsize=6)
 
 
-def _draw_importances(ax: Axes, found: Mapping[str, float], look: Look) -> None:
+def _draw_importances(ax: Axes, found: Mapping[str, float], look: MethodStyle) -> None:
     names = list(found)[::-1]
     ax.set_xlim(0, 1)
     ax.set_xlabel("Importance" if names else "", fontsize=7)
@@ -126,10 +135,10 @@ def _draw_importances(ax: Axes, found: Mapping[str, float], look: Look) -> None:
     places = np.arange(len(names))
     ax.barh(places, [found[name] for name in names], color=look.color, height=0.6, alpha=0.8)
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_yticks(places, [plain(f"….{name.rpartition('.')[2]}" if len(name) > 16 else name) for name in names])
+    ax.set_yticks(places, [escape_math(f"….{name.rpartition('.')[2]}" if len(name) > 16 else name) for name in names])
 
 
-def _legend() -> tuple[list[Line2D], list[str]]:
+def _legend_entries() -> tuple[list[Line2D], list[str]]:
     marks = {"finished": "o", "as the study writes it": "D", "pruned, at its last epoch": "x"}
     handles = [Line2D([], [], color="0.3", marker=m, linestyle="", markersize=3.4) for m in marks.values()]
     return [*handles, Line2D([], [], color="0.3")], [*marks, "best so far"]

@@ -13,19 +13,26 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from analysis.figures.plot_function import choose, drawing, listed, require
-from analysis.figures.style import Look, add_legend, cells, looks, panels, plain
+from analysis.figures.plot_function import check_choice, check_metrics_present, check_name_list, plot_function
+from analysis.figures.style import (
+    MethodStyle,
+    add_legend,
+    assign_styles,
+    escape_math,
+    make_panels,
+    dataset_groups,
+)
 from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import CELL, summarize
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, summarize
 
-LEFT_OUT = {"label_noise": 0.0, "cutout": 0.0}
+DEFAULT_VALUES = {"label_noise": 0.0, "cutout": 0.0}
 """What the label of a dataset does not mention where it has this value."""
-_ENTRY = [*CELL, "label"]
-_GAP = 0.08  # of the axis, at least, between two numbers below it
+_ENTRY = [*DATASET_AND_ARCHITECTURE, "label"]
+_MIN_TICK_GAP = 0.08  # of the axis, at least, between two numbers below it
 
 
-@drawing
+@plot_function
 def metric_against_value(
     frame: pd.DataFrame,
     *,
@@ -57,28 +64,28 @@ def metric_against_value(
         LookupError: If no run has a metric, no label has a value, or no label begins so.
         ValueError: For an option's unknown value, and if two entries share a line and a value.
     """
-    choose("xscale", xscale, ("linear", "log", "symlog"))
-    metrics = listed("metrics", metrics)
-    table = swept(frame if chosen_on_test else ranked(frame), x, best_of or {})
-    require(table, metrics)
+    check_choice("xscale", xscale, ("linear", "log", "symlog"))
+    metrics = check_name_list("metrics", metrics)
+    table = sweep_table(frame if chosen_on_test else ranked(frame), x, best_of or {})
+    check_metrics_present(table, metrics)
     only_sgd = (table["method"] == "sgd").groupby(table["series"]).all()
     plain_training = list(only_sgd.index[only_sgd])
-    look = looks(set(table["series"]), plain_training[0] if len(plain_training) == 1 else "sgd")
-    parts = [(metric, title, rows) for metric in metrics for title, rows in cells(table)]
+    look = assign_styles(set(table["series"]), plain_training[0] if len(plain_training) == 1 else "sgd")
+    parts = [(metric, title, rows) for metric in metrics for title, rows in dataset_groups(table)]
     if len(metrics) == 2:  # a row a cell, a column a metric
-        parts = [(metric, title, rows) for title, rows in cells(table) for metric in metrics]
-    figure, axes = panels(len(parts), 1.9, list(look))
+        parts = [(metric, title, rows) for title, rows in dataset_groups(table) for metric in metrics]
+    figure, axes = make_panels(len(parts), 1.9, list(look))
     for ax, (metric, title, rows) in zip(axes, parts, strict=True):
-        for series, entries in best(rows, metric).groupby("series"):
-            _draw(ax, entries, metric, look[str(series)])
-        _finish_axis(ax, np.unique(rows["x"].dropna()), xscale)
-        ax.set(title=plain(title), xlabel=plain(xlabel or x), ylabel=describe(metric).header)
-    handles = [_handle(table[table["series"] == name], style) for name, style in look.items()]
+        for series, entries in keep_best(rows, metric).groupby("series"):
+            _draw_series(ax, entries, metric, look[str(series)])
+        _format_value_axis(ax, np.unique(rows["x"].dropna()), xscale)
+        ax.set(title=escape_math(title), xlabel=escape_math(xlabel or x), ylabel=describe(metric).header)
+    handles = [_legend_handle(table[table["series"] == name], style) for name, style in look.items()]
     add_legend(figure, handles, list(look))
     return figure
 
 
-def swept(frame: pd.DataFrame, x: str, best_of: Mapping[str, str]) -> pd.DataFrame:
+def sweep_table(frame: pd.DataFrame, x: str, best_of: Mapping[str, str]) -> pd.DataFrame:
     """Average entries over seeds, and part their labels into a value and the rest.
 
     Args:
@@ -96,33 +103,33 @@ def swept(frame: pd.DataFrame, x: str, best_of: Mapping[str, str]) -> pd.DataFra
     on_test = frame["chosen_on"] == "test" if "chosen_on" in frame else pd.Series(False, index=frame.index)
     marked = frame.assign(_on_test=on_test).groupby(_ENTRY)["_on_test"].any()
     table = summarize(frame)
-    by_dataset = any(part(name, x)[0] is not None for name in table["dataset"])
+    by_dataset = any(split_label(name, x)[0] is not None for name in table["dataset"])
     rows = []
     for entry in table.to_dict("records"):
         dataset = entry["dataset"]
-        value, series = part(entry["label"], x)
+        value, series = split_label(entry["label"], x)
         if value is None:
-            value, dataset = part(dataset, x)
+            value, dataset = split_label(dataset, x)
             if value is None and by_dataset:
-                value = LEFT_OUT.get(x)
+                value = DEFAULT_VALUES.get(x)
         group = next((name for name, start in best_of.items() if entry["label"].startswith(start)), None)
         if group is not None:
-            series = f"{group} (best of {_count(table, best_of[group])}, chosen on {entry['evaluated_on']})"
+            series = f"{group} (best of {_count_labels(table, best_of[group])}, chosen on {entry['evaluated_on']})"
         elif marked[entry["dataset"], entry["architecture"], entry["label"]]:
             series = f"{series} (chosen on test)"
         number = np.nan if value is None else value
         rows.append({"dataset": dataset, "x": number, "series": series, "several": group is not None})
     for start in best_of.values():
-        if not _count(table, start):
-            raise LookupError(f"no entry's label begins with {start!r}; there are: {_labels(table)}")
+        if not _count_labels(table, start):
+            raise LookupError(f"no entry's label begins with {start!r}; there are: {_list_labels(table)}")
     table[["dataset", "x", "series", "several"]] = pd.DataFrame(rows, index=table.index)
     if table["x"].isna().all():
-        raise LookupError(f"no label or dataset has a value as in '{x} = 1'; there are: {_labels(table)}")
-    _refuse_twins(table, x)
-    return pd.concat([table, _gaps(frame, table, x)], ignore_index=True)
+        raise LookupError(f"no label or dataset has a value as in '{x} = 1'; there are: {_list_labels(table)}")
+    _check_unique_points(table, x)
+    return pd.concat([table, _unfinished_points(frame, table, x)], ignore_index=True)
 
 
-def _gaps(frame: pd.DataFrame, table: pd.DataFrame, x: str) -> pd.DataFrame:
+def _unfinished_points(frame: pd.DataFrame, table: pd.DataFrame, x: str) -> pd.DataFrame:
     """Give entries of which no run is finished as rows without figures, where lines break."""
     there = set(table[["dataset", "architecture", "series", "x"]].itertuples(index=False, name=None))
     methods = {(row["dataset"], row["architecture"], row["series"]): row["method"] for row in table.to_dict("records")}
@@ -130,9 +137,9 @@ def _gaps(frame: pd.DataFrame, table: pd.DataFrame, x: str) -> pd.DataFrame:
     for cell in frame.attrs.get("unfinished", []):
         if "label" not in cell:
             continue
-        dataset, (value, series) = cell["dataset"], part(cell["label"], x)
+        dataset, (value, series) = cell["dataset"], split_label(cell["label"], x)
         if value is None:
-            value, dataset = part(dataset, x)
+            value, dataset = split_label(dataset, x)
         place = (dataset, cell["architecture"], series)
         if value is not None and place in methods and (*place, value) not in there:
             names = dict(zip(("dataset", "architecture", "series"), place, strict=True))
@@ -141,7 +148,7 @@ def _gaps(frame: pd.DataFrame, table: pd.DataFrame, x: str) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), columns=columns).astype({"x": float, "several": bool})
 
 
-def part(label: str, x: str) -> tuple[float | None, str]:
+def split_label(label: str, x: str) -> tuple[float | None, str]:
     """Part a label into the value of x and the rest: "line(β=1, K=2)" into 1 and "line(K=2)".
 
     Returns:
@@ -160,7 +167,7 @@ def part(label: str, x: str) -> tuple[float | None, str]:
     return float(found[2]), before + after or x
 
 
-def best(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+def keep_best(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Keep, of the entries of which the best is meant, the one with the best mean at each value.
 
     Raises:
@@ -177,17 +184,17 @@ def best(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     return rows[~rows["several"] | rows.index.isin(kept.index)]
 
 
-def _count(table: pd.DataFrame, start: str) -> int:
+def _count_labels(table: pd.DataFrame, start: str) -> int:
     labels = {label for label in table["label"] if label.startswith(start)}
     return len(labels)
 
 
-def _labels(table: pd.DataFrame) -> str:
+def _list_labels(table: pd.DataFrame) -> str:
     return ", ".join(sorted(set(table["label"])))
 
 
-def _refuse_twins(table: pd.DataFrame, x: str) -> None:
-    for _, rows in table[~table["several"]].groupby([*CELL, "series", "x"], dropna=False):
+def _check_unique_points(table: pd.DataFrame, x: str) -> None:
+    for _, rows in table[~table["several"]].groupby([*DATASET_AND_ARCHITECTURE, "series", "x"], dropna=False):
         if len(rows) > 1:
             one = rows.iloc[0]
             where = "without a value" if pd.isna(one["x"]) else f"at {x} = {one['x']:g}"
@@ -195,30 +202,30 @@ def _refuse_twins(table: pd.DataFrame, x: str) -> None:
             raise ValueError(f"{both} would both be {one['series']!r} {where}: label them differently")
 
 
-def _draw(ax: Axes, entries: pd.DataFrame, metric: str, look: Look) -> None:
+def _draw_series(ax: Axes, entries: pd.DataFrame, metric: str, look: MethodStyle) -> None:
     mean, std = f"{metric}_mean", f"{metric}_std"
     points = entries[entries["x"].notna()].sort_values("x")
     if points[mean].notna().any():
         bars = None if points[std].isna().all() else points[std]
-        ax.errorbar(points["x"], points[mean], bars, elinewidth=0.7, capsize=1.5, **look.options())
+        ax.errorbar(points["x"], points[mean], bars, elinewidth=0.7, capsize=1.5, **look.line_options())
     for level in entries[entries["x"].isna() & entries[mean].notna()].to_dict("records"):
-        ax.axhline(level[mean], color=look.color, linestyle=_line(level["method"]))
+        ax.axhline(level[mean], color=look.color, linestyle=_level_line_style(level["method"]))
         if not np.isnan(level[std]):
             low, high = level[mean] - level[std], level[mean] + level[std]
             ax.axhspan(low, high, color=look.color, alpha=0.1, linewidth=0)
 
 
-def _line(method: str) -> Literal[":", "-."]:
+def _level_line_style(method: str) -> Literal[":", "-."]:
     return ":" if method == "sgd" else "-."
 
 
-def _handle(rows: pd.DataFrame, look: Look) -> Line2D:
+def _legend_handle(rows: pd.DataFrame, look: MethodStyle) -> Line2D:
     if rows["x"].notna().any():
-        return Line2D([], [], **look.options())
-    return Line2D([], [], color=look.color, linestyle=_line(rows["method"].iloc[0]))
+        return Line2D([], [], **look.line_options())
+    return Line2D([], [], color=look.color, linestyle=_level_line_style(rows["method"].iloc[0]))
 
 
-def _finish_axis(ax: Axes, values: np.ndarray, scale: str) -> None:
+def _format_value_axis(ax: Axes, values: np.ndarray, scale: str) -> None:
     """Put numbers below the values that were tried, as far as there is room."""
     if scale == "log" and values[0] <= 0:
         raise ValueError(f"xscale: log has no place for {values[0]:g}; take symlog")
@@ -228,7 +235,7 @@ def _finish_axis(ax: Axes, values: np.ndarray, scale: str) -> None:
     places = ax.xaxis.get_transform().transform(values)
     kept: list[int] = []
     for i, place in enumerate(places):
-        if not kept or place - places[kept[-1]] >= _GAP * (places[-1] - places[0]):
+        if not kept or place - places[kept[-1]] >= _MIN_TICK_GAP * (places[-1] - places[0]):
             kept.append(i)
     ax.xaxis.set_major_locator(FixedLocator([float(value) for value in values[kept]]))
     ax.xaxis.set_minor_locator(NullLocator())

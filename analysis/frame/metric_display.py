@@ -40,7 +40,7 @@ class Metric:
         """An arrow that points to better values; "" where neither direction is better."""
         return {"higher": "↑", "lower": "↓", None: ""}[self.better]
 
-    def write(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """Write one number; "" for one that is not there."""
         return "" if math.isnan(value) else format(value, self.format)
 
@@ -93,7 +93,7 @@ _ALL = (
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
-SHOWN = (
+LEADERBOARD_COLUMNS = (
     "accuracy",
     "bpc",
     "nll",

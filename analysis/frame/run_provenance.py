@@ -9,12 +9,12 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import pandas as pd
 from pandas.api.typing import NaTType
 
-from analysis.frame.runs import find_tagged
+from analysis.frame.runs import find_tracked_runs
 
-_OF_THE_CELL = ("label", "method", "dataset", "architecture", "seed", "key")
-_IDENTITY = (*_OF_THE_CELL, "run_id", "experiment_id", "state", "reason", "started", "ended", "link")
-_ELSEWHERE = ("role", "evaluated_on", "chosen_on", "arrays")
-PARAMS = "params/"
+_CELL_TAGS = ("label", "method", "dataset", "architecture", "seed", "key")
+_LEADING_COLUMNS = (*_CELL_TAGS, "run_id", "experiment_id", "state", "reason", "started", "ended", "link")
+_OMITTED_TAGS = ("role", "evaluated_on", "chosen_on", "arrays")
+PARAMETER_PREFIX = "params/"
 """What the names of the columns begin with that hold parameters."""
 
 
@@ -45,7 +45,7 @@ def load_provenance(frame: pd.DataFrame) -> pd.DataFrame:
     if len(origins) != 1:
         raise ValueError(f"provenance is loaded of one study in one store at a time, not of {len(origins)}")
     study, uri = origins.iloc[0]
-    tracked = {run.info.run_id: run for run in find_tagged(str(study), str(uri))}
+    tracked = {run.info.run_id: run for run in find_tracked_runs(str(study), str(uri))}
     gone = [run_id for run_id in frame["run_id"] if run_id not in tracked]
     if gone:
         where = without_password(str(uri))
@@ -55,11 +55,11 @@ def load_provenance(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame([_row(tracked[run_id], label, str(uri)) for run_id, label in wanted if run_id in tracked])
     texts = [name for name in table.columns if name not in ("started", "ended")]
     table[texts] = table[texts].fillna("")
-    order = sorted(table.columns, key=lambda name: (name.startswith(PARAMS), name not in _IDENTITY))
+    order = sorted(table.columns, key=lambda name: (name.startswith(PARAMETER_PREFIX), name not in _LEADING_COLUMNS))
     return table[order]
 
 
-def viewer(uri: str) -> str:
+def mlflow_ui_command(uri: str) -> str:
     """Say how to look at the runs of a store that is no server; "" for a server, whose runs have links.
 
     Args:
@@ -80,20 +80,20 @@ def without_password(uri: str) -> str:
 
 def _row(run: Any, label: str, uri: str) -> dict[str, object]:
     tags, info = run.data.tags, run.info
-    row: dict[str, object] = {name: tags.get(name, "") for name in _OF_THE_CELL}
+    row: dict[str, object] = {name: tags.get(name, "") for name in _CELL_TAGS}
     row |= {"label": label, "seed": int(tags["seed"]), "run_id": info.run_id, "experiment_id": str(info.experiment_id)}
     row |= {"state": tags.get("state", "running"), "reason": tags.get("reason", "")}
-    row |= {"started": _time(info.start_time), "ended": _time(info.end_time), "link": _link(run, uri)}
-    known = {*row, *_ELSEWHERE}
+    row |= {"started": _timestamp(info.start_time), "ended": _timestamp(info.end_time), "link": _run_url(run, uri)}
+    known = {*row, *_OMITTED_TAGS}
     row |= {name: tags[name] for name in sorted(tags) if name not in known and not name.startswith("mlflow.")}
-    return row | {f"{PARAMS}{name}": str(run.data.params[name]) for name in sorted(run.data.params)}
+    return row | {f"{PARAMETER_PREFIX}{name}": str(run.data.params[name]) for name in sorted(run.data.params)}
 
 
-def _time(milliseconds: int | None) -> pd.Timestamp | NaTType:
+def _timestamp(milliseconds: int | None) -> pd.Timestamp | NaTType:
     return pd.NaT if milliseconds is None else pd.Timestamp(milliseconds, unit="ms", tz="UTC")
 
 
-def _link(run: Any, uri: str) -> str:
+def _run_url(run: Any, uri: str) -> str:
     if not uri.startswith(("http://", "https://")):
         return ""
     place = f"/#/experiments/{quote(str(run.info.experiment_id))}/runs/{quote(run.info.run_id)}"

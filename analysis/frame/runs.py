@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DEFAULT_STORE = "sqlite:///runs/mlflow.db"
-SERIES = (
+SERIES_PREFIXES = (
     "train/",
     "test/",
     "distance/",
     "members/",
     "system/",
 )  # metrics with one value a step: they are not columns of the frame
-_TEXT = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
-_PAGE = 1000  # runs a search returns at once
+_TAG_COLUMNS = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
+_PAGE_SIZE = 1000  # runs a search returns at once
 
 
 def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:
@@ -60,22 +60,24 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
         ValueError: If two finished runs carry the same key.
         ConnectionError: If a tracking server does not answer.
     """
-    uri = store_uri(store)
-    finished, unfinished = find_finished(study, uri, keys)
+    uri = resolve_store_uri(store)
+    finished, unfinished = find_finished_runs(study, uri, keys)
     frame = pd.DataFrame([_row(run, study, uri) for run in finished])
     frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
     frame.attrs["unfinished"] = unfinished
-    if banner := find_banner(finished):
+    if banner := rehearsal_banner(finished):
         frame.attrs["banner"] = banner
     return frame
 
 
-def find_banner(finished: Iterable[Any]) -> str:
+def rehearsal_banner(finished: Iterable[Any]) -> str:
     """Give what MLflow's runs of a rehearsal say that they are; "" of real runs."""
     return " ".join(sorted({run.data.tags["banner"] for run in finished if run.data.tags.get("banner")}))
 
 
-def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> tuple[list[Any], list[dict[str, str]]]:
+def find_finished_runs(
+    study: str, uri: str, keys: Collection[str] | None = None
+) -> tuple[list[Any], list[dict[str, str]]]:
     """Find the finished cells of a study as MLflow's runs, and describe the unfinished ones.
 
     Args:
@@ -86,7 +88,7 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     Raises:
         FileNotFoundError, LookupError, ValueError, ConnectionError: As `load_runs` does.
     """
-    tracked = find_tagged(study, uri)
+    tracked = find_tracked_runs(study, uri)
     cells = [run for run in tracked if run.data.tags.get("role") == "cell"]
     if keys is not None:
         wanted = set(keys)
@@ -94,7 +96,7 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     finished = [run for run in cells if run.data.tags.get("state") == "finished"]
     _refuse_duplicates(study, finished)
     done = {run.data.tags["key"] for run in finished}
-    unfinished = [_describe(run) for run in cells if run.data.tags.get("key") not in done]
+    unfinished = [_unfinished_cell(run) for run in cells if run.data.tags.get("key") not in done]
     known = {run.data.tags.get("key") for run in cells}
     unfinished += [{"state": "missing", "key": key} for key in sorted(set(keys or ()) - known)]
     if not finished:
@@ -102,7 +104,7 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     return finished, unfinished
 
 
-def find_tagged(experiment: str, uri: str) -> list[Any]:
+def find_tracked_runs(experiment: str, uri: str) -> list[Any]:
     """Find all MLflow runs of an experiment.
 
     Raises:
@@ -112,7 +114,7 @@ def find_tagged(experiment: str, uri: str) -> list[Any]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return _search(_open(uri), experiment, uri)
+        return _search_runs(_open_client(uri), experiment, uri)
     except (MlflowException, SQLAlchemyError) as error:
         raise ConnectionError(f"cannot read the tracking store {uri}: {str(error)[:300]}") from error
 
@@ -155,7 +157,7 @@ def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     rows = [
         (run_id, point.step, point.timestamp, point.value)
         for uri, runs in frame.groupby("store", sort=False)
-        for client in [_open(str(uri))]
+        for client in [_open_client(str(uri))]
         for run_id in runs["run_id"]
         for point in client.get_metric_history(run_id, name)
     ]
@@ -190,7 +192,7 @@ def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"no {name} of {cell} at {uri}") from error
 
 
-def store_uri(store: str | None) -> str:
+def resolve_store_uri(store: str | None) -> str:
     """Give the URI of a tracking store: a URI, the path of an SQLite file, or None for the default.
 
     A file's path is made whole, for MLflow keeps the stores of a process by their URI, whatever its folder.
@@ -201,7 +203,7 @@ def store_uri(store: str | None) -> str:
     return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
 
 
-def _open(uri: str) -> MlflowClient:
+def _open_client(uri: str) -> MlflowClient:
     path = uri.removeprefix("sqlite:///").partition("?")[0]
     if uri.startswith("sqlite:///") and not Path(path).is_file():  # MLflow would make an empty one
         raise FileNotFoundError(f"no tracked runs: {path} does not exist")
@@ -212,7 +214,7 @@ def _open(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def _search(client: MlflowClient, study: str, uri: str) -> list[Any]:
+def _search_runs(client: MlflowClient, study: str, uri: str) -> list[Any]:
     experiment = client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
         names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
@@ -220,7 +222,7 @@ def _search(client: MlflowClient, study: str, uri: str) -> list[Any]:
     runs: list[Any] = []
     token: str | None = None
     while True:
-        page = client.search_runs([experiment.experiment_id], max_results=_PAGE, page_token=token)
+        page = client.search_runs([experiment.experiment_id], max_results=_PAGE_SIZE, page_token=token)
         runs.extend(page)
         token = page.token
         if not token:
@@ -236,14 +238,14 @@ def _refuse_duplicates(study: str, finished: Iterable[Any]) -> None:
 
 def _row(run: Any, study: str, uri: str) -> dict[str, object]:
     tags = run.data.tags
-    row: dict[str, object] = {name: tags.get(name, "") for name in _TEXT}
+    row: dict[str, object] = {name: tags.get(name, "") for name in _TAG_COLUMNS}
     row |= {"seed": int(tags["seed"]), "run_id": run.info.run_id, "artifact_uri": run.info.artifact_uri}
     row |= {"study": study, "store": uri}
     metrics = {name: float(value) for name, value in run.data.metrics.items()}
-    return row | {name: metrics[name] for name in sorted(metrics) if not name.startswith(SERIES)}
+    return row | {name: metrics[name] for name in sorted(metrics) if not name.startswith(SERIES_PREFIXES)}
 
 
-def _describe(run: Any) -> dict[str, str]:
+def _unfinished_cell(run: Any) -> dict[str, str]:
     tags = run.data.tags
     names = ("label", "architecture", "dataset", "seed", "reason", "key")
     found = {name: tags.get(name, "") for name in names}

@@ -8,10 +8,10 @@ import pandas as pd
 
 from analysis.frame.metric_display import METRICS, describe
 
-CELL = ["dataset", "architecture"]
-_ENTRY = [*CELL, "label"]
+DATASET_AND_ARCHITECTURE = ["dataset", "architecture"]
+ENTRY_COLUMNS = [*DATASET_AND_ARCHITECTURE, "label"]
 _NOT_METRICS = ("seed",)
-BACKWARD = 2.0
+BACKWARD_COST = 2.0
 """A backward pass costs about two forward ones: gradients of the activations and of the weights."""
 
 
@@ -33,26 +33,26 @@ def relative_costs(frame: pd.DataFrame) -> pd.DataFrame:
     """
     out = frame.copy()
     notes = list(out.attrs.get("notes", []))
-    work = _column(out, "cost/forward_examples") + BACKWARD * _column(out, "cost/backward_examples")
-    seconds = _column(out, "cost/train_seconds")
+    work = _float_column(out, "cost/forward_examples") + BACKWARD_COST * _float_column(out, "cost/backward_examples")
+    seconds = _float_column(out, "cost/train_seconds")
     reference = pd.DataFrame({"train_cost": float("nan"), "train_time": float("nan")}, index=out.index)
-    for cell, rows in out.groupby(CELL).groups.items():
-        plain, why = plain_training(out.loc[rows])
+    for cell, rows in out.groupby(DATASET_AND_ARCHITECTURE).groups.items():
+        plain, why = find_plain_training(out.loc[rows])
         if why:
-            notes.append(f"{name_cell(cell)}: no relative training cost ({why}).")
+            notes.append(f"{group_title(cell)}: no relative training cost ({why}).")
         else:
             reference.loc[rows, "train_cost"] = work[plain.index].mean()
             reference.loc[rows, "train_time"] = seconds[plain.index].mean()
     out["train_cost"] = work / reference["train_cost"]
     out["train_time"] = seconds / reference["train_time"]
-    out["predict_cost"] = _column(out, "cost/forwards_per_example")
+    out["predict_cost"] = _float_column(out, "cost/forwards_per_example")
     costs = ["train_cost", "train_time", "predict_cost"]
     out = out.drop(columns=[name for name in costs if out[name].isna().all()])
     out.attrs["notes"] = notes
     return out
 
 
-def plain_training(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def find_plain_training(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Find the runs of plain training that the others of one dataset and architecture are compared with.
 
     Args:
@@ -69,7 +69,7 @@ def plain_training(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return plain.head(0), f"{labels} different entries of sgd" if labels else "no finished run of sgd"
 
 
-def main_metric(frame: pd.DataFrame) -> str:
+def default_metric(frame: pd.DataFrame) -> str:
     """Name the metric that ranks unless another is asked for: the accuracy, or of text the bits per character.
 
     Args:
@@ -78,7 +78,7 @@ def main_metric(frame: pd.DataFrame) -> str:
     return "bpc" if "bpc" in frame or "bpc_mean" in frame else "accuracy"
 
 
-def ascending(board: pd.DataFrame, name: str) -> pd.Series[float]:
+def lower_is_better_means(board: pd.DataFrame, name: str) -> pd.Series[float]:
     """Give a metric's means with the sign that makes smaller better, without the noise of rounding.
 
     Args:
@@ -88,7 +88,7 @@ def ascending(board: pd.DataFrame, name: str) -> pd.Series[float]:
     return board[f"{name}_mean"].round(9) * (1.0 if describe(name).better == "lower" else -1.0)
 
 
-def name_cell(cell: object) -> str:
+def group_title(cell: object) -> str:
     """Name a dataset and architecture, as in "cifar10 · resnet20"."""
     return " · ".join(str(part) for part in cell) if isinstance(cell, tuple) else str(cell)
 
@@ -108,16 +108,16 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
         ValueError: If test and validation figures are mixed, if one entry holds a seed twice, or if it holds
             different methods under one label.
     """
-    refuse_mixtures(frame)
+    check_comparable(frame)
     names = metric_names(frame)
-    groups = frame.groupby(_ENTRY, sort=True)
+    groups = frame.groupby(ENTRY_COLUMNS, sort=True)
     out = groups.agg(method=("method", "first"), n=("seed", "size"), evaluated_on=("evaluated_on", "first"))
     values = groups[names]
     mean, std, count = values.mean(), values.std(ddof=1), values.count()
     columns = {f"{name}_mean": mean[name] for name in names} | {f"{name}_std": std[name] for name in names}
     ordered = [f"{name}_{part}" for name in names for part in ("mean", "std")]
     out = pd.concat([out, pd.DataFrame(columns, index=out.index)[ordered]], axis=1).reset_index()
-    partial = _find_partial(out, count)
+    partial = _find_incomplete_metrics(out, count)
     notes = [
         f"{entry['label']} ({entry['dataset']} · {entry['architecture']}): {describe(entry['metric']).title} "
         f"from {entry['present']} of {entry['n']} seeds."
@@ -133,7 +133,7 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
     return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
 
-def refuse_mixtures(frame: pd.DataFrame) -> None:
+def check_comparable(frame: pd.DataFrame) -> None:
     """Refuse rows that do not belong in one table.
 
     Raises:
@@ -143,8 +143,8 @@ def refuse_mixtures(frame: pd.DataFrame) -> None:
     splits = sorted(frame["evaluated_on"].unique())
     if len(splits) > 1:
         raise ValueError(f"figures on {' and '.join(splits)} data do not belong in one table: select one")
-    for entry, rows in frame.groupby(_ENTRY):
-        name = name_cell(entry)
+    for entry, rows in frame.groupby(ENTRY_COLUMNS):
+        name = group_title(entry)
         twice = rows[rows["seed"].duplicated(keep=False)]
         if len(twice):
             keys = ", ".join(key[:12] for key in twice["key"])
@@ -154,18 +154,18 @@ def refuse_mixtures(frame: pd.DataFrame) -> None:
             raise ValueError(f"{name} stands for different methods ({methods}): pass `keys`")
 
 
-def _find_partial(entries: pd.DataFrame, count: pd.DataFrame) -> list[dict[str, Any]]:
+def _find_incomplete_metrics(entries: pd.DataFrame, count: pd.DataFrame) -> list[dict[str, Any]]:
     """Find the described metrics that some seeds of an entry have and others lack."""
     found: list[dict[str, Any]] = []
     for name in filter(METRICS.__contains__, count.columns):
         for entry, present in zip(entries.to_dict("records"), count[name], strict=True):
             if 0 < present < entry["n"]:
-                kept = {str(key): entry[key] for key in (*_ENTRY, "n")}
+                kept = {str(key): entry[key] for key in (*ENTRY_COLUMNS, "n")}
                 found.append(kept | {"metric": name, "present": int(present)})
     return found
 
 
-def _column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
+def _float_column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
     if name in frame:
         return frame[name].astype(float)
     return pd.Series(float("nan"), index=frame.index, dtype=float)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame.runs import find_tagged, store_uri
+from analysis.frame.runs import find_tracked_runs, resolve_store_uri
 
 
 def load_tuning(study: str, *, store: str | None = None) -> pd.DataFrame:
@@ -30,11 +30,11 @@ def load_tuning(study: str, *, store: str | None = None) -> pd.DataFrame:
         LookupError: If the study was not tuned, or nothing of it is tracked.
         ConnectionError: If a tracking server does not answer.
     """
-    runs = find_tagged(f"{study} · tuning", store_uri(store))
+    runs = find_tracked_runs(f"{study} · tuning", resolve_store_uri(store))
     latest: dict[tuple[str, str, str], Any] = {}
     for run in sorted(runs, key=lambda run: int(run.info.start_time)):
         if run.data.tags.get("role") == "search":
-            latest[_place(run)] = run
+            latest[_searched_cell(run)] = run
     searches = {run.info.run_id: run for run in latest.values()}
     rows = [
         _row(run, searches[parent])
@@ -46,7 +46,7 @@ def load_tuning(study: str, *, store: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["dataset", "architecture", "label", "number"], ignore_index=True)
 
 
-def _place(run: Any) -> tuple[str, str, str]:
+def _searched_cell(run: Any) -> tuple[str, str, str]:
     tags = run.data.tags
     return tags["dataset"], tags["architecture"], tags["label"]
 
@@ -55,7 +55,7 @@ def _row(run: Any, search: Any) -> dict[str, object]:
     from optuna.distributions import json_to_distribution
 
     tags, metrics, metric = run.data.tags, run.data.metrics, search.data.tags["metric"]
-    dataset, architecture, label = _place(search)
+    dataset, architecture, label = _searched_cell(search)
     space = {
         name: json_to_distribution(json.dumps(each)) for name, each in json.loads(search.data.tags["space"]).items()
     }

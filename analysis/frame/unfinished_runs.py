@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-_LISTED = 5  # unfinished cells named in a note; the others are counted
-_REASON = 100  # characters of a failure's reason
+_MAX_LISTED = 5  # unfinished cells named in a note; the others are counted
+_REASON_LENGTH = 100  # characters of a failure's reason
 
 
 def unfinished_notes(frame: pd.DataFrame) -> list[str]:
@@ -18,23 +18,23 @@ def unfinished_notes(frame: pd.DataFrame) -> list[str]:
     states = Counter(cell["state"] for cell in unfinished)
     for state, count in sorted(states.items()):
         cells = [cell for cell in unfinished if cell["state"] == state and "label" in cell]
-        named = "; ".join(_name_cell(cell) for cell in cells[:_LISTED])
-        more = f"; and {len(cells) - _LISTED} more" if len(cells) > _LISTED else ""
+        named = "; ".join(_cell_title(cell) for cell in cells[:_MAX_LISTED])
+        more = f"; and {len(cells) - _MAX_LISTED} more" if len(cells) > _MAX_LISTED else ""
         runs = f"{count} run{'s' if count > 1 else ''}"
         notes.append(f"Not shown, {state}: {runs}{f' ({named}{more})' if named else ''}.")
     return notes
 
 
-def _name_cell(cell: Mapping[str, str]) -> str:
+def _cell_title(cell: Mapping[str, str]) -> str:
     name = f"{cell['label']} · {cell['architecture']} · {cell['dataset']} · seed {cell['seed']}"
     lines = [line.strip() for line in cell.get("reason", "").splitlines() if line.strip()]
     if not lines:
         return name
-    reason = lines[-1] if len(lines[-1]) <= _REASON else f"{lines[-1][: _REASON - 1]}…"
+    reason = lines[-1] if len(lines[-1]) <= _REASON_LENGTH else f"{lines[-1][: _REASON_LENGTH - 1]}…"
     return f"{name}: {reason}"
 
 
-def count_unfinished(frame: pd.DataFrame) -> str:
+def unfinished_summary(frame: pd.DataFrame) -> str:
     """Say in a line how many runs are not shown, as in "Runs not shown: 2 diverged, 1 missing."; "" if all are there.
 
     Args:

@@ -11,20 +11,20 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparisons.leaderboard import leaderboard
-from analysis.comparisons.paired_differences import write_difference
-from analysis.frame.metric_display import SHOWN, Metric, describe
+from analysis.comparisons.paired_differences import format_difference
+from analysis.frame.metric_display import LEADERBOARD_COLUMNS, Metric, describe
 from analysis.frame.run_provenance import load_provenance, without_password
 from analysis.frame.runs import ranked
 from analysis.frame.unfinished_runs import unfinished_notes
-from analysis.reports.run_sections import describe_code, runs, unfinished
-from analysis.reports.table_sections import as_section
+from analysis.reports.run_sections import describe_code, runs_section, unfinished_sections
+from analysis.reports.table_sections import text_tables_section
 from analysis.reports.web_page import Column, Drawing, Row, Section, Table, Value, write_page
-from analysis.tables.budgets_and_ranks import comparisons
+from analysis.tables.budgets_and_ranks import budget_and_rank_tables
 from analysis.tables.latex_leaderboard import best_mean
-from analysis.tables.leaderboard_tables import sections
-from analysis.tables.text_tables import write_cell
+from analysis.tables.leaderboard_tables import split_board
+from analysis.tables.text_tables import format_mean_and_std
 
-COSTS = (
+COST_METRICS = (
     "train_cost",
     "train_time",
     "predict_cost",
@@ -40,14 +40,14 @@ COSTS = (
     "cost/forwards_per_example",
 )
 """The columns of the costs, as far as the runs have them."""
-_COSTS_TEXT = (
+_COSTS_INTRODUCTION = (
     "× is relative to plain training of one network on the same data; a backward pass counts as two forward ones. "
     "Costs are of each method trained alone; “spent” is what its runs took here, where runs share what they have in "
     "common."
 )
 
 
-_LEADERBOARDS_TEXT = (
+_LEADERBOARDS_INTRODUCTION = (
     "Δ is the mean difference to plain training over common seeds, with its 95 % interval (studentised bootstrap; of "
     "two to four seeds or near ties Student's t; not corrected for the number of entries): where that holds zero, the "
     "difference may be chance."
@@ -90,17 +90,19 @@ def report(
     drawings, undrawn, lost = draw_plots(ranked(frame), tell, by)
     banner = str(frame.attrs.get("banner", ""))
     seeds, *notes = (note for note in board.attrs["notes"] if note != banner and not note.startswith("Δ:"))
-    compared = comparisons(board)
+    compared = budget_and_rank_tables(board)
     parts = [
         Section(
-            "Leaderboards", _LEADERBOARDS_TEXT if board["difference"].notna().any() else "", tables=leaderboards(board)
+            "Leaderboards",
+            _LEADERBOARDS_INTRODUCTION if board["difference"].notna().any() else "",
+            tables=leaderboard_tables(board),
         ),
-        *([as_section("Compared", "", compared)] if compared else []),
-        Section("Costs", _COSTS_TEXT, tables=costs(board)),
+        *([text_tables_section("Compared", "", compared)] if compared else []),
+        Section("Costs", _COSTS_INTRODUCTION, tables=cost_tables(board)),
         *extra,
         Section("Plots", drawings=drawings, notes=undrawn),
-        *unfinished(frame),
-        runs(made, str(frame["store"].iloc[0])),
+        *unfinished_sections(frame),
+        runs_section(made, str(frame["store"].iloc[0])),
     ]
     described, mixed = describe_code(made)
     first = [*lost, *mixed, *unfinished_notes(frame)]
@@ -124,7 +126,7 @@ def report(
     )
 
 
-def leaderboards(board: pd.DataFrame, shown: Sequence[str] = SHOWN) -> list[Table]:
+def leaderboard_tables(board: pd.DataFrame, shown: Sequence[str] = LEADERBOARD_COLUMNS) -> list[Table]:
     """Make a table of each dataset and architecture: ranks, and every metric there is.
 
     Args:
@@ -134,12 +136,14 @@ def leaderboards(board: pd.DataFrame, shown: Sequence[str] = SHOWN) -> list[Tabl
     named = [str(name).removesuffix("_mean") for name in board if str(name).endswith("_mean")]
     metrics = [*(name for name in shown if name in named), *(name for name in named if name not in shown)]
     return [
-        _leaderboard(place, rows, found, shown, str(board.attrs["by"]))
-        for place, rows, found in sections(board, metrics)
+        _leaderboard_table(place, rows, found, shown, str(board.attrs["by"]))
+        for place, rows, found in split_board(board, metrics)
     ]
 
 
-def _leaderboard(place: str, rows: pd.DataFrame, metrics: Sequence[Metric], shown: Sequence[str], by: str) -> Table:
+def _leaderboard_table(
+    place: str, rows: pd.DataFrame, metrics: Sequence[Metric], shown: Sequence[str], by: str
+) -> Table:
     """Make the table of one dataset and architecture; beside the metric ranked by stands the difference in it."""
     columns = [Column("#", sorted="ascending"), Column("Method", kind="name"), Column("n")]
     differs = bool(rows["difference"].notna().any())
@@ -148,16 +152,16 @@ def _leaderboard(place: str, rows: pd.DataFrame, metrics: Sequence[Metric], show
         if metric.name == by and differs:
             columns.append(Column(f"Δ {metric.title} [95 %]", metric.unit, metric.better))
     body = []
-    for entry, figures in _figures(rows, metrics):
+    for entry, figures in _entry_values(rows, metrics):
         if differs:
             after = [metric.name for metric in metrics].index(by) + 1
-            figures.insert(after, Value.number(float(entry["difference"]), write_difference(entry, by)))
-        first = [_rank(entry), Value(str(entry["label"])), Value(str(entry["n"]), float(entry["n"]))]
+            figures.insert(after, Value.number(float(entry["difference"]), format_difference(entry, by)))
+        first = [_rank_value(entry), Value(str(entry["label"])), Value(str(entry["n"]), float(entry["n"]))]
         body.append(Row([*first, *figures], find=str(entry["method"])))
     return Table(place, columns, body, place)
 
 
-def costs(board: pd.DataFrame) -> list[Table]:
+def cost_tables(board: pd.DataFrame) -> list[Table]:
     """Make a table of the costs on each dataset and architecture, in the order of the ranks.
 
     Args:
@@ -169,11 +173,11 @@ def costs(board: pd.DataFrame) -> list[Table]:
             [Column("Method", kind="name"), *(Column.of(metric) for metric in found)],
             [
                 Row([Value(str(entry["label"])), *figures], find=str(entry["method"]))
-                for entry, figures in _figures(rows, found)
+                for entry, figures in _entry_values(rows, found)
             ],
             place,
         )
-        for place, rows, found in sections(board, COSTS)
+        for place, rows, found in split_board(board, COST_METRICS)
         if found
     ]
 
@@ -205,11 +209,11 @@ def draw_plots(
         except OSError as error:
             lost.append(f"No plot {name}, for what it shows cannot be read: {error}")
         else:
-            drawings.append(Drawing(name.capitalize(), figure, caption(plot)))
+            drawings.append(Drawing(name.capitalize(), figure, plot_caption(plot)))
     return drawings, undrawn, lost
 
 
-def caption(plot: Callable[..., object]) -> str:
+def plot_caption(plot: Callable[..., object]) -> str:
     """Say what a plot shows, in the words of its docstring: all before its arguments, without names of code."""
     text = (inspect.getdoc(plot) or "").partition("\n\nArgs:")[0]
     text = re.sub(r" \(`[^`]*`\)", "", text).replace("`", "")
@@ -217,23 +221,23 @@ def caption(plot: Callable[..., object]) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _figures(rows: pd.DataFrame, metrics: Sequence[Metric]) -> list[tuple[dict[str, Any], list[Value]]]:
+def _entry_values(rows: pd.DataFrame, metrics: Sequence[Metric]) -> list[tuple[dict[str, Any], list[Value]]]:
     """Give each entry with the values of its metrics; the best means are marked as in a LaTeX table."""
     entries = [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
     columns = []
     for metric in metrics:
         means = [float(mean) for mean in rows[f"{metric.name}_mean"]]
-        written = [metric.write(mean) for mean in means]
-        best = None if metric.name in COSTS else best_mean(written, metric)
+        written = [metric.format_value(mean) for mean in means]
+        best = None if metric.name in COST_METRICS else best_mean(written, metric)
         columns.append(
             [
-                Value.number(mean, write_cell(entry, metric), best=text == best)
+                Value.number(mean, format_mean_and_std(entry, metric), best=text == best)
                 for entry, mean, text in zip(entries, means, written, strict=True)
             ]
         )
     return [(entry, [column[i] for column in columns]) for i, entry in enumerate(entries)]
 
 
-def _rank(entry: Mapping[str, Any]) -> Value:
+def _rank_value(entry: Mapping[str, Any]) -> Value:
     rank = entry["rank"]
     return Value("") if pd.isna(rank) else Value(str(rank), float(str(rank)))

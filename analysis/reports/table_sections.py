@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from analysis.reports.web_page import Column, Row, Section, Table, Value
-from analysis.tables.text_tables import Table as Written
+from analysis.tables.text_tables import TextTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
-def as_section(title: str, text: str, tables: Sequence[Written], notes: Sequence[str] = ()) -> Section:
+def text_tables_section(title: str, text: str, tables: Sequence[TextTable], notes: Sequence[str] = ()) -> Section:
     """Make a part of the report of tables as a leaderboard or a paper's comparison has them.
 
     Args:
@@ -25,10 +25,10 @@ def as_section(title: str, text: str, tables: Sequence[Written], notes: Sequence
         tables: Their first column is what a row is about.
         notes: Lines below them.
     """
-    return Section(title, text, tables=[as_table(table) for table in tables], notes=list(notes))
+    return Section(title, text, tables=[convert_text_table(table) for table in tables], notes=list(notes))
 
 
-def as_table(table: Written) -> Table:
+def convert_text_table(table: TextTable) -> Table:
     """Make a table of the report of one that is written as text; a row without a name is of the one above it."""
     columns = []
     for i, head in enumerate(table.heads):
@@ -39,7 +39,8 @@ def as_table(table: Written) -> Table:
     for cells in table.rows:
         name = cells[0] or name
         values = [
-            Value(cell, number(cell) if not head.left else cell) for cell, head in zip(cells, table.heads, strict=True)
+            Value(cell, leading_number(cell) if not head.left else cell)
+            for cell, head in zip(cells, table.heads, strict=True)
         ]
         rows.append(Row([Value(name), *values[1:]]))
     notes = [table.note] if table.note else []
@@ -47,7 +48,7 @@ def as_table(table: Written) -> Table:
     return Table(table.title, columns, rows, notes=notes, filtered=False, sortable=whole)
 
 
-def number(text: str) -> float:
+def leading_number(text: str) -> float:
     """Give the number that a cell begins with, by which it is sorted; NaN, which stays last, if it begins with none."""
     found = _NUMBER.match(text)
     return float(found[0].replace(",", "").replace("−", "-")) if found else math.nan
@@ -59,7 +60,9 @@ def beside_paper(compared: pd.DataFrame) -> Section:
     Args:
         compared: What `compare` returns.
     """
-    from analysis.tables.published_comparison_tables import arrange, write_table
+    from analysis.tables.published_comparison_tables import arrange_comparison, comparison_text_table
 
-    grid = arrange(compared)
-    return as_section("Beside the paper", "", [write_table(grid, str(compared.attrs["source"]))], grid.notes)
+    grid = arrange_comparison(compared)
+    return text_tables_section(
+        "Beside the paper", "", [comparison_text_table(grid, str(compared.attrs["source"]))], grid.notes
+    )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from markupsafe import Markup
 
 from analysis.frame.metric_display import Metric
-from analysis.tables.text_tables import clean
+from analysis.tables.text_tables import make_printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -203,7 +203,7 @@ def write_page(
     from analysis.reports.inline_svg import inline_svg
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"breakable": _breakable, "clean": clean, "sort_value": _sort_value}
+    environment.filters |= {"breakable": _add_line_breaks, "clean": make_printable, "sort_value": _sort_value}
     drawn: list[str] = []
     for drawing in (drawing for section in sections for drawing in section.drawings):
         if tell:
@@ -217,8 +217,8 @@ def write_page(
         about=about or {},
         warnings=warnings,
         banner=banner,
-        places=_places(sections),
-        choices=_choices(sections),
+        places=_list_places(sections),
+        choices=_choosable_columns(sections),
         next_svg=iter(drawn).__next__,
         style=read_template("report.css"),
         script=script,
@@ -231,11 +231,11 @@ def read_template(name: str) -> str:
     return files("analysis.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _places(sections: Sequence[Section]) -> list[str]:
+def _list_places(sections: Sequence[Section]) -> list[str]:
     return list(dict.fromkeys(table.place for section in sections for table in section.tables if table.place))
 
 
-def _choices(sections: Sequence[Section]) -> list[Column]:
+def _choosable_columns(sections: Sequence[Section]) -> list[Column]:
     """List the columns that may be shown and hidden, each metric once; it shows if it does in one of the tables."""
     found: dict[str, Column] = {}
     for column in (column for section in sections for table in section.tables for column in table.columns):
@@ -244,7 +244,7 @@ def _choices(sections: Sequence[Section]) -> list[Column]:
     return list(found.values())
 
 
-def _breakable(name: str) -> Markup:
+def _add_line_breaks(name: str) -> Markup:
     """Let a long name break where its parts end."""
     return Markup("<wbr>").join(re.split(r"(?<=\w[_(,=.])(?=[^\W\d])", name))
 
@@ -253,4 +253,4 @@ def _sort_value(value: Value) -> str:
     """Write what a place is sorted by; "" stays last."""
     if isinstance(value.sort, float | int):
         return "" if math.isnan(value.sort) else format(value.sort, ".12g")
-    return clean(value.text if value.sort is None else value.sort)
+    return make_printable(value.text if value.sort is None else value.sort)

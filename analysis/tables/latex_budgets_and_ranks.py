@@ -9,10 +9,10 @@ import pandas as pd
 
 from analysis.comparisons.average_ranks import average_ranks, explain_ranks
 from analysis.comparisons.best_within_budget import BUDGETS, best_within_budget
-from analysis.comparisons.pareto_fronts import COSTS
+from analysis.comparisons.pareto_fronts import COST_NAMES
 from analysis.frame.metric_display import Metric, describe
-from analysis.frame.seed_statistics import CELL, name_cell
-from analysis.tables.latex_leaderboard import banner_of, escape
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, group_title
+from analysis.tables.latex_leaderboard import banner_sentence, escape_latex
 
 
 def latex_comparisons(board: pd.DataFrame, *, label: str | None = None) -> list[str]:
@@ -55,13 +55,17 @@ def latex_ranks(
     """
     ranks = average_ranks(frame, by)
     rows = [
-        [escape(str(row["label"])), f"{row['average_rank']:.2f}", escape(row["letters"])]
+        [escape_latex(str(row["label"])), f"{row['average_rank']:.2f}", escape_latex(row["letters"])]
         for row in ranks.to_dict("records")
     ]
     said = f"{explain_ranks(ranks)} Methods that share a letter are not shown to differ."
     heads = ["method", r"average rank $\downarrow$", "groups"]
     return _table(
-        "lrl", heads, [rows], (caption or escape(said).replace(r"$\chi$2", r"$\chi^2$")) + banner_of(frame), label
+        "lrl",
+        heads,
+        [rows],
+        (caption or escape_latex(said).replace(r"$\chi$2", r"$\chi^2$")) + banner_sentence(frame),
+        label,
     )
 
 
@@ -89,29 +93,29 @@ def latex_budgets(
     """
     best = best_within_budget(frame, by, budgets)
     metric = describe(str(best.attrs["by"]))
-    costs = [describe(cost) for cost in COSTS if f"{cost}_mean" in best]
+    costs = [describe(cost) for cost in COST_NAMES if f"{cost}_mean" in best]
     arrow = {"higher": r"\uparrow", "lower": r"\downarrow"}[str(metric.better)]
-    heads = ["budget", "best method", rf"{escape(metric.header)} ${arrow}$"]
-    heads += [rf"{escape(cost.header)} $\downarrow$" for cost in costs]
+    heads = ["budget", "best method", rf"{escape_latex(metric.header)} ${arrow}$"]
+    heads += [rf"{escape_latex(cost.header)} $\downarrow$" for cost in costs]
     parts, titles = [], []
-    for cell, rows in best.groupby(CELL, sort=False):
+    for cell, rows in best.groupby(DATASET_AND_ARCHITECTURE, sort=False):
         parts.append([_budget_row(row, metric, costs) for row in rows.to_dict("records")])
-        titles.append(name_cell(cell))
+        titles.append(group_title(cell))
     said = (
         f"The best method ({metric.title}, mean ± sample standard deviation over seeds) that costs at most the given "
         "multiple of training one network plainly, or of its prediction."
     )
     columns = "llr" + "r" * len(costs)
-    return _table(columns, heads, parts, (caption or escape(said)) + banner_of(frame), label, titles=titles)
+    return _table(columns, heads, parts, (caption or escape_latex(said)) + banner_sentence(frame), label, titles=titles)
 
 
 def _budget_row(row: dict[Any, Any], metric: Metric, costs: Sequence[Metric]) -> list[str]:
-    mean, std = float(row[f"{metric.name}_mean"]), metric.write_spread(float(row[f"{metric.name}_std"]))
+    mean, std = float(row[f"{metric.name}_mean"]), metric.format_std(float(row[f"{metric.name}_std"]))
     spread = rf"\mathrm{{{std}}}" if std == "n/a" else std
-    figure = rf"${metric.write(mean)} \pm {spread}$" if metric.spread else f"${metric.write(mean)}$"
-    paid = [f"${cost.write(float(row[f'{cost.name}_mean']))}$" for cost in costs]
-    budget = rf"{COSTS[row['cost']]} $\leq {row['budget']:g}\times$"
-    return [budget, escape(str(row["label"])), figure, *paid]
+    figure = rf"${metric.format_value(mean)} \pm {spread}$" if metric.spread else f"${metric.format_value(mean)}$"
+    paid = [f"${cost.format_value(float(row[f'{cost.name}_mean']))}$" for cost in costs]
+    budget = rf"{COST_NAMES[row['cost']]} $\leq {row['budget']:g}\times$"
+    return [budget, escape_latex(str(row["label"])), figure, *paid]
 
 
 def _table(
@@ -128,6 +132,6 @@ def _table(
     for i, rows in enumerate(parts):
         lines.append("\\midrule")
         if titles:
-            lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(titles[i])}}}}} \\")
+            lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape_latex(titles[i])}}}}} \\")
         lines += [" & ".join(row) + r" \\" for row in rows]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])

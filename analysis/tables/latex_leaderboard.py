@@ -10,9 +10,9 @@ import pandas as pd
 
 from analysis.comparisons.leaderboard import leaderboard
 from analysis.frame.metric_display import Metric, describe
-from analysis.tables.leaderboard_tables import sections
+from analysis.tables.leaderboard_tables import split_board
 
-COLUMNS = (
+LATEX_COLUMNS = (
     "accuracy",
     "bpc",
     "nll",
@@ -25,7 +25,7 @@ COLUMNS = (
 )
 """The columns of a table unless others are asked for, as far as the runs have them."""
 
-_SPECIAL = {
+_LATEX_OF = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -46,16 +46,19 @@ _SPECIAL = {
     "—": "---",
     "…": r"\dots{}",
 }
-_GREEK = (
+_GREEK_NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho finalsigma "
     "sigma tau upsilon phi chi psi omega"
 )
-_CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
-_NO_COMMAND = {"omicron": "o", "finalsigma": r"\varsigma"}
-_SPECIAL |= {chr(ord("α") + i): "$" + _NO_COMMAND.get(name, "\\" + name) + "$" for i, name in enumerate(_GREEK.split())}
-_SPECIAL |= dict(zip("ΓΔΘΛΞΠΣΦΨΩ", (f"$\\{n}$" for n in _CAPITALS.split()), strict=True))
+_CAPITAL_NAMES = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+_LETTERS_WITHOUT_COMMAND = {"omicron": "o", "finalsigma": r"\varsigma"}
+_LATEX_OF |= {
+    chr(ord("α") + i): "$" + _LETTERS_WITHOUT_COMMAND.get(name, "\\" + name) + "$"
+    for i, name in enumerate(_GREEK_NAMES.split())
+}
+_LATEX_OF |= dict(zip("ΓΔΘΛΞΠΣΦΨΩ", (f"$\\{n}$" for n in _CAPITAL_NAMES.split()), strict=True))
 
-_HELD = 20  # tables that LaTeX has to keep until it finds a place for them; it can keep about fifty
+_MAX_FLOATS = 20  # tables that LaTeX has to keep until it finds a place for them; it can keep about fifty
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage[paperwidth=297mm,paperheight=HEIGHTmm,margin=1.5cm]{geometry}
@@ -70,7 +73,7 @@ _PREAMBLE = r"""\documentclass{article}
 
 def latex(
     board: pd.DataFrame,
-    metrics: Sequence[str] = COLUMNS,
+    metrics: Sequence[str] = LATEX_COLUMNS,
     *,
     caption: str | None = None,
     label: str = "tab:leaderboard",
@@ -90,10 +93,10 @@ def latex(
     """
     if "run_id" in board:
         board = leaderboard(board)
-    shown = [describe(name) for name in metrics if _has(board, name)]
-    cells = list(sections(board, metrics))
-    body = pd.concat([_format(rows, shown) for _, rows, _ in cells], ignore_index=True)
-    body.index = pd.Index([escape(str(name)) for name in board["label"]])
+    shown = [describe(name) for name in metrics if _has_metric(board, name)]
+    cells = list(split_board(board, metrics))
+    body = pd.concat([_format_rows(rows, shown) for _, rows, _ in cells], ignore_index=True)
+    body.index = pd.Index([escape_latex(str(name)) for name in board["label"]])
     body.columns = pd.Index([_header(metric) for metric in shown])
     written = body.style.to_latex(
         column_format="l" + "r" * len(shown),
@@ -101,19 +104,21 @@ def latex(
         position_float="centering",
         hrules=True,
         label=label,
-        caption=caption + banner_of(board) if caption else _caption(board, [title for title, _, _ in cells], metrics),
+        caption=caption + banner_sentence(board)
+        if caption
+        else _caption(board, [title for title, _, _ in cells], metrics),
     )
-    return _head_sections(str(written), cells) if len(cells) > 1 else str(written)
+    return _insert_section_titles(str(written), cells) if len(cells) > 1 else str(written)
 
 
-def _head_sections(written: str, cells: Sequence[tuple[str, pd.DataFrame, list[Metric]]]) -> str:
+def _insert_section_titles(written: str, cells: Sequence[tuple[str, pd.DataFrame, list[Metric]]]) -> str:
     r"""Put a rule and a title above the rows of each dataset and architecture."""
     head, _, rest = written.partition("\\midrule\n")
     lines = rest.splitlines(keepends=True)
     columns = lines[0].count(" & ") + 1
     body: list[str] = []
     for title, rows, _ in cells:
-        body += ["\\midrule\n", f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{escape(title)}}}}} \\\\\n"]
+        body += ["\\midrule\n", f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{escape_latex(title)}}}}} \\\\\n"]
         body += lines[: len(rows)]
         lines = lines[len(rows) :]
     return head + "".join([*body, *lines])
@@ -135,48 +140,48 @@ def document(*tables: str) -> str:
         tables: What `latex` returned.
     """
     height = max([210, *(60 + 4 * table.count("\\\\\n") for table in tables)])  # mm; A4, and 4 mm a row
-    parts = ["\n".join(tables[i : i + _HELD]) for i in range(0, len(tables), _HELD)]
+    parts = ["\n".join(tables[i : i + _MAX_FLOATS]) for i in range(0, len(tables), _MAX_FLOATS)]
     return _PREAMBLE.replace("HEIGHT", str(height)) + "\\clearpage\n".join(parts) + "\\end{document}\n"
 
 
-def escape(text: str) -> str:
+def escape_latex(text: str) -> str:
     r"""Write a name so that LaTeX prints it as it is.
 
     Greek letters and a few signs become math; of other characters outside Latin scripts, which pdflatex cannot
     print, a question mark remains.
     """
-    written = "".join(_SPECIAL.get(character) or _printable(character) for character in text)
+    written = "".join(_LATEX_OF.get(character) or _plain_latin(character) for character in text)
     return "{}" + written if written.startswith(("[", "*")) else written  # else an option of the row break before it
 
 
-def _printable(character: str) -> str:
+def _plain_latin(character: str) -> str:
     if character.isascii():
         return character if character.isprintable() else " "
     name = unicodedata.name(character, "")
     if name.startswith("LATIN") and ord(character) < 0x100 and character not in "ÐðÞþ":
         return character
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-    return "".join(_SPECIAL.get(c, c) for c in plain) or "?"
+    return "".join(_LATEX_OF.get(c, c) for c in plain) or "?"
 
 
-def _has(board: pd.DataFrame, name: str) -> bool:
+def _has_metric(board: pd.DataFrame, name: str) -> bool:
     return f"{name}_mean" in board and bool(board[f"{name}_mean"].notna().any())
 
 
 def _header(metric: Metric) -> str:
     arrow = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", None: ""}[metric.better]
-    return f"{escape(metric.header)}{arrow}"
+    return f"{escape_latex(metric.header)}{arrow}"
 
 
-def _format(rows: pd.DataFrame, shown: Sequence[Metric]) -> pd.DataFrame:
+def _format_rows(rows: pd.DataFrame, shown: Sequence[Metric]) -> pd.DataFrame:
     """The figures of one dataset and architecture as LaTeX."""
     columns = {}
     for metric in shown:
-        means = [metric.write(float(mean)) for mean in rows[f"{metric.name}_mean"]]
+        means = [metric.format_value(float(mean)) for mean in rows[f"{metric.name}_mean"]]
         best = best_mean(means, metric)
-        stds = [metric.write_spread(float(std)) for std in rows[f"{metric.name}_std"]]
+        stds = [metric.format_std(float(std)) for std in rows[f"{metric.name}_std"]]
         columns[metric.name] = [
-            _figure(mean, std if metric.spread else "", bold=mean == best)
+            _format_figure(mean, std if metric.spread else "", bold=mean == best)
             for mean, std in zip(means, stds, strict=True)
         ]
     return pd.DataFrame(columns)
@@ -198,7 +203,7 @@ def best_mean(means: Sequence[str], metric: Metric) -> str | None:
     return (max if metric.better == "higher" else min)(present, key=float)
 
 
-def _figure(mean: str, std: str, *, bold: bool) -> str:
+def _format_figure(mean: str, std: str, *, bold: bool) -> str:
     if not mean:
         return "--"
     spread = f" \\pm {std}" if std != "n/a" else r" \pm \mathrm{n/a}"
@@ -211,56 +216,56 @@ def _caption(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str])
     if len(counts) == 1:
         over = f"$n = {counts[0]}$ seed{'s' if counts[0] > 1 else ''}"
     else:
-        over = f"$n = {counts[-1]}$ seeds (fewer for {_fewer(board, titles)})"
-    where = f"{escape(titles[0])}, " if len(titles) == 1 else ""
-    split = escape(str(board["evaluated_on"].iloc[0]))
+        over = f"$n = {counts[-1]}$ seeds (fewer for {_name_entries_with_fewer_seeds(board, titles)})"
+    where = f"{escape_latex(titles[0])}, " if len(titles) == 1 else ""
+    split = escape_latex(str(board["evaluated_on"].iloc[0]))
     split = split if where else split.capitalize()
     within = "" if len(titles) == 1 else " of each dataset and architecture"
     return (
         f"{where}{split} data: mean $\\pm$ sample standard deviation over {over}. "
         f"The best mean of each metric{within} is bold."
-        f"{_tuning(board)}{_partial(board, titles, metrics)}{_left_out(board)}{_warnings(board)}"
+        f"{_tuning_sentences(board)}{_incomplete_metric_sentences(board, titles, metrics)}{_left_out_sentence(board)}{_warning_sentences(board)}"
     )
 
 
-def _fewer(board: pd.DataFrame, titles: Sequence[str]) -> str:
+def _name_entries_with_fewer_seeds(board: pd.DataFrame, titles: Sequence[str]) -> str:
     """Name the entries with fewer seeds than the others, and how many they have."""
     rows = board[board["n"] < board["n"].max()].to_dict("records")
-    return "; ".join(f"{_entry(row, titles)}: {row['n']}" for row in rows)
+    return "; ".join(f"{_entry_name(row, titles)}: {row['n']}" for row in rows)
 
 
-def _partial(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str]) -> str:
+def _incomplete_metric_sentences(board: pd.DataFrame, titles: Sequence[str], metrics: Sequence[str]) -> str:
     """Name the entries whose mean of one metric is over fewer seeds than n."""
     named = [
-        f" {_entry(entry, titles)}: {escape(describe(entry['metric']).title)} from {entry['present']} seeds."
+        f" {_entry_name(entry, titles)}: {escape_latex(describe(entry['metric']).title)} from {entry['present']} seeds."
         for entry in board.attrs.get("partial", [])
         if entry["metric"] in metrics
     ]
     return "".join(named)
 
 
-def _tuning(board: pd.DataFrame) -> str:
+def _tuning_sentences(board: pd.DataFrame) -> str:
     """Say which values were tuned, and with how much, and that a rehearsal is no result."""
-    return (f" {escape(note)}" if (note := board.attrs.get("tuning")) else "") + banner_of(board)
+    return (f" {escape_latex(note)}" if (note := board.attrs.get("tuning")) else "") + banner_sentence(board)
 
 
-def banner_of(frame: pd.DataFrame) -> str:
+def banner_sentence(frame: pd.DataFrame) -> str:
     """Say, at the end of a caption, that a rehearsal is no result; nothing for real runs."""
-    return f" {escape(note)}" if (note := frame.attrs.get("banner")) else ""
+    return f" {escape_latex(note)}" if (note := frame.attrs.get("banner")) else ""
 
 
-def _left_out(board: pd.DataFrame) -> str:
+def _left_out_sentence(board: pd.DataFrame) -> str:
     """Say which runs the table leaves out because they were chosen on test data."""
-    return f" {escape(note)}" if (note := board.attrs.get("left_out")) else ""
+    return f" {escape_latex(note)}" if (note := board.attrs.get("left_out")) else ""
 
 
-def _warnings(board: pd.DataFrame) -> str:
+def _warning_sentences(board: pd.DataFrame) -> str:
     """Say what a reader must not overlook: runs that are not finished, and too few seeds."""
     warnings = [note for note in board.attrs.get("notes", []) if note.startswith(("Not shown, ", "Warning: "))]
     told = [note for note in warnings if "Δ" not in note]  # no differences stand here
-    return "".join(f" {escape(note)}" for note in told)
+    return "".join(f" {escape_latex(note)}" for note in told)
 
 
-def _entry(row: Mapping[Any, object], titles: Sequence[str]) -> str:
+def _entry_name(row: Mapping[Any, object], titles: Sequence[str]) -> str:
     where = "" if len(titles) == 1 else f" on {row['dataset']}, {row['architecture']}"
-    return escape(f"{row['label']}{where}")
+    return escape_latex(f"{row['label']}{where}")

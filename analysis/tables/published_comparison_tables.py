@@ -9,29 +9,29 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from analysis.frame.unfinished_runs import unfinished_notes
-from analysis.tables.latex_leaderboard import escape, label_of
-from analysis.tables.text_tables import Head, Table, letter, markdown, text
+from analysis.tables.latex_leaderboard import escape_latex, label_of
+from analysis.tables.text_tables import ColumnHead, TextTable, footnote_letter, render_markdown, render_text
 
 Format = Literal["text", "latex", "markdown", "csv"]
 
 
-LINES = ("paper", "ours", "difference")
+LINE_NAMES = ("paper", "ours", "difference")
 """The lines of a row, from top to bottom."""
 
 
-MISSING, UNMEASURED = "missing", "not measured"
+MISSING, NOT_MEASURED = "missing", "not measured"
 """What stands in our line where no run is finished, and where none has the metric."""
 
 
-CHOSEN = "Ours was chosen on test data."
+CHOSEN_ON_TEST = "Ours was chosen on test data."
 """What stands below the table of such a value."""
 
 
-NOTHING = "–"
+NO_VALUE = "–"
 """What stands where the paper gives nothing, or where there is nothing to subtract."""
 
 
-class Grid(NamedTuple):
+class ComparisonGrid(NamedTuple):
     """A table as it is written: a line of cells for each of the paper's, ours and the difference.
 
     Attributes:
@@ -45,19 +45,21 @@ class Grid(NamedTuple):
     notes: list[str]
 
 
-def arrange(compared: pd.DataFrame) -> Grid:
+def arrange_comparison(compared: pd.DataFrame) -> ComparisonGrid:
     """Arrange the values of `compare` as the paper's table has them, three lines a row."""
     columns = list(dict.fromkeys(map(str, compared["column"])))
     marks: dict[str, str] = {}
     rows = []
     for name, values in compared.groupby("row", sort=False):
         cells = {str(value["column"]): value for value in values.to_dict("records")}
-        lines = [[write(cells.get(column, {}), line, marks) for column in columns] for line in LINES]
+        lines = [[format_cell(cells.get(column, {}), line, marks) for column in columns] for line in LINE_NAMES]
         rows.append((str(name), lines))
-    return Grid(columns, rows, [*remarks(compared), *(f"[{mark}] {note}" for note, mark in marks.items())])
+    return ComparisonGrid(
+        columns, rows, [*comparison_notes(compared), *(f"[{mark}] {note}" for note, mark in marks.items())]
+    )
 
 
-def write(value: Mapping[object, object], line: str, marks: dict[str, str]) -> str:
+def format_cell(value: Mapping[object, object], line: str, marks: dict[str, str]) -> str:
     """Write one line of a cell.
 
     Args:
@@ -67,29 +69,29 @@ def write(value: Mapping[object, object], line: str, marks: dict[str, str]) -> s
     """
     if not value:
         return ""
-    figure = {str(key): float(str(value[key])) for key in _FIGURES}
+    figure = {str(key): float(str(value[key])) for key in _NUMERIC_COLUMNS}
     digits = int(str(value["decimals"]))
     stated, note = not math.isnan(figure["paper_mean"]), str(value["note"])
     if line == "paper":
-        mark = f" [{marks.setdefault(note, letter(len(marks)))}]" if note else ""
-        return (str(value["stated"]) or NOTHING).replace("-", "−") + mark
+        mark = f" [{marks.setdefault(note, footnote_letter(len(marks)))}]" if note else ""
+        return (str(value["stated"]) or NO_VALUE).replace("-", "−") + mark
     if not value["label"]:
-        return NOTHING
+        return NO_VALUE
     if line == "ours":
         if not figure["ours_n"]:
-            return UNMEASURED if value["runs"] else MISSING
+            return NOT_MEASURED if value["runs"] else MISSING
         n, planned = int(figure["ours_n"]), int(str(value["runs"])) + int(str(value["unfinished"]))
-        notes = [CHOSEN] if value["chosen_on"] else []
+        notes = [CHOSEN_ON_TEST] if value["chosen_on"] else []
         notes += [f"Ours is over {n} of {planned} runs."] if n < planned else []
-        written = [f" [{marks.setdefault(note, letter(len(marks)))}]" for note in notes]
-        return spread(figure["ours_mean"], figure["ours_std"], digits) + "".join(written)
+        written = [f" [{marks.setdefault(note, footnote_letter(len(marks)))}]" for note in notes]
+        return format_with_std(figure["ours_mean"], figure["ours_std"], digits) + "".join(written)
     if not stated or not figure["ours_n"]:
-        return NOTHING
+        return NO_VALUE
     interval = "n/a" if math.isnan(figure["low"]) else f"{figure['low']:+.{digits}f}, {figure['high']:+.{digits}f}"
     return f"{figure['difference']:+.{digits}f} [{interval}]".replace("-", "−")
 
 
-_FIGURES = (
+_NUMERIC_COLUMNS = (
     "paper_mean",
     "paper_std",
     "ours_mean",
@@ -103,13 +105,13 @@ _FIGURES = (
 )
 
 
-def spread(mean: float, std: float, digits: int) -> str:
+def format_with_std(mean: float, std: float, digits: int) -> str:
     """Write a mean and its spread, if it has one, with so many decimals."""
     written = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
     return written.replace("-", "−")
 
 
-def remarks(compared: pd.DataFrame) -> list[str]:
+def comparison_notes(compared: pd.DataFrame) -> list[str]:
     """Say what the table shows: whose values, over how many runs, and which of ours are missing."""
     attrs = compared.attrs
     runs = compared[compared["label"] != ""]
@@ -117,7 +119,7 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     over = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "no"
     absent, unmeasured = runs[runs["runs"] == 0], runs[(runs["runs"] > 0) & (runs["ours_n"] == 0)]
     told = [
-        f"Paper: {attrs['source']}; {_count_paper(attrs)}.",
+        f"Paper: {attrs['source']}; {_paper_runs(attrs)}.",
         f"Ours: mean ± sample standard deviation over {over} runs; difference: ours − paper [Welch 95 % interval; n/a "
         "where a side has one run or no spread].",
     ]
@@ -129,7 +131,7 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     return [*filter(None, [attrs.get("banner", "")]), *told, *filter(None, [attrs.get("remark", "")])]
 
 
-def _count_paper(attrs: Mapping[Any, Any]) -> str:
+def _paper_runs(attrs: Mapping[Any, Any]) -> str:
     """Say over how many runs the paper's values are."""
     if attrs["seeds"] == 1:
         return "one run"
@@ -157,35 +159,35 @@ def render_paper(
         return compared.to_csv(index=False, lineterminator="\n")
     if format not in ("text", "markdown", "latex"):
         raise ValueError(f"format must be text, latex, markdown or csv, not {format!r}")
-    grid, title = arrange(compared), str(compared.attrs["source"])
+    grid, title = arrange_comparison(compared), str(compared.attrs["source"])
     if format == "latex":
-        return _latex(grid, label or label_of(title))
+        return _latex_table(grid, label or label_of(title))
     return (
-        text([write_table(grid, title)], grid.notes, width)
+        render_text([comparison_text_table(grid, title)], grid.notes, width)
         if format == "text"
-        else markdown([write_table(grid, title)], grid.notes)
+        else render_markdown([comparison_text_table(grid, title)], grid.notes)
     )
 
 
-def _lines(grid: Grid) -> list[list[str]]:
+def _table_rows(grid: ComparisonGrid) -> list[list[str]]:
     """Give every line of a table with its first two cells: the row's name and what the line is."""
     return [
-        [name if line == LINES[0] else "", line, *cells]
+        [name if line == LINE_NAMES[0] else "", line, *cells]
         for name, lines in grid.rows
-        for line, cells in zip(LINES, lines, strict=True)
+        for line, cells in zip(LINE_NAMES, lines, strict=True)
     ]
 
 
-def write_table(grid: Grid, title: str) -> Table:
+def comparison_text_table(grid: ComparisonGrid, title: str) -> TextTable:
     """Make a table as it is read of the paper's."""
-    heads = [Head("row", left=True), Head("line", left=True), *map(Head, grid.columns)]
-    return Table(title, heads, _lines(grid), repeated=2)
+    heads = [ColumnHead("row", left=True), ColumnHead("line", left=True), *map(ColumnHead, grid.columns)]
+    return TextTable(title, heads, _table_rows(grid), repeated_columns=2)
 
 
-def _latex(grid: Grid, label: str) -> str:
-    lines = _lines(grid)
-    heads = ["", "", *map(escape, grid.columns)]
-    body = pd.DataFrame([[escape(cell) for cell in line] for line in lines])
+def _latex_table(grid: ComparisonGrid, label: str) -> str:
+    lines = _table_rows(grid)
+    heads = ["", "", *map(escape_latex, grid.columns)]
+    body = pd.DataFrame([[escape_latex(cell) for cell in line] for line in lines])
     written: str = (
         body.style.format_index(lambda i: heads[int(str(i))], axis=1)
         .hide(axis=0)
@@ -195,11 +197,11 @@ def _latex(grid: Grid, label: str) -> str:
             position_float="centering",
             hrules=True,
             label=label,
-            caption=" ".join(map(escape, grid.notes)),
+            caption=" ".join(map(escape_latex, grid.notes)),
         )
     )
     head, rule, rest = written.partition("\\midrule\n")
     rows = rest.splitlines(keepends=True)
-    for i in range(len(lines) - len(LINES), 0, -len(LINES)):
+    for i in range(len(lines) - len(LINE_NAMES), 0, -len(LINE_NAMES)):
         rows.insert(i, "\\addlinespace\n")
     return head + rule + "".join(rows)

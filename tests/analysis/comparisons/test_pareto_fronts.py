@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import best_within_budget, leaderboard, pareto_fronts
-from analysis.comparisons.pareto_fronts import undominated
+from analysis.comparisons.pareto_fronts import is_undominated
 
 
 def entry(label, accuracy, train, predict=1, **columns):
@@ -35,7 +35,7 @@ def test_undominated_points_are_those_of_a_naive_search(seed):
     points = pd.DataFrame(random.integers(0, 6, (30, 2)), columns=["quality", "cost"], index=random.permutation(30))
     values = points.to_numpy()
     expected = [not any((other <= one).all() and (other < one).any() for other in values) for one in values]
-    found = undominated(points)
+    found = is_undominated(points)
     assert found.index.equals(points.index) and found.tolist() == expected
 
 

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import ttest_ind
 
 from analysis import compare, document, render_paper
-from analysis.comparisons.published_comparison import welch
-from analysis.tables.text_tables import letter
+from analysis.comparisons.published_comparison import welch_interval
+from analysis.tables.text_tables import footnote_letter
 
 CELL = {"dataset": "cifar10", "architecture": "resnet20"}
 
@@ -39,7 +39,7 @@ def ours(label, values, metric="accuracy"):
 def test_the_interval_is_scipys(n, m):
     rng = np.random.default_rng(n * m)
     a, b = rng.normal(81, 0.3, n), rng.normal(80.5, 0.1, m)
-    low, high = welch(a.mean(), a.std(ddof=1), n, b.mean(), b.std(ddof=1), m)
+    low, high = welch_interval(a.mean(), a.std(ddof=1), n, b.mean(), b.std(ddof=1), m)
     expected = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-12)
 
@@ -48,11 +48,11 @@ def test_the_interval_is_scipys(n, m):
     "sides", [(81.0, math.nan, 1, 80.0, 0.1, 5), (81.0, 0.1, 3, 80.0, math.nan, 1), (math.nan, math.nan, 0, 80, 0.1, 5)]
 )
 def test_one_run_has_no_interval(sides):
-    assert all(math.isnan(bound) for bound in welch(*sides))
+    assert all(math.isnan(bound) for bound in welch_interval(*sides))
 
 
 def test_without_any_spread_there_is_no_interval():
-    assert all(math.isnan(bound) for bound in welch(81.0, 0.0, 3, 80.0, 0.0, 5))
+    assert all(math.isnan(bound) for bound in welch_interval(81.0, 0.0, 3, 80.0, 0.0, 5))
 
 
 def test_both_sides_and_their_difference():
@@ -61,7 +61,7 @@ def test_both_sides_and_their_difference():
     a, b = compare(paper, frame).to_dict("records")
     assert (a["ours_mean"], a["ours_std"], a["ours_n"]) == pytest.approx((81.2, 0.2, 3))
     assert a["difference"] == pytest.approx(-0.15)
-    assert (a["low"], a["high"]) == pytest.approx(welch(81.2, 0.2, 3, 81.35, 0.16, 5))
+    assert (a["low"], a["high"]) == pytest.approx(welch_interval(81.2, 0.2, 3, 81.35, 0.16, 5))
     assert b["ours_n"] == 0 and all(math.isnan(b[name]) for name in ("ours_mean", "difference", "low", "high"))
 
 
@@ -173,7 +173,7 @@ def test_the_label_of_latex_is_made_of_the_source_unless_given():
 
 
 def test_marks_go_on_after_z():
-    assert [letter(i) for i in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
+    assert [footnote_letter(i) for i in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
 
 
 def test_a_value_that_lacks_runs_is_marked_and_they_are_named():

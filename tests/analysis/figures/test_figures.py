@@ -16,7 +16,7 @@ from analysis import (
     save,
 )
 from analysis.figures.reliability_plot import bin_confidence
-from analysis.figures.style import looks
+from analysis.figures.style import assign_styles
 
 
 @pytest.fixture
@@ -177,11 +177,11 @@ def test_bins():
 
 
 def test_every_method_looks_different():
-    found = looks([f"method {i}" for i in range(80)] + ["sgd"])
+    found = assign_styles([f"method {i}" for i in range(80)] + ["sgd"])
     assert len({(look.color, look.marker) for look in found.values()}) == 81
     assert found["sgd"].color == (0.0, 0.0, 0.0)
 
 
 def test_names_are_ordered_as_people_count():
     names = ["T0 = 40", "T0 = 120", "T0 = 1.5", "late", "sgd", "late_2", "7"]
-    assert list(looks(names)) == ["sgd", "7", "T0 = 1.5", "T0 = 40", "T0 = 120", "late", "late_2"]
+    assert list(assign_styles(names)) == ["sgd", "7", "T0 = 1.5", "T0 = 40", "T0 = 120", "late", "late_2"]

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from analysis import scores_along_path
-from analysis.figures.path_plot import horizontals
-from analysis.figures.style import looks_of
+from analysis.figures.path_plot import horizontal_levels
+from analysis.figures.style import method_styles
 from tests.analysis.conftest import LATE
 
 DIP = np.array([0.0, 3.0, 0.0])
@@ -30,7 +30,7 @@ def legend(figure):
 
 
 def test_one_network_or_a_pair(cifar):
-    color = looks_of(cifar)[LATE].color
+    color = method_styles(cifar)[LATE].color
     one, pair = (scores_along_path(cifar, points=points) for points in ("one", "pair"))
     assert [ax.get_title() for ax in one.axes + pair.axes] == [
         "cifar10 · resnet20\nP(α)",
@@ -43,7 +43,7 @@ def test_one_network_or_a_pair(cifar):
 def test_both_in_one_panel(cifar):
     figure = scores_along_path(cifar, points="both")
     (ax,) = figure.axes
-    found = curves(ax, looks_of(cifar)[LATE].color)
+    found = curves(ax, method_styles(cifar)[LATE].color)
     np.testing.assert_allclose(found["--"], 94.1 - 1 - DIP)
     np.testing.assert_allclose(found["-"], 94.1 - DIP)
     assert ax.get_title() == "cifar10 · resnet20"
@@ -53,7 +53,7 @@ def test_both_in_one_panel(cifar):
 def test_references_are_horizontal_even_if_they_have_a_path(cifar):
     figure = scores_along_path(cifar, points="both", references=[DEEP, "swa"])
     (ax,) = figure.axes
-    look = looks_of(cifar)
+    look = method_styles(cifar)
     assert curves(ax, look[DEEP].color) == {}, "their own path is not drawn"
     levels = {line.get_color(): line.get_ydata()[0] for line in ax.get_lines() if list(line.get_xdata()) == [0, 1]}
     means = {look[DEEP].color: 95.2, look["swa"].color: 94.1, "black": 93.2}
@@ -67,7 +67,7 @@ def test_several_entries_of_plain_training_are_no_line(cifar):
     both = pd.concat([cifar, other], ignore_index=True)
     both.attrs = cifar.attrs
     for runs, expected in ((cifar, {"": 93.2, "swa": 94.1}), (both, {"swa": 94.1})):
-        (found,) = horizontals(runs, "accuracy", ["swa"], "probabilities").values()
+        (found,) = horizontal_levels(runs, "accuracy", ["swa"], "probabilities").values()
         assert found == pytest.approx(expected)
 
 
@@ -83,7 +83,7 @@ def test_logits_instead_of_probabilities(cifar, monkeypatch):
     monkeypatch.setattr("analysis.figures.path_plot.load_arrays", lambda frame, name: paths)
     late = cifar.assign(**{"logit_average/accuracy": np.where(cifar["label"] == DEEP, 96.0, np.nan)})
     (ax,) = scores_along_path(late, points="pair", average="logits", references=[DEEP]).axes
-    np.testing.assert_allclose(curves(ax, looks_of(cifar)[LATE].color)["-"], 90 + DIP)
+    np.testing.assert_allclose(curves(ax, method_styles(cifar)[LATE].color)["-"], 90 + DIP)
     levels = sorted(line.get_ydata()[0] for line in ax.get_lines() if list(line.get_xdata()) == [0, 1])
     assert levels == pytest.approx([93.2, 96.0]), "an ensemble's logits, too; plain training has one network"
 
@@ -99,8 +99,8 @@ def test_a_path_that_goes_on_beyond_its_ends_marks_them(cifar, monkeypatch):
 
 def test_colours_know_plain_training_by_its_method():
     frame = pd.DataFrame({"label": ["Base (SGD)", "swa"], "method": ["sgd", "swa"]})
-    assert looks_of(frame)["Base (SGD)"].color == (0.0, 0.0, 0.0)
-    assert list(looks_of(frame)) == ["Base (SGD)", "swa"]
+    assert method_styles(frame)["Base (SGD)"].color == (0.0, 0.0, 0.0)
+    assert list(method_styles(frame)) == ["Base (SGD)", "swa"]
 
 
 def test_wrong_options(cifar):

@@ -12,8 +12,8 @@ from analysis import (
     scores_along_path,
     scores_on_plane,
 )
-from analysis.figures.corruption_plot import differences
-from analysis.figures.style import draw_band, looks
+from analysis.figures.corruption_plot import subtract_plain_training
+from analysis.figures.style import assign_styles, draw_band
 from tests.analysis.conftest import LATE
 
 
@@ -157,7 +157,7 @@ def test_epochs_plot_of_what_is_not_there(frame):
 def test_changes_are_compared_with_plain_training_of_the_same_seed(frame):
     names = ["relative_change/fog"]
     change = frame.assign(**{names[0]: -0.1 * frame["members"] - 0.01 * frame["seed"]})
-    table = differences(change, names)
+    table = subtract_plain_training(change, names)
     assert "sgd" not in set(table["label"])
     members = {"swa": 1, "deep_ensemble(K=3)": 3, LATE: 5}
     for _, row in table.iterrows():
@@ -188,5 +188,5 @@ def test_corruption_plot_without_what_it_needs(frame):
 
 def test_a_band_leaves_out_what_a_seed_lacks():
     ax = Figure().subplots()
-    draw_band(ax, np.arange(3.0), np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]]), looks(["a"])["a"])
+    draw_band(ax, np.arange(3.0), np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]]), assign_styles(["a"])["a"])
     np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), [2.0, 2.0, np.nan])

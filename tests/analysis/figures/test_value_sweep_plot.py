@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import metric_against_value
-from analysis.figures.value_sweep_plot import part
+from analysis.figures.value_sweep_plot import split_label
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def levels(ax):
     ],
 )
 def test_a_label_is_parted_into_the_value_and_the_rest(label, x, value, rest):
-    assert part(label, x) == (value, rest)
+    assert split_label(label, x) == (value, rest)
 
 
 def test_values_are_points_and_entries_without_one_are_horizontal(swept):

@@ -51,8 +51,8 @@ def test_a_run_under_two_labels_is_named_twice(study):
 
 
 def test_links_of_a_server_hold_no_password(study, monkeypatch):
-    runs = run_provenance.find_tagged("made", str(study["store"].iloc[0]))
-    monkeypatch.setattr(run_provenance, "find_tagged", lambda study, uri: runs)
+    runs = run_provenance.find_tracked_runs("made", str(study["store"].iloc[0]))
+    monkeypatch.setattr(run_provenance, "find_tracked_runs", lambda study, uri: runs)
     made = load_provenance(study.assign(store="https://me:secret@host:5000/mlflow/"))
     number, run = made["experiment_id"].iloc[0], made["run_id"].iloc[0]
     assert made["link"].iloc[0] == f"https://host:5000/mlflow/#/experiments/{number}/runs/{run}"
@@ -61,9 +61,12 @@ def test_links_of_a_server_hold_no_password(study, monkeypatch):
 
 def test_a_database_has_a_command_and_no_links(study):
     assert set(load_provenance(study)["link"]) == {""}
-    assert run_provenance.viewer("sqlite:///my runs.db") == "mlflow ui --backend-store-uri 'sqlite:///my runs.db'"
-    assert run_provenance.viewer("postgresql://me:secret@host/db").endswith("postgresql://host/db")
-    assert run_provenance.viewer("http://host") == ""
+    assert (
+        run_provenance.mlflow_ui_command("sqlite:///my runs.db")
+        == "mlflow ui --backend-store-uri 'sqlite:///my runs.db'"
+    )
+    assert run_provenance.mlflow_ui_command("postgresql://me:secret@host/db").endswith("postgresql://host/db")
+    assert run_provenance.mlflow_ui_command("http://host") == ""
 
 
 def test_what_cannot_be_loaded(study):

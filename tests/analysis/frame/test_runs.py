@@ -59,7 +59,7 @@ def test_keys_restrict(store, frame):
 
 
 def test_more_runs_than_a_page(store, frame, monkeypatch):
-    monkeypatch.setattr("analysis.frame.runs._PAGE", 4)
+    monkeypatch.setattr("analysis.frame.runs._PAGE_SIZE", 4)
     assert load_runs("paper", store=store.uri)["run_id"].tolist() == frame["run_id"].tolist()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures.style import styled
+from analysis.figures.style import plot_style
 from analysis.reports.inline_svg import inline_svg
 from analysis.reports.web_page import Column, Drawing, Row, Section, Table, Value, write_page
 
@@ -35,7 +35,7 @@ class Reader(HTMLParser):
 
 
 def draw(title="a $ and <b>"):
-    with styled():
+    with plot_style():
         figure = Figure(figsize=(3, 2))
         ax = figure.subplots()
         ax.plot([0, 1, 2], [0.123456789, 0.5, 0.3], "o-", label="one")
@@ -104,7 +104,7 @@ def test_an_svg_has_a_title_and_no_style_of_its_own():
 
 def test_an_svg_keeps_its_outlines_to_a_hundredth_of_a_point(tmp_path):
     figure = draw()
-    with styled():
+    with plot_style():
         figure.savefig(tmp_path / "f.svg")
     number = r"-?\d+(?:\.\d+)?"
     outlines = [

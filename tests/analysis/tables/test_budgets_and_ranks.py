@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from analysis import document, latex_budgets, latex_comparisons, latex_ranks, leaderboard, render
-from analysis.tables.budgets_and_ranks import comparisons
+from analysis.tables.budgets_and_ranks import budget_and_rank_tables
 
 HARD = r"\{}$&#^_~%<>|\"'`[x] ε"
 
@@ -31,7 +31,7 @@ def many(runs):
 
 
 def test_tables_below_the_boards(many):
-    *budgets, ranks = comparisons(leaderboard(many))
+    *budgets, ranks = budget_and_rank_tables(leaderboard(many))
     assert [table.title for table in budgets] == [
         f"Best within a budget (of so many entries) · data_{i} · resnet20" for i in range(7)
     ]
@@ -51,8 +51,8 @@ def test_tables_below_the_boards(many):
 
 def test_few_cells_have_no_ranks_and_diversity_nothing_below(many):
     few = many[many["dataset"].isin(["data_1", "data_2"])]
-    assert len(comparisons(leaderboard(few))) == 2
-    assert comparisons(leaderboard(few.assign(members=3.0), "members")) == []
+    assert len(budget_and_rank_tables(leaderboard(few))) == 2
+    assert budget_and_rank_tables(leaderboard(few.assign(members=3.0), "members")) == []
 
 
 def test_below_the_boards_no_line_is_longer_than_a_hundred_characters(many):

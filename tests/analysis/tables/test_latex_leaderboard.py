@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import document, label_of, latex, leaderboard
-from analysis.tables.latex_leaderboard import escape
+from analysis.tables.latex_leaderboard import escape_latex
 
 GOLDEN = Path(__file__).parent / "golden"
 HARD = "\\ { } $ & # ^ _ ~ % < > | \" ' ` [x] ε σ0=½ Ω × ± – é ł 日本 \x07"
@@ -73,11 +73,11 @@ def test_the_caption_says_that_a_rehearsal_is_none(runs):
 
 
 def test_escape():
-    assert escape("a_b & 50% $x$ #1 {y}") == r"a\_b \& 50\% \$x\$ \#1 \{y\}"
-    assert escape("\\^~<>|") == (
+    assert escape_latex("a_b & 50% $x$ #1 {y}") == r"a\_b \& 50\% \$x\$ \#1 \{y\}"
+    assert escape_latex("\\^~<>|") == (
         r"\textbackslash{}\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}\textbar{}"
     )
-    assert escape("γθ σ0 Ω × é 日 ł") == r"$\gamma$$\theta$ $\sigma$0 $\Omega$ $\times$ é ? ?"
+    assert escape_latex("γθ σ0 Ω × é 日 ł") == r"$\gamma$$\theta$ $\sigma$0 $\Omega$ $\times$ é ? ?"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
