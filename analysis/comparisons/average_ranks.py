@@ -1,4 +1,4 @@
-"""Average ranks of methods over datasets and architectures: Friedman's test, and Nemenyi's critical difference."""
+"""Computes average ranks of methods over datasets and architectures, with Friedman's and Nemenyi's tests."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, default_metric, lower_is_better_means, summarize
 
 MIN_CELLS = 6
-"""Datasets × architectures that ranks need. The sign test cannot call five wins in five cells significant at 5 %
-(p = 2/32 = 0.06), six in six it can (p = 2/64 = 0.03); with fewer, no win however complete would count."""
+"""The minimum number of datasets × architectures for average ranks.
+
+By the sign test, five wins in five are not significant at 5 % (p = 2/32 = 0.06); six wins in six are (p = 2/64 = 0.03).
+"""
 _MIN_METHODS = 3
 
 
 def average_ranks(frame: pd.DataFrame, by: str | None = None, alpha: float = 0.05) -> pd.DataFrame:
     """Rank methods within each dataset and architecture, average their ranks, and test whether they differ.
 
-    A cell is one dataset and architecture, its figure of a method the mean over seeds; methods that tie share the mean
-    of their ranks. Cells that no method has the metric in do not count; a method that some cell lacks is left out. The
-    test takes the cells as independent, which those of one dataset are only in part.
+    Here a cell is one dataset and architecture. A method's score in a cell is its mean over seeds. Tied methods share
+    the mean of their ranks. Cells in which no method has the metric are ignored; methods missing from some cell are
+    left out. The tests treat cells as independent, which cells of the same dataset are only partly.
 
     Args:
         frame: Rows of `load_runs` (those chosen on test data are left out), or what `leaderboard` returns.
-        by: The metric to rank by; None for that of the leaderboard.
-        alpha: The level of the tests: two methods differ if their average ranks differ by the critical difference or
-            more. Where Friedman's test finds no difference among all of them, no two are said to differ.
+        by: The metric to rank by; None for the metric of the leaderboard.
+        alpha: The significance level. Two methods differ if their average ranks differ by the critical difference or
+            more. If Friedman's test finds no difference among all methods, no two methods differ.
 
     Returns:
-        One row a method, the best first: `label`, `average_rank` (1 is best), `letters` (its groups, "ab": methods that
-        share one do not differ). `attrs`:
+        One row per method, the best first: `label`, `average_rank` (1 is best), `letters` (the method's groups, as in
+        "ab"; methods that share a letter do not differ). `attrs`:
 
         - `by`, `alpha`, `cells` (their names)
         - `statistic` and `p`: Friedman's χ², corrected for ties, and the p-value of its F form by Iman and Davenport
         - `critical_difference`: Nemenyi's, in ranks
         - `groups`: the largest groups of methods that do not differ, each a list of labels, the best first
-        - `left_out`: a method → how many cells have it
+        - `left_out`: the methods left out → the number of cells that have them
 
     Raises:
-        LookupError: If there are fewer than six cells, or fewer than three methods that all of them have.
+        LookupError: If there are fewer than six cells, or fewer than three methods are in all of them.
         ValueError: If no run has the metric, or neither of its directions is better.
 
     References:
@@ -66,15 +68,15 @@ def average_ranks(frame: pd.DataFrame, by: str | None = None, alpha: float = 0.0
 
 
 def critical_difference(methods: int, cells: int, alpha: float = 0.05) -> float:
-    """Give the difference of average ranks from which two methods differ, by Nemenyi's test.
+    """Return the difference of average ranks from which two methods differ, by Nemenyi's test.
 
-    It is q √(k (k + 1) / (6 N)), of k methods in N cells; q is the quantile of the studentised range of k values with
-    infinite degrees of freedom, over √2.
+    It is q √(k (k + 1) / (6 N)) for k methods in N cells. q is the quantile of the studentised range of k values with
+    infinite degrees of freedom, divided by √2.
 
     Args:
         methods: k.
         cells: N.
-        alpha: The level, over all pairs of methods together.
+        alpha: The significance level, over all pairs of methods together.
 
     References:
         Demšar 2006, section 3.2.2.
@@ -86,7 +88,7 @@ def critical_difference(methods: int, cells: int, alpha: float = 0.05) -> float:
 
 
 def explain_ranks(ranks: pd.DataFrame) -> str:
-    """Say in a sentence or two what the tests found, over what, and what is left out.
+    """Describe the result of the tests in a few sentences: what was ranked, what was found, and what is left out.
 
     Args:
         ranks: What `average_ranks` returns.
@@ -111,7 +113,10 @@ def explain_ranks(ranks: pd.DataFrame) -> str:
 
 
 def _complete_table(board: pd.DataFrame, by: str) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Arrange the means as cells × methods, smaller is better; of the methods that not all cells have, count these."""
+    """Return a table of means, cells × methods, lower is better, without the methods that some cells lack.
+
+    Also returns how many cells have each of the methods left out.
+    """
     if f"{by}_mean" not in board or board[f"{by}_mean"].isna().all():
         raise ValueError(f"no run has {by!r} to rank by")
     if describe(by).better is None:
@@ -137,22 +142,22 @@ def _complete_table(board: pd.DataFrame, by: str) -> tuple[pd.DataFrame, dict[st
 
 
 def _friedman_test(values: np.ndarray) -> tuple[float, float]:
-    """Friedman's χ² of cells × methods, and the p-value of F = (N − 1) χ² / (N (k − 1) − χ²)."""
+    """Return Friedman's χ² of cells × methods, and the p-value of F = (N − 1) χ² / (N (k − 1) − χ²)."""
     from scipy.special import fdtrc
     from scipy.stats import friedmanchisquare
 
     n, k = values.shape
     if (np.ptp(values, axis=1) == 0).all():
-        return 0.0, 1.0  # all tie in every cell
+        return 0.0, 1.0  # all methods tie in every cell
     statistic = float(friedmanchisquare(*values.T).statistic)
-    most = n * (k - 1)
-    if statistic >= most * (1 - 1e-12):
-        return statistic, 0.0  # every cell has the same order
-    return statistic, float(fdtrc(k - 1, (k - 1) * (n - 1), (n - 1) * statistic / (most - statistic)))
+    maximum = n * (k - 1)
+    if statistic >= maximum * (1 - 1e-12):
+        return statistic, 0.0  # all cells rank the methods in the same order
+    return statistic, float(fdtrc(k - 1, (k - 1) * (n - 1), (n - 1) * statistic / (maximum - statistic)))
 
 
 def _find_groups(ranks: pd.Series[float], distance: float) -> list[list[str]]:
-    """Find the largest groups of methods less than a distance apart."""
+    """Find the largest groups of methods whose average ranks are less than a distance apart."""
     groups: list[list[str]] = []
     end = 0
     for start in range(len(ranks)):
@@ -165,6 +170,6 @@ def _find_groups(ranks: pd.Series[float], distance: float) -> list[list[str]]:
 
 
 def _group_letter(index: int) -> str:
-    """a, b, … z, A, B, … for the groups; there is at most one a method."""
+    """Return the letter of a group: a, b, … z, A, B, …. There are at most as many groups as methods."""
     letters = ascii_lowercase + ascii_lowercase.upper()
     return letters[index] if index < len(letters) else f"({index + 1})"

@@ -1,4 +1,4 @@
-"""A paper's table beside ours: both means and spreads, their difference and its Welch interval."""
+"""Compares our results with a paper's table: means and spreads of both, their difference and its Welch interval."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ import pandas as pd
 from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, check_comparable
 
 CONFIDENCE = 0.95
+"""The confidence level of Welch's interval."""
 
 
 def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """Put our runs beside the values of a paper.
+    """Compare our runs with the values of a paper.
 
-    The interval is Welch's, of the difference of two means with spreads and numbers of runs of their own (Welch, The
-    generalization of 'Student's' problem, Biometrika 1947). It does not exist (NaN) where either side has one run,
-    where neither spreads, or where the paper states no spread.
+    The interval is Welch's interval for the difference of two means with unequal spreads and numbers of runs (Welch,
+    The generalization of 'Student's' problem, Biometrika 1947). It does not exist (NaN) if either side has a single
+    run, if neither side has any spread, or if the paper states no spread.
 
     Args:
-        paper: A row a value of the paper's table, in its order, with columns row and column (their names in the table),
-            dataset, architecture and label (the cells of ours that it stands beside), metric (a column of `load_runs`),
-            times (our unit times this is the paper's), stated (the value as the paper writes it, "" for nothing),
-            paper_mean, paper_std, paper_n (NaN and 0 where it gives nothing), decimals (of its mean), note.
+        paper: One row per value of the paper's table, in its order. Columns: row and column (their names in the table),
+            dataset, architecture and label (our cells to compare with), metric (a column of `load_runs`),
+            times (the factor from our unit to the paper's), stated (the value as the paper prints it, "" for none),
+            paper_mean, paper_std, paper_n (NaN and 0 where the paper gives none), decimals (of its mean), note.
         frame: Rows of `load_runs`; those chosen on test data count too, as they do in the paper.
 
     Returns:
-        The paper's rows with further columns ours_mean, ours_std (sample standard deviation, n − 1), ours_n (the
-        finished runs that have the metric), runs (the finished ones), unfinished (the others), chosen_on ("test" if
-        some were chosen on test data), difference (ours − the paper's), low and high (its 95 % interval), all in the
-        paper's unit. NaN where there is nothing: a missing run is never filled. `attrs` are both frames'.
+        The paper's rows with further columns ours_mean, ours_std (sample standard deviation, n − 1), ours_n (the number
+        of finished runs with the metric), runs (the number of finished runs), unfinished (the number of other runs),
+        chosen_on ("test" if some runs were chosen on test data), difference (ours − the paper's), low and high (its 95
+        % interval), all in the paper's unit. Missing values are NaN; a missing run is never filled in. `attrs` merges
+        those of both frames.
 
     Raises:
-        ValueError: If the runs are not of test data, or the frame mixes what does not belong in one table.
+        ValueError: If the runs were not evaluated on test data, or the frame mixes rows that must not be in one table.
     """
     check_comparable(frame)
     if list(frame["evaluated_on"].unique()) != ["test"]:
-        raise ValueError("a paper's values are of test data, these runs were evaluated on validation data")
+        raise ValueError("a paper's values are scores on test data, but these runs were evaluated on validation data")
     groups = dict(iter(frame.groupby([*DATASET_AND_ARCHITECTURE, "label"])))
     cells = frame.attrs.get("unfinished", [])
     unfinished = Counter(tuple(cell.get(name, "") for name in (*DATASET_AND_ARCHITECTURE, "label")) for cell in cells)
@@ -58,22 +60,22 @@ def compare(paper: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chosen_on(runs: pd.DataFrame | None) -> str:
-    """Say whether some of the runs were chosen on test data."""
+    """Return "test" if some of the runs were chosen on test data, else ""."""
     return "test" if runs is not None and "chosen_on" in runs and (runs["chosen_on"] == "test").any() else ""
 
 
 def welch_interval(
     mean: float, std: float, n: int, other: float, other_std: float, other_n: int
 ) -> tuple[float, float]:
-    """Give Welch's 95 % interval of the difference of two means; NaN where it does not exist.
+    """Return Welch's 95 % interval for the difference of two means; NaN where it does not exist.
 
     Args:
-        mean: Of our runs; `std` their sample standard deviation, `n` their number.
-        std: See `mean`.
-        n: See `mean`.
-        other: The same of the paper's runs, as are the last two.
-        other_std: See `other`.
-        other_n: See `other`.
+        mean: The mean of our runs.
+        std: Their sample standard deviation.
+        n: Their number.
+        other: The mean of the paper's runs.
+        other_std: Their sample standard deviation.
+        other_n: Their number.
     """
     from scipy.stats import t
 

@@ -1,4 +1,4 @@
-"""Plots of the networks on a path under corruptions: all of them, and the best one against plain training."""
+"""Plots networks on a path under corruptions: all networks, and the best network compared with plain training."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from analysis.figures.style import (
     MethodStyle,
     add_legend,
     assign_styles,
+    dataset_groups,
     draw_band,
     escape_math,
     legend_columns,
-    dataset_groups,
 )
 from analysis.frame.metric_display import METRICS
+from analysis.frame.relative_costs import find_plain_training
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import find_plain_training
 
 TRACKED_SEVERITY = 3
-"""Of the corruptions under which the relative change of an accuracy is tracked."""
-_PANELS_PER_ROW = 4  # panels side by side on two columns
-_ALPHA_TOLERANCE = 1e-9  # by which a place may miss the α that is asked for
-_HOW_TO_MEASURE = "a study asks for it by `evaluate: {path: {corruptions: [fog, …], severities: [3, …]}}`"
+"""The severity of the corruptions for which runs track the relative change of accuracy."""
+_PANELS_PER_ROW = 4  # panels side by side across two columns
+_ALPHA_TOLERANCE = 1e-9  # tolerance when looking up an α
+_HOW_TO_MEASURE = "add `evaluate: {path: {corruptions: [fog, …], severities: [3, …]}}` to the study"
 
 
 @plot_function
@@ -56,32 +56,33 @@ def path_under_corruption(
     between: Sequence[float] = (0.0, 1.0),
     average: Literal["probabilities", "logits"] = "probabilities",
 ) -> Figure:
-    """Plot scores along paths on clean and on corrupted test data, a row a method, dataset and architecture.
+    """Plot scores along paths on clean and corrupted test data, one row per method, dataset and architecture.
 
-    The panels of a row: clean, and each corruption with a line a severity; dashed is the network P(α), solid are P(α)
-    and P(1 − α) together, dotted is plain training's accuracy (under corruption at severity 3, of which it is tracked).
-    Last, the relative difference (a − b) / b of two networks on the path over the severity, with 0 for clean data, a
-    line a corruption. Lines are means over seeds, bands sample standard deviations.
+    The panels of a row: clean data, then each corruption with a line per severity. Dashed lines are the network P(α),
+    solid lines P(α) and P(1 − α) together. The dotted line is plain training's accuracy (under corruption only at
+    severity 3, which is tracked). The last panel shows the relative difference (a − b) / b of two networks on the path
+    over the severity, 0 for clean data, with a line per corruption. Lines are means over seeds, bands sample standard
+    deviations.
 
     Args:
-        frame: Rows of `load_runs`; their arrays are read.
+        frame: Rows of `load_runs`; their arrays are loaded.
         metric: "accuracy" or "nll".
-        corruptions: Which; None for all that were measured.
-        severities: Which; None for all that were measured.
+        corruptions: The corruptions; None for all that were measured.
+        severities: The severities; None for all that were measured.
         between: The α of the networks a and b.
-        average: Of what a pair's average is taken: "probabilities" or "logits".
+        average: What a pair averages: "probabilities" or "logits".
 
     Raises:
         LookupError: If no path was measured under these corruptions and severities, or not at such an α.
-        ValueError: For an option's unknown value.
+        ValueError: For an unknown value of an option.
 
     References:
-        Wortsman et al., Learning neural network subspaces, ICML 2021, section 4.4 and Figure 9, which does not say
-        which two networks it compares: the ends are our choice.
+        Wortsman et al., Learning neural network subspaces, ICML 2021, section 4.4 and Figure 9. The paper does not say
+        which two networks it compares; we choose the ends.
     """
     check_path_options(metric, average)
     if len(between) != 2:
-        raise ValueError(f"between is two places on the path, as in [0, 1]; got {between!r}")
+        raise ValueError(f"between must be two positions on the path, as in [0, 1]; got {between!r}")
     frame = ranked(frame)
     arrays = load_arrays(frame, "path")
     names, levels = _select_corruptions(arrays, corruptions, severities)
@@ -118,14 +119,15 @@ def path_under_corruption(
 
 @plot_function
 def best_on_path(frame: pd.DataFrame, *, corruptions: Sequence[str] | None = None) -> Figure:
-    """Plot relative changes of the accuracy of the best network on the path against those of plain training.
+    """Plot relative changes of the accuracy of the best network on the path, compared with those of plain training.
 
-    As `change_under_corruption`, but for each run and corruption of the network P(α), 0 ≤ α ≤ 1, that loses least of
-    its accuracy. The test data choose α, which the figure says: it shows what the path holds, not how to find it.
+    As in `change_under_corruption`, but each bar uses the network P(α), 0 ≤ α ≤ 1, that loses the least accuracy, for
+    each run and corruption. α is chosen on the test data, which the figure says: it shows which networks the path
+    contains, not how to find them.
 
     Args:
-        frame: Rows of `load_runs`; their arrays are read.
-        corruptions: Which; None for all that paths and plain training were measured under.
+        frame: Rows of `load_runs`; their arrays are loaded.
+        corruptions: The corruptions; None for all under which both paths and plain training were measured.
 
     Raises:
         LookupError: If no path was measured under corruptions of severity 3, or plain training was not.
@@ -153,31 +155,31 @@ def best_on_path(frame: pd.DataFrame, *, corruptions: Sequence[str] | None = Non
 def _select_corruptions(
     arrays: PathArrays, corruptions: Sequence[str] | None, severities: Sequence[int] | None
 ) -> tuple[list[str], list[int]]:
-    """Give the corruptions and severities that are drawn: those asked for, or all that a path was measured under.
+    """Return the corruptions and severities to draw: the given ones, or all under which a path was measured.
 
     Raises:
-        LookupError: If no path was measured under any, or under one that is asked for.
+        LookupError: If no path was measured under any corruption, or under a given one.
     """
     found = [re.fullmatch(r"(\w+)_(\d)_accuracy", key) for path in arrays.values() for key in path]
-    there = list(dict.fromkeys((match[1], int(match[2])) for match in found if match))
-    if not there:
+    measured = list(dict.fromkeys((match[1], int(match[2])) for match in found if match))
+    if not measured:
         raise LookupError(f"no path was measured under corruptions; {_HOW_TO_MEASURE}")
     names = (
-        list(dict.fromkeys(name for name, _ in there))
+        list(dict.fromkeys(name for name, _ in measured))
         if corruptions is None
         else check_name_list("corruptions", corruptions)
     )
-    levels = sorted({level for _, level in there} if severities is None else set(severities))
+    levels = sorted({level for _, level in measured} if severities is None else set(severities))
     for name in names:
         for level in levels:
-            if (name, level) not in there:
-                known = ", ".join(f"{name} {level}" for name, level in there)
+            if (name, level) not in measured:
+                known = ", ".join(f"{name} {level}" for name, level in measured)
                 raise LookupError(f"no path was measured under {name} of severity {level}; there is: {known}")
     return names, levels
 
 
 def _plain_training_scores(frame: pd.DataFrame, metric: str) -> dict[tuple[str, str], float]:
-    """Give what plain training scores by cell and corruption ("" for none; else of severity 3), as far as tracked."""
+    """Return the tracked scores of plain training by title and corruption, "" for clean data."""
     found: dict[tuple[str, str], float] = {}
     for title, runs in dataset_groups(frame):
         rows, why = find_plain_training(runs)
@@ -191,7 +193,7 @@ def _plain_training_scores(frame: pd.DataFrame, metric: str) -> dict[tuple[str, 
 
 
 def _make_panel_rows(titles: Sequence[str], count: int, entries: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
-    """Make a block of panels for each title."""
+    """Make a row of panels for each title."""
     across = min(count, _PANELS_PER_ROW)
     down = -(-count // across)
     width = 2 * COLUMN_WIDTH * across / _PANELS_PER_ROW
@@ -240,10 +242,10 @@ def _relative_differences(
     return [100 * _relative_difference(score[a], score[b]) for score in scores]
 
 
-def _index_of_alpha(alpha: np.ndarray, place: float) -> int:
-    nearest = int(np.abs(alpha - place).argmin())
-    if abs(alpha[nearest] - place) > _ALPHA_TOLERANCE:
-        raise LookupError(f"no path was measured at α = {place:g}, but at {', '.join(f'{a:g}' for a in alpha)}")
+def _index_of_alpha(alpha: np.ndarray, wanted: float) -> int:
+    nearest = int(np.abs(alpha - wanted).argmin())
+    if abs(alpha[nearest] - wanted) > _ALPHA_TOLERANCE:
+        raise LookupError(f"no path was measured at α = {wanted:g}, but at {', '.join(f'{a:g}' for a in alpha)}")
     return nearest
 
 
@@ -254,7 +256,7 @@ def _best_relative_change(path: Mapping[str, np.ndarray], name: str) -> float:
 
 
 def _relative_difference(value: float, reference: float) -> float:
-    """(value − reference) / reference; NaN where that does not exist."""
+    """Return (value − reference) / reference; NaN for a reference of zero."""
     return float((value - reference) / reference) if reference else float("nan")
 
 

@@ -1,4 +1,4 @@
-"""The plot of how much less of its accuracy a method loses under each corruption than plain training does."""
+"""Plots how much accuracy methods lose under each corruption, compared with plain training."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from analysis.figures.style import (
     COLUMN_WIDTH,
     add_legend,
     assign_styles,
+    dataset_groups,
     escape_math,
     method_styles,
-    dataset_groups,
     wrap_label,
 )
+from analysis.frame.relative_costs import find_plain_training
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, find_plain_training
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE
 
 CHANGE_PREFIXES = ("relative_change/", "generated/relative_change/")
-"""Of the official corrupted files, and of corruptions that were generated in their place."""
+"""Prefixes of columns: for the official corrupted files, and for corruptions that were generated locally instead."""
 _DIAGRAMS_PER_ROW = 3
-_TITLE_DENSITY = 18  # characters of the legend's title that fit into an inch
+_TITLE_DENSITY = 18  # characters of the legend's title per inch
 
 
 @plot_function
 def change_under_corruption(frame: pd.DataFrame) -> Figure:
-    """Plot relative changes of the accuracy against those of plain training, a small diagram a method.
+    """Plot relative changes of the accuracy compared with those of plain training, one small diagram per method.
 
-    The relative change is (b − a) / a, of the accuracies a without and b with a corruption of severity 3. A bar is the
-    mean over seeds of a method's change minus that of plain training of the same seed, its line the sample standard
-    deviation. A bar to the right means that the method loses less.
+    The relative change is (b − a) / a, for the accuracy a on clean data and b under a corruption of severity 3. A bar
+    is the mean over seeds of a method's change minus plain training's change with the same seed; its line is the sample
+    standard deviation. A bar to the right means that the method loses less accuracy.
 
     Args:
         frame: Rows of `load_runs`.
 
     Raises:
-        LookupError: If no run was measured under corruptions, or none of plain training was.
+        LookupError: If no run was measured under corruptions, or no run of plain training was.
     """
     frame = ranked(frame)
     prefix, names = relative_change_columns(frame)
@@ -51,15 +52,17 @@ def change_under_corruption(frame: pd.DataFrame) -> Figure:
 
 
 def draw_differences(frame: pd.DataFrame, names: list[str], title: str) -> Figure:
-    """Draw columns minus those of plain training as bars, a diagram a method and a colour a dataset and architecture.
+    """Draw columns minus those of plain training as bars.
+
+    There is a diagram per method, and a colour per dataset and architecture.
 
     Args:
         frame: Rows of `load_runs` with the columns.
         names: The columns; the part after the last slash is the corruption.
-        title: Of the legend: what the bars are.
+        title: The title of the legend, which describes the bars.
 
     Raises:
-        LookupError: As `differences` does.
+        LookupError: As `subtract_plain_training` does.
     """
     table = subtract_plain_training(frame, names)
     groups = dataset_groups(table)
@@ -86,7 +89,9 @@ def draw_differences(frame: pd.DataFrame, names: list[str], title: str) -> Figur
 
 
 def relative_change_columns(frame: pd.DataFrame) -> tuple[str, list[str]]:
-    """List the columns with relative changes: under the official corruptions if there are any, else generated ones.
+    """Return the prefix and names of the columns with relative changes.
+
+    They are those of the official corruptions if there are any, else those of generated corruptions.
 
     Raises:
         LookupError: If there are neither.
@@ -99,10 +104,11 @@ def relative_change_columns(frame: pd.DataFrame) -> tuple[str, list[str]]:
 
 
 def subtract_plain_training(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Subtract from each run's columns those of plain training in the same cell with the same seed.
+    """Subtract from each run's columns those of plain training with the same dataset, architecture and seed.
 
     Raises:
-        LookupError: If no cell has one entry of plain training with the seeds of the others.
+        LookupError: If no dataset and architecture has exactly one entry of plain training with the seeds of the
+        others.
     """
     baselines = pd.concat([find_plain_training(rows)[0] for _, rows in frame.groupby(DATASET_AND_ARCHITECTURE)])
     keys = [*DATASET_AND_ARCHITECTURE, "seed"]

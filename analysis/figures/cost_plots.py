@@ -1,4 +1,4 @@
-"""What accuracy costs, in training and in prediction, with the fronts of what is worth its cost."""
+"""Plots accuracy against the cost of training and against the cost of prediction, with Pareto fronts."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from analysis.figures.plot_function import plot_function
 from analysis.figures.style import (
     MethodStyle,
     add_legend,
+    dataset_groups,
     escape_math,
     make_panels,
     method_styles,
     natural_sort_key,
     note_missing_methods,
     sample_std,
-    dataset_groups,
 )
 from analysis.frame.metric_display import Metric, describe
+from analysis.frame.relative_costs import relative_costs
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, default_metric, relative_costs
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, default_metric
 
-_NEIGHBOR_OFFSET = 0.016  # logarithm of the factor between neighbours of the same cost, if there is room
-_MAX_OFFSET = math.log(1.04)  # that of how far one may be moved
-_PALE_OPACITY = 0.45  # opacity of what is not on the front
-_OUTLIER_RANGES = 5  # interquartile ranges below the quartiles from which a point leaves the others no room
+_NEIGHBOR_OFFSET = 0.016  # log distance between neighbours of equal cost, if there is room
+_MAX_OFFSET = math.log(1.04)  # maximum log distance from the true cost
+_PALE_OPACITY = 0.45  # opacity of methods that are not on the front
+_OUTLIER_RANGES = 5  # interquartile ranges beyond the quartiles from which a method is an outlier
 _AXIS_LABELS = {"train_cost": "Training cost (× plain training;", "predict_cost": "Prediction cost (× one network;"}
 _COST_TITLES = {"train_cost": "relative training cost", "predict_cost": "prediction cost"}
 _FRONT = "Pareto front"
@@ -39,17 +40,18 @@ _FRONT = "Pareto front"
 
 @plot_function
 def accuracy_against_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
-    """Plot accuracy over training cost, one panel a dataset and architecture, with its Pareto front.
+    """Plot accuracy over training cost, one panel per dataset and architecture, with the Pareto front.
 
-    The cost is relative to plain training of one network (`relative_costs`), on a logarithmic axis; bars are the sample
-    standard deviation over seeds. Methods of the same cost, to two decimals, are moved apart in the order of their
-    names, none by more than 4 %. The line is the front (`pareto_fronts`): the best that can be had for a cost, at its
-    true cost. What is not on it is pale. A method so bad that the others would have no room (by more than five
-    interquartile ranges worse than the worse quartile) is outside, and named with its figure at the edge.
+    The cost is relative to plain training of one network (`relative_costs`), on a logarithmic axis. Error bars are
+    sample standard deviations over seeds. Methods of equal cost, rounded to two decimals, are drawn side by side in the
+    order of their names, at most 4 % from their cost. The line is the Pareto front (`pareto_fronts`), at the true
+    costs: the best accuracy for each cost. Methods that are not on the front are pale. Outliers, more than five
+    interquartile ranges worse than the worse quartile, are outside the axis; their names and values are written at its
+    edge.
 
     Args:
         frame: Rows of `load_runs`.
-        by: Another metric than the accuracy (of text, the bits per character).
+        by: A metric other than the accuracy (for text: bits per character).
 
     Raises:
         LookupError: If no run has the metric, or there is no run of `sgd` to compare with.
@@ -60,14 +62,14 @@ def accuracy_against_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
 
 @plot_function
 def accuracy_against_predict_cost(frame: pd.DataFrame, by: str | None = None) -> Figure:
-    """Plot accuracy over the cost of a prediction, in forward passes an example, with its front.
+    """Plot accuracy over prediction cost, in forward passes per example, with the Pareto front.
 
     Args:
         frame: Rows of `load_runs`.
-        by: Another metric than the accuracy (of text, the bits per character).
+        by: A metric other than the accuracy (for text: bits per character).
 
     Raises:
-        LookupError: If no run has the metric, or its cost of prediction is not known.
+        LookupError: If no run has the metric, or the prediction costs are unknown.
         ValueError: If neither direction of the metric is better.
     """
     return _plot_against_cost(frame, by, "predict_cost")
@@ -105,7 +107,7 @@ def _plot_against_cost(frame: pd.DataFrame, by: str | None, cost: str) -> Figure
 
 
 def _draw_panel(ax: Axes, points: pd.DataFrame, look: dict[str, MethodStyle]) -> None:
-    """Draw the front as steps, and the points: those of the front above the pale others."""
+    """Draw the front as steps, then the points; points on the front are drawn above the pale others."""
     best = points[points["front"]].sort_values("cost")
     edge = points["x"].max() * 1.3
     steps = np.append(best["cost"], edge), np.append(best["y"], best["y"].iloc[-1])
@@ -116,7 +118,7 @@ def _draw_panel(ax: Axes, points: pd.DataFrame, look: dict[str, MethodStyle]) ->
 
 
 def _exclude_outliers(ax: Axes, points: pd.DataFrame, metric: Metric) -> None:
-    """End the axis before methods that are far worse than the others, or infinitely bad, and name them there."""
+    """Limit the axis so that methods far worse than the others are outside, and write their names at its edge."""
     sign = 1.0 if metric.better == "higher" else -1.0
     quality = sign * points["y"]
     finite = np.isfinite(quality)
@@ -136,10 +138,10 @@ def _exclude_outliers(ax: Axes, points: pd.DataFrame, metric: Metric) -> None:
 
 
 def _separate_equal_costs(cost: pd.Series[float]) -> pd.Series[float]:
-    """Move methods that cost the same, to two decimals, apart on a logarithmic axis, around their cost."""
+    """Place methods of equal cost, rounded to two decimals, side by side around their cost on a logarithmic axis."""
     names = cost[sorted(cost.index, key=natural_sort_key)].groupby(cost.round(2))
     place = names.cumcount() - (names.transform("size") - 1) / 2
-    step = (2 * _MAX_OFFSET / (names.transform("size") - 1)).clip(upper=_NEIGHBOR_OFFSET)  # infinite of a group of one
+    step = (2 * _MAX_OFFSET / (names.transform("size") - 1)).clip(upper=_NEIGHBOR_OFFSET)  # infinite for a group of one
     return cost * np.exp(place * step)
 
 

@@ -1,4 +1,4 @@
-"""The critical-difference diagram: average ranks of methods, and which of them do not differ."""
+"""Draws the critical-difference diagram: average ranks of methods, and groups of methods that do not differ."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from analysis.comparisons.average_ranks import average_ranks, explain_ranks
 from analysis.figures.plot_function import plot_function
 from analysis.figures.style import COLUMN_WIDTH, add_legend, assign_styles, escape_math
 
-_ROW_HEIGHT = 0.15  # inches a method takes
-_CHARACTER_WIDTH = 0.048  # inches of a name's letter
+_ROW_HEIGHT = 0.15  # inches per method
+_CHARACTER_WIDTH = 0.048  # inches per character of a name
 _BAR_GAP = 0.05  # inches between bars
-_NOTE_LENGTH = 52  # characters of a line below a diagram a column wide
-_MIN_AXIS_WIDTH = 0.9  # inches that the axis of ranks has at least
+_NOTE_LENGTH = 52  # characters per line below a diagram of one column
+_MIN_AXIS_WIDTH = 0.9  # minimum inches of the axis of ranks
 
 
 @plot_function
 def critical_difference_diagram(frame: pd.DataFrame, by: str | None = None) -> Figure:
-    """Draw the average ranks of methods over all datasets and architectures, and join those that do not differ.
+    """Draw the average ranks of methods over all datasets and architectures, and connect methods that do not differ.
 
-    A row is a method, the best on top; its point stands at its average rank (`average_ranks`). Each bar on the right
-    joins the largest group of neighbours that do not differ by the critical difference, which is drawn above. (The
-    usual form, with names on both sides of one axis, has no room for more than about ten methods in a column.)
+    A row is a method, the best at the top; its point is its average rank (`average_ranks`). Each bar on the right
+    connects a largest group of neighbours that do not differ by the critical difference, which is drawn at the top.
+    (The usual form, with names on both sides of one axis, has no room for more than about ten methods in a column.)
 
     Args:
         frame: Rows of `load_runs`.
-        by: The metric to rank by; None for that of a leaderboard.
+        by: The metric to rank by; None for the metric of a leaderboard.
 
     Raises:
         LookupError: If there are fewer than six datasets × architectures, or fewer than three methods in all of them.

@@ -1,4 +1,4 @@
-"""Plots over the epochs of training: scores on test data, the training loss, distances between networks."""
+"""Plots values over the epochs of training: test scores, training loss, distances between networks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib.lines import Line2D
 from analysis.figures.plot_function import check_choice, check_name_list, plot_function
 from analysis.figures.style import (
     add_legend,
+    dataset_groups,
     draw_band,
     escape_math,
     make_panels,
     method_styles,
-    dataset_groups,
 )
 from analysis.frame.runs import load_series, ranked
 
@@ -30,7 +30,10 @@ SERIES_LABELS = {
     "distance/squared_cosine": "Squared cosine",
     "train/lr": "Learning rate",
 }
-"""What is tracked after each epoch; all but the loss and the rate where the study asks for it."""
+"""The values tracked after each epoch, and their axis labels.
+
+All but the training loss and the learning rate are tracked only if the study asks for them.
+"""
 _DEFAULT_SERIES = ("test/accuracy", "test/bpc", "test/nll", "train/loss", "distance/l2", "distance/squared_cosine")
 
 
@@ -42,21 +45,21 @@ def over_epochs(
     start: int | float | None = None,
     marks: Mapping[str, int | float] | None = None,
 ) -> Figure:
-    """Plot what was tracked after each epoch, a panel for each quantity, dataset and architecture.
+    """Plot values tracked after each epoch, one panel per quantity, dataset and architecture.
 
-    Lines are means over seeds, bands sample standard deviations. The training loss is what each method minimises, on
-    augmented data; distances are averaged over pairs of a method's networks, once it has several. A value stands at
-    the number of epochs that were trained when it was measured.
+    Lines are means over seeds, bands sample standard deviations. The training loss is the loss that each method
+    minimises, on augmented data. Distances are averaged over pairs of a method's networks, from the epoch in which it
+    has several. A value is drawn at the number of epochs trained when it was measured.
 
     Args:
-        frame: Rows of `load_runs`; their series are read.
-        series: Which quantities, by their names in `SERIES`; None for scores, loss, L2 distance and squared cosine.
-        start: Where the axis begins: after so many epochs, or (as a fraction) after a share of the longest run's.
-        marks: Name → where a vertical line stands, as `start` is given: after `{T0: 120}`, the late phase begins. Those
-            outside the epochs that are shown are left out.
+        frame: Rows of `load_runs`; their series are loaded.
+        series: Quantities, by their names in `SERIES_LABELS`; None for scores, loss, L2 distance and squared cosine.
+        start: The start of the axis: a number of epochs, or (as a fraction) a share of the longest run.
+        marks: Name → position of a vertical line, given like `start`. For example `{T0: 120}` marks the start of the
+            late phase. Marks outside the axis are left out.
 
     Raises:
-        LookupError: If nothing of it was tracked over the epochs that are shown.
+        LookupError: If none of the quantities was tracked over these epochs.
         ValueError: For an unknown series, or a fraction above one.
     """
     for name in [] if series is None else check_name_list("series", series):
@@ -85,27 +88,27 @@ def over_epochs(
         for label, runs in rows.groupby("label"):
             table = runs.pivot_table(index="run_id", columns="step", values="value")  # (seeds, epochs)
             draw_band(ax, table.columns.to_numpy(float), table.to_numpy(float), look[str(label)])
-        for text, place in (marks or {}).items():
-            if first <= epoch_at(place, last) <= last:
-                _draw_mark(ax, epoch_at(place, last), text)
+        for text, position in (marks or {}).items():
+            if first <= epoch_at(position, last) <= last:
+                _draw_mark(ax, epoch_at(position, last), text)
         ax.set(title=escape_math(title), xlabel="Epoch", ylabel=SERIES_LABELS[name])
     add_legend(figure, [Line2D([], [], **style.line_options()) for style in look.values()], list(look))
     return figure
 
 
-def epoch_at(place: int | float | None, epochs: int) -> float:
-    """Turn a place in training, an epoch or a fraction of all epochs, into an epoch; none is the start.
+def epoch_at(position: int | float | None, epochs: int) -> float:
+    """Convert a position in training, an epoch or a fraction of all epochs, to an epoch; None is the start.
 
     Raises:
-        ValueError: For what is neither.
+        ValueError: If the position is neither.
     """
-    if place is None:
+    if position is None:
         return 0.0
-    if isinstance(place, bool) or not isinstance(place, int | float) or place < 0:
-        raise ValueError(f"a place in training is an epoch, or a fraction of all epochs; got {place!r}")
-    if isinstance(place, float) and place > 1:
-        raise ValueError(f"{place} is no fraction of all epochs; write an epoch as a whole number")
-    return float(place if isinstance(place, int) else round(place * epochs))
+    if isinstance(position, bool) or not isinstance(position, int | float) or position < 0:
+        raise ValueError(f"a position in training is an epoch, or a fraction of all epochs; got {position!r}")
+    if isinstance(position, float) and position > 1:
+        raise ValueError(f"{position} is not a fraction of all epochs; write an epoch as a whole number")
+    return float(position if isinstance(position, int) else round(position * epochs))
 
 
 def _draw_mark(ax: Axes, epoch: float, text: str) -> None:

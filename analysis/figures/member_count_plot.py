@@ -1,4 +1,4 @@
-"""What each further member brings: the plot of a metric against the number of members."""
+"""Plots a metric against the number of ensemble members."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.plot_function import check_choice, plot_function
-from analysis.figures.reliability_plot import _draw
 from analysis.figures.style import (
     add_legend,
+    dataset_groups,
+    draw_points,
     escape_math,
     make_panels,
     method_styles,
     sample_std,
-    dataset_groups,
 )
 from analysis.frame.metric_display import METRICS
 from analysis.frame.runs import load_series, ranked
 
-_LINE_OFFSET = 0.04  # members between lines that meet
+_LINE_OFFSET = 0.04  # horizontal distance between overlapping lines, in members
 
 
 @plot_function
 def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll", "ece"] = "accuracy") -> Figure:
-    """Plot a metric of the first k members over k, one panel a dataset and architecture.
+    """Plot a metric of the first k members over k, one panel per dataset and architecture.
 
-    Lines are means over seeds, bars sample standard deviations; where lines meet, they stand side by side.
-    Methods with a single member are left out, but for plain training, which is the dashed line.
+    Lines are means over seeds, error bars sample standard deviations. The lines are slightly shifted so that they do
+    not overlap. Methods with a single member are left out, except plain training, which is the dashed line.
 
     Args:
-        frame: Rows of `load_runs`; their series are read.
+        frame: Rows of `load_runs`; their series are loaded.
         metric: "accuracy", "nll" or "ece".
 
     Raises:
@@ -57,7 +57,7 @@ def metric_against_members(frame: pd.DataFrame, metric: Literal["accuracy", "nll
                 points = curve.groupby("step")["value"]
                 mean, std = points.mean(), points.agg(sample_std)
                 x = mean.index.to_numpy(float) + _LINE_OFFSET * (lines.index(str(label)) - (len(lines) - 1) / 2)
-                _draw(ax, list(x), list(mean), list(std), look[str(label)], line="-")
+                draw_points(ax, list(x), list(mean), list(std), look[str(label)], line="-")
             else:
                 ax.axhline(curve["value"].mean(), color=look[str(label)].color, linestyle="--")
         last = int(rows["step"].max())

@@ -1,4 +1,4 @@
-"""The plot of metrics side by side, a row a method."""
+"""Plots metrics side by side, with one row per method."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from analysis.figures.plot_function import check_metrics_present, check_name_lis
 from analysis.figures.style import (
     COLUMN_WIDTH,
     MethodStyle,
+    dataset_groups,
     escape_math,
     method_styles,
-    dataset_groups,
     wrap_label,
 )
 from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import summarize
 
-_LINE_HEIGHT = 0.115  # inches of a line of a method's name
-_MAX_METRICS_IN_COLUMN = 2  # metrics that fit beside the names into one column
-_ROW_GAP = 0.06  # inches between names
+_LINE_HEIGHT = 0.115  # inches per line of a method's name
+_MAX_METRICS_IN_COLUMN = 2  # metrics that fit beside the names in one column
+_ROW_GAP = 0.06  # inches between two names
 _LONG = 30  # characters of a name that fit beside the panels on two columns
 
 
@@ -37,19 +37,19 @@ def metric_by_method(
     order: Sequence[str] | None = None,
     chosen_on_test: bool = False,
 ) -> Figure:
-    """Plot metrics as dots, a row for each method and a panel for each metric, dataset and architecture.
+    """Plot metrics as dots, with a row for each method and a panel for each metric, dataset and architecture.
 
-    Dots are means over seeds, bars sample standard deviations; the dotted line is plain training.
+    Dots are means over seeds, error bars sample standard deviations; the dotted line is plain training.
 
     Args:
         frame: Rows of `load_runs`.
         metrics: Columns of the frame.
-        order: Labels from above to below; None for the order of the frame.
-        chosen_on_test: Show the runs, too, whose state was chosen on test data, with that mark.
+        order: Labels from top to bottom; None for the order of the frame.
+        chosen_on_test: Also show the runs that were chosen on test data, marked as such.
 
     Raises:
-        LookupError: If no run has a metric, or there is no finished run of a label.
-        ValueError: If one label stands twice in the order, or the frame mixes what does not belong together.
+        LookupError: If no run has a metric, or a label has no finished run.
+        ValueError: If the order names a label twice, or the frame mixes rows that must not be in one plot.
     """
     metrics = check_name_list("metrics", metrics)
     frame = frame if chosen_on_test else ranked(frame)
@@ -79,19 +79,19 @@ def metric_by_method(
 
 
 def _ordered_labels(frame: pd.DataFrame, order: Sequence[str] | None) -> list[str]:
-    there = list(dict.fromkeys(frame["label"]))
+    known = list(dict.fromkeys(frame["label"]))
     if order is None:
-        return there
+        return known
     for label in check_name_list("order", order):
-        if label not in there:
-            raise LookupError(f"no finished run of {label!r}; there are: {', '.join(there)}")
+        if label not in known:
+            raise LookupError(f"no finished run of {label!r}; there are: {', '.join(known)}")
     if len(set(order)) < len(order):
         raise ValueError(f"order names a label twice: {', '.join(order)}")
     return list(order)
 
 
 def _labels_with_metrics(rows: pd.DataFrame, labels: Sequence[str], metrics: Sequence[str]) -> list[str]:
-    """Give the labels that have one of the metrics in a cell."""
+    """Return the labels that have one of the metrics for a dataset and architecture."""
     there = rows.loc[rows[[f"{metric}_mean" for metric in metrics]].notna().any(axis=1), "label"]
     return [label for label in labels if label in set(there)]
 

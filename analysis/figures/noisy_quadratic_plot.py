@@ -1,9 +1,8 @@
-"""The noisy quadratic problem: the loss of averaged weights against the number of members."""
+"""Plots the noisy quadratic problem: the loss of averaged weights against the number of members."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from analysis.figures.plot_function import plot_function
 from analysis.figures.style import COLUMN_WIDTH, add_legend, legend_columns
-from analysis.frame.runs import find_finished_runs, load_series, rehearsal_banner, resolve_store_uri
+from analysis.frame.runs import load_series
 
-_PANELS_PER_ROW = 2  # further settings side by side
-_MAIN_HEIGHT, _SMALL_HEIGHT = 2.1, 1.4  # inches a panel is high
-_LEGEND_LINE = 0.155  # inches a line of the legend takes
+_PANELS_PER_ROW = 2  # small panels side by side
+_MAIN_HEIGHT, _SMALL_HEIGHT = 2.1, 1.4  # panel heights in inches
+_LEGEND_LINE = 0.155  # inches per line of the legend
 _BLUE, _ORANGE, _GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
-_SIMULATED_STYLES: dict[str, dict[str, Any]] = {  # drawn in this order
+_SIMULATED_STYLES: dict[str, dict[str, Any]] = {  # in drawing order
     "full": {"color": _ORANGE, "marker": "s", "markersize": 6.5, "markerfacecolor": "white", "label": "full ensemble"},
     "full_multiplicative": {
         "color": _GREEN,
@@ -33,7 +32,7 @@ _SIMULATED_STYLES: dict[str, dict[str, Any]] = {  # drawn in this order
     },
     "late_phase": {"color": _BLUE, "marker": "o", "markersize": 3, "label": "late-phase"},
 }
-_SLOPE_ORDER = ("late_phase", "full_multiplicative", "full")  # the order of the slopes
+_SLOPE_ORDER = ("late_phase", "full_multiplicative", "full")  # the order in which slopes are listed
 _THEORY_STYLES: dict[str, dict[str, Any]] = {
     "full_closed_form": {"color": _ORANGE, "linestyle": "-", "label": "full, closed form"},
     "late_phase_prediction": {"color": _BLUE, "linestyle": "--", "label": "late-phase, predicted"},
@@ -41,65 +40,21 @@ _THEORY_STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def load_settings(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:
-    """Load the finished settings of a study of the noisy quadratic problem, the one of least noise first.
-
-    The columns: `label`, `eta`, `B`, `key`, `run_id`, `store`, and the final metrics, among them `slope/late_phase`
-    (of log loss over log K) and `slope/late_phase_se` (its standard error over seeds). The curves are series of
-    `load_series`: `members/late_phase` and others, whose step is K.
-
-    Args:
-        study: The study's name, which is the MLflow experiment's.
-        store: The MLflow tracking store, as for `load_runs`.
-        keys: Take only the settings with these keys. Default: all.
-
-    Returns:
-        A row a setting, by ascending η² / B, which is how fast θ and φ lose their balance; `attrs["unfinished"]` and
-        `attrs["banner"]` as of `load_runs`.
-
-    Raises:
-        FileNotFoundError: If the store's file does not exist.
-        LookupError: If the store has no such study, or the study no finished setting.
-        ValueError: If two finished runs carry the same key.
-        ConnectionError: If a tracking server does not answer.
-    """
-    uri = resolve_store_uri(store)
-    finished, unfinished = find_finished_runs(study, uri, keys)
-    rows = [
-        {
-            "label": run.data.tags["label"],
-            "eta": float(run.data.params["eta"]),
-            "B": float(run.data.params["B"]),
-            "key": run.data.tags["key"],
-            "run_id": run.info.run_id,
-            "store": uri,
-            **{name: float(value) for name, value in run.data.metrics.items() if not name.startswith("members/")},
-        }
-        for run in finished
-    ]
-    frame = pd.DataFrame(rows)
-    order = (frame["eta"] ** 2 / frame["B"]).argsort(kind="stable")
-    frame = frame.iloc[order].reset_index(drop=True)
-    frame.attrs["unfinished"] = unfinished
-    if banner := rehearsal_banner(finished):
-        frame.attrs["banner"] = banner
-    return frame
-
-
 @plot_function
 def loss_against_members(frame: pd.DataFrame) -> Figure:
     """Plot the steady-state loss of the averaged weights over the number of members, on logarithmic axes.
 
-    Points are means over seeds, bars their standard errors. The setting of least noise is the large panel, the others
-    follow below it; a panel names the slope of each simulated curve, ± its standard error over seeds. Lines are theory:
-    the exact loss of a full ensemble, and the loss predicted for late-phase weights at the iterations that were
-    simulated and after 2·10⁷.
+    Points are means over seeds, error bars their standard errors. The large panel shows the setting with the least
+    noise, the small panels the others. Each panel lists the slope of each simulated curve, ± its standard error over
+    seeds. Lines
+    are theory: the exact loss of a full ensemble, and the loss predicted for late-phase weights after the simulated
+    number of iterations and after 2·10⁷.
 
     Args:
-        frame: Rows of `load_settings`; their series are read.
+        frame: Rows of `load_settings`; their series are loaded.
 
     Raises:
-        LookupError: If a curve of a setting is not there.
+        LookupError: If a setting lacks a curve.
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, Figure 1.
@@ -117,7 +72,7 @@ def loss_against_members(frame: pd.DataFrame) -> Figure:
             ax.errorbar(points.index, points, bars, linestyle="", capsize=2, **_marker_options(look, large=i == 0))
         _finish_panel(ax, row, curves["late_phase"][run].index.to_list(), large=i == 0)
     for i, ax in enumerate(axes):
-        if i == 0 or i >= len(axes) - _PANELS_PER_ROW:  # nothing is below it
+        if i == 0 or i >= len(axes) - _PANELS_PER_ROW:  # the lowest panels
             ax.set_xlabel("Members K")
         if i == 0 or i % _PANELS_PER_ROW == 1:
             ax.set_ylabel("Loss of averaged weights" if i == 0 else "Loss")
@@ -128,7 +83,7 @@ def loss_against_members(frame: pd.DataFrame) -> Figure:
 
 
 def _make_setting_panels(count: int) -> tuple[Figure, list[Axes]]:
-    """Make one large panel, and the others below it, side by side."""
+    """Make one large panel, and small panels below it, side by side."""
     down = math.ceil((count - 1) / _PANELS_PER_ROW)
     labels = [str(look["label"]) for look in (*_SIMULATED_STYLES.values(), *_THEORY_STYLES.values())]
     legend = _LEGEND_LINE * math.ceil(len(labels) / legend_columns(labels, COLUMN_WIDTH)) + 0.12
@@ -139,7 +94,7 @@ def _make_setting_panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _load_curve(frame: pd.DataFrame, name: str) -> dict[str, pd.Series[float]]:
-    """Load a curve over K, of each run."""
+    """Load a curve over K for each run."""
     series = load_series(frame, f"members/{name}")
     found = {str(run): rows.set_index("step")["value"].sort_index() for run, rows in series.groupby("run_id")}
     missing = frame.loc[~frame["run_id"].isin(found), "label"]
@@ -154,7 +109,7 @@ def _marker_options(look: dict[str, Any], *, large: bool = True) -> dict[str, An
 
 
 def _finish_panel(ax: Axes, row: pd.Series[Any], K: list[int], *, large: bool) -> None:
-    """Set the axes of a panel, and write the slopes into a large one, above a small one."""
+    """Format the axes of a panel, and list the slopes: inside a large panel, above a small one."""
     ax.set(xscale="log", yscale="log", xlim=(min(K) / 1.25, max(K) * 1.25))
     ax.margins(y=0.08)
     ax.xaxis.set_major_locator(FixedLocator(K if large else _spaced_ticks(K)))
@@ -183,7 +138,7 @@ def _finish_panel(ax: Axes, row: pd.Series[Any], K: list[int], *, large: bool) -
 
 
 def _spaced_ticks(K: list[int]) -> list[int]:
-    """Choose numbers that stand clear of each other on a narrow logarithmic axis, the last one first."""
+    """Choose numbers of members that have room on a narrow logarithmic axis, starting with the largest."""
     kept: list[int] = []
     for k in sorted(K, reverse=True):
         if not kept or kept[-1] >= 1.7 * k:
@@ -196,6 +151,6 @@ def _format_signed(value: float, digits: int) -> str:
 
 
 def _format_batch_size(value: float) -> str:
-    """Write a batch size, as a power of ten where it is a large one."""
+    """Format a batch size; a large power of ten is written as a power."""
     exponent = round(math.log10(value))
     return rf"$10^{{{exponent}}}$" if value >= 10_000 and np.isclose(value, 10.0**exponent) else f"{value:g}"

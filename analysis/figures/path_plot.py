@@ -1,6 +1,6 @@
-"""Plots of scores along the path between a method's networks.
+"""Plots scores along the path between a method's networks.
 
-Runs that were chosen on test data are left out of all of them.
+Runs that were chosen on test data are left out.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from analysis.figures.plot_function import check_choice, plot_function
 from analysis.figures.style import (
     MethodStyle,
     add_legend,
+    dataset_groups,
     draw_band,
     escape_math,
     make_panels,
     method_styles,
     note_missing_methods,
-    dataset_groups,
 )
 from analysis.frame.metric_display import METRICS
+from analysis.frame.relative_costs import find_plain_training
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import find_plain_training
 
 PathArrays = Mapping[str, Mapping[str, np.ndarray]]
-"""run_id → the arrays of its path."""
+"""run_id → the arrays of its path, by name."""
 POINT_TITLES = {"one": "P(α)", "pair": "P(α), P(1 − α)"}
-"""What is scored at each α, and how plots write it."""
+"""The networks that are scored at each α, and their titles in plots."""
 AVERAGE_PREFIXES = {"probabilities": "pair_", "logits": "logit_pair_"}
-"""Of what a pair's average is taken, and what its arrays are called."""
+"""What a pair of networks averages, and the prefix of the corresponding arrays."""
 LINE_STYLES: dict[str, Literal["--", "-"]] = {"one": "--", "pair": "-"}
-"""How both are told apart in one panel."""
+"""The line styles of one network and of a pair in the same panel."""
 _PANEL_POINTS = {"apart": (("one",), ("pair",)), "one": (("one",),), "pair": (("pair",),), "both": (("one", "pair"),)}
 _REFERENCE_DASHES = ((6.0, 1.5, 1.0, 1.5), (6.0, 1.5, 1.0, 1.5, 1.0, 1.5), (8.0, 2.0))
 
@@ -53,21 +53,22 @@ def scores_along_path(
 ) -> Figure:
     """Plot a score along the path between a method's first two networks.
 
-    It is the score of the network P(α), or of P(α) and P(1 − α) together. The dotted line is plain training. Lines are
-    means over seeds, bands sample standard deviations. A line that runs into a barrier leaves the panel.
+    The score is that of the network P(α), or of P(α) and P(1 − α) together. The dotted line is plain training. Lines
+    are means over seeds, bands sample standard deviations. The axis is limited so that a barrier does not fill the
+    panel.
 
     Args:
-        frame: Rows of `load_runs`; their arrays are read, of plain training and references the column of the metric.
+        frame: Rows of `load_runs`. Their path arrays are loaded; plain training and references use the metric's column.
         metric: "accuracy" or "nll".
-        points: "one" for P(α) and "pair" for P(α) and P(1 − α), a panel a dataset and architecture; "apart" for a
-            panel of each; "both" in one panel, P(α) dashed and the pair solid (Wortsman et al., Figure 6).
-        references: Labels of entries that are drawn as horizontal lines, whether they have a path or not: an ensemble
-            of two networks, say.
-        average: Of what a pair's average is taken; references follow it if they have several members.
+        points: "one" for P(α) and "pair" for P(α) and P(1 − α), in one panel per dataset and architecture; "apart" for
+            one panel each; "both" for one panel with P(α) dashed and the pair solid (Wortsman et al., Figure 6).
+        references: Labels of entries that are drawn as horizontal lines, even if they have a path; for example an
+            ensemble of two networks.
+        average: What a pair averages: "probabilities" or "logits". References with several members use the same.
 
     Raises:
-        LookupError: If no run has a path, or not of such averages; if there is no finished run of a reference.
-        ValueError: For an option's unknown value.
+        LookupError: If no run has a path, or not with such averages; if a reference has no finished run.
+        ValueError: For an unknown value of an option.
     """
     check_path_options(metric, average)
     check_choice("points", points, _PANEL_POINTS)
@@ -98,20 +99,20 @@ def scores_along_path(
 
 
 def check_path_options(metric: str, average: str) -> None:
-    """Refuse what is not measured along a path.
+    """Check the metric and the average of a path plot.
 
     Raises:
-        ValueError: With what is.
+        ValueError: If one is unknown. The message lists the known values.
     """
     check_choice("metric", metric, ("accuracy", "nll"))
     check_choice("average", average, AVERAGE_PREFIXES)
 
 
 def draw_path(ax: Axes, runs: pd.DataFrame, arrays: PathArrays, name: str, look: MethodStyle, line: str) -> list[float]:
-    """Draw an array of the paths of an entry's runs, and say which values should be seen.
+    """Draw one array of the paths of an entry's runs, and return the values that must be visible.
 
     Raises:
-        LookupError: If a run's path has no such array.
+        LookupError: If a run's path does not have the array.
     """
     found = [arrays[run] for run in runs["run_id"]]
     if any(name not in path for path in found):
@@ -130,9 +131,9 @@ def draw_path(ax: Axes, runs: pd.DataFrame, arrays: PathArrays, name: str, look:
 def horizontal_levels(
     frame: pd.DataFrame, metric: str, references: Sequence[str], average: str
 ) -> dict[str, dict[str, float]]:
-    """Give what is drawn as horizontal lines: of each cell, the means of plain training ("") and of references.
+    """Return the horizontal lines of each dataset and architecture: the means of plain training ("") and of references.
 
-    A cell with several entries of plain training has no line of it: none of them is the one.
+    There is no line of plain training if it has several entries, because none of them is the reference.
     """
     found: dict[str, dict[str, float]] = {}
     for title, rows in dataset_groups(frame):
@@ -147,11 +148,11 @@ def horizontal_levels(
 
 def _check_references(frame: pd.DataFrame, references: Sequence[str]) -> None:
     if isinstance(references, str):
-        raise ValueError(f"references is a list of labels, as in [{references}]")
-    there = sorted(set(frame["label"]))
+        raise ValueError(f"references must be a list of labels, as in [{references}]")
+    known = sorted(set(frame["label"]))
     for label in references:
-        if label not in there:
-            raise LookupError(f"no finished run of the reference {label!r}; there are: {', '.join(there)}")
+        if label not in known:
+            raise LookupError(f"no finished run of the reference {label!r}; there are: {', '.join(known)}")
 
 
 def _draw_levels(
@@ -177,7 +178,7 @@ def _legend_entries(
     *,
     both: bool,
 ) -> tuple[list[Line2D], list[str]]:
-    """Give the legend's lines and names."""
+    """Return the legend's lines and names."""
     handles = [Line2D([], [], **look[label].line_options()) for label in on_path]
     names = list(on_path)
     for label in references:
@@ -193,7 +194,7 @@ def _legend_entries(
 
 
 def limit_score_axis(ax: Axes, shown: list[float], better: Literal["higher", "lower"] | None) -> None:
-    """Let the axis show so much and a little more towards worse values, so that no barrier fills it."""
+    """Limit the axis to the given values, with some room towards worse values, so that a barrier does not fill it."""
     low, high = min(shown), max(shown)
     room = max(0.5 * (high - low), 1e-9)
     below, above = (room, 0.3 * room) if better == "higher" else (0.3 * room, room)

@@ -1,6 +1,6 @@
-"""Plots of the space around a method's networks: on a plane, and how flat the loss is.
+"""Plots the loss landscape around a method's networks: scores on a plane, and the flatness of the loss.
 
-Runs that were chosen on test data are left out of all of them.
+Runs that were chosen on test data are left out.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from analysis.figures.plot_function import check_choice, check_name_list, plot_f
 from analysis.figures.style import (
     COLUMN_WIDTH,
     add_legend,
+    dataset_groups,
     draw_band,
     escape_math,
     make_panels,
     method_styles,
     note_height,
     note_missing_methods,
-    dataset_groups,
 )
 from analysis.frame.run_arrays import load_arrays
 from analysis.frame.runs import ranked
@@ -38,8 +38,8 @@ _QUANTITY_LABELS = {
     "nll": "Test NLL (nats)",
     "train_nll": "Training NLL (nats)",
 }
-_PLANES_PER_ROW = 3  # small diagrams side by side on two columns
-_TITLE_LENGTH = 32  # characters of a title above one of them
+_PLANES_PER_ROW = 3  # small diagrams side by side across two columns
+_TITLE_LENGTH = 32  # characters per line of a title above a small diagram
 _ANCHOR_MARKERS = "os^"
 
 
@@ -47,20 +47,20 @@ _ANCHOR_MARKERS = "os^"
 def scores_on_plane(
     frame: pd.DataFrame, *, quantities: Sequence[Literal["error", "accuracy", "nll", "train_nll"]] | None = None
 ) -> Figure:
-    """Plot scores on the plane through three networks, a row for each method; a single score, three methods a row.
+    """Plot scores on the plane through three networks, with a row per method; a single score has three methods per row.
 
-    Each method shows its first seed: planes of different seeds are different planes. The marks are the three networks,
-    of which 1 is the origin; the dotted line is the path that the plot `path` follows, seen on the plane. Colours
-    are spaced closer the better a value is.
+    Each method shows its first seed, because planes of different seeds cannot be averaged. The marks are the three
+    networks; network 1 is the origin. The dotted line is the path that the plot `path` follows, projected on the plane.
+    Colour levels are closer together for better values.
 
     Args:
-        frame: Rows of `load_runs`; their arrays are read.
-        quantities: "error" and "accuracy" (test data, %), "nll" and "train_nll" (nats); None for the error and those of
-            the two others that are there.
+        frame: Rows of `load_runs`; their arrays are loaded.
+        quantities: "error" and "accuracy" (test data, %), "nll" and "train_nll" (nats); None for the error and those
+            of the two others that were measured.
 
     Raises:
-        LookupError: If no run has a plane, or a quantity that is asked for was measured on none.
-        ValueError: For a quantity that there is not.
+        LookupError: If no run has a plane, or a given quantity was not measured on any plane.
+        ValueError: For an unknown quantity.
     """
     frame = ranked(frame)
     arrays = load_arrays(frame, "plane")
@@ -92,16 +92,16 @@ def scores_on_plane(
 
 @plot_function
 def flatness(frame: pd.DataFrame) -> Figure:
-    """Plot how much the training loss rises with noise on the weights, one panel a dataset and architecture.
+    """Plot the increase of the training loss under noise on the weights, one panel per dataset and architecture.
 
-    Lines are means over seeds of the mean over draws, bands sample standard deviations over seeds. A slower rise
-    means a flatter minimum.
+    Lines are means over seeds of the mean over noise draws, bands sample standard deviations over seeds. A slower
+    increase means a flatter minimum.
 
     Args:
-        frame: Rows of `load_runs`; their arrays are read.
+        frame: Rows of `load_runs`; their arrays are loaded.
 
     Raises:
-        LookupError: If no run has a flatness.
+        LookupError: If flatness was measured for no run.
     """
     frame = ranked(frame)
     arrays = load_arrays(frame, "flatness")
@@ -114,20 +114,22 @@ def flatness(frame: pd.DataFrame) -> Figure:
             rises = np.stack([each["increase"].mean(1) for each in found])  # (seeds, sigmas)
             draw_band(ax, found[0]["sigma"], rises, look[str(label)])
         ax.xaxis.set_major_locator(MaxNLocator(6))
-        ax.set(title=escape_math(title), xlabel="Noise σ, relative to each weight", ylabel="Rise of the loss (nats)")
+        ax.set(
+            title=escape_math(title), xlabel="Noise σ, relative to each weight", ylabel="Increase of the loss (nats)"
+        )
     add_legend(figure, [Line2D([], [], **style.line_options()) for style in look.values()], list(look))
     return figure
 
 
 def _select_quantities(planes: list[dict[str, np.ndarray]], asked: Sequence[str] | None) -> list[str]:
-    """Give the quantities that are drawn, and refuse those that are not there."""
-    there = [name for name in _QUANTITY_LABELS if name == "error" or any(name in plane for plane in planes)]
+    """Return the quantities to draw, and check that they were measured."""
+    measured = [name for name in _QUANTITY_LABELS if name == "error" or any(name in plane for plane in planes)]
     if asked is None:
-        return [name for name in there if name != "accuracy"]
+        return [name for name in measured if name != "accuracy"]
     for name in check_name_list("quantities", asked):
         check_choice("quantity", name, _QUANTITY_LABELS)
-        if name not in there:
-            raise LookupError(f"no plane has {name}; there is: {', '.join(there)}")
+        if name not in measured:
+            raise LookupError(f"no plane has {name}; there is: {', '.join(measured)}")
     return list(asked)
 
 
@@ -160,7 +162,7 @@ def _draw_plane(figure: SubFigure, ax: Axes, plane: dict[str, np.ndarray], name:
 
 
 def _contour_levels(values: np.ndarray) -> np.ndarray:
-    """Space ten levels closer the lower they are; a tenth of the values lie above the last one."""
+    """Return ten levels, closer together at low values; a tenth of the values lie above the last one."""
     low, high = float(values.min()), float(np.percentile(values, 90))
     steps: np.ndarray = low + max(high - low, 1e-6) * np.concatenate([[0.0], np.geomspace(0.02, 1.0, 9)])
-    return steps + 0.0  # so that none is written as -0
+    return steps + 0.0  # adding zero turns -0 into 0

@@ -1,4 +1,4 @@
-"""What all functions that draw a figure from runs have in common: style, banner, and options that are checked."""
+"""Provides the decorator of all plotting functions (style, banner, option errors), and checks of options."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ P = ParamSpec("P")
 def plot_function(
     draw: Callable[Concatenate[pd.DataFrame, P], Figure],
 ) -> Callable[Concatenate[pd.DataFrame, P], Figure]:
-    """Make a plot of a function of a frame of runs.
+    """Decorate a function that plots a frame of runs.
 
-    It draws in the common style, and what `frame.attrs["banner"]` says ("Rehearsal: …") stands above the panels, so
-    that no figure of such runs can be taken for the real one; so does how many runs are not shown because they are not
-    finished (`attrs["unfinished"]`).
+    The decorated function draws in the common style. It writes a line above the panels with `frame.attrs["banner"]`
+    ("Rehearsal: …"), so that a rehearsal cannot be mistaken for a real result, and with the number of unfinished runs
+    (`attrs["unfinished"]`).
 
     Args:
-        draw: Takes the frame and options, and gives the figure.
+        draw: Takes the frame and options, and returns the figure.
 
     Returns:
-        The function; it raises ValueError, with the options that there are, for one that is unknown or lacking.
+        The decorated function. It raises a ValueError that lists the known options if an option is unknown or missing.
     """
     signature = inspect.signature(draw)
     known = list(signature.parameters)[1:]
@@ -49,25 +49,25 @@ def plot_function(
 
 
 def check_choice(option: str, value: object, known: Collection[str]) -> None:
-    """Refuse a value that an option does not know.
+    """Check that an option has a known value.
 
     Args:
-        option: Its name.
-        value: What was given.
-        known: What may be given.
+        option: The option's name.
+        value: The given value.
+        known: The known values.
 
     Raises:
-        ValueError: With the known values.
+        ValueError: If the value is unknown. The message lists the known values.
     """
     if value not in known:
         raise ValueError(f"unknown {option} {value!r}; known are: {', '.join(known)}")
 
 
 def check_name_list(option: str, values: object) -> list[str]:
-    """Give the names that an option lists.
+    """Check that an option is a list of names, and return the names.
 
     Raises:
-        ValueError: If it is no list, or an empty one.
+        ValueError: If the option is not a list, or is empty.
     """
     if isinstance(values, str) or not isinstance(values, list | tuple) or not values:
         raise ValueError(f"{option} is a list of names, as in [accuracy, nll]; got {values!r}")
@@ -75,14 +75,14 @@ def check_name_list(option: str, values: object) -> list[str]:
 
 
 def check_metrics_present(table: pd.DataFrame, metrics: Collection[str]) -> None:
-    """Refuse metrics that no run has.
+    """Check that every metric is in a table.
 
     Args:
-        table: Of `summarize`.
-        metrics: What is to be drawn.
+        table: What `summarize` returns.
+        metrics: The metrics to draw.
 
     Raises:
-        LookupError: With the metrics that there are.
+        LookupError: If no run has a metric. The message lists the metrics that runs have.
     """
     there = [str(name).removesuffix("_mean") for name in table if str(name).endswith("_mean")]
     there = [name for name in there if table[f"{name}_mean"].notna().any()]

@@ -1,4 +1,4 @@
-"""Reliability diagrams: whether a network is as often right as it is sure."""
+"""Plots reliability diagrams: accuracy over confidence."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from analysis.figures.plot_function import plot_function
 from analysis.figures.style import (
     COLUMN_WIDTH,
     Color,
-    MethodStyle,
     add_legend,
     assign_styles,
+    dataset_groups,
     escape_math,
     method_styles,
-    dataset_groups,
     wrap_label,
 )
 from analysis.frame.metric_display import METRICS
@@ -28,20 +27,20 @@ from analysis.frame.runs import ranked
 
 BINS = 15
 _DIAGRAMS_PER_ROW = 3  # reliability diagrams side by side
-_MIN_BIN_EXAMPLES = 10  # examples that a bin needs to be drawn
+_MIN_BIN_EXAMPLES = 10  # minimum examples of a bin that is drawn
 
 
 @plot_function
 def reliability(frame: pd.DataFrame) -> Figure:
-    """Plot accuracy over confidence, a small diagram a method and a line a dataset and architecture.
+    """Plot accuracy over confidence, one small diagram per method and one line per dataset and architecture.
 
-    The predictions of all seeds together are sorted into 15 bins of equal width by the probability of the
-    predicted class; a point stands at the mean confidence of its bin and grows with the bin's share of the
-    examples. Bins of fewer than 10 examples are left out. Points below the diagonal mean overconfidence. The
-    numbers are the ECE (of all bins), averaged over seeds.
+    The predictions of all seeds together are sorted into 15 bins of equal width by the probability of the predicted
+    class. A point is at the mean confidence of its bin; its size grows with the bin's share of the examples. Bins of
+    fewer than 10 examples are not drawn. Points below the diagonal mean overconfidence. The numbers are the ECE (over
+    all bins), averaged over seeds.
 
     Args:
-        frame: Rows of `load_runs`; their predictions are read.
+        frame: Rows of `load_runs`; their predictions are loaded.
     """
     frame = ranked(frame)
     predictions = load_predictions(frame)
@@ -74,10 +73,10 @@ def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int = BI
     Args:
         probabilities: Shape (N, C).
         labels: Shape (N,).
-        bins: How many bins; each holds its upper edge, the first its lower one too.
+        bins: The number of bins. Each bin includes its upper edge; the first also includes its lower edge.
 
     Returns:
-        One row a bin that is not empty: confidence and accuracy (means, 0 to 1), share (of the examples).
+        One row per bin that is not empty: confidence and accuracy (means, 0 to 1), share (of the examples).
     """
     confidence = probabilities.max(axis=1).astype(float)
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -88,14 +87,6 @@ def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int = BI
     )
     out["share"] /= len(labels)
     return out.reset_index(drop=True)
-
-
-def _draw(
-    ax: Axes, x: Sequence[float], y: Sequence[float], std: Sequence[float], look: MethodStyle, *, line: str
-) -> None:
-    """Draw points with error bars; a single seed's have none."""
-    bars = None if np.isnan(np.asarray(std)).all() else std
-    ax.errorbar(x, y, bars, linestyle=line, elinewidth=0.7, capsize=1.5, **look.line_options())
 
 
 def _draw_bins(ax: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], color: Color) -> None:
@@ -121,7 +112,7 @@ def _finish_diagram(ax: Axes, title: str, numbers: Sequence[tuple[str, Color]]) 
 
 
 def _label_edges(axes: np.ndarray, used: int) -> None:
-    """Label the left and the lowest diagrams and remove those that no method fills."""
+    """Label the left and the lowest diagrams, and remove diagrams without a method."""
     across = axes.shape[1]
     for i, ax in enumerate(axes.flat):
         if i >= used:

@@ -1,4 +1,4 @@
-"""How a study was tuned: what each method's trials found, and which hyperparameters mattered."""
+"""Plots a study's tuning: the trials of each method, and the importance of its hyperparameters."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ from analysis.figures.style import (
     MethodStyle,
     add_legend,
     assign_styles,
+    dataset_groups,
     escape_math,
     plot_style,
-    dataset_groups,
     wrap_label,
 )
 
 MIN_TRIALS = 4
-"""Finished trials from which on importance is estimated at all."""
-_ROW_HEIGHT = 1.35  # inches that a method takes
+"""The minimum number of finished trials for estimating importance."""
+_ROW_HEIGHT = 1.35  # inches per method
 _AXIS_LABELS = {"nll": "Validation NLL (nats)", "accuracy": "Validation accuracy (%)"}
 
 
 def importances(trials: pd.DataFrame) -> dict[str, float]:
-    """Estimate which share of the differences between a method's finished trials each hyperparameter explains.
+    """Estimate the importance of each hyperparameter.
 
-    By fANOVA, a random forest over the trials (Hutter et al., An efficient approach for assessing hyperparameter
-    importance, ICML 2014), with a fixed seed. PED-ANOVA, which compares the best tenth of the trials with the others,
-    needs some fifty of them. Few trials, of which a search drew most near its best, make rough estimates.
+    It is the share of the differences between finished trials that the hyperparameter explains.
+
+    The estimate is fANOVA, a random forest over the trials (Hutter et al., An efficient approach for assessing
+    hyperparameter importance, ICML 2014), with a fixed seed. PED-ANOVA, which compares the best tenth of the trials
+    with the others, needs about fifty trials. With few trials, most of them near the best one, the estimates are rough.
 
     Args:
         trials: Rows of `load_tuning`, of one search.
 
     Returns:
-        Hyperparameter → share, the largest first; they sum to one. Empty for fewer than `FEWEST` finished trials, or
-        if all found the same.
+        Hyperparameter → share, the largest first; the shares sum to one. Empty if there are fewer than `MIN_TRIALS`
+        finished trials, or if all have the same value.
     """
     finished = trials[trials["state"] == "finished"]
     if len(finished) < MIN_TRIALS or finished["value"].nunique() < 2:
@@ -62,11 +64,11 @@ def importances(trials: pd.DataFrame) -> dict[str, float]:
 
 
 def tuning_history(frame: pd.DataFrame) -> dict[str, Figure]:
-    """Plot each method's trials with the best so far, and beside them how much each hyperparameter mattered.
+    """Plot each method's trials with the best value so far, and next to them the importance of each hyperparameter.
 
-    Each panel names its own metric, for methods may have been tuned by different ones.
-    Dots are finished trials, crosses pruned ones at their last epoch, diamonds the study's own values; diverged,
-    failed and refused trials have no place.
+    Each panel names its own metric, because methods may be tuned by different metrics. Dots are finished trials,
+    crosses pruned trials at their last epoch, diamonds the study's own values. Diverged, failed and refused trials are
+    not drawn.
 
     Args:
         frame: Rows of `load_tuning`.
@@ -139,6 +141,6 @@ def _draw_importances(ax: Axes, found: Mapping[str, float], look: MethodStyle) -
 
 
 def _legend_entries() -> tuple[list[Line2D], list[str]]:
-    marks = {"finished": "o", "as the study writes it": "D", "pruned, at its last epoch": "x"}
+    marks = {"finished": "o", "the study's own values": "D", "pruned, at its last epoch": "x"}
     handles = [Line2D([], [], color="0.3", marker=m, linestyle="", markersize=3.4) for m in marks.values()]
     return [*handles, Line2D([], [], color="0.3")], [*marks, "best so far"]

@@ -1,4 +1,4 @@
-"""The plot of metrics over a value that a study varies, such as T0 or the share of wrong labels."""
+"""Plots metrics over a value that a study varies, such as T0 or the fraction of wrong labels."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from analysis.figures.style import (
     MethodStyle,
     add_legend,
     assign_styles,
+    dataset_groups,
     escape_math,
     make_panels,
-    dataset_groups,
 )
 from analysis.frame.metric_display import describe
 from analysis.frame.runs import ranked
 from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, summarize
 
 DEFAULT_VALUES = {"label_noise": 0.0, "cutout": 0.0}
-"""What the label of a dataset does not mention where it has this value."""
+"""Values that the label of a dataset omits."""
 _ENTRY = [*DATASET_AND_ARCHITECTURE, "label"]
-_MIN_TICK_GAP = 0.08  # of the axis, at least, between two numbers below it
+_MIN_TICK_GAP = 0.08  # minimum distance between two ticks, as a fraction of the axis
 
 
 @plot_function
@@ -43,26 +43,26 @@ def metric_against_value(
     chosen_on_test: bool = False,
     best_of: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Plot metrics over a value, a panel for each metric, dataset and architecture and a line for each method.
+    """Plot metrics over a value, one panel per metric, dataset and architecture, and one line per method.
 
-    An entry's value is read from "x = NUMBER" in its label ("line, β = 1") or in that of its dataset ("cifar10
-    label_noise=0.2"); entries whose labels differ in nothing else are one line, which breaks at a value of which no run
-    is finished. Entries without a value are horizontal lines, plain training dotted, others dash-dotted. Means over
-    seeds; bars, and bands of horizontal lines, are sample standard deviations.
+    An entry's value is read from "x = NUMBER" in its label ("line, β = 1") or in the label of its dataset ("cifar10
+    label_noise=0.2"). Entries whose labels are otherwise equal form one line. The line breaks at values without a
+    finished run. Entries without a value are horizontal lines: dotted for plain training, dash-dotted for others.
+    Points are means over seeds; error bars, and bands of horizontal lines, are sample standard deviations.
 
     Args:
         frame: Rows of `load_runs`.
         x: The name of the value, as labels write it.
         metrics: Columns of the frame.
-        xlabel: What stands below the axis; None for the name.
-        xscale: "linear", "log" or "symlog" (which is linear around zero).
-        chosen_on_test: Show the runs, too, whose state was chosen on test data, with that mark.
-        best_of: Name → what the labels begin with of entries of which only the one with the best mean at each value is
-            drawn, by each metric for itself, under the name, with the mark that it was chosen.
+        xlabel: The label of the x axis; None for the name of the value.
+        xscale: "linear", "log" or "symlog" (linear around zero).
+        chosen_on_test: Also show the runs that were chosen on test data, marked as such.
+        best_of: Name → prefix of labels. Of the entries with this prefix, only the best mean at each value is drawn,
+            under the name and marked as chosen. The choice is made for each metric separately.
 
     Raises:
-        LookupError: If no run has a metric, no label has a value, or no label begins so.
-        ValueError: For an option's unknown value, and if two entries share a line and a value.
+        LookupError: If no run has a metric, no label has a value, or no label has the prefix.
+        ValueError: For an unknown value of an option, and if two entries share a line and a value.
     """
     check_choice("xscale", xscale, ("linear", "log", "symlog"))
     metrics = check_name_list("metrics", metrics)
@@ -72,7 +72,7 @@ def metric_against_value(
     plain_training = list(only_sgd.index[only_sgd])
     look = assign_styles(set(table["series"]), plain_training[0] if len(plain_training) == 1 else "sgd")
     parts = [(metric, title, rows) for metric in metrics for title, rows in dataset_groups(table)]
-    if len(metrics) == 2:  # a row a cell, a column a metric
+    if len(metrics) == 2:  # one row per dataset and architecture, one column per metric
         parts = [(metric, title, rows) for title, rows in dataset_groups(table) for metric in metrics]
     figure, axes = make_panels(len(parts), 1.9, list(look))
     for ax, (metric, title, rows) in zip(axes, parts, strict=True):
@@ -86,16 +86,16 @@ def metric_against_value(
 
 
 def sweep_table(frame: pd.DataFrame, x: str, best_of: Mapping[str, str]) -> pd.DataFrame:
-    """Average entries over seeds, and part their labels into a value and the rest.
+    """Average entries over seeds, and split their labels into a value and the rest.
 
     Args:
         frame: Rows of `load_runs`.
         x: The name of the value.
-        best_of: Name → what the labels begin with of the entries that share it.
+        best_of: Name → prefix of the labels that share it.
 
     Returns:
-        The columns of `summarize`, the dataset without the value, x (NaN where there is none), series (the name of the
-        line) and several (whether the best of several is meant).
+        The columns of `summarize`, with the value removed from the dataset, and x (NaN where there is no value), series
+        (the name of the line) and several (whether only the best of several entries is drawn).
 
     Raises:
         LookupError, ValueError: As `metric_against_value` does.
@@ -130,8 +130,8 @@ def sweep_table(frame: pd.DataFrame, x: str, best_of: Mapping[str, str]) -> pd.D
 
 
 def _unfinished_points(frame: pd.DataFrame, table: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Give entries of which no run is finished as rows without figures, where lines break."""
-    there = set(table[["dataset", "architecture", "series", "x"]].itertuples(index=False, name=None))
+    """Return rows without scores for entries that have no finished run; lines break there."""
+    finished = set(table[["dataset", "architecture", "series", "x"]].itertuples(index=False, name=None))
     methods = {(row["dataset"], row["architecture"], row["series"]): row["method"] for row in table.to_dict("records")}
     rows = {}
     for cell in frame.attrs.get("unfinished", []):
@@ -140,19 +140,19 @@ def _unfinished_points(frame: pd.DataFrame, table: pd.DataFrame, x: str) -> pd.D
         dataset, (value, series) = cell["dataset"], split_label(cell["label"], x)
         if value is None:
             value, dataset = split_label(dataset, x)
-        place = (dataset, cell["architecture"], series)
-        if value is not None and place in methods and (*place, value) not in there:
-            names = dict(zip(("dataset", "architecture", "series"), place, strict=True))
-            rows[*place, value] = names | {"x": value, "several": False, "method": methods[place]}
+        line = (dataset, cell["architecture"], series)
+        if value is not None and line in methods and (*line, value) not in finished:
+            names = dict(zip(("dataset", "architecture", "series"), line, strict=True))
+            rows[*line, value] = names | {"x": value, "several": False, "method": methods[line]}
     columns = ["dataset", "architecture", "series", "x", "several", "method"]
     return pd.DataFrame(list(rows.values()), columns=columns).astype({"x": float, "several": bool})
 
 
 def split_label(label: str, x: str) -> tuple[float | None, str]:
-    """Part a label into the value of x and the rest: "line(β=1, K=2)" into 1 and "line(K=2)".
+    """Split a label into the value of x and the rest: "line(β=1, K=2)" into 1 and "line(K=2)".
 
     Returns:
-        The value, or None if the label has none, and the label without it; x itself if nothing is left.
+        The value, or None if the label has none, and the label without it; x itself if nothing else is left.
     """
     number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
     edge = r"[\s,:;·]*"
@@ -160,7 +160,7 @@ def split_label(label: str, x: str) -> tuple[float | None, str]:
     if not found:
         return None, label
     before, after = label[: found.start()], label[found.end() :]
-    if before.endswith("(") and after.startswith(")"):  # nothing else stood in the brackets
+    if before.endswith("(") and after.startswith(")"):  # the brackets held nothing else
         before, after = before[:-1].rstrip(), after[1:]
     elif before and after and not before.endswith("(") and not after.startswith(")"):
         before += found[3] or found[1]
@@ -168,17 +168,17 @@ def split_label(label: str, x: str) -> tuple[float | None, str]:
 
 
 def keep_best(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Keep, of the entries of which the best is meant, the one with the best mean at each value.
+    """Keep only the best mean at each value, among entries of which only the best is drawn.
 
     Raises:
-        ValueError: If no direction of the metric is better.
+        ValueError: If neither direction of the metric is better.
     """
     several = rows[rows["several"] & rows[f"{metric}_mean"].notna()]
     if several.empty:
         return rows[~rows["several"]]
     better = describe(metric).better
     if better is None:
-        raise ValueError(f"best_of needs a metric of which more or less is better; {metric} is not one")
+        raise ValueError(f"best_of needs a metric with a better direction; {metric} has none")
     order = several.sort_values(f"{metric}_mean", ascending=better == "lower", kind="stable")
     kept = order.groupby(["series", "x"], dropna=False).head(1)
     return rows[~rows["several"] | rows.index.isin(kept.index)]
@@ -226,9 +226,9 @@ def _legend_handle(rows: pd.DataFrame, look: MethodStyle) -> Line2D:
 
 
 def _format_value_axis(ax: Axes, values: np.ndarray, scale: str) -> None:
-    """Put numbers below the values that were tried, as far as there is room."""
+    """Put ticks at the values of the sweep, leaving out those without room."""
     if scale == "log" and values[0] <= 0:
-        raise ValueError(f"xscale: log has no place for {values[0]:g}; take symlog")
+        raise ValueError(f"xscale: log cannot show {values[0]:g}; use symlog")
     positive = np.abs(values[values != 0])
     options = {"linthresh": float(positive.min())} if scale == "symlog" and len(positive) else {}
     ax.set_xscale(scale, **options)

@@ -1,6 +1,6 @@
-"""What every column is called, its unit, how it is written and which direction is better.
+"""Defines how each metric is displayed: its title, unit, number format and better direction.
 
-This is the only place that says so: leaderboards, LaTeX tables and plots all read `METRICS`.
+Leaderboards, LaTeX tables and plots all take these from `METRICS`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """How one metric is shown.
+    """How one metric is displayed.
 
     Attributes:
-        name: The column of `load_runs` (or of `relative_costs`) that holds it.
-        title: What a reader calls it.
-        unit: Its unit, or "" for a plain number.
-        format: How one number is written, as in `format(93.2, ".2f")`.
+        name: The column of `load_runs` or `relative_costs` that holds the metric.
+        title: The title that readers see.
+        unit: The unit, or "" for a plain number.
+        format: The format specification of one number, such as ".2f".
         better: Which direction is better; None where neither is (diversity, number of members).
-        spread: Whether tables show its standard deviation. Counts, and costs relative to others, hardly vary.
+        spread: Whether tables show the standard deviation. Counts and relative costs hardly vary between seeds.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Metric:
 
     @property
     def header(self) -> str:
-        """Title and unit, for the head of a column."""
+        """Title and unit, as in "Accuracy (%)"."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     @property
@@ -41,11 +41,11 @@ class Metric:
         return {"higher": "↑", "lower": "↓", None: ""}[self.better]
 
     def format_value(self, value: float) -> str:
-        """Write one number; "" for one that is not there."""
+        """Format one number; return "" for NaN."""
         return "" if math.isnan(value) else format(value, self.format)
 
-    def write_spread(self, std: float) -> str:
-        """Write a standard deviation; that of a single seed does not exist and reads "n/a"."""
+    def format_std(self, std: float) -> str:
+        """Format a standard deviation; return "n/a" for NaN, the value for a single seed."""
         return "n/a" if math.isnan(std) else format(std, self.format)
 
 
@@ -106,15 +106,21 @@ LEADERBOARD_COLUMNS = (
     "train_cost",
     "predict_cost",
 )
-"""The columns of a leaderboard, where the runs have them. The CSV form has every metric."""
+"""The metrics that a leaderboard shows, where the runs have them. Its CSV form has every metric."""
 
 
 def describe(name: str) -> Metric:
-    """Say how a metric is shown.
+    """Return how a metric is displayed.
 
-    A metric of one companion dataset (`ood_auroc/svhn`, `corruption_error/fog`) is shown as its mean is, `ece_20` as
-    an ECE of 20 bins, `generated/…` as what was measured on official files, `spent/…` as `cost/…`, `logit_average/…` as
-    the metric of averaged probabilities. A metric nobody described is shown with four digits and no better direction.
+    Some names follow the entry of a related metric in `METRICS`:
+
+    - one dataset or corruption of a mean, such as `ood_auroc/svhn` or `corruption_error/fog`
+    - `ece_20`: the ECE with 20 bins
+    - `generated/…`: a metric under corruptions that were generated locally, instead of the official files
+    - `spent/…`: as `cost/…`
+    - `logit_average/…`: the metric of averaged logits instead of averaged probabilities
+
+    An unknown metric is displayed with four significant digits and without a better direction.
 
     Args:
         name: The column's name.

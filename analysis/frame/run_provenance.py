@@ -1,4 +1,4 @@
-"""What each run was made with: code, versions, device, hyperparameters, and where MLflow shows it."""
+"""Loads the provenance of runs: code, versions, device, hyperparameters, and the address of each run in MLflow."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _CELL_TAGS = ("label", "method", "dataset", "architecture", "seed", "key")
 _LEADING_COLUMNS = (*_CELL_TAGS, "run_id", "experiment_id", "state", "reason", "started", "ended", "link")
 _OMITTED_TAGS = ("role", "evaluated_on", "chosen_on", "arrays")
 PARAMETER_PREFIX = "params/"
-"""What the names of the columns begin with that hold parameters."""
+"""The prefix of the columns that hold parameters."""
 
 
 def load_provenance(frame: pd.DataFrame) -> pd.DataFrame:
-    """Load what the runs of a frame were made with, and after them the runs that did not finish.
+    """Load the provenance of a frame's runs, followed by that of the study's unfinished runs.
 
     The columns:
 
-    - `label`, `method`, `dataset`, `architecture`, `seed` (int), `key`, `run_id`: as `load_runs` has them
+    - `label`, `method`, `dataset`, `architecture`, `seed` (int), `key`, `run_id`: as in `load_runs`
     - `experiment_id` (MLflow's number of the study), `state` ("finished", "failed", "diverged", "running" …), `reason`
-      (why it is not finished; else "")
-    - `started`, `ended`: times (UTC, of MLflow's run); NaT where there is none
-    - `link`: the run's page on the tracking server; "" for a store that is no server (see `viewer`)
-    - every further tag under its own name, as a text, "" where a run has none: `commit` (ends with "-dirty" if files
-      were changed), `python`, `torch`, `device`, `threads`, `method_version` …; not MLflow's own tags
-    - every parameter as `params/NAME`, as a text, "" where a run has none: `params/recipe.lr`,
-      `params/method.hyperparameters.K` (a hyperparameter that is not listed has the default of its method's version) …
+      (why the run is not finished; "" for a finished run)
+    - `started`, `ended`: start and end of the MLflow run (UTC); NaT where MLflow has none
+    - `link`: the address of the run on the tracking server; "" if the store is not a server (see `mlflow_ui_command`)
+    - every other tag under its own name, as text, "" where a run lacks it: `commit` (ends with "-dirty" if files
+      were changed), `python`, `torch`, `device`, `threads`, `method_version` …; MLflow's own tags are left out
+    - every parameter as `params/NAME`, as text, "" where a run lacks it: `params/recipe.lr`,
+      `params/method.hyperparameters.K` …; a hyperparameter that is not listed has the default of its method's version
 
     Args:
         frame: Rows of `load_runs`, of one study and store.
@@ -43,13 +43,15 @@ def load_provenance(frame: pd.DataFrame) -> pd.DataFrame:
     """
     origins = frame[["study", "store"]].drop_duplicates()
     if len(origins) != 1:
-        raise ValueError(f"provenance is loaded of one study in one store at a time, not of {len(origins)}")
+        raise ValueError(f"provenance can be loaded for one study in one store at a time, not for {len(origins)}")
     study, uri = origins.iloc[0]
     tracked = {run.info.run_id: run for run in find_tracked_runs(str(study), str(uri))}
-    gone = [run_id for run_id in frame["run_id"] if run_id not in tracked]
-    if gone:
-        where = without_password(str(uri))
-        raise LookupError(f"no longer in {where}: {len(gone)} of the frame's runs of study {study!r}, as {gone[0]}")
+    lost = [run_id for run_id in frame["run_id"] if run_id not in tracked]
+    if lost:
+        store = without_password(str(uri))
+        raise LookupError(
+            f"{len(lost)} runs of the frame are no longer in study {study!r} in {store}, for example {lost[0]}"
+        )
     wanted = [(row["run_id"], row["label"]) for row in frame.to_dict("records")]
     wanted += [(cell["run_id"], cell["label"]) for cell in frame.attrs.get("unfinished", []) if "run_id" in cell]
     table = pd.DataFrame([_row(tracked[run_id], label, str(uri)) for run_id, label in wanted if run_id in tracked])
@@ -60,7 +62,9 @@ def load_provenance(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def mlflow_ui_command(uri: str) -> str:
-    """Say how to look at the runs of a store that is no server; "" for a server, whose runs have links.
+    """Return the command that shows the runs of a store in MLflow.
+
+    Returns "" for a tracking server, whose runs have links.
 
     Args:
         uri: The tracking store.
@@ -71,7 +75,7 @@ def mlflow_ui_command(uri: str) -> str:
 
 
 def without_password(uri: str) -> str:
-    """Leave out the name and password that an address may hold: a page may go anywhere."""
+    """Remove the user name and password from an address, because a report may be passed on to anyone."""
     parts = urlsplit(uri)
     if "@" not in parts.netloc:
         return uri
@@ -94,7 +98,8 @@ def _timestamp(milliseconds: int | None) -> pd.Timestamp | NaTType:
 
 
 def _run_url(run: Any, uri: str) -> str:
+    """Return the address of a run on a tracking server; "" if the store is not a server."""
     if not uri.startswith(("http://", "https://")):
         return ""
-    place = f"/#/experiments/{quote(str(run.info.experiment_id))}/runs/{quote(run.info.run_id)}"
-    return without_password(uri).rstrip("/") + place
+    path = f"/#/experiments/{quote(str(run.info.experiment_id))}/runs/{quote(run.info.run_id)}"
+    return without_password(uri).rstrip("/") + path

@@ -1,4 +1,4 @@
-"""From an MLflow store to one tidy table: a row a finished cell."""
+"""Loads the finished runs of a study from an MLflow store: one row per run."""
 
 from __future__ import annotations
 
@@ -21,43 +21,45 @@ SERIES_PREFIXES = (
     "distance/",
     "members/",
     "system/",
-)  # metrics with one value a step: they are not columns of the frame
+)  # metrics with one value per step; they are not columns of the frame
 _TAG_COLUMNS = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
-_PAGE_SIZE = 1000  # runs a search returns at once
+_PAGE_SIZE = 1000  # runs that one search request returns
 
 
 def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:
-    """Load the finished cells of a study, one row each, sorted by dataset, architecture, label and seed.
+    """Load the finished cells of a study, one row per cell, sorted by dataset, architecture, label and seed.
 
     The columns:
 
-    - `label` (what the study calls the method), `method` (its canonical expression), `architecture`,
-      `dataset`, `seed` (int), `evaluated_on` ("test" or "validation"), `chosen_on` ("test" for a run whose state was
-      chosen on test data, which `ranked` leaves out; else "")
-    - `arrays` (what `load_arrays` has of the run, as in "path plane"; else "")
+    - `label` (the study's name of the method), `method` (its canonical expression), `architecture`,
+      `dataset`, `seed` (int), `evaluated_on` ("test" or "validation"), `chosen_on` ("test" for a run whose weights were
+      chosen on test data, else ""; `ranked` leaves these runs out)
+    - `arrays` (the arrays that `load_arrays` can load for the run, as in "path plane"; "" for none)
     - `key` (SHA-256 of the cell's specification), `run_id`, `artifact_uri`, `study`, `store`
-    - every final metric as a float under the name it is tracked by, NaN where it is not defined:
-      `accuracy`, `corruption_error` (`generated/…` on corruptions that were generated here) and `single/accuracy` in
-      per cent; `nll`, `single/nll` and `diversity/kl`
+    - every final metric as a float under its tracked name, NaN where it is not defined:
+      `accuracy`, `corruption_error` (`generated/…` for corruptions that were generated locally) and `single/accuracy`
+      in per cent; `nll`, `single/nll` and `diversity/kl`
       in nats; `ece`, `adaptive_ece`, `ood_auroc` and `diversity/disagreement` between 0 and 1;
       `cost/*_examples` in examples, `cost/train_seconds` and `cost/seconds_per_1000_predictions` in seconds,
-      `cost/peak_memory_bytes` in bytes. `cost/…` is what the run costs alone, `spent/…` what it took here.
+      `cost/peak_memory_bytes` in bytes. `cost/…` is the cost of the run trained alone. `spent/…` is the cost that was
+      actually spent.
 
     `frame.attrs["unfinished"]` lists the cells without a result (label, architecture, dataset, seed, state,
-    reason, key, run_id; of a key without a run only the key, with the state "missing"), which a leaderboard mentions
-    below its table. Runs that exist only as members of a deep ensemble are left out. `frame.attrs["banner"]` is there
-    for runs of a rehearsal: it says so, and every table and figure made of the frame shows it.
+    reason, key, run_id). A requested key without a run is listed with only its key and the state "missing".
+    Leaderboards name these cells below their tables. Runs that exist only as members of a deep ensemble are left out.
+    `frame.attrs["banner"]` is set if the runs are a rehearsal. It says so, and every table and figure made from the
+    frame shows it.
 
     Args:
-        study: The study's name, which is the MLflow experiment's.
+        study: The study's name, which is also the name of the MLflow experiment.
         store: The MLflow tracking store: a URI, or the path of an SQLite file.
             Default: `sqlite:///runs/mlflow.db`, below the current folder.
-        keys: Take only the cells with these keys (those a study file asks for today). Default: all.
+        keys: Load only the cells with these keys, for example those of the current study file. Default: all.
 
     Raises:
         FileNotFoundError: If the store's file does not exist.
-        LookupError: If the store has no such study, or the study no finished run.
-        ValueError: If two finished runs carry the same key.
+        LookupError: If the store has no such study, or the study has no finished run.
+        ValueError: If two finished runs have the same key.
         ConnectionError: If a tracking server does not answer.
     """
     uri = resolve_store_uri(store)
@@ -71,14 +73,14 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
 
 
 def rehearsal_banner(finished: Iterable[Any]) -> str:
-    """Give what MLflow's runs of a rehearsal say that they are; "" of real runs."""
+    """Return the banner of rehearsal runs, taken from MLflow's tags; "" for real runs."""
     return " ".join(sorted({run.data.tags["banner"] for run in finished if run.data.tags.get("banner")}))
 
 
 def find_finished_runs(
     study: str, uri: str, keys: Collection[str] | None = None
 ) -> tuple[list[Any], list[dict[str, str]]]:
-    """Find the finished cells of a study as MLflow's runs, and describe the unfinished ones.
+    """Return the MLflow runs of a study's finished cells, and descriptions of its unfinished cells.
 
     Args:
         study: The study's name.
@@ -105,7 +107,7 @@ def find_finished_runs(
 
 
 def find_tracked_runs(experiment: str, uri: str) -> list[Any]:
-    """Find all MLflow runs of an experiment.
+    """Return all MLflow runs of an experiment.
 
     Raises:
         FileNotFoundError, LookupError, ConnectionError: As `load_runs` does.
@@ -120,13 +122,15 @@ def find_tracked_runs(experiment: str, uri: str) -> list[Any]:
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the runs that were chosen on test data: their figures on it say nothing about new data.
+    """Leave out the runs whose weights were chosen on test data.
+
+    Their test scores do not estimate the performance on new data.
 
     Args:
         frame: Rows of `load_runs`.
 
     Returns:
-        The other rows; `attrs["left_out"]`, and one of `attrs["notes"]`, says what is left out if anything is.
+        The other rows. If any runs are left out, `attrs["left_out"]` names them; so does one of `attrs["notes"]`.
 
     Raises:
         LookupError: If no row is left.
@@ -143,7 +147,7 @@ def ranked(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Load a metric that has one value a step, of every run in a frame.
+    """Load the values of a metric with one value per step, for every run of a frame.
 
     Args:
         frame: Rows of `load_runs`.
@@ -152,7 +156,7 @@ def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
     Returns:
         Columns run_id, step, value; sorted by run (in the frame's order) and step. A run without the metric
-        has no rows. Of a step tracked twice the later value counts.
+        has no rows. If a step was tracked twice, the later value is kept.
     """
     rows = [
         (run_id, point.step, point.timestamp, point.value)
@@ -170,20 +174,20 @@ def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
-    """Read a file of arrays that a run left.
+    """Read an .npz file that a run saved as an MLflow artifact.
 
     Args:
-        row: Of `load_runs`, as a dict.
-        name: The file's, without its end.
+        row: A row of `load_runs`, as a dict.
+        name: The file's name without ".npz".
 
     Raises:
-        FileNotFoundError: If it is gone, naming the run.
+        FileNotFoundError: If the file no longer exists. The message names the run.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     uri = f"{str(row['artifact_uri']).rstrip('/')}/{name}.npz"
-    try:  # an artifact on this machine is read in place, others are downloaded
+    try:  # a local artifact is read in place, a remote one is downloaded
         path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
         with np.load(path) as stored:
             return dict(stored)
@@ -193,9 +197,10 @@ def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
 
 
 def resolve_store_uri(store: str | None) -> str:
-    """Give the URI of a tracking store: a URI, the path of an SQLite file, or None for the default.
+    """Return the URI of a tracking store, given its URI, the path of an SQLite file, or None for the default.
 
-    A file's path is made whole, for MLflow keeps the stores of a process by their URI, whatever its folder.
+    The path of a file is made absolute, because MLflow caches the stores of a process by their URI, regardless of the
+    current folder.
     """
     uri = store or DEFAULT_STORE
     if ("://" in uri and not uri.startswith("sqlite:///")) or uri == "databricks":
@@ -205,9 +210,9 @@ def resolve_store_uri(store: str | None) -> str:
 
 def _open_client(uri: str) -> MlflowClient:
     path = uri.removeprefix("sqlite:///").partition("?")[0]
-    if uri.startswith("sqlite:///") and not Path(path).is_file():  # MLflow would make an empty one
+    if uri.startswith("sqlite:///") and not Path(path).is_file():  # MLflow would create an empty store
         raise FileNotFoundError(f"no tracked runs: {path} does not exist")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away is soon said to be
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # report an unreachable server quickly
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.tracking import MlflowClient
 

@@ -1,4 +1,4 @@
-"""How a study was tuned: MLflow → a frame with a row a trial."""
+"""Loads the hyperparameter searches of a study from MLflow: one row per trial."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from analysis.frame.runs import find_tracked_runs, resolve_store_uri
 
 
 def load_tuning(study: str, *, store: str | None = None) -> pd.DataFrame:
-    """Load the trials of a study's tuning, one row each, sorted by dataset, architecture, label and number.
+    """Load the trials of a study's tuning, one row per trial, sorted by dataset, architecture, label and number.
 
-    Where a method was searched more than once (with another seed, recipe or space), the latest search counts.
+    If a method was searched more than once (with another seed, recipe or space), only the latest search is loaded.
 
-    The columns: `dataset`, `architecture`, `label`, `method` (with its values), `metric` ("nll" or "accuracy"),
+    The columns: `dataset`, `architecture`, `label`, `method` (with the trial's values), `metric` ("nll" or "accuracy"),
     `number` (of the trial), `state` ("finished", "pruned", "failed", "diverged", "refused" or "running"), `reason`
-    (why it did not finish), `value` (of the metric on validation data: at the end, or of a pruned trial the last;
-    NaN if there is none), `values` (of the searched hyperparameters, a dict), `space` (their ranges, a dict of
-    Optuna's distributions).
+    (why the trial did not finish), `value` (of the metric on validation data: the final value, or the last value of a
+    pruned trial; NaN if there is none), `values` (of the searched hyperparameters, a dict), `space` (their ranges, a
+    dict of Optuna's distributions).
 
     Args:
         study: The study's name.
@@ -27,7 +27,7 @@ def load_tuning(study: str, *, store: str | None = None) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If the store's file does not exist.
-        LookupError: If the study was not tuned, or nothing of it is tracked.
+        LookupError: If the study was not tuned, or its trials were not tracked.
         ConnectionError: If a tracking server does not answer.
     """
     runs = find_tracked_runs(f"{study} · tuning", resolve_store_uri(store))

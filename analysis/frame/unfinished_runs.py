@@ -1,4 +1,4 @@
-"""What is not finished: said below tables, in figures, and where a value lacks some of its runs."""
+"""Describes the unfinished runs of a frame, for notes below tables and in figures."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-_MAX_LISTED = 5  # unfinished cells named in a note; the others are counted
-_REASON_LENGTH = 100  # characters of a failure's reason
+_MAX_LISTED = 5  # unfinished cells that a note names; the others are only counted
+_REASON_LENGTH = 100  # maximum characters of a failure's reason
 
 
 def unfinished_notes(frame: pd.DataFrame) -> list[str]:
-    """Count the unfinished runs of a frame, a line a state, and name the first few with their reasons."""
+    """Return a note for each state of the unfinished runs: how many there are, and the first few with reasons."""
     unfinished: list[dict[str, str]] = frame.attrs.get("unfinished", [])
     notes = []
     states = Counter(cell["state"] for cell in unfinished)
@@ -35,10 +35,10 @@ def _cell_title(cell: Mapping[str, str]) -> str:
 
 
 def unfinished_summary(frame: pd.DataFrame) -> str:
-    """Say in a line how many runs are not shown, as in "Runs not shown: 2 diverged, 1 missing."; "" if all are there.
+    """Count the unfinished runs in one line, as in "Runs not shown: 2 diverged, 1 missing."; "" if there are none.
 
     Args:
-        frame: Rows of `load_runs`; it is `attrs["unfinished"]` that is read.
+        frame: Rows of `load_runs`; only `attrs["unfinished"]` is read.
     """
     states = Counter(cell["state"] for cell in frame.attrs.get("unfinished", []))
     named = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

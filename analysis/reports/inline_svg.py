@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG that may stand in a web page beside others."""
+"""Renders a matplotlib figure as SVG that can be embedded in a web page together with others."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
-_PIXELS = 96 / 72  # a CSS pixel is 1/96 inch, matplotlib's points are 1/72
-_MAX_SCALE = 1.2  # times its size in print, as a screen's text is larger
-_MIN_SCALE = 0.9  # … to which it may shrink
+_PIXELS = 96 / 72  # CSS pixels per point: a pixel is 1/96 inch, a point 1/72
+_MAX_SCALE = 1.2  # relative to the size in print, because text is larger on a screen
+_MIN_SCALE = 0.9  # relative to the size in print
 _ID_REFERENCE = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
 _DECIMAL = re.compile(r"-?\d+\.\d{3,}")
 
 
 def inline_svg(figure: Figure, prefix: str, title: str) -> str:
-    """Draw a figure as an `<svg>` element.
+    """Render a figure as an `<svg>` element.
 
-    Matplotlib names clip paths and glyphs alike in every file and styles all elements of a document, so that two of its
-    drawings in one page would change each other. Here only the names that something refers to stay, behind a prefix,
-    and the style is left to the page: `stroke-linejoin: round; stroke-linecap: butt` within the element. Coordinates
-    are rounded to a hundredth of a point.
+    Matplotlib gives clip paths and glyphs the same ids in every file, and its styles apply to the whole document, so
+    two unmodified drawings in one page would affect each other. Therefore only ids that are referenced are kept, with a
+    prefix, and the style is removed; the page must set `stroke-linejoin: round; stroke-linecap: butt` for the element.
+    Coordinates are rounded to a hundredth of a point.
 
     Args:
-        figure: What to draw.
-        prefix: What the element's ids begin with; of its own for each figure of a page.
-        title: What the drawing shows, for those who do not see it.
+        figure: The figure.
+        prefix: The prefix of the element's ids, different for each figure of a page.
+        title: A description for readers who cannot see the drawing.
 
     Returns:
-        The element, as wide as a screen needs it to be legible (1.2 times the figure's size); it shrinks with what it
-        stands in down to 0.9 times.
+        The element, 1.2 times as large as the figure in print so that it is legible on a screen. It shrinks with its
+        container down to 0.9 times.
     """
     root = ElementTree.fromstring(_render_svg(figure))
     for part in list(root):
@@ -67,7 +67,7 @@ def _render_svg(figure: Figure) -> str:
 
 
 def _prefix_ids(root: ElementTree.Element, prefix: str) -> None:
-    """Put a prefix before the ids that something refers to, and drop the others."""
+    """Add a prefix to the ids that are referenced, and remove the others."""
     used: set[str] = set()
     for element in root.iter():
         if _XLINK in element.attrib:
@@ -83,7 +83,7 @@ def _prefix_ids(root: ElementTree.Element, prefix: str) -> None:
 
 
 def _round_coordinates(root: ElementTree.Element) -> None:
-    """Write outlines and places with two decimals, on one line; scales keep theirs."""
+    """Round paths and positions to two decimals and write each on one line; transforms keep their precision."""
     for element in root.iter():
         for name in ("d", "x", "y"):
             if name in element.attrib:
@@ -92,7 +92,7 @@ def _round_coordinates(root: ElementTree.Element) -> None:
 
 
 def _serialize(root: ElementTree.Element) -> str:
-    """Write the element without the names of its namespaces, which HTML knows, and without blanks between elements."""
+    """Serialize the element without namespaces, which HTML does not need, and without whitespace between elements."""
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
         if not (element.text or "").strip():

@@ -1,4 +1,4 @@
-"""The parts of a report on single runs: what each was made with, and what did not finish."""
+"""Makes the report sections about single runs: their provenance, and the runs that did not finish."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pandas as pd
 
 from analysis.frame.run_provenance import PARAMETER_PREFIX, mlflow_ui_command
 from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE
-from analysis.reports.web_page import Column, Row, Section, Table, Value
+from analysis.reports.page_elements import Column, Row, Section, Table, Value
 
 _CODE_TAGS = {"commit": "Commit", "python": "Python", "torch": "PyTorch", "device": "Device"}
-_MAX_NAMED = 3  # different values that a line names
+_MAX_NAMED = 3  # different values that a line lists
 _COLUMNS_SHOWN_ELSEWHERE = (
     "label",
     "method",
@@ -30,34 +30,34 @@ _COLUMNS_SHOWN_ELSEWHERE = (
 _REDUNDANT_PARAMETERS = re.compile(
     r"params/(seed|architecture|dataset\.name|method\.version|method(\.of)*\.(name|of|hyperparameters\..*))$"
 )
-"""Parameters that a run's method, as it is written, says already, or its place."""
+"""Parameters that a run's method expression, dataset, architecture or seed already states."""
 
 
 def describe_code(made: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
-    """Say what code, versions and devices the finished runs were made with, and warn where that is in doubt.
+    """Describe the code, versions and devices of the finished runs, and warn where the code cannot be identified.
 
     Args:
         made: What `load_provenance` returns.
 
     Returns:
-        What to say, by name; and warnings: of more than one commit, and of code that no commit has.
+        The descriptions by name, and warnings: about several commits, and about uncommitted changes.
     """
     finished = made[made["state"] == "finished"]
     found = {name: sorted(set(finished[name]) - {""}) for name in _CODE_TAGS if name in finished}
     commits = found.get("commit", [])
     warnings = []
     if len(commits) > 1:
-        warnings.append(f"The runs were made by {len(commits)} different commits: {_list_first(commits)}.")
+        warnings.append(f"The runs come from {len(commits)} different commits: {_list_first(commits)}.")
     if dirty := sum(str(commit).endswith("-dirty") for commit in finished.get("commit", [])):
-        warnings.append(f"{_count_sentence(dirty)} made by code with changes that no commit has (“-dirty”).")
+        warnings.append(f"{_count_sentence(dirty)} made with uncommitted changes (“-dirty”).")
     return {_CODE_TAGS[name]: _list_first(values) for name, values in found.items() if values}, warnings
 
 
 def unfinished_sections(frame: pd.DataFrame) -> list[Section]:
-    """Name the runs that are not finished, with their reasons; no section if there are none.
+    """Return a section that lists the unfinished runs with their reasons; no section if there are none.
 
     Args:
-        frame: Rows of `load_runs`; it is `attrs["unfinished"]` that is read.
+        frame: Rows of `load_runs`; only `attrs["unfinished"]` is read.
     """
     cells: list[dict[str, str]] = frame.attrs.get("unfinished", [])
     if not cells:
@@ -85,14 +85,17 @@ def unfinished_sections(frame: pd.DataFrame) -> list[Section]:
     return [
         Section(
             "Unfinished runs",
-            "In no figure above.",
+            "These runs are in no table or plot above.",
             [Table(f"{_count_sentence(len(rows))} not finished", columns, rows)],
         )
     ]
 
 
 def runs_section(made: pd.DataFrame, store: str) -> Section:
-    """Show what each run was made with: what all of a dataset and architecture share once, the rest run by run.
+    """Make the section with the provenance of every run.
+
+    For each dataset and architecture, one table shows the values that all finished runs share, another one the values
+    that differ, with a row per run.
 
     Args:
         made: What `load_provenance` returns.
@@ -100,9 +103,11 @@ def runs_section(made: pd.DataFrame, store: str) -> Section:
     """
     command = mlflow_ui_command(store)
     how = (
-        f"To see them in MLflow: {command}, then look for the run's id." if command else "Each links to its MLflow run."
+        f"To see the runs in MLflow, start `{command}` and look for the run's id."
+        if command
+        else "Each run links to its page in MLflow."
     )
-    text = f"{how} Times are UTC. A hyperparameter that is not written has the default of its method's version."
+    text = f"{how} Times are UTC. Hyperparameters that are not listed have the defaults of the method's version."
     tables = []
     for place, rows in made.groupby(list(DATASET_AND_ARCHITECTURE), sort=True):
         title = " · ".join(map(str, place))
@@ -113,7 +118,7 @@ def runs_section(made: pd.DataFrame, store: str) -> Section:
 
 
 def _split_columns(rows: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
-    """Tell what all finished runs share from what differs; what says nothing about any run is neither."""
+    """Split the columns into values that all finished runs share and names of columns that differ."""
     names = [
         str(name)
         for name in rows
@@ -128,9 +133,9 @@ def _split_columns(rows: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
 
 
 def _shared_values_table(title: str, shared: dict[str, str]) -> Table:
-    columns = [Column("What", kind="name"), Column("Value", kind="code")]
+    columns = [Column("Name", kind="name"), Column("Value", kind="code")]
     rows = [Row([Value(_column_title(name)), Value(value)]) for name, value in shared.items()]
-    return Table(f"{title}: what all finished runs share", columns, rows, title, folded=True, filtered=False)
+    return Table(f"{title}: values that all finished runs share", columns, rows, title, folded=True, filtered=False)
 
 
 def _runs_table(title: str, rows: pd.DataFrame, different: Sequence[str]) -> Table:
@@ -166,7 +171,7 @@ def _runs_table(title: str, rows: pd.DataFrame, different: Sequence[str]) -> Tab
 
 
 def _column_title(column: str) -> str:
-    """Call a parameter as a study file does, and a tag in words."""
+    """Return a parameter's name as in study files, or a tag's name in words."""
     if column.startswith(PARAMETER_PREFIX):
         return column.removeprefix(PARAMETER_PREFIX)
     return _CODE_TAGS.get(column, column.replace("_", " ").capitalize())
@@ -181,7 +186,7 @@ def _time_value(moment: pd.Timestamp) -> Value:
 
 
 def _reason_value(text: str) -> Value:
-    """Show a reason's last line, which of a traceback is the error; the rest opens."""
+    """Return a value that shows a reason's last line (the error of a traceback) and opens to the full text."""
     lines = [line for line in text.splitlines() if line.strip()]
     return Value(lines[-1].strip() if lines else "", more=text if len(lines) > 1 else "")
 

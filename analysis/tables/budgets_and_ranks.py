@@ -1,4 +1,4 @@
-"""What stands below the boards: the best method within a budget, and average ranks over many cells."""
+"""Makes the tables below a leaderboard: the best methods within budgets, and average ranks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from analysis.tables.text_tables import ColumnHead, TextTable, format_mean_and_s
 
 
 def budget_and_rank_tables(board: pd.DataFrame) -> list[TextTable]:
-    """Make the tables below a leaderboard; none by a metric of which neither direction is better.
+    """Make the tables below a leaderboard; none if neither direction of its metric is better.
 
-    - For each dataset and architecture, the best entry within each budget of training and of prediction
+    - For each dataset and architecture: the best entry within each budget of training and of prediction
       (`best_within_budget`).
-    - From six of them on, the average ranks over them (`average_ranks`). Methods that share a letter do not differ.
+    - For six or more datasets × architectures: the average ranks over them (`average_ranks`). Methods that share a
+      letter do not differ.
 
     Args:
         board: What `leaderboard` returns.
@@ -34,7 +35,7 @@ def _budget_tables(board: pd.DataFrame, metric: Metric) -> Iterator[TextTable]:
     best = best_within_budget(board)
     costs = [describe(cost) for cost in COST_NAMES if f"{cost}_mean" in best]
     heads = [ColumnHead("budget", left=True), ColumnHead("best method", left=True), _metric_head(metric)]
-    heads += [*map(_metric_head, costs), ColumnHead("of")]
+    heads += [*map(_metric_head, costs), ColumnHead("entries")]
     for cell, rows in best.groupby(DATASET_AND_ARCHITECTURE, sort=False):
         body = [
             [
@@ -45,15 +46,13 @@ def _budget_tables(board: pd.DataFrame, metric: Metric) -> Iterator[TextTable]:
             ]
             for row in rows.to_dict("records")
         ]
-        yield TextTable(
-            f"Best within a budget (of so many entries) · {group_title(cell)}", heads, body, repeated_columns=2
-        )
+        yield TextTable(f"Best method within a budget · {group_title(cell)}", heads, body, repeated_columns=2)
 
 
 def _rank_tables(board: pd.DataFrame, metric: Metric) -> Iterator[TextTable]:
     try:
         ranks = average_ranks(board, metric.name)
-    except LookupError:  # too few cells, or methods that all of them have: `econ plot STUDY ranks` says which
+    except LookupError:  # too few cells, or too few methods in all of them; `econ plot STUDY ranks` shows the reason
         return
     heads = [ColumnHead("method", left=True), ColumnHead("Average rank", "", "↓"), ColumnHead("groups", left=True)]
     rows = [[str(row["label"]), f"{row['average_rank']:.2f}", str(row["letters"])] for row in ranks.to_dict("records")]

@@ -1,4 +1,4 @@
-"""LaTeX tables of the best method within a budget, and of average ranks."""
+"""Writes LaTeX tables of the best method within each budget, and of average ranks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from analysis.comparisons.best_within_budget import BUDGETS, best_within_budget
 from analysis.comparisons.pareto_fronts import COST_NAMES
 from analysis.frame.metric_display import Metric, describe
 from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, group_title
-from analysis.tables.latex_leaderboard import banner_sentence, escape_latex
+from analysis.tables.latex_document import banner_sentence, escape_latex
 
 
 def latex_comparisons(board: pd.DataFrame, *, label: str | None = None) -> list[str]:
-    """Write the tables that stand below a leaderboard (`comparisons`): budgets, and ranks where there are enough cells.
+    """Write the LaTeX tables that accompany a leaderboard: budgets, and average ranks where there are enough cells.
 
     Args:
         board: What `leaderboard` returns.
-        label: The leaderboard's own, where a document has tables of several boards.
+        label: The label of the leaderboard's own table, for documents with several leaderboards.
 
     Returns:
-        One `table` environment each, labelled `tab:budgets` and `tab:ranks`, or what `label` says, with `-budgets` and
-        `-ranks` behind it.
+        One `table` environment each. Their labels are `tab:budgets` and `tab:ranks`, or `label` followed by `-budgets`
+        and `-ranks`.
     """
     if describe(str(board.attrs["by"])).better is None:
         return []
@@ -32,7 +32,7 @@ def latex_comparisons(board: pd.DataFrame, *, label: str | None = None) -> list[
     budgets = [] if best_within_budget(board).empty else [latex_budgets(board, label=f"{before}budgets")]
     try:
         return [*budgets, latex_ranks(board, label=f"{before}ranks")]
-    except LookupError:  # too few cells, or methods that all of them have
+    except LookupError:  # too few cells, or too few methods in all of them
         return budgets
 
 
@@ -41,13 +41,12 @@ def latex_ranks(
 ) -> str:
     r"""Write the average ranks as a `table` environment; methods that share a letter do not differ.
 
-    It needs `\usepackage{booktabs}`.
+    The table needs `\usepackage{booktabs}`.
 
     Args:
         frame: Rows of `load_runs`, or what `leaderboard` returns.
-        by: The metric to rank by; None for that of a leaderboard.
-        caption: LaTeX that replaces the caption written here, which says what was tested, over what, and what is left
-            out.
+        by: The metric to rank by; None for the metric of a leaderboard.
+        caption: LaTeX that replaces the default caption, which describes the tests, the cells and the methods left out.
         label: For `\ref`.
 
     Raises:
@@ -58,15 +57,10 @@ def latex_ranks(
         [escape_latex(str(row["label"])), f"{row['average_rank']:.2f}", escape_latex(row["letters"])]
         for row in ranks.to_dict("records")
     ]
-    said = f"{explain_ranks(ranks)} Methods that share a letter are not shown to differ."
+    explanation = f"{explain_ranks(ranks)} Methods that share a letter are not shown to differ."
     heads = ["method", r"average rank $\downarrow$", "groups"]
-    return _table(
-        "lrl",
-        heads,
-        [rows],
-        (caption or escape_latex(said).replace(r"$\chi$2", r"$\chi^2$")) + banner_sentence(frame),
-        label,
-    )
+    caption = caption or escape_latex(explanation).replace(r"$\chi$2", r"$\chi^2$")
+    return _table("lrl", heads, [rows], caption + banner_sentence(frame), label)
 
 
 def latex_budgets(
@@ -77,15 +71,15 @@ def latex_budgets(
     caption: str | None = None,
     label: str = "tab:budgets",
 ) -> str:
-    r"""Write the best method within each budget as a `table` environment, a part for each dataset and architecture.
+    r"""Write the best method within each budget as a `table` environment, one part per dataset and architecture.
 
-    It needs `\usepackage{booktabs}`.
+    The table needs `\usepackage{booktabs}`.
 
     Args:
         frame: Rows of `load_runs`, or what `leaderboard` returns.
-        by: The metric of quality; None for that of a leaderboard.
+        by: The metric of quality; None for the metric of a leaderboard.
         budgets: As `best_within_budget` takes them.
-        caption: LaTeX that replaces the caption written here.
+        caption: LaTeX that replaces the default caption.
         label: For `\ref`.
 
     Raises:
@@ -101,12 +95,14 @@ def latex_budgets(
     for cell, rows in best.groupby(DATASET_AND_ARCHITECTURE, sort=False):
         parts.append([_budget_row(row, metric, costs) for row in rows.to_dict("records")])
         titles.append(group_title(cell))
-    said = (
-        f"The best method ({metric.title}, mean ± sample standard deviation over seeds) that costs at most the given "
-        "multiple of training one network plainly, or of its prediction."
+    explanation = (
+        f"The best method ({metric.title}, mean ± sample standard deviation over seeds) whose cost is at most "
+        "the given multiple of the plain training of one network, or of its prediction."
     )
     columns = "llr" + "r" * len(costs)
-    return _table(columns, heads, parts, (caption or escape_latex(said)) + banner_sentence(frame), label, titles=titles)
+    return _table(
+        columns, heads, parts, (caption or escape_latex(explanation)) + banner_sentence(frame), label, titles=titles
+    )
 
 
 def _budget_row(row: dict[Any, Any], metric: Metric, costs: Sequence[Metric]) -> list[str]:
@@ -126,7 +122,7 @@ def _table(
     label: str,
     titles: Sequence[str] = (),
 ) -> str:
-    """Write a table with booktabs rules, its parts apart and, if they have titles, below these."""
+    """Write a table with booktabs rules between its parts; each part may have a title above it."""
     lines = ["\\begin{table}[tb]", "\\centering", f"\\caption{{{caption}}}", f"\\label{{{label}}}"]
     lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", " & ".join(heads) + r" \\"]
     for i, rows in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Leaderboards as text, Markdown and CSV."""
+"""Writes leaderboards as text, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def render(
 
     Args:
         board: What `leaderboard` returns.
-        format: "text" (for a terminal), "markdown", or "csv" (every metric, mean and standard deviation apart, in full
-            precision).
-        metrics: The columns of the other two, as far as the runs have them.
-        width: Characters a line of text may have; a wider table goes on below. Default: no limit.
+        format: "text" (for a terminal), "markdown", or "csv" (every metric, mean and standard deviation in separate
+            columns, in full precision).
+        metrics: The columns of text and Markdown, where the runs have them.
+        width: Maximum characters per line of text; a wider table continues below. Default: no limit.
 
     Raises:
-        ValueError: If the format is none of these.
+        ValueError: If the format is unknown.
     """
     if format == "csv":
         if banner := board.attrs.get("banner"):
@@ -48,14 +48,14 @@ def render(
 
 
 def split_board(board: pd.DataFrame, metrics: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame, list[Metric]]]:
-    """Split a board into its tables: the title, the rows and the metrics that at least one of them has."""
+    """Split a board by dataset and architecture: the title, the rows, and the metrics that at least one row has."""
     for (dataset, architecture), rows in board.groupby(DATASET_AND_ARCHITECTURE, sort=False):
         has = [name for name in metrics if f"{name}_mean" in rows and rows[f"{name}_mean"].notna().any()]
         yield f"{dataset} · {architecture}", rows, [describe(name) for name in has]
 
 
 def _board_tables(board: pd.DataFrame, metrics: Sequence[str]) -> Iterator[TextTable]:
-    """Make the table of each dataset and architecture; beside the metric ranked by stands the difference in it."""
+    """Make the table of each dataset and architecture. The difference column follows the metric ranked by."""
     by = str(board.attrs["by"])
     for title, rows, shown in split_board(board, metrics if by in metrics else (by, *metrics)):
         heads, body = [ColumnHead("#"), ColumnHead("method", left=True), ColumnHead("n")], rows.to_dict("records")

@@ -1,4 +1,4 @@
-"""A paper's table beside ours, as text, Markdown and LaTeX."""
+"""Writes the comparison with a paper's table as text, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -9,35 +9,38 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from analysis.frame.unfinished_runs import unfinished_notes
-from analysis.tables.latex_leaderboard import escape_latex, label_of
+from analysis.tables.latex_document import escape_latex, label_of
 from analysis.tables.text_tables import ColumnHead, TextTable, footnote_letter, render_markdown, render_text
 
 Format = Literal["text", "latex", "markdown", "csv"]
 
 
 LINE_NAMES = ("paper", "ours", "difference")
-"""The lines of a row, from top to bottom."""
+"""The three lines of a table row, from top to bottom."""
 
 
-MISSING, NOT_MEASURED = "missing", "not measured"
-"""What stands in our line where no run is finished, and where none has the metric."""
+MISSING = "missing"
+"""Our value if no run is finished."""
+
+NOT_MEASURED = "not measured"
+"""Our value if no finished run has the metric."""
 
 
-CHOSEN_ON_TEST = "Ours was chosen on test data."
-"""What stands below the table of such a value."""
+CHOSEN_ON_TEST = "Our value was chosen on test data."
+"""The footnote of a value whose runs were chosen on test data."""
 
 
 NO_VALUE = "–"
-"""What stands where the paper gives nothing, or where there is nothing to subtract."""
+"""The cell where the paper has no value, or where there is no difference."""
 
 
 class ComparisonGrid(NamedTuple):
-    """A table as it is written: a line of cells for each of the paper's, ours and the difference.
+    """The cells of a comparison table. Each row has three lines: the paper's values, ours, and the differences.
 
     Attributes:
-        columns: the paper's names.
-        rows: (the paper's name of the row, its three lines of cells).
-        notes: what stands below, the marked ones last.
+        columns: The paper's column names.
+        rows: Pairs of the paper's row name and its three lines of cells.
+        notes: The notes below the table; footnotes come last.
     """
 
     columns: list[str]
@@ -46,7 +49,7 @@ class ComparisonGrid(NamedTuple):
 
 
 def arrange_comparison(compared: pd.DataFrame) -> ComparisonGrid:
-    """Arrange the values of `compare` as the paper's table has them, three lines a row."""
+    """Arrange the values of `compare` like the paper's table, with three lines per row."""
     columns = list(dict.fromkeys(map(str, compared["column"])))
     marks: dict[str, str] = {}
     rows = []
@@ -60,12 +63,12 @@ def arrange_comparison(compared: pd.DataFrame) -> ComparisonGrid:
 
 
 def format_cell(value: Mapping[object, object], line: str, marks: dict[str, str]) -> str:
-    """Write one line of a cell.
+    """Format one line of a cell.
 
     Args:
-        value: A row of `compare`, or nothing.
-        line: Which of `LINES`.
-        marks: Text of a note → its mark; a new note joins.
+        value: A row of `compare`, or an empty mapping.
+        line: One of `LINE_NAMES`.
+        marks: The text of each footnote → its mark. New footnotes are added.
     """
     if not value:
         return ""
@@ -82,7 +85,7 @@ def format_cell(value: Mapping[object, object], line: str, marks: dict[str, str]
             return NOT_MEASURED if value["runs"] else MISSING
         n, planned = int(figure["ours_n"]), int(str(value["runs"])) + int(str(value["unfinished"]))
         notes = [CHOSEN_ON_TEST] if value["chosen_on"] else []
-        notes += [f"Ours is over {n} of {planned} runs."] if n < planned else []
+        notes += [f"Our value is over {n} of {planned} runs."] if n < planned else []
         written = [f" [{marks.setdefault(note, footnote_letter(len(marks)))}]" for note in notes]
         return format_with_std(figure["ours_mean"], figure["ours_std"], digits) + "".join(written)
     if not stated or not figure["ours_n"]:
@@ -106,33 +109,33 @@ _NUMERIC_COLUMNS = (
 
 
 def format_with_std(mean: float, std: float, digits: int) -> str:
-    """Write a mean and its spread, if it has one, with so many decimals."""
+    """Format a mean and its standard deviation (left out if NaN) with the given number of decimals."""
     written = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
     return written.replace("-", "−")
 
 
 def comparison_notes(compared: pd.DataFrame) -> list[str]:
-    """Say what the table shows: whose values, over how many runs, and which of ours are missing."""
+    """Return the notes below the table: the sources, the number of runs, and our missing values."""
     attrs = compared.attrs
     runs = compared[compared["label"] != ""]
     counts = sorted(int(n) for n in runs.loc[runs["ours_n"] > 0, "ours_n"].unique())
     over = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "no"
     absent, unmeasured = runs[runs["runs"] == 0], runs[(runs["runs"] > 0) & (runs["ours_n"] == 0)]
-    told = [
+    notes = [
         f"Paper: {attrs['source']}; {_paper_runs(attrs)}.",
         f"Ours: mean ± sample standard deviation over {over} runs; difference: ours − paper [Welch 95 % interval; n/a "
         "where a side has one run or no spread].",
     ]
     if len(absent):
-        told.append(f"Missing: {len(absent)} of {len(runs)} values have no finished run of ours.")
+        notes.append(f"Missing: {len(absent)} of {len(runs)} values have no finished run of ours.")
     if len(unmeasured):
-        told.append(f"Not measured: {len(unmeasured)} of {len(runs)} values, of which our runs lack the metric.")
-    told += unfinished_notes(compared)
-    return [*filter(None, [attrs.get("banner", "")]), *told, *filter(None, [attrs.get("remark", "")])]
+        notes.append(f"Not measured: our runs lack the metric of {len(unmeasured)} of {len(runs)} values.")
+    notes += unfinished_notes(compared)
+    return [*filter(None, [attrs.get("banner", "")]), *notes, *filter(None, [attrs.get("remark", "")])]
 
 
 def _paper_runs(attrs: Mapping[Any, Any]) -> str:
-    """Say over how many runs the paper's values are."""
+    """Describe the number of runs behind the paper's values."""
     if attrs["seeds"] == 1:
         return "one run"
     spread = attrs.get("spread") or "one run where there is no ±"
@@ -142,16 +145,17 @@ def _paper_runs(attrs: Mapping[Any, Any]) -> str:
 def render_paper(
     compared: pd.DataFrame, format: Format = "text", *, width: int | None = None, label: str | None = None
 ) -> str:
-    r"""Write a paper's table beside ours.
+    r"""Write the comparison with a paper's table.
 
     Args:
         compared: What `compare` returns.
-        format: "text" for a terminal, "markdown", "latex" (booktabs), or "csv": a row a value, every figure apart.
-        width: Characters a line of text may have; a wider table goes on below. Default: no limit.
-        label: For `\ref`, of LaTeX. Default: made of the source.
+        format: "text" for a terminal, "markdown", "latex" (booktabs), or "csv": one row per value, every number in its
+            own column.
+        width: Maximum characters per line of text; a wider table continues below. Default: no limit.
+        label: For `\ref`, in LaTeX. Default: made from the source.
 
     Raises:
-        ValueError: If the format is none of these.
+        ValueError: If the format is unknown.
     """
     if format == "csv":
         if banner := compared.attrs.get("banner"):
@@ -170,7 +174,7 @@ def render_paper(
 
 
 def _table_rows(grid: ComparisonGrid) -> list[list[str]]:
-    """Give every line of a table with its first two cells: the row's name and what the line is."""
+    """Return the rows of the written table: the row's name, the line's name, and the cells."""
     return [
         [name if line == LINE_NAMES[0] else "", line, *cells]
         for name, lines in grid.rows
@@ -179,7 +183,7 @@ def _table_rows(grid: ComparisonGrid) -> list[list[str]]:
 
 
 def comparison_text_table(grid: ComparisonGrid, title: str) -> TextTable:
-    """Make a table as it is read of the paper's."""
+    """Make the text table of a comparison."""
     heads = [ColumnHead("row", left=True), ColumnHead("line", left=True), *map(ColumnHead, grid.columns)]
     return TextTable(title, heads, _table_rows(grid), repeated_columns=2)
 

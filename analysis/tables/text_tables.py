@@ -1,4 +1,4 @@
-"""Tables as text for a terminal and as Markdown."""
+"""Writes tables as text for a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ColumnHead:
     """The head of a column.
 
     Attributes:
-        title: What stands in it.
-        unit: Its unit, "" if it has none.
-        arrow: Which direction is better, "↑", "↓" or "".
-        left: Whether its cells are aligned to the left.
+        title: The title.
+        unit: The unit, or "".
+        arrow: An arrow that points to better values: "↑", "↓" or "".
+        left: Whether the cells are aligned to the left.
     """
 
     title: str
@@ -32,14 +32,14 @@ class ColumnHead:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table as a reader sees it.
+    """A table of text cells.
 
     Attributes:
-        title: What stands above it.
-        heads: One a column.
-        rows: One cell a column each.
-        repeated_columns: How many of the first columns stand again where a wide table goes on below.
-        note: A sentence below it.
+        title: The title above the table.
+        heads: One per column.
+        rows: One cell per column in each row.
+        repeated_columns: The number of leading columns that are repeated when a wide table continues below.
+        note: A sentence below the table.
     """
 
     title: str
@@ -53,9 +53,9 @@ def render_text(tables: Sequence[TextTable], notes: Sequence[str], width: int | 
     """Write tables for a terminal.
 
     Args:
-        tables: In their order.
-        notes: What stands below them, a line each.
-        width: Characters a line of a table may have; a wider table goes on below. Default: no limit.
+        tables: The tables, in order.
+        notes: Lines below the tables.
+        width: Maximum characters per line of a table; a wider table continues below. Default: no limit.
     """
     lines = [line for table in tables for line in _text_lines(table, width)]
     return "\n".join([*lines, *map(make_printable, notes)]) + "\n"
@@ -68,12 +68,12 @@ def render_markdown(tables: Sequence[TextTable], notes: Sequence[str]) -> str:
 
 
 def footnote_letter(i: int) -> str:
-    """Give the i-th mark of a note or group, as spreadsheets count: a, b, … z, aa, ab and so on."""
+    """Return the i-th mark of a footnote, in the order of spreadsheet columns: a, b, … z, aa, ab and so on."""
     return (footnote_letter(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
 
 
 def make_printable(name: str) -> str:
-    """Put a name on one line and drop characters that a terminal would obey."""
+    """Put text on one line and replace characters that a terminal would interpret."""
     return "".join(c if c.isprintable() else " " for c in name).strip()
 
 
@@ -94,13 +94,13 @@ def _text_lines(table: TextTable, width: int | None) -> Iterator[str]:
 
 
 def _text_head_lines(head: ColumnHead) -> list[str]:
-    """A head in two lines: the title, and below it unit and arrow; a title without them stands in the lower one."""
+    """Return the two lines of a head: the title, and the unit and arrow; the title last if these are empty."""
     below = f"{head.unit} {head.arrow}".strip()
     return [head.title, below] if below else ["", head.title]
 
 
 def _split_columns(widths: Sequence[int], limit: int | None, repeated_columns: int) -> Iterator[list[int]]:
-    """Share the columns out over tables that fit into a width, each with the first few."""
+    """Split the columns into blocks that fit a width; each block starts with the repeated columns."""
     block = list(range(repeated_columns))
     for column in range(repeated_columns, len(widths)):
         wide = sum(widths[i] + 2 for i in [*block, column]) - 2
@@ -134,12 +134,12 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape what Markdown would read as markup, HTML included."""
+    """Escape characters that Markdown reads as markup, including HTML."""
     return re.sub(r"([\\|`*_\[\]#~$])", r"\\\1", html.escape(make_printable(text), quote=False))
 
 
 def format_mean_and_std(row: Mapping[Any, object], metric: Metric) -> str:
-    """Write the mean and spread of one entry, as "93.21 ± 0.10"; "–" where it has none."""
+    """Format the mean and standard deviation of one entry, as in "93.21 ± 0.10"; "–" where it has no value."""
     mean = float(str(row[f"{metric.name}_mean"]))
     if pd.isna(mean):
         return "–"

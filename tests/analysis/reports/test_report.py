@@ -14,7 +14,8 @@ from analysis import Column, Row, Section, Table, Value, beside_paper, compare, 
 from analysis.comparisons.leaderboard import leaderboard
 from analysis.comparisons.published_comparison import welch_interval
 from analysis.figures import PLOTS
-from analysis.reports.report import cost_tables, draw_plots, leaderboard_tables, plot_caption, report
+from analysis.reports.leaderboard_sections import cost_tables, leaderboard_tables
+from analysis.reports.report import draw_plots, plot_caption, report
 from analysis.reports.run_sections import describe_code, runs_section, unfinished_sections
 from analysis.reports.table_sections import convert_text_table, leading_number
 from analysis.tables.text_tables import ColumnHead, TextTable

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import plot_style
 from analysis.reports.inline_svg import inline_svg
-from analysis.reports.web_page import Column, Drawing, Row, Section, Table, Value, write_page
+from analysis.reports.page_elements import Column, Drawing, Row, Section, Table, Value
+from analysis.reports.web_page import write_page
 
 HOSTILE = """</style><script>alert(1)</script>&amp;"'><img src=x onerror=alert(2)>"""
 NAMED = [Column("Method", kind="name"), Column("Accuracy", "%", "higher")]

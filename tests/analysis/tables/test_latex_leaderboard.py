@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import document, label_of, latex, leaderboard
-from analysis.tables.latex_leaderboard import escape_latex
+from analysis.tables.latex_document import escape_latex
 
 GOLDEN = Path(__file__).parent / "golden"
 HARD = "\\ { } $ & # ^ _ ~ % < > | \" ' ` [x] ε σ0=½ Ω × ± – é ł 日本 \x07"
