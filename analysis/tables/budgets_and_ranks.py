@@ -35,7 +35,7 @@ def _budget_tables(board: pd.DataFrame, metric: Metric) -> Iterator[TextTable]:
     best = best_within_budget(board)
     costs = [describe(cost) for cost in COST_NAMES if f"{cost}_mean" in best]
     heads = [ColumnHead("budget", left=True), ColumnHead("best method", left=True), _metric_head(metric)]
-    heads += [*map(_metric_head, costs), ColumnHead("entries")]
+    heads += [*map(_metric_head, costs), ColumnHead("of")]
     for cell, rows in best.groupby(DATASET_AND_ARCHITECTURE, sort=False):
         body = [
             [
@@ -46,7 +46,12 @@ def _budget_tables(board: pd.DataFrame, metric: Metric) -> Iterator[TextTable]:
             ]
             for row in rows.to_dict("records")
         ]
-        yield TextTable(f"Best method within a budget · {group_title(cell)}", heads, body, repeated_columns=2)
+        yield TextTable(
+            f"Best method within a budget (of: entries within the budget) · {group_title(cell)}",
+            heads,
+            body,
+            repeated_columns=2,
+        )
 
 
 def _rank_tables(board: pd.DataFrame, metric: Metric) -> Iterator[TextTable]:

@@ -60,7 +60,7 @@ def test_the_relative_difference_of_two_networks_on_the_path(corrupted):
     np.testing.assert_allclose(curve.get_xydata(), np.transpose([[0, 1, 3], expected]))
     with pytest.raises(LookupError, match=r"no path was measured at α = 0.25, but at -0.5, 0, 0.5, 1"):
         path_under_corruption(corrupted, between=[0, 0.25])
-    with pytest.raises(ValueError, match="between is two places"):
+    with pytest.raises(ValueError, match="between must be two positions"):
         path_under_corruption(corrupted, between=[0])
 
 
@@ -87,9 +87,7 @@ def test_nothing_is_cut_off_even_below_a_banner(corrupted):
 
 
 def test_what_was_not_measured_is_said(corrupted, frame):
-    with pytest.raises(
-        LookupError, match=r"no path was measured under corruptions; a study asks for it by `evaluate: {p"
-    ):
+    with pytest.raises(LookupError, match=r"no path was measured under corruptions; add `evaluate: {p"):
         path_under_corruption(frame)
     with pytest.raises(LookupError, match="no path was measured under rain of severity 1; there is: fog 1, "):
         path_under_corruption(corrupted, corruptions=["rain"])

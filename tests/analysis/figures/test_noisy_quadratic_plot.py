@@ -4,48 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import load_settings, loss_against_members, save
-
-K = np.arange(1, 6)
-LOSSES = {(0.1, 1e3): 1e-3, (0.1, 1e8): 1e-8, (0.5, 100.0): 1e-2}  # by (η, B): of one member
-SLOPES = {"late_phase": -0.75, "full_multiplicative": -0.9, "full": -1.0}
-THEORY = ("full_closed_form", "late_phase_prediction", "late_phase_prediction_2e7")
-
-
-def add_setting(store, study, eta, B, loss, leave_out=()):
-    series = {}
-    for name, slope in SLOPES.items():
-        series |= {f"members/{name}": loss * K**slope, f"members/{name}_se": 0.1 * loss * K**slope}
-    series |= {f"members/{name}": loss / K for name in THEORY}
-    metrics = {f"slope/{name}": slope for name, slope in SLOPES.items()}
-    metrics |= {f"slope/{name}_se": 0.012 for name in SLOPES}
-    series = {name: list(values) for name, values in series.items() if name not in leave_out}
-    label = f"η = {eta:g}, B = {B:g}"
-    run_id, _ = store.add(study, label, 0, metrics=metrics, series=series)
-    for name, value in (("eta", eta), ("B", B)):
-        store.client.log_param(run_id, name, value)
-    return run_id
-
-
-@pytest.fixture(scope="module")
-def quadratic_store(store, tmp_path_factory):
-    """A store of its own: other tests list the studies of the shared one."""
-    return type(store)(tmp_path_factory.mktemp("quadratic"))
-
-
-@pytest.fixture(scope="module")
-def settings(quadratic_store):
-    store = quadratic_store
-    for (eta, B), loss in LOSSES.items():
-        add_setting(store, "quadratic", eta, B, loss)
-    store.add("quadratic", "η = 2, B = 1", 0, state="diverged")
-    return load_settings("quadratic", store=store.uri)
-
-
-def test_settings_come_by_their_noise(settings):
-    assert list(zip(settings["eta"], settings["B"], strict=True)) == [(0.1, 1e8), (0.1, 1e3), (0.5, 100.0)]
-    assert set(settings["slope/late_phase"]) == {-0.75}
-    assert not [column for column in settings if column.startswith("members/")]
-    assert [run["state"] for run in settings.attrs["unfinished"]] == ["diverged"]
+from tests.analysis.quadratic_settings import SLOPES, THEORY, K, add_setting
 
 
 def test_a_rehearsal_says_so(quadratic_store):
@@ -55,16 +14,6 @@ def test_a_rehearsal_says_so(quadratic_store):
     frame = load_settings("small", store=store.uri)
     assert frame.attrs["banner"] == "Rehearsal, not a result: 10 dimensions."
     assert "10 dimensions" in loss_against_members(frame).get_suptitle()
-
-
-def test_only_the_settings_asked_for(settings, quadratic_store):
-    store = quadratic_store
-    key = settings["key"][1]
-    found = load_settings("quadratic", store=store.uri, keys=[key, "f" * 64])
-    assert list(found["key"]) == [key]
-    assert found.attrs["unfinished"] == [{"state": "missing", "key": "f" * 64}]
-    with pytest.raises(LookupError, match="no study 'nothing'"):
-        load_settings("nothing", store=store.uri)
 
 
 def test_the_figure_shows_the_losses(settings):

@@ -29,6 +29,15 @@ def legend(figure):
     return [text.get_text().replace(r"\$", "$") for text in figure.legends[0].get_texts()]
 
 
+def lines(ax):
+    """The means that are drawn, by their colour."""
+    return {line.get_color(): line.get_xydata() for line in ax.get_lines() if len(line.get_xdata()) > 1}
+
+
+def title_of_legend(figure):
+    return figure.legends[0].get_title().get_text()
+
+
 def test_one_network_or_a_pair(cifar):
     color = method_styles(cifar)[LATE].color
     one, pair = (scores_along_path(cifar, points=points) for points in ("one", "pair"))
@@ -97,12 +106,6 @@ def test_a_path_that_goes_on_beyond_its_ends_marks_them(cifar, monkeypatch):
     assert [line.get_xdata()[0] for line in ax.get_lines() if list(line.get_ydata()) == [0, 1]] == [0, 1]
 
 
-def test_colours_know_plain_training_by_its_method():
-    frame = pd.DataFrame({"label": ["Base (SGD)", "swa"], "method": ["sgd", "swa"]})
-    assert method_styles(frame)["Base (SGD)"].color == (0.0, 0.0, 0.0)
-    assert list(method_styles(frame)) == ["Base (SGD)", "swa"]
-
-
 def test_wrong_options(cifar):
     with pytest.raises(ValueError, match="unknown metric 'error'; known are: accuracy, nll"):
         scores_along_path(cifar, metric="error")
@@ -110,7 +113,31 @@ def test_wrong_options(cifar):
         scores_along_path(cifar, points="two")
     with pytest.raises(ValueError, match="unknown average 'weights'; known are: probabilities, logits"):
         scores_along_path(cifar, average="weights")
-    with pytest.raises(ValueError, match=r"references is a list of labels, as in \[swa\]"):
+    with pytest.raises(ValueError, match=r"references must be a list of labels, as in \[swa\]"):
         scores_along_path(cifar, references="swa")
     with pytest.raises(LookupError, match="no finished run of the reference 'fge'; there are: deep_ensemble"):
         scores_along_path(cifar, references=["fge"])
+
+
+def test_path_plot(frame):
+    figure = scores_along_path(frame)
+    assert [ax.get_title() for ax in figure.axes] == [
+        "cifar10 · resnet20\nP(α)",
+        "cifar10 · resnet20\nP(α), P(1 − α)",
+        "digits · lenet\nP(α)",
+        "digits · lenet\nP(α), P(1 − α)",
+    ]
+    pair = list(lines(figure.axes[1]).values())
+    expected = np.mean([95.0, 95.1, 95.5]) - np.array([0.0, 3.0, 0.0])
+    assert any(len(points) == 3 and np.allclose(points[:, 1], expected) for points in pair)
+    assert [line.get_ydata()[0] for line in figure.axes[1].get_lines() if line.get_linestyle() == ":"] == [93.2]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["deep_ensemble(K=3)", LATE.replace("$", r"\$"), "plain training"]
+    assert title_of_legend(figure) == "Without a path: swa"
+    assert scores_along_path(frame, "nll").axes[0].get_ylabel() == "NLL (nats)"
+
+
+def test_a_barrier_does_not_fill_the_path_plot(frame):
+    top = scores_along_path(frame, "accuracy").axes[1]
+    low, high = top.get_ylim()
+    assert low > 93.2 - (high - 93.2), "the axis ends a little below plain training"

@@ -24,3 +24,10 @@ from analysis.frame.metric_display import describe
 def test_describe(name, title, unit, better):
     metric = describe(name)
     assert (metric.name, metric.title, metric.unit, metric.better) == (name, title, unit, better)
+
+
+def test_metrics_are_described_in_one_place():
+    assert (describe("nll").better, describe("accuracy").better) == ("lower", "higher")
+    assert (describe("ood_auroc/svhn").title, describe("ood_auroc/svhn").better) == ("OOD AUROC, svhn", "higher")
+    assert describe("spent/train_seconds").unit == "s"
+    assert describe("brand_new").better is None
