@@ -1,30 +1,33 @@
-"""From the tracked runs to leaderboards, LaTeX tables, plots and a report.
+"""Turns tracked runs into leaderboards, LaTeX tables, plots and a report.
 
-Importing this package imports neither MLflow nor matplotlib: `load_runs` and the names of `analysis.figures` do
-so at their first use.
+Importing this package imports neither MLflow nor matplotlib. `load_runs` imports MLflow at its first call. The names of
+`analysis.figures` import matplotlib at their first use.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from analysis.comparisons.average_ranks import average_ranks
+from analysis.comparisons.best_within_budget import best_within_budget
 from analysis.comparisons.leaderboard import leaderboard
 from analysis.comparisons.paired_differences import paired_differences
 from analysis.comparisons.pareto_fronts import pareto_fronts
-from analysis.comparisons.published_values import compare
-from analysis.comparisons.within_budget import best_within_budget
-from analysis.frame.columns import METRICS, Metric, describe
-from analysis.frame.provenance import load_provenance
+from analysis.comparisons.published_comparison import compare
+from analysis.frame.metric_display import METRICS, Metric, describe
+from analysis.frame.relative_costs import relative_costs
 from analysis.frame.run_arrays import load_arrays, load_predictions
+from analysis.frame.run_provenance import load_provenance
 from analysis.frame.runs import load_runs, load_series, ranked
-from analysis.frame.seed_statistics import relative_costs, summarize
+from analysis.frame.seed_statistics import summarize
 from analysis.frame.tuning_trials import load_tuning
+from analysis.reports.page_elements import Column, Drawing, Row, Section, Table, Value
 from analysis.reports.report import report
 from analysis.reports.table_sections import beside_paper
-from analysis.reports.web_page import Column, Drawing, Row, Section, Table, Value, write_page
-from analysis.tables.latex import document, label_of, latex
-from analysis.tables.latex_comparisons import latex_budgets, latex_comparisons, latex_ranks
+from analysis.reports.web_page import write_page
+from analysis.tables.latex_budgets_and_ranks import latex_budgets, latex_comparisons, latex_ranks
+from analysis.tables.latex_document import document, label_of
+from analysis.tables.latex_leaderboard import latex
 from analysis.tables.leaderboard_tables import render
-from analysis.tables.published_table import render_paper
+from analysis.tables.published_comparison_tables import render_paper
 
 if TYPE_CHECKING:
     from analysis.figures import (

@@ -1,4 +1,4 @@
-"""What may be said of runs: ranking, differences to plain training, ranks, Pareto fronts, a paper's values beside ours.
+"""Compares methods: leaderboards, differences to plain training, average ranks, Pareto fronts, a paper's values.
 
-Tables and figures show what is computed here.
+Tables and figures show these results.
 """

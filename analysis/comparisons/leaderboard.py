@@ -1,4 +1,4 @@
-"""Methods ranked over seeds, with their cost, as text, CSV or Markdown."""
+"""Ranks methods over seeds, with their costs and comparisons."""
 
 from __future__ import annotations
 
@@ -10,48 +10,49 @@ import pandas as pd
 from analysis.comparisons.average_ranks import average_ranks
 from analysis.comparisons.paired_differences import paired_differences
 from analysis.comparisons.pareto_fronts import find_fronts
-from analysis.frame.columns import describe
+from analysis.frame.metric_display import describe
+from analysis.frame.relative_costs import relative_costs
 from analysis.frame.runs import ranked
-from analysis.frame.seed_statistics import CELL, ascending, main_metric, relative_costs, summarize
-from analysis.frame.unfinished import unfinished_notes
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE, default_metric, lower_is_better_means, summarize
+from analysis.frame.unfinished_runs import unfinished_notes
 
 
 def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """Rank the methods within each dataset and architecture, without runs that were chosen on test data.
 
     Args:
-        frame: Rows of `load_runs`; `attrs["tuning"]` may say which methods were tuned, and with how much, and
-            `attrs["banner"]` that the study was only rehearsed.
-        by: The metric to rank by, over its mean; None for the accuracy, or of text the bits per character. Ties go to
-            the lower NLL (by NLL: to the higher accuracy), and entries equal in both share a rank. A metric of which
-            neither direction is better (diversity) ranks from high to low. An entry without the metric comes last and
-            has no rank.
+        frame: Rows of `load_runs`. `attrs["tuning"]` may say which methods were tuned, and how; `attrs["banner"]` may
+            say that the study was only rehearsed.
+        by: The metric whose mean ranks the methods; None for the accuracy, or bits per character for text. Ties are
+            broken by the lower NLL (when ranking by NLL, by the higher accuracy). Entries equal in both share a rank.
+            If neither direction of the metric is better (diversity), the highest value ranks first. An entry without
+            the metric comes last and has no rank.
 
     Returns:
-        One row a (dataset, architecture, label), the best first: columns dataset, architecture, rank, label,
-        method, n, evaluated_on, and every metric as `<name>_mean` and `<name>_std` (see `summarize`); then, of the
-        metric ranked by, difference, difference_low, difference_high, difference_interval, difference_n (see
-        `paired_differences`; NaN for plain training itself), train_front and predict_front (`pareto_fronts`), and
-        average_rank (`average_ranks`, NaN where there is none).
-        `attrs["notes"]` holds what a reader must know, `attrs["by"]` the metric, `attrs["left_out"]` what `ranked`
-        left out, `attrs["tuning"]` and `attrs["banner"]` those of the frame.
+        One row per (dataset, architecture, label), the best first: columns dataset, architecture, rank, label,
+        method, n, evaluated_on, and every metric as `<name>_mean` and `<name>_std` (see `summarize`). Then, for the
+        metric ranked by: difference, difference_low, difference_high, difference_interval, difference_n (see
+        `paired_differences`; NaN for plain training itself), train_front and predict_front (see `pareto_fronts`), and
+        average_rank (see `average_ranks`; NaN where there is none).
+        `attrs["notes"]` lists notes for the reader, `attrs["by"]` is the metric, `attrs["left_out"]` names the runs
+        that `ranked` left out, `attrs["tuning"]` and `attrs["banner"]` are those of the frame.
 
     Raises:
         LookupError: If all runs were chosen on test data.
-        ValueError: If no run has the metric, or the frame mixes what does not belong in one table.
+        ValueError: If no run has the metric, or the frame mixes rows that must not be in one table.
     """
     runs = relative_costs(ranked(frame))
     board = summarize(runs)
-    by = by or main_metric(board)
+    by = by or default_metric(board)
     if f"{by}_mean" not in board:
         known = ", ".join(str(name)[:-5] for name in board if str(name).endswith("_mean"))
-        raise ValueError(f"no run has {by!r}; a leaderboard can go by: {known}")
-    board, compared = _compare(board, runs, by)
+        raise ValueError(f"no run has {by!r}; a leaderboard can rank by: {known}")
+    board, compared = _add_comparisons(board, runs, by)
     second = "accuracy" if by == "nll" else "nll"
-    order = board[[*CELL, "label"]].assign(first=ascending(board, by))
-    order["second"] = ascending(board, second) if f"{second}_mean" in board else 0.0
-    order = order.sort_values([*CELL, "first", "second", "label"], na_position="last")
-    board.insert(2, "rank", pd.Series(_ranks(order), dtype="Int64"))
+    order = board[[*DATASET_AND_ARCHITECTURE, "label"]].assign(first=lower_is_better_means(board, by))
+    order["second"] = lower_is_better_means(board, second) if f"{second}_mean" in board else 0.0
+    order = order.sort_values([*DATASET_AND_ARCHITECTURE, "first", "second", "label"], na_position="last")
+    board.insert(2, "rank", pd.Series(_assign_ranks(order), dtype="Int64"))
     tuning, banner = frame.attrs.get("tuning", ""), frame.attrs.get("banner", "")
     notes = [
         *filter(None, [banner]),
@@ -67,12 +68,12 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     return board
 
 
-def _compare(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataFrame, list[str]]:
-    """Add differences to plain training, Pareto fronts and average ranks to a board, and say what they mean."""
+def _add_comparisons(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataFrame, list[str]]:
+    """Add differences to plain training, Pareto fronts and average ranks to a board, and return notes on them."""
     paired = paired_differences(runs, by)
     ends = {name: f"difference_{name}" for name in ("low", "high", "interval", "n")}
-    shown = paired.rename(columns=ends)[[*CELL, "label", "difference", *ends.values()]]
-    out = board.merge(shown, on=[*CELL, "label"], how="left").astype({"difference_n": "Int64"})
+    shown = paired.rename(columns=ends)[[*DATASET_AND_ARCHITECTURE, "label", "difference", *ends.values()]]
+    out = board.merge(shown, on=[*DATASET_AND_ARCHITECTURE, "label"], how="left").astype({"difference_n": "Int64"})
     fronts, notes = find_fronts(out, by)
     ranks: dict[Any, float] = {}
     if describe(by).better is not None:
@@ -89,9 +90,10 @@ def _compare(board: pd.DataFrame, runs: pd.DataFrame, by: str) -> tuple[pd.DataF
     return out, [*([meaning] if paired["difference"].notna().any() else []), *notes, *new]
 
 
-def _ranks(order: pd.DataFrame) -> dict[int, int | None]:
+def _assign_ranks(order: pd.DataFrame) -> dict[int, int | None]:
+    """Return the rank of each row index, given the rows in ranked order; None for entries without the metric."""
     ranks: dict[int, int | None] = {}
-    for _, rows in order.groupby(CELL, sort=False):
+    for _, rows in order.groupby(DATASET_AND_ARCHITECTURE, sort=False):
         previous: tuple[float | None, float | None] | None = None
         rank = 0
         values = zip(rows.index, rows["first"], rows["second"], strict=True)
@@ -104,6 +106,7 @@ def _ranks(order: pd.DataFrame) -> dict[int, int | None]:
 
 
 def _seed_notes(board: pd.DataFrame) -> list[str]:
+    """Return the note on the number of seeds and the evaluation data."""
     split = board["evaluated_on"].iloc[0]
     counts = sorted(board["n"].unique())
     if len(counts) == 1:

@@ -1,26 +1,28 @@
-"""Figures: one file a kind of plot, and the look they share. Each takes a frame and gives a matplotlib figure.
+"""Plots tracked runs: one file per kind of plot, and one for their common style.
 
-The report and the command line find them by name here; runs that were chosen on test data are left out of all.
+Each function takes a data frame and returns a matplotlib figure. The report and the command line look the functions up
+by name here. Runs that were chosen on test data are left out, except where an option of a plot includes them.
 """
 
 from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from analysis.figures.against_cost import accuracy_against_cost, accuracy_against_predict_cost
-from analysis.figures.against_members import metric_against_members
-from analysis.figures.against_value import metric_against_value
-from analysis.figures.along_corrupted_path import best_on_path, path_under_corruption
-from analysis.figures.along_path import scores_along_path
-from analysis.figures.by_method import metric_by_method
-from analysis.figures.critical_difference import critical_difference_diagram
-from analysis.figures.noisy_quadratic import load_settings, loss_against_members
-from analysis.figures.over_training import over_epochs
-from analysis.figures.plane_and_flatness import flatness, scores_on_plane
-from analysis.figures.reliability_diagram import reliability
+from analysis.figures.corrupted_path_plots import best_on_path, path_under_corruption
+from analysis.figures.corruption_plot import change_under_corruption
+from analysis.figures.cost_plots import accuracy_against_cost, accuracy_against_predict_cost
+from analysis.figures.critical_difference_plot import critical_difference_diagram
+from analysis.figures.epoch_plot import over_epochs
+from analysis.figures.member_count_plot import metric_against_members
+from analysis.figures.method_comparison_plot import metric_by_method
+from analysis.figures.noisy_quadratic_plot import loss_against_members
+from analysis.figures.path_plot import scores_along_path
+from analysis.figures.plane_and_flatness_plots import flatness, scores_on_plane
+from analysis.figures.reliability_plot import reliability
 from analysis.figures.style import save
-from analysis.figures.tuning import importances, tuning_history
-from analysis.figures.under_corruption import change_under_corruption
+from analysis.figures.tuning_plots import importances, tuning_history
+from analysis.figures.value_sweep_plot import metric_against_value
+from analysis.frame.quadratic_settings import load_settings
 
 __all__ = [
     "FIGURES",
@@ -58,7 +60,7 @@ PLOTS: dict[str, Callable[..., Figure]] = {
     "epochs": over_epochs,
     "corruption": change_under_corruption,
 }
-"""The plots that are drawn of any study, by the names of the command line."""
+"""The plots that can be drawn of any study, by their command-line names."""
 
 FIGURES: dict[str, Callable[..., Figure]] = PLOTS | {
     "value": metric_against_value,
@@ -66,4 +68,4 @@ FIGURES: dict[str, Callable[..., Figure]] = PLOTS | {
     "corrupted_path": path_under_corruption,
     "best_on_path": best_on_path,
 }
-"""All plots by the names that a study's figures have; each takes the frame, and options by their names."""
+"""All plots by the names that study files use. Each takes the frame, and options as keyword arguments."""

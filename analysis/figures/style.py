@@ -1,4 +1,4 @@
-"""One look for all plots: sizes for a paper's column, colours that the colour-blind can tell apart."""
+"""Defines the common style of all plots: sizes for a paper's column, and colour-blind-safe colours."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.frame.seed_statistics import CELL
+from analysis.frame.seed_statistics import DATASET_AND_ARCHITECTURE
 
-WIDTH = 3.3  # inches: one column of a two-column paper
-_MARKERS = "osD^vPX<>hp"  # 11 shapes and 8 colours meet in 88 pairs before one returns
-_PALE = (7, 8)  # of seaborn's colours: grey and a yellow too light for thin lines
-_PLAIN = "sgd"  # plain training, which everything is compared with
-_LONG = 17  # characters of a name that fit above a small diagram
-_NOTE = 55  # characters of a line of a note that fit into a column
-_LINE = 0.155  # inches a line of a legend takes
-_BANNER = 16  # characters of a banner that fit into an inch
-_RED_BROWN = "#9c3d1f"
-_RC = {
+COLUMN_WIDTH = 3.3  # inches: one column of a two-column paper
+_MARKERS = "osD^vPX<>hp"  # 11 markers and 8 colours make 88 pairs before one repeats
+_PALE_COLORS = (7, 8)  # indices in seaborn's palette: grey, and a yellow too light for thin lines
+_PLAIN_TRAINING = "sgd"  # the method that all others are compared with
+_LABEL_LENGTH = 17  # characters of a label that fit above a small diagram
+_NOTE_LENGTH = 55  # characters per line of a note in a column
+_LEGEND_LINE = 0.155  # inches per line of a legend
+_BANNER_DENSITY = 16  # characters of a banner per inch
+_BANNER_COLOR = "#9c3d1f"
+_RC_PARAMS = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.titlesize": 8,
@@ -48,9 +48,9 @@ _RC = {
     "axes.edgecolor": "0.3",
     "axes.formatter.useoffset": False,
     "figure.constrained_layout.use": False,
-    "pdf.fonttype": 42,  # text stays text, as publishers ask
-    "svg.fonttype": "path",  # looks the same where the font is missing
-    "svg.hashsalt": "economical-ensembles",  # the same figure is the same file
+    "pdf.fonttype": 42,  # embeds text as text, as publishers require
+    "svg.fonttype": "path",  # draws text as paths, so that no font is needed
+    "svg.hashsalt": "economical-ensembles",  # makes the same figure the same file
 }
 
 
@@ -58,15 +58,15 @@ Color = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Look:
-    """Colour and marker of one method; hollow once the colours start again."""
+class MethodStyle:
+    """Colour and marker of one method. The marker is hollow where a colour is used for a second method."""
 
     color: Color
     marker: str
     hollow: bool = False
 
-    def options(self) -> dict[str, Any]:
-        """The keywords that draw it, for a line, its markers and its bars."""
+    def line_options(self) -> dict[str, Any]:
+        """Return matplotlib's keyword arguments for a line, its markers and its error bars."""
         return {
             "color": self.color,
             "marker": self.marker,
@@ -78,63 +78,63 @@ class Look:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Draw and save within this: nothing of it stays behind in matplotlib's settings."""
-    settings: Any = sns.axes_style("whitegrid") | _RC
+def plot_style() -> Iterator[None]:
+    """Apply the common style within a `with` block; matplotlib's settings are restored afterwards."""
+    settings: Any = sns.axes_style("whitegrid") | _RC_PARAMS
     with mpl.rc_context(settings):
         yield
 
 
-def looks(labels: Collection[str], plain_training: str = _PLAIN) -> dict[str, Look]:
-    """Give every method a colour and a marker, the same in every plot of the same methods.
+def assign_styles(labels: Collection[str], plain_training: str = _PLAIN_TRAINING) -> dict[str, MethodStyle]:
+    """Assign a colour and a marker to every method; the same methods get the same styles in every plot.
 
     Plain training is black; the others follow in the order of their names.
 
     Args:
         labels: The methods.
-        plain_training: Which of them it is.
+        plain_training: The label of plain training.
     """
-    others = sorted(set(labels) - {plain_training}, key=natural)
+    others = sorted(set(labels) - {plain_training}, key=natural_sort_key)
     colors = sns.color_palette("colorblind", 10)
-    palette = [colors[i] for i in range(len(colors)) if i not in _PALE]
+    palette = [colors[i] for i in range(len(colors)) if i not in _PALE_COLORS]
     found = {
-        label: Look(palette[i % len(palette)], _MARKERS[i % len(_MARKERS)], hollow=i // len(palette) % 2 == 1)
+        label: MethodStyle(palette[i % len(palette)], _MARKERS[i % len(_MARKERS)], hollow=i // len(palette) % 2 == 1)
         for i, label in enumerate(others)
     }
-    return {plain_training: Look((0.0, 0.0, 0.0), "*")} | found if plain_training in labels else found
+    return {plain_training: MethodStyle((0.0, 0.0, 0.0), "*")} | found if plain_training in labels else found
 
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """Give what sorts names as people count: "K = 5" before "K = 10"."""
+def natural_sort_key(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that orders numbers in names by value: "K = 5" before "K = 10"."""
     return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
 
 
-def looks_of(frame: pd.DataFrame) -> dict[str, Look]:
-    """Give the looks of all methods of a frame; plain training is known by its method, whatever a study calls it."""
-    called = set(frame.loc[frame["method"] == _PLAIN, "label"])
-    return looks(set(frame["label"]), called.pop() if len(called) == 1 else _PLAIN)
+def method_styles(frame: pd.DataFrame) -> dict[str, MethodStyle]:
+    """Return the styles of all methods of a frame; plain training is recognised by its method, whatever its label."""
+    called = set(frame.loc[frame["method"] == _PLAIN_TRAINING, "label"])
+    return assign_styles(set(frame["label"]), called.pop() if len(called) == 1 else _PLAIN_TRAINING)
 
 
-def cells(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Split a frame by dataset and architecture, each with its title."""
-    parts = frame.groupby(CELL, sort=True)
+def dataset_groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Split a frame by dataset and architecture; return each part with its title."""
+    parts = frame.groupby(DATASET_AND_ARCHITECTURE, sort=True)
     return [(" · ".join(map(str, cell)), rows) for cell, rows in parts]
 
 
-def panels(count: int, height: float, legend: Sequence[str], note: str | None = None) -> tuple[Figure, list[Axes]]:
-    """Make a figure of equal panels, a column wide each (two columns of them from three panels on).
+def make_panels(count: int, height: float, legend: Sequence[str], note: str | None = None) -> tuple[Figure, list[Axes]]:
+    """Make a figure of equal panels, each a column wide; three or more panels are placed in two columns.
 
     Args:
         count: The number of panels.
-        height: Inches a panel is high.
-        legend: The entries of the legend that goes below them.
-        note: Its title.
+        height: The height of a panel in inches.
+        legend: The entries of the legend below the panels.
+        note: The title of the legend.
     """
     across = 1 if count <= 2 else 2
     down = math.ceil(count / across)
-    columns = legend_columns(legend, WIDTH * across)
+    columns = legend_columns(legend, COLUMN_WIDTH * across)
     lines = math.ceil(len(legend) / columns) if legend else 0
-    size = (WIDTH * across, height * down + _LINE * lines + (0.12 if lines else 0.0) + note_height(note))
+    size = (COLUMN_WIDTH * across, height * down + _LEGEND_LINE * lines + (0.12 if lines else 0.0) + note_height(note))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for unused in axes[count:]:
@@ -143,22 +143,22 @@ def panels(count: int, height: float, legend: Sequence[str], note: str | None = 
 
 
 def note_height(note: str | None) -> float:
-    """How many inches a note below the panels takes."""
-    return _LINE * len(note.split("\n")) if note else 0.0
+    """Return the height of a note below the panels in inches."""
+    return _LEGEND_LINE * len(note.split("\n")) if note else 0.0
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
-    """How many columns of a legend fit into a width in inches."""
+    """Return how many legend columns fit into a width in inches."""
     longest = max((len(label) for label in labels), default=1)
     return max(1, min(len(labels) or 1, int(width / (0.3 + 0.056 * longest))))
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str], title: str | None = None) -> None:
-    """Put a legend below the panels."""
+    """Add a legend below the panels."""
     width = float(figure.get_size_inches()[0])
     figure.legend(
         list(handles),
-        [plain(label) for label in labels],
+        [escape_math(label) for label in labels],
         loc="outside lower center",
         ncols=legend_columns(labels, width),
         frameon=False,
@@ -170,68 +170,78 @@ def add_legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str],
     )
 
 
-def draw_band(ax: Axes, x: np.ndarray, values: np.ndarray, look: Look, line: str = "-") -> None:
-    """Draw the mean over seeds as a line, and a band of their sample standard deviation around it.
+def draw_points(
+    ax: Axes, x: Sequence[float], y: Sequence[float], std: Sequence[float], look: MethodStyle, *, line: str
+) -> None:
+    """Draw points with error bars; there are none for a single seed."""
+    bars = None if np.isnan(np.asarray(std)).all() else std
+    ax.errorbar(x, y, bars, linestyle=line, elinewidth=0.7, capsize=1.5, **look.line_options())
+
+
+def draw_band(ax: Axes, x: np.ndarray, values: np.ndarray, look: MethodStyle, line: str = "-") -> None:
+    """Draw the mean over seeds as a line, with a band of the sample standard deviation.
 
     Args:
-        ax: Where.
+        ax: The axes.
         x: (n,).
-        values: (seeds, n); NaN where a seed has none.
-        look: The method's; up to seven markers are drawn.
-        line: As matplotlib writes it.
+        values: (seeds, n); NaN where a seed has no value.
+        look: The method's style; at most about seven markers are drawn.
+        line: The line style, in matplotlib's notation.
     """
-    table = pd.DataFrame(values)  # which leaves NaN out without a warning
+    table = pd.DataFrame(values)  # ignores NaN without a warning
     mean = table.mean().to_numpy()
-    ax.plot(x, mean, linestyle=line, markevery=max(1, len(x) // 6), **look.options())
+    ax.plot(x, mean, linestyle=line, markevery=max(1, len(x) // 6), **look.line_options())
     if len(values) > 1:
         std = table.std(ddof=1).to_numpy()
         ax.fill_between(x, mean - std, mean + std, color=look.color, alpha=0.15, linewidth=0)
 
 
-def missing(frame: pd.DataFrame, drawn: Collection[str], what: str) -> str | None:
-    """Say which methods have no such thing, in lines that fit below the panels; None if all have it."""
+def note_missing_methods(frame: pd.DataFrame, drawn: Collection[str], what: str) -> str | None:
+    """Return a note that names the methods not drawn, wrapped to fit below the panels; None if all are drawn."""
     others = sorted(set(frame["label"]) - set(drawn))
-    return textwrap.fill(f"Without {what}: {', '.join(map(plain, others))}", _NOTE) if others else None
+    return textwrap.fill(f"Without {what}: {', '.join(map(escape_math, others))}", _NOTE_LENGTH) if others else None
 
 
-def wrap(label: str, width: int = _LONG) -> str:
-    """Break a long name, before its arguments if it has any."""
+def wrap_label(label: str, width: int = _LABEL_LENGTH) -> str:
+    """Wrap a long label; the first break is before its arguments."""
     parts = [label] if len(label) <= width else label.replace("(", "\0(", 1).split("\0")
     lines = [line for part in parts for line in textwrap.wrap(part.replace("_", "_ "), width)]
     return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
-def plain(label: str) -> str:
-    """Write a name so that matplotlib does not read `$` as mathematics."""
+def escape_math(label: str) -> str:
+    """Escape `$`, so that matplotlib does not read a label as mathematics."""
     return label.replace("$", r"\$")
 
 
-def spread(values: pd.Series[float]) -> float:
-    """Sample standard deviation for an error bar; none (NaN) for a single seed."""
+def sample_std(values: pd.Series[float]) -> float:
+    """Return the sample standard deviation for an error bar; NaN for a single seed."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def mark(figure: Figure, text: str | None) -> None:
-    """Write a line above the panels of a figure, which grows by it; nothing for no text.
+def add_banner(figure: Figure, text: str | None) -> None:
+    """Write a line above the panels of a figure and increase its height accordingly; no text changes nothing.
 
     Args:
-        figure: In a constrained layout.
-        text: What whoever sees the figure must know of it, such as that it shows a rehearsal.
+        figure: A figure with a constrained layout.
+        text: The text, such as the note that the figure shows a rehearsal.
     """
     if not text:
         return
     width, height = (float(inches) for inches in figure.get_size_inches())
-    lines = textwrap.wrap(text, int(_BANNER * width))
+    lines = textwrap.wrap(text, int(_BANNER_DENSITY * width))
     figure.set_size_inches(width, height + 0.11 * len(lines) + 0.05)
-    figure.suptitle(plain("\n".join(lines)), x=0.01, ha="left", fontsize=6.5, color=_RED_BROWN, fontweight="bold")
+    figure.suptitle(
+        escape_math("\n".join(lines)), x=0.01, ha="left", fontsize=6.5, color=_BANNER_COLOR, fontweight="bold"
+    )
 
 
 def save(figure: Figure, path: Path | str) -> list[Path]:
-    """Save a figure as PDF, SVG and PNG (300 dots an inch), making the folder if need be.
+    """Save a figure as PDF, SVG and PNG (300 dots per inch). The folder is created if needed.
 
     Args:
-        figure: What a function of this module returned.
-        path: Where to, without a suffix.
+        figure: The figure.
+        path: The path without a suffix.
 
     Returns:
         The three files.
@@ -240,7 +250,7 @@ def save(figure: Figure, path: Path | str) -> list[Path]:
     base.parent.mkdir(parents=True, exist_ok=True)
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": None}
     files = [base.with_name(f"{base.name}.{suffix}") for suffix in undated]
-    with styled():
+    with plot_style():
         for file, metadata in zip(files, undated.values(), strict=True):
             figure.savefig(file, dpi=300, metadata=metadata)
     return files

@@ -1,4 +1,4 @@
-"""The frame: one row a tracked run, its arrays and provenance, and what its columns mean.
+"""Loads tracked runs into data frames: one row per run, with its metrics, arrays and provenance.
 
-Only this room reads MLflow.
+Only this package reads MLflow.
 """

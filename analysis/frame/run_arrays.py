@@ -1,4 +1,4 @@
-"""The arrays that runs left in files: what they predicted, and what was measured around their networks."""
+"""Loads the arrays that runs saved to files: predictions, paths, planes and flatness."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from analysis.frame.runs import read_npz
 
 
 def load_predictions(frame: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Load what the runs of a frame predicted on their evaluation examples.
+    """Load the predictions of a frame's runs on their evaluation examples.
 
     Args:
         frame: Rows of `load_runs`.
@@ -19,33 +19,33 @@ def load_predictions(frame: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndar
         shape (N,).
 
     Raises:
-        FileNotFoundError: If a run's predictions are gone.
-        LookupError: If they are of text, of which they are not kept.
+        FileNotFoundError: If the predictions of a run no longer exist.
+        LookupError: If the runs predict text, for which probabilities are not saved.
     """
     stored = {row["run_id"]: read_npz(row, "predictions") for row in frame.to_dict("records")}
     if any("probabilities" not in arrays for arrays in stored.values()):
-        raise LookupError("of text, the likelihood of each symbol is kept, not all probabilities")
+        raise LookupError("runs on text save only the likelihood of each symbol, not all probabilities")
     return {run_id: (arrays["probabilities"], arrays["labels"]) for run_id, arrays in stored.items()}
 
 
 def load_arrays(frame: pd.DataFrame, name: str) -> dict[str, dict[str, np.ndarray]]:
-    """Load what evaluation measured around the networks of a frame's runs, where the study asked for it.
+    """Load the arrays of a landscape measurement, for the runs of a frame that have them.
 
     Args:
         frame: Rows of `load_runs`.
         name: "path", "plane" or "flatness".
 
     Returns:
-        For each run_id that has them the arrays by name: of a path alpha, accuracy, pair_accuracy …, of a plane x,
-        y, anchors, accuracy …, of flatness sigma, loss, increase.
+        For each run_id its arrays by name. A path has alpha, accuracy, pair_accuracy …; a plane has x, y, anchors,
+        accuracy …; flatness has sigma, loss, increase. Runs without the measurement are left out.
 
     Raises:
-        LookupError: If no run has them.
-        FileNotFoundError: If a run's arrays are gone.
+        LookupError: If no run has the measurement.
+        FileNotFoundError: If the arrays of a run no longer exist.
     """
     rows = [row for row in frame.to_dict("records") if name in str(row.get("arrays", "")).split()]
     if not rows:
-        raise LookupError(f"no run has a measured {name}: a study asks for it by `evaluate: {{{name}: true}}`")
+        raise LookupError(f"no run has measured a {name}: add `evaluate: {{{name}: true}}` to the study")
     prefix = f"{name}/"
     return {
         row["run_id"]: {

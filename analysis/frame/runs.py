@@ -1,4 +1,4 @@
-"""From an MLflow store to one tidy table: a row a finished cell."""
+"""Loads the finished runs of a study from an MLflow store: one row per run."""
 
 from __future__ import annotations
 
@@ -15,68 +15,72 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DEFAULT_STORE = "sqlite:///runs/mlflow.db"
-SERIES = (
+SERIES_PREFIXES = (
     "train/",
     "test/",
     "distance/",
     "members/",
     "system/",
-)  # metrics with one value a step: they are not columns of the frame
-_TEXT = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
-_PAGE = 1000  # runs a search returns at once
+)  # metrics with one value per step; they are not columns of the frame
+_TAG_COLUMNS = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
+_PAGE_SIZE = 1000  # runs that one search request returns
 
 
 def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:
-    """Load the finished cells of a study, one row each, sorted by dataset, architecture, label and seed.
+    """Load the finished cells of a study, one row per cell, sorted by dataset, architecture, label and seed.
 
     The columns:
 
-    - `label` (what the study calls the method), `method` (its canonical expression), `architecture`,
-      `dataset`, `seed` (int), `evaluated_on` ("test" or "validation"), `chosen_on` ("test" for a run whose state was
-      chosen on test data, which `ranked` leaves out; else "")
-    - `arrays` (what `load_arrays` has of the run, as in "path plane"; else "")
+    - `label` (the study's name of the method), `method` (its canonical expression), `architecture`,
+      `dataset`, `seed` (int), `evaluated_on` ("test" or "validation"), `chosen_on` ("test" for a run whose weights were
+      chosen on test data, else ""; `ranked` leaves these runs out)
+    - `arrays` (the arrays that `load_arrays` can load for the run, as in "path plane"; "" for none)
     - `key` (SHA-256 of the cell's specification), `run_id`, `artifact_uri`, `study`, `store`
-    - every final metric as a float under the name it is tracked by, NaN where it is not defined:
-      `accuracy`, `corruption_error` (`generated/…` on corruptions that were generated here) and `single/accuracy` in
-      per cent; `nll`, `single/nll` and `diversity/kl`
+    - every final metric as a float under its tracked name, NaN where it is not defined:
+      `accuracy`, `corruption_error` (`generated/…` for corruptions that were generated locally) and `single/accuracy`
+      in per cent; `nll`, `single/nll` and `diversity/kl`
       in nats; `ece`, `adaptive_ece`, `ood_auroc` and `diversity/disagreement` between 0 and 1;
       `cost/*_examples` in examples, `cost/train_seconds` and `cost/seconds_per_1000_predictions` in seconds,
-      `cost/peak_memory_bytes` in bytes. `cost/…` is what the run costs alone, `spent/…` what it took here.
+      `cost/peak_memory_bytes` in bytes. `cost/…` is the cost of the run trained alone. `spent/…` is the cost that was
+      actually spent.
 
     `frame.attrs["unfinished"]` lists the cells without a result (label, architecture, dataset, seed, state,
-    reason, key, run_id; of a key without a run only the key, with the state "missing"), which a leaderboard mentions
-    below its table. Runs that exist only as members of a deep ensemble are left out. `frame.attrs["banner"]` is there
-    for runs of a rehearsal: it says so, and every table and figure made of the frame shows it.
+    reason, key, run_id). A requested key without a run is listed with only its key and the state "missing".
+    Leaderboards name these cells below their tables. Runs that exist only as members of a deep ensemble are left out.
+    `frame.attrs["banner"]` is set if the runs are a rehearsal. It says so, and every table and figure made from the
+    frame shows it.
 
     Args:
-        study: The study's name, which is the MLflow experiment's.
+        study: The study's name, which is also the name of the MLflow experiment.
         store: The MLflow tracking store: a URI, or the path of an SQLite file.
             Default: `sqlite:///runs/mlflow.db`, below the current folder.
-        keys: Take only the cells with these keys (those a study file asks for today). Default: all.
+        keys: Load only the cells with these keys, for example those of the current study file. Default: all.
 
     Raises:
         FileNotFoundError: If the store's file does not exist.
-        LookupError: If the store has no such study, or the study no finished run.
-        ValueError: If two finished runs carry the same key.
+        LookupError: If the store has no such study, or the study has no finished run.
+        ValueError: If two finished runs have the same key.
         ConnectionError: If a tracking server does not answer.
     """
-    uri = store_uri(store)
-    finished, unfinished = find_finished(study, uri, keys)
+    uri = resolve_store_uri(store)
+    finished, unfinished = find_finished_runs(study, uri, keys)
     frame = pd.DataFrame([_row(run, study, uri) for run in finished])
     frame = frame.sort_values(["dataset", "architecture", "label", "seed"], ignore_index=True)
     frame.attrs["unfinished"] = unfinished
-    if banner := find_banner(finished):
+    if banner := rehearsal_banner(finished):
         frame.attrs["banner"] = banner
     return frame
 
 
-def find_banner(finished: Iterable[Any]) -> str:
-    """Give what MLflow's runs of a rehearsal say that they are; "" of real runs."""
+def rehearsal_banner(finished: Iterable[Any]) -> str:
+    """Return the banner of rehearsal runs, taken from MLflow's tags; "" for real runs."""
     return " ".join(sorted({run.data.tags["banner"] for run in finished if run.data.tags.get("banner")}))
 
 
-def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> tuple[list[Any], list[dict[str, str]]]:
-    """Find the finished cells of a study as MLflow's runs, and describe the unfinished ones.
+def find_finished_runs(
+    study: str, uri: str, keys: Collection[str] | None = None
+) -> tuple[list[Any], list[dict[str, str]]]:
+    """Return the MLflow runs of a study's finished cells, and descriptions of its unfinished cells.
 
     Args:
         study: The study's name.
@@ -86,7 +90,7 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     Raises:
         FileNotFoundError, LookupError, ValueError, ConnectionError: As `load_runs` does.
     """
-    tracked = find_tagged(study, uri)
+    tracked = find_tracked_runs(study, uri)
     cells = [run for run in tracked if run.data.tags.get("role") == "cell"]
     if keys is not None:
         wanted = set(keys)
@@ -94,7 +98,7 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     finished = [run for run in cells if run.data.tags.get("state") == "finished"]
     _refuse_duplicates(study, finished)
     done = {run.data.tags["key"] for run in finished}
-    unfinished = [_describe(run) for run in cells if run.data.tags.get("key") not in done]
+    unfinished = [_unfinished_cell(run) for run in cells if run.data.tags.get("key") not in done]
     known = {run.data.tags.get("key") for run in cells}
     unfinished += [{"state": "missing", "key": key} for key in sorted(set(keys or ()) - known)]
     if not finished:
@@ -102,8 +106,8 @@ def find_finished(study: str, uri: str, keys: Collection[str] | None = None) -> 
     return finished, unfinished
 
 
-def find_tagged(experiment: str, uri: str) -> list[Any]:
-    """Find all MLflow runs of an experiment.
+def find_tracked_runs(experiment: str, uri: str) -> list[Any]:
+    """Return all MLflow runs of an experiment.
 
     Raises:
         FileNotFoundError, LookupError, ConnectionError: As `load_runs` does.
@@ -112,19 +116,21 @@ def find_tagged(experiment: str, uri: str) -> list[Any]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return _search(_open(uri), experiment, uri)
+        return _search_runs(_open_client(uri), experiment, uri)
     except (MlflowException, SQLAlchemyError) as error:
         raise ConnectionError(f"cannot read the tracking store {uri}: {str(error)[:300]}") from error
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the runs that were chosen on test data: their figures on it say nothing about new data.
+    """Leave out the runs whose weights were chosen on test data.
+
+    Their test scores do not estimate the performance on new data.
 
     Args:
         frame: Rows of `load_runs`.
 
     Returns:
-        The other rows; `attrs["left_out"]`, and one of `attrs["notes"]`, says what is left out if anything is.
+        The other rows. If any runs are left out, `attrs["left_out"]` names them; so does one of `attrs["notes"]`.
 
     Raises:
         LookupError: If no row is left.
@@ -141,7 +147,7 @@ def ranked(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Load a metric that has one value a step, of every run in a frame.
+    """Load the values of a metric with one value per step, for every run of a frame.
 
     Args:
         frame: Rows of `load_runs`.
@@ -150,12 +156,12 @@ def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
     Returns:
         Columns run_id, step, value; sorted by run (in the frame's order) and step. A run without the metric
-        has no rows. Of a step tracked twice the later value counts.
+        has no rows. If a step was tracked twice, the later value is kept.
     """
     rows = [
         (run_id, point.step, point.timestamp, point.value)
         for uri, runs in frame.groupby("store", sort=False)
-        for client in [_open(str(uri))]
+        for client in [_open_client(str(uri))]
         for run_id in runs["run_id"]
         for point in client.get_metric_history(run_id, name)
     ]
@@ -168,20 +174,20 @@ def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
-    """Read a file of arrays that a run left.
+    """Read an .npz file that a run saved as an MLflow artifact.
 
     Args:
-        row: Of `load_runs`, as a dict.
-        name: The file's, without its end.
+        row: A row of `load_runs`, as a dict.
+        name: The file's name without ".npz".
 
     Raises:
-        FileNotFoundError: If it is gone, naming the run.
+        FileNotFoundError: If the file no longer exists. The message names the run.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     uri = f"{str(row['artifact_uri']).rstrip('/')}/{name}.npz"
-    try:  # an artifact on this machine is read in place, others are downloaded
+    try:  # a local artifact is read in place, a remote one is downloaded
         path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
         with np.load(path) as stored:
             return dict(stored)
@@ -190,10 +196,11 @@ def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"no {name} of {cell} at {uri}") from error
 
 
-def store_uri(store: str | None) -> str:
-    """Give the URI of a tracking store: a URI, the path of an SQLite file, or None for the default.
+def resolve_store_uri(store: str | None) -> str:
+    """Return the URI of a tracking store, given its URI, the path of an SQLite file, or None for the default.
 
-    A file's path is made whole, for MLflow keeps the stores of a process by their URI, whatever its folder.
+    The path of a file is made absolute, because MLflow caches the stores of a process by their URI, regardless of the
+    current folder.
     """
     uri = store or DEFAULT_STORE
     if ("://" in uri and not uri.startswith("sqlite:///")) or uri == "databricks":
@@ -201,18 +208,18 @@ def store_uri(store: str | None) -> str:
     return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
 
 
-def _open(uri: str) -> MlflowClient:
+def _open_client(uri: str) -> MlflowClient:
     path = uri.removeprefix("sqlite:///").partition("?")[0]
-    if uri.startswith("sqlite:///") and not Path(path).is_file():  # MLflow would make an empty one
+    if uri.startswith("sqlite:///") and not Path(path).is_file():  # MLflow would create an empty store
         raise FileNotFoundError(f"no tracked runs: {path} does not exist")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away is soon said to be
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # report an unreachable server quickly
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
-def _search(client: MlflowClient, study: str, uri: str) -> list[Any]:
+def _search_runs(client: MlflowClient, study: str, uri: str) -> list[Any]:
     experiment = client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
         names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
@@ -220,7 +227,7 @@ def _search(client: MlflowClient, study: str, uri: str) -> list[Any]:
     runs: list[Any] = []
     token: str | None = None
     while True:
-        page = client.search_runs([experiment.experiment_id], max_results=_PAGE, page_token=token)
+        page = client.search_runs([experiment.experiment_id], max_results=_PAGE_SIZE, page_token=token)
         runs.extend(page)
         token = page.token
         if not token:
@@ -236,14 +243,14 @@ def _refuse_duplicates(study: str, finished: Iterable[Any]) -> None:
 
 def _row(run: Any, study: str, uri: str) -> dict[str, object]:
     tags = run.data.tags
-    row: dict[str, object] = {name: tags.get(name, "") for name in _TEXT}
+    row: dict[str, object] = {name: tags.get(name, "") for name in _TAG_COLUMNS}
     row |= {"seed": int(tags["seed"]), "run_id": run.info.run_id, "artifact_uri": run.info.artifact_uri}
     row |= {"study": study, "store": uri}
     metrics = {name: float(value) for name, value in run.data.metrics.items()}
-    return row | {name: metrics[name] for name in sorted(metrics) if not name.startswith(SERIES)}
+    return row | {name: metrics[name] for name in sorted(metrics) if not name.startswith(SERIES_PREFIXES)}
 
 
-def _describe(run: Any) -> dict[str, str]:
+def _unfinished_cell(run: Any) -> dict[str, str]:
     tags = run.data.tags
     names = ("label", "architecture", "dataset", "seed", "reason", "key")
     found = {name: tags.get(name, "") for name in names}

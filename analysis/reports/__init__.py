@@ -1,1 +1,1 @@
-"""The report of a study: one web page of tables and figures that needs nothing else."""
+"""Builds the report of a study: one self-contained web page of tables and figures."""

@@ -1,4 +1,4 @@
-"""Tables that stand in other places too, as tables of the report."""
+"""Converts text tables to report tables and sections."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.reports.web_page import Column, Row, Section, Table, Value
-from analysis.tables.text_tables import Table as Written
+from analysis.reports.page_elements import Column, Row, Section, Table, Value
+from analysis.tables.text_tables import TextTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
-def as_section(title: str, text: str, tables: Sequence[Written], notes: Sequence[str] = ()) -> Section:
-    """Make a part of the report of tables as a leaderboard or a paper's comparison has them.
+def text_tables_section(title: str, text: str, tables: Sequence[TextTable], notes: Sequence[str] = ()) -> Section:
+    """Make a report section from text tables.
 
     Args:
-        title: Its heading.
-        text: What it shows.
-        tables: Their first column is what a row is about.
-        notes: Lines below them.
+        title: The heading.
+        text: The paragraph below it.
+        tables: The tables. Their first column names what a row is about.
+        notes: Lines below the tables.
     """
-    return Section(title, text, tables=[as_table(table) for table in tables], notes=list(notes))
+    return Section(title, text, tables=[convert_text_table(table) for table in tables], notes=list(notes))
 
 
-def as_table(table: Written) -> Table:
-    """Make a table of the report of one that is written as text; a row without a name is of the one above it."""
+def convert_text_table(table: TextTable) -> Table:
+    """Convert a text table to a report table. A row without a name continues the row above and repeats its name."""
     columns = []
     for i, head in enumerate(table.heads):
         kind = "name" if i == 0 else "text" if head.left else "number"
@@ -39,27 +39,30 @@ def as_table(table: Written) -> Table:
     for cells in table.rows:
         name = cells[0] or name
         values = [
-            Value(cell, number(cell) if not head.left else cell) for cell, head in zip(cells, table.heads, strict=True)
+            Value(cell, leading_number(cell) if not head.left else cell)
+            for cell, head in zip(cells, table.heads, strict=True)
         ]
         rows.append(Row([Value(name), *values[1:]]))
     notes = [table.note] if table.note else []
-    whole = all(cells[0] for cells in table.rows)  # else a row is of several lines, which sorting would tear apart
-    return Table(table.title, columns, rows, notes=notes, filtered=False, sortable=whole)
+    sortable = all(cells[0] for cells in table.rows)  # sorting would separate the lines of rows with several lines
+    return Table(table.title, columns, rows, notes=notes, filtered=False, sortable=sortable)
 
 
-def number(text: str) -> float:
-    """Give the number that a cell begins with, by which it is sorted; NaN, which stays last, if it begins with none."""
+def leading_number(text: str) -> float:
+    """Return the number at the start of a cell, by which the cell is sorted; NaN (sorted last) if there is none."""
     found = _NUMBER.match(text)
     return float(found[0].replace(",", "").replace("−", "-")) if found else math.nan
 
 
 def beside_paper(compared: pd.DataFrame) -> Section:
-    """Make the part of the report that puts a paper's values beside ours.
+    """Make the report section that compares a paper's values with ours.
 
     Args:
         compared: What `compare` returns.
     """
-    from analysis.tables.published_table import arrange, write_table
+    from analysis.tables.published_comparison_tables import arrange_comparison, comparison_text_table
 
-    grid = arrange(compared)
-    return as_section("Beside the paper", "", [write_table(grid, str(compared.attrs["source"]))], grid.notes)
+    grid = arrange_comparison(compared)
+    return text_tables_section(
+        "Comparison with the paper", "", [comparison_text_table(grid, str(compared.attrs["source"]))], grid.notes
+    )

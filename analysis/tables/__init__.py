@@ -1,1 +1,1 @@
-"""Tables as text, Markdown, CSV and LaTeX."""
+"""Writes tables as text, Markdown, CSV and LaTeX."""

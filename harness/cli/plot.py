@@ -115,7 +115,7 @@ def plot(
 ) -> None:
     """Draw a study's figures (PDF, SVG, PNG) from the tracked runs; if it names none, all plots that its runs allow."""
     from analysis import PLOTS, ranked, save
-    from analysis.frame.unfinished import unfinished_notes
+    from analysis.frame.unfinished_runs import unfinished_notes
     from harness.tracking.mlflow_store import store_uri
 
     plan = make_plan(study, plugin, tuned, scale)

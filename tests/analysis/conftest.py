@@ -1,6 +1,7 @@
 """Made-up runs in a temporary MLflow store, written as the harness writes them."""
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.analysis.quadratic_settings import LOSSES, add_setting
+from tests.analysis.tuning_searches import add_searches
 
 LATE = "late_phase_bn(K=5) <&_%$|*"
 NETWORKS = {"resnet20": "cifar10", "lenet": "digits"}
@@ -142,3 +146,49 @@ def runs():
         return pd.DataFrame(full)
 
     return make
+
+
+@pytest.fixture
+def scored(runs):
+    """Make the runs of a table of scores, cells × methods, one or more seeds."""
+
+    def make(scores, names=None, seeds=1):
+        names = names or [f"m{j}" for j in range(len(scores[0]))]
+        return runs(
+            *(
+                {"dataset": f"d{i}", "label": name, "accuracy": float(value) + seed, "seed": seed}
+                for i, row in enumerate(scores)
+                for name, value in zip(names, row, strict=True)
+                for seed in range(seeds)
+                if not math.isnan(value)
+            )
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tuned(store, tmp_path_factory):
+    """The trials of a tuned study, in a store of its own: other tests list the studies of the shared one."""
+    from analysis import load_tuning
+
+    store = type(store)(tmp_path_factory.mktemp("tuned"))
+    add_searches(store)
+    return load_tuning("paper", store=store.uri)
+
+
+@pytest.fixture(scope="session")
+def quadratic_store(store, tmp_path_factory):
+    """A store of its own: other tests list the studies of the shared one."""
+    return type(store)(tmp_path_factory.mktemp("quadratic"))
+
+
+@pytest.fixture(scope="session")
+def settings(quadratic_store):
+    store = quadratic_store
+    for (eta, B), loss in LOSSES.items():
+        add_setting(store, "quadratic", eta, B, loss)
+    store.add("quadratic", "η = 2, B = 1", 0, state="diverged")
+    from analysis import load_settings
+
+    return load_settings("quadratic", store=store.uri)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis import leaderboard, paired_differences
-from analysis.comparisons.paired_differences import bootstrap_interval, write_difference
+from analysis.comparisons.paired_differences import bootstrap_interval, format_difference
 
 
 def entries(label, values, **columns):
@@ -201,6 +201,6 @@ def test_an_infinite_value_is_named_and_has_no_interval(runs):
 
 def test_writing():
     row = {"difference": 0.314, "difference_low": -0.1, "difference_high": 0.728}
-    assert write_difference(row, "accuracy") == "+0.31 [−0.10, +0.73]"
-    assert write_difference(row | {"difference_low": math.nan}, "nll") == "+0.314 [n/a]"
-    assert write_difference(row | {"difference": math.nan}, "nll") == "–"
+    assert format_difference(row, "accuracy") == "+0.31 [−0.10, +0.73]"
+    assert format_difference(row | {"difference_low": math.nan}, "nll") == "+0.314 [n/a]"
+    assert format_difference(row | {"difference": math.nan}, "nll") == "–"

@@ -1,13 +1,11 @@
 """What `load_runs` and its companions read back from a store."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analysis import load_predictions, load_runs, load_series, ranked
+from analysis import load_runs, load_series, ranked
 
 
 def test_only_finished_cells(frame):
@@ -59,7 +57,7 @@ def test_keys_restrict(store, frame):
 
 
 def test_more_runs_than_a_page(store, frame, monkeypatch):
-    monkeypatch.setattr("analysis.frame.runs._PAGE", 4)
+    monkeypatch.setattr("analysis.frame.runs._PAGE_SIZE", 4)
     assert load_runs("paper", store=store.uri)["run_id"].tolist() == frame["run_id"].tolist()
 
 
@@ -125,23 +123,3 @@ def test_the_later_of_two_values_counts(store):
     store.client.log_batch(run, metrics=[Metric("members/nll", 3.0, 20, 1), Metric("members/nll", 2.0, 10, 1)])
     series = load_series(load_runs("again", store=store.uri), "members/nll")
     assert series["value"].tolist() == [3.0]
-
-
-def test_predictions(frame):
-    predictions = load_predictions(frame[:2])
-    assert list(predictions) == frame["run_id"][:2].tolist()
-    probabilities, labels = predictions[frame["run_id"][0]]
-    assert probabilities.shape == (200, 10) and probabilities.dtype == np.float32
-    assert labels.shape == (200,) and labels.dtype == np.int64
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-
-
-def test_predictions_that_are_gone(store):
-    store.add("gone", "sgd", 4, metrics={"accuracy": 1.0})
-    with pytest.raises(FileNotFoundError, match="sgd · resnet20 · cifar10 · seed 4"):
-        load_predictions(load_runs("gone", store=store.uri))
-
-
-def test_importing_the_package_is_light():
-    code = "import analysis, sys; print(sorted({'mlflow', 'matplotlib', 'seaborn', 'harness'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from analysis.reports.web_page import Column, Drawing, Row, Section, Table, Value, write_page
+from analysis.reports.page_elements import Column, Drawing, Row, Section, Table, Value
+from analysis.reports.web_page import write_page
 from tests.analysis.reports.test_web_page import HOSTILE, draw
 
 BROWSER = shutil.which("chromium")

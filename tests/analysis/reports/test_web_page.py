@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures.style import styled
+from analysis.figures.style import plot_style
 from analysis.reports.inline_svg import inline_svg
-from analysis.reports.web_page import Column, Drawing, Row, Section, Table, Value, write_page
+from analysis.reports.page_elements import Column, Drawing, Row, Section, Table, Value
+from analysis.reports.web_page import write_page
 
 HOSTILE = """</style><script>alert(1)</script>&amp;"'><img src=x onerror=alert(2)>"""
 NAMED = [Column("Method", kind="name"), Column("Accuracy", "%", "higher")]
@@ -35,7 +36,7 @@ class Reader(HTMLParser):
 
 
 def draw(title="a $ and <b>"):
-    with styled():
+    with plot_style():
         figure = Figure(figsize=(3, 2))
         ax = figure.subplots()
         ax.plot([0, 1, 2], [0.123456789, 0.5, 0.3], "o-", label="one")
@@ -104,7 +105,7 @@ def test_an_svg_has_a_title_and_no_style_of_its_own():
 
 def test_an_svg_keeps_its_outlines_to_a_hundredth_of_a_point(tmp_path):
     figure = draw()
-    with styled():
+    with plot_style():
         figure.savefig(tmp_path / "f.svg")
     number = r"-?\d+(?:\.\d+)?"
     outlines = [
