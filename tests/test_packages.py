@@ -63,4 +63,9 @@ def test_only_the_mirror_and_the_reader_import_mlflow():
         for path, names in imports(name).items()
         if "mlflow" in names
     }
-    assert users == {"harness/tracking/mlflow_mirror.py", "harness/tracking/mlflow_store.py", "analysis/frame/runs.py"}
+    assert users == {
+        "harness/tracking/mlflow_mirror.py",
+        "harness/tracking/mlflow_store.py",
+        "analysis/frame/tracking_store.py",
+        "analysis/frame/runs.py",
+    }

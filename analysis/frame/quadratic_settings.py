@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from analysis.frame.runs import find_finished_runs, rehearsal_banner, resolve_store_uri
+from analysis.frame.runs import find_finished_runs, rehearsal_banner
+from analysis.frame.tracking_store import resolve_store_uri
 
 
 def load_settings(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+from analysis.frame.tracking_store import open_store, resolve_store_uri
 
-DEFAULT_STORE = "sqlite:///runs/mlflow.db"
 SERIES_PREFIXES = (
     "train/",
     "test/",
@@ -23,7 +19,6 @@ SERIES_PREFIXES = (
     "system/",
 )  # metrics with one value per step; they are not columns of the frame
 _TAG_COLUMNS = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
-_PAGE_SIZE = 1000  # runs that one search request returns
 
 
 def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:
@@ -112,13 +107,12 @@ def find_tracked_runs(experiment: str, uri: str) -> list[Any]:
     Raises:
         FileNotFoundError, LookupError, ConnectionError: As `load_runs` does.
     """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        return _search_runs(_open_client(uri), experiment, uri)
-    except (MlflowException, SQLAlchemyError) as error:
-        raise ConnectionError(f"cannot read the tracking store {uri}: {str(error)[:300]}") from error
+    store = open_store(uri)
+    experiments = store.experiments()
+    if experiment not in experiments:
+        names = sorted(name for name in experiments if name != "Default")
+        raise LookupError(f"no study {experiment!r} in {uri}; there is: {', '.join(names) or 'none'}")
+    return store.runs(experiments[experiment])
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
@@ -159,11 +153,9 @@ def load_series(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         has no rows. If a step was tracked twice, the later value is kept.
     """
     rows = [
-        (run_id, point.step, point.timestamp, point.value)
+        point
         for uri, runs in frame.groupby("store", sort=False)
-        for client in [_open_client(str(uri))]
-        for run_id in runs["run_id"]
-        for point in client.get_metric_history(run_id, name)
+        for point in open_store(str(uri)).histories(runs["run_id"], name)
     ]
     series = pd.DataFrame(rows, columns=["run_id", "step", "timestamp", "value"])
     order = {run_id: position for position, run_id in enumerate(frame["run_id"])}
@@ -194,44 +186,6 @@ def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
     except (OSError, MlflowException) as error:
         cell = f"{row['label']} · {row['architecture']} · {row['dataset']} · seed {row['seed']}"
         raise FileNotFoundError(f"no {name} of {cell} at {uri}") from error
-
-
-def resolve_store_uri(store: str | None) -> str:
-    """Return the URI of a tracking store, given its URI, the path of an SQLite file, or None for the default.
-
-    The path of a file is made absolute, because MLflow caches the stores of a process by their URI, regardless of the
-    current folder.
-    """
-    uri = store or DEFAULT_STORE
-    if ("://" in uri and not uri.startswith("sqlite:///")) or uri == "databricks":
-        return uri
-    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-
-
-def _open_client(uri: str) -> MlflowClient:
-    path = uri.removeprefix("sqlite:///").partition("?")[0]
-    if uri.startswith("sqlite:///") and not Path(path).is_file():  # MLflow would create an empty store
-        raise FileNotFoundError(f"no tracked runs: {path} does not exist")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # report an unreachable server quickly
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def _search_runs(client: MlflowClient, study: str, uri: str) -> list[Any]:
-    experiment = client.get_experiment_by_name(study)
-    if experiment is None or experiment.lifecycle_stage != "active":
-        names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
-        raise LookupError(f"no study {study!r} in {uri}; there is: {', '.join(names) or 'none'}")
-    runs: list[Any] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment.experiment_id], max_results=_PAGE_SIZE, page_token=token)
-        runs.extend(page)
-        token = page.token
-        if not token:
-            return runs
 
 
 def _refuse_duplicates(study: str, finished: Iterable[Any]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame.runs import find_tracked_runs, resolve_store_uri
+from analysis.frame.runs import find_tracked_runs
+from analysis.frame.tracking_store import resolve_store_uri
 
 
 def load_tuning(study: str, *, store: str | None = None) -> pd.DataFrame:

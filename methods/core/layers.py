@@ -80,7 +80,7 @@ def copy_part(module: Copied, memo: dict[int, Any]) -> Copied:
         return deepcopy(module, memo)
     copied = cls.__new__(cls)
     memo[id(module)] = copied
-    for name, value in module.__getstate__().items():
+    for name, value in module.__getstate__().items():  # type: ignore[no-untyped-call]
         if value and name in ("_modules", "_parameters", "_buffers"):
             value = type(value)((key, copy_value(part, memo)) for key, part in value.items())
         else:

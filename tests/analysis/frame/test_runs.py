@@ -56,11 +56,6 @@ def test_keys_restrict(store, frame):
     assert chosen.attrs["unfinished"] == [{"state": "missing", "key": "0" * 64}]
 
 
-def test_more_runs_than_a_page(store, frame, monkeypatch):
-    monkeypatch.setattr("analysis.frame.runs._PAGE_SIZE", 4)
-    assert load_runs("paper", store=store.uri)["run_id"].tolist() == frame["run_id"].tolist()
-
-
 def test_no_store(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"nothing\.db does not exist"):
         load_runs("paper", store=f"sqlite:///{tmp_path}/nothing.db")
