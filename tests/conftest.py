@@ -1,5 +1,6 @@
 """Small networks and data that many tests share."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +18,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a CUDA device where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what is cached apart from the user's cache, in other processes too."""
+    os.environ["ECON_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
