@@ -1,8 +1,9 @@
-"""The keys of runs and trunks stay as they were: finished runs of earlier versions are found, and are not trained again.
+"""The keys of runs and trunks stay as they were, so that finished runs of earlier versions are found.
 
-`known_keys.json` holds those of the digits, of the landscape and of twelve studies of the papers, written down before
-the modules were moved into rooms. A key may change only together with a version that is raised on purpose: a method's,
-a dataset's, or the quadratic problem's. Then the file is written anew: `python -m tests.harness.planning.test_known_keys`.
+`known_keys.json` holds the keys of the digits, of the landscape and of twelve studies of the papers, written down
+before the modules were moved into rooms. A key may change only together with a version that is raised on purpose: a
+method's, a dataset's, or the quadratic problem's. `python -m tests.harness.planning.test_known_keys` writes the file
+anew.
 """
 
 import json
