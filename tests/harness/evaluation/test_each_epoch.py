@@ -1,4 +1,4 @@
-"""What is measured after each epoch, and that training does not notice it."""
+"""Tests of the measurements after each epoch, which must not change training."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a study may say of its datasets, and what is refused before anything starts."""
+"""Tests of the dataset options of a study, and of the values that are refused before anything starts."""
 
 import pytest
 
@@ -78,7 +78,7 @@ def test_what_asks_for_nothing_is_accepted(study):
 
 
 def test_a_dataset_s_version_is_part_of_the_key(study, monkeypatch):
-    """What a dataset gives may change from one version of the project to the next: its runs are then others."""
+    """A new version of a dataset's content gives new runs."""
     monkeypatch.setattr(data, "VERSIONS", {})
     (old,) = load(study("fashion_mnist")).cells()
     monkeypatch.setattr(data, "VERSIONS", {"fashion_mnist": 2})
