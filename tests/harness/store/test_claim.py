@@ -17,6 +17,7 @@ import pytest
 from harness.running.execute import execute, fail, give_up
 from harness.running.settings import Settings
 from harness.store import claim as claims
+from harness.store import process_identity
 from harness.store.claim import (
     AlreadyClaimedError,
     ClaimLostError,
@@ -125,19 +126,19 @@ def test_a_reused_process_number_is_no_owner(tmp_path):
 
 
 def test_starts_of_processes_agree_with_the_system(tmp_path):
-    before = float((claims.PROC / "uptime").read_text().split()[0])
+    before = float((process_identity.PROC / "uptime").read_text().split()[0])
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         ticks = os.sysconf("SC_CLK_TCK")
-        assert before - 0.1 <= claims.process_start_ticks(child.pid) / ticks <= before + 30
-        assert claims.is_process_alive(child.pid, claims.process_start_ticks(child.pid))
-        assert claims.is_process_alive(child.pid, None), "asked by a signal where the start is not known"
+        assert before - 0.1 <= process_identity.process_start_ticks(child.pid) / ticks <= before + 30
+        assert process_identity.is_process_alive(child.pid, process_identity.process_start_ticks(child.pid))
+        assert process_identity.is_process_alive(child.pid, None), "asked by a signal where the start is not known"
     finally:
         child.kill()
-    wait_until(lambda: claims.process_start_ticks(child.pid) is None)
+    wait_until(lambda: process_identity.process_start_ticks(child.pid) is None)
     child.wait()
-    assert not claims.is_process_alive(child.pid, None)
-    assert not claims.is_process_alive(child.pid, 1)
+    assert not process_identity.is_process_alive(child.pid, None)
+    assert not process_identity.is_process_alive(child.pid, 1)
 
 
 def race(folder, barrier, won, number):
@@ -237,7 +238,7 @@ def test_a_process_that_cannot_be_looked_at_counts_as_alive(monkeypatch):
     here = Owner.current_process("")
     assert not here.is_dead()
     monkeypatch.setattr(claims.Path, "read_text", refuses)
-    assert not replace(here, machine=claims.machine_id()).is_dead()
+    assert not replace(here, machine=process_identity.machine_id()).is_dead()
 
 
 def test_an_outdated_observation_does_not_replace_a_later_claim(tmp_path):
