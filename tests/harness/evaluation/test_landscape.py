@@ -127,7 +127,7 @@ def test_a_network_without_batch_norm_needs_no_pass(recipe):
             raise AssertionError("a pass")
 
     method = build(Line, recipe, net="lstm")
-    point = AnchorCombinations(method, list(method.anchors()), Refused()).at([0.5, 0.5])
+    point = AnchorCombinations(method, list(method.anchors()), Refused()).weights_at([0.5, 0.5])
     assert point.keys() == dict(TinyLSTM().named_parameters()).keys()
 
 
