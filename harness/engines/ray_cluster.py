@@ -16,8 +16,8 @@ import harness
 import methods
 import models
 from harness.engines.engine import EngineError
-from harness.store.claim import process_start_ticks
 from harness.store.environment import COMMIT_VARIABLE, git_commit
+from harness.store.process_identity import process_start_ticks
 
 CODE = (methods, models, data, harness)
 """What a worker computes with."""

@@ -187,7 +187,7 @@ class Driver:
         """Claim a run for a worker that shares no storage, and pack what it starts from.
 
         Raises:
-            TakenError: if another driver works on it.
+            AlreadyClaimedError: if another driver works on it.
             OSError: if the folder cannot be read or written.
         """
         folder = self.folder(planned.key)

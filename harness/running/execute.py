@@ -90,7 +90,7 @@ def finish_claimed(
     """Finish a run that this process has claimed.
 
     Raises:
-        LostError: if another process has taken it over.
+        ClaimLostError: if another process has taken it over.
     """
     if is_there(run, folder):  # by another process, just before
         return Outcome("finished", ALREADY_FINISHED)

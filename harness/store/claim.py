@@ -20,12 +20,12 @@ import secrets
 import socket
 import threading
 import time
-import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from harness.store.process_identity import is_process_alive, machine_id, process_start_ticks
 
 HEARTBEAT_SECONDS = 5.0
 """Seconds between two heartbeats of an owner."""
@@ -35,7 +35,6 @@ HEARTBEAT_TIMEOUT = 60.0
 The timeout is needed for owners on other machines and for suspended processes. An ended process on the same machine
 is detected at once. The timeout spans many heartbeats, because a file server may hang and a busy process may be late.
 """
-PROC = Path("/proc")
 FILE_GONE_ERRNOS = (errno.ENOENT, errno.ESTALE)
 """Error numbers of a file that was removed, by this machine or by another one."""
 
@@ -313,47 +312,3 @@ def claim_path(folder: Path, number: int) -> Path:
 def claim_numbers(folder: Path) -> set[int]:
     """Return the numbers of a folder's claim files."""
     return {int(path.suffix[1:]) for path in folder.glob("claim.*") if path.suffix[1:].isdigit()}
-
-
-@cache
-def machine_id() -> str:
-    """Return an identifier of this machine, its current boot, and its namespace of process numbers."""
-    try:
-        start = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{start} {(PROC / 'self/ns/pid').readlink()}"
-    except OSError:
-        return f"{socket.gethostname()} {uuid.getnode():x}"
-
-
-def process_start_ticks(process: int) -> int | None:
-    """Return the start of a process in clock ticks since boot; None if it ended or the system does not report it."""
-    try:
-        fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])  # a zombie has ended; field 22 of `man 5 proc_pid_stat`
-
-
-def is_process_alive(process: int, started: int | None) -> bool:
-    """Return whether a process of this machine still runs.
-
-    A different process that reuses the number does not count, where the system reports start times.
-
-    Args:
-        process: process number.
-        started: start of the process, in clock ticks since boot; None if unknown.
-    """
-    if started is not None:
-        try:
-            return process_start_ticks(process) == started
-        except OSError:
-            return True  # as far as is known
-    if os.name != "posix":
-        return True  # as far as is known
-    try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

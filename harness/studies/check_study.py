@@ -94,8 +94,8 @@ def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
     """
     found = check_datasets(grid, errors)
     first = grid.datasets[0]
-    stand_in = TEXT_PLACEHOLDER if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
-    for dataset, shape in found or [(first, stand_in)]:
+    placeholder = TEXT_PLACEHOLDER if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
+    for dataset, shape in found or [(first, placeholder)]:
         built = [
             plain
             for j, architecture in enumerate(grid.architectures)

@@ -47,7 +47,7 @@ class DatasetSpec(Part):
     def listed(cls, value: Any) -> Any:
         """Refuse a single name instead of a list."""
         if isinstance(value, str):
-            raise ValueError(f"expected a list of companions, as in [{value}]")
+            raise ValueError(f"expected a list of OOD datasets, as in [{value}]")
         return value
 
     @property

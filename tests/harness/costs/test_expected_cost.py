@@ -1,4 +1,4 @@
-"""What methods say about their cost is what they cost."""
+"""Tests that the cost a method declares is the cost that is counted."""
 
 import json
 from typing import Any
@@ -44,7 +44,7 @@ INSTEAD = {
     "curve": ["curve", "curve(prediction=random, points=3)"],
     "simplex": ["simplex", "simplex(prediction=random, points=3)"],
 }
-"""What is tried of a method, where the defaults take long or are not all."""
+"""Hyperparameters to test, where the defaults take long or do not cover everything."""
 TRIED = [
     (name, written) for name, method in METHODS.items() if method.about.family for written in INSTEAD.get(name, [name])
 ]
@@ -77,7 +77,7 @@ def test_counted_costs_are_those_it_names(name, written, npz, tmp_path, write_st
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_says_what_it_is_about(name):
+def test_every_method_declares_its_cost(name):
     about = METHODS[name].about
     assert about.family
     assert about.paper or name == "sgd"

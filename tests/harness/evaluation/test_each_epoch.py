@@ -1,4 +1,4 @@
-"""What is measured after each epoch, and that training does not notice it."""
+"""Tests of the measurements after each epoch, which must not change training."""
 
 import json
 
@@ -133,7 +133,7 @@ def test_the_third_network_is_that_of_the_finished_plain_run(asked, tmp_path, mo
         seen.append(plain)
         return measure_landscape(method, ExtraMeasurements(), examples)
 
-    monkeypatch.setattr("harness.running.lifecycle.explore", remember)
+    monkeypatch.setattr("harness.running.lifecycle.measure_landscape", remember)
     run = asked("line", ExtraMeasurements(plane=PlaneMeasurement(third="sgd")))
     plain = run.plain({"sgd": type("Plain", (), {"version": 1})})
     settings = Settings(tmp_path)

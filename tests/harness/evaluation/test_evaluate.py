@@ -1,4 +1,4 @@
-"""Evaluation: every test example once, and the numbers that a reader would compute."""
+"""Tests that evaluation scores every test example once, and agrees with direct computations."""
 
 from io import BytesIO
 
@@ -158,7 +158,7 @@ def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(of
     assert "ood_auroc" not in found
 
 
-def test_without_companions_there_are_no_such_columns():
+def test_without_ood_datasets_there_are_no_ood_metrics():
     counter = CostCounter()
     found = evaluate(make_method(counter), make_task(ood={}), counter).metrics
     assert not [name for name in found if name.startswith(("ood", "corruption"))]
@@ -208,7 +208,7 @@ def test_weight_vectors_leave_batch_norm_out():
 
 def test_weight_vectors_hold_weights_that_the_network_itself_does_not_have():
     class Generated(Method):
-        """Makes its head's weights from a code; the network has only a place for them."""
+        """Computes its head's weights from an embedding and passes them to the network."""
 
         def __init__(self, make_net, recipe):
             super().__init__(make_net, recipe)
@@ -267,7 +267,7 @@ def test_a_temperature_is_fitted_on_held_out_images_alone():
     assert not {"temperature", "scaled/nll", "scaled/ece"} & set(without)
 
 
-def test_companions_are_told_apart_by_three_figures():
+def test_ood_datasets_have_three_metrics():
     counter = CostCounter()
     found = evaluate(make_method(counter), make_task(), counter).metrics
     for metric in ("ood_auroc", "ood_aupr", "ood_fpr95"):

@@ -1,4 +1,4 @@
-"""Evaluation of text: every symbol once, and the numbers that a reader would compute from all predictions at once."""
+"""Tests that evaluation of text scores every symbol once, and agrees with all predictions at once."""
 
 import math
 

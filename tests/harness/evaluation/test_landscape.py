@@ -1,4 +1,4 @@
-"""Paths, planes and flatness against what a reader would compute; nothing is changed by looking."""
+"""Tests paths, planes and flatness against direct computations, and that measuring changes nothing."""
 
 from dataclasses import replace
 from functools import partial
@@ -127,7 +127,7 @@ def test_a_network_without_batch_norm_needs_no_pass(recipe):
             raise AssertionError("a pass")
 
     method = build(Line, recipe, net="lstm")
-    point = AnchorCombinations(method, list(method.anchors()), Refused()).at([0.5, 0.5])
+    point = AnchorCombinations(method, list(method.anchors()), Refused()).weights_at([0.5, 0.5])
     assert point.keys() == dict(TinyLSTM().named_parameters()).keys()
 
 
@@ -304,7 +304,7 @@ def test_specialists_span_a_plane_of_embeddings(recipe, examples):
 
 
 def test_a_path_under_corruption(recipe, examples):
-    """The same scores, of examples that are darker the higher the severity."""
+    """The scores of examples that are darkened according to the severity."""
     method = trained(Line, recipe, examples.train)
     corrupted = {s: batches(41, 5) for s in (1, 4)}
     for s, part in corrupted.items():
@@ -399,7 +399,7 @@ def test_what_a_method_cannot_give_is_left_out_with_the_reason(recipe, examples)
     assert landscape.measure_landscape(method, ExtraMeasurements(), examples) == landscape.Landscape()
 
 
-def test_how_far_the_ends_of_a_path_are_apart_is_a_metric(recipe, examples):
+def test_distances_between_the_ends_of_a_path_are_metrics(recipe, examples):
     method = trained(Curve, recipe, examples.train)
     found = measure_landscape(method, ExtraMeasurements(path=PathMeasurement(points=2)), examples).metrics
     kept = [i for i, name in enumerate(method.names) if name not in ("norm.weight", "norm.bias")]

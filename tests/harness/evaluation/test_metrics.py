@@ -162,7 +162,7 @@ def test_adaptive_ece_against_equal_parts(seed, n, bins):
 
 @pytest.mark.parametrize("bins", [1, 15, 20, 100])
 def test_adaptive_ece_of_equal_confidences_is_the_gap_of_them_all(bins):
-    """However they are ordered, and however many bins they fill."""
+    """For any order of equal confidences, and any number of bins that they fill."""
     log_p, y = torch.tensor([[0.7, 0.3]], dtype=torch.float64).log().expand(60, -1), torch.arange(60) // 30
     assert metrics.adaptive_ece(log_p, y, bins) == pytest.approx(0.2, abs=1e-12)
     assert metrics.ece(log_p, y, bins) == pytest.approx(0.2, abs=1e-12)
@@ -283,7 +283,7 @@ def test_every_case_lies_within_its_bounds(log_p, y):
 
 @cases
 @pytest.mark.parametrize("seed", range(3))
-def test_order_of_examples_has_no_say(log_p, y, seed):
+def test_order_of_examples_has_no_effect(log_p, y, seed):
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     for name in ("accuracy", "nll", "brier", "ece", "adaptive_ece"):
         metric = getattr(metrics, name)
@@ -292,7 +292,7 @@ def test_order_of_examples_has_no_say(log_p, y, seed):
 
 
 @pytest.mark.parametrize("part", [1, 7, 64, 2**20])
-def test_size_of_the_parts_has_no_say(monkeypatch, part):
+def test_chunk_size_has_no_effect(monkeypatch, part):
     logits = torch.randn(3, 23, 5, generator=torch.Generator().manual_seed(0))
     y = torch.arange(23) % 5
 
@@ -419,7 +419,7 @@ def test_ensemble_of_equal_members_is_the_member(logits, K):
 
 
 @given(members(K=4), st.permutations(range(4)))
-def test_order_of_members_has_no_say(logits, order):
+def test_order_of_members_has_no_effect(logits, order):
     logits = torch.from_numpy(logits)
     torch.testing.assert_close(metrics.ensemble(logits[order]), metrics.ensemble(logits), rtol=1e-12, atol=1e-12)
     found = metrics.diversity(logits)

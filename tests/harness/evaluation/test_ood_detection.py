@@ -21,7 +21,7 @@ def tensor(values) -> torch.Tensor:
 
 
 def naive_fpr(inside, outside, tpr=0.95) -> float:
-    """The smallest FPR of all thresholds that find enough, in whole numbers."""
+    """The smallest FPR of all thresholds with a sufficient TPR, computed in integers."""
     rates = []
     for threshold in {*inside, *outside}:
         found = sum(score >= threshold for score in outside)
@@ -60,7 +60,7 @@ def test_random_scores_against_libraries(seed):
 
 @pytest.mark.parametrize("n", [1, 19, 20, 21, 60, 100, 340, 1000])
 def test_exactly_95_percent_is_enough(n):
-    """The scores outside are 1 … n; examples inside stand between them."""
+    """The OOD scores are 1 … n; in-distribution scores lie between them."""
     outside = tensor(range(1, n + 1))
     inside = outside - 0.5
     must_be_found = -(-19 * n // 20)  # 95 % of n, rounded up

@@ -1,4 +1,4 @@
-"""A running score is that of all parts together."""
+"""Tests that streaming metrics equal the metrics of all parts together."""
 
 import math
 

@@ -23,7 +23,7 @@ from harness.evaluation.temperature_scaling import (
 
 
 def random_case(seed: int, K: int = 1, n: int = 300, C: int = 4, scale: float = 3.0):
-    """Logits of members that know something of the labels, (K, N, C), and the labels."""
+    """Logits of members that are better than chance, (K, N, C), and the labels."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(C, (n,), generator=generator)
     logits = torch.randn(K, n, C, generator=generator)
@@ -37,7 +37,7 @@ def logit(p: float) -> float:
 
 @pytest.mark.parametrize(("gap", "right"), [(3.0, 0.9), (1.0, 0.95), (10.0, 0.55), (0.3, 0.75)])
 def test_two_classes_in_closed_form(gap, right):
-    """Every prediction leads by `gap`, and a share of them is right: the best one says that share."""
+    """The top logit leads by `gap`, and a share of predictions is right. The best temperature gives that share."""
     n = 100
     logits = torch.tensor([gap, 0.0]).expand(1, n, 2)
     y = (torch.arange(n) >= round(right * n)).long()
@@ -49,7 +49,7 @@ def test_two_classes_in_closed_form(gap, right):
 
 
 def test_members_are_pooled_and_then_calibrated():
-    """Closed form of two members with different gaps; scaling each before pooling would give another temperature."""
+    """Closed form for two members with different gaps. Scaling each member first would give another temperature."""
     gaps, right, n = (1.0, 6.0), 0.7, 100
     logits = torch.tensor([[gap, 0.0] for gap in gaps], dtype=torch.float64)[:, None].expand(-1, n, -1)
     y = (torch.arange(n) >= round(right * n)).long()

@@ -1,4 +1,4 @@
-"""Expressions of methods: read, checked, written."""
+"""Tests that method expressions are parsed, checked and written."""
 
 import keyword
 from typing import Annotated, Any, Literal
@@ -57,7 +57,7 @@ values = {
 
 @st.composite
 def odd(draw: st.DrawFn, depth: int = 2) -> MethodSpec:
-    """A spec that `parse` could have made, its parameters in the method's order and other than the defaults."""
+    """A spec as `parse_method` returns it: hyperparameters in the method's order, without defaults."""
     default = {name: default for name, (_, default) in hyperparameters(Odd).items()}
     chosen = {name: draw(values[name]) for name in values if draw(st.booleans())}
     chosen = {name: value for name, value in chosen.items() if value != default[name]}
@@ -66,7 +66,7 @@ def odd(draw: st.DrawFn, depth: int = 2) -> MethodSpec:
 
 
 def types(value: Any) -> Any:
-    """The type of a value, and of what a tuple holds."""
+    """The type of a value, and of the items of a tuple."""
     return [type(value), *map(types, value)] if isinstance(value, tuple) else type(value)
 
 
@@ -104,7 +104,7 @@ def test_canonical_form_of_tuples(text, written):
     assert key(spec) == key(parse_method(written, KNOWN)[0])
 
 
-def test_places_that_differ_have_keys_that_differ():
+def test_different_tuple_values_have_different_keys():
     texts = ["odd", "odd(place=())", "odd(place=(0.5,))", "odd(place=(0.5, 0.5))", "odd(several=(0.5,))"]
     assert len({key(parse_method(text, KNOWN)[0]) for text in texts}) == len(texts)
 
@@ -206,7 +206,7 @@ def test_make_builds_what_is_written():
     assert (inner.K, inner.start_epoch, method.parts[0].start_epoch) == (3, 1, 2)
 
 
-def test_version_of_the_class_is_noted():
+def test_spec_has_the_version_of_the_class():
     class Second(Odd):
         version = 2
 

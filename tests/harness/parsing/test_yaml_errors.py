@@ -1,4 +1,4 @@
-"""Places in YAML files."""
+"""Tests of locations and errors in YAML files."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ recipe:
 """
 
 
-def test_every_place_has_its_line():
+def test_every_location_has_its_line():
     lines = YamlLines(TEXT)
     found = {
         (): 2,
@@ -45,7 +45,7 @@ def test_every_place_has_its_line():
     assert {place: lines.line_of(place) for place in found} == found
 
 
-def test_a_place_that_is_not_there_has_the_line_of_what_is_around_it():
+def test_an_unknown_location_has_the_line_of_its_parent():
     lines = YamlLines(TEXT)
     assert lines.line_of(("methods", 7, "x")) == 11
     assert lines.line_of(("recipe", "schedule", "kind", "deeper")) == 8
@@ -82,7 +82,7 @@ class Outer(BaseModel, extra="forbid"):
     need: int
 
 
-def test_errors_are_reported_once_a_place_and_left_out():
+def test_errors_are_reported_once_a_location_and_removed():
     text = "inner: {x: a, y: [1, b, 2, c], z: 1}\n"
     raw = yaml.safe_load(text)
     errors = Errors(Path("s.yaml"), YamlLines(text))
@@ -109,7 +109,7 @@ def test_without_leaves_the_other_items_of_a_list_alone():
     }
 
 
-def test_place_in_skips_what_is_no_place():
+def test_existing_location_skips_parts_that_are_not_in_the_file():
     raw = {"methods": [{"mine": "swa"}]}
     assert existing_location(raw, ("methods", 0, "function-before", "mine")) == ("methods", 0, "mine")
     assert existing_location(raw, ("methods", 3, "label")) == ("methods",)

@@ -250,7 +250,7 @@ def test_the_slope_of_a_power_law_and_its_error():
     np.testing.assert_allclose(changed["late_phase_change"], 0.4)
 
 
-def test_progress_is_told_and_divergence_too():
+def test_progress_and_divergence_are_reported():
     told = []
     simulate(setting(iterations=450, average=40, seeds=(0, 1), n=3), told.append)
     assert told == [*range(3, 451, 3)]

@@ -76,7 +76,7 @@ def path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(run_here, path, monkeypatch, empty_store):
-    """Run the command line in this process: exit code and what it printed."""
+    """Run the command line in this process, and return its exit code and output."""
     (path.parent / "runs").mkdir()
     shutil.copy(empty_store, path.parent / "runs" / "mlflow.db")
     # MLflow keeps a store open by its URI: the default one, which is relative, would be another test's.
@@ -119,7 +119,7 @@ def test_mistakes(path, old, new, expected):
 
 
 def test_what_remains_of_the_start_where_averaging_begins(path):
-    """A start at distance 1 in the slowest direction has lost 99 % of what would spoil the smallest loss."""
+    """After burn-in, initial weights at distance 1 in the slowest direction add less than 1 % to the smallest loss."""
     with pytest.raises(StudyError, match=r"and (\d+) are needed") as caught:
         path.write_text(SMALL.replace("400", "201"))
         load("s.yaml")
@@ -131,7 +131,7 @@ def test_what_remains_of_the_start_where_averaging_begins(path):
     assert len(load("s.yaml").runs) == 2
 
 
-def test_methods_of_ones_own_have_no_place_in_it(path):
+def test_plugin_methods_are_refused(path):
     with pytest.raises(StudyError, match="--plugin mine.py: a study of the noisy quadratic problem trains no methods"):
         load("s.yaml", [Path("mine.py")])
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, and what is none is refused."""
+"""Tests that checkpoints are saved and loaded, and that other files are refused."""
 
 import copy
 import pickle
@@ -128,7 +128,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch, save, reason):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_optimizer_state_goes_by_names(optimizer):
-    """A trunk's state fits a method with other groups, and members that never had a gradient have none."""
+    """A trunk's state fits a method with other parameter groups. Members without a gradient have no state."""
     recipe = Recipe(epochs=4, optimizer=optimizer)
     plain = build(SGD, recipe)
     first = make_optimizer(plain, recipe)

@@ -1,4 +1,4 @@
-"""Claims: one owner at a time, whoever dies, is stopped, or tries at the same moment."""
+"""Tests that a claim has one owner at a time, also if owners die, are suspended, or claim simultaneously."""
 
 import errno
 import json
@@ -17,6 +17,7 @@ import pytest
 from harness.running.execute import execute, fail, give_up
 from harness.running.settings import Settings
 from harness.store import claim as claims
+from harness.store import process_identity
 from harness.store.claim import (
     AlreadyClaimedError,
     ClaimLostError,
@@ -125,19 +126,19 @@ def test_a_reused_process_number_is_no_owner(tmp_path):
 
 
 def test_starts_of_processes_agree_with_the_system(tmp_path):
-    before = float((claims.PROC / "uptime").read_text().split()[0])
+    before = float((process_identity.PROC / "uptime").read_text().split()[0])
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         ticks = os.sysconf("SC_CLK_TCK")
-        assert before - 0.1 <= claims.process_start_ticks(child.pid) / ticks <= before + 30
-        assert claims.is_process_alive(child.pid, claims.process_start_ticks(child.pid))
-        assert claims.is_process_alive(child.pid, None), "asked by a signal where the start is not known"
+        assert before - 0.1 <= process_identity.process_start_ticks(child.pid) / ticks <= before + 30
+        assert process_identity.is_process_alive(child.pid, process_identity.process_start_ticks(child.pid))
+        assert process_identity.is_process_alive(child.pid, None), "asked by a signal where the start is not known"
     finally:
         child.kill()
-    wait_until(lambda: claims.process_start_ticks(child.pid) is None)
+    wait_until(lambda: process_identity.process_start_ticks(child.pid) is None)
     child.wait()
-    assert not claims.is_process_alive(child.pid, None)
-    assert not claims.is_process_alive(child.pid, 1)
+    assert not process_identity.is_process_alive(child.pid, None)
+    assert not process_identity.is_process_alive(child.pid, 1)
 
 
 def race(folder, barrier, won, number):
@@ -156,7 +157,7 @@ def race(folder, barrier, won, number):
 @pytest.mark.parametrize("abandoned", [False, True])
 @pytest.mark.parametrize("number", [None, 2])
 def test_of_many_who_try_at_once_one_wins(tmp_path, abandoned, number):
-    """For a run that was never claimed, or whose owner is dead; even if all have looked before any of them acts."""
+    """The run was never claimed, or its owner is dead. All processes read the claim before any of them acts."""
     for i in range(4):
         folder = tmp_path / f"{i}"
         if abandoned or number:
@@ -176,7 +177,7 @@ def test_of_many_who_try_at_once_one_wins(tmp_path, abandoned, number):
 
 
 def test_turns_follow_each_other_without_overlap(tmp_path):
-    """Threads that claim, release and claim again, as processes do; each turn has a number of its own."""
+    """Threads claim and release a run repeatedly, as processes do. Each claim has a new number."""
     folder, turns, inside = tmp_path / "k", [], Counter()
 
     def work():
@@ -237,11 +238,11 @@ def test_a_process_that_cannot_be_looked_at_counts_as_alive(monkeypatch):
     here = Owner.current_process("")
     assert not here.is_dead()
     monkeypatch.setattr(claims.Path, "read_text", refuses)
-    assert not replace(here, machine=claims.machine_id()).is_dead()
+    assert not replace(here, machine=process_identity.machine_id()).is_dead()
 
 
-def test_who_looked_long_ago_does_not_hit_a_later_claim(tmp_path):
-    """One saw claim 1 abandoned, and acts only when claim 3 is another's: number 2 is there no more."""
+def test_an_outdated_observation_does_not_replace_a_later_claim(tmp_path):
+    """An observer saw claim 1 abandoned. When it acts, claim 3 has another owner and number 2 is used."""
     folder = tmp_path / "k"
     write_claim(folder, 1, json.dumps(asdict(replace(Owner.current_process(""), started=1))))
     acquire_claim(folder).release()
@@ -265,8 +266,8 @@ def test_an_owner_gives_signs_of_life_until_it_releases(tmp_path, monkeypatch):
     assert read_claim(claim.folder).heartbeat == last
 
 
-def test_silence_is_measured_by_the_observer(tmp_path, monkeypatch):
-    """However far the owner's clock is off; and only time in which nothing changed counts."""
+def test_missing_heartbeats_are_timed_by_the_observer(tmp_path, monkeypatch):
+    """The owner's clock has no effect. Only time without a change counts."""
     folder, now = tmp_path / "k", [1000.0]
     monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
     elsewhere(folder)
@@ -282,7 +283,7 @@ def test_silence_is_measured_by_the_observer(tmp_path, monkeypatch):
     assert acquire_claim(folder).path.name == "claim.3"
 
 
-def test_a_new_owner_is_not_given_up_for_the_silence_of_the_one_before(tmp_path, monkeypatch):
+def test_the_timeout_starts_anew_with_a_new_owner(tmp_path, monkeypatch):
     folder, now = tmp_path / "k", [0.0]
     monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
     observer = ClaimObserver()
@@ -297,7 +298,7 @@ def test_a_new_owner_is_not_given_up_for_the_silence_of_the_one_before(tmp_path,
     assert observer.is_free(folder)
 
 
-def test_two_observers_of_a_silent_owner_give_it_up_once(tmp_path):
+def test_two_observers_release_an_owner_without_heartbeats_once(tmp_path):
     folder = tmp_path / "k"
     elsewhere(folder)
     observers = [ClaimObserver(timeout=0.01) for _ in range(2)]
@@ -322,7 +323,7 @@ def test_only_a_dead_owner_of_this_machine_is_freed_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", ["{", "null", '{"colour": "red"}', "\0\0\0"])
-def test_of_a_spoilt_claim_only_the_silence_counts(tmp_path, spoilt):
+def test_a_corrupt_claim_is_released_only_after_the_timeout(tmp_path, spoilt):
     folder = tmp_path / "k"
     write_claim(folder, 1, spoilt)
     observer = ClaimObserver(timeout=0.01)
@@ -372,7 +373,7 @@ def test_a_run_that_is_claimed_is_elsewhere_and_left_alone(tmp_path, make_run, h
 
 @pytest.mark.parametrize("after", ["an epoch", "an error"])
 def test_a_run_that_was_taken_over_is_elsewhere_and_no_failure(tmp_path, make_run, after, read_result):
-    """Another process takes it over after an epoch; this one goes on until its next write, or fails before."""
+    """Another process takes over after an epoch. This process continues until its next write, or fails before."""
     run, settings = make_run(), Settings(tmp_path / "runs", checkpoint_seconds=0)
     folder, there = RunFolder(settings.runs, run.key), []
 
@@ -406,7 +407,7 @@ def test_giving_up_a_run_records_its_failure_unless_it_finished(tmp_path, make_r
 
 
 def beating(folder, ready, stop, done):
-    """Hold a claim, give signs of life often, and write; stop between two writes when told.
+    """Hold a claim, send heartbeats often, and write; stop between two writes on request.
 
     A write that was begun before a stop is finished after it: there, the claim is confirmed already.
     """
@@ -425,7 +426,7 @@ def beating(folder, ready, stop, done):
             time.sleep(0.01)
 
 
-def test_a_process_that_was_stopped_is_given_up_and_notices_when_it_goes_on(tmp_path):
+def test_a_suspended_process_loses_its_claim_and_notices_when_it_resumes(tmp_path):
     folder, ready, stop, done = tmp_path / "k", FORK.Event(), FORK.Event(), FORK.Event()
     process = FORK.Process(target=beating, args=(folder, ready, stop, done))
     process.start()

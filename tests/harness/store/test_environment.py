@@ -1,4 +1,4 @@
-"""What a result says it was made with."""
+"""Tests of the environment that a result records."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Files are replaced as a whole or not at all."""
+"""Tests that files are replaced atomically."""
 
 import json
 import math
@@ -106,6 +106,6 @@ def test_only_a_whole_result_makes_a_run_finished(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe", bytes(40)])
-def test_what_a_crash_has_spoilt_counts_as_not_there(tmp_path, content):
+def test_a_corrupt_file_counts_as_missing(tmp_path, content):
     (tmp_path / "result.json").write_bytes(content)
     assert read_json(tmp_path / "result.json") == {}

@@ -1,4 +1,4 @@
-"""Networks of a run: drawn, or with pretrained weights."""
+"""Tests of building a run's networks: initialized, pretrained, and on the meta device."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_meta_method_has_the_shapes_of_the_real_method():
     assert meta == real and len(real) > 100
 
 
-def test_normal_values_are_drawn_where_there_is_memory_and_only_there():
+def test_initialization_is_skipped_on_the_meta_device_only():
     torch.manual_seed(0)
     expected = torch.empty(5).normal_(2.0, 3.0)
     with build.SkipInitialization():

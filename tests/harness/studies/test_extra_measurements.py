@@ -1,4 +1,4 @@
-"""What a study may ask to be measured: how it is written, and which runs it makes."""
+"""Tests of the extra measurements that a study can request, and of the runs that they need."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_a_study_asks_for_all_its_cells_and_true_means_the_defaults(write_study,
         ({"flatnes": True}, "evaluate.flatnes: unknown key"),
     ],
 )
-def test_mistakes_are_reported_with_their_place(write_study, tmp_path, evaluate, message):
+def test_errors_are_reported_with_their_location(write_study, tmp_path, evaluate, message):
     with pytest.raises(StudyError) as error:
         asking(write_study, tmp_path, **evaluate)
     text = str(error.value)
@@ -103,7 +103,7 @@ def test_anchors_are_counted_before_training(make_run, method, count):
     assert count_anchors(build_meta_method(run, METHODS, shape(run))) == count
 
 
-def test_the_third_network_of_a_plane_is_a_run_beside_it_and_no_part_of_its_cost(write_study, tmp_path):
+def test_the_third_network_of_a_plane_is_a_reference_run_and_no_part_of_its_cost(write_study, tmp_path):
     plan = Plan(asking(write_study, tmp_path, FOUR, plane={"third": "sgd"}))
     runs = {str(planned.run.method): planned for planned in plan.runs.values()}
     plain = runs["sgd"].run.key

@@ -1,4 +1,4 @@
-"""The figures that a study asks for are checked when it is read: plots, options, names and what they show."""
+"""Tests that the figures of a study are checked when it is loaded: plots, options, names and cells."""
 
 import inspect
 from typing import get_type_hints
@@ -90,7 +90,7 @@ def test_a_figure_that_cannot_be_drawn_is_refused_when_the_study_is_read(tmp_pat
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_defaults_of_every_plot_are_of_the_types_that_it_states(tmp_path, name):
-    """So no option that a plot takes is refused for its type being written wrongly."""
+    """Default values of every plot's options are accepted, so the options' type annotations are right."""
     _, *parameters = inspect.signature(FIGURES[name]).parameters.values()
     assert {each.name for each in parameters} <= set(get_type_hints(FIGURES[name]))
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}

@@ -1,4 +1,4 @@
-"""Studies of several grids, and recipes by name."""
+"""Tests of studies with several grids, and of recipes given by name."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_one_grid_gives_the_runs_of_a_flat_study(tmp_path):
     ]
 
 
-def test_errors_stand_where_they_were_written(tmp_path):
+def test_errors_have_the_location_where_they_were_written(tmp_path):
     text = TWO.replace("seeds: [5]", "seeds: [-5]").replace("[swa,", "[swa(q=1),").replace("lenet5", "lenet6")
     architecture, seed, method = sorted(errors_of(tmp_path, text))
     assert architecture.startswith("2: architectures[0]: unknown architecture 'lenet6'")
@@ -97,8 +97,8 @@ def test_an_override_takes_a_recipe_by_name(tmp_path):
     assert recipe == Recipe.model_validate(load_recipes()["subspaces/cifar"])
 
 
-def test_a_named_recipe_of_an_override_takes_the_place_of_the_grids(tmp_path):
-    """Nothing of the other stays: neither its optimizer nor the weights it starts from."""
+def test_a_named_recipe_of_an_override_replaces_the_grids(tmp_path):
+    """Nothing of the replaced recipe remains, neither its optimizer nor its initial weights."""
     text = "datasets: [digits]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: late-phase/lstm\nmethods: [sgd]\n"
     named = text + "overrides: [{architecture: lenet5, recipe: late-phase/sgd}]\n"
     assert load(write(tmp_path, named)).cells()[0].run.recipe == Recipe.model_validate(load_recipes()["late-phase/sgd"])

@@ -26,7 +26,7 @@ STATED_IN_PROSE = {
     ("late-phase/table-1", "Late-phase full (SGD)"),
     ("late-phase/table-1", "Late-phase full, members (SGD)"),
 }
-"""Rows of which a value stands in another place of the text than the others."""
+"""Rows with a value that is on another line of the text than the rest."""
 
 # (study, row, column, value, line of the text), each checked by hand; the inconsistencies of the texts among them.
 CHECKED = [
@@ -139,7 +139,7 @@ def lines_of(paper):
 
 
 def stands_in(line, value):
-    """Say whether a line has a value, digit by digit, with its spread if it has one."""
+    """Return whether a line contains a value with exactly these digits, and its spread if it has one."""
     mean, _, std = value.partition(" ± ")
     pattern = rf"(?<![\d.]){re.escape(mean)}(?!\d)" + (rf"\s?±\s?{re.escape(std)}(?!\d)" if std else "")
     return re.search(pattern, line) is not None
@@ -152,7 +152,7 @@ def cell(study, row, column):
 
 
 def rising(lines):
-    """Say whether one line can be taken of each list so that they rise: what stands on several lines may be any."""
+    """Return whether one line number can be chosen from each list so that they are ascending."""
     last = -1
     for each in lines:
         last = min((line for line in each if line > last), default=None)
@@ -189,7 +189,7 @@ def test_a_value_checked_by_hand_stands_in_the_study_and_on_its_line_of_the_text
 
 @pytest.mark.parametrize("name", [n for n in study_names() if "/table-" in n])
 def test_every_row_of_a_table_stands_on_one_line_of_the_text(name):
-    """All values of a row, in their order, and the rows in theirs; so nothing can be wrong or swapped in silence."""
+    """All values of a row are in order on one line, and so are the rows. No value can be wrong or swapped unnoticed."""
     lines = lines_of(name.partition("/")[0])
     paper = load_paper(name)
     found = []
@@ -232,7 +232,7 @@ INCONSISTENT = [
     ("hypernetworks/table-s2", "ASGD · SWAG", "Test acc.", "95.42 ± 0.06"),
     ("hypernetworks/table-1", "C10", "FGE", "quoted from Garipov"),
 ]
-"""(study, row, column, what the note beside the value says)"""
+"""(study, row, column, part of the note on the value)"""
 
 
 @pytest.mark.parametrize(("study", "row", "column", "said"), INCONSISTENT)
@@ -252,7 +252,7 @@ def test_what_is_inconsistent_is_shown_as_printed_with_a_note(study, row, column
         ("late-phase/table-6", "does not state the length of back-propagation"),
     ],
 )
-def test_what_a_whole_table_needs_said_stands_below_it(study, said):
+def test_the_remark_on_a_whole_table_is_printed_below_it(study, said):
     assert said in load_paper(study).remark
 
 

@@ -1,4 +1,4 @@
-"""A paper's values in a study: how they are read, and which cells they stand beside."""
+"""Tests that published values in a study are parsed, and matched with cells."""
 
 import json
 import math
@@ -168,7 +168,7 @@ def test_a_metric_that_no_run_can_have_is_refused(tmp_path, change, expected):
         ("logit_average/ece_20", "evaluate: {calibration_bins: 20}\n"),
     ],
 )
-def test_a_metric_may_be_of_one_companion_or_corruption_or_of_further_bins(tmp_path, metric, more):
+def test_a_metric_may_be_of_one_ood_dataset_or_corruption_or_of_further_bins(tmp_path, metric, more):
     frame = study(tmp_path, more + TEXT.replace("metric: ood_auroc", f"metric: {metric}")).published_values()
     assert metric in set(frame["metric"])
 
@@ -191,13 +191,13 @@ methods: ["deep_ensemble(K=2)"]
 
 
 def tracked_names(result):
-    """Name the metrics that a result is tracked by."""
+    """Return the names under which a result's metrics are tracked."""
     groups = {f"{group}/{name}" for group in ("cost", "spent") for name in result[group]}
     return {*result["metrics"], *groups, *result["timing"]} - {"finished"}
 
 
 def test_the_names_of_metrics_are_those_of_runs(tmp_path, run_study):
-    """Of images and of text; only what no CPU measures and what ranks a hundred classes is left over."""
+    """For images and text. Only GPU metrics and the top-5 accuracy of 100 classes do not occur here."""
     found, known = set(), set()
     for name, dataset, network, batch, more in (
         (

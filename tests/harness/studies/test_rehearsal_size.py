@@ -1,4 +1,4 @@
-"""What a rehearsal makes smaller: networks without a width, corruptions along a path, random points, classes."""
+"""Tests of what a rehearsal reduces: networks without a width, corruptions along a path, points, classes."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from harness.studies.study import load
 from methods import METHODS, Recipe
 
 
-def test_narrow_puts_small_networks_in_the_place_of_large_residual_ones_and_keeps_them_apart():
+def test_small_networks_replace_large_residual_ones_and_stay_different():
     names = {"resnet50", "resnet50-conv", "wide_resnet50_2-conv", "tiny_resnet18-conv", "cresnet20", "densenet161"}
     found = narrower_names(names, 0.1)
     assert found.keys() == names
@@ -41,7 +41,7 @@ def test_narrow_keeps_a_family_that_has_a_width_and_networks_that_are_small_alre
 
 
 @pytest.mark.parametrize("width", [None, 1.0])
-def test_narrow_replaces_nothing_unless_networks_are_to_be_smaller(width):
+def test_no_network_is_replaced_unless_the_width_is_reduced(width):
     assert narrower_names({"resnet50-conv", "wrn-28-10"}, width) == {
         "resnet50-conv": "resnet50-conv",
         "wrn-28-10": "wrn-28-10",
@@ -49,7 +49,7 @@ def test_narrow_replaces_nothing_unless_networks_are_to_be_smaller(width):
 
 
 def test_narrow_makes_none_wider():
-    """In the order of names the ResNets would take wrn-10-1, and wrn-10-2 would be in the place of wrn-10-1."""
+    """If sorted by name, the ResNets would get wrn-10-1, and wrn-10-2 would replace wrn-10-1."""
     names = {"wrn-10-1", "wrn-10-2", "wrn-10-10", "cresnet20", "wrn-10-3"}
     assert narrower_names(names, 0.1) == {
         "wrn-10-1": "wrn-10-1",
@@ -84,7 +84,7 @@ GRID = "datasets: [{}]\narchitectures: [{}]\nseeds: [0]\nrecipe: late-phase/sgd\
 
 @pytest.fixture
 def said(tmp_path, monkeypatch):
-    """A function that gives the banner of a rehearsal of a small study, and its first run."""
+    """A function that returns the banner of a rehearsal of a small study, and its first run."""
     monkeypatch.setattr(studies, "check_grid", lambda grid, methods, errors: None)
 
     def banner(scale, dataset="cifar10", network="wrn-28-10", method="sgd", more=""):
@@ -96,7 +96,7 @@ def said(tmp_path, monkeypatch):
     return banner
 
 
-def test_the_banner_says_what_changed_and_nothing_else(said):
+def test_the_banner_lists_exactly_what_changed(said):
     asked = Scale(epochs=500, subset=60_000, width=0.1, members=3, seeds=4, data=None)
     banner, run = said(asked)
     assert banner == "networks 0.1 times as wide, wrn-10s in place of larger residual networks."
@@ -186,7 +186,7 @@ def test_an_epoch_has_several_minibatches(written, small):
 
 
 @pytest.mark.parametrize(("name", "occurring"), [("cifar10", 10), ("tiny_imagenet", 16), ("imagenet", 16)])
-def test_few_classes_of_made_up_images_occur_so_that_a_short_training_finds_some(name, occurring):
+def test_few_classes_of_synthetic_images_occur_so_that_a_short_training_finds_some(name, occurring):
     task = data.load(f"made:{name}", root=Path())
     for split in (task.train, task.test):
         assert set(split.labels.tolist()) == set(range(occurring))

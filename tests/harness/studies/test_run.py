@@ -1,4 +1,4 @@
-"""A run's key: what changes it, and what must not."""
+"""Tests of what changes a run's key, and what does not."""
 
 import json
 
@@ -26,7 +26,7 @@ SPEC = Run(
 
 
 def test_golden_key():
-    """If this fails, every finished run of every user starts anew: is that meant?"""
+    """If this fails, all finished runs of all users would start anew. Is that intended?"""
     assert SPEC.spec() == {
         "architecture": "lenet5",
         "dataset": {"name": "digits", "train_size": 200},

@@ -1,4 +1,4 @@
-"""Rehearsals: what a study becomes at a small scale."""
+"""Tests of rehearsals, which are studies at a small scale."""
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_tiny(study):
     assert of(small, "digits", "wrn-10-1", "Line").run(0).recipe.epochs == 2  # 100 of 200 epochs
 
 
-def test_a_rehearsal_is_of_the_places_of_its_study_in_their_order(study):
+def test_a_rehearsal_has_the_cell_groups_of_its_study_in_order(study):
     written = [p.name[1:] for p in study.cell_groups()]
     small = [p.name[1:] for p in rehearse(study, TINY).cell_groups()]
     widths = {"wrn-28-10": "wrn-10-1", "wrn-28-14": "wrn-10-2"}  # 1.4 is 1, which is taken
@@ -188,7 +188,7 @@ class Long(Method):
 """
 
 
-def test_the_reason_why_a_study_does_not_fit_is_said_whole(tmp_path):
+def test_all_reasons_why_a_study_does_not_fit_are_reported(tmp_path):
     (tmp_path / "long.py").write_text(PLUGIN)
     path = tmp_path / "s.yaml"
     path.write_text(

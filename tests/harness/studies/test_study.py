@@ -1,4 +1,4 @@
-"""Studies: everything that is wrong with a file is said at once, with its place, before anything starts."""
+"""Tests that all errors of a study are reported at once, with their locations, before anything starts."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ methods: [sgd]
 
 
 def base(**changes):
-    """The plainest study, some of its lines replaced, others added at the end."""
+    """A minimal study, with some lines replaced and others added at the end."""
     lines = dict(line.split(": ", 1) for line in BASE.splitlines())
     return "".join(f"{key}: {value}\n" for key, value in (lines | changes).items() if value is not None)
 

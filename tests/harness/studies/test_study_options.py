@@ -1,4 +1,4 @@
-"""What a study may say of its datasets, and what is refused before anything starts."""
+"""Tests of the dataset options of a study, and of the values that are refused before anything starts."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def study(tmp_path):
         ("{name: digits, cutout: 9}", "lenet5", "cutout=9 can cover whole images of 8 x 8"),
         ("{name: mnist, corruptions: official}", "lenet5", "mnist has no official corrupted files: only cifar10,"),
         ("{name: digits, corruptions: official}", "lenet5", "digits has no official corrupted files"),
-        ("{name: cifar10, ood: svhn}", "lenet5", "expected a list of companions, as in [svhn]"),
+        ("{name: cifar10, ood: svhn}", "lenet5", "expected a list of OOD datasets, as in [svhn]"),
         ("{name: cifar10, ood: [svnh]}", "lenet5", "unknown companion 'svnh'"),
         ("{name: cifar10, label_noise: 1.5}", "lenet5", "less than or equal to 1"),
         ("{name: cifar10, digest: abc}", "lenet5", "digest: computed from the files; leave it out"),
@@ -78,7 +78,7 @@ def test_what_asks_for_nothing_is_accepted(study):
 
 
 def test_a_dataset_s_version_is_part_of_the_key(study, monkeypatch):
-    """What a dataset gives may change from one version of the project to the next: its runs are then others."""
+    """A new version of a dataset's content gives new runs."""
     monkeypatch.setattr(data, "VERSIONS", {})
     (old,) = load(study("fashion_mnist")).cells()
     monkeypatch.setattr(data, "VERSIONS", {"fashion_mnist": 2})
