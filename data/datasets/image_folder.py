@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from data.corruptions import STANDARD
-from data.files.decoder import usable_cpus
-from data.files.decoding import Job, decode_file
+from data.files.decode_image import Job, decode_file
+from data.files.decoder_pool import usable_cpus
 from data.files.image_files import Files
 from data.tasks.source import Augmentation, Source, Split, Statistics
 from data.tasks.splits import stratified_order

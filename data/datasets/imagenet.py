@@ -50,7 +50,7 @@ def load_imagenet(path: str, root: Path) -> Source:
 
     The files are `imagenet/train/WNID/*.JPEG`, and `imagenet/val/WNID/*.JPEG` or, with the official development kit
     beside them, `imagenet/val/*.JPEG`. Labels are the classes' numbers in the order of their WordNet ids, as
-    published weights have them. Networks see 224 × 224 pixels: see `data.files.decoding`.
+    published weights have them. Networks see 224 × 224 pixels: see `data.files.decode_image`.
 
     Args:
         path: Must be empty.

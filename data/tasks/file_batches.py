@@ -6,8 +6,8 @@ from itertools import islice, pairwise
 import torch
 from torch import Generator, Tensor
 
-from data.files.decoder import Decoder
-from data.files.decoding import Job
+from data.files.decode_image import Job
+from data.files.decoder_pool import Decoder
 from data.files.image_files import Files
 from data.tasks.batches import Portions, bounds, normalisation, normalise
 from data.tasks.source import Augmentation, Split

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from data.corruptions import SEVERITIES, corrupt
-from data.files.decoder import Decoder
+from data.files.decoder_pool import Decoder
 from data.files.image_files import Images
 from data.tasks.batches import Batches, normalisation, normalise
 from data.tasks.file_batches import FileBatches, decoded
@@ -93,7 +93,7 @@ class ImageTask(Task):
     def part(self, part: Part, batch_size: int) -> Batches | FileBatches | None:
         """All images of a split, once each, in order and unchanged but normalised; None if there are none.
 
-        Images in files are cut as for evaluation: see `data.files.decoding.cut_for_evaluation`.
+        Images in files are cut as for evaluation: see `data.files.decode_image.cut_for_evaluation`.
         """
         split = {"train": self.train, "validation": self.validation, "test": self.test}[part]
         return None if split is None else self._passes(split, batch_size)

@@ -21,8 +21,8 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
-from data.files.decoder import Decoder, usable_cpus
-from data.files.decoding import Job, decode
+from data.files.decode_image import Job, decode
+from data.files.decoder_pool import Decoder, usable_cpus
 from data.files.image_files import Files
 from data.tasks.batches import Batches
 from data.tasks.file_batches import FileBatches

@@ -8,7 +8,7 @@ import torch
 
 from data.datasets import image_folder as folders
 from data.datasets.image_folder import class_names, digest, files_in_class_folders, load_folder, measure_channels
-from data.files.decoding import ImageError, Job, decode
+from data.files.decode_image import ImageError, Job, decode
 from tests.data.write_image_files import cut_short, write_classes, write_image, write_level
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data import load, normalised, shape
-from data.files.decoding import Job, decode
+from data.files.decode_image import Job, decode
 from data.tasks.file_batches import FileBatches
 from tests.data.write_image_files import write_classes
 

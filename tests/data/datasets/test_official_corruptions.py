@@ -14,7 +14,7 @@ from data.datasets.official_corruptions import (
     official_imagenet,
     official_sets,
 )
-from data.files.decoding import Job, decode
+from data.files.decode_image import Job, decode
 from data.files.image_files import Files
 from data.tasks.image_task import ImageTask
 from data.tasks.source import Augmentation, Split

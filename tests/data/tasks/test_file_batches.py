@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.files.decoder import Decoder
-from data.files.decoding import ImageError, Job, decode
+from data.files.decode_image import ImageError, Job, decode
+from data.files.decoder_pool import Decoder
 from data.files.image_files import Files
 from data.tasks.file_batches import FileBatches, decoded
 from data.tasks.image_task import ImageTask, normalised

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.files.decoding import ImageError, Job, decode
+from data.files.decode_image import ImageError, Job, decode
 
 AHEAD = 2
 """Jobs that each process may be ahead."""

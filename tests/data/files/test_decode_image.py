@@ -11,7 +11,7 @@ from scipy import stats
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from data.files.decoding import ImageError, Job, cut_at_random, cut_for_evaluation, decode, decode_file, random_cut
+from data.files.decode_image import ImageError, Job, cut_at_random, cut_for_evaluation, decode, decode_file, random_cut
 from tests.data.write_image_files import cut_short, pattern, write_image
 
 SIZES = [(500, 375), (375, 500), (333, 500), (64, 64), (30, 41), (7, 300), (1, 1), (900, 100)]
