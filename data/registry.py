@@ -10,13 +10,13 @@ from typing import Unpack, cast
 
 from data.datasets.cifar import load_cifar10, load_cifar100
 from data.datasets.digits import load_digits
+from data.datasets.downloaded import DOWNLOADED
 from data.datasets.image_folder import digest as digest_of_folder
 from data.datasets.image_folder import load_folder
 from data.datasets.imagenet import load_imagenet
 from data.datasets.mnist import load_fashion_mnist, load_mnist
 from data.datasets.npz import load_npz
 from data.datasets.official_corruptions import check_exists, official_sets
-from data.datasets.official_sizes import DOWNLOADED
 from data.datasets.ood import choose
 from data.datasets.synthetic import load_made, load_made_text
 from data.datasets.text_files import load_enwik8, load_text

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from data.corruptions import STANDARD
-from data.datasets.official_files import channels_first, check_images, make_split
+from data.datasets.downloaded import channels_first, check_images, make_split
 from data.files.archives import unpack
 from data.files.download import Checksum, fetch
 from data.files.image_files import Images

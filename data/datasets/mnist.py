@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data.corruptions import STANDARD
-from data.datasets.official_files import check_images, make_split
+from data.datasets.downloaded import check_images, make_split
 from data.files.download import fetch
 from data.files.image_files import Images
 from data.tasks.source import Augmentation, Source, Split

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from data.datasets.official_files import ImageArray, channels_first, check_images, decode
+from data.datasets.downloaded import ImageArray, channels_first, check_images, decode
 from data.files.archives import DAMAGED
 from data.files.download import fetch
 

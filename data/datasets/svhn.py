@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.datasets.official_files import check_images
+from data.datasets.downloaded import check_images
 from data.files.download import fetch
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.corruptions import STANDARD
-from data.datasets.official_sizes import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import COMPANIONS
 from data.tasks.source import Augmentation, Source, Split
 from data.tasks.text_task import TextTask, make_text

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.corruptions import STANDARD
-from data.datasets.official_files import Array, channels_first, check_images, decode, kept, make_split
+from data.datasets.downloaded import Array, channels_first, check_images, decode, kept, make_split
 from data.files.archives import DAMAGED
 from data.files.download import fetch, say
 from data.tasks.source import Augmentation, Source

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 import data
 from data import TEXTS
-from data.datasets.official_sizes import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED
 from harness.parsing.method_expression import MethodSpec, closest
 from harness.parsing.yaml_errors import Errors
 from harness.studies.build_method import Imagined, count_anchors

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import data
 from data.corruptions import CORRUPTIONS
-from data.datasets.official_sizes import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import choose
 from harness.parsing.method_expression import closest
 from harness.studies.grid import Place

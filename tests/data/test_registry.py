@@ -3,7 +3,7 @@
 import pytest
 
 from data import COMPANIONS, STANDARD, load, shape
-from data.datasets.official_sizes import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import SHAPES
 
 

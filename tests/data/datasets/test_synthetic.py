@@ -7,7 +7,7 @@ import torch
 
 import data
 from data.datasets import cifar, mnist
-from data.datasets.official_sizes import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED
 from data.datasets.synthetic import load_made
 
 

@@ -16,9 +16,21 @@ from torch import Tensor
 
 from data.files.download import alone, say
 from data.tasks.source import Split
+from data.tasks.task import Shape
 
 Array = NDArray[np.generic]
 ImageArray = NDArray[np.uint8]
+
+DOWNLOADED = {
+    "cifar10": Shape(3, 32, 10, 50_000),
+    "cifar100": Shape(3, 32, 100, 50_000),
+    "mnist": Shape(1, 28, 10, 60_000),
+    "fashion_mnist": Shape(1, 28, 10, 60_000),
+    "tiny_imagenet": Shape(3, 64, 200, 100_000),
+    "imagenet": Shape(3, 224, 1000, 1_281_167),
+    "enwik8": Shape(None, None, 205, 90_000_000),  # symbols, in the place of examples
+}
+"""The official sizes of datasets that may have to be downloaded; images hold out nothing unless asked to."""
 
 UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError)
 """What NumPy raises for a .npz file that is cut short or altered."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.datasets import official_files as stored
-from data.datasets.official_files import check_images, decode, kept, make_split
+from data.datasets import downloaded as stored
+from data.datasets.downloaded import check_images, decode, kept, make_split
 from tests.data.official import encoded_image, pixels
 
 
