@@ -12,7 +12,7 @@ from torch import Tensor
 from data.datasets.cifar import load_cifar10_test, load_cifar100_test
 from data.datasets.mnist import load_emnist_letters_test, load_fashion_mnist_test, load_kmnist_test, load_mnist_test
 from data.datasets.npz import load_npz_images
-from data.datasets.resized import load_lsun_resize, load_tiny_imagenet_resize
+from data.datasets.resized_ood import load_lsun_resize, load_tiny_imagenet_resize
 from data.datasets.svhn import load_svhn_test
 from data.files.image_files import Images
 

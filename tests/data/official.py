@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from data.datasets import resized, tiny_imagenet
+from data.datasets import resized_ood, tiny_imagenet
 
 
 def md5(contents):
@@ -127,9 +127,9 @@ def svhn(monkeypatch, root, array=None):
 
 def odin(monkeypatch, root, which, members):
     """Put a small archive of resized images into a folder."""
-    archive, contents = getattr(resized, which), tar(members)
+    archive, contents = getattr(resized_ood, which), tar(members)
     put(root, {archive.name: contents})
-    monkeypatch.setattr(resized, which, archive._replace(md5=md5(contents)))
+    monkeypatch.setattr(resized_ood, which, archive._replace(md5=md5(contents)))
     return root / archive.name
 
 

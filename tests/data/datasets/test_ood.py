@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data import STANDARD, load
-from data.datasets import resized
+from data.datasets import resized_ood
 from data.datasets.ood import choose
 from tests.data import official
 
@@ -19,7 +19,7 @@ def colour(monkeypatch, tmp_path):
         official.put(tmp_path, members)
         images[name.lower()] = found["test_batch" if name == "CIFAR10" else "test"]
     images["svhn"] = torch.from_numpy(official.svhn(monkeypatch, tmp_path)).permute(3, 2, 0, 1)
-    monkeypatch.setattr(resized, "COUNT", 1)
+    monkeypatch.setattr(resized_ood, "COUNT", 1)
     for name, which in (("lsun_resize", "LSUN"), ("tiny_imagenet_resize", "TINY_IMAGENET")):
         array = official.pixels(len(name), 32, 32, 3)
         official.odin(monkeypatch, tmp_path, which, {"top/top/0.jpg": official.encoded_image(array)})

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from data.datasets import resized
-from data.datasets.resized import load_lsun_resize, load_tiny_imagenet_resize
+from data.datasets import resized_ood
+from data.datasets.resized_ood import load_lsun_resize, load_tiny_imagenet_resize
 from data.datasets.svhn import load_svhn_test
 from tests.data import official
 
@@ -18,7 +18,7 @@ LOADERS = {
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(resized, "COUNT", 3)
+    monkeypatch.setattr(resized_ood, "COUNT", 3)
 
 
 def members(folder, sizes=((32, 32, 3),) * 3):
