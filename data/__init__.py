@@ -3,9 +3,9 @@
 from data.datasets.ood import COMPANIONS, STANDARD
 from data.registry import DATASETS, MADE, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
 from data.tasks.batches import Batches
+from data.tasks.dataset_options import Options
+from data.tasks.image_dataset import Augmentation, Source, Split
 from data.tasks.image_task import ImageTask, normalised
-from data.tasks.options import Options
-from data.tasks.source import Augmentation, Source, Split
 from data.tasks.task import Part, Passes, Shape, Task
 from data.tasks.text_task import TextTask
 

@@ -10,7 +10,7 @@ from data.datasets.downloaded import channels_first, check_images, make_split
 from data.files.archives import unpack
 from data.files.download import Checksum, fetch
 from data.files.image_files import Images
-from data.tasks.source import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, Source, Split
 
 
 def load_cifar10(path: str, root: Path) -> Source:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.tasks.source import Augmentation, Source, Split
-from data.tasks.splits import stratified_order
+from data.tasks.image_dataset import Augmentation, Source, Split
+from data.tasks.split_dataset import stratified_order
 
 _SPLIT_SEED = 1797
 _TRAIN, _VALIDATION = 400, 200  # the other 1,197 images are the test set

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.files.download import alone, say
-from data.tasks.source import Split
+from data.tasks.image_dataset import Split
 from data.tasks.task import Shape
 
 Array = NDArray[np.generic]

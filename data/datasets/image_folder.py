@@ -15,8 +15,8 @@ from data.corruptions import STANDARD
 from data.files.decode_image import Job, decode_file
 from data.files.decoder_pool import usable_cpus
 from data.files.image_files import Files
-from data.tasks.source import Augmentation, Source, Split, Statistics
-from data.tasks.splits import stratified_order
+from data.tasks.image_dataset import Augmentation, Source, Split, Statistics
+from data.tasks.split_dataset import stratified_order
 
 EXTENSIONS = {"avif", "bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
 """What the names of image files end with, in small or capital letters."""

@@ -11,7 +11,7 @@ import torch
 from data.corruptions import STANDARD
 from data.datasets.image_folder import class_names, files_in_class_folders, in_stratified_order
 from data.files.image_files import Files
-from data.tasks.source import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, Source, Split
 
 SIDE = 224
 MEAN = (0.485, 0.456, 0.406)

@@ -19,7 +19,7 @@ from data.corruptions import STANDARD
 from data.datasets.downloaded import check_images, make_split
 from data.files.download import fetch
 from data.files.image_files import Images
-from data.tasks.source import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, Source, Split
 
 SIDE = 28
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.corruptions import STANDARD
-from data.tasks.source import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, Source, Split
 
 _IMAGES = "uint8 images (N, H, W) or (N, H, W, C) with H = W, C 1 or 3, N at least 1"
 _PREFIX = "ood_"

@@ -21,7 +21,7 @@ from torch import Tensor
 from data.corruptions import EXTRA, SEVERITIES, STANDARD
 from data.datasets.image_folder import class_names, files_in_class_folders
 from data.files.image_files import Files, Images
-from data.tasks.source import Split
+from data.tasks.image_dataset import Split
 
 
 @dataclass(frozen=True)

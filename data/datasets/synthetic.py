@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from data.corruptions import STANDARD
 from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import COMPANIONS
-from data.tasks.source import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, Source, Split
 from data.tasks.text_task import TextTask, make_text
 
 TRAIN, TEST, COMPANION = 512, 64, 32

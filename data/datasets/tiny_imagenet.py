@@ -11,8 +11,8 @@ from data.corruptions import STANDARD
 from data.datasets.downloaded import Array, channels_first, check_images, decode, kept, make_split
 from data.files.archives import DAMAGED
 from data.files.download import fetch, say
-from data.tasks.source import Augmentation, Source
-from data.tasks.splits import stratified_order
+from data.tasks.image_dataset import Augmentation, Source
+from data.tasks.split_dataset import stratified_order
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

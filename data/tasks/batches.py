@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from data.tasks.source import Augmentation, Split
+from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.task import share
 
 

@@ -10,7 +10,7 @@ from data.files.decode_image import Job
 from data.files.decoder_pool import Decoder
 from data.files.image_files import Files
 from data.tasks.batches import Portions, bounds, normalisation, normalise
-from data.tasks.source import Augmentation, Split
+from data.tasks.image_dataset import Augmentation, Split
 
 
 class FileBatches(Portions):

@@ -12,7 +12,7 @@ from data.files.decoder_pool import Decoder
 from data.files.image_files import Images
 from data.tasks.batches import Batches, normalisation, normalise
 from data.tasks.file_batches import FileBatches, decoded
-from data.tasks.source import Augmentation, Split
+from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.task import Part, Shape, Task
 
 KEPT = 2**18

@@ -26,7 +26,7 @@ from data.files.decoder_pool import Decoder, usable_cpus
 from data.files.image_files import Files
 from data.tasks.batches import Batches
 from data.tasks.file_batches import FileBatches
-from data.tasks.source import Augmentation, Split
+from data.tasks.image_dataset import Augmentation, Split
 from methods.core.streams import stream
 
 AUGMENTED, MILLISECONDS, THREADS = 512, 4.0, 2

@@ -16,8 +16,8 @@ from data.datasets.official_corruptions import (
 )
 from data.files.decode_image import Job, decode
 from data.files.image_files import Files
+from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask
-from data.tasks.source import Augmentation, Split
 from tests.data.write_image_files import write_level
 
 N = 7  # test images, where the official files have 10,000

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.tasks.batches import Batches
+from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask, normalised
-from data.tasks.source import Augmentation, Split
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 

@@ -10,8 +10,8 @@ from data.files.decode_image import ImageError, Job, decode
 from data.files.decoder_pool import Decoder
 from data.files.image_files import Files
 from data.tasks.file_batches import FileBatches, decoded
+from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask, normalised
-from data.tasks.source import Augmentation, Split
 from tests.data.write_image_files import write_image, write_level
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than CPUs

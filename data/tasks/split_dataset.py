@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.files.image_files import Images
+from data.tasks.image_dataset import Source, Split, Statistics
 from data.tasks.image_task import ImageTask
-from data.tasks.source import Source, Split, Statistics
 
 _SUBSET_SEED = 20210601  # of the stratified order from which `train_size` keeps the first images
 _NOISE_SEED = 20210220  # of the order in which `label_noise` replaces labels, and of what it puts there

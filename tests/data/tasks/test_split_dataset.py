@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data import Augmentation, Source, Split
-from data.tasks.splits import make_task, noisy_labels
+from data.tasks.split_dataset import make_task, noisy_labels
 
 N, C = 5000, 10
 LABELS = torch.arange(N) % C

@@ -19,7 +19,7 @@ class Options(TypedDict, total=False):
         train_size: Train on this many examples only, a fixed stratified subset of those not held out; None for all. Of
             text, its first symbols.
         label_noise: Share of the training labels that are replaced by random ones, the same for all methods and seeds;
-            `data.tasks.splits.noisy_labels` says which and by what.
+            `data.tasks.split_dataset.noisy_labels` says which and by what.
         cutout: Side, in pixels, of the square that every training image loses; 0 for none.
         ood: Names of the companions, from `COMPANIONS` or the dataset's own, or "npz:PATH" for the user's images
             (an array `images` or `x_test`); None for the dataset's own and its `STANDARD` ones. They are loaded, and
