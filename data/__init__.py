@@ -1,6 +1,6 @@
 """The tasks. `load` makes one by its dataset's name, for example "digits", "npz:images.npz" or "enwik8"."""
 
-from data.datasets.ood import COMPANIONS, STANDARD
+from data.datasets.ood import OOD_DATASETS, STANDARD
 from data.registry import DATASETS, MADE, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
 from data.tasks.batches import Batches
 from data.tasks.dataset_options import Options
@@ -10,7 +10,7 @@ from data.tasks.task import Part, Passes, Shape, Task
 from data.tasks.text_task import TextTask
 
 __all__ = [
-    "COMPANIONS",
+    "OOD_DATASETS",
     "DATASETS",
     "MADE",
     "STANDARD",

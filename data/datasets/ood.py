@@ -17,9 +17,9 @@ from data.datasets.svhn import load_svhn_test
 from data.files.image_files import Images
 
 # folder for downloads -> (M, C, H, W) uint8
-Companion = Callable[[Path], Images]
+OODLoader = Callable[[Path], Images]
 
-COMPANIONS: dict[str, Companion] = {
+OOD_DATASETS: dict[str, OODLoader] = {
     "svhn": load_svhn_test,
     "lsun_resize": load_lsun_resize,
     "tiny_imagenet_resize": load_tiny_imagenet_resize,
@@ -61,7 +61,7 @@ def choose(
         dataset: Its name.
         like: Channels and side of its images.
         own: The companions that it brings itself.
-        names: Those that are wanted: its own, keys of `COMPANIONS`, "npz:PATH"; None for its own and the standard ones.
+        names: Those that are wanted: its own, keys of `OOD_DATASETS`, "npz:PATH"; None for its own and the standard ones.
         root: Folder for downloads.
 
     Returns:
@@ -90,8 +90,8 @@ def _find(
         return name, own[name]
     if name.startswith("npz:"):
         return _find_npz(dataset, like, name)
-    if name not in COMPANIONS or name == dataset:
-        known = [*own, *(other for other in COMPANIONS if other != dataset)]
+    if name not in OOD_DATASETS or name == dataset:
+        known = [*own, *(other for other in OOD_DATASETS if other != dataset)]
         close = [] if name == dataset else difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{dataset}: unknown companion {name!r}: known are {', '.join(known)}, npz:PATH{hint}")
@@ -101,7 +101,7 @@ def _find(
             f"{dataset}: the companion {name!r} has images of {_size(SHAPES[name])}, expected {_size(like)}; those "
             f"that fit are {', '.join([*own, *fitting, 'npz:PATH'])}"
         )
-    return name, partial(COMPANIONS[name], root)
+    return name, partial(OOD_DATASETS[name], root)
 
 
 def _find_npz(dataset: str, like: tuple[int, int], name: str) -> tuple[str, Callable[[], Images]]:

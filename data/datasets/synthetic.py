@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from data.corruptions import STANDARD
 from data.datasets.downloaded import DOWNLOADED
-from data.datasets.ood import COMPANIONS
+from data.datasets.ood import OOD_DATASETS
 from data.tasks.image_dataset import Augmentation, Source, Split
 from data.tasks.text_task import TextTask, make_text
 
@@ -63,7 +63,7 @@ def load_made(path: str, root: Path) -> Source:
         test=test,
         augmentation=Augmentation(padding=2) if path == "mnist" else Augmentation(padding=4, flip=True),
         validation=0,
-        ood={name: partial(make_companion, name, channels, side) for name in COMPANIONS},
+        ood={name: partial(make_companion, name, channels, side) for name in OOD_DATASETS},
         corruptions=STANDARD,
     )
 

@@ -74,7 +74,7 @@ class Source:
         test: The test images.
         augmentation: How training images are augmented.
         validation: How many training images are held out unless something else is asked for.
-        ood: Companion name -> function that loads images (M, C, H, W) uint8 of other things.
+        ood: OODLoader name -> function that loads images (M, C, H, W) uint8 of other things.
         corruptions: Names of the corruptions that are generated from the test images.
         statistics: Gives mean and standard deviation, a number a channel, for the training images that are used;
             None to count the levels of all of them, which must be in memory.

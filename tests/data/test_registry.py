@@ -2,7 +2,7 @@
 
 import pytest
 
-from data import COMPANIONS, STANDARD, load, shape
+from data import OOD_DATASETS, STANDARD, load, shape
 from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import SHAPES
 
@@ -75,4 +75,4 @@ def test_options_that_fit():
 def test_the_standard_companions_fit(dataset):
     for name in STANDARD.get(dataset, ()):
         assert SHAPES[name] == DOWNLOADED[dataset][:2]
-    assert SHAPES.keys() == COMPANIONS.keys()
+    assert SHAPES.keys() == OOD_DATASETS.keys()
