@@ -63,7 +63,7 @@ def load_made(path: str, root: Path) -> Source:
         test=test,
         augmentation=Augmentation(padding=2) if path == "mnist" else Augmentation(padding=4, flip=True),
         validation=0,
-        ood={name: partial(make_companion, name, channels, side) for name in OOD_DATASETS},
+        ood={name: partial(make_ood_images, name, channels, side) for name in OOD_DATASETS},
         corruptions=STANDARD,
     )
 
@@ -81,7 +81,7 @@ def make_split(patterns: np.ndarray, side: int, count: int, generator: np.random
     return Split(draw(patterns[labels], side, generator), torch.from_numpy(labels))
 
 
-def make_companion(name: str, channels: int, side: int) -> Tensor:
+def make_ood_images(name: str, channels: int, side: int) -> Tensor:
     """Draw images of no class: (COMPANION, channels, side, side) uint8."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"companion {name}".encode())))
     return draw(generator.uniform(0, 255, (COMPANION, channels, COARSE, COARSE)), side, generator)
