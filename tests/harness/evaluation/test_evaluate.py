@@ -158,7 +158,7 @@ def test_corruption_errors_are_averaged_over_severities_then_over_corruptions(of
     assert "ood_auroc" not in found
 
 
-def test_without_companions_there_are_no_such_columns():
+def test_without_ood_datasets_there_are_no_such_columns():
     counter = Counter()
     found = evaluate(make_method(counter), make_task(ood={}), counter).metrics
     assert not [name for name in found if name.startswith(("ood", "corruption"))]
