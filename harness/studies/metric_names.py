@@ -43,14 +43,14 @@ def metric_names(places: Iterable[Place]) -> list[str]:
     scores = [*SCORES, *(f"ece_{n}" for n in sorted(filter(None, bins)))]
     datasets = {place.dataset.model_dump_json(): place.dataset for place in places}
     found = {*scores, *BESIDE_SCORES, *DETECTION, *(f"logit_average/{name}" for name in scores)}
-    found |= {f"{name}/{each}" for name in DETECTION for dataset in datasets.values() for each in companions(dataset)}
+    found |= {f"{name}/{each}" for name in DETECTION for dataset in datasets.values() for each in ood_names(dataset)}
     under = {*CORRUPTION, *(f"{name}/{each}" for name in CORRUPTION for each in CORRUPTIONS)}
     found |= under | {f"generated/{name}" for name in under}
     found |= {f"{group}/{name}" for group in ("cost", "spent") for name in TRAINING}
     return sorted(found | {f"cost/{name}" for name in PREDICTION})
 
 
-def companions(dataset: DatasetSpec) -> list[str]:
+def ood_names(dataset: DatasetSpec) -> list[str]:
     """Name the companions of a dataset, without downloading anything."""
     known = DOWNLOADED.get(dataset.name)
     if known is None:
