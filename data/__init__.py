@@ -1,6 +1,6 @@
 """The tasks. `load` makes one by its dataset's name, for example "digits", "npz:images.npz" or "enwik8"."""
 
-from data.datasets.ood import OOD_DATASETS, STANDARD
+from data.datasets.ood import OOD_DATASETS, STANDARD_OOD_DATASETS
 from data.registry import DATASETS, MADE, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
 from data.tasks.batches import Batches
 from data.tasks.dataset_options import Options
@@ -13,7 +13,7 @@ __all__ = [
     "OOD_DATASETS",
     "DATASETS",
     "MADE",
-    "STANDARD",
+    "STANDARD_OOD_DATASETS",
     "TEXTS",
     "VERSIONS",
     "WITH_PATH",

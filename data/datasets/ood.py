@@ -38,7 +38,7 @@ SHAPES: dict[str, tuple[int, int]] = {
 }
 """Channels and side of each companion's images, known before they are downloaded."""
 
-STANDARD: dict[str, tuple[str, ...]] = {
+STANDARD_OOD_DATASETS: dict[str, tuple[str, ...]] = {
     "cifar10": ("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar100"),
     "cifar100": ("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar10"),
     "fashion_mnist": ("mnist", "kmnist", "emnist_letters"),
@@ -71,7 +71,11 @@ def choose(
         ValueError: If a name is unknown or listed twice, or its images have another shape than the dataset's.
         FileNotFoundError: If there is no such .npz file.
     """
-    listed = [*own, *(name for name in STANDARD.get(dataset, ()) if name not in own)] if names is None else list(names)
+    listed = (
+        [*own, *(name for name in STANDARD_OOD_DATASETS.get(dataset, ()) if name not in own)]
+        if names is None
+        else list(names)
+    )
     chosen: dict[str, Callable[[], Images]] = {}
     for name in listed:
         label, load = _find(dataset, like, own, name, root)

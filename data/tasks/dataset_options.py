@@ -22,7 +22,7 @@ class Options(TypedDict, total=False):
             `data.tasks.split_dataset.noisy_labels` says which and by what.
         cutout: Side, in pixels, of the square that every training image loses; 0 for none.
         ood: Names of the companions, from `OOD_DATASETS` or the dataset's own, or "npz:PATH" for the user's images
-            (an array `images` or `x_test`); None for the dataset's own and its `STANDARD` ones. They are loaded, and
+            (an array `images` or `x_test`); None for the dataset's own and its `STANDARD_OOD_DATASETS` ones. They are loaded, and
             downloaded, when the task's functions are called.
         corruptions: "generated" here from the test images, the "official" corrupted files, or "none".
         image_size: Side of the images of an image folder, in pixels; None for 224.

@@ -159,7 +159,7 @@ def made_up(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
     changes: dict[str, Any] = {"name": f"{'made_text' if text else 'made'}:{dataset.name}"}
     changes["version"] = data.VERSIONS.get(changes["name"].partition(":")[0], 1)
     if not text:
-        changes["ood"] = data.STANDARD.get(dataset.name, ()) if dataset.ood is None else dataset.ood
+        changes["ood"] = data.STANDARD_OOD_DATASETS.get(dataset.name, ()) if dataset.ood is None else dataset.ood
     if dataset.corruptions == "official":
         changes["corruptions"] = "generated"
     return changes

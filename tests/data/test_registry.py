@@ -2,7 +2,7 @@
 
 import pytest
 
-from data import OOD_DATASETS, STANDARD, load, shape
+from data import OOD_DATASETS, STANDARD_OOD_DATASETS, load, shape
 from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import SHAPES
 
@@ -73,6 +73,6 @@ def test_options_that_fit():
 
 @pytest.mark.parametrize("dataset", DOWNLOADED)
 def test_the_standard_companions_fit(dataset):
-    for name in STANDARD.get(dataset, ()):
+    for name in STANDARD_OOD_DATASETS.get(dataset, ()):
         assert SHAPES[name] == DOWNLOADED[dataset][:2]
     assert SHAPES.keys() == OOD_DATASETS.keys()

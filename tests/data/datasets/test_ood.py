@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import STANDARD, load
+from data import STANDARD_OOD_DATASETS, load
 from data.datasets import resized_ood
 from data.datasets.ood import choose
 from tests.data import official
@@ -43,8 +43,8 @@ def test_the_standard_ones_of_cifar(colour, name):
     root, images = colour
     del images[name]
     task = load(name, root=root)
-    assert tuple(task.ood) == STANDARD[name]
-    assert same(found(task), {companion: images[companion] for companion in STANDARD[name]})
+    assert tuple(task.ood) == STANDARD_OOD_DATASETS[name]
+    assert same(found(task), {companion: images[companion] for companion in STANDARD_OOD_DATASETS[name]})
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -55,7 +55,9 @@ def test_the_standard_ones_of_mnist(monkeypatch, tmp_path, name):
     }
     images["emnist_letters"] = torch.from_numpy(official.emnist(monkeypatch, tmp_path)).mT[:, None]
     del images[name]
-    assert same(found(load(name, root=tmp_path)), {companion: images[companion] for companion in STANDARD[name]})
+    assert same(
+        found(load(name, root=tmp_path)), {companion: images[companion] for companion in STANDARD_OOD_DATASETS[name]}
+    )
 
 
 def test_just_those_that_are_asked_for(colour, tmp_path):
