@@ -23,7 +23,7 @@ from data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, sp
 from data.corruptions.severities import SEVERITIES
 from data.corruptions.weather import brightness, fog, frost, snow, spatter
 
-__all__ = ["CORRUPTIONS", "EXTRA", "SEVERITIES", "STANDARD", "Corruption", "Draws", "corrupt"]
+__all__ = ["CORRUPTIONS", "EXTRA_CORRUPTIONS", "SEVERITIES", "STANDARD_CORRUPTIONS", "Corruption", "Draws", "corrupt"]
 
 # (images in [0, 1] (N, C, H, H), severity 1…5, random numbers) -> images, not yet clipped to [0, 1]
 Corruption = Callable[[Tensor, int, Draws], Tensor]
@@ -50,10 +50,10 @@ CORRUPTIONS: dict[str, Corruption] = {
     "saturate": saturate,
 }
 
-STANDARD = tuple(CORRUPTIONS)[:15]
+STANDARD_CORRUPTIONS = tuple(CORRUPTIONS)[:15]
 """The corruptions over which the mean corruption error is taken."""
 
-EXTRA = tuple(CORRUPTIONS)[15:]
+EXTRA_CORRUPTIONS = tuple(CORRUPTIONS)[15:]
 """Four more, published for validation; `saturate` is for colour images only."""
 
 # Values corrupted together. It bounds the memory (30 to 90 bytes a value, 320 for snow on 8 pixels) and changes no

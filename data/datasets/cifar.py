@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import channels_first, check_images, make_split
 from data.files.archives import unpack
 from data.files.download import Checksum, fetch
@@ -65,7 +65,7 @@ def _load(name: str, classes: int, root: Path) -> Source:
         augmentation=Augmentation(padding=4, flip=True),
         validation=0,
         ood={},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, overload
 import numpy as np
 import torch
 
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 from data.files.decode_image import Job, decode_file
 from data.files.decoder_pool import usable_cpus
 from data.files.image_files import Files
@@ -65,7 +65,7 @@ def load_folder(path: str, root: Path, image_size: int = 224) -> Source:
         augmentation=Augmentation(flip=True),
         validation=0,
         ood={},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
         statistics=statistics,
     )
 

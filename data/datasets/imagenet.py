@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.image_folder import class_names, files_in_class_folders, in_stratified_order
 from data.files.image_files import Files
 from data.tasks.image_dataset import Augmentation, Source, Split
@@ -83,7 +83,7 @@ def load_imagenet(path: str, root: Path) -> Source:
         augmentation=Augmentation(flip=True),
         validation=0,
         ood={},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
         statistics=lambda files: (MEAN, STD),
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import check_images, make_split
 from data.files.download import fetch
 from data.files.image_files import Images
@@ -110,7 +110,7 @@ def _load(name: str, root: Path, augmentation: Augmentation) -> Source:
         augmentation=augmentation,
         validation=0,
         ood={},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 

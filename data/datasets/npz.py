@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 from data.tasks.image_dataset import Augmentation, Source, Split
 
 _IMAGES = "uint8 images (N, H, W) or (N, H, W, C) with H = W, C 1 or 3, N at least 1"
@@ -70,7 +70,7 @@ def load_npz(path: str, root: Path) -> Source:
         ood={
             name.removeprefix(_PREFIX): partial(load_images, file, name) for name in arrays if name.startswith(_PREFIX)
         },
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 

@@ -18,7 +18,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.corruptions import EXTRA, SEVERITIES, STANDARD
+from data.corruptions import EXTRA_CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
 from data.datasets.image_folder import class_names, files_in_class_folders
 from data.files.image_files import Files, Images
 from data.tasks.image_dataset import Split
@@ -48,22 +48,22 @@ OFFICIAL = {
     "cifar10": Official(
         "CIFAR-10-C",
         "https://zenodo.org/records/2535967",
-        (("CIFAR-10-C.tar", "56bf5dcef84df0e2308c6dcbcbbd8499", STANDARD + EXTRA),),
+        (("CIFAR-10-C.tar", "56bf5dcef84df0e2308c6dcbcbbd8499", STANDARD_CORRUPTIONS + EXTRA_CORRUPTIONS),),
     ),
     "cifar100": Official(
         "CIFAR-100-C",
         "https://zenodo.org/records/3555552",
-        (("CIFAR-100-C.tar", "11f0ed0f1191edbf9fa23466ae6021d3", STANDARD + EXTRA),),
+        (("CIFAR-100-C.tar", "11f0ed0f1191edbf9fa23466ae6021d3", STANDARD_CORRUPTIONS + EXTRA_CORRUPTIONS),),
     ),
     "imagenet": Official(
         "ImageNet-C",
         "https://zenodo.org/records/2235448",
         (
-            ("noise.tar", "e80562d7f6c3f8834afb1ecf27252745", STANDARD[:3]),
-            ("blur.tar", "2d8e81fdd8e07fef67b9334fa635e45c", STANDARD[3:7]),
-            ("weather.tar", "33ffea4db4d93fe4a428c40a6ce0c25d", STANDARD[7:11]),
-            ("digital.tar", "89157860d7b10d5797849337ca2e5c03", STANDARD[11:]),
-            ("extra.tar", "d492dfba5fc162d8ec2c3cd8ee672984", EXTRA),
+            ("noise.tar", "e80562d7f6c3f8834afb1ecf27252745", STANDARD_CORRUPTIONS[:3]),
+            ("blur.tar", "2d8e81fdd8e07fef67b9334fa635e45c", STANDARD_CORRUPTIONS[3:7]),
+            ("weather.tar", "33ffea4db4d93fe4a428c40a6ce0c25d", STANDARD_CORRUPTIONS[7:11]),
+            ("digital.tar", "89157860d7b10d5797849337ca2e5c03", STANDARD_CORRUPTIONS[11:]),
+            ("extra.tar", "d492dfba5fc162d8ec2c3cd8ee672984", EXTRA_CORRUPTIONS),
         ),
     ),
 }
@@ -73,7 +73,7 @@ _IMAGES = 10_000  # test images of CIFAR
 
 
 def official_cifar(
-    name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD
+    name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD_CORRUPTIONS
 ) -> Iterator[tuple[str, int, Tensor]]:
     """The official CIFAR-10-C or CIFAR-100-C, one corruption and severity at a time.
 
@@ -151,7 +151,7 @@ def _in_order(folder: Path, classes: Sequence[str], test: Files, labels: Tensor,
     return split.images[chosen]
 
 
-def check_official(name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD) -> None:
+def check_official(name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD_CORRUPTIONS) -> None:
     """See that the files that `official_cifar` will need are there and whole; takes milliseconds.
 
     Args and errors are those of `official_cifar`.
@@ -160,7 +160,7 @@ def check_official(name: str, root: Path, labels: Tensor, *, corruptions: Sequen
 
 
 def official_imagenet(
-    root: Path, classes: Sequence[str], *, corruptions: Sequence[str] = STANDARD
+    root: Path, classes: Sequence[str], *, corruptions: Sequence[str] = STANDARD_CORRUPTIONS
 ) -> list[tuple[str, int, Path]]:
     """The folders of the official ImageNet-C, checked to hold a folder for every class.
 

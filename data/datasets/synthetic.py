@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import OOD_DATASETS
 from data.tasks.image_dataset import Augmentation, Source, Split
@@ -64,7 +64,7 @@ def load_made(path: str, root: Path) -> Source:
         augmentation=Augmentation(padding=2) if path == "mnist" else Augmentation(padding=4, flip=True),
         validation=0,
         ood={name: partial(make_ood_images, name, channels, side) for name in OOD_DATASETS},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 

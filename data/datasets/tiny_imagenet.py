@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import Array, channels_first, check_images, decode, kept, make_split
 from data.files.archives import DAMAGED
 from data.files.download import fetch, say
@@ -62,7 +62,7 @@ def load_tiny_imagenet(path: str, root: Path) -> Source:
         augmentation=Augmentation(padding=4, flip=True),
         validation=0,
         ood={},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data import corruptions
-from data.corruptions import CORRUPTIONS, EXTRA, STANDARD, Draws, corrupt
+from data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, STANDARD_CORRUPTIONS, Draws, corrupt
 from data.corruptions.severities import constant, length_scale, published_size
 from tests.data.corruptions.corruption_draws import SEVERITIES, colours, photographs
 
@@ -17,9 +17,9 @@ def test_names():
     assert (
         *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
         *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    ) == STANDARD
-    assert EXTRA == ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-    assert tuple(CORRUPTIONS) == STANDARD + EXTRA
+    ) == STANDARD_CORRUPTIONS
+    assert EXTRA_CORRUPTIONS == ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+    assert tuple(CORRUPTIONS) == STANDARD_CORRUPTIONS + EXTRA_CORRUPTIONS
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data import Augmentation, load
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 
 
 def arrays(n=12, size=8, channels=None, classes=3):
@@ -41,7 +41,7 @@ def test_a_good_file(write, channels):
     pixels = contents["x_train"].reshape(-1, channels or 1) / 255
     assert task.mean == pytest.approx(pixels.mean(0), abs=1e-12)
     assert task.std == pytest.approx(pixels.std(0), abs=1e-12)
-    assert task.corruptions == STANDARD
+    assert task.corruptions == STANDARD_CORRUPTIONS
     assert len(list(task.corrupted(1000))) == 5 * len(task.corruptions)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.corruptions import EXTRA, STANDARD
+from data.corruptions import EXTRA_CORRUPTIONS, STANDARD_CORRUPTIONS
 from data.datasets import official_corruptions
 from data.datasets.official_corruptions import (
     OFFICIAL,
@@ -33,7 +33,7 @@ def labels():
     return torch.arange(N) * 3 % 10
 
 
-def write(root, labels, name="cifar10", corruptions=STANDARD, n=N):
+def write(root, labels, name="cifar10", corruptions=STANDARD_CORRUPTIONS, n=N):
     """The official format: a file a corruption, the severities one after the other, and the labels five times."""
     folder = root / OFFICIAL[name].folder
     folder.mkdir(parents=True)
@@ -48,11 +48,11 @@ def write(root, labels, name="cifar10", corruptions=STANDARD, n=N):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_every_severity_in_order(small, tmp_path, labels, name):
-    _, images = write(tmp_path, labels, name, (*STANDARD, *EXTRA))
+    _, images = write(tmp_path, labels, name, (*STANDARD_CORRUPTIONS, *EXTRA_CORRUPTIONS))
     check_official(name, tmp_path, labels)
     read = list(official_cifar(name, tmp_path, labels))
     assert [(corruption, severity) for corruption, severity, _ in read] == [
-        (corruption, severity) for corruption in STANDARD for severity in range(1, 6)
+        (corruption, severity) for corruption in STANDARD_CORRUPTIONS for severity in range(1, 6)
     ]
     for corruption, severity, found in read:
         expected = images[corruption][(severity - 1) * N : severity * N]
@@ -173,7 +173,7 @@ def test_a_dataset_without_official_files(tmp_path, labels):
 def test_every_corruption_is_in_one_archive():
     for official in OFFICIAL.values():
         held = [name for _, _, names in official.archives for name in names]
-        assert sorted(held) == sorted(STANDARD + EXTRA)
+        assert sorted(held) == sorted(STANDARD_CORRUPTIONS + EXTRA_CORRUPTIONS)
     remedy = OFFICIAL["imagenet"].remedy
     for corruption, archive in {"glass_blur": "blur", "brightness": "weather", "contrast": "digital"}.items():
         assert remedy(Path(), corruption).startswith(f"get {archive}.tar (MD5 ")
@@ -183,12 +183,12 @@ CLASSES = ("n01440764", "n01443537")
 
 
 def test_imagenet_folders(tmp_path):
-    for corruption in STANDARD:
+    for corruption in STANDARD_CORRUPTIONS:
         for severity in range(1, 6):
             for name in (*CLASSES, "n99999999"):
                 (tmp_path / "ImageNet-C" / corruption / str(severity) / name).mkdir(parents=True)
     found = official_imagenet(tmp_path, CLASSES)
-    assert found == [(c, s, tmp_path / "ImageNet-C" / c / str(s)) for c in STANDARD for s in range(1, 6)]
+    assert found == [(c, s, tmp_path / "ImageNet-C" / c / str(s)) for c in STANDARD_CORRUPTIONS for s in range(1, 6)]
     assert [c for c, _, _ in official_imagenet(tmp_path, CLASSES, corruptions=["fog"])] == ["fog"] * 5
 
     (tmp_path / "ImageNet-C" / "fog" / "4" / CLASSES[1]).rmdir()
@@ -221,7 +221,7 @@ def imagenet_c(tmp_path):
     names = {"n01": ["val_3.JPEG", "val_1.JPEG"], "n02": ["val_2.JPEG", "val_4.JPEG"]}
     for wnid, images in names.items():
         (tmp_path / "imagenet" / "train" / wnid).mkdir(parents=True)
-        for i, (corruption, severity) in enumerate((c, s) for c in STANDARD for s in range(1, 6)):
+        for i, (corruption, severity) in enumerate((c, s) for c in STANDARD_CORRUPTIONS for s in range(1, 6)):
             for image in images:
                 level = 3 * i + int(image[4])
                 write_level(tmp_path / "ImageNet-C" / corruption / str(severity) / wnid / image, level, 8, 8)
