@@ -10,9 +10,9 @@ from data.tasks.task import Part, Passes, Shape, Task
 from data.tasks.text_task import TextTask
 
 __all__ = [
-    "OOD_DATASETS",
     "DATASETS",
     "MADE",
+    "OOD_DATASETS",
     "STANDARD_OOD_DATASETS",
     "TEXTS",
     "VERSIONS",

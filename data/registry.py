@@ -17,7 +17,7 @@ from data.datasets.imagenet import load_imagenet
 from data.datasets.mnist import load_fashion_mnist, load_mnist
 from data.datasets.npz import load_npz
 from data.datasets.official_corruptions import check_exists, official_sets
-from data.datasets.ood import choose
+from data.datasets.ood import choose_ood_datasets
 from data.datasets.synthetic import load_made, load_made_text
 from data.datasets.text_files import load_enwik8, load_text
 from data.datasets.tiny_imagenet import load_tiny_imagenet
@@ -110,7 +110,7 @@ def _images(dataset: str, name: str, path: str, root: Path, options: Options) ->
     kind = options.get("corruptions", "generated")
     source = replace(
         source,
-        ood=choose(dataset, (channels, side), source.ood, options.get("ood"), root),
+        ood=choose_ood_datasets(dataset, (channels, side), source.ood, options.get("ood"), root),
         augmentation=replace(source.augmentation, cutout=options.get("cutout", 0)),
         corruptions=source.corruptions if kind == "generated" else (),
     )
@@ -172,5 +172,5 @@ def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
     check_cutout(dataset, options, known.image_size)
     check_counts(dataset, known.train, held_out or 0, kept)
     check_share(options.get("label_noise", 0.0))
-    choose(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
+    choose_ood_datasets(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
     return known._replace(train=known.train - (held_out or 0) if kept is None else kept)

@@ -112,7 +112,7 @@ SHOWN = (
 def describe(name: str) -> Metric:
     """Say how a metric is shown.
 
-    A metric of one companion dataset (`ood_auroc/svhn`, `corruption_error/fog`) is shown as its mean is, `ece_20` as
+    A metric of one OOD dataset (`ood_auroc/svhn`, `corruption_error/fog`) is shown as its mean is, `ece_20` as
     an ECE of 20 bins, `generated/…` as what was measured on official files, `spent/…` as `cost/…`, `logit_average/…` as
     the metric of averaged probabilities. A metric nobody described is shown with four digits and no better direction.
 

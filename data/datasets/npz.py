@@ -52,7 +52,7 @@ def load_npz(path: str, root: Path) -> Source:
             problems.append(f"{name}: found images of shape {shape} (H, W, C), expected x_train's {expected}")
     for name in arrays:
         if name.startswith(_PREFIX) and not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            problems.append(f"{name}: a companion's name may have letters without accents, digits, '_', '.' and '-'")
+            problems.append(f"{name}: an OOD dataset's name may have letters without accents, digits, '_', '.' and '-'")
     for part in ("train", "test"):
         _check_labels(part, arrays, problems)
     classes = _check_classes(arrays, problems)

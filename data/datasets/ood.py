@@ -48,7 +48,7 @@ STANDARD_OOD_DATASETS: dict[str, tuple[str, ...]] = {
 Tables 3 and S2. Those of MNIST are our choice. TinyImageNet has none: nobody's are of its size."""
 
 
-def choose(
+def choose_ood_datasets(
     dataset: str,
     like: tuple[int, int],
     own: Mapping[str, Callable[[], Images]],
@@ -80,7 +80,7 @@ def choose(
     for name in listed:
         label, load = _find(dataset, like, own, name, root)
         if label in chosen:
-            raise ValueError(f"{dataset}: the companion {label!r} is listed twice in ood: {_written(listed)}")
+            raise ValueError(f"{dataset}: the OOD dataset {label!r} is listed twice in ood: {_written(listed)}")
         others = [other for other in listed if other != name]
         chosen[label] = partial(_load, dataset, like, name, load, others)
     return chosen
@@ -98,11 +98,11 @@ def _find(
         known = [*own, *(other for other in OOD_DATASETS if other != dataset)]
         close = [] if name == dataset else difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{dataset}: unknown companion {name!r}: known are {', '.join(known)}, npz:PATH{hint}")
+        raise ValueError(f"{dataset}: unknown OOD dataset {name!r}: known are {', '.join(known)}, npz:PATH{hint}")
     if SHAPES[name] != like:
         fitting = [other for other, shape in SHAPES.items() if shape == like and other != dataset]
         raise ValueError(
-            f"{dataset}: the companion {name!r} has images of {_size(SHAPES[name])}, expected {_size(like)}; those "
+            f"{dataset}: the OOD dataset {name!r} has images of {_size(SHAPES[name])}, expected {_size(like)}; those "
             f"that fit are {', '.join([*own, *fitting, 'npz:PATH'])}"
         )
     return name, partial(OOD_DATASETS[name], root)
@@ -117,7 +117,7 @@ def _find_npz(dataset: str, like: tuple[int, int], name: str) -> tuple[str, Call
             raise ValueError("a file's name may have letters without accents, digits, '_', '.' and '-'")
         _check(load_npz_images(file), like)
     except ValueError as error:
-        raise ValueError(f"{dataset}: companion {name!r}: {error}") from error
+        raise ValueError(f"{dataset}: OOD dataset {name!r}: {error}") from error
     return label, partial(load_npz_images, file)
 
 
@@ -127,9 +127,9 @@ def _load(dataset: str, like: tuple[int, int], name: str, load: Callable[[], Ima
     try:
         return _check(load(), like)
     except ValueError as error:
-        raise ValueError(f"companion {name} of {dataset}: {error}; {remedy}") from error
+        raise ValueError(f"OOD dataset {name} of {dataset}: {error}; {remedy}") from error
     except OSError as error:
-        raise FileNotFoundError(f"companion {name} of {dataset}: {error}; {remedy}") from error
+        raise FileNotFoundError(f"OOD dataset {name} of {dataset}: {error}; {remedy}") from error
 
 
 def _check(images: Images, like: tuple[int, int]) -> Images:

@@ -62,11 +62,11 @@ def at_once(task: Task) -> int:
 
 @torch.no_grad()
 def evaluate(method: Method, task: ImageTask, counter: Counter, bins: int | None = None) -> Evaluation:
-    """Score every test example exactly once, and the companions of the task.
+    """Score every test example exactly once, and the OOD datasets of the task.
 
     Args:
         method: prepared for prediction.
-        task: its test set, OOD and corrupted companions.
+        task: gives its test set, OOD datasets and corrupted test images.
         counter: of the method's networks.
         bins: of a second calibration error, `ece_<bins>`; None for none.
     """
@@ -162,7 +162,7 @@ def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Te
 
 
 def out_of_distribution(method: Method, task: ImageTask, inside: Tensor) -> dict[str, float]:
-    """Give AUROC, AUPR and FPR at 95 % TPR of telling each OOD companion by entropy, and their means."""
+    """Give AUROC, AUPR and FPR at 95 % TPR of telling each OOD dataset by entropy, and their means."""
     found: dict[str, float] = {}
     for name, load in task.ood.items():
         logits = member_logits(method, normalised(load(), task, at_once(task)))
@@ -180,7 +180,7 @@ def corruption(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict
 
     Args:
         method: prepared for prediction.
-        task: its corrupted companions.
+        task: gives its corrupted test images.
         y: the classes, (N,).
         clean: accuracy a without corruption, in %.
     """

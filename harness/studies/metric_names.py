@@ -6,7 +6,7 @@ from pathlib import Path
 import data
 from data.corruptions import CORRUPTIONS
 from data.datasets.downloaded import DOWNLOADED
-from data.datasets.ood import choose
+from data.datasets.ood import choose_ood_datasets
 from harness.parsing.method_expression import closest
 from harness.studies.grid import Place
 from harness.studies.run import DatasetSpec
@@ -23,7 +23,7 @@ BESIDE_SCORES = (
     *(f"path/{name}" for name in ("l2", "cosine", "squared_cosine")),
 )
 DETECTION = ("ood_auroc", "ood_aupr", "ood_fpr95")
-"""Each also of every companion: ood_auroc/svhn."""
+"""Each also of every OOD dataset: ood_auroc/svhn."""
 CORRUPTION = ("corruption_error", "relative_change")
 """Each also of every corruption, and of generated ones: generated/corruption_error/fog."""
 TRAINING = ("forward_examples", "backward_examples", "optimizer_steps", "train_seconds", "peak_memory_bytes")
@@ -36,7 +36,7 @@ def metric_names(places: Iterable[Place]) -> list[str]:
     """Name the metrics that the runs of a study can have, if the methods and `evaluate` give them.
 
     Args:
-        places: of the study, whose datasets are there: their companions, and the bins of a further calibration error.
+        places: of the study, whose datasets are there: their OOD datasets, and the bins of a further calibration error.
     """
     places = list(places)
     bins = {place.grid.evaluate.calibration_bins for place in places} - {None}
@@ -51,21 +51,21 @@ def metric_names(places: Iterable[Place]) -> list[str]:
 
 
 def ood_names(dataset: DatasetSpec) -> list[str]:
-    """Name the companions of a dataset, without downloading anything."""
+    """Name the OOD datasets of a dataset, without downloading anything."""
     known = DOWNLOADED.get(dataset.name)
     if known is None:
         task = data.load(dataset.name, root=Path(), **dataset.options())
         return list(task.ood) if isinstance(task, data.ImageTask) else []
     if known.in_channels is None or known.image_size is None:
         return []
-    return list(choose(dataset.name, (known.in_channels, known.image_size), {}, dataset.ood, Path()))
+    return list(choose_ood_datasets(dataset.name, (known.in_channels, known.image_size), {}, dataset.ood, Path()))
 
 
 def check_metric(name: str, known: Iterable[str]) -> None:
     """Refuse a name that no metric has.
 
     Raises:
-        ValueError: with the closest one; of those of single companions and corruptions, only the mean is listed.
+        ValueError: with the closest one; of those of single OOD datasets and corruptions, only the mean is listed.
     """
     known = set(known)
     if name not in known:

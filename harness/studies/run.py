@@ -32,13 +32,13 @@ class DatasetSpec(Part):
     segment: Annotated[int, Field(ge=1)] | None = None
     """Symbols of a text through which gradients flow back."""
     ood: tuple[str, ...] | None = None
-    """Out-of-distribution companions; None for the dataset's usual ones."""
+    """Names of the OOD datasets; None for the dataset's usual ones."""
     corruptions: Literal["generated", "official", "none"] = "generated"
     """Corrupted test images: generated here, or the official files."""
     digest: str | None = None
     """SHA-256 of the files of a dataset given by a path, which stands for the path in the key."""
     ood_digests: tuple[str, ...] = ()
-    """The same for each companion given by a path."""
+    """The same for each OOD dataset given by a path."""
     version: int = 1
     """Of what the dataset gives (`data.VERSIONS`)."""
 
@@ -47,7 +47,7 @@ class DatasetSpec(Part):
     def listed(cls, value: Any) -> Any:
         """Ask for a list where a name was written alone."""
         if isinstance(value, str):
-            raise ValueError(f"expected a list of companions, as in [{value}]")
+            raise ValueError(f"expected a list of OOD datasets, as in [{value}]")
         return value
 
     @property

@@ -170,7 +170,7 @@ def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
 
 
 def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read the paths of datasets and companions (`KIND:PATH`) as relative to the study file, as its plugins' are."""
+    """Read the paths of datasets and OOD datasets (`KIND:PATH`) as relative to the study file, as its plugins' are."""
 
     def place(item: Any) -> Any:
         if isinstance(item, dict):
@@ -184,12 +184,12 @@ def with_places(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
-    """Note a dataset's version and the content of its own files and companions: if they change, so do the runs."""
-    companions = tuple(data.digest(name) for name in dataset.ood or ())
+    """Note a dataset's version and the content of its own files and OOD datasets: if they change, so do the runs."""
+    ood_digests = tuple(data.digest(name) for name in dataset.ood or ())
     return dataset.model_copy(
         update={
             "digest": data.digest(dataset.name) or None,
-            "ood_digests": companions if any(companions) else (),
+            "ood_digests": ood_digests if any(ood_digests) else (),
             "version": data.VERSIONS.get(dataset.name.partition(":")[0], 1),
         }
     )

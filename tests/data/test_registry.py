@@ -51,13 +51,13 @@ def test_unknown_name():
         ({"label_noise": -0.1}, "label_noise is the share .*, 0 to 1; got -0.1"),
         ({"label_noise": 1.5}, "got 1.5"),
         ({"label_noise": float("nan")}, "got nan"),
-        ({"ood": ["svnh"]}, "cifar10: unknown companion 'svnh': known are svhn, .*, npz:PATH; did you mean 'svhn'"),
+        ({"ood": ["svnh"]}, "cifar10: unknown OOD dataset 'svnh': known are svhn, .*, npz:PATH; did you mean 'svhn'"),
         (
             {"ood": ["svhn", "mnist"]},
-            "cifar10: the companion 'mnist' has images of 1 x 28 x 28, expected 3 x 32 x 32",
+            "cifar10: the OOD dataset 'mnist' has images of 1 x 28 x 28, expected 3 x 32 x 32",
         ),
-        ({"ood": ["cifar10"]}, "cifar10: unknown companion 'cifar10': known are svhn, .*, cifar100, mnist"),
-        ({"ood": ["svhn", "svhn"]}, r"the companion 'svhn' is listed twice in ood: \[svhn, svhn\]"),
+        ({"ood": ["cifar10"]}, "cifar10: unknown OOD dataset 'cifar10': known are svhn, .*, cifar100, mnist"),
+        ({"ood": ["svhn", "svhn"]}, r"the OOD dataset 'svhn' is listed twice in ood: \[svhn, svhn\]"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_a_download(options, reason):
@@ -72,7 +72,7 @@ def test_options_that_fit():
 
 
 @pytest.mark.parametrize("dataset", DOWNLOADED)
-def test_the_standard_companions_fit(dataset):
+def test_the_standard_ood_datasets_fit(dataset):
     for name in STANDARD_OOD_DATASETS.get(dataset, ()):
         assert SHAPES[name] == DOWNLOADED[dataset][:2]
     assert SHAPES.keys() == OOD_DATASETS.keys()

@@ -81,7 +81,7 @@ def test_images_sorted_by_class_cannot_be_held_out(write):
         load(write(contents, y_train=np.sort(contents["y_train"])), validation=4)
 
 
-def test_companions_and_class_names(write):
+def test_ood_datasets_and_class_names(write):
     other = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8)
     task = load(write(arrays(), ood_letters=other, classes=np.array(["a", "b", "c"]), comment=np.array("hello")))
     assert list(task.ood) == ["letters"]

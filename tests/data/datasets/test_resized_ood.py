@@ -1,4 +1,4 @@
-"""The companions of CIFAR's size: SVHN, and LSUN and TinyImageNet scaled."""
+"""The OOD datasets of CIFAR's size: SVHN, and LSUN and TinyImageNet scaled."""
 
 import numpy as np
 import pytest

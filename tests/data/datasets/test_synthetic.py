@@ -44,7 +44,7 @@ def test_a_class_can_be_told():
     assert (nearest == task.test.labels).float().mean() > 0.9
 
 
-def test_companions_of_the_real_names():
+def test_ood_datasets_of_the_real_names():
     task = data.load("made:cifar100", ood=["svhn", "cifar10"])
     svhn, cifar10 = (task.ood[name]() for name in ("svhn", "cifar10"))
     assert svhn.shape == (32, 3, 32, 32) and not torch.equal(svhn, cifar10)

@@ -267,7 +267,7 @@ def test_a_temperature_is_fitted_on_held_out_images_alone():
     assert not {"temperature", "scaled/nll", "scaled/ece"} & set(without)
 
 
-def test_companions_are_told_apart_by_three_figures():
+def test_ood_datasets_are_told_apart_by_three_figures():
     counter = Counter()
     found = evaluate(make_method(counter), make_task(), counter).metrics
     for metric in ("ood_auroc", "ood_aupr", "ood_fpr95"):

@@ -168,7 +168,7 @@ def test_a_metric_that_no_run_can_have_is_refused(tmp_path, change, expected):
         ("logit_average/ece_20", "evaluate: {calibration_bins: 20}\n"),
     ],
 )
-def test_a_metric_may_be_of_one_companion_or_corruption_or_of_further_bins(tmp_path, metric, more):
+def test_a_metric_may_be_of_one_ood_dataset_or_corruption_or_of_further_bins(tmp_path, metric, more):
     frame = study(tmp_path, more + TEXT.replace("metric: ood_auroc", f"metric: {metric}")).stated()
     assert metric in set(frame["metric"])
 

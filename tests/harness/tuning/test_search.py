@@ -77,7 +77,7 @@ def test_the_studys_own_values_come_first_and_nothing_of_the_study_is_touched(st
     first = search.propose([], Budget(1, 1.0))
     assert (first.values, str(first.run.method), first.cost) == ({"p": 0.2}, "dropout", 1.0)
     assert first.run.seed == 1000
-    assert (first.run.dataset.ood, first.run.dataset.corruptions) == ((), "none"), "companions are not even loaded"
+    assert (first.run.dataset.ood, first.run.dataset.corruptions) == ((), "none"), "OOD datasets are not even loaded"
     assert search.run.dataset.label == "rows validation=15"
 
 

@@ -172,7 +172,7 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
 
     def without_test(*arguments):
         task = load_task(*arguments)
-        assert task.ood == {}, "companions are not loaded"
+        assert task.ood == {}, "OOD datasets are not loaded"
         object.__setattr__(task, "test", Closed())
         return task
 
