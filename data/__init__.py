@@ -1,7 +1,7 @@
 """The tasks. `load` makes one by its dataset's name, for example "digits", "npz:images.npz" or "enwik8"."""
 
 from data.datasets.ood import OOD_DATASETS, STANDARD_OOD_DATASETS
-from data.registry import DATASETS, MADE, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
+from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
 from data.tasks.batches import Batches
 from data.tasks.dataset_options import Options
 from data.tasks.image_dataset import Augmentation, Source, Split
@@ -11,7 +11,7 @@ from data.tasks.text_task import TextTask
 
 __all__ = [
     "DATASETS",
-    "MADE",
+    "SYNTHETIC",
     "OOD_DATASETS",
     "STANDARD_OOD_DATASETS",
     "TEXTS",

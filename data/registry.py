@@ -18,7 +18,7 @@ from data.datasets.mnist import load_fashion_mnist, load_mnist
 from data.datasets.npz import load_npz
 from data.datasets.official_corruptions import check_exists, official_sets
 from data.datasets.ood import choose_ood_datasets
-from data.datasets.synthetic import load_made, load_made_text
+from data.datasets.synthetic import load_synthetic, load_synthetic_text
 from data.datasets.text_files import load_enwik8, load_text
 from data.datasets.tiny_imagenet import load_tiny_imagenet
 from data.tasks.dataset_options import FILES, FOLDER, IMAGES, TEXT, Options, check_cutout, check_options
@@ -41,19 +41,19 @@ DATASETS: dict[str, Loader] = {
     "imagenet": load_imagenet,
     "npz": load_npz,
     "imagefolder": load_folder,
-    "made": load_made,
+    "made": load_synthetic,
 }
 
 TEXTS: dict[str, Callable[..., TextTask]] = {
     "enwik8": load_enwik8,
     "text": load_text,
-    "made_text": load_made_text,
+    "made_text": load_synthetic_text,
 }
 
 WITH_PATH = ("npz", "imagefolder", "text")
 """Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
 
-MADE = ("made", "made_text")
+SYNTHETIC = ("made", "made_text")
 """Kinds of made-up data, in the form of the dataset whose name follows theirs and a colon."""
 
 VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz"), 2)
@@ -65,7 +65,7 @@ _OPTIONS = dict.fromkeys(DATASETS, IMAGES) | {"imagenet": FILES, "imagefolder": 
 
 def dataset_names() -> list[str]:
     """The names that `load` understands."""
-    after = dict.fromkeys(WITH_PATH, ":PATH") | dict.fromkeys(MADE, ":DATASET")
+    after = dict.fromkeys(WITH_PATH, ":PATH") | dict.fromkeys(SYNTHETIC, ":DATASET")
     return [name + after.get(name, "") for name in (*DATASETS, *TEXTS)]
 
 
@@ -89,7 +89,7 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Opti
         raise ValueError(f"unknown dataset {dataset!r}: known are {', '.join(dataset_names())}{hint}")
     if name in WITH_PATH and not path:
         raise ValueError(f"dataset {dataset!r}: a path must follow, as in '{name}:PATH'")
-    if name not in (*WITH_PATH, *MADE) and colon:
+    if name not in (*WITH_PATH, *SYNTHETIC) and colon:
         raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
     if name in DOWNLOADED:  # refuse before a download what will not fit after it
         shape(dataset, **options)

@@ -34,7 +34,7 @@ FOLLOWERS = 4
 """How many symbols can follow one."""
 
 
-def load_made(path: str, root: Path) -> Source:
+def load_synthetic(path: str, root: Path) -> Source:
     """Made-up images with the channels and classes of the downloaded dataset PATH: 512 to train on, 64 to test on.
 
     A class is a coarse random pattern, an image its class's pattern under noise; of many classes, the first 16 occur.
@@ -94,7 +94,7 @@ def draw(patterns: np.ndarray, side: int, generator: np.random.Generator) -> Ten
     return noisy.round().clamp(0, 255).to(torch.uint8)
 
 
-def load_made_text(
+def load_synthetic_text(
     path: str, root: Path, *, validation: int | None = None, train_size: int | None = None, segment: int | None = None
 ) -> TextTask:
     """A made-up text with the symbols of the downloaded one PATH: each is followed by one of four, 60,000 in all.

@@ -54,7 +54,7 @@ class DatasetSpec(Part):
     def label(self) -> str:
         """Name the dataset in tables."""
         kind, _, path = self.name.partition(":")
-        name = Path(self.name if kind in data.MADE else path or self.name)
+        name = Path(self.name if kind in data.SYNTHETIC else path or self.name)
         sizes = {"train": self.train_size, "validation": self.validation}
         changes = {"label_noise": self.label_noise or None, "cutout": self.cutout or None}
         rest = {"image_size": self.image_size, "segment": self.segment}

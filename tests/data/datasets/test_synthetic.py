@@ -8,7 +8,7 @@ import torch
 import data
 from data.datasets import cifar, mnist
 from data.datasets.downloaded import DOWNLOADED
-from data.datasets.synthetic import load_made
+from data.datasets.synthetic import load_synthetic
 
 
 @pytest.mark.parametrize("name", [name for name, shape in DOWNLOADED.items() if shape.image_size])
@@ -23,7 +23,7 @@ def test_images_have_the_real_ones_form(name):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist"])
 def test_images_are_augmented_as_the_real_ones(name, monkeypatch):
-    made = load_made(name, Path())
+    made = load_synthetic(name, Path())
     for module in (cifar, mnist):
         monkeypatch.setattr(module, "_read", lambda *args, **options: made.train)
     assert made.augmentation == data.DATASETS[name]("", Path()).augmentation
