@@ -11,9 +11,9 @@ from data.tasks.text_task import TextTask
 
 __all__ = [
     "DATASETS",
-    "SYNTHETIC",
     "OOD_DATASETS",
     "STANDARD_OOD_DATASETS",
+    "SYNTHETIC",
     "TEXTS",
     "VERSIONS",
     "WITH_PATH",

@@ -41,19 +41,19 @@ DATASETS: dict[str, Loader] = {
     "imagenet": load_imagenet,
     "npz": load_npz,
     "imagefolder": load_folder,
-    "made": load_synthetic,
+    "synthetic": load_synthetic,
 }
 
 TEXTS: dict[str, Callable[..., TextTask]] = {
     "enwik8": load_enwik8,
     "text": load_text,
-    "made_text": load_synthetic_text,
+    "synthetic_text": load_synthetic_text,
 }
 
 WITH_PATH = ("npz", "imagefolder", "text")
 """Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
 
-SYNTHETIC = ("made", "made_text")
+SYNTHETIC = ("synthetic", "synthetic_text")
 """Kinds of made-up data, in the form of the dataset whose name follows theirs and a colon."""
 
 VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz"), 2)

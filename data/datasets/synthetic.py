@@ -50,7 +50,7 @@ def load_synthetic(path: str, root: Path) -> Source:
     """
     known = [name for name, shape in DOWNLOADED.items() if shape.image_size]
     if path not in known:
-        raise ValueError(f"dataset 'made:{path}': made-up images are in the form of {', '.join(known)}")
+        raise ValueError(f"dataset 'synthetic:{path}': synthetic images exist in the form of {', '.join(known)}")
     channels, real, classes, _ = DOWNLOADED[path]
     assert channels and real
     side = SIDES.get(path, real)
@@ -111,7 +111,7 @@ def load_synthetic_text(
     """
     known = [name for name, shape in DOWNLOADED.items() if not shape.image_size]
     if path not in known:
-        raise ValueError(f"dataset 'made_text:{path}': a made-up text is in the form of {', '.join(known)}")
+        raise ValueError(f"dataset 'synthetic_text:{path}': a synthetic text exists in the form of {', '.join(known)}")
     classes = DOWNLOADED[path].classes
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(path.encode())))
     followers = generator.integers(0, classes, (classes, FOLLOWERS))
@@ -120,4 +120,4 @@ def load_synthetic_text(
     text[:classes] = np.arange(classes)  # each occurs
     for i in range(classes, SYMBOLS):
         text[i] = followers[text[i - 1], choices[i]]
-    return make_text(f"made_text:{path}", text, validation, train_size, segment)
+    return make_text(f"synthetic_text:{path}", text, validation, train_size, segment)

@@ -81,7 +81,7 @@ def describe(study: Study, scale: Scale, grids: tuple[Grid, ...]) -> str:
         f"{IN_THEIR_PLACE}s in place of larger residual networks" if any(shallower) else "",
         f"at most {counted(scale.members, 'member')}" if scale.members else "",
         f"at most {counted(scale.seeds, 'seed')}" if scale.seeds else "",
-        "made-up data" if scale.data else "",
+        "synthetic data" if scale.data else "",
         "fewer points around networks" if any(a.grid.evaluate != b.grid.evaluate for a, b in pairs) else "",
     ]
     return f"Rehearsal, not a result: {', '.join(part for part in parts if part)}."

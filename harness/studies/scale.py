@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 import data
 from data.datasets.downloaded import DOWNLOADED
@@ -53,7 +53,13 @@ class Scale(Part):
     seeds: Annotated[int, Field(ge=1)] | None = None
     """How many of the study's are run."""
     data: Literal["made"] | None = None
-    """Made-up data in the place of what would be downloaded."""
+    """Synthetic data in place of datasets that would be downloaded; `data=synthetic` means the same."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def accept_synthetic(cls, value: Any) -> Any:
+        """Read `synthetic` as `made`."""
+        return "made" if value == "synthetic" else value
 
     def __str__(self) -> str:
         """Write it as it is read."""
@@ -135,13 +141,13 @@ def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
 
 
 def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
-    """Give less of a dataset, perhaps made up; one that needs no download stays as it is."""
+    """Give less of a dataset, perhaps synthetic; one that needs no download stays as it is."""
     known = DOWNLOADED.get(dataset.name)
     if known is None or not (scale.subset or scale.data):
         return dataset
     text = known.image_size is None
-    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of made-up data
-    changes: dict[str, Any] = made_up(dataset, text) if scale.data else {}
+    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of synthetic data
+    changes: dict[str, Any] = synthetic_changes(dataset, text) if scale.data else {}
     limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
     apart = dataset.validation or 0  # of images, it is taken from those to train on; a text has a part for it
     had = dataset.train_size or known.train - (0 if text else apart)
@@ -154,9 +160,9 @@ def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     return dataset.model_copy(update=changes)
 
 
-def made_up(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
-    """Say what of a dataset changes if it is made up."""
-    changes: dict[str, Any] = {"name": f"{'made_text' if text else 'made'}:{dataset.name}"}
+def synthetic_changes(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
+    """Return the fields of a dataset that change when its data are synthetic."""
+    changes: dict[str, Any] = {"name": f"{'synthetic_text' if text else 'synthetic'}:{dataset.name}"}
     changes["version"] = data.VERSIONS.get(changes["name"].partition(":")[0], 1)
     if not text:
         changes["ood"] = data.STANDARD_OOD_DATASETS.get(dataset.name, ()) if dataset.ood is None else dataset.ood

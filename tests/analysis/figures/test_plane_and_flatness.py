@@ -1,4 +1,4 @@
-"""Plots of paths, planes, flatness, epochs and corruptions: what they show of made-up runs."""
+"""Plots of paths, planes, flatness, epochs and corruptions: what they show of synthetic runs."""
 
 import numpy as np
 import pytest

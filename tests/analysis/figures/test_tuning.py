@@ -1,4 +1,4 @@
-"""The history of tuning, read from a made-up store."""
+"""The history of tuning, read from a synthetic store."""
 
 import json
 

@@ -133,8 +133,8 @@ def test_wrong_numbers(arguments, message):
     [
         (
             "digit",
-            "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*made:DATASET, .*text:PATH, "
-            "made_text:DATASET; did you mean 'digits'",
+            "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*synthetic:DATASET, .*text:PATH, "
+            "synthetic_text:DATASET; did you mean 'digits'",
         ),
         ("letters", "unknown dataset 'letters'"),
         ("", "unknown dataset ''"),
@@ -151,5 +151,5 @@ def test_wrong_names(name, message):
 def test_registry():
     known = ["digits", "cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "imagenet"]
     assert list(DATASETS) == [*known, "npz", "imagefolder", "made"]
-    paths = ["npz:PATH", "imagefolder:PATH", "made:DATASET", "enwik8", "text:PATH", "made_text:DATASET"]
+    paths = ["npz:PATH", "imagefolder:PATH", "synthetic:DATASET", "enwik8", "text:PATH", "synthetic_text:DATASET"]
     assert data.dataset_names() == [*known, *paths]

@@ -58,7 +58,7 @@ def normal(pixels):
 
 def task_of(split, **changes):
     values = {
-        "name": "made up",
+        "name": "synthetic",
         "classes": N,
         "train": split,
         "validation": None,

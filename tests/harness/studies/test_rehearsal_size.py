@@ -96,7 +96,7 @@ def test_the_banner_says_what_changed_and_nothing_else(said):
     )
     assert said(Scale(epochs=1, members=20), method="late_phase_bn(K=3)")[0] == "at most 1 epoch."
     assert said(Scale(subset=20, seeds=1))[0] == "at most 20 training examples."
-    assert said(Scale(data="made"), dataset="digits, cifar10")[0] == "made-up data."
+    assert said(Scale(data="made"), dataset="digits, cifar10")[0] == "synthetic data."
     path = "evaluate: {path: true}"
     assert said(Scale(epochs=2), method="line", more=path)[0] == "at most 2 epochs, fewer points around networks."
 
@@ -147,7 +147,7 @@ def test_a_width_changes_nothing_of_networks_that_have_none(said):
 def test_there_is_as_much_data_as_a_rehearsal_takes(written, scale, train, validation):
     small = scaled_dataset(written, scale)
     assert (small.train_size, small.validation) == (train, validation)
-    if small.name.startswith("made"):
+    if small.name.startswith("synthetic"):
         assert data.load(small.name, **small.options()).shape.train > 0
 
 
@@ -173,7 +173,7 @@ def test_an_epoch_has_several_minibatches(written, small):
 
 
 @pytest.mark.parametrize(("name", "occurring"), [("cifar10", 10), ("tiny_imagenet", 16), ("imagenet", 16)])
-def test_few_classes_of_made_up_images_occur_so_that_a_short_training_finds_some(name, occurring):
-    task = data.load(f"made:{name}", root=Path())
+def test_few_classes_of_synthetic_images_occur_so_that_a_short_training_finds_some(name, occurring):
+    task = data.load(f"synthetic:{name}", root=Path())
     for split in (task.train, task.test):
         assert set(split.labels.tolist()) == set(range(occurring))

@@ -318,7 +318,7 @@ def test_the_key_holds_what_decides_a_search(study):
     assert searches(study("dropout", seeds=[5, 6])).found[0].key == keys[0], "the study's seeds do not"
 
 
-def test_a_made_up_space(make_run):
+def test_a_synthetic_space(make_run):
     """The float that TPE draws is rounded, and stays inside."""
     run: Run = make_run("dropout")
     search = Search(run, "dropout", {"p": FloatDistribution(0.1, 0.10004)}, {"p": 0.1}, "nll", True, METHODS, "dropout")
