@@ -14,7 +14,7 @@ import torch
 from data.corruptions import STANDARD_CORRUPTIONS
 from data.files.decode_image import Job, decode_file
 from data.files.decoder_pool import usable_cpus
-from data.files.image_files import Files
+from data.files.image_files import ImageFiles
 from data.tasks.image_dataset import Augmentation, Source, Split, Statistics
 from data.tasks.split_dataset import stratified_order
 
@@ -99,7 +99,7 @@ def files_in_class_folders(folder: Path, classes: Sequence[str], side: int = 224
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         raise ValueError("\n  ".join([f"{folder}: {len(problems)} problem(s)", *problems[:_SHOWN], *more]))
     labels = torch.from_numpy(np.repeat(np.arange(len(classes)), counts))
-    return Split(Files(folder, np.array(names), side, resized), labels)
+    return Split(ImageFiles(folder, np.array(names), side, resized), labels)
 
 
 def class_names(folder: Path) -> list[str]:
@@ -129,7 +129,7 @@ def in_stratified_order(split: Split) -> Split:
     return Split(split.images[order], split.labels[order])
 
 
-def statistics(files: Files) -> Statistics:
+def statistics(files: ImageFiles) -> Statistics:
     """Mean and standard deviation of the first `MEASURED` images, measured when one of them is first read."""
     measure = cache(lambda: measure_channels(files[:MEASURED]))
     return _Measured(lambda: measure().mean), _Measured(lambda: measure().std)
@@ -142,7 +142,7 @@ class Channels(NamedTuple):
     std: tuple[float, ...]
 
 
-def measure_channels(files: Files) -> Channels:
+def measure_channels(files: ImageFiles) -> Channels:
     """Mean and standard deviation of each colour over images cut as for evaluation, from exact sums.
 
     A colour that never varies gets standard deviation 1, so that dividing by it does no harm.
@@ -178,7 +178,7 @@ def digest(path: str) -> str:
     found = hashlib.sha256()
     source = load_folder(path, Path())
     for split in (source.train, source.test):
-        assert isinstance(split.images, Files)
+        assert isinstance(split.images, ImageFiles)
         for name, file in zip(split.images.names.tolist(), split.images.paths(), strict=True):
             found.update(b"%b\0%d\n" % (name, Path(file).stat().st_size))
     return found.hexdigest()

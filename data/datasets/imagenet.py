@@ -10,7 +10,7 @@ import torch
 
 from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.image_folder import class_names, files_in_class_folders, in_stratified_order
-from data.files.image_files import Files
+from data.files.image_files import ImageFiles
 from data.tasks.image_dataset import Augmentation, Source, Split
 
 SIDE = 224
@@ -102,7 +102,7 @@ def _test(folder: Path, wnids: Sequence[str]) -> Split:
     if unknown:
         raise ValueError(f"{folder / 'train'}: no folder of class {', '.join(unknown[:10])}, which val has images of")
     labels = torch.tensor([label[wnid] for wnid in truth])
-    return Split(Files(val, np.array([name.encode() for name in images]), SIDE), labels)
+    return Split(ImageFiles(val, np.array([name.encode() for name in images]), SIDE), labels)
 
 
 def _validation_wnids(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data.corruptions import EXTRA_CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
 from data.datasets.image_folder import class_names, files_in_class_folders
-from data.files.image_files import Files, Images
+from data.files.image_files import ImageFiles, Images
 from data.tasks.image_dataset import Split
 
 
@@ -137,10 +137,10 @@ def check_exists(dataset: str) -> None:
         )
 
 
-def _in_order(folder: Path, classes: Sequence[str], test: Files, labels: Tensor, remedy: str) -> Files:
+def _in_order(folder: Path, classes: Sequence[str], test: ImageFiles, labels: Tensor, remedy: str) -> Files:
     """The corrupted images of a folder of classes, in the order of the test images, whose file names they have."""
     split = files_in_class_folders(folder, classes, test.side, resized=False)
-    assert isinstance(split.images, Files)
+    assert isinstance(split.images, ImageFiles)
     places = {name.rpartition(b"/")[2]: i for i, name in enumerate(split.images.names.tolist())}
     order = [places.get(name.rpartition(b"/")[2], -1) for name in test.names.tolist()]
     if missing := order.count(-1):

@@ -55,5 +55,5 @@ class Files:
         return self
 
 
-Images = Tensor | Files
+Images = Tensor | ImageFiles
 """(N, C, H, W) uint8, in memory or in files."""

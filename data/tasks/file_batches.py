@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from data.files.decode_image import Job
 from data.files.decoder_pool import Decoder
-from data.files.image_files import Files
+from data.files.image_files import ImageFiles
 from data.tasks.batches import Portions, bounds, normalisation, normalise
 from data.tasks.image_dataset import Augmentation, Split
 
@@ -49,7 +49,7 @@ class FileBatches(Portions):
         augmentation: Augmentation | None = None,
         stream: Callable[[], Generator] | None = None,
     ) -> None:
-        if not isinstance(split.images, Files):
+        if not isinstance(split.images, ImageFiles):
             raise TypeError("these images are in memory: Batches makes batches of them")
         if augmentation and (augmentation.padding or augmentation.cutout):
             raise ValueError("images in files are cut at random sizes and mirrored; padding and cutout must be 0")
@@ -79,7 +79,7 @@ class FileBatches(Portions):
 
 
 def decoded(
-    files: Files,
+    files: ImageFiles,
     batches: Sequence[tuple[int, int]],
     decoder: Decoder,
     device: torch.device,
@@ -118,7 +118,7 @@ def _parts(start: int, stop: int, count: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _job(files: Files, seeds: Tensor | None, flip: bool, start: int, stop: int) -> Job:
+def _job(files: ImageFiles, seeds: Tensor | None, flip: bool, start: int, stop: int) -> Job:
     """Describe the decoding of some files to a process."""
     own = None if seeds is None else seeds[start:stop].tolist()
     return Job(files[start:stop].paths(), files.side, own, flip, files.resized)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.files.image_files import Files, Images
+from data.files.image_files import ImageFiles, Images
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of images in [0, 1], a number a channel."""
@@ -87,4 +87,4 @@ class Source:
     validation: int
     ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
-    statistics: Callable[[Files], Statistics] | None = None
+    statistics: Callable[[ImageFiles], Statistics] | None = None

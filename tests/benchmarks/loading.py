@@ -23,7 +23,7 @@ from torchvision.models import resnet18, resnet50
 
 from data.files.decode_image import Job, decode
 from data.files.decoder_pool import Decoder, usable_cpus
-from data.files.image_files import Files
+from data.files.image_files import ImageFiles
 from data.tasks.batches import Batches
 from data.tasks.file_batches import FileBatches
 from data.tasks.image_dataset import Augmentation, Split
@@ -81,7 +81,7 @@ def loader(folder: Path, names: list[str], count: int, side: int, batch_size: in
     """Training batches of `count` images, the files again and again, decoded by all CPUs."""
     chosen = [names[i % len(names)].encode() for i in range(count)]
     return FileBatches(
-        Split(Files(folder, np.array(chosen), side), torch.zeros(count, dtype=torch.int64)).to(device),
+        Split(ImageFiles(folder, np.array(chosen), side), torch.zeros(count, dtype=torch.int64)).to(device),
         batch_size,
         decoder=Decoder(),
         mean=(0.5,) * 3,

@@ -15,7 +15,7 @@ from data.datasets.official_corruptions import (
     official_sets,
 )
 from data.files.decode_image import Job, decode
-from data.files.image_files import Files
+from data.files.image_files import ImageFiles
 from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask
 from tests.data.write_image_files import write_level
@@ -226,7 +226,7 @@ def imagenet_c(tmp_path):
                 level = 3 * i + int(image[4])
                 write_level(tmp_path / "ImageNet-C" / corruption / str(severity) / wnid / image, level, 8, 8)
     order = np.array([b"val_1.JPEG", b"val_2.JPEG", b"val_3.JPEG", b"val_4.JPEG"])
-    return Split(Files(tmp_path / "imagenet" / "val", order, 8), torch.tensor([0, 1, 0, 1]))
+    return Split(ImageFiles(tmp_path / "imagenet" / "val", order, 8), torch.tensor([0, 1, 0, 1]))
 
 
 def test_imagenet_c_in_the_order_of_the_test_images(imagenet_c, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from data.files.decode_image import ImageError, Job, decode
 from data.files.decoder_pool import Decoder
-from data.files.image_files import Files
+from data.files.image_files import ImageFiles
 from data.tasks.file_batches import FileBatches, decoded
 from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask, normalised
@@ -26,7 +26,7 @@ def split(tmp_path_factory):
     """Images with structure whose label is their place."""
     folder = tmp_path_factory.mktemp("images")
     names = [os.fsencode(write_image(folder / f"{i:02}.png", 30 + i, 50 - i, seed=i).name) for i in range(N)]
-    return Split(Files(folder, np.array(names), 8), torch.arange(N))
+    return Split(ImageFiles(folder, np.array(names), 8), torch.arange(N))
 
 
 def stream(seed=0):
@@ -167,7 +167,7 @@ def test_a_damaged_image_is_named_and_the_next_pass_works(tmp_path, workers):
     for i in range(8):
         write_level(tmp_path / f"{i}.png", i)
         names.append(f"{i}.png".encode())
-    split = Split(Files(tmp_path, np.array(names), 8), torch.arange(8))
+    split = Split(ImageFiles(tmp_path, np.array(names), 8), torch.arange(8))
     batches = make(split, 2, workers, seed=None)
     contents = (tmp_path / "5.png").read_bytes()
     (tmp_path / "5.png").write_bytes(contents[:30])
@@ -217,14 +217,14 @@ def test_what_is_selected_from_files_is_files(split):
     with pytest.raises(ValueError, match=r"labels must be int64 \(23,\)"):
         Split(files, split.labels[:3])
     with pytest.raises(ValueError, match="image_size=0"):
-        Files(files.folder, files.names, 0)
+        ImageFiles(files.folder, files.names, 0)
 
 
 def test_names_in_any_encoding(tmp_path):
     names = ["größe.png", "画像.png", os.fsdecode(b"\xff.png"), "a b.png"]
     for i, name in enumerate(names):
         write_level(tmp_path / name, 50 * i)
-    files = Files(tmp_path, np.array([os.fsencode(name) for name in names]), 4)
+    files = ImageFiles(tmp_path, np.array([os.fsencode(name) for name in names]), 4)
     for workers in (0, 2):
         (images,) = decoded(files, [(0, 4)], Decoder(workers), torch.device("cpu"))
         assert images.amax((1, 2, 3)).tolist() == images.amin((1, 2, 3)).tolist() == [0, 50, 100, 150]
@@ -261,7 +261,7 @@ def test_bare_files_are_normalised_as_the_task_s_own(split):
     assert torch.equal(torch.cat(chunks), one_pass(task.part("test", 10))[0])
     in_memory = torch.cat(list(task.in_batches(split.images, 10)))
     assert torch.equal(torch.cat(list(normalised(in_memory, task, 10))), torch.cat(chunks))
-    other = Files(split.images.folder, split.images.names, 9)
+    other = ImageFiles(split.images.folder, split.images.names, 9)
     with pytest.raises(ValueError, match=r"images have shape \(3, 9, 9\), the task's own \(3, 8, 8\)"):
         next(normalised(other, task, 10))
 
