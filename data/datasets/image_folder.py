@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from data.corruptions import STANDARD_CORRUPTIONS
-from data.files.decode_image import Job, decode_file
+from data.files.decode_image import DecodeJob, decode_file
 from data.files.decoder_pool import usable_cpus
 from data.files.image_files import ImageFiles
 from data.tasks.image_dataset import Augmentation, Source, Split, Statistics
@@ -150,7 +150,7 @@ def measure_channels(files: ImageFiles) -> Channels:
     Raises:
         ValueError: If a file cannot be decoded.
     """
-    job = Job([], files.side, resized=files.resized)
+    job = DecodeJob([], files.side, resized=files.resized)
 
     def sums(file: str) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
         levels = decode_file(Path(file), job, None).reshape(-1, 3).astype(np.int64)

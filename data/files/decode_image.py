@@ -32,7 +32,7 @@ class ImageError(ValueError):
     """A file that should hold an image does not."""
 
 
-class Job(NamedTuple):
+class DecodeJob(NamedTuple):
     """Images to decode together.
 
     Attributes:
@@ -51,7 +51,7 @@ class Job(NamedTuple):
     resized: bool = True
 
 
-def decode(job: Job) -> Tensor:
+def decode(job: DecodeJob) -> Tensor:
     """Decode the images of a job.
 
     Returns:
@@ -66,7 +66,7 @@ def decode(job: Job) -> Tensor:
     return torch.from_numpy(images)
 
 
-def decode_file(file: Path, job: Job, seed: int | None) -> Pixels:
+def decode_file(file: Path, job: DecodeJob, seed: int | None) -> Pixels:
     """Decode one image of a job: (S, S, 3) uint8.
 
     The orientation that a camera notes beside the pixels is not applied, as in the reference pipelines of ImageNet.

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.files.decode_image import ImageError, Job, decode
+from data.files.decode_image import DecodeJob, ImageError, decode
 
 AHEAD = 2
 """Jobs that each process may be ahead."""
@@ -19,7 +19,7 @@ START = "fork" if sys.platform == "linux" else None
 the default is to start anew; they only decode, and touch neither the device nor threads of the process they left."""
 
 
-class Decoder:
+class DecoderPool:
     """Decodes images in processes of its own, which stay from pass to pass and know nothing of any dataset.
 
     The processes are started at the first use. A second pass beside an unfinished one gets processes of its own.
@@ -37,7 +37,7 @@ class Decoder:
             raise ValueError(f"the number of processes that decode images must not be negative, got {workers}")
         self._idle: dict[bool, list[_Pool]] = {False: [], True: []}
 
-    def __call__(self, jobs: Iterable[Job], *, pinned: bool = False) -> Iterator[Tensor]:
+    def __call__(self, jobs: Iterable[DecodeJob], *, pinned: bool = False) -> Iterator[Tensor]:
         """Decode jobs, in their order: each (B, S, S, 3) uint8.
 
         Args:
@@ -53,7 +53,7 @@ class Decoder:
                 raise result
             yield result
 
-    def _results(self, jobs: Iterable[Job], pinned: bool) -> Iterator[Tensor | ImageError]:
+    def _results(self, jobs: Iterable[DecodeJob], pinned: bool) -> Iterator[Tensor | ImageError]:
         """Decode in an idle pool, which is idle again when the pass ends or is given up."""
         idle = self._idle[pinned]
         pool = idle.pop() if idle else _Pool(self.workers, pinned)
@@ -95,20 +95,20 @@ class _Queue:
     """Jobs in their order; the next pass of a pool replaces them."""
 
     def __init__(self) -> None:
-        self.jobs: Iterable[Job] = ()
+        self.jobs: Iterable[DecodeJob] = ()
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[DecodeJob]:
         return iter(self.jobs)
 
 
 class _Attempts(Dataset[Any]):
     """What a process does with a job; an error about a file travels back as a value, and so keeps its message."""
 
-    def __getitem__(self, job: Job) -> Tensor | ImageError:
+    def __getitem__(self, job: DecodeJob) -> Tensor | ImageError:
         return _attempt(job)
 
 
-def _attempt(job: Job) -> Tensor | ImageError:
+def _attempt(job: DecodeJob) -> Tensor | ImageError:
     try:
         return decode(job)
     except ImageError as error:

@@ -6,8 +6,8 @@ from itertools import islice, pairwise
 import torch
 from torch import Generator, Tensor
 
-from data.files.decode_image import Job
-from data.files.decoder_pool import Decoder
+from data.files.decode_image import DecodeJob
+from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
 from data.tasks.batches import Portions, bounds, normalisation, normalise
 from data.tasks.image_dataset import Augmentation, Split
@@ -43,7 +43,7 @@ class FileBatches(Portions):
         split: Split,
         batch_size: int,
         *,
-        decoder: Decoder,
+        decoder: DecoderPool,
         mean: Sequence[float],
         std: Sequence[float],
         augmentation: Augmentation | None = None,
@@ -81,7 +81,7 @@ class FileBatches(Portions):
 def decoded(
     files: ImageFiles,
     batches: Sequence[tuple[int, int]],
-    decoder: Decoder,
+    decoder: DecoderPool,
     device: torch.device,
     seeds: Tensor | None = None,
     *,
@@ -118,7 +118,7 @@ def _parts(start: int, stop: int, count: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _job(files: ImageFiles, seeds: Tensor | None, flip: bool, start: int, stop: int) -> Job:
+def _job(files: ImageFiles, seeds: Tensor | None, flip: bool, start: int, stop: int) -> DecodeJob:
     """Describe the decoding of some files to a process."""
     own = None if seeds is None else seeds[start:stop].tolist()
-    return Job(files[start:stop].paths(), files.side, own, flip, files.resized)
+    return DecodeJob(files[start:stop].paths(), files.side, own, flip, files.resized)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from data.corruptions import SEVERITIES, corrupt
-from data.files.decoder_pool import Decoder
+from data.files.decoder_pool import DecoderPool
 from data.files.image_files import Images
 from data.tasks.batches import Batches, normalisation, normalise
 from data.tasks.file_batches import FileBatches, decoded
@@ -50,7 +50,7 @@ class ImageTask(Task):
     ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
     official: Callable[[], Iterator[tuple[str, int, Images]]] | None = None
-    decoder: Decoder = field(default_factory=Decoder)
+    decoder: DecoderPool = field(default_factory=DecoderPool)
     _kept: dict[tuple[str, int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -82,7 +82,7 @@ class ImageTask(Task):
         Raises:
             ValueError: If it is negative.
         """
-        return replace(self, decoder=Decoder(workers))
+        return replace(self, decoder=DecoderPool(workers))
 
     def training(
         self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True

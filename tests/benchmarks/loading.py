@@ -21,8 +21,8 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
-from data.files.decode_image import Job, decode
-from data.files.decoder_pool import Decoder, usable_cpus
+from data.files.decode_image import DecodeJob, decode
+from data.files.decoder_pool import DecoderPool, usable_cpus
 from data.files.image_files import ImageFiles
 from data.tasks.batches import Batches
 from data.tasks.file_batches import FileBatches
@@ -83,7 +83,7 @@ def loader(folder: Path, names: list[str], count: int, side: int, batch_size: in
     return FileBatches(
         Split(ImageFiles(folder, np.array(chosen), side), torch.zeros(count, dtype=torch.int64)).to(device),
         batch_size,
-        decoder=Decoder(),
+        decoder=DecoderPool(),
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         augmentation=Augmentation(flip=True),
@@ -175,7 +175,7 @@ def print_loading(folder: Path) -> bool:
     """Print the rates of decoding, loading and training; say whether all bounds hold."""
     names = write_photographs(folder)
     paths = [str(folder / name) for name in names]
-    jobs = [Job(paths[i : i + 32], 224, list(range(i, i + 32)), flip=True) for i in range(0, WRITTEN, 32)]
+    jobs = [DecodeJob(paths[i : i + 32], 224, list(range(i, i + 32)), flip=True) for i in range(0, WRITTEN, 32)]
     one = statistics.median(rate(((decode(job), torch.empty(0)) for job in jobs), len) for _ in range(ROUNDS))
     print(f"{'decoder alone, one process, 224 px':45} {one:6.0f}/s", flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"

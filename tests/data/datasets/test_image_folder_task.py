@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data import load, normalised, shape
-from data.files.decode_image import Job, decode
+from data.files.decode_image import DecodeJob, decode
 from data.tasks.file_batches import FileBatches
 from tests.data.write_image_files import write_classes
 
@@ -26,7 +26,7 @@ def test_images_are_held_out_and_chosen_as_in_memory(folder):
     assert len(set(chosen)) == 22
     for part in parts:
         assert [f"/{'ab'[label]}/" in path for label, path in zip(part.labels, part.images.paths(), strict=True)]
-    levels = decode(Job(task.train.images.paths(), 8)).double() / 255
+    levels = decode(DecodeJob(task.train.images.paths(), 8)).double() / 255
     assert list(task.mean) == pytest.approx(levels.mean((0, 1, 2)).tolist())
     assert list(task.std) == pytest.approx(levels.std((0, 1, 2), correction=0).tolist())
 

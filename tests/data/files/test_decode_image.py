@@ -11,7 +11,15 @@ from scipy import stats
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from data.files.decode_image import ImageError, Job, cut_at_random, cut_for_evaluation, decode, decode_file, random_cut
+from data.files.decode_image import (
+    DecodeJob,
+    ImageError,
+    cut_at_random,
+    cut_for_evaluation,
+    decode,
+    decode_file,
+    random_cut,
+)
 from tests.data.write_image_files import cut_short, pattern, write_image
 
 SIZES = [(500, 375), (375, 500), (333, 500), (64, 64), (30, 41), (7, 300), (1, 1), (900, 100)]
@@ -75,7 +83,7 @@ def test_half_of_the_images_are_mirrored(tmp_path):
     ramp = np.zeros((8, 8, 3), np.uint8)
     ramp[:, 4:] = 255
     Image.fromarray(ramp).save(file)
-    job = Job([str(file)] * 400, 8, list(range(400)), flip=True)
+    job = DecodeJob([str(file)] * 400, 8, list(range(400)), flip=True)
     mirrored = [bool(image[:, :2].float().mean() > image[:, -2:].float().mean()) for image in decode(job)]
     assert 160 < sum(mirrored) < 240  # four standard deviations
     plain = decode(job._replace(flip=False)).float()
@@ -84,13 +92,13 @@ def test_half_of_the_images_are_mirrored(tmp_path):
 
 def test_a_image_is_a_function_of_its_seed(tmp_path):
     files = [str(write_image(tmp_path / f"{i}.jpg", seed=i)) for i in range(3)]
-    whole = decode(Job(files, 16, [5, 6, 7], flip=True))
+    whole = decode(DecodeJob(files, 16, [5, 6, 7], flip=True))
     assert whole.shape == (3, 16, 16, 3)
     assert whole.dtype == torch.uint8
     for i in range(3):
-        alone = decode(Job(files[i : i + 1], 16, [5 + i], flip=True))
+        alone = decode(DecodeJob(files[i : i + 1], 16, [5 + i], flip=True))
         assert torch.equal(alone[0], whole[i])
-    assert not torch.equal(decode(Job(files, 16, [8, 9, 10], flip=True)), whole)
+    assert not torch.equal(decode(DecodeJob(files, 16, [8, 9, 10], flip=True)), whole)
 
 
 def grey(image):
@@ -114,14 +122,14 @@ def grey(image):
 def test_colour_in_every_format(tmp_path, name, mode, tolerance):
     options = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(name.rpartition(".")[2], {})
     file = write_image(tmp_path / name, 32, 32, mode=mode, noise=0, **options)
-    found = decode_file(file, Job([], 32, resized=False), None)
+    found = decode_file(file, DecodeJob([], 32, resized=False), None)
     assert np.abs(found.astype(int) - pattern(32, 32, noise=0)).mean() <= tolerance
 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.png", "L"), ("a.png", "LA"), ("a.jpg", "L"), ("a.pgm", "L")])
 def test_grey_becomes_three_equal_colours(tmp_path, name, mode):
     file = write_image(tmp_path / name, 32, 32, mode=mode, noise=0, quality=100)
-    found = decode_file(file, Job([], 32, resized=False), None)
+    found = decode_file(file, DecodeJob([], 32, resized=False), None)
     assert (found == found[:, :, :1]).all()
     difference = found[:, :, 0].astype(int) - grey(pattern(32, 32, noise=0))
     assert np.abs(difference).mean() <= (3 if name.endswith("jpg") else 0)
@@ -130,7 +138,7 @@ def test_grey_becomes_three_equal_colours(tmp_path, name, mode):
 def test_a_palette_with_transparent_colours(tmp_path, recwarn):
     image = Image.fromarray(pattern(32, 32)).quantize(16)
     image.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
-    found = decode_file(tmp_path / "a.png", Job([], 32, resized=False), None)
+    found = decode_file(tmp_path / "a.png", DecodeJob([], 32, resized=False), None)
     assert np.array_equal(found, np.asarray(image.convert("RGB")))
     assert not recwarn.list
 
@@ -139,7 +147,7 @@ def test_a_palette_with_transparent_colours(tmp_path, recwarn):
 def test_sixteen_grey_bits_keep_their_range(tmp_path, name):
     levels = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / name)
-    found = decode_file(tmp_path / name, Job([], 32, resized=False), None)
+    found = decode_file(tmp_path / name, DecodeJob([], 32, resized=False), None)
     assert np.array_equal(found[:, :, 0], np.rint(levels / 257).astype(np.uint8))
 
 
@@ -151,7 +159,7 @@ def test_sixteen_bits_in_colour(tmp_path):
     for kind, data in chunks.items():
         contents += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     (tmp_path / "a.png").write_bytes(contents)
-    found = decode_file(tmp_path / "a.png", Job([], 32, resized=False), None)
+    found = decode_file(tmp_path / "a.png", DecodeJob([], 32, resized=False), None)
     assert np.abs(found.astype(int) - pattern(32, 32)).max() <= 1
 
 
@@ -161,13 +169,13 @@ def test_a_camera_s_orientation_is_not_applied(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "a.png", exif=exif)
     image.save(tmp_path / "b.png")
-    job = Job([], 16)
+    job = DecodeJob([], 16)
     assert np.array_equal(decode_file(tmp_path / "a.png", job, None), decode_file(tmp_path / "b.png", job, None))
 
 
 def test_large_jpegs_are_decoded_smaller_to_nearly_the_same(tmp_path, monkeypatch):
     file = write_image(tmp_path / "a.jpg", 512, 384, noise=5, quality=95)
-    job = Job([], 16)
+    job = DecodeJob([], 16)
     fast = np.array([decode_file(file, job, seed) for seed in range(30)]).astype(int)
     drafts = []
     monkeypatch.setattr(JpegImageFile, "draft", lambda self, mode, size: drafts.append(size))
@@ -175,7 +183,7 @@ def test_large_jpegs_are_decoded_smaller_to_nearly_the_same(tmp_path, monkeypatc
     monkeypatch.undo()
     assert len(drafts) == 30, "every cut of a twelfth is reduced to a quarter or less"
     assert 0 < np.abs(full - fast).mean() < 1.5
-    moderate = Job([], 120)  # less than four times as small: to the bit as torchvision
+    moderate = DecodeJob([], 120)  # less than four times as small: to the bit as torchvision
     image = Image.open(file).convert("RGB")
     for seed in range(5):
         expected = cut_at_random(image, 120, random.Random(seed).random, flip=False)
@@ -250,11 +258,11 @@ DAMAGE = [
 def test_what_is_no_whole_image_is_named(tmp_path, damage, seed):
     file = damage(tmp_path / "an image.jpg")
     with pytest.raises(ImageError, match=r"an image\.jpg: cannot be decoded .*; put an intact image in its place"):
-        decode_file(file, Job([], 8), seed)
+        decode_file(file, DecodeJob([], 8), seed)
 
 
 def test_a_image_that_must_have_its_size(tmp_path):
     file = write_image(tmp_path / "a.png", 32, 32)
-    assert np.array_equal(decode_file(file, Job([], 32, resized=False), None), pattern(32, 32))
+    assert np.array_equal(decode_file(file, DecodeJob([], 32, resized=False), None), pattern(32, 32))
     with pytest.raises(ImageError, match=r"a\.png: .*found 32 x 32 pixels, expected 28 x 28"):
-        decode_file(file, Job([], 28, resized=False), None)
+        decode_file(file, DecodeJob([], 28, resized=False), None)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.files.decode_image import ImageError, Job, decode
-from data.files.decoder_pool import Decoder
+from data.files.decode_image import DecodeJob, ImageError, decode
+from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
 from data.tasks.file_batches import FileBatches, decoded
 from data.tasks.image_dataset import Augmentation, Split
@@ -37,7 +37,7 @@ def make(split, batch_size=5, workers=0, seed=0, augmentation=AUGMENTATION):
     return FileBatches(
         split,
         batch_size,
-        decoder=Decoder(workers),
+        decoder=DecoderPool(workers),
         mean=MEAN,
         std=STD,
         augmentation=augmentation,
@@ -68,7 +68,7 @@ def task_of(split, **changes):
         "augmentation": Augmentation(flip=True),
         "ood": {},
         "corruptions": (),
-        "decoder": Decoder(0),
+        "decoder": DecoderPool(0),
     }
     return ImageTask(**(values | changes))
 
@@ -79,7 +79,9 @@ def test_a_training_pass_equals_images_decoded_one_by_one(split, workers):
     order = torch.randperm(N, generator=generator)
     seeds = torch.randint(2**63 - 1, (N,), generator=generator)
     paths = split.images.paths()
-    naive = [decode(Job([paths[i]], 8, [seed], flip=True))[0] for i, seed in zip(order, seeds.tolist(), strict=True)]
+    naive = [
+        decode(DecodeJob([paths[i]], 8, [seed], flip=True))[0] for i, seed in zip(order, seeds.tolist(), strict=True)
+    ]
     x, y = one_pass(make(split, workers=workers, seed=3))
     assert torch.equal(y, order)
     torch.testing.assert_close(x, normal(torch.stack(naive)), rtol=1e-5, atol=1e-5)
@@ -101,7 +103,7 @@ def test_the_bits_do_not_depend_on_the_number_of_processes(split):
 def test_without_a_stream_images_come_in_order_cut_for_evaluation(split):
     x, y = one_pass(make(split, seed=None))
     assert torch.equal(y, torch.arange(N))
-    torch.testing.assert_close(x, normal(decode(Job(split.images.paths(), 8))), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x, normal(decode(DecodeJob(split.images.paths(), 8))), rtol=1e-5, atol=1e-5)
 
 
 def test_with_a_stream_but_no_augmentation_only_the_order_is_random(split):
@@ -136,7 +138,7 @@ def test_passes_side_by_side_and_passes_given_up(split, workers):
 
 
 def test_processes_stay_from_pass_to_pass(split):
-    decoder = Decoder(2)
+    decoder = DecoderPool(2)
 
     def processes():
         return [worker.pid for pool in decoder._idle[False] for worker in pool.loader._iterator._workers]
@@ -184,7 +186,7 @@ def test_a_damaged_image_is_named_and_the_next_pass_works(tmp_path, workers):
 
 
 def test_a_killed_process_is_an_error_that_says_what_to_do(split):
-    decoder = Decoder(1)
+    decoder = DecoderPool(1)
     batches = FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
     list(batches)
     os.kill(decoder._idle[False][0].loader._iterator._workers[0].pid, signal.SIGKILL)
@@ -194,7 +196,7 @@ def test_a_killed_process_is_an_error_that_says_what_to_do(split):
 
 
 def test_processes_end_with_their_decoder(split):
-    decoder = Decoder(2)
+    decoder = DecoderPool(2)
     list(FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD))
     processes = [worker for pool in decoder._idle[False] for worker in pool.loader._iterator._workers]
     del decoder
@@ -226,7 +228,7 @@ def test_names_in_any_encoding(tmp_path):
         write_level(tmp_path / name, 50 * i)
     files = ImageFiles(tmp_path, np.array([os.fsencode(name) for name in names]), 4)
     for workers in (0, 2):
-        (images,) = decoded(files, [(0, 4)], Decoder(workers), torch.device("cpu"))
+        (images,) = decoded(files, [(0, 4)], DecoderPool(workers), torch.device("cpu"))
         assert images.amax((1, 2, 3)).tolist() == images.amin((1, 2, 3)).tolist() == [0, 50, 100, 150]
 
 
@@ -244,7 +246,7 @@ def test_a_task_of_files_has_the_passes_of_any_task(split):
 
 
 def test_the_number_of_processes_is_the_task_s(split):
-    task = task_of(split, decoder=Decoder())
+    task = task_of(split, decoder=DecoderPool())
     assert task.decoder.workers == len(os.sched_getaffinity(0))
     assert task.decoding(3).decoder.workers == 3
     assert task.decoding(0).to("cpu").decoder.workers == 0
