@@ -36,7 +36,7 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OS
 """What NumPy raises for a .npz file that is cut short or altered."""
 
 
-def decode(contents: bytes, side: int, where: str) -> ImageArray:
+def decode_image_bytes(contents: bytes, side: int, where: str) -> ImageArray:
     """Decode an image file in any usual format; grey images get three equal channels.
 
     Args:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from data.datasets.downloaded import ImageArray, channels_first, check_images, decode
+from data.datasets.downloaded import ImageArray, channels_first, check_images, decode_image_bytes
 from data.files.archives import DAMAGED
 from data.files.download import fetch
 
@@ -83,7 +83,7 @@ def _read(archive: Archive, root: Path) -> Tensor:
         with tarfile.open(file) as packed:
             for member in packed:
                 if _is_image(member) and (opened := packed.extractfile(member)):
-                    images[member.name] = decode(opened.read(), SIDE, f"{file}: {member.name}")
+                    images[member.name] = decode_image_bytes(opened.read(), SIDE, f"{file}: {member.name}")
     except DAMAGED as error:
         raise ValueError(f"{file}: cannot be read ({error}); remove the file, and get it again") from error
     stacked = np.array([images[name] for name in sorted(images)], np.uint8).reshape(-1, SIDE, SIDE, 3)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.corruptions import STANDARD_CORRUPTIONS
-from data.datasets.downloaded import Array, channels_first, check_images, decode, kept, make_split
+from data.datasets.downloaded import Array, channels_first, check_images, decode_image_bytes, kept, make_split
 from data.files.archives import DAMAGED
 from data.files.download import fetch, say
 from data.tasks.image_dataset import Augmentation, Source
@@ -78,7 +78,7 @@ def _decode(archive: Path) -> dict[str, Array]:
             for part, listed in (("train", [train[i] for i in order]), ("test", test)):
                 images = np.empty((len(listed), SIDE, SIDE, 3), np.uint8)
                 for i, (name, _) in enumerate(listed):
-                    images[i] = decode(files.read(name), SIDE, f"{archive}: {name}")
+                    images[i] = decode_image_bytes(files.read(name), SIDE, f"{archive}: {name}")
                 arrays |= {f"x_{part}": images, f"y_{part}": np.array([label for _, label in listed], np.uint8)}
     except DAMAGED as error:
         raise ValueError(f"{archive}: cannot be read ({error}); remove the file, and get it again") from error
@@ -105,7 +105,7 @@ def _list_test(files: zipfile.ZipFile, archive: Path, classes: dict[str, int]) -
     if annotations not in names:
         raise ValueError(f"{where}: missing; remove the archive, and get it again")
     listed = []
-    for line in files.read(annotations).decode().splitlines():
+    for line in files.read(annotations).decode_image_bytes().splitlines():
         file, label, *_ = [*line.split("\t"), ""]
         image = f"{_TOP}/val/images/{file}"
         if label not in classes or image not in names:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data.datasets import downloaded as stored
-from data.datasets.downloaded import check_images, decode, kept, make_split
+from data.datasets.downloaded import check_images, decode_image_bytes, kept, make_split
 from tests.data.official import encoded_image, pixels
 
 
@@ -16,7 +16,7 @@ from tests.data.official import encoded_image, pixels
 def test_decoding(kind, shape):
     array = pixels(1, *shape)
     expected = array if array.ndim == 3 else np.stack([array] * 3, axis=2)
-    assert np.array_equal(decode(encoded_image(array, kind), 4, "x"), expected)
+    assert np.array_equal(decode_image_bytes(encoded_image(array, kind), 4, "x"), expected)
 
 
 def test_a_palette_becomes_colours():
@@ -24,7 +24,10 @@ def test_a_palette_becomes_colours():
     image.putpalette([10, 20, 30, 40, 50, 60])
     out = io.BytesIO()
     image.save(out, "PNG")
-    assert decode(out.getvalue(), 2, "x").tolist() == [[[10, 20, 30], [40, 50, 60]], [[40, 50, 60], [10, 20, 30]]]
+    assert decode_image_bytes(out.getvalue(), 2, "x").tolist() == [
+        [[10, 20, 30], [40, 50, 60]],
+        [[40, 50, 60], [10, 20, 30]],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def test_a_palette_becomes_colours():
 )
 def test_what_is_no_such_image(contents, problem):
     with pytest.raises(ValueError, match=rf"a\.zip: b\.png: {problem}"):
-        decode(contents, 4, "a.zip: b.png")
+        decode_image_bytes(contents, 4, "a.zip: b.png")
 
 
 @pytest.mark.parametrize(
