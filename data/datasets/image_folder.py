@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from data.corruptions import STANDARD_CORRUPTIONS
-from data.files.decode_image import DecodeJob, decode_file
+from data.files.decode_image import DecodeJob, decode_image_file
 from data.files.decoder_pool import usable_cpus
 from data.files.image_files import ImageFiles
 from data.tasks.image_dataset import Augmentation, Source, Split, Statistics
@@ -153,7 +153,7 @@ def measure_channels(files: ImageFiles) -> Channels:
     job = DecodeJob([], files.side, resized=files.resized)
 
     def sums(file: str) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        levels = decode_file(Path(file), job, None).reshape(-1, 3).astype(np.int64)
+        levels = decode_image_file(Path(file), job, None).reshape(-1, 3).astype(np.int64)
         return np.stack([levels.sum(0), (levels**2).sum(0)])
 
     with ThreadPoolExecutor(usable_cpus()) as pool:  # Pillow decodes without holding the interpreter

@@ -51,7 +51,7 @@ class DecodeJob(NamedTuple):
     resized: bool = True
 
 
-def decode(job: DecodeJob) -> Tensor:
+def decode_images(job: DecodeJob) -> Tensor:
     """Decode the images of a job.
 
     Returns:
@@ -62,11 +62,11 @@ def decode(job: DecodeJob) -> Tensor:
     """
     images = np.empty((len(job.files), job.side, job.side, 3), np.uint8)
     for i, file in enumerate(job.files):
-        images[i] = decode_file(Path(file), job, None if job.seeds is None else job.seeds[i])
+        images[i] = decode_image_file(Path(file), job, None if job.seeds is None else job.seeds[i])
     return torch.from_numpy(images)
 
 
-def decode_file(file: Path, job: DecodeJob, seed: int | None) -> Pixels:
+def decode_image_file(file: Path, job: DecodeJob, seed: int | None) -> Pixels:
     """Decode one image of a job: (S, S, 3) uint8.
 
     The orientation that a camera notes beside the pixels is not applied, as in the reference pipelines of ImageNet.

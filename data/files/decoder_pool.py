@@ -9,7 +9,7 @@ from typing import Any
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.files.decode_image import DecodeJob, ImageError, decode
+from data.files.decode_image import DecodeJob, ImageError, decode_images
 
 AHEAD = 2
 """Jobs that each process may be ahead."""
@@ -110,7 +110,7 @@ class _Attempts(Dataset[Any]):
 
 def _attempt(job: DecodeJob) -> Tensor | ImageError:
     try:
-        return decode(job)
+        return decode_images(job)
     except ImageError as error:
         return error
 

@@ -21,7 +21,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
-from data.files.decode_image import DecodeJob, decode
+from data.files.decode_image import DecodeJob, decode_images
 from data.files.decoder_pool import DecoderPool, usable_cpus
 from data.files.image_files import ImageFiles
 from data.tasks.batches import Batches
@@ -176,7 +176,7 @@ def print_loading(folder: Path) -> bool:
     names = write_photographs(folder)
     paths = [str(folder / name) for name in names]
     jobs = [DecodeJob(paths[i : i + 32], 224, list(range(i, i + 32)), flip=True) for i in range(0, WRITTEN, 32)]
-    one = statistics.median(rate(((decode(job), torch.empty(0)) for job in jobs), len) for _ in range(ROUNDS))
+    one = statistics.median(rate(((decode_images(job), torch.empty(0)) for job in jobs), len) for _ in range(ROUNDS))
     print(f"{'decoder alone, one process, 224 px':45} {one:6.0f}/s", flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     large = loader(folder, names, 40 * 32, 224, 32, "cpu")

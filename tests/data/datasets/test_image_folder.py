@@ -218,8 +218,10 @@ def test_statistics_of_one_level_do_not_divide_by_zero(tmp_path):
 def test_statistics_are_measured_once_when_they_are_needed_and_on_some_images(folder, monkeypatch):
     monkeypatch.setattr(folders, "MEASURED", 5)
     decoded = []
-    decode_file = folders.decode_file
-    monkeypatch.setattr(folders, "decode_file", lambda *job: decoded.append(str(job[0])) or decode_file(*job))
+    decode_image_file = folders.decode_image_file
+    monkeypatch.setattr(
+        folders, "decode_image_file", lambda *job: decoded.append(str(job[0])) or decode_image_file(*job)
+    )
     source = load_folder(str(folder), folder, image_size=9)
     mean, std = source.statistics(source.train.images)
     assert decoded == []
@@ -227,7 +229,9 @@ def test_statistics_are_measured_once_when_they_are_needed_and_on_some_images(fo
     assert sorted(decoded) == sorted(source.train.images.paths()[:5])
     assert first == (tuple(mean), tuple(std))
     assert len(decoded) == 5
-    chosen = np.array([decode_file(Path(path), DecodeJob([], 9), None) for path in source.train.images.paths()[:5]])
+    chosen = np.array(
+        [decode_image_file(Path(path), DecodeJob([], 9), None) for path in source.train.images.paths()[:5]]
+    )
     assert first[0] == pytest.approx(chosen.mean((0, 1, 2)) / 255)
 
 

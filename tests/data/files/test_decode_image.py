@@ -17,7 +17,7 @@ from data.files.decode_image import (
     cut_at_random,
     cut_for_evaluation,
     decode,
-    decode_file,
+    decode_image_file,
     random_cut,
 )
 from tests.data.write_image_files import cut_short, pattern, write_image
@@ -84,21 +84,21 @@ def test_half_of_the_images_are_mirrored(tmp_path):
     ramp[:, 4:] = 255
     Image.fromarray(ramp).save(file)
     job = DecodeJob([str(file)] * 400, 8, list(range(400)), flip=True)
-    mirrored = [bool(image[:, :2].float().mean() > image[:, -2:].float().mean()) for image in decode(job)]
+    mirrored = [bool(image[:, :2].float().mean() > image[:, -2:].float().mean()) for image in decode_images(job)]
     assert 160 < sum(mirrored) < 240  # four standard deviations
-    plain = decode(job._replace(flip=False)).float()
+    plain = decode_images(job._replace(flip=False)).float()
     assert (plain[:, :, :2].mean((1, 2, 3)) <= plain[:, :, -2:].mean((1, 2, 3))).all()
 
 
 def test_a_image_is_a_function_of_its_seed(tmp_path):
     files = [str(write_image(tmp_path / f"{i}.jpg", seed=i)) for i in range(3)]
-    whole = decode(DecodeJob(files, 16, [5, 6, 7], flip=True))
+    whole = decode_images(DecodeJob(files, 16, [5, 6, 7], flip=True))
     assert whole.shape == (3, 16, 16, 3)
     assert whole.dtype == torch.uint8
     for i in range(3):
-        alone = decode(DecodeJob(files[i : i + 1], 16, [5 + i], flip=True))
+        alone = decode_images(DecodeJob(files[i : i + 1], 16, [5 + i], flip=True))
         assert torch.equal(alone[0], whole[i])
-    assert not torch.equal(decode(DecodeJob(files, 16, [8, 9, 10], flip=True)), whole)
+    assert not torch.equal(decode_images(DecodeJob(files, 16, [8, 9, 10], flip=True)), whole)
 
 
 def grey(image):
@@ -122,14 +122,14 @@ def grey(image):
 def test_colour_in_every_format(tmp_path, name, mode, tolerance):
     options = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(name.rpartition(".")[2], {})
     file = write_image(tmp_path / name, 32, 32, mode=mode, noise=0, **options)
-    found = decode_file(file, DecodeJob([], 32, resized=False), None)
+    found = decode_image_file(file, DecodeJob([], 32, resized=False), None)
     assert np.abs(found.astype(int) - pattern(32, 32, noise=0)).mean() <= tolerance
 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.png", "L"), ("a.png", "LA"), ("a.jpg", "L"), ("a.pgm", "L")])
 def test_grey_becomes_three_equal_colours(tmp_path, name, mode):
     file = write_image(tmp_path / name, 32, 32, mode=mode, noise=0, quality=100)
-    found = decode_file(file, DecodeJob([], 32, resized=False), None)
+    found = decode_image_file(file, DecodeJob([], 32, resized=False), None)
     assert (found == found[:, :, :1]).all()
     difference = found[:, :, 0].astype(int) - grey(pattern(32, 32, noise=0))
     assert np.abs(difference).mean() <= (3 if name.endswith("jpg") else 0)
@@ -138,7 +138,7 @@ def test_grey_becomes_three_equal_colours(tmp_path, name, mode):
 def test_a_palette_with_transparent_colours(tmp_path, recwarn):
     image = Image.fromarray(pattern(32, 32)).quantize(16)
     image.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
-    found = decode_file(tmp_path / "a.png", DecodeJob([], 32, resized=False), None)
+    found = decode_image_file(tmp_path / "a.png", DecodeJob([], 32, resized=False), None)
     assert np.array_equal(found, np.asarray(image.convert("RGB")))
     assert not recwarn.list
 
@@ -147,7 +147,7 @@ def test_a_palette_with_transparent_colours(tmp_path, recwarn):
 def test_sixteen_grey_bits_keep_their_range(tmp_path, name):
     levels = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / name)
-    found = decode_file(tmp_path / name, DecodeJob([], 32, resized=False), None)
+    found = decode_image_file(tmp_path / name, DecodeJob([], 32, resized=False), None)
     assert np.array_equal(found[:, :, 0], np.rint(levels / 257).astype(np.uint8))
 
 
@@ -159,7 +159,7 @@ def test_sixteen_bits_in_colour(tmp_path):
     for kind, data in chunks.items():
         contents += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     (tmp_path / "a.png").write_bytes(contents)
-    found = decode_file(tmp_path / "a.png", DecodeJob([], 32, resized=False), None)
+    found = decode_image_file(tmp_path / "a.png", DecodeJob([], 32, resized=False), None)
     assert np.abs(found.astype(int) - pattern(32, 32)).max() <= 1
 
 
@@ -170,16 +170,18 @@ def test_a_camera_s_orientation_is_not_applied(tmp_path):
     image.save(tmp_path / "a.png", exif=exif)
     image.save(tmp_path / "b.png")
     job = DecodeJob([], 16)
-    assert np.array_equal(decode_file(tmp_path / "a.png", job, None), decode_file(tmp_path / "b.png", job, None))
+    assert np.array_equal(
+        decode_image_file(tmp_path / "a.png", job, None), decode_image_file(tmp_path / "b.png", job, None)
+    )
 
 
 def test_large_jpegs_are_decoded_smaller_to_nearly_the_same(tmp_path, monkeypatch):
     file = write_image(tmp_path / "a.jpg", 512, 384, noise=5, quality=95)
     job = DecodeJob([], 16)
-    fast = np.array([decode_file(file, job, seed) for seed in range(30)]).astype(int)
+    fast = np.array([decode_image_file(file, job, seed) for seed in range(30)]).astype(int)
     drafts = []
     monkeypatch.setattr(JpegImageFile, "draft", lambda self, mode, size: drafts.append(size))
-    full = np.array([decode_file(file, job, seed) for seed in range(30)]).astype(int)
+    full = np.array([decode_image_file(file, job, seed) for seed in range(30)]).astype(int)
     monkeypatch.undo()
     assert len(drafts) == 30, "every cut of a twelfth is reduced to a quarter or less"
     assert 0 < np.abs(full - fast).mean() < 1.5
@@ -187,7 +189,7 @@ def test_large_jpegs_are_decoded_smaller_to_nearly_the_same(tmp_path, monkeypatc
     image = Image.open(file).convert("RGB")
     for seed in range(5):
         expected = cut_at_random(image, 120, random.Random(seed).random, flip=False)
-        assert np.array_equal(decode_file(file, moderate, seed), expected)
+        assert np.array_equal(decode_image_file(file, moderate, seed), expected)
 
 
 def missing(file):
@@ -258,11 +260,11 @@ DAMAGE = [
 def test_what_is_no_whole_image_is_named(tmp_path, damage, seed):
     file = damage(tmp_path / "an image.jpg")
     with pytest.raises(ImageError, match=r"an image\.jpg: cannot be decoded .*; put an intact image in its place"):
-        decode_file(file, DecodeJob([], 8), seed)
+        decode_image_file(file, DecodeJob([], 8), seed)
 
 
 def test_a_image_that_must_have_its_size(tmp_path):
     file = write_image(tmp_path / "a.png", 32, 32)
-    assert np.array_equal(decode_file(file, DecodeJob([], 32, resized=False), None), pattern(32, 32))
+    assert np.array_equal(decode_image_file(file, DecodeJob([], 32, resized=False), None), pattern(32, 32))
     with pytest.raises(ImageError, match=r"a\.png: .*found 32 x 32 pixels, expected 28 x 28"):
-        decode_file(file, DecodeJob([], 28, resized=False), None)
+        decode_image_file(file, DecodeJob([], 28, resized=False), None)

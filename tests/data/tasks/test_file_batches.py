@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.files.decode_image import DecodeJob, ImageError, decode
+from data.files.decode_image import DecodeJob, ImageError, decode_images
 from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
 from data.tasks.file_batches import FileBatches, decoded
@@ -80,7 +80,8 @@ def test_a_training_pass_equals_images_decoded_one_by_one(split, workers):
     seeds = torch.randint(2**63 - 1, (N,), generator=generator)
     paths = split.images.paths()
     naive = [
-        decode(DecodeJob([paths[i]], 8, [seed], flip=True))[0] for i, seed in zip(order, seeds.tolist(), strict=True)
+        decode_images(DecodeJob([paths[i]], 8, [seed], flip=True))[0]
+        for i, seed in zip(order, seeds.tolist(), strict=True)
     ]
     x, y = one_pass(make(split, workers=workers, seed=3))
     assert torch.equal(y, order)
@@ -103,7 +104,7 @@ def test_the_bits_do_not_depend_on_the_number_of_processes(split):
 def test_without_a_stream_images_come_in_order_cut_for_evaluation(split):
     x, y = one_pass(make(split, seed=None))
     assert torch.equal(y, torch.arange(N))
-    torch.testing.assert_close(x, normal(decode(DecodeJob(split.images.paths(), 8))), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x, normal(decode_images(DecodeJob(split.images.paths(), 8))), rtol=1e-5, atol=1e-5)
 
 
 def test_with_a_stream_but_no_augmentation_only_the_order_is_random(split):
