@@ -137,7 +137,7 @@ def check_exists(dataset: str) -> None:
         )
 
 
-def _in_order(folder: Path, classes: Sequence[str], test: ImageFiles, labels: Tensor, remedy: str) -> Files:
+def _in_order(folder: Path, classes: Sequence[str], test: ImageFiles, labels: Tensor, remedy: str) -> ImageFiles:
     """The corrupted images of a folder of classes, in the order of the test images, whose file names they have."""
     split = files_in_class_folders(folder, classes, test.side, resized=False)
     assert isinstance(split.images, ImageFiles)

@@ -105,7 +105,7 @@ def _list_test(files: zipfile.ZipFile, archive: Path, classes: dict[str, int]) -
     if annotations not in names:
         raise ValueError(f"{where}: missing; remove the archive, and get it again")
     listed = []
-    for line in files.read(annotations).decode_image_bytes().splitlines():
+    for line in files.read(annotations).decode().splitlines():
         file, label, *_ = [*line.split("\t"), ""]
         image = f"{_TOP}/val/images/{file}"
         if label not in classes or image not in names:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Files:
+class ImageFiles:
     """Image files that stand for images (N, 3, S, S) uint8; what is selected from them is files again.
 
     Attributes:

@@ -16,8 +16,8 @@ from data.files.decode_image import (
     ImageError,
     cut_at_random,
     cut_for_evaluation,
-    decode,
     decode_image_file,
+    decode_images,
     random_cut,
 )
 from tests.data.write_image_files import cut_short, pattern, write_image
