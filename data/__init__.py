@@ -2,7 +2,7 @@
 
 from data.datasets.ood import OOD_DATASETS, STANDARD_OOD_DATASETS
 from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
-from data.tasks.batches import Batches
+from data.tasks.batches import ImageBatches
 from data.tasks.dataset_options import Options
 from data.tasks.image_dataset import Augmentation, Source, Split
 from data.tasks.image_task import ImageTask, normalised
@@ -18,7 +18,7 @@ __all__ = [
     "VERSIONS",
     "WITH_PATH",
     "Augmentation",
-    "Batches",
+    "ImageBatches",
     "ImageTask",
     "Options",
     "Part",

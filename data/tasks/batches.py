@@ -14,7 +14,7 @@ from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.task import share
 
 
-class Portions:
+class SplitBatches:
     """Batches of a split by their bounds: what does not depend on how the images are stored.
 
     Attributes:
@@ -53,7 +53,7 @@ class Portions:
         return len(self._bounds)
 
 
-class Batches(Portions):
+class ImageBatches(SplitBatches):
     """Batches of one split, normalised and, in training, shuffled and augmented.
 
     With a `stream` every pass takes a fresh generator from it and draws all it needs at the start of the pass on
@@ -90,7 +90,7 @@ class Batches(Portions):
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         if not isinstance(split.images, Tensor):
-            raise TypeError("these images are files: FileBatches makes batches of them")
+            raise TypeError("these images are files: ImageFileBatches makes batches of them")
         self.examples = len(split.labels)
         self._bounds = bounds(self.examples, batch_size)
         self._stream = stream

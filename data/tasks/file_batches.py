@@ -9,12 +9,12 @@ from torch import Generator, Tensor
 from data.files.decode_image import DecodeJob
 from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
-from data.tasks.batches import Portions, bounds, normalisation, normalise
+from data.tasks.batches import SplitBatches, bounds, normalisation, normalise
 from data.tasks.image_dataset import Augmentation, Split
 
 
-class FileBatches(Portions):
-    """Batches of one split whose images are files; else as `Batches`.
+class ImageFileBatches(SplitBatches):
+    """Batches of one split whose images are files; else as `ImageBatches`.
 
     With a `stream` every pass takes a fresh generator from it and draws all it needs at the start of the pass on
     the CPU: the order, and a seed for each image, from which its random cut and mirroring are made wherever it is
@@ -50,7 +50,7 @@ class FileBatches(Portions):
         stream: Callable[[], Generator] | None = None,
     ) -> None:
         if not isinstance(split.images, ImageFiles):
-            raise TypeError("these images are in memory: Batches makes batches of them")
+            raise TypeError("these images are in memory: ImageBatches makes batches of them")
         if augmentation and (augmentation.padding or augmentation.cutout):
             raise ValueError("images in files are cut at random sizes and mirrored; padding and cutout must be 0")
         self.examples = len(split.labels)

@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from data.corruptions import SEVERITIES, corrupt
 from data.files.decoder_pool import DecoderPool
 from data.files.image_files import Images
-from data.tasks.batches import Batches, normalisation, normalise
-from data.tasks.file_batches import FileBatches, decoded
+from data.tasks.batches import ImageBatches, normalisation, normalise
+from data.tasks.file_batches import ImageFileBatches, decoded
 from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.task import Part, Shape, Task
 
@@ -86,11 +86,11 @@ class ImageTask(Task):
 
     def training(
         self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True
-    ) -> Batches | FileBatches:
+    ) -> ImageBatches | ImageFileBatches:
         """Minibatches to train on, x float32 (B, C, H, W) normalised by the training set's statistics, y (B,)."""
         return self._passes(self.train, batch_size, self.augmentation if augmented else None, stream)
 
-    def part(self, part: Part, batch_size: int) -> Batches | FileBatches | None:
+    def part(self, part: Part, batch_size: int) -> ImageBatches | ImageFileBatches | None:
         """All images of a split, once each, in order and unchanged but normalised; None if there are none.
 
         Images in files are cut as for evaluation: see `data.files.decode_image.cut_for_evaluation`.
@@ -177,12 +177,12 @@ class ImageTask(Task):
         batch_size: int,
         augmentation: Augmentation | None = None,
         stream: Callable[[], Generator] | None = None,
-    ) -> Batches | FileBatches:
+    ) -> ImageBatches | ImageFileBatches:
         """Batches of a split, wherever its images are."""
         mean, std = self.mean, self.std
         if isinstance(split.images, Tensor):
-            return Batches(split, batch_size, mean=mean, std=std, augmentation=augmentation, stream=stream)
-        return FileBatches(
+            return ImageBatches(split, batch_size, mean=mean, std=std, augmentation=augmentation, stream=stream)
+        return ImageFileBatches(
             split, batch_size, mean=mean, std=std, augmentation=augmentation, stream=stream, decoder=self.decoder
         )
 

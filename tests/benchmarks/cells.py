@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import models
-from data import Augmentation, Batches, Shape, Split
+from data import Augmentation, ImageBatches, Shape, Split
 from harness.costs.cost import Counter
 from harness.parsing.method_expression import parse
 from harness.planning.study_cost import operations
@@ -82,13 +82,13 @@ class Cell:
             "method": method,
         }
 
-    def data(self) -> Batches:
+    def data(self) -> ImageBatches:
         """Make random images, augmented as CIFAR's are."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.images, self.channels, self.side, self.side)
         images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
         labels = torch.randint(CLASSES, (self.images,), generator=generator)
-        return Batches(
+        return ImageBatches(
             Split(images, labels).to(self.device),
             self.batch_size,
             mean=(0.5,) * self.channels,

@@ -24,8 +24,8 @@ from torchvision.models import resnet18, resnet50
 from data.files.decode_image import DecodeJob, decode_images
 from data.files.decoder_pool import DecoderPool, usable_cpus
 from data.files.image_files import ImageFiles
-from data.tasks.batches import Batches
-from data.tasks.file_batches import FileBatches
+from data.tasks.batches import ImageBatches
+from data.tasks.file_batches import ImageFileBatches
 from data.tasks.image_dataset import Augmentation, Split
 from methods.core.streams import stream
 
@@ -45,7 +45,7 @@ def median_of_batches(cutout: int, batches: int = 200) -> float:
     """Milliseconds that a batch in memory takes, cut out of padded images, mirrored and masked: the median."""
     n = 20 * AUGMENTED
     images = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=stream(0, "images"))
-    passes = Batches(
+    passes = ImageBatches(
         Split(images, torch.zeros(n, dtype=torch.int64)),
         AUGMENTED,
         mean=(0.5,) * 3,
@@ -77,10 +77,10 @@ def write_photographs(folder: Path) -> list[str]:
     return names
 
 
-def loader(folder: Path, names: list[str], count: int, side: int, batch_size: int, device: str) -> FileBatches:
+def loader(folder: Path, names: list[str], count: int, side: int, batch_size: int, device: str) -> ImageFileBatches:
     """Training batches of `count` images, the files again and again, decoded by all CPUs."""
     chosen = [names[i % len(names)].encode() for i in range(count)]
-    return FileBatches(
+    return ImageFileBatches(
         Split(ImageFiles(folder, np.array(chosen), side), torch.zeros(count, dtype=torch.int64)).to(device),
         batch_size,
         decoder=DecoderPool(),
@@ -147,7 +147,7 @@ def sleep_until(moment: float) -> None:
 
 
 def compare(
-    batches: FileBatches, step: Callable[[Tensor], object], best: Callable[[float, float], float]
+    batches: ImageFileBatches, step: Callable[[Tensor], object], best: Callable[[float, float], float]
 ) -> tuple[float, float, float, float]:
     """Time loading alone, the step alone and both together, in turns.
 

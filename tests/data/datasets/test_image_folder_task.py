@@ -5,7 +5,7 @@ import torch
 
 from data import load, normalised, shape
 from data.files.decode_image import DecodeJob, decode
-from data.tasks.file_batches import FileBatches
+from data.tasks.file_batches import ImageFileBatches
 from tests.data.write_image_files import write_classes
 
 
@@ -34,7 +34,7 @@ def test_images_are_held_out_and_chosen_as_in_memory(folder):
 def test_its_passes(folder):
     task = load(f"imagefolder:{folder}", image_size=8).decoding(2)
     batches = task.training(5, lambda: torch.Generator().manual_seed(0))
-    assert isinstance(batches, FileBatches)
+    assert isinstance(batches, ImageFileBatches)
     seen = torch.cat([y for _, y in batches])
     assert seen.bincount().tolist() == [12, 12]
     assert task.part("validation", 5) is None

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.tasks.batches import Batches
+from data.tasks.batches import ImageBatches
 from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask, normalised
 
@@ -24,7 +24,7 @@ def stream(seed=0):
 def make(split, batch_size=4, *, augmentation=None, seed=0, layout=torch.channels_last):
     """Batches that are not scaled: x = image, in 0…255."""
     channels = split.images.shape[1]
-    return Batches(
+    return ImageBatches(
         split,
         batch_size,
         mean=[0.0] * channels,
@@ -69,7 +69,9 @@ def test_sizes_of_the_last_batches():
 def test_normalisation_layout_and_types(layout, channels, seed):
     split = numbered(20, channels)
     mean, std = [0.2, 0.5, 0.7][:channels], [0.1, 0.3, 0.9][:channels]
-    batches = Batches(split, 8, mean=mean, std=std, stream=None if seed is None else stream(seed), memory_format=layout)
+    batches = ImageBatches(
+        split, 8, mean=mean, std=std, stream=None if seed is None else stream(seed), memory_format=layout
+    )
     for x, y in batches:
         expected = (split.images[y].double() / 255 - torch.tensor(mean).double().view(1, -1, 1, 1)) / (
             torch.tensor(std).double().view(1, -1, 1, 1)
@@ -135,7 +137,9 @@ def test_augmentation_equals_a_loop_over_images(padding, flip, cutout, channels,
 
 def test_cutout_is_the_mean():
     split = numbered(30)
-    batches = Batches(split, 30, mean=[0.5] * 3, std=[0.2] * 3, augmentation=Augmentation(cutout=4), stream=stream())
+    batches = ImageBatches(
+        split, 30, mean=[0.5] * 3, std=[0.2] * 3, augmentation=Augmentation(cutout=4), stream=stream()
+    )
     x, _ = one_pass(batches)
     zeros = (x == 0).all(1).sum((1, 2))
     assert zeros.max() == 16  # the whole square inside; no pixel is at the mean 127.5 by chance
@@ -159,7 +163,9 @@ def test_passes_repeat_with_the_stream_and_differ_between_streams():
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], one_pass(make(split, 8, augmentation=augmentation, seed=4))[1])
     seeds = iter([1, 2])
-    changing = Batches(split, 8, mean=[0] * 3, std=[1] * 3, stream=lambda: torch.Generator().manual_seed(next(seeds)))
+    changing = ImageBatches(
+        split, 8, mean=[0] * 3, std=[1] * 3, stream=lambda: torch.Generator().manual_seed(next(seeds))
+    )
     assert not torch.equal(one_pass(changing)[1], one_pass(changing)[1])
 
 
@@ -210,7 +216,7 @@ def test_bare_images():
     task = ImageTask("t", 10, split, None, split, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), Augmentation(), {}, ())
     chunks = list(normalised(split.images, task, 4))
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
-    expected, _ = one_pass(Batches(split, 4, mean=task.mean, std=task.std))
+    expected, _ = one_pass(ImageBatches(split, 4, mean=task.mean, std=task.std))
     assert torch.equal(torch.cat(chunks), expected)
     assert all(chunk.is_contiguous(memory_format=torch.channels_last) for chunk in chunks)
     with pytest.raises(ValueError, match=r"t: images have shape \(1, 6, 6\), the task's own \(3, 6, 6\)"):
@@ -224,7 +230,7 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="empty split"):
         make(Split(split.images[:0], split.labels[:0]))
     with pytest.raises(ValueError, match="3 channels, but there are 1 means"):
-        Batches(split, 2, mean=[0.0], std=[1.0])
+        ImageBatches(split, 2, mean=[0.0], std=[1.0])
     with pytest.raises(ValueError, match="padding must not be negative, got -1"):
         Augmentation(padding=-1)
     with pytest.raises(ValueError, match="images must be uint8"):

@@ -9,7 +9,7 @@ import torch
 from data.files.decode_image import DecodeJob, ImageError, decode_images
 from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
-from data.tasks.file_batches import FileBatches, decoded
+from data.tasks.file_batches import ImageFileBatches, decoded
 from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask, normalised
 from tests.data.write_image_files import write_image, write_level
@@ -34,7 +34,7 @@ def stream(seed=0):
 
 
 def make(split, batch_size=5, workers=0, seed=0, augmentation=AUGMENTATION):
-    return FileBatches(
+    return ImageFileBatches(
         split,
         batch_size,
         decoder=DecoderPool(workers),
@@ -144,13 +144,13 @@ def test_processes_stay_from_pass_to_pass(split):
     def processes():
         return [worker.pid for pool in decoder._idle[False] for worker in pool.loader._iterator._workers]
 
-    batches = FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
+    batches = ImageFileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
     assert processes() == [], "none before they are needed"
     list(batches)
     first = processes()
     list(batches)
     next(iter(batches))
-    list(FileBatches(split, 3, decoder=decoder, mean=MEAN, std=STD))
+    list(ImageFileBatches(split, 3, decoder=decoder, mean=MEAN, std=STD))
     assert len(first) == 2
     assert processes() == first
     list(zip(batches, batches, strict=True))
@@ -188,7 +188,7 @@ def test_a_damaged_image_is_named_and_the_next_pass_works(tmp_path, workers):
 
 def test_a_killed_process_is_an_error_that_says_what_to_do(split):
     decoder = DecoderPool(1)
-    batches = FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
+    batches = ImageFileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
     list(batches)
     os.kill(decoder._idle[False][0].loader._iterator._workers[0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="the processes that decode images failed .* and 0 none"):
@@ -198,7 +198,7 @@ def test_a_killed_process_is_an_error_that_says_what_to_do(split):
 
 def test_processes_end_with_their_decoder(split):
     decoder = DecoderPool(2)
-    list(FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD))
+    list(ImageFileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD))
     processes = [worker for pool in decoder._idle[False] for worker in pool.loader._iterator._workers]
     del decoder
     deadline = time.monotonic() + 10
