@@ -6,7 +6,7 @@ from data.tasks.batches import ImageBatches
 from data.tasks.dataset_options import Options
 from data.tasks.image_dataset import Augmentation, Source, Split
 from data.tasks.image_task import ImageTask, normalised
-from data.tasks.task import Part, Passes, Shape, Task
+from data.tasks.task import Minibatches, Part, Shape, Task
 from data.tasks.text_task import TextTask
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "ImageTask",
     "Options",
     "Part",
-    "Passes",
+    "Minibatches",
     "Shape",
     "Source",
     "Split",

@@ -26,7 +26,7 @@ class Shape(NamedTuple):
     train: int
 
 
-class Passes(Protocol):
+class Minibatches(Protocol):
     """Minibatches of one part of a task; each iteration is one pass over it."""
 
     @property
@@ -94,7 +94,7 @@ class Task(ABC):
         """The same task on `device`."""
 
     @abstractmethod
-    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> Passes:
+    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> Minibatches:
         """Minibatches to train on, in random order.
 
         Args:
@@ -104,5 +104,5 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def part(self, part: Part, batch_size: int) -> Passes | None:
+    def part(self, part: Part, batch_size: int) -> Minibatches | None:
         """All examples of a part, once each, in order and unchanged; None if there are none."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import ImageTask, Passes, Task, normalised
+from data import ImageTask, Minibatches, Task, normalised
 from harness.costs.cost import Cost, Counter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
@@ -139,7 +139,9 @@ def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
 
 
-def after_temperature_scaling(method: Method, held_out: Passes | None, log_p: Tensor, y: Tensor) -> dict[str, float]:
+def after_temperature_scaling(
+    method: Method, held_out: Minibatches | None, log_p: Tensor, y: Tensor
+) -> dict[str, float]:
     """Give NLL and ECE at the temperature that suits held-out data best, and that temperature; nothing without such.
 
     Args:

@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from data import Passes, TextTask
+from data import Minibatches, TextTask
 from harness.costs.cost import Counter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
@@ -119,7 +119,7 @@ def evaluate_text(method: Method, task: TextTask, counter: Counter, bins: int | 
     )
 
 
-def predictions(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Tensor, float]]:
+def predictions(method: Method, passes: Minibatches) -> Iterator[tuple[Tensor, Tensor, float]]:
     """Predict window by window: member logits (K, n, C) and symbols (n,) on the CPU, and the seconds it took."""
     for x, y in passes:
         start = time.perf_counter()
@@ -129,7 +129,7 @@ def predictions(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Tensor
         yield logits.movedim(2, -1)[:, y >= 0], y[y >= 0], seconds
 
 
-def temperature(method: Method, held_out: Passes) -> float:
+def temperature(method: Method, held_out: Minibatches) -> float:
     """Fit a temperature to the beginning of held-out text."""
     parts = [(logits, y) for logits, y, _ in islice(predictions(method, held_out), HELD_OUT)]
     return fit_temperature(torch.cat([logits for logits, _ in parts], dim=1), torch.cat([y for _, y in parts]))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import Passes
+from data import Minibatches
 from harness.evaluation.weight_space import Points, Tally, at_most, distances, single, tally, vectors
 from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
 from methods import Anchor, Batch, Method
@@ -41,8 +41,8 @@ class Examples:
         corrupted: gives each test example once under a corruption of a severity; None for text.
     """
 
-    test: Passes
-    train: Passes
+    test: Minibatches
+    train: Minibatches
     statistics: Iterable[Batch]
     corrupted: Callable[[str, int], Iterable[Batch]] | None = None
 
@@ -231,7 +231,7 @@ def shares_at(x: float, y: float, corners: Array) -> list[float]:
     return [float(1.0 - second - third), float(second), float(third)]
 
 
-def flatness(method: Method, asked: Flatness, train: Passes) -> dict[str, Array]:
+def flatness(method: Method, asked: Flatness, train: Minibatches) -> dict[str, Array]:
     """Measure how much the training loss rises when noise is added to all weights of a network.
 
     The noise on a weight w_i is drawn from N(0, |w_i|²σ²), for every weight, BatchNorm's scale and shift too; running

@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from data import Passes
+from data import Minibatches
 from harness.evaluation import metrics
 from methods import Anchor, Batch, Method
 from methods.core.batch_norm import batch_norms, reestimate
@@ -121,7 +121,7 @@ def single(method: Method, weights: Mapping[str, Tensor]) -> Callable[[Tensor], 
     return lambda x: method(x, weights)[None]
 
 
-def at_most(passes: Passes, examples: int | None) -> Iterable[Batch]:
+def at_most(passes: Minibatches, examples: int | None) -> Iterable[Batch]:
     """Give so many examples, equally spaced over all of them (a set sorted by class is not cut short), or all."""
     if examples is None or examples >= passes.examples:
         return passes

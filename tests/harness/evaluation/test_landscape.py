@@ -39,7 +39,7 @@ from tests.conftest import TinyLSTM, build, separable
 from tests.methods.loops import trained
 
 
-class Passes(list):
+class Minibatches(list):
     """Minibatches of one part, as the harness has them."""
 
     @property
@@ -49,7 +49,7 @@ class Passes(list):
 
 def batches(n, seed, size=16):
     x, y = separable(n, seed)
-    return Passes(zip(x.split(size), y.split(size), strict=True))
+    return Minibatches(zip(x.split(size), y.split(size), strict=True))
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_a_network_that_gives_no_number_is_never_right():
 
 
 def test_few_examples_are_spread_over_all():
-    data = Passes([(torch.arange(4.0), torch.arange(4)), (torch.arange(4.0, 10.0), torch.arange(4, 10))])
+    data = Minibatches([(torch.arange(4.0), torch.arange(4)), (torch.arange(4.0, 10.0), torch.arange(4, 10))])
     assert torch.cat([y for _, y in at_most(data, 5)]).tolist() == [0, 2, 4, 6, 8]
     assert torch.cat([x for x, _ in at_most(data, 3)]).tolist() == [0.0, 3.0, 6.0]
     assert at_most(data, 10) is data and at_most(data, None) is data
@@ -300,7 +300,7 @@ def test_a_path_under_corruption(recipe, examples):
     method = trained(Line, recipe, examples.train)
     corrupted = {s: batches(41, 5) for s in (1, 4)}
     for s, part in corrupted.items():
-        corrupted[s] = Passes((x - s, y) for x, y in part)
+        corrupted[s] = Minibatches((x - s, y) for x, y in part)
     asked = PathThrough(points=3, corruptions=("brightness",), severities=(1, 4))
     both = replace(examples, corrupted=lambda name, s: {"brightness": corrupted}[name][s])
     found = path(method, asked, both)

@@ -24,13 +24,13 @@ from methods import SGD, Recipe
 from tests.conftest import build, separable
 
 
-class Passes(list):
+class Minibatches(list):
     """Some batches, as `train_epoch` takes them."""
 
 
 def batches(n=40, size=16):
     x, y = separable(n)
-    return Passes(zip(x.split(size), y.split(size), strict=True))
+    return Minibatches(zip(x.split(size), y.split(size), strict=True))
 
 
 # --- the loop -------------------------------------------------------------------------------------------------
