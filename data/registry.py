@@ -22,14 +22,14 @@ from data.datasets.synthetic import load_synthetic, load_synthetic_text
 from data.datasets.text_files import load_enwik8, load_text
 from data.datasets.tiny_imagenet import load_tiny_imagenet
 from data.tasks.dataset_options import FILES, FOLDER, IMAGES, TEXT, Options, check_cutout, check_options
-from data.tasks.image_dataset import Source
+from data.tasks.image_dataset import ImageDataset
 from data.tasks.image_task import ImageTask
 from data.tasks.split_dataset import check_counts, check_share, make_task
 from data.tasks.task import Shape, Task
 from data.tasks.text_task import SEGMENT, TextTask, check_symbols, segments
 
 # (what follows the colon of the dataset's name, folder for downloads) -> the dataset as stored
-Loader = Callable[[str, Path], Source]
+Loader = Callable[[str, Path], ImageDataset]
 
 DATASETS: dict[str, Loader] = {
     "digits": load_digits,

@@ -10,10 +10,10 @@ from data.datasets.downloaded import channels_first, check_images, make_split
 from data.files.archives import unpack
 from data.files.download import Checksum, fetch
 from data.files.image_files import Images
-from data.tasks.image_dataset import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 
-def load_cifar10(path: str, root: Path) -> Source:
+def load_cifar10(path: str, root: Path) -> ImageDataset:
     """CIFAR-10: 50,000 training and 10,000 test images, 32 x 32, colour, of 10 kinds of things.
 
     Args:
@@ -30,7 +30,7 @@ def load_cifar10(path: str, root: Path) -> Source:
     return _load("CIFAR10", 10, root)
 
 
-def load_cifar100(path: str, root: Path) -> Source:
+def load_cifar100(path: str, root: Path) -> ImageDataset:
     """CIFAR-100: 50,000 training and 10,000 test images, 32 x 32, colour, of 100 kinds of things.
 
     Args:
@@ -57,8 +57,8 @@ def load_cifar100_test(root: Path) -> Images:
     return _read("CIFAR100", 100, root, train=False).images
 
 
-def _load(name: str, classes: int, root: Path) -> Source:
-    return Source(
+def _load(name: str, classes: int, root: Path) -> ImageDataset:
+    return ImageDataset(
         classes=classes,
         train=_read(name, classes, root, train=True),
         test=_read(name, classes, root, train=False),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.tasks.image_dataset import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 from data.tasks.split_dataset import stratified_order
 
 _SPLIT_SEED = 1797
@@ -14,7 +14,7 @@ _TRAIN, _VALIDATION = 400, 200  # the other 1,197 images are the test set
 _PATCH_SEED = 8
 
 
-def load_digits(path: str, root: Path) -> Source:
+def load_digits(path: str, root: Path) -> ImageDataset:
     """The digits, split once and for all: 600 images to train on (the last 200 held out) and 1,197 to test on.
 
     The three parts are stratified by class. The companion "photographs" holds 1,197 grey patches of two
@@ -31,7 +31,7 @@ def load_digits(path: str, root: Path) -> Source:
     labels = torch.from_numpy(digits.target.astype(np.int64))
     order = stratified_order(labels, _SPLIT_SEED)
     train, test = order[: _TRAIN + _VALIDATION], order[_TRAIN + _VALIDATION :]
-    return Source(
+    return ImageDataset(
         classes=10,
         train=Split(images[train], labels[train]),
         test=Split(images[test], labels[test]),

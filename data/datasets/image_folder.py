@@ -15,7 +15,7 @@ from data.corruptions import STANDARD_CORRUPTIONS
 from data.files.decode_image import DecodeJob, decode_image_file
 from data.files.decoder_pool import usable_cpus
 from data.files.image_files import ImageFiles
-from data.tasks.image_dataset import Augmentation, Source, Split, Statistics
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split, Statistics
 from data.tasks.split_dataset import stratified_order
 
 EXTENSIONS = {"avif", "bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
@@ -28,7 +28,7 @@ _ORDER_SEED = 1281167
 _SHOWN = 10  # problems listed in one message
 
 
-def load_folder(path: str, root: Path, image_size: int = 224) -> Source:
+def load_folder(path: str, root: Path, image_size: int = 224) -> ImageDataset:
     """Images of the user's: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, of any sizes and usual formats.
 
     Where there is no PATH/test, PATH/val takes its place. Classes are numbered in the order of their names, and the
@@ -58,7 +58,7 @@ def load_folder(path: str, root: Path, image_size: int = 224) -> Source:
         raise FileNotFoundError(
             f"{folder}: no folder test or val in it; expected images to test on, as {folder / 'test'}/CLASS/*.jpg"
         )
-    return Source(
+    return ImageDataset(
         classes=len(classes),
         train=in_stratified_order(files_in_class_folders(folder / "train", classes, image_size)),
         test=files_in_class_folders(test, classes, image_size),

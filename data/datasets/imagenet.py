@@ -11,7 +11,7 @@ import torch
 from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.image_folder import class_names, files_in_class_folders, in_stratified_order
 from data.files.image_files import ImageFiles
-from data.tasks.image_dataset import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 SIDE = 224
 MEAN = (0.485, 0.456, 0.406)
@@ -45,7 +45,7 @@ REMEDY = """ImageNet's licence forbids to download it for you. With an account o
   The development kit stays packed. It is not needed where the images of val lie in folders of their classes."""
 
 
-def load_imagenet(path: str, root: Path) -> Source:
+def load_imagenet(path: str, root: Path) -> ImageDataset:
     """ImageNet: 1,281,167 training images of 1,000 classes, and the 50,000 of its validation set to test on.
 
     The files are `imagenet/train/WNID/*.JPEG`, and `imagenet/val/WNID/*.JPEG` or, with the official development kit
@@ -76,7 +76,7 @@ def load_imagenet(path: str, root: Path) -> Source:
         _check_test(folder / "val", test, wnids)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"dataset imagenet: {error}\n{REMEDY.format(folder=folder)}") from error
-    return Source(
+    return ImageDataset(
         classes=len(wnids),
         train=in_stratified_order(train),
         test=test,

@@ -19,12 +19,12 @@ from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import check_images, make_split
 from data.files.download import fetch
 from data.files.image_files import Images
-from data.tasks.image_dataset import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 SIDE = 28
 
 
-def load_mnist(path: str, root: Path) -> Source:
+def load_mnist(path: str, root: Path) -> ImageDataset:
     """MNIST: 60,000 training and 10,000 test images, 28 x 28, grey, of handwritten digits.
 
     Args:
@@ -43,7 +43,7 @@ def load_mnist(path: str, root: Path) -> Source:
     return _load("MNIST", root, Augmentation(padding=2))
 
 
-def load_fashion_mnist(path: str, root: Path) -> Source:
+def load_fashion_mnist(path: str, root: Path) -> ImageDataset:
     """Fashion-MNIST: 60,000 training and 10,000 test images, 28 x 28, grey, of 10 kinds of clothing.
 
     Args:
@@ -102,8 +102,8 @@ def load_emnist_letters_test(root: Path) -> Tensor:
     return check_images(images, where, channels=1, side=SIDE)
 
 
-def _load(name: str, root: Path, augmentation: Augmentation) -> Source:
-    return Source(
+def _load(name: str, root: Path, augmentation: Augmentation) -> ImageDataset:
+    return ImageDataset(
         classes=10,
         train=_read(name, "train", root),
         test=_read(name, "t10k", root),

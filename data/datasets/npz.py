@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.corruptions import STANDARD_CORRUPTIONS
-from data.tasks.image_dataset import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 _IMAGES = "uint8 images (N, H, W) or (N, H, W, C) with H = W, C 1 or 3, N at least 1"
 _PREFIX = "ood_"
@@ -20,7 +20,7 @@ _PREFIX = "ood_"
 Array = NDArray[np.generic]
 
 
-def load_npz(path: str, root: Path) -> Source:
+def load_npz(path: str, root: Path) -> ImageDataset:
     """Read images and labels from a .npz file, checking all of it before anything is used.
 
     The file holds `x_train` and `x_test`, uint8 images (N, H, W) or (N, H, W, C), square, with C 1 or 3, and
@@ -61,7 +61,7 @@ def load_npz(path: str, root: Path) -> Source:
     assert expected is not None
     side, _, channels = expected
     like_cifar = channels == 3 and side >= 32
-    return Source(
+    return ImageDataset(
         classes=classes,
         train=_split(arrays["x_train"], arrays["y_train"]),
         test=_split(arrays["x_test"], arrays["y_test"]),

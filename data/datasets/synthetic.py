@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import OOD_DATASETS
-from data.tasks.image_dataset import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 from data.tasks.text_task import TextTask, make_text
 
 TRAIN, TEST, COMPANION = 512, 64, 32
@@ -34,7 +34,7 @@ FOLLOWERS = 4
 """How many symbols can follow one."""
 
 
-def load_synthetic(path: str, root: Path) -> Source:
+def load_synthetic(path: str, root: Path) -> ImageDataset:
     """Made-up images with the channels and classes of the downloaded dataset PATH: 512 to train on, 64 to test on.
 
     A class is a coarse random pattern, an image its class's pattern under noise; of many classes, the first 16 occur.
@@ -57,7 +57,7 @@ def load_synthetic(path: str, root: Path) -> Source:
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(path.encode())))
     patterns = generator.uniform(0, 255, (classes, channels, COARSE, COARSE))
     train, test = (make_split(patterns, side, count, generator) for count in (TRAIN, TEST))
-    return Source(
+    return ImageDataset(
         classes=classes,
         train=train,
         test=test,

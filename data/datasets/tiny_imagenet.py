@@ -11,7 +11,7 @@ from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import Array, channels_first, check_images, decode_image_bytes, kept, make_split
 from data.files.archives import DAMAGED
 from data.files.download import fetch, say
-from data.tasks.image_dataset import Augmentation, Source
+from data.tasks.image_dataset import Augmentation, ImageDataset
 from data.tasks.split_dataset import stratified_order
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -25,7 +25,7 @@ _VERSION = 1  # of what is kept, raised when it changes
 _ORDER_SEED = 200
 
 
-def load_tiny_imagenet(path: str, root: Path) -> Source:
+def load_tiny_imagenet(path: str, root: Path) -> ImageDataset:
     """TinyImageNet: 100,000 training and 10,000 test images, 64 x 64, colour, of 200 kinds of things.
 
     The test set is the official validation set, because the official test set has no labels. Classes are numbered in
@@ -55,7 +55,7 @@ def load_tiny_imagenet(path: str, root: Path) -> Source:
         )
         for part, count in (("train", TRAIN), ("test", TEST))
     }
-    return Source(
+    return ImageDataset(
         classes=CLASSES,
         train=splits["train"],
         test=splits["test"],

@@ -65,7 +65,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ImageDataset:
     """A dataset as it is stored, before any training image is held out.
 
     Attributes:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.files.image_files import Images
-from data.tasks.image_dataset import Source, Split, Statistics
+from data.tasks.image_dataset import ImageDataset, Split, Statistics
 from data.tasks.image_task import ImageTask
 
 _SUBSET_SEED = 20210601  # of the stratified order from which `train_size` keeps the first images
@@ -62,7 +62,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def make_task(
-    name: str, source: Source, validation: int | None, train_size: int | None, label_noise: float = 0.0
+    name: str, source: ImageDataset, validation: int | None, train_size: int | None, label_noise: float = 0.0
 ) -> ImageTask:
     """Hold out images of a source's training set, shrink the rest if asked to, and measure what is left.
 
@@ -102,7 +102,7 @@ def make_task(
     )
 
 
-def _statistics(source: Source, images: Images) -> Statistics:
+def _statistics(source: ImageDataset, images: Images) -> Statistics:
     """Mean and standard deviation of the images that are used; a source of files says itself how it measures them."""
     if isinstance(images, Tensor):
         return channel_statistics(images)

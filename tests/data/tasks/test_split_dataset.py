@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import Augmentation, Source, Split
+from data import Augmentation, ImageDataset, Split
 from data.tasks.split_dataset import make_task, noisy_labels
 
 N, C = 5000, 10
@@ -17,7 +17,7 @@ def source(n=N):
     """Images that can be told apart, of ten classes in turn."""
     images = torch.stack([torch.arange(n) // 256, torch.arange(n) % 256], dim=1).to(torch.uint8)[:, :, None, None]
     split = Split(images, torch.arange(n) % C)
-    return Source(C, split, split, Augmentation(), 0, {}, ())
+    return ImageDataset(C, split, split, Augmentation(), 0, {}, ())
 
 
 def numbers(split):
