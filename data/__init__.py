@@ -3,7 +3,7 @@
 from data.datasets.ood import OOD_DATASETS, STANDARD_OOD_DATASETS
 from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
 from data.tasks.batches import ImageBatches
-from data.tasks.dataset_options import Options
+from data.tasks.dataset_options import DatasetOptions
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 from data.tasks.image_task import ImageTask, normalised
 from data.tasks.task import Minibatches, Part, Shape, Task
@@ -20,7 +20,7 @@ __all__ = [
     "Augmentation",
     "ImageBatches",
     "ImageTask",
-    "Options",
+    "DatasetOptions",
     "Part",
     "Minibatches",
     "Shape",

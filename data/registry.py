@@ -21,7 +21,7 @@ from data.datasets.ood import choose_ood_datasets
 from data.datasets.synthetic import load_synthetic, load_synthetic_text
 from data.datasets.text_files import load_enwik8, load_text
 from data.datasets.tiny_imagenet import load_tiny_imagenet
-from data.tasks.dataset_options import FILES, FOLDER, IMAGES, TEXT, Options, check_cutout, check_options
+from data.tasks.dataset_options import FILES, FOLDER, IMAGES, TEXT, DatasetOptions, check_cutout, check_options
 from data.tasks.image_dataset import ImageDataset
 from data.tasks.image_task import ImageTask
 from data.tasks.split_dataset import check_counts, check_share, make_task
@@ -69,7 +69,7 @@ def dataset_names() -> list[str]:
     return [name + after.get(name, "") for name in (*DATASETS, *TEXTS)]
 
 
-def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Options]) -> Task:
+def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[DatasetOptions]) -> Task:
     """Load a dataset as a task, on the CPU.
 
     Args:
@@ -101,7 +101,7 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Opti
     return _images(dataset, name, path, root, options)
 
 
-def _images(dataset: str, name: str, path: str, root: Path, options: Options) -> ImageTask:
+def _images(dataset: str, name: str, path: str, root: Path, options: DatasetOptions) -> ImageTask:
     """Make a task of images, as `load` is asked for it."""
     side = options.get("image_size")
     source = load_folder(path, root, side) if side else DATASETS[name](path, root)
@@ -136,7 +136,7 @@ def digest(dataset: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def shape(dataset: str, **options: Unpack[Options]) -> Shape:
+def shape(dataset: str, **options: Unpack[DatasetOptions]) -> Shape:
     """Give a dataset's shape, and check all that `load` is to be called with.
 
     Nothing is downloaded; files that need no download are read, and so checked, for it.
@@ -155,7 +155,7 @@ def shape(dataset: str, **options: Unpack[Options]) -> Shape:
 
 @lru_cache(maxsize=32)
 def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
-    options = cast(Options, dict(frozen))
+    options = cast(DatasetOptions, dict(frozen))
     if dataset not in DOWNLOADED:
         return load(dataset, root=Path(), **options).shape
     known = DOWNLOADED[dataset]

@@ -10,7 +10,7 @@ TEXT = ("segment",)
 """The options that kinds of datasets have besides `validation` and `train_size`."""
 
 
-class Options(TypedDict, total=False):
+class DatasetOptions(TypedDict, total=False):
     """What `load` and `shape` take besides a dataset's name; an option left out has its default.
 
     Attributes:
@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
     segment: int | None
 
 
-def check_options(dataset: str, options: Options, allowed: Sequence[str]) -> None:
+def check_options(dataset: str, options: DatasetOptions, allowed: Sequence[str]) -> None:
     """Refuse options that mean nothing for a dataset.
 
     Args:
@@ -57,7 +57,7 @@ def check_options(dataset: str, options: Options, allowed: Sequence[str]) -> Non
             )
 
 
-def check_cutout(dataset: str, options: Options, side: int) -> None:
+def check_cutout(dataset: str, options: DatasetOptions, side: int) -> None:
     """Refuse a cutout that can leave nothing of an image.
 
     Args:
