@@ -6,7 +6,7 @@ from data.tasks.batches import ImageBatches
 from data.tasks.dataset_options import DatasetOptions
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 from data.tasks.image_task import ImageTask, normalised
-from data.tasks.task import Minibatches, Part, Shape, Task
+from data.tasks.task import DatasetShape, Minibatches, Part, Task
 from data.tasks.text_task import TextTask
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "DatasetOptions",
     "Part",
     "Minibatches",
-    "Shape",
+    "DatasetShape",
     "ImageDataset",
     "Split",
     "Task",

@@ -25,7 +25,7 @@ from data.tasks.dataset_options import FILES, FOLDER, IMAGES, TEXT, DatasetOptio
 from data.tasks.image_dataset import ImageDataset
 from data.tasks.image_task import ImageTask
 from data.tasks.split_dataset import check_counts, check_share, make_task
-from data.tasks.task import Shape, Task
+from data.tasks.task import DatasetShape, Task
 from data.tasks.text_task import SEGMENT, TextTask, check_symbols, segments
 
 # (what follows the colon of the dataset's name, folder for downloads) -> the dataset as stored
@@ -136,7 +136,7 @@ def digest(dataset: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def shape(dataset: str, **options: Unpack[DatasetOptions]) -> Shape:
+def shape(dataset: str, **options: Unpack[DatasetOptions]) -> DatasetShape:
     """Give a dataset's shape, and check all that `load` is to be called with.
 
     Nothing is downloaded; files that need no download are read, and so checked, for it.
@@ -154,7 +154,7 @@ def shape(dataset: str, **options: Unpack[DatasetOptions]) -> Shape:
 
 
 @lru_cache(maxsize=32)
-def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
+def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> DatasetShape:
     options = cast(DatasetOptions, dict(frozen))
     if dataset not in DOWNLOADED:
         return load(dataset, root=Path(), **options).shape

@@ -13,7 +13,7 @@ from data.files.image_files import Images
 from data.tasks.batches import ImageBatches, normalisation, normalise
 from data.tasks.file_batches import ImageFileBatches, decoded
 from data.tasks.image_dataset import Augmentation, Split
-from data.tasks.task import Part, Shape, Task
+from data.tasks.task import DatasetShape, Part, Task
 
 KEPT = 2**18
 """Values of a test set up to which its corrupted images are kept: 75 times as many bytes, some 20 MB at most."""
@@ -54,10 +54,10 @@ class ImageTask(Task):
     _kept: dict[tuple[str, int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> DatasetShape:
         """What networks and schedules must know."""
         channels, side = self.train.images.shape[1:3]
-        return Shape(channels, side, self.classes, len(self.train.labels))
+        return DatasetShape(channels, side, self.classes, len(self.train.labels))
 
     def to(self, device: torch.device | str) -> Self:
         """The same task with its splits on `device`; companions are still loaded into main memory."""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 Part = Literal["train", "validation", "test"]
 
 
-class Shape(NamedTuple):
+class DatasetShape(NamedTuple):
     """What networks and schedules must know about a dataset.
 
     Attributes:
@@ -86,7 +86,7 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def shape(self) -> Shape:
+    def shape(self) -> DatasetShape:
         """What networks and schedules must know."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from data.tasks.task import Part, Shape, Task, share
+from data.tasks.task import DatasetShape, Part, Task, share
 
 SEGMENT = 100
 """Symbols through which gradients flow back. The late-phase paper does not state it; this is our choice."""
@@ -161,9 +161,9 @@ class TextTask(Task):
     segment: int
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> DatasetShape:
         """What networks and schedules must know; its examples are segments."""
-        return Shape(None, None, self.classes, segments(len(self.train), self.segment))
+        return DatasetShape(None, None, self.classes, segments(len(self.train), self.segment))
 
     def to(self, device: torch.device | str) -> Self:
         """The same task on `device`."""

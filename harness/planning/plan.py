@@ -191,7 +191,7 @@ def on_top(planned: Planned, trunks: Sequence[Planned]) -> Planned:
     return replace(planned, trunks=tuple(trunk.key for trunk in trunks), first=first)
 
 
-def shape(run: Run) -> data.Shape:
+def shape(run: Run) -> data.DatasetShape:
     """Give the shape of a run's data without loading it."""
     return data.shape(run.dataset.name, **run.dataset.options())
 

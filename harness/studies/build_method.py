@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import models
-from data import Shape
+from data import DatasetShape
 from harness.studies.run import Run
 from methods import MakeNet, Method, Recipe
 from methods.core.wrapper import methods_within
@@ -21,7 +21,7 @@ from models.pretrained import check_fit, load_pretrained
 def make_method(
     run: Run,
     methods: Mapping[str, type[Method]],
-    shape: Shape,
+    shape: DatasetShape,
     attach: Callable[[nn.Module], nn.Module] = lambda net: net,
     weights: Path | None = None,
     recipe: Recipe | None = None,
@@ -84,7 +84,7 @@ def count_anchors(method: Method, *, most: int = 4) -> int | None:
             part.epoch = epoch
 
 
-def imagine_method(run: Run, methods: Mapping[str, type[Method]], shape: Shape) -> Method:
+def imagine_method(run: Run, methods: Mapping[str, type[Method]], shape: DatasetShape) -> Method:
     """Build the method of a run without memory or values: to see whether it can be built, and what it needs."""
     with torch.device("meta"):
         return make_method(run, methods, shape, drawing=Undrawn)
@@ -100,9 +100,9 @@ class Imagined:
             methods: every method by name.
         """
         self.methods = methods
-        self.built: dict[tuple[Shape, str, str, str], Method] = {}
+        self.built: dict[tuple[DatasetShape, str, str, str], Method] = {}
 
-    def __call__(self, run: Run, shape: Shape) -> Method:
+    def __call__(self, run: Run, shape: DatasetShape) -> Method:
         """Give the method of a run; if it refuses, again each time that it is asked for."""
         place = (shape, run.architecture, str(run.method), run.recipe.model_dump_json())
         if place not in self.built:

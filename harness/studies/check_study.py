@@ -17,7 +17,7 @@ from methods.core.recipe import Recipe
 from methods.core.wrapper import methods_within
 
 PLAIN = MethodSpec(name="sgd")
-TEXT = data.Shape(None, None, 205, 900_000)
+TEXT = data.DatasetShape(None, None, 205, 900_000)
 """The shape that takes the place of a text's which could not be read."""
 STAND_INS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
 """What takes the place of parts of a study that were all wrong, so that the rest can be checked."""
@@ -92,7 +92,7 @@ def check_builds(grid: Grid, imagined: Imagined, errors: Errors) -> None:
     """
     found = check_datasets(grid, errors)
     first = grid.datasets[0]
-    stand_in = TEXT if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
+    stand_in = TEXT if first.name.partition(":")[0] in data.TEXTS else data.DatasetShape(3, 32, 10, 50_000)
     for dataset, shape in found or [(first, stand_in)]:
         built = [
             plain
@@ -108,7 +108,7 @@ def check_builds(grid: Grid, imagined: Imagined, errors: Errors) -> None:
             check_methods(grid, imagined, errors, plain, shape, loadable=bool(found))
 
 
-def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
+def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.DatasetShape]]:
     """Report datasets that are not there, and give the shapes of the others."""
     found = []
     for i, dataset in enumerate(grid.datasets):
@@ -122,7 +122,13 @@ def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.S
 
 
 def check_architecture(
-    grid: Grid, imagined: Imagined, errors: Errors, dataset: DatasetSpec, shape: data.Shape, j: int, architecture: str
+    grid: Grid,
+    imagined: Imagined,
+    errors: Errors,
+    dataset: DatasetSpec,
+    shape: data.DatasetShape,
+    j: int,
+    architecture: str,
 ) -> Run | None:
     """Report an architecture that cannot be built for a dataset, or give its plain run."""
     try:
@@ -138,7 +144,7 @@ def check_architecture(
 
 
 def check_methods(
-    grid: Grid, imagined: Imagined, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
+    grid: Grid, imagined: Imagined, errors: Errors, plain: Run, shape: data.DatasetShape, *, loadable: bool
 ) -> None:
     """Report methods that cannot be built in the place of a plain run's, or that watch data which are not held out.
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import models
-from data import Augmentation, ImageBatches, Shape, Split
+from data import Augmentation, DatasetShape, ImageBatches, Split
 from harness.costs.cost import Counter
 from harness.parsing.method_expression import parse
 from harness.planning.study_cost import operations
@@ -67,7 +67,7 @@ class Cell:
     @property
     def operations(self) -> float:
         """Floating-point operations of an image's training: forward, and twice as many backward."""
-        return 3 * operations(self.architecture, Shape(self.channels, self.side, CLASSES, 1), 0)
+        return 3 * operations(self.architecture, DatasetShape(self.channels, self.side, CLASSES, 1), 0)
 
     def describe(self, method: str) -> dict[str, Any]:
         """Say what was timed, as `harness.planning.scaling_forecast` reads it."""
