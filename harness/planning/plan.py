@@ -193,7 +193,7 @@ def on_top(planned: Planned, trunks: Sequence[Planned]) -> Planned:
 
 def shape(run: Run) -> data.DatasetShape:
     """Give the shape of a run's data without loading it."""
-    return data.shape(run.dataset.name, **run.dataset.options())
+    return data.dataset_shape(run.dataset.name, **run.dataset.options())
 
 
 def warning(run: Run, method: Method) -> str:

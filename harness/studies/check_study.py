@@ -113,7 +113,7 @@ def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.D
     found = []
     for i, dataset in enumerate(grid.datasets):
         try:
-            shape = data.shape(dataset.name, **dataset.options())
+            shape = data.dataset_shape(dataset.name, **dataset.options())
         except (ValueError, OSError) as error:
             errors.add(("datasets", errors.index("datasets", i)), str(error))
         else:
@@ -181,7 +181,7 @@ def check_measures(grid: Grid, imagined: Imagined, errors: Errors) -> None:
         return
     counts = set()
     for run in (place.run(grid.seeds[0]) for place in grid.places()):
-        shape = data.shape(run.dataset.name, **run.dataset.options())
+        shape = data.dataset_shape(run.dataset.name, **run.dataset.options())
         counts.add(count_anchors(imagined(run, shape)))
     for name, needed in least.items():
         if all(count is not None and count < needed for count in counts):

@@ -110,7 +110,7 @@ def check_entry(
         return None
     run = runs[entry.place].model_copy(update={"method": chosen})
     try:
-        imagine_method(run, study.methods, data.shape(run.dataset.name, **run.dataset.options()))
+        imagine_method(run, study.methods, data.dataset_shape(run.dataset.name, **run.dataset.options()))
     except ValueError as error:
         errors.add((*place, "values"), f"{chosen}: {error}")
     return chosen if len(errors.found) == before else None
