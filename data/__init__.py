@@ -1,7 +1,7 @@
 """The tasks. `load` makes one by its dataset's name, for example "digits", "npz:images.npz" or "enwik8"."""
 
 from data.datasets.ood import OOD_DATASETS, STANDARD_OOD_DATASETS
-from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
+from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, dataset_names, dataset_shape, digest, load
 from data.tasks.batches import ImageBatches
 from data.tasks.dataset_options import DatasetOptions
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
@@ -18,19 +18,19 @@ __all__ = [
     "VERSIONS",
     "WITH_PATH",
     "Augmentation",
-    "ImageBatches",
-    "ImageTask",
     "DatasetOptions",
-    "Part",
-    "Minibatches",
     "DatasetShape",
+    "ImageBatches",
     "ImageDataset",
+    "ImageTask",
+    "Minibatches",
+    "Part",
     "Split",
     "Task",
     "TextTask",
     "dataset_names",
+    "dataset_shape",
     "digest",
     "load",
     "normalised",
-    "shape",
 ]

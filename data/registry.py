@@ -1,4 +1,4 @@
-"""Datasets by name: `load` makes the task of one, and `shape` says how large it is before anything is downloaded."""
+"""Datasets by name: `load` makes the task of one, and `dataset_shape` says how large it is before anything is downloaded."""
 
 import difflib
 import hashlib
@@ -92,7 +92,7 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Data
     if name not in (*WITH_PATH, *SYNTHETIC) and colon:
         raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
     if name in DOWNLOADED:  # refuse before a download what will not fit after it
-        shape(dataset, **options)
+        dataset_shape(dataset, **options)
     check_options(dataset, options, _OPTIONS[name])
     if options.get("corruptions") == "official":
         check_exists(dataset)
@@ -136,7 +136,7 @@ def digest(dataset: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def shape(dataset: str, **options: Unpack[DatasetOptions]) -> DatasetShape:
+def dataset_shape(dataset: str, **options: Unpack[DatasetOptions]) -> DatasetShape:
     """Give a dataset's shape, and check all that `load` is to be called with.
 
     Nothing is downloaded; files that need no download are read, and so checked, for it.

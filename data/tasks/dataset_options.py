@@ -11,7 +11,7 @@ TEXT = ("segment",)
 
 
 class DatasetOptions(TypedDict, total=False):
-    """What `load` and `shape` take besides a dataset's name; an option left out has its default.
+    """What `load` and `dataset_shape` take besides a dataset's name; an option left out has its default.
 
     Attributes:
         validation: Number of examples held out from the end of the training set; None for the dataset's default (200

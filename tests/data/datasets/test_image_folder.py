@@ -8,7 +8,7 @@ import torch
 
 from data.datasets import image_folder as folders
 from data.datasets.image_folder import class_names, digest, files_in_class_folders, load_folder, measure_channels
-from data.files.decode_image import DecodeJob, ImageError, decode
+from data.files.decode_image import DecodeJob, ImageError, decode_images
 from tests.data.write_image_files import cut_short, write_classes, write_image, write_level
 
 
@@ -51,7 +51,7 @@ def test_the_pixels_of_a_class_are_the_labels(folder):
     levels = write_classes(folder / "train", {"b": 8, "a": 4, "c": 12}, first=50)
     source = load_folder(str(folder), folder, image_size=5)
     assert source.train.images.shape == (24, 3, 5, 5)
-    pixels = decode(DecodeJob(source.train.images.paths(), 5)).amax((1, 2, 3))
+    pixels = decode_images(DecodeJob(source.train.images.paths(), 5)).amax((1, 2, 3))
     for level, label in zip(pixels.tolist(), source.train.labels.tolist(), strict=True):
         assert level in levels["abc"[label]]
 
@@ -201,7 +201,7 @@ def test_statistics_equal_those_of_all_pixels(folder):
         write_image(folder / "train" / "a" / f"{i}.png", seed=i)
     source = load_folder(str(folder), folder, image_size=9)
     mean, std = source.statistics(source.train.images)
-    pixels = decode(DecodeJob(source.train.images.paths(), 9)).double().view(-1, 3) / 255
+    pixels = decode_images(DecodeJob(source.train.images.paths(), 9)).double().view(-1, 3) / 255
     assert list(mean) == pytest.approx(pixels.mean(0).tolist(), rel=1e-12)
     assert list(std) == pytest.approx(pixels.std(0, correction=0).tolist(), rel=1e-12)
     assert (len(mean), mean[1], mean[:2]) == (3, list(mean)[1], tuple(mean)[:2])

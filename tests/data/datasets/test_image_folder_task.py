@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from data import load, normalised, shape
-from data.files.decode_image import DecodeJob, decode
+from data import dataset_shape, load, normalised
+from data.files.decode_image import DecodeJob, decode_images
 from data.tasks.file_batches import ImageFileBatches
 from tests.data.write_image_files import write_classes
 
@@ -18,7 +18,9 @@ def folder(tmp_path):
 
 def test_images_are_held_out_and_chosen_as_in_memory(folder):
     task = load(f"imagefolder:{folder}", validation=6, train_size=10, image_size=8).decoding(0)
-    assert task.shape == shape(f"imagefolder:{folder}", validation=6, train_size=10, image_size=8) == (3, 8, 2, 10)
+    assert (
+        task.shape == dataset_shape(f"imagefolder:{folder}", validation=6, train_size=10, image_size=8) == (3, 8, 2, 10)
+    )
     parts = [task.train, task.validation, task.test]
     assert [len(part.labels) for part in parts] == [10, 6, 6]
     assert [part.labels.bincount().tolist() for part in parts] == [[5, 5], [3, 3], [3, 3]]
@@ -26,7 +28,7 @@ def test_images_are_held_out_and_chosen_as_in_memory(folder):
     assert len(set(chosen)) == 22
     for part in parts:
         assert [f"/{'ab'[label]}/" in path for label, path in zip(part.labels, part.images.paths(), strict=True)]
-    levels = decode(DecodeJob(task.train.images.paths(), 8)).double() / 255
+    levels = decode_images(DecodeJob(task.train.images.paths(), 8)).double() / 255
     assert list(task.mean) == pytest.approx(levels.mean((0, 1, 2)).tolist())
     assert list(task.std) == pytest.approx(levels.std((0, 1, 2), correction=0).tolist())
 
@@ -59,7 +61,7 @@ def test_the_default_size_and_wrong_names(folder):
         load("imagefolder")
     with pytest.raises(ValueError, match="digits has no option image_size"):
         load("digits", image_size=32)
-    assert shape("imagenet", validation=50_000) == (3, 224, 1000, 1_231_167)
+    assert dataset_shape("imagenet", validation=50_000) == (3, 224, 1000, 1_231_167)
 
 
 def test_one_corruption_as_examples(folder):

@@ -181,6 +181,6 @@ def test_a_image_of_another_format_than_its_name(root):
     write_image(file, format="PNG")
     write_image(file.with_name(f"{WNIDS[0]}_1.JPEG"), mode="CMYK")
     source = load_imagenet("", root)
-    from data.files.decode_image import DecodeJob, decode
+    from data.files.decode_image import DecodeJob, decode_images
 
-    assert decode(DecodeJob(source.train.images.paths(), 224)).shape == (12, 224, 224, 3)
+    assert decode_images(DecodeJob(source.train.images.paths(), 224)).shape == (12, 224, 224, 3)
