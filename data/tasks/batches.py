@@ -25,7 +25,7 @@ class SplitBatches:
     _bounds: list[tuple[int, int]]
     _stream: Callable[[], Generator] | None
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
         """The same batches with other randomness; their images are not copied.
 
         Raises:

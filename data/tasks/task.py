@@ -42,7 +42,7 @@ class Minibatches(Protocol):
         """One pass: x (B, …) and y (B, …), on the task's device."""
         ...
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
         """The same examples in other random orders, each pass a function of a fresh CPU generator."""
         ...
 

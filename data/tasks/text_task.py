@@ -54,7 +54,7 @@ class Segments:
         """Segments of a pass."""
         return (self._rows[1] - self._rows[0]) * len(self)
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
         """The same segments with other randomness; the text is not copied."""
         other = copy(self)
         other._stream = stream
@@ -121,7 +121,7 @@ class Windows:
             places = (stop - self.window)[:, None] + along  # (B, T)
             yield self._text[places].long(), self._text[places + 1].long().where(places >= done[:, None], -1)
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
         """Refuse: these have no randomness.
 
         Raises:

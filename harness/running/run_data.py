@@ -41,7 +41,7 @@ class RunData:
 
     def shuffled(self, purpose: str) -> Minibatches:
         """Give the augmented training data in the order of a purpose."""
-        return self.augmented.streaming(lambda: stream(self.run.seed, purpose, self.epoch()))
+        return self.augmented.with_stream(lambda: stream(self.run.seed, purpose, self.epoch()))
 
     def for_statistics(self, purpose: str) -> Minibatches:
         """Give the training data on which running statistics are re-estimated."""

@@ -84,7 +84,7 @@ class Rows(list[tuple[Tensor, Tensor]]):
             own = slice(*share(start, min(start + batch_size, examples), group.rank, group.size))
             self.append((x[own].double(), y[own]))
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
         """Stay as they are."""
         return self
 

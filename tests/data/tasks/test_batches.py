@@ -241,7 +241,7 @@ def test_wrong_arguments():
 
 def test_other_streams_share_the_images():
     batches = make(numbered(20), augmentation=Augmentation(padding=1), seed=1)
-    other = batches.streaming(stream(2))
+    other = batches.with_stream(stream(2))
     assert other._rows is batches._rows
     expected = make(numbered(20), augmentation=Augmentation(padding=1), seed=2)
     for found, wanted in zip(one_pass(other), one_pass(expected), strict=True):
@@ -249,7 +249,7 @@ def test_other_streams_share_the_images():
     again = make(numbered(20), augmentation=Augmentation(padding=1), seed=1)
     assert torch.equal(one_pass(batches)[1], one_pass(again)[1]), "the first stream is what it was"
     with pytest.raises(ValueError, match="without a stream"):
-        make(numbered(3), seed=None).streaming(stream())
+        make(numbered(3), seed=None).with_stream(stream())
 
 
 # --- shared among processes -----------------------------------------------------------------------------------

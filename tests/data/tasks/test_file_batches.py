@@ -132,7 +132,7 @@ def test_passes_side_by_side_and_passes_given_up(split, workers):
     batches = make(split, workers=workers, seed=1)
     expected = one_pass(batches)
     next(iter(batches))  # given up: its processes are at once free for the next pass
-    pairs = list(zip(batches, batches.streaming(stream(2)), strict=True))
+    pairs = list(zip(batches, batches.with_stream(stream(2)), strict=True))
     assert torch.equal(torch.cat([first[0] for first, _ in pairs]), expected[0])
     assert torch.equal(torch.cat([second[0] for _, second in pairs]), one_pass(make(split, seed=2))[0])
     assert torch.equal(one_pass(batches)[0], expected[0])
@@ -310,7 +310,7 @@ def test_wrong_arguments(split):
     with pytest.raises(ValueError, match="empty split"):
         make(Split(split.images[:0], split.labels[:0]))
     with pytest.raises(ValueError, match="without a stream"):
-        make(split, seed=None).streaming(stream())
+        make(split, seed=None).with_stream(stream())
 
 
 @pytest.mark.gpu

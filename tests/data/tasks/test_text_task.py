@@ -47,12 +47,12 @@ def test_lanes_are_read_segment_by_segment(n, lanes, segment):
 
 def test_passes_begin_at_random_places_that_the_stream_decides():
     segments = Segments(numbered(1000), 4, 50, passing())
-    first = [next(iter(segments.streaming(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
+    first = [next(iter(segments.with_stream(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
     assert len(set(first)) > 10
     assert max(first) < 50
-    again = [next(iter(segments.streaming(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
+    again = [next(iter(segments.with_stream(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
     assert first == again
-    assert len({len(list(segments.streaming(passing(epoch)))) for epoch in range(20)}) == 1
+    assert len({len(list(segments.with_stream(passing(epoch)))) for epoch in range(20)}) == 1
 
 
 def test_a_text_too_short_for_its_lanes():
