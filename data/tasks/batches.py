@@ -37,7 +37,7 @@ class SplitBatches:
         other._stream = stream
         return other
 
-    def divided(self, part: int, parts: int) -> Self:
+    def shard(self, part: int, parts: int) -> Self:
         """One of several parts of every batch; everything is drawn as for whole batches.
 
         Raises:

@@ -46,7 +46,7 @@ class Minibatches(Protocol):
         """The same examples in other random orders, each pass a function of a fresh CPU generator."""
         ...
 
-    def divided(self, part: int, parts: int) -> Self:
+    def shard(self, part: int, parts: int) -> Self:
         """One of several parts of every minibatch, in the same random order; only its examples are made.
 
         Args:

@@ -60,7 +60,7 @@ class Segments:
         other._stream = stream
         return other
 
-    def divided(self, part: int, parts: int) -> Self:
+    def shard(self, part: int, parts: int) -> Self:
         """One of several parts of every minibatch: some of the lanes, the same ones throughout.
 
         Raises:
@@ -129,7 +129,7 @@ class Windows:
         """
         raise ValueError("windows of a text have no random order")
 
-    def divided(self, part: int, parts: int) -> Self:
+    def shard(self, part: int, parts: int) -> Self:
         """Refuse: these are to test on, which one process does.
 
         Raises:

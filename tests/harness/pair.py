@@ -88,7 +88,7 @@ class Rows(list[tuple[Tensor, Tensor]]):
         """Stay as they are."""
         return self
 
-    def divided(self, part: int, parts: int) -> Self:
+    def shard(self, part: int, parts: int) -> Self:
         """Stay as they are."""
         return self
 

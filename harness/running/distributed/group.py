@@ -100,7 +100,7 @@ class Group:
         Raises:
             ValueError: if a part would be empty.
         """
-        return passes.divided(self.rank, self.size) if self.size > 1 else passes
+        return passes.shard(self.rank, self.size) if self.size > 1 else passes
 
     def apart(self, passes: Minibatches, counter: Counter) -> Iterable[Batch]:
         """Give whole minibatches to every rank in the midst of joint training; rank 0 alone counts what they cost."""

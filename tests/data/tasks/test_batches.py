@@ -259,7 +259,7 @@ def test_other_streams_share_the_images():
 @pytest.mark.parametrize("parts", [2, 3])
 def test_parts_of_batches_make_the_whole_ones(parts, seed):
     whole = make(numbered(15), 6, augmentation=Augmentation(padding=1, flip=True, cutout=2), seed=seed)
-    divided = [whole.divided(part, parts) for part in range(parts)]
+    divided = [whole.shard(part, parts) for part in range(parts)]
     assert sum(each.examples for each in divided) == whole.examples == 15
     assert {len(each) for each in divided} == {len(whole)}
     for (x, y), *own in zip(whole, *divided, strict=True):
@@ -272,4 +272,4 @@ def test_parts_of_batches_make_the_whole_ones(parts, seed):
 def test_a_batch_with_too_few_images_is_not_divided():
     batches = make(numbered(15), 6)
     with pytest.raises(ValueError, match=r"^a minibatch of 3 examples cannot be divided into 4 parts: take fewer"):
-        batches.divided(0, 4)
+        batches.shard(0, 4)

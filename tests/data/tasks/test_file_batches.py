@@ -325,7 +325,7 @@ def test_batches_come_on_the_gpu(split):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_parts_of_batches_make_the_whole_ones(split, workers):
     whole = make(split, 6)
-    divided = [make(split, 6, workers).divided(part, 2) for part in range(2)]
+    divided = [make(split, 6, workers).shard(part, 2) for part in range(2)]
     assert [each.examples for each in divided] == [11, 12]
     for (x, y), *own in zip(whole, *divided, strict=True):
         assert torch.equal(torch.cat([x for x, _ in own]), x)

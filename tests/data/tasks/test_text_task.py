@@ -171,13 +171,13 @@ def test_a_wrong_archive_is_refused(enwik8, tmp_path):
 def test_parts_of_segments_are_lanes():
     text = torch.arange(200, dtype=torch.uint8)
     whole = Segments(text, 5, 7, lambda: torch.Generator().manual_seed(1))
-    divided = [whole.divided(part, 2) for part in range(2)]
+    divided = [whole.shard(part, 2) for part in range(2)]
     assert [each.examples for each in divided] == [2 * len(whole), 3 * len(whole)]
     for (x, y), *own in zip(whole, *divided, strict=True):
         assert torch.equal(torch.cat([x for x, _ in own]), x)
         assert torch.equal(torch.cat([y for _, y in own]), y)
         assert [len(x) for x, _ in own] == [2, 3]
     with pytest.raises(ValueError, match="5 examples cannot be divided into 6 parts"):
-        whole.divided(0, 6)
+        whole.shard(0, 6)
     with pytest.raises(ValueError, match="windows of a text are not divided"):
-        Windows(text, 2).divided(0, 2)
+        Windows(text, 2).shard(0, 2)
