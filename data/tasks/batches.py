@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from data.tasks.image_dataset import Augmentation, Split
-from data.tasks.task import share
+from data.tasks.task import shard_bounds
 
 
 class SplitBatches:
@@ -44,7 +44,7 @@ class SplitBatches:
             ValueError: If a part of some batch would be empty.
         """
         other = copy(self)
-        other._bounds = [share(start, stop, part, parts) for start, stop in self._bounds]
+        other._bounds = [shard_bounds(start, stop, part, parts) for start, stop in self._bounds]
         other.examples = sum(stop - start for start, stop in other._bounds)
         return other
 

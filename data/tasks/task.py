@@ -59,7 +59,7 @@ class Minibatches(Protocol):
         ...
 
 
-def share(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
+def shard_bounds(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
     """Where one of several parts of some examples starts and stops; their sizes differ by one at most.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from data.tasks.task import DatasetShape, Part, Task, share
+from data.tasks.task import DatasetShape, Part, Task, shard_bounds
 
 SEGMENT = 100
 """Symbols through which gradients flow back. The late-phase paper does not state it; this is our choice."""
@@ -67,7 +67,7 @@ class Segments:
             ValueError: If there are fewer lanes than parts.
         """
         other = copy(self)
-        other._rows = share(*self._rows, part, parts)
+        other._rows = shard_bounds(*self._rows, part, parts)
         return other
 
     def __len__(self) -> int:
