@@ -5,7 +5,7 @@ from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, datas
 from data.tasks.batches import ImageBatches
 from data.tasks.dataset_options import DatasetOptions
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
-from data.tasks.image_task import ImageTask, normalised
+from data.tasks.image_task import ImageTask, normalised_batches
 from data.tasks.task import DatasetShape, Minibatches, Part, Task
 from data.tasks.text_task import TextTask
 
@@ -32,5 +32,5 @@ __all__ = [
     "dataset_shape",
     "digest",
     "load",
-    "normalised",
+    "normalised_batches",
 ]

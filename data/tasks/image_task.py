@@ -159,7 +159,7 @@ class ImageTask(Task):
         for i, batch in enumerate(self.in_batches(images, batch_size)):
             start = i * batch_size
             seen = batch if self.official else self._corrupt(batch, name, severity, start)
-            (x,) = normalised(seen, self, len(seen))
+            (x,) = normalised_batches(seen, self, len(seen))
             yield x, self.test.labels[start : start + len(x)]
 
     def _corrupt(self, images: Tensor, name: str, severity: int, start: int) -> Tensor:
@@ -187,7 +187,7 @@ class ImageTask(Task):
         )
 
 
-def normalised(images: Images, task: ImageTask, batch_size: int) -> Iterator[Tensor]:
+def normalised_batches(images: Images, task: ImageTask, batch_size: int) -> Iterator[Tensor]:
     """Batches of bare images, normalised as the task's own: its companions and its corrupted test images.
 
     Args:

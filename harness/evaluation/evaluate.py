@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import ImageTask, Minibatches, Task, normalised
+from data import ImageTask, Minibatches, Task, normalised_batches
 from harness.costs.cost import Cost, Counter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
@@ -167,7 +167,7 @@ def out_of_distribution(method: Method, task: ImageTask, inside: Tensor) -> dict
     """Give AUROC, AUPR and FPR at 95 % TPR of telling each OOD dataset by entropy, and their means."""
     found: dict[str, float] = {}
     for name, load in task.ood.items():
-        logits = member_logits(method, normalised(load(), task, at_once(task)))
+        logits = member_logits(method, normalised_batches(load(), task, at_once(task)))
         for metric, value in detection(inside, metrics.entropy(metrics.ensemble(logits))).items():
             found[f"ood_{metric}/{name}"] = value
     names = dict.fromkeys(name.partition("/")[0] for name in found)
@@ -189,7 +189,7 @@ def corruption(method: Method, task: ImageTask, y: Tensor, clean: float) -> dict
     right: dict[tuple[str, int], int] = {}
     size = at_once(task)
     for name, severity, start, images in task.corrupted(size):
-        log_p = metrics.ensemble(member_logits(method, normalised(images, task, size)))
+        log_p = metrics.ensemble(member_logits(method, normalised_batches(images, task, size)))
         hits = int((log_p.argmax(-1) == y[start : start + len(log_p)]).sum())
         right[name, severity] = right.get((name, severity), 0) + hits
     accuracies = {key: 100 * count / len(y) for key, count in right.items()}

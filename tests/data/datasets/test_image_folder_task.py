@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data import dataset_shape, load, normalised
+from data import dataset_shape, load, normalised_batches
 from data.files.decode_image import DecodeJob, decode_images
 from data.tasks.file_batches import ImageFileBatches
 from tests.data.write_image_files import write_classes
@@ -72,7 +72,7 @@ def test_one_corruption_as_examples(folder):
     expected = [
         x
         for name, severity, _, images in task.corrupted(4)
-        for x in normalised(images, task, 4)
+        for x in normalised_batches(images, task, 4)
         if (name, severity) == ("fog", 3)
     ]
     assert torch.equal(torch.cat([x for x, _ in parts]), torch.cat(expected))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from data.tasks.batches import ImageBatches
 from data.tasks.image_dataset import Augmentation, Split
-from data.tasks.image_task import ImageTask, normalised
+from data.tasks.image_task import ImageTask, normalised_batches
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
@@ -214,13 +214,13 @@ def test_same_bits_on_the_gpu():
 def test_bare_images():
     split = numbered(10)
     task = ImageTask("t", 10, split, None, split, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), Augmentation(), {}, ())
-    chunks = list(normalised(split.images, task, 4))
+    chunks = list(normalised_batches(split.images, task, 4))
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
     expected, _ = one_pass(ImageBatches(split, 4, mean=task.mean, std=task.std))
     assert torch.equal(torch.cat(chunks), expected)
     assert all(chunk.is_contiguous(memory_format=torch.channels_last) for chunk in chunks)
     with pytest.raises(ValueError, match=r"t: images have shape \(1, 6, 6\), the task's own \(3, 6, 6\)"):
-        next(normalised(split.images[:, :1], task, 4))
+        next(normalised_batches(split.images[:, :1], task, 4))
 
 
 def test_wrong_arguments():

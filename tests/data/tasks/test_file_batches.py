@@ -11,7 +11,7 @@ from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
 from data.tasks.file_batches import ImageFileBatches, decoded
 from data.tasks.image_dataset import Augmentation, Split
-from data.tasks.image_task import ImageTask, normalised
+from data.tasks.image_task import ImageTask, normalised_batches
 from tests.data.write_image_files import write_image, write_level
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than CPUs
@@ -259,14 +259,14 @@ def test_the_number_of_processes_is_the_task_s(split):
 
 def test_bare_files_are_normalised_as_the_task_s_own(split):
     task = task_of(split)
-    chunks = list(normalised(split.images, task, 10))
+    chunks = list(normalised_batches(split.images, task, 10))
     assert [len(chunk) for chunk in chunks] == [10, 10, 3]
     assert torch.equal(torch.cat(chunks), one_pass(task.part("test", 10))[0])
     in_memory = torch.cat(list(task.in_batches(split.images, 10)))
-    assert torch.equal(torch.cat(list(normalised(in_memory, task, 10))), torch.cat(chunks))
+    assert torch.equal(torch.cat(list(normalised_batches(in_memory, task, 10))), torch.cat(chunks))
     other = ImageFiles(split.images.folder, split.images.names, 9)
     with pytest.raises(ValueError, match=r"images have shape \(3, 9, 9\), the task's own \(3, 8, 8\)"):
-        next(normalised(other, task, 10))
+        next(normalised_batches(other, task, 10))
 
 
 def test_every_image_is_decoded_once_for_all_corruptions(split, monkeypatch):
