@@ -73,7 +73,7 @@ class ImageTask(Task):
         """Where batches come."""
         return self.test.labels.device
 
-    def decoding(self, workers: int | None) -> Self:
+    def with_decoder_workers(self, workers: int | None) -> Self:
         """The same task, whose images, where they are files, are decoded by this many processes.
 
         Args:

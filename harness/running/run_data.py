@@ -74,6 +74,6 @@ def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decod
     if isinstance(loaded, ImageTask):
         for load in loaded.ood.values():
             load()  # what evaluation needs must be there before training starts
-        loaded = loaded.decoding(decoders)
+        loaded = loaded.with_decoder_workers(decoders)
         loaded.mean[0]  # measured at its first use, which must not be in a run's seconds
     return loaded.to(device)

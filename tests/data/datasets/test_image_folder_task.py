@@ -17,7 +17,7 @@ def folder(tmp_path):
 
 
 def test_images_are_held_out_and_chosen_as_in_memory(folder):
-    task = load(f"imagefolder:{folder}", validation=6, train_size=10, image_size=8).decoding(0)
+    task = load(f"imagefolder:{folder}", validation=6, train_size=10, image_size=8).with_decoder_workers(0)
     assert (
         task.shape == dataset_shape(f"imagefolder:{folder}", validation=6, train_size=10, image_size=8) == (3, 8, 2, 10)
     )
@@ -34,7 +34,7 @@ def test_images_are_held_out_and_chosen_as_in_memory(folder):
 
 
 def test_its_passes(folder):
-    task = load(f"imagefolder:{folder}", image_size=8).decoding(2)
+    task = load(f"imagefolder:{folder}", image_size=8).with_decoder_workers(2)
     batches = task.training(5, lambda: torch.Generator().manual_seed(0))
     assert isinstance(batches, ImageFileBatches)
     seen = torch.cat([y for _, y in batches])
@@ -46,7 +46,7 @@ def test_its_passes(folder):
 
 
 def test_the_real_corruptions_of_files_and_of_the_same_images_in_memory(folder):
-    task = load(f"imagefolder:{folder}", image_size=32).decoding(0)
+    task = load(f"imagefolder:{folder}", image_size=32).with_decoder_workers(0)
     whole = next(iter(task.in_batches(task.test.images, 100)))
     from data.corruptions import corrupt
 
@@ -66,7 +66,7 @@ def test_the_default_size_and_wrong_names(folder):
 
 def test_one_corruption_as_examples(folder):
     """The same images as among all corruptions, normalised as the test set, with its labels."""
-    task = load(f"imagefolder:{folder}", image_size=32).decoding(0)
+    task = load(f"imagefolder:{folder}", image_size=32).with_decoder_workers(0)
     parts = list(task.corrupted_part("fog", 3, 4))
     assert torch.equal(torch.cat([y for _, y in parts]), task.test.labels)
     expected = [

@@ -249,12 +249,15 @@ def test_a_task_of_files_has_the_passes_of_any_task(split):
 def test_the_number_of_processes_is_the_task_s(split):
     task = task_of(split, decoder=DecoderPool())
     assert task.decoder.workers == len(os.sched_getaffinity(0))
-    assert task.decoding(3).decoder.workers == 3
-    assert task.decoding(0).to("cpu").decoder.workers == 0
-    assert task.decoding(None).decoder.workers == len(os.sched_getaffinity(0))
+    assert task.with_decoder_workers(3).decoder.workers == 3
+    assert task.with_decoder_workers(0).to("cpu").decoder.workers == 0
+    assert task.with_decoder_workers(None).decoder.workers == len(os.sched_getaffinity(0))
     with pytest.raises(ValueError, match="must not be negative, got -1"):
-        task.decoding(-1)
-    assert torch.equal(one_pass(task.decoding(2).part("test", 7))[0], one_pass(task.decoding(0).part("test", 7))[0])
+        task.with_decoder_workers(-1)
+    assert torch.equal(
+        one_pass(task.with_decoder_workers(2).part("test", 7))[0],
+        one_pass(task.with_decoder_workers(0).part("test", 7))[0],
+    )
 
 
 def test_bare_files_are_normalised_as_the_task_s_own(split):
