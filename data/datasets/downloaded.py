@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data.files.download import alone, say
+from data.files.download import hold_lock, print_status
 from data.tasks.image_dataset import Split
 from data.tasks.task import DatasetShape
 
@@ -117,9 +117,9 @@ def kept(file: Path, source: str, make: Callable[[], dict[str, Array]]) -> dict[
     if (found := _read(file, source)) is not None:
         return found
     if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
-        say(f"{file}: its folder cannot be written to; what the file would keep is made anew each time")
+        print_status(f"{file}: its folder cannot be written to; what the file would keep is made anew each time")
         return make()
-    with alone(file, f"makes {file.name}"):
+    with hold_lock(file, f"makes {file.name}"):
         if (found := _read(file, source)) is not None:
             return found
         made: dict[str, Any] = make()
@@ -129,7 +129,9 @@ def kept(file: Path, source: str, make: Callable[[], dict[str, Array]]) -> dict[
                 np.savez(out, source=np.array(source), **made)
             unfinished.replace(file)
         except OSError as error:
-            say(f"{file}: cannot be written ({error.strerror}); what the file would keep is made anew each time")
+            print_status(
+                f"{file}: cannot be written ({error.strerror}); what the file would keep is made anew each time"
+            )
         finally:
             unfinished.unlink(missing_ok=True)
         return made
@@ -146,5 +148,5 @@ def _read(file: Path, source: str) -> dict[str, Array] | None:
         problem = "it is of another version"
     except UNREADABLE as error:
         problem = f"it cannot be read: {error}"
-    say(f"{file}: {problem}; made anew")
+    print_status(f"{file}: {problem}; made anew")
     return None

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from data.datasets.downloaded import ImageArray, channels_first, check_images, decode_image_bytes
-from data.files.archives import DAMAGED
+from data.files.archives import ARCHIVE_ERRORS
 from data.files.download import fetch
 
 SIDE = 32
@@ -84,7 +84,7 @@ def _read(archive: Archive, root: Path) -> Tensor:
             for member in packed:
                 if _is_image(member) and (opened := packed.extractfile(member)):
                     images[member.name] = decode_image_bytes(opened.read(), SIDE, f"{file}: {member.name}")
-    except DAMAGED as error:
+    except ARCHIVE_ERRORS as error:
         raise ValueError(f"{file}: cannot be read ({error}); remove the file, and get it again") from error
     stacked = np.array([images[name] for name in sorted(images)], np.uint8).reshape(-1, SIDE, SIDE, 3)
     return check_images(channels_first(stacked), str(file), channels=3, side=SIDE, count=COUNT)

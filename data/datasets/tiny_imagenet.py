@@ -9,8 +9,8 @@ import torch
 
 from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import Array, channels_first, check_images, decode_image_bytes, kept, make_split
-from data.files.archives import DAMAGED
-from data.files.download import fetch, say
+from data.files.archives import ARCHIVE_ERRORS
+from data.files.download import fetch, print_status
 from data.tasks.image_dataset import Augmentation, ImageDataset
 from data.tasks.split_dataset import stratified_order
 
@@ -68,7 +68,7 @@ def load_tiny_imagenet(path: str, root: Path) -> ImageDataset:
 
 def _decode(archive: Path) -> dict[str, Array]:
     """Decode all images with labels."""
-    say(f"decoding the images of {archive.name}, which is done once and takes a minute or so")
+    print_status(f"decoding the images of {archive.name}, which is done once and takes a minute or so")
     try:
         with zipfile.ZipFile(archive) as files:
             classes, train = _list_train(files, archive)
@@ -80,7 +80,7 @@ def _decode(archive: Path) -> dict[str, Array]:
                 for i, (name, _) in enumerate(listed):
                     images[i] = decode_image_bytes(files.read(name), SIDE, f"{archive}: {name}")
                 arrays |= {f"x_{part}": images, f"y_{part}": np.array([label for _, label in listed], np.uint8)}
-    except DAMAGED as error:
+    except ARCHIVE_ERRORS as error:
         raise ValueError(f"{archive}: cannot be read ({error}); remove the file, and get it again") from error
     return arrays
 

@@ -13,13 +13,21 @@ from lzma import LZMAError
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
-from data.files.download import alone
+from data.files.download import hold_lock
 
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, zlib.error, LZMAError, EOFError, NotImplementedError)
+ARCHIVE_ERRORS = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    BadGzipFile,
+    zlib.error,
+    LZMAError,
+    EOFError,
+    NotImplementedError,
+)
 """What the standard library raises for archives that are cut short or altered."""
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """A file or folder of an archive."""
 
     name: str
@@ -52,14 +60,14 @@ def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
         return folder
     if not archive.is_file():
         raise FileNotFoundError(f"{archive}: no such archive")
-    with alone(folder, f"unpacks {archive.name}"):
+    with hold_lock(folder, f"unpacks {archive.name}"):
         if folder.is_dir():
             return folder
         unfinished = folder.with_name(f".{folder.name}.unpacking")
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
         unfinished.mkdir()
         try:
-            with members(archive) as found:
+            with open_archive(archive) as found:
                 for member in found:
                     check_member(archive, member)
                     member.extract(unfinished)
@@ -68,7 +76,7 @@ def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
             if hasattr(os, "sync"):
                 os.sync()  # the contents before the name, should the power fail
             (unfinished / part).rename(folder)
-        except DAMAGED as error:
+        except ARCHIVE_ERRORS as error:
             raise ValueError(f"{archive}: the archive is damaged ({error}); remove it, and get it again") from error
         except OSError as error:
             raise OSError(f"{archive}: cannot be unpacked to {folder} ({error})") from error
@@ -77,7 +85,7 @@ def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
     return folder
 
 
-def check_member(archive: Path, member: Member) -> None:
+def check_member(archive: Path, member: ArchiveMember) -> None:
     """Refuse a member that would be put outside the folder, by its name or as a link.
 
     Raises:
@@ -91,7 +99,7 @@ def check_member(archive: Path, member: Member) -> None:
 
 
 @contextmanager
-def members(archive: Path) -> Iterator[Iterator[Member]]:
+def open_archive(archive: Path) -> Iterator[Iterator[ArchiveMember]]:
     """Open an archive and go through its members.
 
     Raises:
@@ -100,12 +108,12 @@ def members(archive: Path) -> Iterator[Iterator[Member]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             yield (
-                Member(info.filename, not stat.S_ISLNK(info.external_attr >> 16), _from_zip(zipped, info))
+                ArchiveMember(info.filename, not stat.S_ISLNK(info.external_attr >> 16), _from_zip(zipped, info))
                 for info in zipped.infolist()
             )
         return
     with _open_tar(archive) as packed:
-        yield (Member(info.name, info.isfile() or info.isdir(), _from_tar(packed, info)) for info in packed)
+        yield (ArchiveMember(info.name, info.isfile() or info.isdir(), _from_tar(packed, info)) for info in packed)
         while packed.fileobj and packed.fileobj.read(1 << 20):
             pass  # the checksum of what was compressed stands at its end, which tarfile does not read
 

@@ -20,9 +20,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 TRIES = 3
 """How often in a row a server may send nothing before it is given up."""
-PAUSE = 1.0
+RETRY_SECONDS = 1.0
 """Seconds before the second try; the third waits twice as long."""
-SILENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 """Seconds without a byte after which a connection counts as lost."""
 CHUNK = 1 << 20
 
@@ -75,7 +75,7 @@ def fetch(urls: str | Sequence[str], file: Path, *, md5: str = "", sha256: str =
     if checksum.fits(file):
         return file
     try:
-        with alone(file, f"downloads {file.name}"):
+        with hold_lock(file, f"downloads {file.name}"):
             return file if checksum.fits(file) else _download([urls] if isinstance(urls, str) else urls, file, checksum)
     except DownloadError:
         raise
@@ -83,12 +83,12 @@ def fetch(urls: str | Sequence[str], file: Path, *, md5: str = "", sha256: str =
         found = f"its {checksum.kind} is wrong" if file.is_file() else "it is not there"
         raise DownloadError(
             f"{file.absolute()}: {found}, and it cannot be downloaded, because the folder cannot be written to "
-            f"({error.strerror or error}); {_by_hand(urls, file, checksum)}"
+            f"({error.strerror or error}); {_manual_instructions(urls, file, checksum)}"
         ) from error
 
 
 @contextmanager
-def alone(file: Path, doing: str) -> Iterator[None]:
+def hold_lock(file: Path, doing: str) -> Iterator[None]:
     """Hold the lock of a file or folder that is about to be made, so that only one process makes it.
 
     Args:
@@ -100,7 +100,7 @@ def alone(file: Path, doing: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"waiting for another process that {doing}")
+        print_status(f"waiting for another process that {doing}")
         lock.acquire()
     try:
         yield
@@ -108,7 +108,7 @@ def alone(file: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
-def say(line: str) -> None:
+def print_status(line: str) -> None:
     """Tell a person something; progress bars that are shown stay whole."""
     print(line, file=sys.stderr, flush=True)
 
@@ -120,14 +120,14 @@ def _download(urls: Sequence[str], file: Path, checksum: Checksum) -> Path:
         found = f"what was there had the {checksum.kind} {checksum.of(file)}, expected {checksum.value}"
         problems.append(f"{found}; put aside as {bad.name}")
         file.replace(bad)
-        say(f"{file}: {problems[0]}; downloading it anew")
+        print_status(f"{file}: {problems[0]}; downloading it anew")
     part = file.with_name(f"{file.name}.part")
     for url in urls:
         while True:
             resumed = part.exists() and part.stat().st_size > 0
             try:
                 with part.open("ab", buffering=0) as out:
-                    _receive(url, out, file.name)
+                    _download_with_retries(url, out, file.name)
             except DownloadError:
                 raise  # writing failed: another address would not help
             except (OSError, HTTPException) as error:
@@ -147,23 +147,23 @@ def _download(urls: Sequence[str], file: Path, checksum: Checksum) -> Path:
     again = "try again, which goes on where it stopped, or " if part.exists() else ""
     raise DownloadError(
         f"{file.absolute()}: not there, and downloading it failed ({'; '.join(problems)}); "
-        f"{again}{_by_hand(urls, file, checksum)}"
+        f"{again}{_manual_instructions(urls, file, checksum)}"
     )
 
 
-def _by_hand(urls: str | Sequence[str], file: Path, checksum: Checksum) -> str:
+def _manual_instructions(urls: str | Sequence[str], file: Path, checksum: Checksum) -> str:
     """Say what a person can do."""
     source = urls if isinstance(urls, str) else urls[0]
     return f"put {file.name} ({checksum.kind} {checksum.value}) there by hand, from {source}"
 
 
-def _receive(url: str, out: BinaryIO, name: str) -> None:
+def _download_with_retries(url: str, out: BinaryIO, name: str) -> None:
     """Bring a file to its full length from where it stands, over as many connections as it takes."""
     failures = 0
     while True:
         have = _size(out)
         try:
-            if _stream(url, out, name):
+            if _append_response(url, out, name):
                 return
             problem: Exception = ConnectionError("the connection was closed before the end")
         except DownloadError:
@@ -179,15 +179,15 @@ def _receive(url: str, out: BinaryIO, name: str) -> None:
         failures = 0 if _size(out) > have else failures + 1
         if failures == TRIES:
             raise problem
-        time.sleep(failures * PAUSE)
+        time.sleep(failures * RETRY_SECONDS)
 
 
-def _stream(url: str, out: BinaryIO, name: str) -> bool:
+def _append_response(url: str, out: BinaryIO, name: str) -> bool:
     """Append to a file what one connection gives; say whether that is all."""
     have = _size(out)
     wanted = {"Range": f"bytes={have}-"} if have else {}
     agent = {"User-Agent": "economical-ensembles", "Accept-Encoding": "identity"}
-    with urlopen(Request(url, headers=agent | wanted), timeout=SILENCE) as response:
+    with urlopen(Request(url, headers=agent | wanted), timeout=TIMEOUT_SECONDS) as response:
         sent = re.match(r"bytes (\d+)-", response.headers["Content-Range"] or "")
         if have and not (response.status == HTTPStatus.PARTIAL_CONTENT and sent and int(sent[1]) == have):
             out.truncate(0)  # the server begins at the start
@@ -229,7 +229,7 @@ def _progress(name: str, url: str, have: int, total: int | None) -> Iterator[Cal
     in_worker = multiprocessing.parent_process() is not None
     if in_worker or not sys.stderr.isatty() or hasattr(sys.stderr, "rich_proxied_file"):
         size = f" ({total / 1e6:.1f} MB)" if total else ""
-        say(f"downloading {name}{size} from {url}" + (f", from byte {have} on" if have else ""))
+        print_status(f"downloading {name}{size} from {url}" + (f", from byte {have} on" if have else ""))
         yield lambda n: None
         return
     from rich.console import Console

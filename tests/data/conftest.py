@@ -15,5 +15,5 @@ def offline(monkeypatch):
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(download, "urlopen", refuse)
-    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(os, "sync", lambda: None)

@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path, contents, fou
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(download, "alone", refuse)  # the superuser may write everywhere
+    monkeypatch.setattr(download, "hold_lock", refuse)  # the superuser may write everywhere
     if contents:
         (tmp_path / "file.bin").write_bytes(contents)
     with pytest.raises(
@@ -257,14 +257,14 @@ def test_one_of_several_processes_downloads(server, tmp_path):
 
 def test_those_that_wait_say_so(tmp_path, capsys):
     def hold():
-        with download.alone(tmp_path / "file.bin", "downloads file.bin"):
+        with download.hold_lock(tmp_path / "file.bin", "downloads file.bin"):
             held.set()
             time.sleep(0.2)
 
     held, thread = threading.Event(), threading.Thread(target=hold)
     thread.start()
     held.wait()
-    with download.alone(tmp_path / "file.bin", "downloads file.bin"):
+    with download.hold_lock(tmp_path / "file.bin", "downloads file.bin"):
         assert not thread.is_alive() or thread.join(1) is None
     assert "waiting for another process that downloads file.bin" in capsys.readouterr().err
 
