@@ -20,11 +20,11 @@ from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 
-AREA = (0.08, 1.0)
+CROP_AREA = (0.08, 1.0)
 """Share of the image that a random cut covers."""
-RATIO = (3 / 4, 4 / 3)
+CROP_RATIO = (3 / 4, 4 / 3)
 """Width by height of a random cut."""
-TRIES = 10
+CROP_TRIES = 10
 """Cuts that are drawn until one fits into the image."""
 
 
@@ -77,10 +77,10 @@ def decode_image_file(file: Path, job: DecodeJob, seed: int | None) -> Pixels:
     try:
         with Image.open(file) as image:
             if not job.resized:
-                return as_stored(image, job.side)
+                return read_exact_size(image, job.side)
             if seed is None:
-                return cut_for_evaluation(image, job.side)
-            return cut_at_random(image, job.side, Random(seed).random, job.flip)
+                return resize_and_centre_crop(image, job.side)
+            return random_resized_crop(image, job.side, Random(seed).random, job.flip)
     except MemoryError:
         raise
     except Exception as error:  # on damaged files decoders raise whatever they stumble over
@@ -90,14 +90,14 @@ def decode_image_file(file: Path, job: DecodeJob, seed: int | None) -> Pixels:
         ) from error
 
 
-def as_stored(image: Image.Image, side: int) -> Pixels:
+def read_exact_size(image: Image.Image, side: int) -> Pixels:
     """Give an image that has the right size already, (S, S, 3)."""
     if image.size != (side, side):
         raise ValueError(f"found {image.width} x {image.height} pixels, expected {side} x {side}")
-    return np.asarray(colour(image))
+    return np.asarray(to_rgb(image))
 
 
-def cut_for_evaluation(image: Image.Image, side: int) -> Pixels:
+def resize_and_centre_crop(image: Image.Image, side: int) -> Pixels:
     """Resize the shorter side to 256 / 224 of S and cut S × S out of the centre: (S, S, 3).
 
     So ImageNet is evaluated at S = 224; other sizes, small ones too, keep the proportion.
@@ -107,11 +107,11 @@ def cut_for_evaluation(image: Image.Image, side: int) -> Pixels:
     # The longer side is cut off to whole pixels and the margins are rounded as torchvision does it.
     wide, high = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     left, top = round((wide - side) / 2), round((high - side) / 2)
-    resized = colour(image).resize((wide, high), Image.Resampling.BILINEAR)
+    resized = to_rgb(image).resize((wide, high), Image.Resampling.BILINEAR)
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
-def cut_at_random(image: Image.Image, side: int, draw: Callable[[], float], flip: bool) -> Pixels:
+def random_resized_crop(image: Image.Image, side: int, draw: Callable[[], float], flip: bool) -> Pixels:
     """Cut a random part out of an image, resize it, and mirror it with probability one half: (S, S, 3).
 
     Args:
@@ -125,36 +125,36 @@ def cut_at_random(image: Image.Image, side: int, draw: Callable[[], float], flip
     """
     mirrored = draw() < 0.5 and flip
     full = image.size
-    left, top, width, height = random_cut(*full, draw)
-    reduce(image, 2 * side / min(width, height))
+    left, top, width, height = draw_crop_box(*full, draw)
+    decode_smaller(image, 2 * side / min(width, height))
     x0, x1 = (x * image.width / full[0] for x in (left, left + width))
     y0, y1 = (y * image.height / full[1] for y in (top, top + height))
     # A cut of whole pixels, and within it, if the image was reduced, the cut that was drawn.
     first, above = math.floor(x0), math.floor(y0)
     part = image.crop((first, above, math.ceil(x1), math.ceil(y1)))
     box = (x0 - first, y0 - above, x1 - first, y1 - above)
-    cut = colour(part).resize((side, side), Image.Resampling.BILINEAR, box=box)
+    cut = to_rgb(part).resize((side, side), Image.Resampling.BILINEAR, box=box)
     return np.asarray(cut)[:, ::-1] if mirrored else np.asarray(cut)
 
 
-def random_cut(width: int, height: int, draw: Callable[[], float]) -> tuple[int, int, int, int]:
+def draw_crop_box(width: int, height: int, draw: Callable[[], float]) -> tuple[int, int, int, int]:
     """Draw a part of an image: left, top, width and height in pixels.
 
-    Its area is uniform in `AREA` of the image's, the logarithm of its ratio uniform in `RATIO`; if after `TRIES`
-    draws none lies inside the image, it is the largest centred part of a ratio in `RATIO`.
+    Its area is uniform in `CROP_AREA` of the image's, the logarithm of its ratio uniform in `CROP_RATIO`; if after `CROP_TRIES`
+    draws none lies inside the image, it is the largest centred part of a ratio in `CROP_RATIO`.
     """
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
-    for _ in range(TRIES):
-        area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * draw())
+    low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
+    for _ in range(CROP_TRIES):
+        area = width * height * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * draw())
         ratio = math.exp(low + (high - low) * draw())
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int((width - w + 1) * draw()), int((height - h + 1) * draw()), w, h
-    w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    w, h = min(width, round(height * CROP_RATIO[1])), min(height, round(width / CROP_RATIO[0]))
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def reduce(image: Image.Image, factor: float) -> None:
+def decode_smaller(image: Image.Image, factor: float) -> None:
     """Let a JPEG be decoded at a half, a quarter or an eighth of its size if that is at least `factor` of it.
 
     Large photographs are decoded several times as fast. Two pixels are left for each one of the result, so that
@@ -164,7 +164,7 @@ def reduce(image: Image.Image, factor: float) -> None:
         image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
 
 
-def colour(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Give an image three colours: grey becomes three equal ones, transparency is dropped, 16 bits become 8.
 
     Raises:

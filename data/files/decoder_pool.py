@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.files.decode_image import DecodeJob, ImageError, decode_images
 
-AHEAD = 2
+JOBS_AHEAD = 2
 """Jobs that each process may be ahead."""
 
-START = "fork" if sys.platform == "linux" else None
+START_METHOD = "fork" if sys.platform == "linux" else None
 """How processes start. Forked ones are there at once and share what is loaded, also in an engine's processes, where
 the default is to start anew; they only decode, and touch neither the device nor threads of the process they left."""
 
@@ -35,7 +35,7 @@ class DecoderPool:
         self.workers = usable_cpus() if workers is None else workers
         if self.workers < 0:
             raise ValueError(f"the number of processes that decode images must not be negative, got {workers}")
-        self._idle: dict[bool, list[_Pool]] = {False: [], True: []}
+        self._idle: dict[bool, list[_WorkerPool]] = {False: [], True: []}
 
     def __call__(self, jobs: Iterable[DecodeJob], *, pinned: bool = False) -> Iterator[Tensor]:
         """Decode jobs, in their order: each (B, S, S, 3) uint8.
@@ -48,7 +48,7 @@ class DecoderPool:
             ImageError: If a file holds no image, or a damaged one; names it.
             RuntimeError: If a process dies.
         """
-        for result in self._results(jobs, pinned) if self.workers else map(_attempt, jobs):
+        for result in self._results(jobs, pinned) if self.workers else map(_decode_or_error, jobs):
             if isinstance(result, ImageError):
                 raise result
             yield result
@@ -56,7 +56,7 @@ class DecoderPool:
     def _results(self, jobs: Iterable[DecodeJob], pinned: bool) -> Iterator[Tensor | ImageError]:
         """Decode in an idle pool, which is idle again when the pass ends or is given up."""
         idle = self._idle[pinned]
-        pool = idle.pop() if idle else _Pool(self.workers, pinned)
+        pool = idle.pop() if idle else _WorkerPool(self.workers, pinned)
         pool.queue.jobs = jobs
         broken = False
         try:
@@ -72,26 +72,26 @@ class DecoderPool:
                 idle.append(pool)
 
 
-class _Pool:
+class _WorkerPool:
     """Processes of one pass at a time, and the jobs of that pass."""
 
     def __init__(self, workers: int, pinned: bool) -> None:
-        self.queue = _Queue()
+        self.queue = _JobQueue()
         self.loader: DataLoader[Any] = DataLoader(
-            _Attempts(),
+            _DecodingDataset(),
             batch_size=None,  # a job is a batch already
             sampler=self.queue,
             num_workers=workers,
-            prefetch_factor=AHEAD,
+            prefetch_factor=JOBS_AHEAD,
             persistent_workers=True,
-            multiprocessing_context=START,
+            multiprocessing_context=START_METHOD,
             pin_memory=pinned,
-            worker_init_fn=_begin,
+            worker_init_fn=_ignore_interrupt,
             generator=Generator(),  # what it draws, and never uses, must not come from the global one
         )
 
 
-class _Queue:
+class _JobQueue:
     """Jobs in their order; the next pass of a pool replaces them."""
 
     def __init__(self) -> None:
@@ -101,21 +101,21 @@ class _Queue:
         return iter(self.jobs)
 
 
-class _Attempts(Dataset[Any]):
+class _DecodingDataset(Dataset[Any]):
     """What a process does with a job; an error about a file travels back as a value, and so keeps its message."""
 
     def __getitem__(self, job: DecodeJob) -> Tensor | ImageError:
-        return _attempt(job)
+        return _decode_or_error(job)
 
 
-def _attempt(job: DecodeJob) -> Tensor | ImageError:
+def _decode_or_error(job: DecodeJob) -> Tensor | ImageError:
     try:
         return decode_images(job)
     except ImageError as error:
         return error
 
 
-def _begin(worker: int) -> None:
+def _ignore_interrupt(worker: int) -> None:
     """Leave Ctrl-C to the process that is decoded for: it ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock, Timeout
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-TRIES = 3
+MAX_FAILURES = 3
 """How often in a row a server may send nothing before it is given up."""
 RETRY_SECONDS = 1.0
 """Seconds before the second try; the third waits twice as long."""
@@ -177,7 +177,7 @@ def _download_with_retries(url: str, out: BinaryIO, name: str) -> None:
         except (OSError, HTTPException) as error:
             problem = error
         failures = 0 if _size(out) > have else failures + 1
-        if failures == TRIES:
+        if failures == MAX_FAILURES:
             raise problem
         time.sleep(failures * RETRY_SECONDS)
 

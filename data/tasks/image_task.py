@@ -93,7 +93,7 @@ class ImageTask(Task):
     def part(self, part: Part, batch_size: int) -> ImageBatches | ImageFileBatches | None:
         """All images of a split, once each, in order and unchanged but normalised; None if there are none.
 
-        Images in files are cut as for evaluation: see `data.files.decode_image.cut_for_evaluation`.
+        Images in files are cut as for evaluation: see `data.files.decode_image.resize_and_centre_crop`.
         """
         split = {"train": self.train, "validation": self.validation, "test": self.test}[part]
         return None if split is None else self._passes(split, batch_size)

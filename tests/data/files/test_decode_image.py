@@ -14,11 +14,11 @@ from torchvision.transforms import functional as TF
 from data.files.decode_image import (
     DecodeJob,
     ImageError,
-    cut_at_random,
-    cut_for_evaluation,
     decode_image_file,
     decode_images,
-    random_cut,
+    draw_crop_box,
+    random_resized_crop,
+    resize_and_centre_crop,
 )
 from tests.data.write_image_files import cut_short, pattern, write_image
 
@@ -34,7 +34,7 @@ def noise_image(width, height, seed=0):
 def test_evaluation_equals_resize_and_centre_crop(size, side):
     image = noise_image(*size)
     expected = TF.center_crop(TF.resize(image, round(side * 256 / 224)), side)
-    assert np.array_equal(cut_for_evaluation(image, side), np.asarray(expected))
+    assert np.array_equal(resize_and_centre_crop(image, side), np.asarray(expected))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -43,11 +43,11 @@ def test_training_equals_crop_and_resize(size, seed):
     image, side = noise_image(*size), 48
     draw = random.Random(seed).random
     mirrored = draw() < 0.5
-    left, top, width, height = random_cut(*size, draw)
+    left, top, width, height = draw_crop_box(*size, draw)
     expected = TF.resized_crop(image, top, left, height, width, [side, side])
-    found = cut_at_random(image, side, random.Random(seed).random, flip=True)
+    found = random_resized_crop(image, side, random.Random(seed).random, flip=True)
     assert np.array_equal(found, np.asarray(TF.hflip(expected) if mirrored else expected))
-    unmirrored = cut_at_random(image, side, random.Random(seed).random, flip=False)
+    unmirrored = random_resized_crop(image, side, random.Random(seed).random, flip=False)
     assert np.array_equal(unmirrored, np.asarray(expected)), "mirroring leaves the cut"
 
 
@@ -58,7 +58,7 @@ def test_cuts_are_spread_as_torchvisions(size):
     image = noise_image(*size)
     oracle = [transforms.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
     draw = random.Random(0).random
-    cuts = [random_cut(width, height, draw) for _ in range(3000)]
+    cuts = [draw_crop_box(width, height, draw) for _ in range(3000)]
     for found, expected in (
         ([w * h for _, _, w, h in cuts], [w * h for _, _, h, w in oracle]),
         ([w / h for _, _, w, h in cuts], [w / h for _, _, h, w in oracle]),
@@ -74,7 +74,7 @@ def test_cuts_are_spread_as_torchvisions(size):
 def test_the_cut_of_a_image_that_no_draw_fits_into(size):
     # The largest and widest cut is wider than any of these, and three times the area is too large for all.
     expected = transforms.RandomResizedCrop.get_params(noise_image(*size), (3.0, 3.0), (3 / 4, 4 / 3))
-    x, y, w, h = random_cut(*size, lambda: 0.999999)
+    x, y, w, h = draw_crop_box(*size, lambda: 0.999999)
     assert (y, x, h, w) == expected
 
 
@@ -188,7 +188,7 @@ def test_large_jpegs_are_decoded_smaller_to_nearly_the_same(tmp_path, monkeypatc
     moderate = DecodeJob([], 120)  # less than four times as small: to the bit as torchvision
     image = Image.open(file).convert("RGB")
     for seed in range(5):
-        expected = cut_at_random(image, 120, random.Random(seed).random, flip=False)
+        expected = random_resized_crop(image, 120, random.Random(seed).random, flip=False)
         assert np.array_equal(decode_image_file(file, moderate, seed), expected)
 
 
