@@ -21,12 +21,20 @@ from data.datasets.ood import choose_ood_datasets
 from data.datasets.synthetic import load_synthetic, load_synthetic_text
 from data.datasets.text_files import load_enwik8, load_text
 from data.datasets.tiny_imagenet import load_tiny_imagenet
-from data.tasks.dataset_options import FILES, FOLDER, IMAGES, TEXT, DatasetOptions, check_cutout, check_options
+from data.tasks.dataset_options import (
+    IMAGE_FOLDER_OPTIONS,
+    IMAGE_OPTIONS,
+    IMAGENET_OPTIONS,
+    TEXT_OPTIONS,
+    DatasetOptions,
+    check_cutout,
+    check_options,
+)
 from data.tasks.image_dataset import ImageDataset
 from data.tasks.image_task import ImageTask
-from data.tasks.split_dataset import check_counts, check_share, make_task
+from data.tasks.split_dataset import check_label_noise, check_split_sizes, make_image_task
 from data.tasks.task import DatasetShape, Task
-from data.tasks.text_task import SEGMENT, TextTask, check_symbols, segments
+from data.tasks.text_task import SEGMENT, TextTask, count_segments, count_symbols
 
 # (what follows the colon of the dataset's name, folder for downloads) -> the dataset as stored
 Loader = Callable[[str, Path], ImageDataset]
@@ -60,7 +68,11 @@ VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz
 """Raised whenever what a dataset gives changes: images, augmentation, companions, corruptions; 1 where it is not
 listed. Part of a run's key."""
 
-_OPTIONS = dict.fromkeys(DATASETS, IMAGES) | {"imagenet": FILES, "imagefolder": FOLDER} | dict.fromkeys(TEXTS, TEXT)
+_OPTIONS_OF = (
+    dict.fromkeys(DATASETS, IMAGE_OPTIONS)
+    | {"imagenet": IMAGENET_OPTIONS, "imagefolder": IMAGE_FOLDER_OPTIONS}
+    | dict.fromkeys(TEXTS, TEXT_OPTIONS)
+)
 
 
 def dataset_names() -> list[str]:
@@ -93,7 +105,7 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Data
         raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
     if name in DOWNLOADED:  # refuse before a download what will not fit after it
         dataset_shape(dataset, **options)
-    check_options(dataset, options, _OPTIONS[name])
+    check_options(dataset, options, _OPTIONS_OF[name])
     if options.get("corruptions") == "official":
         check_exists(dataset)
     if name in TEXTS:
@@ -114,7 +126,7 @@ def _images(dataset: str, name: str, path: str, root: Path, options: DatasetOpti
         augmentation=replace(source.augmentation, cutout=options.get("cutout", 0)),
         corruptions=source.corruptions if kind == "generated" else (),
     )
-    task = make_task(
+    task = make_image_task(
         dataset, source, options.get("validation"), options.get("train_size"), options.get("label_noise", 0.0)
     )
     if kind != "official":
@@ -161,16 +173,16 @@ def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> DatasetShape
     known = DOWNLOADED[dataset]
     held_out, kept = options.get("validation"), options.get("train_size")
     if known.image_size is None or known.in_channels is None:
-        check_options(dataset, options, TEXT)
+        check_options(dataset, options, TEXT_OPTIONS)
         segment = options.get("segment") or SEGMENT
-        train = check_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
-        check_symbols(dataset, "validation", held_out, known.train // 18)
-        return known._replace(train=segments(train, segment))
-    check_options(dataset, options, FILES if dataset == "imagenet" else IMAGES)
+        train = count_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
+        count_symbols(dataset, "validation", held_out, known.train // 18)
+        return known._replace(train=count_segments(train, segment))
+    check_options(dataset, options, IMAGENET_OPTIONS if dataset == "imagenet" else IMAGE_OPTIONS)
     if options.get("corruptions") == "official":
         check_exists(dataset)
     check_cutout(dataset, options, known.image_size)
-    check_counts(dataset, known.train, held_out or 0, kept)
-    check_share(options.get("label_noise", 0.0))
+    check_split_sizes(dataset, known.train, held_out or 0, kept)
+    check_label_noise(options.get("label_noise", 0.0))
     choose_ood_datasets(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
     return known._replace(train=known.train - (held_out or 0) if kept is None else kept)

@@ -15,7 +15,7 @@ from data.corruptions import STANDARD_CORRUPTIONS
 from data.files.decode_image import DecodeJob, decode_image_file
 from data.files.decoder_pool import usable_cpus
 from data.files.image_files import ImageFiles
-from data.tasks.image_dataset import Augmentation, ImageDataset, Split, Statistics
+from data.tasks.image_dataset import Augmentation, ChannelStatistics, ImageDataset, Split
 from data.tasks.split_dataset import stratified_order
 
 EXTENSIONS = {"avif", "bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
@@ -129,7 +129,7 @@ def in_stratified_order(split: Split) -> Split:
     return Split(split.images[order], split.labels[order])
 
 
-def statistics(files: ImageFiles) -> Statistics:
+def statistics(files: ImageFiles) -> ChannelStatistics:
     """Mean and standard deviation of the first `MEASURED` images, measured when one of them is first read."""
     measure = cache(lambda: measure_channels(files[:MEASURED]))
     return _Measured(lambda: measure().mean), _Measured(lambda: measure().std)

@@ -16,7 +16,7 @@ from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import DOWNLOADED
 from data.datasets.ood import OOD_DATASETS
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
-from data.tasks.text_task import TextTask, make_text
+from data.tasks.text_task import TextTask, make_text_task
 
 TRAIN, TEST, COMPANION = 512, 64, 32
 """How many images there are."""
@@ -120,4 +120,4 @@ def load_synthetic_text(
     text[:classes] = np.arange(classes)  # each occurs
     for i in range(classes, SYMBOLS):
         text[i] = followers[text[i - 1], choices[i]]
-    return make_text(f"synthetic_text:{path}", text, validation, train_size, segment)
+    return make_text_task(f"synthetic_text:{path}", text, validation, train_size, segment)

@@ -6,7 +6,7 @@ import numpy as np
 
 from data.files.archives import unpack
 from data.files.download import Checksum, fetch
-from data.tasks.text_task import TextTask, make_text
+from data.tasks.text_task import TextTask, make_text_task
 
 ENWIK8_URL = "http://mattmahoney.net/dc/enwik8.zip"
 
@@ -37,7 +37,7 @@ def load_text(
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, expected a text")
-    return make_text(f"text:{path}", np.fromfile(file, dtype=np.uint8), validation, train_size, segment)
+    return make_text_task(f"text:{path}", np.fromfile(file, dtype=np.uint8), validation, train_size, segment)
 
 
 def load_enwik8(
@@ -67,4 +67,4 @@ def load_enwik8(
             f"{file}: found {file.stat().st_size:,} bytes that are not enwik8's 100,000,000 (md5 {ENWIK8_MD5}); remove "
             f"the folder {file.parent}, and start again"
         )
-    return make_text("enwik8", np.fromfile(file, dtype=np.uint8), validation, train_size, segment)
+    return make_text_task("enwik8", np.fromfile(file, dtype=np.uint8), validation, train_size, segment)

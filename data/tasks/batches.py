@@ -92,24 +92,28 @@ class ImageBatches(SplitBatches):
         if not isinstance(split.images, Tensor):
             raise TypeError("these images are files: ImageFileBatches makes batches of them")
         self.examples = len(split.labels)
-        self._bounds = bounds(self.examples, batch_size)
+        self._bounds = batch_bounds(self.examples, batch_size)
         self._stream = stream
         self._augmentation = augmentation or Augmentation()
         self._labels = split.labels
         self._images = split.images.contiguous(memory_format=memory_format)  # (N, C, H, W)
-        self._scale, self._shift = normalisation(self._images.shape[1:], mean, std, self._images.device, memory_format)
+        self._scale, self._shift = normalisation_constants(
+            self._images.shape[1:], mean, std, self._images.device, memory_format
+        )
         self._channels_last = memory_format == torch.channels_last
-        self._rows = None if stream is None else _rows(self._images, self._augmentation.padding, self._channels_last)
+        self._row_windows = (
+            None if stream is None else _row_windows(self._images, self._augmentation.padding, self._channels_last)
+        )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: x float32 (B, C, H, W) in the memory format, y int64 (B,)."""
-        if self._stream is None or self._rows is None:
+        if self._stream is None or self._row_windows is None:
             for start, stop in self._bounds:
                 yield normalise(self._images[start:stop], self._scale, self._shift), self._labels[start:stop]
         else:
             draws = self._draw(self._stream())
             for start, stop in self._bounds:
-                yield self._augmented(self._rows, draws[:, start:stop])
+                yield self._augmented(self._row_windows, draws[:, start:stop])
 
     def _draw(self, generator: Generator) -> Tensor:
         """All that a pass needs, (6, N) int64: image, its window's place (2), mirrored or not, cutout's centre (2).
@@ -133,7 +137,7 @@ class ImageBatches(SplitBatches):
         x = x[:, 0].permute(0, 3, 1, 2) if self._channels_last else x[..., 0]  # (B, C, S, S)
         x = normalise(x, self._scale, self._shift)
         if self._augmentation.cutout:
-            x *= _outside(cut_row, cut_column, self._augmentation.cutout, x.shape, self._channels_last)
+            x *= _cutout_mask(cut_row, cut_column, self._augmentation.cutout, x.shape, self._channels_last)
         return x, self._labels[index]
 
     def _windows(self, rows: Tensor, index: Tensor, top: Tensor, left: Tensor) -> Tensor:
@@ -150,7 +154,7 @@ class ImageBatches(SplitBatches):
         return rows.index_select(0, first.flatten()).view(len(index), planes, side, side, inner)
 
 
-def bounds(examples: int, batch_size: int) -> list[tuple[int, int]]:
+def batch_bounds(examples: int, batch_size: int) -> list[tuple[int, int]]:
     """Where each batch of a pass starts and stops; a last batch of a single example joins the batch before it.
 
     Raises:
@@ -166,7 +170,7 @@ def bounds(examples: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], examples], strict=True))
 
 
-def normalisation(
+def normalisation_constants(
     shape: torch.Size,
     mean: Sequence[float],
     std: Sequence[float],
@@ -207,7 +211,7 @@ def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, x, scale, out=x)
 
 
-def _rows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
+def _row_windows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
     """Every row of the original width that fits into the padded images, as a view that costs only these.
 
     Returns:
@@ -223,7 +227,7 @@ def _rows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
     return padded.flatten().unfold(0, width * pixel, pixel)
 
 
-def _outside(row: Tensor, column: Tensor, cutout: int, shape: torch.Size, channels_last: bool) -> Tensor:
+def _cutout_mask(row: Tensor, column: Tensor, cutout: int, shape: torch.Size, channels_last: bool) -> Tensor:
     """1 outside a square around each image's centre row and column and 0 inside, float32 (B, C or 1, S, S).
 
     With channels last it is as large as the images and in their layout: multiplying by it is then several times as

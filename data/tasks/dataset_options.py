@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-IMAGES = ("label_noise", "cutout", "ood", "corruptions")
-FILES = ("label_noise", "ood", "corruptions")
-FOLDER = (*FILES, "image_size")
-TEXT = ("segment",)
+IMAGE_OPTIONS = ("label_noise", "cutout", "ood", "corruptions")
+IMAGENET_OPTIONS = ("label_noise", "ood", "corruptions")
+IMAGE_FOLDER_OPTIONS = (*IMAGENET_OPTIONS, "image_size")
+TEXT_OPTIONS = ("segment",)
 """The options that kinds of datasets have besides `validation` and `train_size`."""
 
 

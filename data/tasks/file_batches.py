@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from data.files.decode_image import DecodeJob
 from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
-from data.tasks.batches import SplitBatches, bounds, normalisation, normalise
+from data.tasks.batches import SplitBatches, batch_bounds, normalisation_constants, normalise
 from data.tasks.image_dataset import Augmentation, Split
 
 
@@ -54,7 +54,7 @@ class ImageFileBatches(SplitBatches):
         if augmentation and (augmentation.padding or augmentation.cutout):
             raise ValueError("images in files are cut at random sizes and mirrored; padding and cutout must be 0")
         self.examples = len(split.labels)
-        self._bounds = bounds(self.examples, batch_size)
+        self._bounds = batch_bounds(self.examples, batch_size)
         self._files, self._labels = split.images, split.labels
         self._decoder = decoder
         self._augmentation = augmentation
@@ -72,13 +72,13 @@ class ImageFileBatches(SplitBatches):
             if self._augmentation:
                 seeds = torch.randint(2**63 - 1, (len(labels),), generator=generator)
         flip = self._augmentation is not None and self._augmentation.flip
-        scale, shift = normalisation(files.shape[1:], self._mean, self._std, device)
-        images = decoded(files, self._bounds, self._decoder, device, seeds, flip=flip)
+        scale, shift = normalisation_constants(files.shape[1:], self._mean, self._std, device)
+        images = decode_batches(files, self._bounds, self._decoder, device, seeds, flip=flip)
         for (start, stop), batch in zip(self._bounds, images, strict=True):
             yield normalise(batch, scale, shift), labels[start:stop]
 
 
-def decoded(
+def decode_batches(
     files: ImageFiles,
     batches: Sequence[tuple[int, int]],
     decoder: DecoderPool,
@@ -103,22 +103,22 @@ def decoded(
     Raises:
         ValueError: If a file cannot be decoded.
     """
-    parts = [_parts(start, stop, decoder.workers or 1) for start, stop in batches]
-    jobs = (_job(files, seeds, flip, *part) for batch in parts for part in batch)
+    parts = [_split_evenly(start, stop, decoder.workers or 1) for start, stop in batches]
+    jobs = (_decode_job(files, seeds, flip, *part) for batch in parts for part in batch)
     pieces = decoder(jobs, pinned=device.type == "cuda")
     for batch in parts:
         own = [piece.to(device, non_blocking=True) for piece in islice(pieces, len(batch))]
         yield (own[0] if len(own) == 1 else torch.cat(own)).permute(0, 3, 1, 2)
 
 
-def _parts(start: int, stop: int, count: int) -> list[tuple[int, int]]:
+def _split_evenly(start: int, stop: int, count: int) -> list[tuple[int, int]]:
     """Cut a batch into at most `count` parts whose sizes differ by one at most."""
     count = min(count, stop - start)
     edges = [start + (stop - start) * i // count for i in range(count + 1)]
     return list(pairwise(edges))
 
 
-def _job(files: ImageFiles, seeds: Tensor | None, flip: bool, start: int, stop: int) -> DecodeJob:
+def _decode_job(files: ImageFiles, seeds: Tensor | None, flip: bool, start: int, stop: int) -> DecodeJob:
     """Describe the decoding of some files to a process."""
     own = None if seeds is None else seeds[start:stop].tolist()
     return DecodeJob(files[start:stop].paths(), files.side, own, flip, files.resized)

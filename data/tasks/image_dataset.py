@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.files.image_files import ImageFiles, Images
 
-Statistics = tuple[Sequence[float], Sequence[float]]
+ChannelStatistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of images in [0, 1], a number a channel."""
 
 
@@ -87,4 +87,4 @@ class ImageDataset:
     validation: int
     ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
-    statistics: Callable[[ImageFiles], Statistics] | None = None
+    statistics: Callable[[ImageFiles], ChannelStatistics] | None = None

@@ -10,12 +10,12 @@ from torch import Generator, Tensor
 from data.corruptions import SEVERITIES, corrupt
 from data.files.decoder_pool import DecoderPool
 from data.files.image_files import Images
-from data.tasks.batches import ImageBatches, normalisation, normalise
-from data.tasks.file_batches import ImageFileBatches, decoded
+from data.tasks.batches import ImageBatches, normalisation_constants, normalise
+from data.tasks.file_batches import ImageFileBatches, decode_batches
 from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.task import DatasetShape, Part, Task
 
-KEPT = 2**18
+CACHED_VALUES_LIMIT = 2**18
 """Values of a test set up to which its corrupted images are kept: 75 times as many bytes, some 20 MB at most."""
 
 
@@ -113,7 +113,7 @@ class ImageTask(Task):
         else:
             starts = range(0, len(images), batch_size)
             edges = [(start, min(start + batch_size, len(images))) for start in starts]
-            yield from decoded(images, edges, self.decoder, self.device)
+            yield from decode_batches(images, edges, self.decoder, self.device)
 
     def corrupted(self, batch_size: int) -> Iterator[tuple[str, int, int, Tensor]]:
         """The test images under every corruption, batch by batch and always the same.
@@ -164,7 +164,7 @@ class ImageTask(Task):
 
     def _corrupt(self, images: Tensor, name: str, severity: int, start: int) -> Tensor:
         """Generate a corruption of some test images, or give what was generated before and is small enough to keep."""
-        if self.test.images.shape.numel() > KEPT:
+        if self.test.images.shape.numel() > CACHED_VALUES_LIMIT:
             return corrupt(images, name, severity, start=start)
         place = (name, severity, start, len(images))
         if place not in self._kept:
@@ -206,6 +206,6 @@ def normalised_batches(images: Images, task: ImageTask, batch_size: int) -> Iter
             f"{task.name}: images have shape {tuple(images.shape[1:])}, "
             f"the task's own {tuple(task.test.images.shape[1:])} (channels, height, width)"
         )
-    scale, shift = normalisation(images.shape[1:], task.mean, task.std, task.device)
+    scale, shift = normalisation_constants(images.shape[1:], task.mean, task.std, task.device)
     for batch in task.in_batches(images, batch_size):
         yield normalise(batch.contiguous(memory_format=torch.channels_last), scale, shift)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.files.image_files import Images
-from data.tasks.image_dataset import ImageDataset, Split, Statistics
+from data.tasks.image_dataset import ChannelStatistics, ImageDataset, Split
 from data.tasks.image_task import ImageTask
 
 _SUBSET_SEED = 20210601  # of the stratified order from which `train_size` keeps the first images
@@ -61,7 +61,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(stds)
 
 
-def make_task(
+def make_image_task(
     name: str, source: ImageDataset, validation: int | None, train_size: int | None, label_noise: float = 0.0
 ) -> ImageTask:
     """Hold out images of a source's training set, shrink the rest if asked to, and measure what is left.
@@ -71,23 +71,23 @@ def make_task(
         source: The dataset as stored.
         validation: Number of images held out from the end of the training set; None for the dataset's default.
         train_size: Keep only this many of the rest, a fixed stratified subset; None for all.
-        label_noise: Share of the training labels that are replaced, as `noisy_labels` says; those of images held out
+        label_noise: Share of the training labels that are replaced, as `add_label_noise` says; those of images held out
             and of test images stay as they are.
 
     Raises:
         ValueError: If there are not that many images, a class is left without any, or the share is none.
     """
     held_out = source.validation if validation is None else validation
-    check_counts(name, len(source.train.labels), held_out, train_size)
-    noisy = noisy_labels(source.train.labels, source.classes, label_noise)
+    check_split_sizes(name, len(source.train.labels), held_out, train_size)
+    noisy = add_label_noise(source.train.labels, source.classes, label_noise)
     train, rest = _hold_out(name, source.train, held_out)
     labels = noisy[: len(train.labels)]
     if train_size is None:
         train = Split(train.images, labels)
     else:
-        chosen = _subset(train.labels, train_size)
+        chosen = _stratified_subset(train.labels, train_size)
         train = Split(train.images[chosen], labels[chosen])
-    mean, std = _statistics(source, train.images)
+    mean, std = _channel_statistics(source, train.images)
     return ImageTask(
         name=name,
         classes=source.classes,
@@ -102,7 +102,7 @@ def make_task(
     )
 
 
-def _statistics(source: ImageDataset, images: Images) -> Statistics:
+def _channel_statistics(source: ImageDataset, images: Images) -> ChannelStatistics:
     """Mean and standard deviation of the images that are used; a source of files says itself how it measures them."""
     if isinstance(images, Tensor):
         return channel_statistics(images)
@@ -110,7 +110,7 @@ def _statistics(source: ImageDataset, images: Images) -> Statistics:
     return source.statistics(images)
 
 
-def noisy_labels(labels: Tensor, classes: int, share: float) -> Tensor:
+def add_label_noise(labels: Tensor, classes: int, share: float) -> Tensor:
     """Replace a fixed random share of labels by uniform draws from all classes, which may hit the true one.
 
     They are drawn for the whole training set as it is stored, before anything is held out or left out: what an image's
@@ -133,7 +133,7 @@ def noisy_labels(labels: Tensor, classes: int, share: float) -> Tensor:
     References:
         Wortsman et al., Learning neural network subspaces, ICML 2021, section 4.3.
     """
-    check_share(share)
+    check_label_noise(share)
     if share == 0:
         return labels
     n = len(labels)
@@ -145,7 +145,7 @@ def noisy_labels(labels: Tensor, classes: int, share: float) -> Tensor:
     return noisy
 
 
-def check_share(label_noise: float) -> None:
+def check_label_noise(label_noise: float) -> None:
     """Refuse a share of noisy labels that is none.
 
     Raises:
@@ -155,7 +155,7 @@ def check_share(label_noise: float) -> None:
         raise ValueError(f"label_noise is the share of training labels drawn at random, 0 to 1; got {label_noise}")
 
 
-def check_counts(name: str, available: int, held_out: int, train_size: int | None) -> None:
+def check_split_sizes(name: str, available: int, held_out: int, train_size: int | None) -> None:
     """Refuse to hold out or to keep more training images than there are.
 
     Args:
@@ -195,7 +195,7 @@ def _hold_out(name: str, train: Split, count: int) -> tuple[Split, Split | None]
     return Split(train.images[:kept], train.labels[:kept]), Split(train.images[kept:], held)
 
 
-def _subset(labels: Tensor, count: int) -> Tensor:
+def _stratified_subset(labels: Tensor, count: int) -> Tensor:
     """Indices of a fixed stratified subset, in their old order; a smaller subset is part of a larger one."""
     # Deviation: von Oswald et al. 2021, Table 15, pick at random. 10,000 of CIFAR-10 drawn so would hold 1,000 ± 27 of
     # each class; here they hold 1,000.

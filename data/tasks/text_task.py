@@ -14,13 +14,13 @@ from data.tasks.task import DatasetShape, Part, Task, shard_bounds
 
 SEGMENT = 100
 """Symbols through which gradients flow back. The late-phase paper does not state it; this is our choice."""
-WINDOW = 1024
+WINDOW_LENGTH = 1024
 """Symbols that a network reads at once when it is tested."""
-CONTEXT = 256
+CONTEXT_LENGTH = 256
 """Of these, the first ones, which only lead up to the others; the first window of a text has none to lead up to."""
 
 
-class Segments:
+class TextSegments:
     """Minibatches to train on: segments of a text, each the continuation of the one before it in its lane.
 
     The text is cut into as many lanes of equal length as a minibatch has rows, and the lanes into segments. A network
@@ -84,7 +84,7 @@ class Segments:
             yield x[own].long(), y[own].long()
 
 
-class Windows:
+class TextWindows:
     """Minibatches to test on: windows of a text, each read from an empty state.
 
     Every symbol but the text's first is predicted exactly once. A window repeats the last symbols of the one before
@@ -100,7 +100,7 @@ class Windows:
         ValueError: If the text holds nothing to predict.
     """
 
-    def __init__(self, text: Tensor, rows: int, window: int = WINDOW, context: int = CONTEXT) -> None:
+    def __init__(self, text: Tensor, rows: int, window: int = WINDOW_LENGTH, context: int = CONTEXT_LENGTH) -> None:
         if len(text) < 2:
             raise ValueError(f"a text of {len(text)} symbols holds no symbol to predict")
         self._text, self._rows, self.window = text, rows, min(window, len(text) - 1)
@@ -163,7 +163,7 @@ class TextTask(Task):
     @property
     def shape(self) -> DatasetShape:
         """What networks and schedules must know; its examples are segments."""
-        return DatasetShape(None, None, self.classes, segments(len(self.train), self.segment))
+        return DatasetShape(None, None, self.classes, count_segments(len(self.train), self.segment))
 
     def to(self, device: torch.device | str) -> Self:
         """The same task on `device`."""
@@ -174,22 +174,22 @@ class TextTask(Task):
             test=self.test.to(device),
         )
 
-    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> Segments:
+    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> TextSegments:
         """Segments to train on, x and y int64 (B, T); text is never augmented."""
-        return Segments(self.train, batch_size, self.segment, stream)
+        return TextSegments(self.train, batch_size, self.segment, stream)
 
-    def part(self, part: Part, batch_size: int) -> Windows | None:
+    def part(self, part: Part, batch_size: int) -> TextWindows | None:
         """All of a part, in windows, x and y int64 (B, T); None if there is none. B is `batch_size` / 16 at most."""
         text = {"train": self.train, "validation": self.validation, "test": self.test}[part]
-        return None if text is None else Windows(text, max(batch_size // 16, 1))
+        return None if text is None else TextWindows(text, max(batch_size // 16, 1))
 
 
-def segments(symbols: int, segment: int) -> int:
+def count_segments(symbols: int, segment: int) -> int:
     """Count the segments of a text to train on, the last one perhaps shorter."""
     return max(-(-(symbols - segment) // segment), 1)
 
 
-def make_text(
+def make_text_task(
     name: str, content: NDArray[np.uint8], validation: int | None, train_size: int | None, segment: int | None
 ) -> TextTask:
     """Number the bytes of a text and divide it, as `load_text` says."""
@@ -201,8 +201,8 @@ def make_text(
     number[symbols] = torch.arange(len(symbols), dtype=torch.uint8)
     first, second = len(raw) * 90 // 100, len(raw) * 95 // 100
     segment = segment or SEGMENT
-    kept = check_symbols(name, "train_size", train_size, first, least=segment + 1)
-    held = check_symbols(name, "validation", validation, second - first)
+    kept = count_symbols(name, "train_size", train_size, first, least=segment + 1)
+    held = count_symbols(name, "validation", validation, second - first)
     text = number[raw.int()]
     return TextTask(
         name=name,
@@ -215,7 +215,7 @@ def make_text(
     )
 
 
-def check_symbols(name: str, what: str, asked: int | None, available: int, least: int = 2) -> int:
+def count_symbols(name: str, what: str, asked: int | None, available: int, least: int = 2) -> int:
     """Give how many symbols of a part are taken: as many as asked for, or all.
 
     Args:

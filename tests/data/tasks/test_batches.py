@@ -242,7 +242,7 @@ def test_wrong_arguments():
 def test_other_streams_share_the_images():
     batches = make(numbered(20), augmentation=Augmentation(padding=1), seed=1)
     other = batches.with_stream(stream(2))
-    assert other._rows is batches._rows
+    assert other._row_windows is batches._row_windows
     expected = make(numbered(20), augmentation=Augmentation(padding=1), seed=2)
     for found, wanted in zip(one_pass(other), one_pass(expected), strict=True):
         assert torch.equal(found, wanted)

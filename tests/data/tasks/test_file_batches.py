@@ -9,7 +9,7 @@ import torch
 from data.files.decode_image import DecodeJob, ImageError, decode_images
 from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
-from data.tasks.file_batches import ImageFileBatches, decoded
+from data.tasks.file_batches import ImageFileBatches, decode_batches
 from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask, normalised_batches
 from tests.data.write_image_files import write_image, write_level
@@ -229,7 +229,7 @@ def test_names_in_any_encoding(tmp_path):
         write_level(tmp_path / name, 50 * i)
     files = ImageFiles(tmp_path, np.array([os.fsencode(name) for name in names]), 4)
     for workers in (0, 2):
-        (images,) = decoded(files, [(0, 4)], DecoderPool(workers), torch.device("cpu"))
+        (images,) = decode_batches(files, [(0, 4)], DecoderPool(workers), torch.device("cpu"))
         assert images.amax((1, 2, 3)).tolist() == images.amin((1, 2, 3)).tolist() == [0, 50, 100, 150]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import data.datasets.text_files
 import data.files.download
 from data.datasets.text_files import load_enwik8, load_text
-from data.tasks.text_task import CONTEXT, WINDOW, Segments, Windows
+from data.tasks.text_task import CONTEXT_LENGTH, WINDOW_LENGTH, TextSegments, TextWindows
 from methods.core.streams import stream
 
 
@@ -29,7 +29,7 @@ def passing(epoch=0, seed=0):
     ("n", "lanes", "segment"), [(1000, 4, 10), (1003, 7, 100), (107, 1, 100), (12, 3, 9), (64, 5, 1)]
 )
 def test_lanes_are_read_segment_by_segment(n, lanes, segment):
-    segments = Segments(numbered(n), lanes, segment, passing())
+    segments = TextSegments(numbered(n), lanes, segment, passing())
     xs, ys = zip(*segments, strict=True)
     assert len(segments) == len(xs)
     assert segments.examples == lanes * len(xs)
@@ -46,7 +46,7 @@ def test_lanes_are_read_segment_by_segment(n, lanes, segment):
 
 
 def test_passes_begin_at_random_places_that_the_stream_decides():
-    segments = Segments(numbered(1000), 4, 50, passing())
+    segments = TextSegments(numbered(1000), 4, 50, passing())
     first = [next(iter(segments.with_stream(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
     assert len(set(first)) > 10
     assert max(first) < 50
@@ -57,12 +57,12 @@ def test_passes_begin_at_random_places_that_the_stream_decides():
 
 def test_a_text_too_short_for_its_lanes():
     with pytest.raises(ValueError, match="109 symbols is too short for 10 lanes, .* segments of 100 symbols"):
-        Segments(numbered(109), 10, 100, passing())
+        TextSegments(numbered(109), 10, 100, passing())
 
 
 @given(st.integers(2, 400), st.integers(1, 5), st.integers(1, 60), st.integers(0, 70))
 def test_every_symbol_but_the_first_is_predicted_once(n, rows, window, context):
-    windows = Windows(numbered(n), rows, window, context)
+    windows = TextWindows(numbered(n), rows, window, context)
     batches = list(windows)
     assert len(windows) == len(batches)
     assert all(x.shape == y.shape and len(x) <= rows and x.shape[1] == min(window, n - 1) for x, y in batches)
@@ -78,7 +78,7 @@ def test_every_symbol_but_the_first_is_predicted_once(n, rows, window, context):
 
 def test_a_text_without_anything_to_predict():
     with pytest.raises(ValueError, match="a text of 1 symbols"):
-        Windows(numbered(1), 4)
+        TextWindows(numbered(1), 4)
 
 
 @pytest.fixture
@@ -121,10 +121,10 @@ def test_no_text(tmp_path):
 
 
 def test_windows_lead_up_to_what_they_predict():
-    x, y = next(iter(Windows(numbered(3000), 64)))
-    assert x.shape == (4, WINDOW)
+    x, y = next(iter(TextWindows(numbered(3000), 64)))
+    assert x.shape == (4, WINDOW_LENGTH)
     assert (y[0] >= 0).all()
-    assert (y[1] >= 0).sum() == WINDOW - CONTEXT
+    assert (y[1] >= 0).sum() == WINDOW_LENGTH - CONTEXT_LENGTH
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_wrong_archive_is_refused(enwik8, tmp_path):
 
 def test_parts_of_segments_are_lanes():
     text = torch.arange(200, dtype=torch.uint8)
-    whole = Segments(text, 5, 7, lambda: torch.Generator().manual_seed(1))
+    whole = TextSegments(text, 5, 7, lambda: torch.Generator().manual_seed(1))
     divided = [whole.shard(part, 2) for part in range(2)]
     assert [each.examples for each in divided] == [2 * len(whole), 3 * len(whole)]
     for (x, y), *own in zip(whole, *divided, strict=True):
@@ -180,4 +180,4 @@ def test_parts_of_segments_are_lanes():
     with pytest.raises(ValueError, match="5 examples cannot be divided into 6 parts"):
         whole.shard(0, 6)
     with pytest.raises(ValueError, match="windows of a text are not divided"):
-        Windows(text, 2).shard(0, 2)
+        TextWindows(text, 2).shard(0, 2)
