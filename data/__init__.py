@@ -1,4 +1,7 @@
-"""The tasks. `load` makes one by its dataset's name, for example "digits", "npz:images.npz" or "enwik8"."""
+"""Datasets and the tasks built from them.
+
+`load` returns the task of a dataset by the dataset's name, for example "digits", "npz:images.npz" or "enwik8".
+"""
 
 from data.datasets.ood import OOD_DATASETS, STANDARD_OOD_DATASETS
 from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, dataset_names, dataset_shape, digest, load

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, a task for seconds on a CPU."""
+"""Scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels. Training takes seconds on a CPU."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ _PATCH_SEED = 8
 
 
 def load_digits(path: str, root: Path) -> ImageDataset:
-    """The digits, split once and for all: 600 images to train on (the last 200 held out) and 1,197 to test on.
+    """Load the digits in a fixed split: 600 training images, of which the last 200 are held out, and 1,197 test images.
 
-    The three parts are stratified by class. The companion "photographs" holds 1,197 grey patches of two
+    The three parts are stratified by class. The OOD dataset "photographs" holds 1,197 grey patches of two
     photographs. Nothing is downloaded.
 
     Args:
@@ -50,9 +50,10 @@ def load_digits(path: str, root: Path) -> ImageDataset:
 
 
 def load_photographs() -> Tensor:
-    """Grey patches, (1197, 1, 8, 8) uint8, of two photographs (a temple and a flower) reduced to a quarter.
+    """Load grey patches of two photographs, a temple and a flower, as an OOD dataset: (1197, 1, 8, 8) uint8.
 
-    Reducing first gives a patch the structure of 32 x 32 pixels of the photograph. Where the patches lie is fixed.
+    The photographs are first reduced to a quarter of their side, so that a patch shows 32 x 32 pixels of the original.
+    The positions of the patches are fixed.
     """
     from sklearn.datasets import load_sample_images
 

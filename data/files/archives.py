@@ -1,4 +1,4 @@
-"""Archives, unpacked whole or not at all, and never outside their folder."""
+"""Unpacks archives: completely or not at all, and never outside the target folder."""
 
 import os
 import shutil
@@ -24,11 +24,17 @@ ARCHIVE_ERRORS = (
     EOFError,
     NotImplementedError,
 )
-"""What the standard library raises for archives that are cut short or altered."""
+"""Exceptions that the standard library raises for truncated or altered archives."""
 
 
 class ArchiveMember(NamedTuple):
-    """A file or folder of an archive."""
+    """An entry of an archive.
+
+    Attributes:
+        name: Its path in the archive.
+        plain: Whether it is a file or a folder, not a link or a device.
+        extract: Writes it into a folder.
+    """
 
     name: str
     plain: bool
@@ -36,24 +42,24 @@ class ArchiveMember(NamedTuple):
 
 
 def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
-    """Unpack a tar (packed in any way) or zip archive into a folder, unless the folder is there already.
+    """Unpack a zip archive, or a tar archive with any compression, into a folder that does not exist yet.
 
-    It is unpacked beside the folder and gets its name at the end, so that a folder of that name is always whole.
-    Several processes may ask for the same folder: one unpacks it.
+    The archive is unpacked into a temporary folder, which is renamed at the end, so that the folder is always
+    complete. If several processes ask for the same folder, one of them unpacks it.
 
     Args:
         archive: The archive.
-        folder: Where its contents are to be; nothing is done if it exists.
-        part: The folder of the archive that is wanted, without its own name; "" for all.
+        folder: The target folder. If it exists, nothing is done.
+        part: Folder in the archive whose contents are wanted; "" for the whole archive.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the archive is damaged, is no archive, has no such part, or holds anything but files and folders
-            that stay inside; names the archive and its member. Nothing is left behind.
+        ValueError: If the file is damaged or no archive, does not hold the part, or has a member that is neither file
+            nor folder or lies outside the target folder; names the archive and the member. Nothing is left behind.
         FileNotFoundError: If there is no such archive.
-        OSError: If the disk has no room, or the folder cannot be written to.
+        OSError: If the disk is full, or the folder cannot be written to.
     """
     folder = folder.expanduser()
     if folder.is_dir():
@@ -64,7 +70,7 @@ def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
         if folder.is_dir():
             return folder
         unfinished = folder.with_name(f".{folder.name}.unpacking")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
         unfinished.mkdir()
         try:
             with open_archive(archive) as found:
@@ -74,7 +80,7 @@ def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
             if not (unfinished / part).is_dir():
                 raise ValueError(f"{archive}: expected a folder {part!r} in it, found none")
             if hasattr(os, "sync"):
-                os.sync()  # the contents before the name, should the power fail
+                os.sync()  # write the contents before the rename, in case the power fails
             (unfinished / part).rename(folder)
         except ARCHIVE_ERRORS as error:
             raise ValueError(f"{archive}: the archive is damaged ({error}); remove it, and get it again") from error
@@ -86,10 +92,10 @@ def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
 
 
 def check_member(archive: Path, member: ArchiveMember) -> None:
-    """Refuse a member that would be put outside the folder, by its name or as a link.
+    """Check that a member is a file or a folder that stays inside the target folder.
 
     Raises:
-        ValueError: Naming the archive and the member.
+        ValueError: If it is not; names the archive and the member.
     """
     path = PureWindowsPath(member.name)  # splits at both kinds of slash, and knows drives
     outside = path.anchor or ".." in path.parts
@@ -100,10 +106,10 @@ def check_member(archive: Path, member: ArchiveMember) -> None:
 
 @contextmanager
 def open_archive(archive: Path) -> Iterator[Iterator[ArchiveMember]]:
-    """Open an archive and go through its members.
+    """Open an archive and iterate over its members.
 
     Raises:
-        ValueError: If it is neither a tar nor a zip archive.
+        ValueError: If the file is neither a tar nor a zip archive.
     """
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
@@ -115,7 +121,7 @@ def open_archive(archive: Path) -> Iterator[Iterator[ArchiveMember]]:
     with _open_tar(archive) as packed:
         yield (ArchiveMember(info.name, info.isfile() or info.isdir(), _from_tar(packed, info)) for info in packed)
         while packed.fileobj and packed.fileobj.read(1 << 20):
-            pass  # the checksum of what was compressed stands at its end, which tarfile does not read
+            pass  # read to the end, where the compressed data have their checksum, which tarfile does not read
 
 
 def _open_tar(archive: Path) -> tarfile.TarFile:

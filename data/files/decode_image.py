@@ -1,9 +1,9 @@
-"""From an image file to an array of pixels: decoded, cut and resized, a pure function of the file and a seed.
+"""Decodes an image file to an array of pixels: a pure function of the file, the crop and a seed.
 
-Pillow decodes. Of two candidates it takes as long as torchvision's `decode_image` for the decoding itself, reads more
-formats, and raises an error on damaged files where the other one, which is deprecated, can end the process. Cutting
-and resizing equal torchvision's `RandomResizedCrop`, `Resize` and `CenterCrop` of Pillow images to the bit, so that
-published weights see the images that they were trained on.
+Pillow decodes the files. It is as fast as torchvision's `decode_image`, which is deprecated. Pillow reads more formats,
+and it raises an error on damaged files, where `decode_image` can end the process. Cropping and resizing equal
+torchvision's `RandomResizedCrop`, `Resize` and `CenterCrop` of Pillow images to the bit. Networks with published
+weights therefore see the images that they were trained on.
 """
 
 import math
@@ -21,27 +21,26 @@ from torch import Tensor
 Pixels = NDArray[np.uint8]
 
 CROP_AREA = (0.08, 1.0)
-"""Share of the image that a random cut covers."""
+"""Smallest and largest share of the image's area in a random crop."""
 CROP_RATIO = (3 / 4, 4 / 3)
-"""Width by height of a random cut."""
+"""Smallest and largest aspect ratio (width / height) of a random crop."""
 CROP_TRIES = 10
-"""Cuts that are drawn until one fits into the image."""
+"""Number of random crops that are drawn to find one that fits into the image."""
 
 
 class ImageError(ValueError):
-    """A file that should hold an image does not."""
+    """A file holds no image, or a damaged one."""
 
 
 class DecodeJob(NamedTuple):
     """Images to decode together.
 
     Attributes:
-        files: Their paths.
-        side: S, the height and width to give them, in pixels.
-        seeds: One number an image, from which its random cut and mirroring are made; None for the fixed cut of
-            evaluation.
+        files: Paths of the images.
+        side: S, the height and width of the results, in pixels.
+        seeds: One seed per image, for its random crop and mirroring; None for the centre crop of evaluation.
         flip: Whether half of the images with a seed are mirrored.
-        resized: Whether images of any size are cut and resized; else they must be S × S.
+        resized: Whether images of any size are cropped and resized; else each image must have S × S pixels.
     """
 
     files: list[str]
@@ -58,7 +57,7 @@ def decode_images(job: DecodeJob) -> Tensor:
         (B, S, S, 3) uint8.
 
     Raises:
-        ImageError: If a file holds no image, or a damaged one; names it.
+        ImageError: If a file holds no image, or a damaged one; names the file.
     """
     images = np.empty((len(job.files), job.side, job.side, 3), np.uint8)
     for i, file in enumerate(job.files):
@@ -69,7 +68,12 @@ def decode_images(job: DecodeJob) -> Tensor:
 def decode_image_file(file: Path, job: DecodeJob, seed: int | None) -> Pixels:
     """Decode one image of a job: (S, S, 3) uint8.
 
-    The orientation that a camera notes beside the pixels is not applied, as in the reference pipelines of ImageNet.
+    The orientation in a camera's metadata is not applied, as in the reference pipelines of ImageNet.
+
+    Args:
+        file: The image file.
+        job: The job, of which the side and the way of cropping are read.
+        seed: Seed of the random crop and mirroring; None for the centre crop of evaluation.
 
     Raises:
         ImageError: If the file holds no image, or a damaged one.
@@ -83,7 +87,7 @@ def decode_image_file(file: Path, job: DecodeJob, seed: int | None) -> Pixels:
             return random_resized_crop(image, job.side, Random(seed).random, job.flip)
     except MemoryError:
         raise
-    except Exception as error:  # on damaged files decoders raise whatever they stumble over
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
         raise ImageError(
             f"{file}: cannot be decoded ({type(error).__name__}: {error}); put an intact image in its place, "
             f"or take the file out of the folder"
@@ -91,20 +95,24 @@ def decode_image_file(file: Path, job: DecodeJob, seed: int | None) -> Pixels:
 
 
 def read_exact_size(image: Image.Image, side: int) -> Pixels:
-    """Give an image that has the right size already, (S, S, 3)."""
+    """Return the pixels of an image of S × S pixels: (S, S, 3).
+
+    Raises:
+        ValueError: If the image has another size.
+    """
     if image.size != (side, side):
         raise ValueError(f"found {image.width} x {image.height} pixels, expected {side} x {side}")
     return np.asarray(to_rgb(image))
 
 
 def resize_and_centre_crop(image: Image.Image, side: int) -> Pixels:
-    """Resize the shorter side to 256 / 224 of S and cut S × S out of the centre: (S, S, 3).
+    """Resize the shorter side to 256 / 224 of S, and crop S × S pixels at the centre: (S, S, 3).
 
-    So ImageNet is evaluated at S = 224; other sizes, small ones too, keep the proportion.
+    At S = 224 this is the usual evaluation of ImageNet. Other sizes have the same proportion.
     """
     short = round(side * 256 / 224)
     width, height = image.size
-    # The longer side is cut off to whole pixels and the margins are rounded as torchvision does it.
+    # The longer side is rounded down and the margins are rounded, as in torchvision.
     wide, high = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     left, top = round((wide - side) / 2), round((high - side) / 2)
     resized = to_rgb(image).resize((wide, high), Image.Resampling.BILINEAR)
@@ -112,13 +120,13 @@ def resize_and_centre_crop(image: Image.Image, side: int) -> Pixels:
 
 
 def random_resized_crop(image: Image.Image, side: int, draw: Callable[[], float], flip: bool) -> Pixels:
-    """Cut a random part out of an image, resize it, and mirror it with probability one half: (S, S, 3).
+    """Crop a random part of an image, resize it, and mirror it with probability one half: (S, S, 3).
 
     Args:
-        image: Any size; not decoded yet.
-        side: S.
-        draw: Gives uniform numbers in [0, 1).
-        flip: Whether to mirror.
+        image: An image of any size, not decoded yet.
+        side: S, in pixels.
+        draw: Returns uniform random numbers in [0, 1).
+        flip: Whether half of the images are mirrored.
 
     References:
         Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
@@ -129,7 +137,7 @@ def random_resized_crop(image: Image.Image, side: int, draw: Callable[[], float]
     decode_smaller(image, 2 * side / min(width, height))
     x0, x1 = (x * image.width / full[0] for x in (left, left + width))
     y0, y1 = (y * image.height / full[1] for y in (top, top + height))
-    # A cut of whole pixels, and within it, if the image was reduced, the cut that was drawn.
+    # Crop whole pixels. `box` is the drawn crop inside them, which differs if the image was decoded at a smaller size.
     first, above = math.floor(x0), math.floor(y0)
     part = image.crop((first, above, math.ceil(x1), math.ceil(y1)))
     box = (x0 - first, y0 - above, x1 - first, y1 - above)
@@ -138,10 +146,11 @@ def random_resized_crop(image: Image.Image, side: int, draw: Callable[[], float]
 
 
 def draw_crop_box(width: int, height: int, draw: Callable[[], float]) -> tuple[int, int, int, int]:
-    """Draw a part of an image: left, top, width and height in pixels.
+    """Draw a random crop of an image: left, top, width and height in pixels.
 
-    Its area is uniform in `CROP_AREA` of the image's, the logarithm of its ratio uniform in `CROP_RATIO`; if after `CROP_TRIES`
-    draws none lies inside the image, it is the largest centred part of a ratio in `CROP_RATIO`.
+    Its share of the image's area is uniform in `CROP_AREA`, the logarithm of its aspect ratio uniform in that of
+    `CROP_RATIO`. If none of `CROP_TRIES` crops lies inside the image, the largest centred crop with an aspect ratio in
+    `CROP_RATIO` is returned.
     """
     low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
     for _ in range(CROP_TRIES):
@@ -155,20 +164,20 @@ def draw_crop_box(width: int, height: int, draw: Callable[[], float]) -> tuple[i
 
 
 def decode_smaller(image: Image.Image, factor: float) -> None:
-    """Let a JPEG be decoded at a half, a quarter or an eighth of its size if that is at least `factor` of it.
+    """Tell Pillow to decode a JPEG at a half, a quarter or an eighth of its size, but at least at `factor` of it.
 
-    Large photographs are decoded several times as fast. Two pixels are left for each one of the result, so that
-    the resizing has what it averages; images that are not reduced to a quarter or less are decoded as they are.
+    Large photographs are decoded several times as fast. The caller's factor leaves two pixels for each pixel of the
+    result, so that resizing still averages. A factor above one half changes nothing.
     """
     if factor <= 0.5:
         image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Give an image three colours: grey becomes three equal ones, transparency is dropped, 16 bits become 8.
+    """Convert an image to 8-bit RGB: grey becomes three equal channels, transparency is dropped, 16 bits become 8.
 
     Raises:
-        ValueError: If its pixels are numbers without a known range.
+        ValueError: If its pixels are 32-bit numbers, whose range is unknown.
     """
     if image.mode == "RGB":
         return image

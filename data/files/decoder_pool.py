@@ -1,4 +1,4 @@
-"""Decoding in worker processes, ahead of what consumes the images."""
+"""A pool of worker processes that decode images ahead of their use."""
 
 import os
 import signal
@@ -12,20 +12,24 @@ from torch.utils.data import DataLoader, Dataset
 from data.files.decode_image import DecodeJob, ImageError, decode_images
 
 JOBS_AHEAD = 2
-"""Jobs that each process may be ahead."""
+"""Number of jobs that each process decodes ahead."""
 
 START_METHOD = "fork" if sys.platform == "linux" else None
-"""How processes start. Forked ones are there at once and share what is loaded, also in an engine's processes, where
-the default is to start anew; they only decode, and touch neither the device nor threads of the process they left."""
+"""Start method of the processes. Forked processes start at once and share the loaded modules.
+
+It is set explicitly because an engine's processes have another default. Forking is safe here: the processes only
+decode, and use neither the device nor the threads of their parent process.
+"""
 
 
 class DecoderPool:
-    """Decodes images in processes of its own, which stay from pass to pass and know nothing of any dataset.
+    """Decodes images in worker processes, which are kept from pass to pass.
 
-    The processes are started at the first use. A second pass beside an unfinished one gets processes of its own.
+    The processes are started at the first use. A second pass that begins before the first has ended gets other
+    processes.
 
     Args:
-        workers: How many processes; 0 decodes in the calling one, None takes one for each CPU that may be used.
+        workers: Number of processes; 0 to decode in the calling process, None for one per usable CPU.
 
     Raises:
         ValueError: If `workers` is negative.
@@ -38,14 +42,14 @@ class DecoderPool:
         self._idle: dict[bool, list[_WorkerPool]] = {False: [], True: []}
 
     def __call__(self, jobs: Iterable[DecodeJob], *, pinned: bool = False) -> Iterator[Tensor]:
-        """Decode jobs, in their order: each (B, S, S, 3) uint8.
+        """Yield the images of each job, in the order of the jobs: (B, S, S, 3) uint8.
 
         Args:
-            jobs: Taken a few ahead of what is asked for.
-            pinned: Whether to put the results into page-locked memory, from which a GPU copies on its own.
+            jobs: The jobs. A few more of them are decoded ahead.
+            pinned: Whether to put the images into page-locked memory, from which copies to a GPU are asynchronous.
 
         Raises:
-            ImageError: If a file holds no image, or a damaged one; names it.
+            ImageError: If a file holds no image, or a damaged one; names the file.
             RuntimeError: If a process dies.
         """
         for result in self._results(jobs, pinned) if self.workers else map(_decode_or_error, jobs):
@@ -54,7 +58,7 @@ class DecoderPool:
             yield result
 
     def _results(self, jobs: Iterable[DecodeJob], pinned: bool) -> Iterator[Tensor | ImageError]:
-        """Decode in an idle pool, which is idle again when the pass ends or is given up."""
+        """Decode in an idle pool, which becomes idle again when the pass ends or is abandoned."""
         idle = self._idle[pinned]
         pool = idle.pop() if idle else _WorkerPool(self.workers, pinned)
         pool.queue.jobs = jobs
@@ -65,7 +69,7 @@ class DecoderPool:
             broken = True
             raise RuntimeError(
                 f"the processes that decode images failed ({error}); if one was killed, or ran out of memory or of "
-                f"shared memory (/dev/shm), fewer than {self.workers} need less, and 0 none"
+                f"shared memory (/dev/shm), use fewer than {self.workers} processes, or 0"
             ) from error
         finally:
             if not broken:
@@ -73,7 +77,7 @@ class DecoderPool:
 
 
 class _WorkerPool:
-    """Processes of one pass at a time, and the jobs of that pass."""
+    """Processes that decode the jobs of one pass at a time."""
 
     def __init__(self, workers: int, pinned: bool) -> None:
         self.queue = _JobQueue()
@@ -87,12 +91,12 @@ class _WorkerPool:
             multiprocessing_context=START_METHOD,
             pin_memory=pinned,
             worker_init_fn=_ignore_interrupt,
-            generator=Generator(),  # what it draws, and never uses, must not come from the global one
+            generator=Generator(),  # the loader draws a seed and never uses it; the global generator must not change
         )
 
 
 class _JobQueue:
-    """Jobs in their order; the next pass of a pool replaces them."""
+    """The jobs of a pool's current pass, in order."""
 
     def __init__(self) -> None:
         self.jobs: Iterable[DecodeJob] = ()
@@ -102,7 +106,7 @@ class _JobQueue:
 
 
 class _DecodingDataset(Dataset[Any]):
-    """What a process does with a job; an error about a file travels back as a value, and so keeps its message."""
+    """Decodes a job in a worker process. An `ImageError` is returned as a value, so that its message is kept."""
 
     def __getitem__(self, job: DecodeJob) -> Tensor | ImageError:
         return _decode_or_error(job)
@@ -116,10 +120,10 @@ def _decode_or_error(job: DecodeJob) -> Tensor | ImageError:
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C to the process that is decoded for: it ends this one."""
+    """Ignore Ctrl-C in a worker process. The parent process handles it and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Batches on the device: cut, mirrored, masked and normalised there, all images of a batch at once."""
+"""Minibatches of images in memory, augmented and normalised on the device, all images of a batch at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from data.tasks.task import shard_bounds
 
 
 class SplitBatches:
-    """Batches of a split by their bounds: what does not depend on how the images are stored.
+    """Base of minibatches of a split: which examples each batch holds, independent of how the images are stored.
 
     Attributes:
-        examples: Images a pass.
+        examples: Number of images in a pass.
     """
 
     examples: int
@@ -26,10 +26,10 @@ class SplitBatches:
     _stream: Callable[[], Generator] | None
 
     def with_stream(self, stream: Callable[[], Generator]) -> Self:
-        """The same batches with other randomness; their images are not copied.
+        """Return the same batches with another stream of random numbers. The images are not copied.
 
         Raises:
-            ValueError: If these have none.
+            ValueError: If these batches have no stream.
         """
         if self._stream is None:
             raise ValueError("batches without a stream are not prepared for one")
@@ -38,10 +38,10 @@ class SplitBatches:
         return other
 
     def shard(self, part: int, parts: int) -> Self:
-        """One of several parts of every batch; everything is drawn as for whole batches.
+        """Return one shard of every batch. The random numbers are those of the whole batches.
 
         Raises:
-            ValueError: If a part of some batch would be empty.
+            ValueError: If a shard of some batch would be empty.
         """
         other = copy(self)
         other._bounds = [shard_bounds(start, stop, part, parts) for start, stop in self._bounds]
@@ -49,28 +49,28 @@ class SplitBatches:
         return other
 
     def __len__(self) -> int:
-        """Number of batches a pass."""
+        """Number of batches in a pass."""
         return len(self._bounds)
 
 
 class ImageBatches(SplitBatches):
-    """Batches of one split, normalised and, in training, shuffled and augmented.
+    """Minibatches of a split whose images are in memory: normalised and, in training, shuffled and augmented.
 
-    With a `stream` every pass takes a fresh generator from it and draws all it needs at the start of the pass on
-    the CPU: the order, and each image's window, mirroring and cutout. Equal generators therefore give equal bits
-    at each pass and on every device, and nothing later in the pass waits for the device. Without a stream the
-    images come in order and unchanged.
+    With a `stream`, each pass takes a fresh generator and draws all of its random numbers at the start, on the CPU:
+    the order, and each image's window, mirroring and cutout. Equal generators therefore give equal bits on every
+    device, and no later step of the pass waits for the device. Without a stream, the images come in order and are
+    not augmented.
 
-    Every image is visited exactly once a pass and the last, smaller batch is kept. A last batch of a single image
-    joins the batch before it, because BatchNorm cannot train on one image (not with a batch size of 1, where
-    every batch is such a batch).
+    Each image is visited exactly once a pass. The last, smaller batch is kept. A last batch of a single image is
+    joined to the batch before it, because BatchNorm cannot train on one image. With a batch size of 1, all batches
+    hold one image.
 
     Args:
-        split: Images and labels; the batches come on the same device.
-        batch_size: Images a batch.
-        mean: What is subtracted from each channel of the images in [0, 1].
-        std: What each channel is divided by afterwards.
-        augmentation: Random changes of the images; used only with a stream.
+        split: Images and labels. The batches are on the same device.
+        batch_size: Images in a batch.
+        mean: Number subtracted from each channel of the images in [0, 1].
+        std: Number by which each channel is then divided.
+        augmentation: Random changes of the images. They are made only with a stream.
         stream: Returns a fresh CPU generator, once a pass; None for no randomness.
         memory_format: Layout of the images of a batch: `torch.channels_last` or `torch.contiguous_format`.
 
@@ -90,7 +90,7 @@ class ImageBatches(SplitBatches):
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         if not isinstance(split.images, Tensor):
-            raise TypeError("these images are files: ImageFileBatches makes batches of them")
+            raise TypeError("the images are files; use ImageFileBatches")
         self.examples = len(split.labels)
         self._bounds = batch_bounds(self.examples, batch_size)
         self._stream = stream
@@ -106,7 +106,7 @@ class ImageBatches(SplitBatches):
         )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: x float32 (B, C, H, W) in the memory format, y int64 (B,)."""
+        """Yield the batches of one pass: x float32 (B, C, H, W) in the memory format, y int64 (B,)."""
         if self._stream is None or self._row_windows is None:
             for start, stop in self._bounds:
                 yield normalise(self._images[start:stop], self._scale, self._shift), self._labels[start:stop]
@@ -116,9 +116,11 @@ class ImageBatches(SplitBatches):
                 yield self._augmented(self._row_windows, draws[:, start:stop])
 
     def _draw(self, generator: Generator) -> Tensor:
-        """All that a pass needs, (6, N) int64: image, its window's place (2), mirrored or not, cutout's centre (2).
+        """Draw the random numbers of a pass, (6, N) int64.
 
-        Everything is drawn even if it is not used, so that switching cutout on leaves the order and the windows.
+        The rows are the image's index, its window's row and column, whether it is mirrored, and its cutout's row and
+        column. All of them are drawn even if they are not used, so that the order and the windows do not depend on
+        whether cutout is used.
         """
         n, side = self._images.shape[0], self._images.shape[2]
         order = torch.randperm(n, generator=generator)
@@ -128,7 +130,7 @@ class ImageBatches(SplitBatches):
         return torch.cat([order[None], places, flips, centres]).to(self._labels.device)
 
     def _augmented(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch that some columns of the draws, (6, B), describe."""
+        """Return the augmented batch that is described by some columns of the draws, (6, B)."""
         index, top, left, mirrored, cut_row, cut_column = draws
         x = self._windows(rows, index, top, left)  # (B, planes, S, S, inner)
         if self._augmentation.flip:
@@ -141,9 +143,9 @@ class ImageBatches(SplitBatches):
         return x, self._labels[index]
 
     def _windows(self, rows: Tensor, index: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """Cut a window out of each padded image: (B, planes, S, S, inner), in the order of memory.
+        """Cut a window out of each padded image: (B, planes, S, S, inner), in memory order.
 
-        Whole rows are copied, which is ten times as fast on a CPU as picking pixels.
+        Whole rows are copied. On a CPU this is ten times as fast as picking single pixels.
         """
         c, side = self._images.shape[1:3]
         planes, inner = (1, c) if self._channels_last else (c, 1)
@@ -155,7 +157,9 @@ class ImageBatches(SplitBatches):
 
 
 def batch_bounds(examples: int, batch_size: int) -> list[tuple[int, int]]:
-    """Where each batch of a pass starts and stops; a last batch of a single example joins the batch before it.
+    """Return the first index of each batch of a pass, and the index after its last example.
+
+    A last batch of a single example is joined to the batch before it.
 
     Raises:
         ValueError: If there are no examples or the batch size is less than 1.
@@ -177,20 +181,20 @@ def normalisation_constants(
     device: torch.device,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each float32 (1, C, H, W), with uint8 · scale + shift = (uint8 / 255 − mean) / std.
+    """Return scale and shift, each float32 (1, C, H, W), with uint8 · scale + shift = (uint8 / 255 − mean) / std.
 
-    They are as large as an image and lie in memory as images do, which is several times faster on a CPU than
-    broadcasting C numbers.
+    Both have the size and the memory layout of an image. On a CPU this is several times as fast as broadcasting C
+    numbers.
 
     Args:
         shape: (C, H, W) of an image.
-        mean: What is subtracted from each channel of the images in [0, 1].
-        std: What each channel is divided by afterwards.
-        device: Where the images are.
-        memory_format: Their layout.
+        mean: Number subtracted from each channel of the images in [0, 1].
+        std: Number by which each channel is then divided.
+        device: Device of the images.
+        memory_format: Memory layout of the images.
 
     Raises:
-        ValueError: If there is not one mean and one deviation a channel.
+        ValueError: If the number of means or deviations is not the number of channels.
     """
     c = shape[0]
     if not len(mean) == len(std) == c:
@@ -203,20 +207,27 @@ def normalisation_constants(
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Give images · scale + shift, float32 in the layout of the images, uint8 (B, C, H, W).
+    """Return images · scale + shift as float32, in the memory layout of the images.
 
-    It is computed in place: on a CPU a second fresh tensor would cost more than the arithmetic.
+    The result is computed in place, because on a CPU allocating a second tensor costs more than the arithmetic.
+
+    Args:
+        images: (B, C, H, W) uint8.
+        scale: (1, C, H, W) float32, from `normalisation_constants`.
+        shift: (1, C, H, W) float32, from `normalisation_constants`.
     """
     x = images.float()
     return torch.addcmul(shift, x, scale, out=x)
 
 
 def _row_windows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
-    """Every row of the original width that fits into the padded images, as a view that costs only these.
+    """Return every run of pixels as long as an image row in the padded images, as a view of them.
+
+    Only the padded images use memory.
 
     Returns:
-        (R, row): the rows by their first pixel, counted through all padded images in the order of memory: (N, H, W)
-        pixels of C numbers if channels come last, else (N, C, H, W) numbers.
+        (R, row): runs ordered by their first pixel, which is counted through all padded images in memory order. The
+        order is (N, H, W) pixels of C numbers if channels come last, else (N, C, H, W) numbers.
     """
     c, width = images.shape[1], images.shape[3]
     pixel = c if channels_last else 1
@@ -228,10 +239,17 @@ def _row_windows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
 
 
 def _cutout_mask(row: Tensor, column: Tensor, cutout: int, shape: torch.Size, channels_last: bool) -> Tensor:
-    """1 outside a square around each image's centre row and column and 0 inside, float32 (B, C or 1, S, S).
+    """Return a mask that is 0 inside each image's cutout square and 1 outside, float32 (B, C or 1, S, S).
 
-    With channels last it is as large as the images and in their layout: multiplying by it is then several times as
-    fast on a CPU as broadcasting it over the channels.
+    With channels last, the mask has the size and layout of the images. Multiplying by it is then several times as fast
+    on a CPU as broadcasting it over the channels.
+
+    Args:
+        row: (B,) row of each square's centre.
+        column: (B,) column of each square's centre.
+        cutout: Side of the squares, in pixels.
+        shape: (B, C, S, S) of the images.
+        channels_last: Whether the images' channels come last in memory.
     """
     b, c, side, _ = shape
     along = torch.arange(side, device=row.device)

@@ -1,4 +1,4 @@
-"""How much of a dataset is used, how, and what it is tested against: what may be said besides its name."""
+"""Options of a dataset: how many examples are used, how they are changed, and what the task is tested on."""
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict
@@ -7,26 +7,28 @@ IMAGE_OPTIONS = ("label_noise", "cutout", "ood", "corruptions")
 IMAGENET_OPTIONS = ("label_noise", "ood", "corruptions")
 IMAGE_FOLDER_OPTIONS = (*IMAGENET_OPTIONS, "image_size")
 TEXT_OPTIONS = ("segment",)
-"""The options that kinds of datasets have besides `validation` and `train_size`."""
+"""Options of each kind of dataset, besides `validation` and `train_size`."""
 
 
 class DatasetOptions(TypedDict, total=False):
-    """What `load` and `dataset_shape` take besides a dataset's name; an option left out has its default.
+    """Keyword arguments of `load` and `dataset_shape`. An option that is left out has its default.
 
     Attributes:
-        validation: Number of examples held out from the end of the training set; None for the dataset's default (200
-            for digits, the official part of 5 % for text, 0 for all others). Of text, symbols of that part.
-        train_size: Train on this many examples only, a fixed stratified subset of those not held out; None for all. Of
-            text, its first symbols.
-        label_noise: Share of the training labels that are replaced by random ones, the same for all methods and seeds;
-            `data.tasks.split_dataset.noisy_labels` says which and by what.
-        cutout: Side, in pixels, of the square that every training image loses; 0 for none.
-        ood: Names of the companions, from `OOD_DATASETS` or the dataset's own, or "npz:PATH" for the user's images
-            (an array `images` or `x_test`); None for the dataset's own and its `STANDARD_OOD_DATASETS` ones. They are loaded, and
-            downloaded, when the task's functions are called.
-        corruptions: "generated" here from the test images, the "official" corrupted files, or "none".
+        validation: Number of examples held out from the end of the training set. None for the dataset's default: 200
+            for digits, the official part of 5 % for text, 0 for all others. For text, the number of symbols taken
+            from the official validation part.
+        train_size: Number of training examples, a fixed stratified subset of those not held out; None for all. For
+            text, the number of symbols from its beginning.
+        label_noise: Share of the training labels that are replaced by random ones, the same for all methods and seeds.
+            See `data.tasks.split_dataset.add_label_noise`.
+        cutout: Side, in pixels, of the square that is cut out of every training image; 0 for none.
+        ood: Names of the OOD datasets: keys of `OOD_DATASETS`, names that the dataset itself provides, or "npz:PATH"
+            for the user's images (an array `images` or `x_test`). None for the dataset's own and those of
+            `STANDARD_OOD_DATASETS`. They are downloaded and loaded when the task's functions are called.
+        corruptions: "generated" for corruptions computed here from the test images, "official" for the published
+            corrupted files, or "none".
         image_size: Side of the images of an image folder, in pixels; None for 224.
-        segment: Symbols of a text through which gradients flow back; None for 100.
+        segment: Number of symbols of a text through which gradients flow back; None for 100.
     """
 
     validation: int | None
@@ -40,15 +42,15 @@ class DatasetOptions(TypedDict, total=False):
 
 
 def check_options(dataset: str, options: DatasetOptions, allowed: Sequence[str]) -> None:
-    """Refuse options that mean nothing for a dataset.
+    """Check that a dataset has all of the given options.
 
     Args:
-        dataset: Its name.
-        options: What was asked for.
-        allowed: Names of options that it has besides `validation` and `train_size`.
+        dataset: The dataset's name.
+        options: The given options.
+        allowed: The dataset's options besides `validation` and `train_size`.
 
     Raises:
-        ValueError: Naming the first that it does not have.
+        ValueError: If the dataset does not have an option; names the first one.
     """
     for name, value in options.items():
         if name not in ("validation", "train_size", *allowed) and value not in (None, 0, "generated", (), []):
@@ -58,15 +60,15 @@ def check_options(dataset: str, options: DatasetOptions, allowed: Sequence[str])
 
 
 def check_cutout(dataset: str, options: DatasetOptions, side: int) -> None:
-    """Refuse a cutout that can leave nothing of an image.
+    """Check that the cutout square is smaller than the images.
 
     Args:
-        dataset: Its name.
-        options: What was asked for.
-        side: Of its images, in pixels.
+        dataset: The dataset's name.
+        options: The given options.
+        side: Side of the dataset's images, in pixels.
 
     Raises:
-        ValueError: Naming what is possible.
+        ValueError: If it is not; names the largest possible side.
     """
     cutout = options.get("cutout", 0)
     if cutout >= side:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 import data
 from data.datasets.downloaded import DOWNLOADED
-from data.datasets.synthetic import SYMBOLS, TRAIN
+from data.datasets.synthetic import TEXT_LENGTH, TRAIN_IMAGES
 from data.tasks.text_task import SEGMENT
 from harness.parsing.method_expression import MethodSpec, hyperparameters
 from harness.parsing.yaml_errors import StudyError
@@ -146,7 +146,9 @@ def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     if known is None or not (scale.subset or scale.data):
         return dataset
     text = known.image_size is None
-    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of synthetic data
+    there, held = (
+        (TEXT_LENGTH * 90 // 100, TEXT_LENGTH * 5 // 100) if text else (TRAIN_IMAGES, TRAIN_IMAGES // 4)
+    )  # of synthetic data
     changes: dict[str, Any] = synthetic_changes(dataset, text) if scale.data else {}
     limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
     apart = dataset.validation or 0  # of images, it is taken from those to train on; a text has a part for it

@@ -4,7 +4,7 @@ import pytest
 
 from data import OOD_DATASETS, STANDARD_OOD_DATASETS, dataset_shape, load
 from data.datasets.downloaded import DOWNLOADED
-from data.datasets.ood import SHAPES
+from data.datasets.ood import OOD_SHAPES
 
 
 @pytest.mark.parametrize(("validation", "train_size", "train"), [(None, None, 400), (0, None, 600), (100, 50, 50)])
@@ -74,5 +74,5 @@ def test_options_that_fit():
 @pytest.mark.parametrize("dataset", DOWNLOADED)
 def test_the_standard_ood_datasets_fit(dataset):
     for name in STANDARD_OOD_DATASETS.get(dataset, ()):
-        assert SHAPES[name] == DOWNLOADED[dataset][:2]
-    assert SHAPES.keys() == OOD_DATASETS.keys()
+        assert OOD_SHAPES[name] == DOWNLOADED[dataset][:2]
+    assert OOD_SHAPES.keys() == OOD_DATASETS.keys()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data.datasets import downloaded as stored
-from data.datasets.downloaded import check_images, decode_image_bytes, kept, make_split
+from data.datasets.downloaded import check_images, decode_image_bytes, load_or_make_arrays, make_split
 from tests.data.official import encoded_image, pixels
 
 
@@ -96,38 +96,38 @@ def same(found, expected):
 
 
 def test_made_once(tmp_path, make):
-    first = kept(tmp_path / "new" / "kept.npz", "v1", make)
-    assert same(kept(tmp_path / "new" / "kept.npz", "v1", make), first)
+    first = load_or_make_arrays(tmp_path / "new" / "kept.npz", "v1", make)
+    assert same(load_or_make_arrays(tmp_path / "new" / "kept.npz", "v1", make), first)
     assert make.times == 1
     assert [path.name for path in (tmp_path / "new").iterdir() if path.suffix != ".lock"] == ["kept.npz"]
 
 
 def test_made_anew_from_another_source(tmp_path, make, capsys):
-    kept(tmp_path / "kept.npz", "v1", make)
-    second = kept(tmp_path / "kept.npz", "v2", make)
+    load_or_make_arrays(tmp_path / "kept.npz", "v1", make)
+    second = load_or_make_arrays(tmp_path / "kept.npz", "v2", make)
     assert make.times == 2
-    assert same(kept(tmp_path / "kept.npz", "v2", make), second)
-    assert "kept.npz: it is of another version; made anew" in capsys.readouterr().err
+    assert same(load_or_make_arrays(tmp_path / "kept.npz", "v2", make), second)
+    assert "kept.npz: it has another version; made anew" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty", "other"])
 def test_a_damaged_file_is_never_used(tmp_path, make, damage, capsys):
     file = tmp_path / "kept.npz"
-    first = kept(file, "v1", make)
+    first = load_or_make_arrays(file, "v1", make)
     contents = bytearray(file.read_bytes())
     at = contents.index(first["a"].tobytes()[:50])
     contents[at + 500] ^= 1
     file.write_bytes({"cut": contents[:-100], "altered": contents, "empty": b"", "other": b"text"}[damage])
-    second = kept(file, "v1", make)
+    second = load_or_make_arrays(file, "v1", make)
     assert make.times == 2
     assert not same(first, second)
-    assert same(kept(file, "v1", make), second)
+    assert same(load_or_make_arrays(file, "v1", make), second)
     assert "kept.npz: it cannot be read" in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_written(tmp_path, make, monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write everywhere
-    first = kept(tmp_path / "kept.npz", "v1", make)
+    first = load_or_make_arrays(tmp_path / "kept.npz", "v1", make)
     assert same(first, {"a": pixels(1, 1000), "b": np.arange(3)})
     assert list(tmp_path.iterdir()) == []
     assert "kept.npz: its folder cannot be written to" in capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_where_there_is_no_room(tmp_path, make, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(stored.np, "savez", full)
-    first = kept(tmp_path / "kept.npz", "v1", make)
+    first = load_or_make_arrays(tmp_path / "kept.npz", "v1", make)
     assert same(first, {"a": pixels(1, 1000), "b": np.arange(3)})
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
     assert "kept.npz: cannot be written (No space left on device)" in capsys.readouterr().err

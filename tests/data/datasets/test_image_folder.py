@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from data.datasets import image_folder as folders
-from data.datasets.image_folder import class_names, digest, files_in_class_folders, load_folder, measure_channels
+from data.datasets.image_folder import (
+    class_names,
+    digest,
+    files_in_class_folders,
+    load_folder,
+    measure_channel_statistics,
+)
 from data.files.decode_image import DecodeJob, ImageError, decode_images
 from tests.data.write_image_files import cut_short, write_classes, write_image, write_level
 
@@ -210,13 +216,13 @@ def test_statistics_equal_those_of_all_pixels(folder):
 def test_statistics_of_one_level_do_not_divide_by_zero(tmp_path):
     for i in range(3):
         write_level(tmp_path / "a" / f"{i}.png", 51)
-    mean, std = measure_channels(files_in_class_folders(tmp_path, ["a"], 4).images)
+    mean, std = measure_channel_statistics(files_in_class_folders(tmp_path, ["a"], 4).images)
     assert mean == pytest.approx((0.2, 0.2, 0.2), rel=1e-15)
     assert std == (1.0, 1.0, 1.0)
 
 
 def test_statistics_are_measured_once_when_they_are_needed_and_on_some_images(folder, monkeypatch):
-    monkeypatch.setattr(folders, "MEASURED", 5)
+    monkeypatch.setattr(folders, "MEASURED_IMAGES", 5)
     decoded = []
     decode_image_file = folders.decode_image_file
     monkeypatch.setattr(

@@ -11,11 +11,11 @@ from torchvision.datasets import imagenet as torchvision_imagenet
 from torchvision.models import ResNet50_Weights
 
 from data.datasets import imagenet
-from data.datasets.imagenet import Counts, load_imagenet
+from data.datasets.imagenet import ImageCounts, load_imagenet
 from tests.data.write_image_files import write_image, write_level
 
 WNIDS = ["n01440764", "n01443537", "n01484850"]
-COUNTS = Counts(classes=3, train=12, least=3, test=2)
+COUNTS = ImageCounts(classes=3, train=12, least=3, test=2)
 TRAIN = {"n01440764": 4, "n01443537": 3, "n01484850": 5}
 
 

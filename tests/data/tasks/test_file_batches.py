@@ -304,7 +304,7 @@ def test_every_image_is_decoded_once_for_all_corruptions(split, monkeypatch):
 
 def test_wrong_arguments(split):
     in_memory = Split(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3))
-    with pytest.raises(TypeError, match="these images are in memory"):
+    with pytest.raises(TypeError, match="the images are in memory"):
         make(in_memory)
     with pytest.raises(ValueError, match="padding and cutout must be 0"):
         make(split, augmentation=Augmentation(padding=4))
