@@ -35,12 +35,13 @@ def load_folder(path: str, root: Path, image_size: int = 224) -> ImageDataset:
     their names. Names that begin with a dot are ignored. All other files in a class folder must have the extension of
     an image. Their contents are checked when they are decoded.
 
-    Training images are cropped at random as for ImageNet, and mirrored. In evaluation, images are cropped at the centre.
-    The training set has a fixed stratified order, so that held-out images are stratified, too. Images are normalised
-    by the mean and the standard deviation of the first 2,000 images in that order, cropped as in evaluation. Both are
-    measured when they are first needed. In 95 of 100 samples they differ by at most 0.007 (mean) and 0.004 (standard
-    deviation) from those of all images. This was measured on 50,000 images of TinyImageNet, where the means of single
-    images have a standard deviation of 0.14.
+    Training images are cropped at random as for ImageNet, and mirrored. In evaluation, images are cropped at the
+    centre. The training set has a fixed stratified order, so that held-out images are stratified, too.
+
+    Images are normalised by the mean and the standard deviation of the first 2,000 images in that order, cropped as in
+    evaluation. Both are measured when they are first needed. In 95 of 100 samples they differ by at most 0.007 (mean)
+    and 0.004 (standard deviation) from those of all images. This was measured on 50,000 images of TinyImageNet, where
+    the means of single images have a standard deviation of 0.14.
 
     Args:
         path: The folder.
@@ -130,7 +131,7 @@ def in_stratified_order(split: Split) -> Split:
 
 
 def lazy_channel_statistics(files: ImageFiles) -> ChannelStatistics:
-    """Return mean and standard deviation of the first `MEASURED_IMAGES` images, which are measured at the first read."""
+    """Return mean and standard deviation of the first `MEASURED_IMAGES` images, measured at the first read."""
     measure = cache(lambda: measure_channel_statistics(files[:MEASURED_IMAGES]))
     return _LazyNumbers(lambda: measure().mean), _LazyNumbers(lambda: measure().std)
 

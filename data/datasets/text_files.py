@@ -39,7 +39,9 @@ def load_text(
 def load_enwik8(
     path: str, root: Path, *, validation: int | None = None, train_size: int | None = None, segment: int | None = None
 ) -> TextTask:
-    """Load enwik8, the first 10⁸ bytes of an English Wikipedia: 90 million to train, 5 million each to validate and test.
+    """Load enwik8, the first 10⁸ bytes of an English Wikipedia.
+
+    90 million bytes are for training, 5 million for validation and 5 million for testing.
 
     Args:
         path: Must be empty.

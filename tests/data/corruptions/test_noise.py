@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.data.corruptions.corruption_draws import apply, published
+from tests.data.corruptions.corrupt_images import apply, published
 
 
 def grey(level, size):

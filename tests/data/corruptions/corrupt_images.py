@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from data.corruptions import CORRUPTIONS, Draws
+from data.corruptions import CORRUPTIONS, RandomNumbers
 
 SEVERITIES = range(1, 6)
 
@@ -23,7 +23,7 @@ def photographs(size, channels=3):
 
 def draws(n):
     """The random numbers that `apply` uses, from the start."""
-    return Draws("test", range(n))
+    return RandomNumbers("test", range(n))
 
 
 def apply(name, images, severity):
