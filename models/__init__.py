@@ -52,7 +52,7 @@ _SIZED = {
 }
 
 
-def architectures() -> dict[str, str]:
+def describe_architectures() -> dict[str, str]:
     """Describe, in a line, every name that `build` understands; a sized family is named "wrn-DEPTH-WIDTH"."""
     described = {}
     for name, builder in MODELS.items():
@@ -66,7 +66,7 @@ def architectures() -> dict[str, str]:
 
 def architecture_names() -> list[str]:
     """The names that `build` understands; a sized family is shown by its pattern, "wrn-DEPTH-WIDTH"."""
-    return list(architectures())
+    return list(describe_architectures())
 
 
 def build(

@@ -13,7 +13,7 @@ from harness.parsing.plugins import available
 from harness.studies.study_files import find, names
 from harness.tuning.search_space import search_range
 from methods import Method
-from models import architectures
+from models import describe_architectures
 
 Rows = list[tuple[str, str]]
 WIDTH = 100
@@ -140,7 +140,7 @@ def passes(expression: str, write: Callable[[str], str] = factor) -> str:
 
 def models() -> Rows:
     """List the architectures."""
-    return list(architectures().items())
+    return list(describe_architectures().items())
 
 
 def datasets() -> Rows:
