@@ -21,7 +21,7 @@ def load_pretrained(net: nn.Module, architecture: str, root: Path) -> None:
 
     Args:
         net: As `build` makes it for 3 channels and 1000 classes, with any dropout.
-        architecture: Its name: one that `check_fit` lets pass.
+        architecture: Its name: one that `check_pretrained_fit` lets pass.
         root: Folder that holds the official file, or gets it by download, with progress on standard error.
 
     Raises:
@@ -46,7 +46,7 @@ def load_pretrained(net: nn.Module, architecture: str, root: Path) -> None:
     net.load_state_dict(weights)
 
 
-def check_fit(architecture: str, *, in_channels: int | None, classes: int) -> None:
+def check_pretrained_fit(architecture: str, *, in_channels: int | None, classes: int) -> None:
     """Refuse what no pretrained weights fit, before anything is downloaded.
 
     Args:

@@ -15,7 +15,7 @@ from data import DatasetShape
 from harness.studies.run import Run
 from methods import MakeNet, Method, Recipe
 from methods.core.wrapper import methods_within
-from models.pretrained import check_fit, load_pretrained
+from models.pretrained import check_pretrained_fit, load_pretrained
 
 
 def make_method(
@@ -43,7 +43,7 @@ def make_method(
         FileNotFoundError: if pretrained weights are missing and cannot be downloaded.
     """
     if run.recipe.initial != "random":
-        check_fit(run.architecture, in_channels=shape.in_channels, classes=shape.classes)
+        check_pretrained_fit(run.architecture, in_channels=shape.in_channels, classes=shape.classes)
 
     def build(**options: float) -> nn.Module:
         with drawing():

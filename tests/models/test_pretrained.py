@@ -10,7 +10,7 @@ from torch import nn
 
 from models import build, pretrained
 from models.imagenet import TORCHVISION
-from models.pretrained import check_fit, load_pretrained
+from models.pretrained import check_pretrained_fit, load_pretrained
 
 
 class Small(nn.Module):
@@ -152,14 +152,14 @@ def test_other_classes_and_layers(publish, tmp_path):
 @pytest.mark.parametrize("name", ["resnet50-conv", "tiny_resnet18", "wrn-28-10"])
 def test_networks_without_pretrained_weights(name):
     with pytest.raises(ValueError, match=f"no pretrained weights for {name}: only for resnet18, resnet50, resnet152"):
-        check_fit(name, in_channels=3, classes=1000)
+        check_pretrained_fit(name, in_channels=3, classes=1000)
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 1000), (3, 10), (None, 1000)])
 def test_data_that_no_pretrained_weights_fit(channels, classes):
-    check_fit("resnet50", in_channels=3, classes=1000)
+    check_pretrained_fit("resnet50", in_channels=3, classes=1000)
     with pytest.raises(ValueError, match=f"for 3 channels and 1000 classes, the data have {channels} and {classes}"):
-        check_fit("resnet50", in_channels=channels, classes=classes)
+        check_pretrained_fit("resnet50", in_channels=channels, classes=classes)
 
 
 def test_official_files():
