@@ -5,7 +5,7 @@ import torchvision.models
 from torch import nn
 
 from models import build
-from models.imagenet import TORCHVISION
+from models.imagenet import TORCHVISION_NETWORKS
 from tests.models.networks import count, spread
 
 PUBLISHED = {
@@ -22,7 +22,7 @@ def imagine(name, classes=1000, image_size=224, **options):
         return build(name, **{"in_channels": 3, **options}, classes=classes, image_size=image_size)
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", TORCHVISION_NETWORKS)
 def test_parameters_are_torchvisions(name):
     """By number, name and shape; with dropout too."""
     assert count(imagine(name)) == PUBLISHED[name]

@@ -9,7 +9,7 @@ import torchvision.models
 from torch import nn
 
 from models import build, pretrained
-from models.imagenet import TORCHVISION
+from models.imagenet import TORCHVISION_NETWORKS
 from models.pretrained import check_pretrained_fit, load_pretrained
 
 
@@ -34,7 +34,7 @@ def publish(tmp_path, monkeypatch):
         torch.save(weights, folder / "new")
         digest = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
         path = (folder / "new").rename(folder / f"{name}-{digest[:8]}.pth")
-        monkeypatch.setattr(pretrained, "url_of", lambda architecture: path.as_uri())
+        monkeypatch.setattr(pretrained, "weights_url", lambda architecture: path.as_uri())
         return path
 
     return put
@@ -164,7 +164,7 @@ def test_data_that_no_pretrained_weights_fit(channels, classes):
 
 def test_official_files():
     """torchvision's first weights of each network, by its own name for them."""
-    files = {name: pretrained.url_of(name).rpartition("/")[2] for name in TORCHVISION}
+    files = {name: pretrained.weights_url(name).rpartition("/")[2] for name in TORCHVISION_NETWORKS}
     assert files == {
         "resnet18": "resnet18-f37072fd.pth",
         "resnet50": "resnet50-0676ba61.pth",
@@ -172,12 +172,12 @@ def test_official_files():
         "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
         "densenet161": "densenet161-8d451a50.pth",
     }
-    for name in TORCHVISION:
+    for name in TORCHVISION_NETWORKS:
         assert torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta["num_params"] > 0
 
 
 @pytest.mark.skipif("ECON_TEST_WEIGHTS" not in os.environ, reason="needs a folder of torchvision's official files")
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", TORCHVISION_NETWORKS)
 def test_the_official_files_fit(name):
     net = build(name, in_channels=3, classes=1000, image_size=224, dropout=0.1)
     drawn = {key: tensor.clone() for key, tensor in net.state_dict().items() if tensor.ndim}

@@ -14,7 +14,7 @@ from data.datasets.official_corruptions import (
     load_official_sets,
     read_official_cifar,
 )
-from data.files.decode_image import DecodeJob, decode
+from data.files.decode_image import DecodeJob, decode_images
 from data.files.image_files import ImageFiles
 from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask
@@ -235,7 +235,7 @@ def test_imagenet_c_in_the_order_of_the_test_images(imagenet_c, tmp_path):
     for i, (_, _, files) in enumerate(listed):
         assert [path.rpartition("/")[2] for path in files.paths()] == [f"val_{k}.JPEG" for k in (1, 2, 3, 4)]
         if i in (0, 74):
-            levels = decode(DecodeJob(files.paths(), 8, resized=False)).float().mean((1, 2, 3))
+            levels = decode_images(DecodeJob(files.paths(), 8, resized=False)).float().mean((1, 2, 3))
             torch.testing.assert_close(levels, torch.tensor([3.0 * i + k for k in (1, 2, 3, 4)]), atol=2, rtol=0)
 
 
