@@ -13,7 +13,7 @@ from typing import Unpack, cast
 
 from data.datasets.cifar import load_cifar10, load_cifar100
 from data.datasets.digits import load_digits
-from data.datasets.downloaded import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED_SHAPES
 from data.datasets.image_folder import digest as digest_of_folder
 from data.datasets.image_folder import load_folder
 from data.datasets.imagenet import load_imagenet
@@ -109,7 +109,7 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Data
         raise ValueError(f"dataset {dataset!r}: a path must follow, as in '{name}:PATH'")
     if name not in (*WITH_PATH, *SYNTHETIC) and colon:
         raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
-    if name in DOWNLOADED:  # wrong options are refused before the download
+    if name in DOWNLOADED_SHAPES:  # wrong options are refused before the download
         dataset_shape(dataset, **options)
     check_options(dataset, options, _OPTIONS_OF[name])
     if options.get("corruptions") == "official":
@@ -174,9 +174,9 @@ def dataset_shape(dataset: str, **options: Unpack[DatasetOptions]) -> DatasetSha
 @lru_cache(maxsize=32)
 def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> DatasetShape:
     options = cast(DatasetOptions, dict(frozen))
-    if dataset not in DOWNLOADED:
+    if dataset not in DOWNLOADED_SHAPES:
         return load(dataset, root=Path(), **options).shape
-    known = DOWNLOADED[dataset]
+    known = DOWNLOADED_SHAPES[dataset]
     held_out, kept = options.get("validation"), options.get("train_size")
     if known.image_size is None or known.in_channels is None:
         check_options(dataset, options, TEXT_OPTIONS)

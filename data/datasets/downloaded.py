@@ -21,7 +21,7 @@ from data.tasks.task import DatasetShape
 Array = NDArray[np.generic]
 ImageArray = NDArray[np.uint8]
 
-DOWNLOADED = {
+DOWNLOADED_SHAPES = {
     "cifar10": DatasetShape(3, 32, 10, 50_000),
     "cifar100": DatasetShape(3, 32, 100, 50_000),
     "mnist": DatasetShape(1, 28, 10, 60_000),

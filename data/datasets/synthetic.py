@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.corruptions import STANDARD_CORRUPTIONS
-from data.datasets.downloaded import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED_SHAPES
 from data.datasets.ood import OOD_DATASETS
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 from data.tasks.text_task import TextTask, make_text_task
@@ -49,10 +49,10 @@ def load_synthetic(path: str, root: Path) -> ImageDataset:
     Raises:
         ValueError: If the name is not that of a downloaded image dataset.
     """
-    known = [name for name, shape in DOWNLOADED.items() if shape.image_size]
+    known = [name for name, shape in DOWNLOADED_SHAPES.items() if shape.image_size]
     if path not in known:
         raise ValueError(f"dataset 'synthetic:{path}': synthetic images exist in the form of {', '.join(known)}")
-    channels, real, classes, _ = DOWNLOADED[path]
+    channels, real, classes, _ = DOWNLOADED_SHAPES[path]
     assert channels and real
     side = REDUCED_SIDES.get(path, real)
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(path.encode())))
@@ -113,10 +113,10 @@ def load_synthetic_text(
     Raises:
         ValueError: If the name is not that of a downloaded text, or a number does not fit the text.
     """
-    known = [name for name, shape in DOWNLOADED.items() if not shape.image_size]
+    known = [name for name, shape in DOWNLOADED_SHAPES.items() if not shape.image_size]
     if path not in known:
         raise ValueError(f"dataset 'synthetic_text:{path}': a synthetic text exists in the form of {', '.join(known)}")
-    classes = DOWNLOADED[path].classes
+    classes = DOWNLOADED_SHAPES[path].classes
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(path.encode())))
     followers = generator.integers(0, classes, (classes, FOLLOWERS))
     choices = generator.integers(0, FOLLOWERS, TEXT_LENGTH)

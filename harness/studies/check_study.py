@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 import data
 from data import TEXTS
-from data.datasets.downloaded import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED_SHAPES
 from harness.parsing.method_expression import MethodSpec, closest
 from harness.parsing.yaml_errors import Errors
 from harness.studies.build_method import Imagined, count_anchors
@@ -195,6 +195,6 @@ def holds_out(dataset: DatasetSpec) -> bool:
     """Say whether some training images of a dataset are held out; those that are downloaded hold out none unasked."""
     if dataset.name.partition(":")[0] in TEXTS:
         return dataset.validation != 0
-    if dataset.validation is not None or dataset.name in DOWNLOADED:
+    if dataset.validation is not None or dataset.name in DOWNLOADED_SHAPES:
         return bool(dataset.validation)
     return data.load(dataset.name, root=Path(), **dataset.options()).part("validation", 1) is not None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import data
 from data.corruptions import CORRUPTIONS
-from data.datasets.downloaded import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED_SHAPES
 from data.datasets.ood import choose_ood_datasets
 from harness.parsing.method_expression import closest
 from harness.studies.grid import Place
@@ -52,7 +52,7 @@ def metric_names(places: Iterable[Place]) -> list[str]:
 
 def ood_names(dataset: DatasetSpec) -> list[str]:
     """Name the OOD datasets of a dataset, without downloading anything."""
-    known = DOWNLOADED.get(dataset.name)
+    known = DOWNLOADED_SHAPES.get(dataset.name)
     if known is None:
         task = data.load(dataset.name, root=Path(), **dataset.options())
         return list(task.ood) if isinstance(task, data.ImageTask) else []

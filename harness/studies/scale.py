@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 import data
-from data.datasets.downloaded import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED_SHAPES
 from data.datasets.synthetic import TEXT_LENGTH, TRAIN_IMAGES
 from data.tasks.text_task import SEGMENT
 from harness.parsing.method_expression import MethodSpec, hyperparameters
@@ -142,7 +142,7 @@ def narrow(architectures: set[str], width: float | None) -> dict[str, str]:
 
 def scaled_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     """Give less of a dataset, perhaps synthetic; one that needs no download stays as it is."""
-    known = DOWNLOADED.get(dataset.name)
+    known = DOWNLOADED_SHAPES.get(dataset.name)
     if known is None or not (scale.subset or scale.data):
         return dataset
     text = known.image_size is None

@@ -3,7 +3,7 @@
 import pytest
 
 from data import OOD_DATASETS, STANDARD_OOD_DATASETS, dataset_shape, load
-from data.datasets.downloaded import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED_SHAPES
 from data.datasets.ood import OOD_SHAPES
 
 
@@ -71,8 +71,8 @@ def test_options_that_fit():
     assert dataset_shape("digits", label_noise=1, ood=[]) == (1, 8, 10, 400)
 
 
-@pytest.mark.parametrize("dataset", DOWNLOADED)
+@pytest.mark.parametrize("dataset", DOWNLOADED_SHAPES)
 def test_the_standard_ood_datasets_fit(dataset):
     for name in STANDARD_OOD_DATASETS.get(dataset, ()):
-        assert OOD_SHAPES[name] == DOWNLOADED[dataset][:2]
+        assert OOD_SHAPES[name] == DOWNLOADED_SHAPES[dataset][:2]
     assert OOD_SHAPES.keys() == OOD_DATASETS.keys()

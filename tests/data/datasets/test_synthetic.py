@@ -7,14 +7,14 @@ import torch
 
 import data
 from data.datasets import cifar, mnist
-from data.datasets.downloaded import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED_SHAPES
 from data.datasets.synthetic import load_synthetic
 
 
-@pytest.mark.parametrize("name", [name for name, shape in DOWNLOADED.items() if shape.image_size])
+@pytest.mark.parametrize("name", [name for name, shape in DOWNLOADED_SHAPES.items() if shape.image_size])
 def test_images_have_the_real_ones_form(name):
     task = data.load(f"synthetic:{name}")
-    channels, side, classes, _ = DOWNLOADED[name]
+    channels, side, classes, _ = DOWNLOADED_SHAPES[name]
     side = {"tiny_imagenet": 16, "imagenet": 32}.get(name, side)
     assert task.shape == (channels, side, classes, 512)
     assert tuple(task.test.images.shape) == (64, channels, side, side) and task.test.images.dtype == torch.uint8
