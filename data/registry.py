@@ -14,8 +14,7 @@ from typing import Unpack, cast
 from data.datasets.cifar import load_cifar10, load_cifar100
 from data.datasets.digits import load_digits
 from data.datasets.downloaded import DOWNLOADED_SHAPES
-from data.datasets.image_folder import digest as digest_of_folder
-from data.datasets.image_folder import load_folder
+from data.datasets.image_folder import folder_digest, load_folder
 from data.datasets.imagenet import load_imagenet
 from data.datasets.mnist import load_fashion_mnist, load_mnist
 from data.datasets.npz import load_npz
@@ -149,7 +148,7 @@ def digest(dataset: str) -> str:
     if kind not in WITH_PATH:
         return ""
     if kind == "imagefolder":
-        return digest_of_folder(path)
+        return folder_digest(path)
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

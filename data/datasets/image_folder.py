@@ -166,7 +166,7 @@ def measure_channel_statistics(files: ImageFiles) -> MeanAndDeviation:
     return MeanAndDeviation(mean, tuple(value**0.5 / n / 255 if value else 1.0 for value in spread))
 
 
-def digest(path: str) -> str:
+def folder_digest(path: str) -> str:
     """Return the SHA-256 of the names and sizes of all images of a folder, which stands for their contents.
 
     Args:
