@@ -1,4 +1,4 @@
-"""Shapes known before a download must be those that loading gives, and refuse what loading refuses."""
+"""`dataset_shape` returns the shapes of loaded datasets, and raises the same errors as `load`."""
 
 import pytest
 

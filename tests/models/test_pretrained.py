@@ -14,7 +14,7 @@ from models.pretrained import check_pretrained_fit, load_pretrained
 
 
 class Small(nn.Module):
-    """Stands for a network of torchvision."""
+    """A small stand-in for a network of torchvision."""
 
     def __init__(self, classes=3, dropout=0.0):
         super().__init__()
@@ -26,7 +26,7 @@ class Small(nn.Module):
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """Put weights where torchvision would publish them, as it names its files; give the file."""
+    """Return a function that publishes weights under torchvision's kind of file name and returns the file."""
 
     def put(weights, name="resnet18"):
         folder = tmp_path / "server"
@@ -81,7 +81,7 @@ def test_files_older_than_the_counters_of_batch_norm(publish, tmp_path):
 
 
 def test_old_names_of_densenet(publish, tmp_path):
-    """Its official file writes "denselayer1.norm.1" for what is "denselayer1.norm1" today."""
+    """The official file has the old names "denselayer1.norm.1" for "denselayer1.norm1"."""
     net = build("densenet161", in_channels=3, classes=2, image_size=32, dropout=0.1)
     small = {name: tensor for name, tensor in net.state_dict().items() if "tracked" not in name}
     old = {re.sub(r"(denselayer\d+\.[a-z]+)([12])\.", r"\1.\2.", name): tensor for name, tensor in small.items()}
@@ -163,7 +163,7 @@ def test_data_that_no_pretrained_weights_fit(channels, classes):
 
 
 def test_official_files():
-    """torchvision's first weights of each network, by its own name for them."""
+    """The file names are those of torchvision's first weights of each network."""
     files = {name: pretrained.weights_url(name).rpartition("/")[2] for name in TORCHVISION_NETWORKS}
     assert files == {
         "resnet18": "resnet18-f37072fd.pth",

@@ -53,7 +53,7 @@ def test_defocus_blur(size, severity, constants):
 
 
 def copied_one_by_one(image, offsets, reach):
-    """The published loop: from the last pixel to the first, each takes the value that its neighbour has by then."""
+    """Run the published loop: from the last pixel to the first, copy the neighbour's current value."""
     image = image.copy()  # (H, H, C)
     size = len(image)
     for row in range(size - reach, reach, -1):

@@ -67,14 +67,14 @@ ORDERED = (
 
 @pytest.mark.parametrize("name", ORDERED)
 @pytest.mark.parametrize("size", [32, 64, 224])
-def test_severity_is_what_it_says(name, size):
+def test_corruptions_grow_with_severity(name, size):
     images = as_bytes(photographs(size))
     change = [(corrupt(images, name, severity).float() - images).abs().mean().item() for severity in SEVERITIES]
     assert sorted(change) == change
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_an_image_is_corrupted_alike_whatever_comes_with_it(name, monkeypatch):
+def test_a_corrupted_image_does_not_depend_on_other_images(name, monkeypatch):
     images = as_bytes(photographs(16)).repeat(7, 1, 1, 1)  # every second one is the same
     for severity in (1, 5):
         whole = corrupt(images, name, severity)
@@ -139,7 +139,7 @@ def test_a_gpu_gives_the_same_images(name):
 
 
 class TestDraws:
-    def test_an_images_numbers_are_its_own(self):
+    def test_numbers_of_an_image_do_not_depend_on_other_images(self):
         whole, part = RandomNumbers("a", range(10)), RandomNumbers("a", range(4, 7))
         for draw in (
             lambda d: d.normal(3, 5),

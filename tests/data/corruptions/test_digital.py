@@ -129,7 +129,7 @@ ELASTIC = {
 
 @pytest.mark.parametrize(("size", "severity", "constants"), published(ELASTIC))
 def test_elastic_transform(size, severity, constants):
-    """Strength, smoothness and shift in pixels, through SciPy and a linear solver."""
+    """Deform an image with SciPy and a linear solver; strength, smoothness and shift are in pixels."""
     strength, smoothness, shift = constants
     image = photographs(size, 1)[:1]
     own = draws(1)

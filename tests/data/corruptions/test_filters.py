@@ -44,7 +44,7 @@ def test_gaussian_is_scipys(sigma, border, size):
 
 @pytest.mark.parametrize("size", [4, 8, 28, 32, 64, 224])
 @pytest.mark.parametrize("factor", [1, 1.01, 1.06, 1.12, 1.25, 1.3, 1.75, 2.25, 4.5])
-def test_zoom_is_scipys_of_the_middle(size, factor):
+def test_zoom_is_scipys_of_the_centre(size, factor):
     image = colours(1, size, 1)
     cut = math.ceil(size / factor)
     top = (size - cut) // 2

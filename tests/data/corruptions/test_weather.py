@@ -14,7 +14,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def naive_plasma(noise, size, decay):
-    """Diamond-square point by point, on a map that is continued by itself."""
+    """Run the diamond-square algorithm point by point, on a periodic map."""
     side = len(noise)
     heights = np.zeros((side, side))
     step, strength = side, 1.0
@@ -270,7 +270,7 @@ def test_relief_lights_the_lower_right_of_a_drop():
     assert rising > 2 * falling
 
 
-def test_weather_differs_from_image_to_image():
+def test_weather_differs_between_images():
     same = photographs(32)[:1].repeat(2, 1, 1, 1)
     for name in ("snow", "frost", "fog", "spatter"):
         for severity in SEVERITIES[1:]:

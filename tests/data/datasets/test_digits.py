@@ -47,7 +47,7 @@ def test_parts_are_stratified(digits):
         assert off <= 2
 
 
-def test_split_is_fixed_for_good(digits):
+def test_the_split_is_fixed(digits):
     labels = torch.cat([digits.train.labels, digits.validation.labels, digits.test.labels])
     assert hashlib.sha256(labels.numpy().tobytes()).hexdigest()[:16] == "e1a9cda56683c62e"
     assert hashlib.sha256(digits.train.images.numpy().tobytes()).hexdigest()[:16] == "b2840a527095f2e0"

@@ -40,7 +40,7 @@ def test_a_palette_becomes_colours():
         (encoded_image(pixels(1, 4, 5, 3)), "found 5 x 4 pixels, expected 4 x 4"),
     ],
 )
-def test_what_is_no_such_image(contents, problem):
+def test_images_with_wrong_contents(contents, problem):
     with pytest.raises(ValueError, match=rf"a\.zip: b\.png: {problem}"):
         decode_image_bytes(contents, 4, "a.zip: b.png")
 
@@ -76,7 +76,7 @@ def test_other_labels(labels, found):
 
 
 class Maker:
-    """Counts how often something is made."""
+    """Counts how often arrays are made."""
 
     def __init__(self):
         self.times = 0
@@ -95,14 +95,14 @@ def same(found, expected):
     return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
 
 
-def test_made_once(tmp_path, make):
+def test_arrays_are_made_once(tmp_path, make):
     first = load_or_make_arrays(tmp_path / "new" / "kept.npz", "v1", make)
     assert same(load_or_make_arrays(tmp_path / "new" / "kept.npz", "v1", make), first)
     assert make.times == 1
     assert [path.name for path in (tmp_path / "new").iterdir() if path.suffix != ".lock"] == ["kept.npz"]
 
 
-def test_made_anew_from_another_source(tmp_path, make, capsys):
+def test_the_cache_is_written_again_for_another_source(tmp_path, make, capsys):
     load_or_make_arrays(tmp_path / "kept.npz", "v1", make)
     second = load_or_make_arrays(tmp_path / "kept.npz", "v2", make)
     assert make.times == 2
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_never_used(tmp_path, make, damage, capsys):
     assert "kept.npz: it cannot be read" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_written(tmp_path, make, monkeypatch, capsys):
+def test_a_cache_that_cannot_be_written(tmp_path, make, monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write everywhere
     first = load_or_make_arrays(tmp_path / "kept.npz", "v1", make)
     assert same(first, {"a": pixels(1, 1000), "b": np.arange(3)})
@@ -133,7 +133,7 @@ def test_where_nothing_can_be_written(tmp_path, make, monkeypatch, capsys):
     assert "kept.npz: its folder cannot be written to" in capsys.readouterr().err
 
 
-def test_where_there_is_no_room(tmp_path, make, monkeypatch, capsys):
+def test_a_cache_on_a_full_disk(tmp_path, make, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 

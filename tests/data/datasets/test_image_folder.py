@@ -9,8 +9,8 @@ import torch
 from data.datasets import image_folder as folders
 from data.datasets.image_folder import (
     class_names,
-    digest,
     files_in_class_folders,
+    folder_digest,
     load_folder,
     measure_channel_statistics,
 )
@@ -79,7 +79,7 @@ def test_hidden_files_are_ignored_and_extensions_may_be_in_capitals(folder):
     assert {"a/0.PNG", "a/x.JPEG"} <= set(names(load_folder(str(folder), folder).train))
 
 
-def test_links_to_files_and_folders_count_as_what_they_lead_to(folder, tmp_path_factory):
+def test_links_to_files_and_folders_are_followed(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.move(folder / "train" / "a", elsewhere / "a")
     (folder / "train" / "a").symlink_to(elsewhere / "a")
@@ -166,7 +166,7 @@ def a_folder_named_as_a_image(folder):
         (a_folder_named_as_a_image, ValueError, r"/train/a/more\.png: a folder; only images belong into"),
     ],
 )
-def test_what_does_not_belong_there_is_named(folder, damage, kind, message):
+def test_wrong_folder_contents_are_named(folder, damage, kind, message):
     damage(folder)
     with pytest.raises(kind, match=message):
         load_folder(str(folder), folder)
@@ -213,7 +213,7 @@ def test_statistics_equal_those_of_all_pixels(folder):
     assert (len(mean), mean[1], mean[:2]) == (3, list(mean)[1], tuple(mean)[:2])
 
 
-def test_statistics_of_one_level_do_not_divide_by_zero(tmp_path):
+def test_statistics_of_a_constant_channel(tmp_path):
     for i in range(3):
         write_level(tmp_path / "a" / f"{i}.png", 51)
     mean, std = measure_channel_statistics(files_in_class_folders(tmp_path, ["a"], 4).images)
@@ -242,12 +242,12 @@ def test_statistics_are_measured_once_when_they_are_needed_and_on_some_images(fo
 
 
 def test_the_digest_changes_with_names_and_sizes_only(folder, tmp_path_factory):
-    known = digest(str(folder))
+    known = folder_digest(str(folder))
     copy = shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "folder")
     (copy / "notes.txt").write_text("not an image to train or test on")
     os.utime(copy / "train" / "a" / "0.png", (0, 0))
-    assert digest(str(copy)) == known
+    assert folder_digest(str(copy)) == known
     (copy / "train" / "a" / "0.png").rename(copy / "train" / "a" / "00.png")
-    renamed = digest(str(copy))
+    renamed = folder_digest(str(copy))
     write_image(copy / "test" / "a" / "0.png")
-    assert len({known, renamed, digest(str(copy))}) == 3
+    assert len({known, renamed, folder_digest(str(copy))}) == 3

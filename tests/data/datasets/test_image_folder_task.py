@@ -1,4 +1,4 @@
-"""A folder of images as a task: held out, subset and measured as any other dataset."""
+"""The task of an image folder: held-out images, subsets and channel statistics."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_images_are_held_out_and_chosen_as_in_memory(folder):
     assert list(task.std) == pytest.approx(levels.std((0, 1, 2), correction=0).tolist())
 
 
-def test_its_passes(folder):
+def test_passes_of_a_folder_task(folder):
     task = load(f"imagefolder:{folder}", image_size=8).with_decoder_workers(2)
     batches = task.training(5, lambda: torch.Generator().manual_seed(0))
     assert isinstance(batches, ImageFileBatches)
@@ -65,7 +65,7 @@ def test_the_default_size_and_wrong_names(folder):
 
 
 def test_one_corruption_as_examples(folder):
-    """The same images as among all corruptions, normalised as the test set, with its labels."""
+    """`corrupted_part` yields the images of `corrupted`, normalised, with the labels of the test set."""
     task = load(f"imagefolder:{folder}", image_size=32).with_decoder_workers(0)
     parts = list(task.corrupted_part("fog", 3, 4))
     assert torch.equal(torch.cat([y for _, y in parts]), task.test.labels)

@@ -118,7 +118,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG)
-def test_one_problem(write, changes, message):
+def test_each_problem_is_named(write, changes, message):
     name = write(arrays(), **changes)
     with pytest.raises(ValueError, match=message) as error:
         load(name)
@@ -142,7 +142,7 @@ def test_all_problems_together(write):
     assert sorted(problems) == ["ood_a", "x_train", "y_test", "y_train"]
 
 
-def test_files_that_are_no_npz(tmp_path):
+def test_files_that_are_not_npz(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file, expected a \.npz file with x_train"):
         load(f"npz:{tmp_path / 'none.npz'}")
     with pytest.raises(FileNotFoundError, match="no such file"):

@@ -34,7 +34,7 @@ def labels():
 
 
 def write(root, labels, name="cifar10", corruptions=STANDARD_CORRUPTIONS, n=N):
-    """The official format: a file a corruption, the severities one after the other, and the labels five times."""
+    """Write the official format: one file per corruption with all severities in order, and the labels five times."""
     folder = root / OFFICIAL[name].folder
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -217,7 +217,7 @@ def test_a_task_with_official_files_instead_of_generated_ones(small, tmp_path, l
 
 @pytest.fixture
 def imagenet_c(tmp_path):
-    """Two classes of two images, whose grey levels tell class, image and severity; val is in another order."""
+    """Write two classes of two images, whose grey levels encode class, image and severity; val has another order."""
     names = {"n01": ["val_3.JPEG", "val_1.JPEG"], "n02": ["val_2.JPEG", "val_4.JPEG"]}
     for wnid, images in names.items():
         (tmp_path / "imagenet" / "train" / wnid).mkdir(parents=True)
@@ -239,7 +239,7 @@ def test_imagenet_c_in_the_order_of_the_test_images(imagenet_c, tmp_path):
             torch.testing.assert_close(levels, torch.tensor([3.0 * i + k for k in (1, 2, 3, 4)]), atol=2, rtol=0)
 
 
-def test_imagenet_c_without_a_image_or_with_one_of_another_class(imagenet_c, tmp_path):
+def test_imagenet_c_with_a_missing_or_misplaced_image(imagenet_c, tmp_path):
     wrong = Split(imagenet_c.images, torch.tensor([0, 1, 0, 0]))
     with pytest.raises(ValueError, match="in the folders of other classes"):
         load_official_sets("imagenet", tmp_path, wrong)

@@ -39,7 +39,7 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_standard_ones_of_cifar(colour, name):
+def test_standard_ood_datasets_of_cifar(colour, name):
     root, images = colour
     del images[name]
     task = load(name, root=root)
@@ -48,7 +48,7 @@ def test_the_standard_ones_of_cifar(colour, name):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_the_standard_ones_of_mnist(monkeypatch, tmp_path, name):
+def test_standard_ood_datasets_of_mnist(monkeypatch, tmp_path, name):
     images = {
         key: official.mnist(monkeypatch, folder, tmp_path)["t10k"]
         for key, folder in (("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST"))
@@ -58,7 +58,7 @@ def test_the_standard_ones_of_mnist(monkeypatch, tmp_path, name):
     assert same(found(load(name, root=tmp_path)), {each: images[each] for each in STANDARD_OOD_DATASETS[name]})
 
 
-def test_just_those_that_are_asked_for(colour, tmp_path):
+def test_only_the_listed_ood_datasets_are_loaded(colour, tmp_path):
     root, images = colour
     own = official.pixels(0, 4, 32, 32, 3)
     np.savez(tmp_path / "mine.v2.npz", images=own)
@@ -68,7 +68,7 @@ def test_just_those_that_are_asked_for(colour, tmp_path):
     assert dict(load("cifar10", root=root, ood=[]).ood) == {}
 
 
-def test_of_arrays_of_the_users_own(colour, tmp_path):
+def test_ood_arrays_of_a_users_file(colour, tmp_path):
     root, images = colour
     own, labels = official.pixels(0, 6, 32, 32, 3), np.arange(6) % 2
     np.savez(tmp_path / "mine.npz", x_train=own, y_train=labels, x_test=own[:4], y_test=labels[:4], ood_noise=own[4:])
@@ -81,7 +81,7 @@ def test_of_arrays_of_the_users_own(colour, tmp_path):
     assert same(found(load("cifar10", root=root, ood=[task])), {"mine": test})
 
 
-def test_of_digits():
+def test_ood_datasets_of_digits():
     assert list(load("digits").ood) == list(load("digits", ood=["photographs"]).ood) == ["photographs"]
     assert dict(load("digits", ood=[]).ood) == {}
     with pytest.raises(
@@ -94,7 +94,7 @@ def test_of_digits():
         load("digits", ood=["photos"])
 
 
-def test_one_that_is_missing_can_be_left_out(colour):
+def test_the_message_for_a_missing_ood_dataset_says_how_to_leave_it_out(colour):
     root, _ = colour
     (root / "LSUN_resize.tar.gz").unlink()
     task = load("cifar10", root=root)
@@ -104,7 +104,7 @@ def test_one_that_is_missing_can_be_left_out(colour):
     assert str(error.value).endswith("or leave it out: `ood: [svhn, tiny_imagenet_resize, cifar100]`")
 
 
-def test_one_that_is_wrong_can_be_left_out(colour, monkeypatch):
+def test_the_message_for_a_wrong_ood_dataset_says_how_to_leave_it_out(colour, monkeypatch):
     root, _ = colour
     official.odin(monkeypatch, root, "LSUN", {"top/0.jpg": b"no image"})
     with pytest.raises(
@@ -113,7 +113,7 @@ def test_one_that_is_wrong_can_be_left_out(colour, monkeypatch):
         load("cifar10", root=root, ood=["svhn", "lsun_resize"]).ood["lsun_resize"]()
 
 
-def test_a_loader_that_gives_other_images_is_not_believed(tmp_path):
+def test_images_of_a_loader_are_checked(tmp_path):
     own = {"a": lambda: torch.zeros(2, 3, 8, 8), "b": lambda: torch.zeros(0, 1, 8, 8, dtype=torch.uint8)}
     chosen = choose_ood_datasets("digits", (1, 8), own, None, tmp_path)
     for name in own:
@@ -142,7 +142,7 @@ def test_files_of_the_users_own_that_do_not_fit(tmp_path, arrays, problem):
         load("cifar10", ood=[f"npz:{file}"])
 
 
-def test_files_that_are_none(tmp_path):
+def test_missing_or_unreadable_files(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"none\.npz: no such file, expected a \.npz file with an array `images`"
     ):

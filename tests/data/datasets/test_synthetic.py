@@ -12,7 +12,7 @@ from data.datasets.synthetic import load_synthetic
 
 
 @pytest.mark.parametrize("name", [name for name, shape in DOWNLOADED_SHAPES.items() if shape.image_size])
-def test_images_have_the_real_ones_form(name):
+def test_images_have_the_form_of_the_real_dataset(name):
     task = data.load(f"synthetic:{name}")
     channels, side, classes, _ = DOWNLOADED_SHAPES[name]
     side = {"tiny_imagenet": 16, "imagenet": 32}.get(name, side)
@@ -22,7 +22,7 @@ def test_images_have_the_real_ones_form(name):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist"])
-def test_images_are_augmented_as_the_real_ones(name, monkeypatch):
+def test_augmentation_is_that_of_the_real_dataset(name, monkeypatch):
     synthetic = load_synthetic(name, Path())
     for module in (cifar, mnist):
         monkeypatch.setattr(module, "_read", lambda *args, **options: synthetic.train)
@@ -35,8 +35,8 @@ def test_the_same_name_gives_the_same_images():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_a_class_can_be_told():
-    """The nearest class mean of the training images names nine in ten of the test images."""
+def test_classes_can_be_learned():
+    """The nearest class mean of the training images classifies over 90 % of the test images correctly."""
     task = data.load("synthetic:cifar10")
     x, y = task.train.images.flatten(1).float(), task.train.labels
     means = torch.stack([x[y == c].mean(0) for c in range(10)])
@@ -56,7 +56,7 @@ def test_corruptions_are_generated():
     assert len(names) == 15
 
 
-def test_text_has_the_real_ones_symbols():
+def test_text_has_the_symbols_of_the_real_dataset():
     task = data.load("synthetic_text:enwik8", train_size=5000, segment=50)
     assert task.classes == 205 and len(task.train) == 5000 and task.segment == 50
     followers = {int(b) for a, b in zip(task.train[1000:-1], task.train[1001:], strict=True) if a == task.train[1000]}
@@ -83,5 +83,5 @@ def test_tables_call_them_synthetic():
     assert DatasetSpec(name="synthetic:cifar10", train_size=64).label == "synthetic:cifar10 train=64"
 
 
-def test_they_have_no_digest():
+def test_synthetic_data_have_no_digest():
     assert data.digest("synthetic:cifar10") == ""

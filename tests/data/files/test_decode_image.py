@@ -52,7 +52,7 @@ def test_training_equals_crop_and_resize(size, seed):
 
 
 @pytest.mark.parametrize("size", [(500, 375), (300, 600)])
-def test_cuts_are_spread_as_torchvisions(size):
+def test_random_crops_are_distributed_as_torchvisions(size):
     width, height = size
     torch.manual_seed(0)
     image = noise_image(*size)
@@ -71,7 +71,7 @@ def test_cuts_are_spread_as_torchvisions(size):
 
 
 @pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (100, 80), (3, 4), (39, 30)])
-def test_the_cut_of_a_image_that_no_draw_fits_into(size):
+def test_the_crop_of_an_image_that_no_draw_fits_into(size):
     # The largest and widest cut is wider than any of these, and three times the area is too large for all.
     expected = transforms.RandomResizedCrop.get_params(noise_image(*size), (3.0, 3.0), (3 / 4, 4 / 3))
     x, y, w, h = draw_crop_box(*size, lambda: 0.999999)
@@ -90,7 +90,7 @@ def test_half_of_the_images_are_mirrored(tmp_path):
     assert (plain[:, :, :2].mean((1, 2, 3)) <= plain[:, :, -2:].mean((1, 2, 3))).all()
 
 
-def test_a_image_is_a_function_of_its_seed(tmp_path):
+def test_a_decoded_image_depends_on_its_seed_only(tmp_path):
     files = [str(write_image(tmp_path / f"{i}.jpg", seed=i)) for i in range(3)]
     whole = decode_images(DecodeJob(files, 16, [5, 6, 7], flip=True))
     assert whole.shape == (3, 16, 16, 3)
@@ -163,7 +163,7 @@ def test_sixteen_bits_in_colour(tmp_path):
     assert np.abs(found.astype(int) - pattern(32, 32)).max() <= 1
 
 
-def test_a_camera_s_orientation_is_not_applied(tmp_path):
+def test_camera_orientation_is_not_applied(tmp_path):
     image = noise_image(40, 30)
     exif = image.getexif()
     exif[0x0112] = 6
@@ -257,13 +257,13 @@ DAMAGE = [
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("seed", [None, 3])
-def test_what_is_no_whole_image_is_named(tmp_path, damage, seed):
+def test_damaged_images_are_named(tmp_path, damage, seed):
     file = damage(tmp_path / "an image.jpg")
     with pytest.raises(ImageError, match=r"an image\.jpg: cannot be decoded .*; put an intact image in its place"):
         decode_image_file(file, DecodeJob([], 8), seed)
 
 
-def test_a_image_that_must_have_its_size(tmp_path):
+def test_an_image_that_must_have_the_exact_size(tmp_path):
     file = write_image(tmp_path / "a.png", 32, 32)
     assert np.array_equal(decode_image_file(file, DecodeJob([], 32, resized=False), None), pattern(32, 32))
     with pytest.raises(ImageError, match=r"a\.png: .*found 32 x 32 pixels, expected 28 x 28"):

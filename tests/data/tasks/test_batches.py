@@ -11,7 +11,7 @@ LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
 
 def numbered(n, channels=3, size=6):
-    """Random images whose label is their place, so that a batch says which images it holds."""
+    """Return random images whose label is their index, so that a batch shows which images it holds."""
     draw = torch.Generator().manual_seed(n)
     images = torch.randint(1, 256, (n, channels, size, size), dtype=torch.uint8, generator=draw)
     return Split(images, torch.arange(n))
@@ -94,7 +94,7 @@ def test_layout_of_the_source_does_not_matter(source_layout):
 
 
 def naive(split, augmentation, seed):
-    """One pass, image by image, from the same draws."""
+    """Augment the images of one pass one by one, with the same draws."""
     n, _, size, _ = split.images.shape
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
@@ -211,7 +211,7 @@ def test_same_bits_on_the_gpu():
     torch.testing.assert_close(x, x_gpu.cpu(), rtol=1e-6, atol=1e-4)
 
 
-def test_bare_images():
+def test_images_without_labels_are_normalised():
     split = numbered(10)
     task = ImageTask("t", 10, split, None, split, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), Augmentation(), {}, ())
     chunks = list(normalised_batches(split.images, task, 4))
@@ -257,7 +257,7 @@ def test_other_streams_share_the_images():
 
 @pytest.mark.parametrize("seed", [0, None])
 @pytest.mark.parametrize("parts", [2, 3])
-def test_parts_of_batches_make_the_whole_ones(parts, seed):
+def test_shards_of_batches_join_to_whole_batches(parts, seed):
     whole = make(numbered(15), 6, augmentation=Augmentation(padding=1, flip=True, cutout=2), seed=seed)
     divided = [whole.shard(part, parts) for part in range(parts)]
     assert sum(each.examples for each in divided) == whole.examples == 15

@@ -23,7 +23,7 @@ MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.3, 0.9)
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    """Images with structure whose label is their place."""
+    """Image files whose label is their index."""
     folder = tmp_path_factory.mktemp("images")
     names = [os.fsencode(write_image(folder / f"{i:02}.png", 30 + i, 50 - i, seed=i).name) for i in range(N)]
     return Split(ImageFiles(folder, np.array(names), 8), torch.arange(N))
@@ -101,7 +101,7 @@ def test_the_bits_do_not_depend_on_the_number_of_processes(split):
                 assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
 
 
-def test_without_a_stream_images_come_in_order_cut_for_evaluation(split):
+def test_without_a_stream_images_come_in_order_cropped_for_evaluation(split):
     x, y = one_pass(make(split, seed=None))
     assert torch.equal(y, torch.arange(N))
     torch.testing.assert_close(x, normal(decode_images(DecodeJob(split.images.paths(), 8))), rtol=1e-5, atol=1e-5)
@@ -119,7 +119,7 @@ def test_with_a_stream_but_no_augmentation_only_the_order_is_random(split):
     ("n", "batch_size", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (3, 1, [1, 1, 1]), (1, 4, [1])]
 )
 @pytest.mark.parametrize("workers", [0, 3])
-def test_every_image_once_a_pass_and_no_lonely_last_one(split, n, batch_size, sizes, workers):
+def test_every_image_once_a_pass_and_no_last_batch_of_one(split, n, batch_size, sizes, workers):
     batches = make(Split(split.images[:n], split.labels[:n]), batch_size, workers)
     passed = list(batches)
     assert [len(y) for _, y in passed] == [len(x) for x, _ in passed] == sizes
@@ -128,7 +128,7 @@ def test_every_image_once_a_pass_and_no_lonely_last_one(split, n, batch_size, si
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_passes_side_by_side_and_passes_given_up(split, workers):
+def test_concurrent_and_abandoned_passes(split, workers):
     batches = make(split, workers=workers, seed=1)
     expected = one_pass(batches)
     next(iter(batches))  # given up: its processes are at once free for the next pass
@@ -207,7 +207,7 @@ def test_processes_end_with_their_decoder(split):
     assert not any(process.is_alive() for process in processes)
 
 
-def test_what_is_selected_from_files_is_files(split):
+def test_indexing_image_files_gives_image_files(split):
     files = split.images
     assert files.shape == (N, 3, 8, 8)
     assert len(files) == N
@@ -246,7 +246,7 @@ def test_a_task_of_files_has_the_passes_of_any_task(split):
     assert torch.equal(one_pass(task.to("cpu").part("test", 7))[0], plain[0])
 
 
-def test_the_number_of_processes_is_the_task_s(split):
+def test_the_task_sets_the_number_of_processes(split):
     task = task_of(split, decoder=DecoderPool())
     assert task.decoder.workers == len(os.sched_getaffinity(0))
     assert task.with_decoder_workers(3).decoder.workers == 3
@@ -260,7 +260,7 @@ def test_the_number_of_processes_is_the_task_s(split):
     )
 
 
-def test_bare_files_are_normalised_as_the_task_s_own(split):
+def test_image_files_without_labels_are_normalised(split):
     task = task_of(split)
     chunks = list(normalised_batches(split.images, task, 10))
     assert [len(chunk) for chunk in chunks] == [10, 10, 3]
@@ -273,7 +273,7 @@ def test_bare_files_are_normalised_as_the_task_s_own(split):
 
 
 def test_every_image_is_decoded_once_for_all_corruptions(split, monkeypatch):
-    """The corruption of an image is told its place in the set, which stands in for what makes it random."""
+    """The corruption of an image gets the image's index in the test set."""
 
     def corrupt(images, name, severity, *, start=0):
         places = torch.arange(start, start + len(images), dtype=torch.uint8)
@@ -326,7 +326,7 @@ def test_batches_come_on_the_gpu(split):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_parts_of_batches_make_the_whole_ones(split, workers):
+def test_shards_of_batches_join_to_whole_batches(split, workers):
     whole = make(split, 6)
     divided = [make(split, 6, workers).shard(part, 2) for part in range(2)]
     assert [each.examples for each in divided] == [11, 12]

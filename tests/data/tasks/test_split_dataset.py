@@ -1,4 +1,4 @@
-"""Label noise and subsets: what an image's label is depends on the image alone."""
+"""Label noise and subsets: a noisy label depends on the image alone."""
 
 import hashlib
 
@@ -14,14 +14,14 @@ LABELS = torch.arange(N) % C
 
 
 def source(n=N):
-    """Images that can be told apart, of ten classes in turn."""
+    """Return distinguishable images of ten classes in turn."""
     images = torch.stack([torch.arange(n) // 256, torch.arange(n) % 256], dim=1).to(torch.uint8)[:, :, None, None]
     split = Split(images, torch.arange(n) % C)
     return ImageDataset(C, split, split, Augmentation(), 0, {}, ())
 
 
 def numbers(split):
-    """Which images of the source a split holds."""
+    """Return the indices of a split's images in the dataset."""
     high, low = split.images[:, :, 0, 0].long().unbind(1)
     return 256 * high + low
 
@@ -46,13 +46,13 @@ def test_a_share_is_replaced_by_uniform_draws(share):
 
 
 def test_exactly_the_share_is_drawn():
-    """With so many classes no draw hits the true one again, so that those drawn are those changed."""
+    """With so many classes no draw equals the true class, so that all drawn labels change."""
     labels = torch.zeros(1001, dtype=torch.int64)
     for share, count in ((0.5, 501), (0.1, 100), (0.0004, 0), (1.0, 1001)):
         assert int((add_label_noise(labels, 10**12, share) != 0).sum()) == count
 
 
-def test_by_an_independent_reading_of_the_definition():
+def test_forward_equals_an_independent_implementation():
     raw = np.random.PCG64(20210220).random_raw(2 * N)
     ranks = sorted(range(N), key=lambda i: int(raw[i]))
     expected = LABELS.tolist()
@@ -61,12 +61,12 @@ def test_by_an_independent_reading_of_the_definition():
     assert add_label_noise(LABELS, C, 0.3).tolist() == expected
 
 
-def test_the_draws_are_fixed_for_good():
+def test_the_draws_are_fixed():
     digest = hashlib.sha256(add_label_noise(LABELS, C, 0.4).numpy().tobytes()).hexdigest()
     assert digest[:16] == "2dc71a5b6998d3fc"
 
 
-def test_more_noise_keeps_the_noisy_labels_of_less():
+def test_noisy_labels_stay_the_same_with_more_noise():
     little, much = add_label_noise(LABELS, C, 0.2), add_label_noise(LABELS, C, 0.6)
     where = little != LABELS
     assert torch.equal(little[where], much[where])
@@ -92,13 +92,13 @@ def test_held_out_and_test_labels_stay_clean():
 
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan"), float("inf")])
-def test_what_is_no_share(share):
+def test_shares_outside_0_to_1_are_refused(share):
     with pytest.raises(ValueError, match="label_noise is the share of training labels drawn at random, 0 to 1; got"):
         add_label_noise(LABELS, C, share)
 
 
 def test_10_000_of_50_000():
-    """The reduced training set of the late-phase paper's Table 15, each class in its share."""
+    """The reduced training set of the late-phase paper's Table 15 is stratified."""
     task = make_image_task("t", source(50_000), None, 10_000)
     chosen = numbers(task.train)
     assert len(set(chosen.tolist())) == 10_000

@@ -1,4 +1,4 @@
-"""Text: every symbol in its place, in training lanes and in test windows."""
+"""Tasks of language modelling: the symbols of training segments and of test windows."""
 
 import hashlib
 import urllib.request
@@ -17,7 +17,7 @@ from methods.core.streams import stream
 
 
 def numbered(n):
-    """A text whose symbols tell their place, modulo 251."""
+    """Return a text whose symbols are their index modulo 251."""
     return (torch.arange(n) % 251).to(torch.uint8)
 
 
@@ -83,7 +83,7 @@ def test_a_text_without_anything_to_predict():
 
 @pytest.fixture
 def poem(tmp_path):
-    """A file of 1,000 bytes, of which three kinds occur."""
+    """A file of 1,000 bytes with three different values."""
     path = tmp_path / "poem.txt"
     path.write_bytes(b"zab" * 333 + b"z")
     return path
@@ -112,7 +112,7 @@ def test_parts_of_a_text(poem):
         load_text(str(poem), poem.parent, train_size=901)
 
 
-def test_no_text(tmp_path):
+def test_a_missing_text(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.txt: no such file"):
         load_text(str(tmp_path / "gone.txt"), tmp_path)
     (tmp_path / "short.txt").write_bytes(b"short")
@@ -120,7 +120,7 @@ def test_no_text(tmp_path):
         load_text(str(tmp_path / "short.txt"), tmp_path)
 
 
-def test_windows_lead_up_to_what_they_predict():
+def test_windows_begin_with_context():
     x, y = next(iter(TextWindows(numbered(3000), 64)))
     assert x.shape == (4, WINDOW_LENGTH)
     assert (y[0] >= 0).all()
@@ -129,7 +129,7 @@ def test_windows_lead_up_to_what_they_predict():
 
 @pytest.fixture
 def enwik8(tmp_path, monkeypatch):
-    """A small file in enwik8's place: where it is downloaded from, packed."""
+    """A small archive at enwik8's address, in place of the official one."""
     contents = ("<page>" + "Anarchism ä " * 80 + "</page>").encode()
     archive = tmp_path / "official" / "enwik8.zip"
     archive.parent.mkdir()
@@ -168,7 +168,7 @@ def test_a_wrong_archive_is_refused(enwik8, tmp_path):
     assert not (tmp_path / "downloads" / "enwik8").exists()
 
 
-def test_parts_of_segments_are_lanes():
+def test_shards_of_segments_are_lanes():
     text = torch.arange(200, dtype=torch.uint8)
     whole = TextSegments(text, 5, 7, lambda: torch.Generator().manual_seed(1))
     divided = [whole.shard(part, 2) for part in range(2)]
