@@ -69,7 +69,7 @@ class DecoderPool:
             broken = True
             raise RuntimeError(
                 f"the processes that decode images failed ({error}); if one was killed, or ran out of memory or of "
-                f"shared memory (/dev/shm), use fewer than {self.workers} processes, or 0"
+                f"shared memory (/dev/shm), use fewer of them than {self.workers}, or 0 to decode without them"
             ) from error
         finally:
             if not broken:

@@ -150,6 +150,6 @@ def test_wrong_names(name, message):
 
 def test_registry():
     known = ["digits", "cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "imagenet"]
-    assert list(DATASETS) == [*known, "npz", "imagefolder", "made"]
+    assert list(DATASETS) == [*known, "npz", "imagefolder", "synthetic"]
     paths = ["npz:PATH", "imagefolder:PATH", "synthetic:DATASET", "enwik8", "text:PATH", "synthetic_text:DATASET"]
     assert data.dataset_names() == [*known, *paths]
