@@ -1,36 +1,39 @@
-"""The tasks. `load` makes one by its dataset's name, for example "digits", "npz:images.npz" or "enwik8"."""
+"""Datasets and the tasks built from them.
 
-from data.datasets.ood import COMPANIONS, STANDARD
-from data.registry import DATASETS, MADE, TEXTS, VERSIONS, WITH_PATH, dataset_names, digest, load, shape
-from data.tasks.batches import Batches
-from data.tasks.image_task import ImageTask, normalised
-from data.tasks.options import Options
-from data.tasks.source import Augmentation, Source, Split
-from data.tasks.task import Part, Passes, Shape, Task
+`load` returns the task of a dataset by the dataset's name, for example "digits", "npz:images.npz" or "enwik8".
+"""
+
+from data.datasets.ood import OOD_DATASETS, STANDARD_OOD_DATASETS
+from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, dataset_names, dataset_shape, digest, load
+from data.tasks.batches import ImageBatches
+from data.tasks.dataset_options import DatasetOptions
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
+from data.tasks.image_task import ImageTask, normalised_batches
+from data.tasks.task import DatasetShape, Minibatches, Part, Task
 from data.tasks.text_task import TextTask
 
 __all__ = [
-    "COMPANIONS",
     "DATASETS",
-    "MADE",
-    "STANDARD",
+    "OOD_DATASETS",
+    "STANDARD_OOD_DATASETS",
+    "SYNTHETIC",
     "TEXTS",
     "VERSIONS",
     "WITH_PATH",
     "Augmentation",
-    "Batches",
+    "DatasetOptions",
+    "DatasetShape",
+    "ImageBatches",
+    "ImageDataset",
     "ImageTask",
-    "Options",
+    "Minibatches",
     "Part",
-    "Passes",
-    "Shape",
-    "Source",
     "Split",
     "Task",
     "TextTask",
     "dataset_names",
+    "dataset_shape",
     "digest",
     "load",
-    "normalised",
-    "shape",
+    "normalised_batches",
 ]

@@ -1,4 +1,7 @@
-"""Datasets by name: `load` makes the task of one, and `shape` says how large it is before anything is downloaded."""
+"""Look-up of datasets by name.
+
+`load` returns the task of a dataset. `dataset_shape` returns its sizes before anything is downloaded.
+"""
 
 import difflib
 import hashlib
@@ -10,26 +13,33 @@ from typing import Unpack, cast
 
 from data.datasets.cifar import load_cifar10, load_cifar100
 from data.datasets.digits import load_digits
-from data.datasets.image_folder import digest as digest_of_folder
-from data.datasets.image_folder import load_folder
+from data.datasets.downloaded import DOWNLOADED_SHAPES
+from data.datasets.image_folder import folder_digest, load_folder
 from data.datasets.imagenet import load_imagenet
 from data.datasets.mnist import load_fashion_mnist, load_mnist
 from data.datasets.npz import load_npz
-from data.datasets.official_corruptions import check_exists, official_sets
-from data.datasets.official_sizes import DOWNLOADED
-from data.datasets.ood import choose
-from data.datasets.synthetic import load_made, load_made_text
+from data.datasets.official_corruptions import check_official_exists, load_official_sets
+from data.datasets.ood import choose_ood_datasets
+from data.datasets.synthetic import load_synthetic, load_synthetic_text
 from data.datasets.text_files import load_enwik8, load_text
 from data.datasets.tiny_imagenet import load_tiny_imagenet
+from data.tasks.dataset_options import (
+    IMAGE_FOLDER_OPTIONS,
+    IMAGE_OPTIONS,
+    IMAGENET_OPTIONS,
+    TEXT_OPTIONS,
+    DatasetOptions,
+    check_cutout,
+    check_options,
+)
+from data.tasks.image_dataset import ImageDataset
 from data.tasks.image_task import ImageTask
-from data.tasks.options import FILES, FOLDER, IMAGES, TEXT, Options, check_cutout, check_options
-from data.tasks.source import Source
-from data.tasks.splits import check_counts, check_share, make_task
-from data.tasks.task import Shape, Task
-from data.tasks.text_task import SEGMENT, TextTask, check_symbols, segments
+from data.tasks.split_dataset import check_label_noise, check_split_sizes, make_image_task
+from data.tasks.task import DatasetShape, Task
+from data.tasks.text_task import SEGMENT, TextTask, count_segments, count_symbols
 
-# (what follows the colon of the dataset's name, folder for downloads) -> the dataset as stored
-Loader = Callable[[str, Path], Source]
+# (text after the colon of the dataset's name, folder for downloads) -> the dataset as stored
+Loader = Callable[[str, Path], ImageDataset]
 
 DATASETS: dict[str, Loader] = {
     "digits": load_digits,
@@ -41,45 +51,52 @@ DATASETS: dict[str, Loader] = {
     "imagenet": load_imagenet,
     "npz": load_npz,
     "imagefolder": load_folder,
-    "made": load_made,
+    "synthetic": load_synthetic,
 }
 
 TEXTS: dict[str, Callable[..., TextTask]] = {
     "enwik8": load_enwik8,
     "text": load_text,
-    "made_text": load_made_text,
+    "synthetic_text": load_synthetic_text,
 }
 
 WITH_PATH = ("npz", "imagefolder", "text")
-"""Kinds of datasets that are the user's own, at the path that follows their name and a colon."""
+"""Kinds of datasets read from the user's own files. A name is the kind, a colon and a path."""
 
-MADE = ("made", "made_text")
-"""Kinds of made-up data, in the form of the dataset whose name follows theirs and a colon."""
+SYNTHETIC = ("synthetic", "synthetic_text")
+"""Kinds of synthetic data. A name is the kind, a colon and the name of the dataset whose form they have."""
 
 VERSIONS = dict.fromkeys(("digits", "cifar10", "cifar100", "fashion_mnist", "npz"), 2)
-"""Raised whenever what a dataset gives changes: images, augmentation, companions, corruptions; 1 where it is not
-listed. Part of a run's key."""
+"""Version of each dataset; 1 for a dataset that is not listed.
 
-_OPTIONS = dict.fromkeys(DATASETS, IMAGES) | {"imagenet": FILES, "imagefolder": FOLDER} | dict.fromkeys(TEXTS, TEXT)
+A version is raised when a dataset's images, augmentation, OOD datasets or corruptions change. It is part of a run's
+key.
+"""
+
+_OPTIONS_OF = (
+    dict.fromkeys(DATASETS, IMAGE_OPTIONS)
+    | {"imagenet": IMAGENET_OPTIONS, "imagefolder": IMAGE_FOLDER_OPTIONS}
+    | dict.fromkeys(TEXTS, TEXT_OPTIONS)
+)
 
 
 def dataset_names() -> list[str]:
-    """The names that `load` understands."""
-    after = dict.fromkeys(WITH_PATH, ":PATH") | dict.fromkeys(MADE, ":DATASET")
+    """List the names that `load` accepts."""
+    after = dict.fromkeys(WITH_PATH, ":PATH") | dict.fromkeys(SYNTHETIC, ":DATASET")
     return [name + after.get(name, "") for name in (*DATASETS, *TEXTS)]
 
 
-def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Options]) -> Task:
-    """Load a dataset as a task, on the CPU.
+def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[DatasetOptions]) -> Task:
+    """Load a dataset as a task on the CPU.
 
     Args:
-        dataset: One of `dataset_names()`; "npz:PATH" reads the user's own arrays from PATH, "text:PATH" a file's bytes.
-        root: Folder for downloads, created when something is downloaded.
-        options: How much of it is used, how, and what it is tested against.
+        dataset: One of `dataset_names()`. "npz:PATH" reads the user's arrays, "text:PATH" the bytes of a file.
+        root: Folder for downloads. It is created by the first download.
+        options: Which examples are used, how they are changed, and what the task is tested on.
 
     Raises:
-        ValueError: If a name is unknown, an option or a companion does not fit the dataset, or a file's contents are
-            wrong.
+        ValueError: If a name is unknown, an option or an OOD dataset does not fit the dataset, or a file's contents
+            are wrong.
         FileNotFoundError: If a file is missing and cannot be downloaded.
     """
     name, colon, path = dataset.partition(":")
@@ -89,20 +106,20 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Opti
         raise ValueError(f"unknown dataset {dataset!r}: known are {', '.join(dataset_names())}{hint}")
     if name in WITH_PATH and not path:
         raise ValueError(f"dataset {dataset!r}: a path must follow, as in '{name}:PATH'")
-    if name not in (*WITH_PATH, *MADE) and colon:
+    if name not in (*WITH_PATH, *SYNTHETIC) and colon:
         raise ValueError(f"dataset {dataset!r}: {name} takes no path; write {name!r}")
-    if name in DOWNLOADED:  # refuse before a download what will not fit after it
-        shape(dataset, **options)
-    check_options(dataset, options, _OPTIONS[name])
+    if name in DOWNLOADED_SHAPES:  # wrong options are refused before the download
+        dataset_shape(dataset, **options)
+    check_options(dataset, options, _OPTIONS_OF[name])
     if options.get("corruptions") == "official":
-        check_exists(dataset)
+        check_official_exists(dataset)
     if name in TEXTS:
         return TEXTS[name](path, root, **{key: options.get(key) for key in ("validation", "train_size", "segment")})
     return _images(dataset, name, path, root, options)
 
 
-def _images(dataset: str, name: str, path: str, root: Path, options: Options) -> ImageTask:
-    """Make a task of images, as `load` is asked for it."""
+def _images(dataset: str, name: str, path: str, root: Path, options: DatasetOptions) -> ImageTask:
+    """Load an image dataset and return its task. The arguments are those of `load`."""
     side = options.get("image_size")
     source = load_folder(path, root, side) if side else DATASETS[name](path, root)
     channels, side = source.test.images.shape[1:3]
@@ -110,67 +127,67 @@ def _images(dataset: str, name: str, path: str, root: Path, options: Options) ->
     kind = options.get("corruptions", "generated")
     source = replace(
         source,
-        ood=choose(dataset, (channels, side), source.ood, options.get("ood"), root),
+        ood=choose_ood_datasets(dataset, (channels, side), source.ood, options.get("ood"), root),
         augmentation=replace(source.augmentation, cutout=options.get("cutout", 0)),
         corruptions=source.corruptions if kind == "generated" else (),
     )
-    task = make_task(
+    task = make_image_task(
         dataset, source, options.get("validation"), options.get("train_size"), options.get("label_noise", 0.0)
     )
     if kind != "official":
         return task
-    return replace(task, official=official_sets(dataset, root, source.test))
+    return replace(task, official=load_official_sets(dataset, root, source.test))
 
 
 def digest(dataset: str) -> str:
-    """SHA-256 of what a dataset named KIND:PATH reads, "" for one that has no path.
+    """Return the SHA-256 of the files of a dataset named KIND:PATH, or "" if the dataset has no path.
 
-    Of a folder of images, names and sizes count.
+    For a folder of images, the digest covers the names and sizes of the files, not their contents.
     """
     kind, _, path = dataset.partition(":")
     if kind not in WITH_PATH:
         return ""
     if kind == "imagefolder":
-        return digest_of_folder(path)
+        return folder_digest(path)
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def shape(dataset: str, **options: Unpack[Options]) -> Shape:
-    """Give a dataset's shape, and check all that `load` is to be called with.
+def dataset_shape(dataset: str, **options: Unpack[DatasetOptions]) -> DatasetShape:
+    """Return a dataset's shape, and check the arguments of a later call of `load`.
 
-    Nothing is downloaded; files that need no download are read, and so checked, for it.
+    Nothing is downloaded. Datasets that need no download are loaded, and so their files are checked.
 
     Args:
-        dataset: its name, as for `load`.
-        options: as for `load`.
+        dataset: The dataset's name, as for `load`.
+        options: The options, as for `load`.
 
     Raises:
-        ValueError: if a name is unknown, an option or a companion does not fit, or a file's contents are wrong.
-        FileNotFoundError: if a file is missing.
+        ValueError: If a name is unknown, an option or an OOD dataset does not fit, or a file's contents are wrong.
+        FileNotFoundError: If a file is missing.
     """
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return _shape(dataset, tuple(sorted(frozen.items())))
 
 
 @lru_cache(maxsize=32)
-def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> Shape:
-    options = cast(Options, dict(frozen))
-    if dataset not in DOWNLOADED:
+def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> DatasetShape:
+    options = cast(DatasetOptions, dict(frozen))
+    if dataset not in DOWNLOADED_SHAPES:
         return load(dataset, root=Path(), **options).shape
-    known = DOWNLOADED[dataset]
+    known = DOWNLOADED_SHAPES[dataset]
     held_out, kept = options.get("validation"), options.get("train_size")
     if known.image_size is None or known.in_channels is None:
-        check_options(dataset, options, TEXT)
+        check_options(dataset, options, TEXT_OPTIONS)
         segment = options.get("segment") or SEGMENT
-        train = check_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
-        check_symbols(dataset, "validation", held_out, known.train // 18)
-        return known._replace(train=segments(train, segment))
-    check_options(dataset, options, FILES if dataset == "imagenet" else IMAGES)
+        train = count_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
+        count_symbols(dataset, "validation", held_out, known.train // 18)
+        return known._replace(train=count_segments(train, segment))
+    check_options(dataset, options, IMAGENET_OPTIONS if dataset == "imagenet" else IMAGE_OPTIONS)
     if options.get("corruptions") == "official":
-        check_exists(dataset)
+        check_official_exists(dataset)
     check_cutout(dataset, options, known.image_size)
-    check_counts(dataset, known.train, held_out or 0, kept)
-    check_share(options.get("label_noise", 0.0))
-    choose(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
+    check_split_sizes(dataset, known.train, held_out or 0, kept)
+    check_label_noise(options.get("label_noise", 0.0))
+    choose_ood_datasets(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
     return known._replace(train=known.train - (held_out or 0) if kept is None else kept)

@@ -1,4 +1,4 @@
-"""The networks that the methods train. `build` makes one by its name, for example "wrn-28-10"."""
+"""The network architectures. `build` returns a network by its name, for example "wrn-28-10"."""
 
 import difflib
 import re
@@ -31,103 +31,117 @@ MODELS: dict[str, Builder] = {
     "lstm": LSTM,
 }
 
-CONV = "-conv"
-"""At the end of a name: the last layer is a 1 x 1 convolution without bias, as in the subspaces paper's networks."""
+CONV_SUFFIX = "-conv"
+"""Suffix of the names of networks that end in a 1 x 1 convolution without bias, as in the subspaces paper."""
 
-_WITH_CONV = ("cresnet20", "tiny_resnet18", "tiny_resnet50", "resnet50", "wide_resnet50_2")
-_TEXT = ("lstm",)
+_CONV_FAMILIES = ("cresnet20", "tiny_resnet18", "tiny_resnet50", "resnet50", "wide_resnet50_2")
+_TEXT_FAMILIES = ("lstm",)
 
 
-class _Sized(NamedTuple):
-    """A family whose name carries numbers: the pattern of the full name and an example of it."""
+class _SizedFamily(NamedTuple):
+    """A family of architectures whose names contain sizes.
+
+    Attributes:
+        pattern: Pattern of a full name, with a group for each size.
+        example: Example of a full name.
+    """
 
     pattern: re.Pattern[str]
     example: str
 
 
-_SIZED = {
-    "wrn": _Sized(re.compile(r"wrn-(?P<depth>\d+)-(?P<width>\d+)"), "wrn-28-10"),
-    "pyramidnet": _Sized(re.compile(r"pyramidnet-(?P<depth>\d+)-(?P<alpha>\d+)"), "pyramidnet-110-270"),
-    "lstm": _Sized(re.compile(r"lstm-(?P<units>\d+)"), "lstm-500"),
+_SIZED_FAMILIES = {
+    "wrn": _SizedFamily(re.compile(r"wrn-(?P<depth>\d+)-(?P<width>\d+)"), "wrn-28-10"),
+    "pyramidnet": _SizedFamily(re.compile(r"pyramidnet-(?P<depth>\d+)-(?P<alpha>\d+)"), "pyramidnet-110-270"),
+    "lstm": _SizedFamily(re.compile(r"lstm-(?P<units>\d+)"), "lstm-500"),
 }
 
 
-def architectures() -> dict[str, str]:
-    """Describe, in a line, every name that `build` understands; a sized family is named "wrn-DEPTH-WIDTH"."""
+def describe_architectures() -> dict[str, str]:
+    """Map each name that `build` accepts to a one-line description. Sizes are written as in "wrn-DEPTH-WIDTH"."""
     described = {}
     for name, builder in MODELS.items():
-        sizes = list(_SIZED[name].pattern.groupindex) if name in _SIZED else []
+        sizes = list(_SIZED_FAMILIES[name].pattern.groupindex) if name in _SIZED_FAMILIES else []
         line = (builder.__doc__ or "").strip().splitlines()[0]
         described["-".join([name, *(size.upper() for size in sizes)])] = line
-        if name in _WITH_CONV:
-            described[f"{name}{CONV}"] = "The same, but its last layer is a 1 x 1 convolution without bias."
+        if name in _CONV_FAMILIES:
+            described[f"{name}{CONV_SUFFIX}"] = "The same, but its last layer is a 1 x 1 convolution without bias."
     return described
 
 
 def architecture_names() -> list[str]:
-    """The names that `build` understands; a sized family is shown by its pattern, "wrn-DEPTH-WIDTH"."""
-    return list(architectures())
+    """List the names that `build` accepts. Sizes are written as in "wrn-DEPTH-WIDTH"."""
+    return list(describe_architectures())
 
 
 def build(
     architecture: str, *, classes: int, in_channels: int | None, image_size: int | None, dropout: float = 0.0
 ) -> nn.Module:
-    """Make a network by its name, its weights drawn from torch's global random numbers.
+    """Build a network by its name. Its weights are drawn from torch's global random generator.
 
     Args:
-        architecture: One of `architecture_names()`, numbers in place of capitals: "lenet5", "wrn-28-10", "lstm-500".
-        classes: Number of classes; of text, the number of symbols.
+        architecture: One of `architecture_names()` with numbers for its sizes: "lenet5", "wrn-28-10", "lstm-500".
+        classes: Number of classes; for text, of symbols.
         in_channels: Channels of the input images; None for text.
         image_size: Side of the square input images, in pixels; None for text.
-        dropout: Probability of dropping a unit; at 0 the network holds no dropout modules.
+        dropout: Probability of dropping a unit; 0 for no dropout modules.
 
     Returns:
         A network that maps images (B, in_channels, image_size, image_size) to logits (B, classes), or rows of symbols
         (B, T), int64, to logits (B, classes, T).
 
     Raises:
-        ValueError: If the name is unknown, a number does not fit the architecture, or the architecture reads text where
-            the data are images or the other way round.
+        ValueError: If the name is unknown, a number does not fit the architecture, or the architecture reads text and
+            the data are images, or the other way round.
     """
-    family, options = _parse(architecture)
+    family, options = _parse_name(architecture)
     if not 0 <= dropout < 1:
         raise ValueError(f"{architecture}: dropout must be in [0, 1), got {dropout}")
-    shape = {} if family in _TEXT else {"in_channels": in_channels, "image_size": image_size}
-    _check_kind(architecture, family, in_channels, image_size)
+    shape = {} if family in _TEXT_FAMILIES else {"in_channels": in_channels, "image_size": image_size}
+    _check_input_kind(architecture, family, in_channels, image_size)
     for what, value in {**shape, "classes": classes}.items():
         if value is None or value < 1:
             raise ValueError(f"{architecture}: {what} must be at least 1, got {value}")
     return MODELS[family](classes=classes, dropout=dropout, **shape, **options)
 
 
-def _check_kind(architecture: str, family: str, in_channels: int | None, image_size: int | None) -> None:
-    """Refuse a network for images where the data are text, and the other way round."""
+def _check_input_kind(architecture: str, family: str, in_channels: int | None, image_size: int | None) -> None:
+    """Check that the architecture and the data are both for images or both for text."""
     text = in_channels is None and image_size is None
-    if family in _TEXT and not text:
+    if family in _TEXT_FAMILIES and not text:
         raise ValueError(
             f"{architecture} reads text, rows of symbols; the data are images of {image_size} x {image_size} pixels"
         )
-    if family not in _TEXT and text:
+    if family not in _TEXT_FAMILIES and text:
         raise ValueError(f"{architecture} reads images; the data are text, rows of symbols")
 
 
-def _parse(architecture: str) -> tuple[str, dict[str, Any]]:
-    """The entry of MODELS that a name means, and the options it carries; ValueError if it is not understood."""
-    if architecture in MODELS and architecture not in _SIZED:
+def _parse_name(architecture: str) -> tuple[str, dict[str, Any]]:
+    """Return the key of MODELS and the options that a name stands for.
+
+    Raises:
+        ValueError: If the name is unknown or lacks a size.
+    """
+    if architecture in MODELS and architecture not in _SIZED_FAMILIES:
         return architecture, {}
-    base = architecture.removesuffix(CONV)
-    if base != architecture and base in _WITH_CONV:
+    base = architecture.removesuffix(CONV_SUFFIX)
+    if base != architecture and base in _CONV_FAMILIES:
         return base, {"classifier": "conv"}
     family = architecture.split("-")[0]
-    if family in _SIZED:
-        match = _SIZED[family].pattern.fullmatch(architecture)
+    if family in _SIZED_FAMILIES:
+        match = _SIZED_FAMILIES[family].pattern.fullmatch(architecture)
         if match is None:
-            sizes = " and ".join(_SIZED[family].pattern.groupindex)
+            sizes = " and ".join(_SIZED_FAMILIES[family].pattern.groupindex)
             raise ValueError(
-                f"architecture {architecture!r}: {family} needs its {sizes}, for example {_SIZED[family].example!r}"
+                f"architecture {architecture!r}: {family} needs its {sizes}, "
+                f"for example {_SIZED_FAMILIES[family].example!r}"
             )
         return family, {size: int(number) for size, number in match.groupdict().items()}
-    known = [*MODELS, *(name + CONV for name in _WITH_CONV), *(sized.example for sized in _SIZED.values())]
+    known = [
+        *MODELS,
+        *(name + CONV_SUFFIX for name in _CONV_FAMILIES),
+        *(sized.example for sized in _SIZED_FAMILIES.values()),
+    ]
     close = difflib.get_close_matches(architecture, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"unknown architecture {architecture!r}: known are {', '.join(architecture_names())}{hint}")

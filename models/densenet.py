@@ -1,4 +1,4 @@
-"""torchvision's DenseNet-161 with a place for dropout."""
+"""torchvision's DenseNet-161 with optional dropout. Importing it imports torchvision, which is slow."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torchvision.models import DenseNet
 
 
 class DenseNet161(DenseNet):  # type: ignore[misc]
-    """Dense blocks of 6, 12, 36 and 24 layers that each add 48 channels.
+    """DenseNet-161: dense blocks of 6, 12, 36 and 24 layers, each of which adds 48 channels.
 
     Args:
         classes: Number of classes.
@@ -18,12 +18,12 @@ class DenseNet161(DenseNet):  # type: ignore[misc]
 
     def __init__(self, *, classes: int, dropout: float = 0.0) -> None:
         super().__init__(growth_rate=48, block_config=(6, 12, 36, 24), num_init_features=96, num_classes=classes)
-        # Deviation: the paper drops units behind every convolution, and only without augmentation; before the last
-        # layer, as in our other networks for ImageNet, is our choice.
+        # Deviation: the paper drops units after every convolution, and only without augmentation. We drop them before
+        # the last layer, as in our other networks for ImageNet.
         self.dropout: nn.Module = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W)."""
+        """Return the logits (B, classes) of images (B, C, H, W)."""
         h = F.relu(self.features(x)).mean((2, 3))
         logits: Tensor = self.classifier(self.dropout(h))
         return logits

@@ -1,8 +1,8 @@
-"""Networks for ImageNet, as torchvision defines them, and residual networks with a stem for TinyImageNet.
+"""torchvision's networks for ImageNet, and residual networks for TinyImageNet.
 
-A residual network ends in a linear layer, or, in the subspaces paper's way, in a 1 x 1 convolution without bias, so
-that all its weights are those of convolutions or BatchNorm. All its convolutions are then Kaiming normal by their fan
-in, as in that paper's code, and else by their fan out, as torchvision's.
+A residual network ends in a linear layer or in a 1 x 1 convolution without bias. With the convolution, as in the
+subspaces paper, all weights belong to convolutions or BatchNorm. All convolutions are then initialised Kaiming normal
+by fan in, as in that paper's code. With the linear layer they are initialised by fan out, as in torchvision.
 """
 
 from typing import Any, Literal
@@ -11,8 +11,8 @@ from torch import nn
 
 Classifier = Literal["linear", "conv"]
 
-TORCHVISION = ("resnet18", "resnet50", "resnet152", "wide_resnet50_2", "densenet161")
-"""Networks that are torchvision's, layer by layer and name by name."""
+TORCHVISION_NETWORKS = ("resnet18", "resnet50", "resnet152", "wide_resnet50_2", "densenet161")
+"""Networks whose layers and parameter names are those of torchvision."""
 
 
 def resnet18(**options: Any) -> nn.Module:
@@ -49,13 +49,13 @@ def densenet161(*, in_channels: int, classes: int, image_size: int, dropout: flo
     """DenseNet of 161 layers for ImageNet, torchvision's: 28,681,000 parameters.
 
     Args:
-        in_channels: Channels of the input images; other than 3, the first convolution is drawn anew.
+        in_channels: Channels of the input images. If they are not 3, the first convolution is replaced.
         classes: Number of classes.
         image_size: Side of the square input images, in pixels; at least 29.
         dropout: Probability of dropping a unit before the last layer; 0 for no dropout modules.
 
     Raises:
-        ValueError: If the images are so small that nothing is left after the last pooling.
+        ValueError: If the images are too small for the poolings.
 
     References:
         Huang et al., Densely connected convolutional networks, CVPR 2017.
@@ -85,17 +85,17 @@ def _resnet(
     classifier: Classifier = "linear",
     stem: Literal["imagenet", "tiny"] = "imagenet",
 ) -> nn.Module:
-    """One of torchvision's residual networks, adapted.
+    """Build one of torchvision's residual networks with another stem, dropout or classifier.
 
     Args:
-        name: As torchvision calls it.
-        in_channels: Channels of the input images; other than 3, the first convolution is drawn anew.
+        name: The network's name in torchvision.
+        in_channels: Channels of the input images. If they are not 3, the first convolution is replaced.
         classes: Number of classes.
-        image_size: Side of the square input images, in pixels; any size fits, as features are averaged.
+        image_size: Side of the square input images, in pixels. Any size fits, because features are averaged.
         dropout: Probability of dropping a unit before the last layer; 0 for no dropout modules.
         classifier: The last layer: "linear", or a 1 x 1 convolution without bias, "conv".
-        stem: "imagenet" divides the side by four before the first block. "tiny" does not: a 3 x 3 convolution
-            with stride 1, and no pooling.
+        stem: "imagenet" divides the side by four before the first block. "tiny" keeps the side: it is a 3 x 3
+            convolution with stride 1, without pooling.
 
     References:
         He et al., Deep residual learning for image recognition, CVPR 2016; Zagoruyko & Komodakis, Wide residual
@@ -107,13 +107,13 @@ def _resnet(
 
     net: Any = getattr(torchvision.models, name)(num_classes=classes)
     if stem == "tiny":
-        net.conv1 = _first(in_channels, 3, stride=1)
+        net.conv1 = _first_convolution(in_channels, 3, stride=1)
         net.maxpool = nn.Identity()
     elif in_channels != 3:
-        net.conv1 = _first(in_channels, 7, stride=2)
+        net.conv1 = _first_convolution(in_channels, 7, stride=2)
     if dropout > 0:
-        # Deviation: none of the papers trains these networks with dropout; before the last layer is our choice. It
-        # joins a layer without weights, so that all names stay torchvision's.
+        # Deviation: none of the papers trains these networks with dropout. We drop units before the last layer. The
+        # dropout is put into a layer without weights, so that all parameter names stay torchvision's.
         net.avgpool = nn.Sequential(net.avgpool, nn.Dropout(dropout))
     if classifier == "conv":
         width: int = net.fc.in_features
@@ -125,8 +125,8 @@ def _resnet(
     return adapted
 
 
-def _first(in_channels: int, size: int, stride: int) -> nn.Conv2d:
-    """A first convolution to 64 channels, drawn as torchvision does."""
+def _first_convolution(in_channels: int, size: int, stride: int) -> nn.Conv2d:
+    """Return a first convolution to 64 channels, initialised as in torchvision."""
     layer = nn.Conv2d(in_channels, 64, size, stride=stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer

@@ -1,26 +1,25 @@
-"""LeNet-5 with rectified linear units and BatchNorm, the small network of the late-phase paper."""
+"""LeNet-5 with ReLU and BatchNorm, the small network of the late-phase paper."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def _paddings(image_size: int) -> tuple[int, int]:
-    """Zero-padding of the two convolutions, in pixels, for square images of this side."""
+    """Return the zero-padding of the two convolutions, in pixels, for square images of a side."""
     if image_size >= 32:
         return 0, 0
-    # LeNet-5 was drawn for 32 x 32 inputs; a 28 x 28 image is padded to that size, as LeCun et al. did.
+    # LeNet-5 was designed for 32 x 32 inputs. A 28 x 28 image is padded to that size, as LeCun et al. did.
     if image_size >= 28:
         return 2, 0
-    # Deviation: for smaller images (8 x 8 digits) both convolutions are padded and keep their input's size;
-    # without it the second 5 x 5 convolution would be larger than the image it sees.
+    # Deviation: for smaller images (8 x 8 digits) both convolutions are padded and keep their input's size.
+    # Otherwise the second 5 x 5 kernel would be larger than its input.
     return 2, 2
 
 
 class LeNet5(nn.Module):
     """Two 5 x 5 convolutions (6 and 16 channels) and fully connected layers of 120, 84 and `classes` units.
 
-    Every hidden layer is followed by a rectified linear unit and then by BatchNorm, each convolution after
-    that by 2 x 2 max pooling.
+    Each hidden layer is followed by ReLU and then BatchNorm. After each convolution follows 2 x 2 max pooling.
 
     Args:
         in_channels: Channels of the input images.
@@ -29,7 +28,7 @@ class LeNet5(nn.Module):
         dropout: Probability of dropping a unit of a hidden fully connected layer; 0 for no dropout modules.
 
     Raises:
-        ValueError: If the images are so small that nothing is left after the second pooling.
+        ValueError: If the images are too small for the second pooling.
 
     References:
         LeCun et al., Gradient-based learning applied to document recognition, 1998; von Oswald et al., Neural
@@ -51,15 +50,14 @@ class LeNet5(nn.Module):
         self.fc2 = nn.Linear(120, 84)
         self.bn4 = nn.BatchNorm1d(84)
         self.fc3 = nn.Linear(84, classes)
-        # Deviation: the paper uses no dropout here and gives no place for it; behind each hidden fully
-        # connected layer is our choice.
+        # Deviation: the paper uses no dropout here. We drop units after each hidden fully connected layer.
         self.dropout1: nn.Module = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         self.dropout2: nn.Module = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W)."""
-        # Deviation: max pooling replaces LeNet-5's trainable average subsampling, and the second convolution sees
-        # all maps of the first, not LeCun's selection of them; the late-phase paper does not say which it keeps.
+        """Return the logits (B, classes) of images (B, C, H, W)."""
+        # Deviation: max pooling replaces LeNet-5's trainable subsampling, and the second convolution reads all maps of
+        # the first, not LeCun's selection of them. The late-phase paper does not say which it uses.
         h = F.max_pool2d(self.bn1(F.relu(self.conv1(x), inplace=True)), 2)
         h = F.max_pool2d(self.bn2(F.relu(self.conv2(h), inplace=True)), 2)
         h = h.flatten(1)  # (B, 16 * side * side)

@@ -1,4 +1,4 @@
-"""Weights trained on ImageNet that torchvision publishes, from which the late-phase paper starts its fine-tuning."""
+"""torchvision's published ImageNet weights, with which the late-phase paper's fine-tuning begins."""
 
 import hashlib
 import re
@@ -9,20 +9,20 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from models.imagenet import TORCHVISION
+from models.imagenet import TORCHVISION_NETWORKS
 
-WEIGHTS = "IMAGENET1K_V1"
-"""torchvision's name for the first weights it published of each network, those of that time."""
-DIFFERENCES_SHOWN = 4
+WEIGHTS_NAME = "IMAGENET1K_V1"
+"""torchvision's name for its first published weights of each network, those of the paper's time."""
+SHOWN_DIFFERENCES = 4
 
 
 def load_pretrained(net: nn.Module, architecture: str, root: Path) -> None:
-    """Give a network torchvision's weights IMAGENET1K_V1.
+    """Load torchvision's weights IMAGENET1K_V1 into a network.
 
     Args:
-        net: As `build` makes it for 3 channels and 1000 classes, with any dropout.
-        architecture: Its name: one that `check_fit` lets pass.
-        root: Folder that holds the official file, or gets it by download, with progress on standard error.
+        net: A network built for 3 channels and 1000 classes, with any dropout.
+        architecture: The network's name, which `check_pretrained_fit` accepts.
+        root: Folder with the official file. If it is missing, it is downloaded, with progress on standard error.
 
     Raises:
         ValueError: If the file is damaged, or does not fit the network.
@@ -32,13 +32,13 @@ def load_pretrained(net: nn.Module, architecture: str, root: Path) -> None:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 3.3 and appendix A ("ImageNet
         experiments").
     """
-    path = fetch(url_of(architecture), root)
+    path = fetch_weights(weights_url(architecture), root)
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    # Files of DenseNet are older than torch's ban of dots in names: "denselayer1.norm.1" is "denselayer1.norm1" today.
+    # DenseNet's files are older than torch's ban of dots in names: "denselayer1.norm.1" is "denselayer1.norm1" today.
     weights = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=\d)", r"\1", name): w for name, w in stored.items()}
-    if differences := _differences(net.state_dict(), weights):
-        shown = "; ".join(differences[:DIFFERENCES_SHOWN])
-        more = len(differences) - DIFFERENCES_SHOWN
+    if differences := _list_differences(net.state_dict(), weights):
+        shown = "; ".join(differences[:SHOWN_DIFFERENCES])
+        more = len(differences) - SHOWN_DIFFERENCES
         raise ValueError(
             f"{path} does not fit this {architecture}: {shown}{f'; and {more} more' if more > 0 else ''}. Pretrained "
             "weights are for 3 channels and 1000 classes"
@@ -46,19 +46,21 @@ def load_pretrained(net: nn.Module, architecture: str, root: Path) -> None:
     net.load_state_dict(weights)
 
 
-def check_fit(architecture: str, *, in_channels: int | None, classes: int) -> None:
-    """Refuse what no pretrained weights fit, before anything is downloaded.
+def check_pretrained_fit(architecture: str, *, in_channels: int | None, classes: int) -> None:
+    """Check, before any download, that pretrained weights for an architecture and a dataset exist.
 
     Args:
-        architecture: Its name.
-        in_channels: Channels of the images.
+        architecture: Name of the architecture.
+        in_channels: Channels of the images; None for text.
         classes: Number of classes.
 
     Raises:
-        ValueError: Naming what does not fit.
+        ValueError: If they do not; says what does not fit.
     """
-    if architecture not in TORCHVISION:
-        raise ValueError(f"there are no pretrained weights for {architecture}: only for {', '.join(TORCHVISION)}")
+    if architecture not in TORCHVISION_NETWORKS:
+        raise ValueError(
+            f"there are no pretrained weights for {architecture}: only for {', '.join(TORCHVISION_NETWORKS)}"
+        )
     if (in_channels, classes) != (3, 1000):
         raise ValueError(
             f"pretrained weights of {architecture} are for 3 channels and 1000 classes, the data have {in_channels} "
@@ -66,24 +68,24 @@ def check_fit(architecture: str, *, in_channels: int | None, classes: int) -> No
         )
 
 
-def url_of(architecture: str) -> str:
-    """Where torchvision publishes the weights; the file's name ends in the beginning of its SHA-256."""
+def weights_url(architecture: str) -> str:
+    """Return the URL of torchvision's weights. The file's name ends with the beginning of its SHA-256."""
     import torchvision.models  # takes as long as torch itself
 
-    url: str = torchvision.models.get_model_weights(architecture)[WEIGHTS].url
+    url: str = torchvision.models.get_model_weights(architecture)[WEIGHTS_NAME].url
     return url
 
 
-def fetch(url: str, root: Path) -> Path:
-    """The file of a URL in the folder `root`, downloaded if it is not there yet, and checked.
+def fetch_weights(url: str, root: Path) -> Path:
+    """Download a file to the folder `root` unless it exists already, check it, and return its path.
 
     Raises:
         FileNotFoundError: If it is missing and the download fails.
-        ValueError: If its SHA-256 does not begin as its name says.
+        ValueError: If its SHA-256 does not begin as stated in its name.
     """
     path = root.expanduser() / Path(urlparse(url).path).name
     beginning = path.stem.rpartition("-")[2]
-    if not path.exists():  # else the folder need not be one that can be written to
+    if not path.exists():  # otherwise the folder may be read-only
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(f".{path.name}.lock")):  # several workers may start at once
@@ -104,10 +106,10 @@ def fetch(url: str, root: Path) -> Path:
     return path
 
 
-def _differences(net: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
-    """Say where the tensors of a network and of a file differ in name or shape.
+def _list_differences(net: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
+    """List where the tensors of a network and of a file differ in name or shape.
 
-    Counters of BatchNorm may be missing: files older than them have none, and loading sets them to zero.
+    BatchNorm's counters may be missing, because older files do not have them. Loading sets them to zero.
     """
     missing = [name for name in net if name not in weights and not name.endswith("num_batches_tracked")]
     surplus = [name for name in weights if name not in net]

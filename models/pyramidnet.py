@@ -1,34 +1,36 @@
-"""PyramidNets for small images: residual networks that widen with every block, with ShakeDrop."""
+"""PyramidNets for small images: residual networks whose width grows with every block, with ShakeDrop."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.shake_drop import ShakeDrop, survival_probability
 
-STEM = 16
+STEM_CHANNELS = 16
 """Channels of the first convolution."""
-BOTTLENECK_FROM = 164
-"""Depth from which the published networks are made of bottleneck blocks; the one of 110 layers is of basic blocks."""
+BOTTLENECK_DEPTH = 164
+"""Smallest depth with bottleneck blocks. The published network of 110 layers has basic blocks."""
 EXPANSION = 4
-"""A bottleneck block puts out so many times the channels that it computes with."""
+"""Output channels of a bottleneck block, as a multiple of the channels of its 3 x 3 convolution."""
 
 
 def _convolution(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the image's size, but for its stride."""
+    """Return a convolution without bias that keeps the image's size at stride 1."""
     return nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False)
 
 
 class Block(nn.Module):
-    """BatchNorm first and last, no activation before the first convolution nor after the sum.
+    """A residual block that begins and ends with BatchNorm.
 
-    The shortcut has no weights: it averages over 2 x 2 pixels where the stride is 2, and new channels are zero.
+    It has no activation before the first convolution or after the sum.
+
+    The shortcut has no weights. At stride 2 it averages over 2 x 2 pixels. Its new channels are zero.
 
     Args:
         in_channels: Channels of the input.
         width: Channels of the block's convolutions.
         stride: 1 or 2.
         bottleneck: Three convolutions, 1 x 1, 3 x 3 and 1 x 1, the last with four times the channels; else two 3 x 3.
-        p: Probability with which ShakeDrop leaves the branch alone.
+        p: Probability that ShakeDrop leaves the branch unchanged.
         dropout: Probability of dropping a unit before the last convolution.
     """
 
@@ -38,8 +40,8 @@ class Block(nn.Module):
         super().__init__()
         self.out_channels = width * EXPANSION if bottleneck else width
         self.stride = stride
-        # Deviation: the papers train without dropout; right before the last convolution, as in wide residual
-        # networks, is our choice.
+        # Deviation: the papers train without dropout. We drop units before the last convolution, as in wide residual
+        # networks.
         drop = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         if bottleneck:
             layers = [_convolution(in_channels, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
@@ -52,8 +54,8 @@ class Block(nn.Module):
         self.shake_drop = ShakeDrop(p)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, out_channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
-        # Deviation: an odd side is rounded up, as the strided convolution does; the papers' sides are even.
+        """Return features (B, out_channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
+        # Deviation: an odd side is rounded up, as in the strided convolution. The papers' sides are even.
         carried = F.avg_pool2d(x, 2, ceil_mode=True) if self.stride == 2 else x
         new_channels = self.out_channels - x.shape[1]
         out: Tensor = self.shake_drop(self.branch(x)) + F.pad(carried, (0, 0, 0, 0, 0, new_channels))
@@ -63,22 +65,24 @@ class Block(nn.Module):
 class PyramidNet(nn.Module):
     """PyramidNet with ShakeDrop: three groups of blocks whose channels grow by equal steps from 16 to 16 + alpha.
 
-    The k-th of N blocks computes with 16 + k·alpha / N channels, rounded, halves up (the additive rule). Below depth
-    164 blocks are basic and the depth is 6n + 2, from 164 on they are bottlenecks and it is 9n + 2, with n blocks a
-    group: names say no more than depth and alpha, and among the published networks those of 110 layers are of basic
-    blocks, those of 164, 200, 236 and 272 of bottlenecks. For 3 channels and 10 classes, pyramidnet-110-270 has
-    28,485,477 parameters and pyramidnet-272-200 has 26,210,842; the paper's table says 28.3 and 26.0 million.
+    The k-th of N blocks has 16 + k·alpha / N channels, rounded with halves up (the additive rule). There are n blocks
+    in each group. Below depth 164, blocks are basic and the depth is 6n + 2. From 164 on, they are bottlenecks and the
+    depth is 9n + 2. A name states only depth and alpha. Of the published networks, those of 110 layers have basic
+    blocks, those of 164, 200, 236 and 272 layers bottlenecks.
+
+    For 3 channels and 10 classes, pyramidnet-110-270 has 28,485,477 parameters and pyramidnet-272-200 has 26,210,842.
+    The paper's table says 28.3 and 26.0 million.
 
     Args:
         depth: Number of layers.
         alpha: Widening factor: channels added from the first convolution to the last block.
         in_channels: Channels of the input images.
         classes: Number of classes.
-        image_size: Side of the square input images, in pixels; any size fits, as features are averaged.
+        image_size: Side of the square input images, in pixels. Any size fits, because features are averaged.
         dropout: Probability of dropping a unit before a block's last convolution; 0 for no dropout modules.
 
     Raises:
-        ValueError: If the depth is not of its form, or `alpha` is less than 1.
+        ValueError: If the depth does not have this form, or `alpha` is less than 1.
 
     References:
         Han et al., Deep pyramidal residual networks, CVPR 2017, section 2.1; widths are rounded as in its code. Yamada
@@ -97,23 +101,23 @@ class PyramidNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        bottleneck = depth >= BOTTLENECK_FROM
-        layers = 9 if bottleneck else 6  # of a block in each of the three groups
+        bottleneck = depth >= BOTTLENECK_DEPTH
+        layers = 9 if bottleneck else 6  # layers of one block in each of the three groups
         if depth < 8 or (depth - 2) % layers:
             raise ValueError(
-                f"pyramidnet-{depth}-{alpha}: the depth must be 6n + 2 below {BOTTLENECK_FROM} (8, 14, ..., 110, basic "
-                f"blocks), or 9n + 2 from there on (164, ..., 200, ..., 272, bottlenecks)"
+                f"pyramidnet-{depth}-{alpha}: the depth must be 6n + 2 below {BOTTLENECK_DEPTH} (8, 14, ..., 110, "
+                f"basic blocks), or 9n + 2 from there on (164, ..., 200, ..., 272, bottlenecks)"
             )
         if alpha < 1:
             raise ValueError(f"pyramidnet-{depth}-{alpha}: alpha must be at least 1")
         group = (depth - 2) // layers
         blocks = 3 * group
-        self.conv = _convolution(in_channels, STEM, 3)
-        self.bn = nn.BatchNorm2d(STEM)
+        self.conv = _convolution(in_channels, STEM_CHANNELS, 3)
+        self.bn = nn.BatchNorm2d(STEM_CHANNELS)
         self.blocks = nn.Sequential()
-        channels = STEM
+        channels = STEM_CHANNELS
         for k in range(1, blocks + 1):
-            width = STEM + (2 * k * alpha + blocks) // (2 * blocks)
+            width = STEM_CHANNELS + (2 * k * alpha + blocks) // (2 * blocks)
             stride = 2 if k in (group + 1, 2 * group + 1) else 1
             p = survival_probability(k, blocks)
             self.blocks.append(Block(channels, width, stride, bottleneck=bottleneck, p=p, dropout=dropout))
@@ -126,7 +130,7 @@ class PyramidNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W)."""
+        """Return the logits (B, classes) of images (B, C, H, W)."""
         h = F.relu(self.last_bn(self.blocks(self.bn(self.conv(x)))), inplace=True)
         logits: Tensor = self.fc(h.mean((2, 3)))
         return logits

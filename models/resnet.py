@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions, each with BatchNorm; the input is added before the last activation."""
+    """A residual block: two 3 x 3 convolutions with BatchNorm. The input is added before the last activation."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        # Deviation: no paper says where dropout goes in this network; between the convolutions is our choice.
+        # Deviation: no paper uses dropout in this network. We drop units between the convolutions.
         self.dropout: nn.Module = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
@@ -24,7 +24,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
+        """Return features (B, channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
         h = self.dropout(F.relu(self.bn1(self.conv1(x)), inplace=True))
         return F.relu(self.bn2(self.conv2(h)) + self.shortcut(x), inplace=True)
 
@@ -38,10 +38,10 @@ class CResNet20(nn.Module):
     Args:
         in_channels: Channels of the input images.
         classes: Number of classes.
-        image_size: Side of the square input images, in pixels; any size fits, as features are averaged.
+        image_size: Side of the square input images, in pixels. Any size fits, because features are averaged.
         dropout: Probability of dropping a unit between a block's convolutions; 0 for no dropout modules.
-        classifier: "linear" ends in a linear layer with bias. "conv" ends in a 1 x 1 convolution without bias,
-            as in the subspaces paper's code, so that all weights are those of convolutions or BatchNorm.
+        classifier: The last layer: "linear", with bias, or "conv", a 1 x 1 convolution without bias. With "conv", as
+            in the subspaces paper's code, all weights belong to convolutions or BatchNorm.
 
     Raises:
         ValueError: If `classifier` is neither of the two.
@@ -72,8 +72,8 @@ class CResNet20(nn.Module):
                 stride = 2 if index == 0 and channels > 16 else 1
                 self.blocks.append(Block(width, channels, stride, dropout))
                 width = channels
-        # Deviation: the paper's classifier is the convolution. The linear layer of the original network is the
-        # default here, because most methods single out the last linear layer.
+        # Deviation: the paper's classifier is the convolution. Our default is the linear layer of the original network,
+        # because many methods treat the last linear layer separately.
         self.classifier: nn.Module = (
             nn.Linear(64, classes) if classifier == "linear" else nn.Conv2d(64, classes, 1, bias=False)
         )
@@ -82,7 +82,7 @@ class CResNet20(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W)."""
+        """Return the logits (B, classes) of images (B, C, H, W)."""
         h = self.blocks(F.relu(self.bn(self.conv(x)), inplace=True))
         h = h.mean((2, 3))  # (B, 64)
         if isinstance(self.classifier, nn.Conv2d):

@@ -1,25 +1,25 @@
-"""ShakeDrop: random factors on the residual branches of a deep network, others forward than backward."""
+"""ShakeDrop: random factors on the residual branches of a deep network, different forward and backward."""
 
 import torch
 from torch import Tensor, nn
 
-ALPHA = (-1.0, 1.0)
-BETA = (0.0, 1.0)
-"""Ranges of the factors of a disturbed branch, forward and backward."""
+ALPHA_RANGE = (-1.0, 1.0)
+BETA_RANGE = (0.0, 1.0)
+"""Ranges of a perturbed branch's factors: alpha in the forward pass, beta in the backward pass."""
 
 
 class ShakeDrop(nn.Module):
-    """Multiply a residual branch F(x) by b + α − bα; in the backward pass its gradient by b + β − bβ.
+    """Multiply a residual branch F(x) by b + α − bα, and its gradient in the backward pass by b + β − bβ.
 
-    b is one with probability p, and the branch is left alone; else it is disturbed by α ~ U[−1, 1] forward and by
-    β ~ U[0, 1] backward. In evaluation mode the branch is multiplied by the expectation of its factor, p + (1 − p)E[α],
-    which is p.
+    With probability p, b is one and the branch is unchanged. Otherwise b is zero, and the factors are α ~ U[−1, 1]
+    forward and β ~ U[0, 1] backward. In evaluation mode, the branch is multiplied by the expected factor,
+    p + (1 − p)E[α] = p.
 
     Args:
-        p: Probability of leaving the branch alone, in [0, 1].
+        p: Probability that the branch is unchanged, in [0, 1].
 
     Raises:
-        ValueError: If `p` is no probability.
+        ValueError: If `p` is not in [0, 1].
 
     References:
         Yamada et al., ShakeDrop regularization for deep residual learning, IEEE Access 2019 (arXiv 1802.02375).
@@ -32,49 +32,51 @@ class ShakeDrop(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch times its factor, of the shape of x.
+        """Return the branch times its factor, with the shape of x.
 
         Args:
             x: The residual branch, (B, C, H, W).
         """
         if not self.training:
-            return x * (self.p + (1 - self.p) * sum(ALPHA) / 2)
+            return x * (self.p + (1 - self.p) * sum(ALPHA_RANGE) / 2)
         forward, backward = self.factors(len(x), x)
-        # The detached term moves the value from backward · x to forward · x and has no gradient of its own.
+        # The detached term changes the value from backward · x to forward · x and has no gradient.
         return backward * x + ((forward - backward) * x).detach()
 
     def factors(self, examples: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors of a minibatch's examples, forward and backward, (examples, 1, 1, 1) each.
+        """Draw the factors of a minibatch's examples, forward and backward, (examples, 1, 1, 1) each.
 
-        The numbers are drawn from torch's global generator: b once for the minibatch, α and β for every example, as
-        published implementations for CIFAR do.
+        The numbers come from torch's global generator: b once per minibatch, α and β once per example, as in published
+        implementations for CIFAR.
 
         Args:
-            examples: How many.
-            like: On whose device they are drawn, and whose type they get.
+            examples: Number of examples.
+            like: Tensor whose device and type the factors get.
         """
         one, each = (1, 1, 1, 1), (examples, 1, 1, 1)
         intact = torch.rand(one, device=like.device) < self.p
         forward, backward = (
             torch.where(intact, 1.0, torch.empty(each, device=like.device).uniform_(*bounds)).to(like.dtype)
-            for bounds in (ALPHA, BETA)
+            for bounds in (ALPHA_RANGE, BETA_RANGE)
         )
         return forward, backward
 
     def extra_repr(self) -> str:
-        """The probability, for printing."""
+        """Return the probability, for printing."""
         return f"p={self.p}"
 
 
 def survival_probability(block: int, blocks: int, last: float = 0.5) -> float:
-    """The probability p_l of a block, falling linearly from one at the input to p_L at the last block.
+    """Return the survival probability p_l of a block.
+
+    It falls linearly from one at the input to p_L at the last block.
 
     Args:
-        block: l, counted from 1.
-        blocks: L.
-        last: p_L.
+        block: Index l of the block, from 1.
+        blocks: Number L of blocks.
+        last: Probability p_L of the last block.
 
     References:
-        Huang et al., Deep networks with stochastic depth, ECCV 2016: its linear decay, which ShakeDrop takes over.
+        Huang et al., Deep networks with stochastic depth, ECCV 2016. ShakeDrop uses its linear decay.
     """
     return 1 - block / blocks * (1 - last)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """BatchNorm and activation *before* each of two 3 x 3 convolutions; the input is added at the end."""
+    """A pre-activation block: BatchNorm and ReLU *before* each of two 3 x 3 convolutions, then the input is added."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -19,9 +19,9 @@ class Block(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
+        """Return features (B, channels, H / stride, W / stride) of features (B, in_channels, H, W)."""
         active = F.relu(self.bn1(x), inplace=True)
-        # Only a projection sees the activated input; an identity shortcut carries x itself.
+        # A projection reads the activated input. An identity shortcut carries x itself.
         carried: Tensor = x if self.shortcut is None else self.shortcut(active)
         h = self.dropout(F.relu(self.bn2(self.conv1(active)), inplace=True))
         out: Tensor = carried + self.conv2(h)
@@ -31,16 +31,16 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """Wide residual network WRN-d-k: three groups of (d - 4) / 6 blocks with 16k, 32k and 64k channels.
 
-    No convolution has a bias. Convolutions and the last layer have Kaiming-normal weights (fan in), the last
-    layer's bias starts at zero. WRN-28-10 has 36,479,194 parameters for 3 channels and 10 classes. Dropout
-    acts right before the second convolution of a block, behind BatchNorm and activation, as in the paper.
+    Convolutions have no bias. Convolutions and the last layer have Kaiming-normal weights (fan in), and the last
+    layer's bias starts at zero. WRN-28-10 has 36,479,194 parameters for 3 channels and 10 classes. As in the paper,
+    dropout acts after BatchNorm and activation, before the second convolution of a block.
 
     Args:
         depth: Number of layers d, of the form 6n + 4.
         width: Widening factor k.
         in_channels: Channels of the input images.
         classes: Number of classes.
-        image_size: Side of the square input images, in pixels; any size fits, as features are averaged.
+        image_size: Side of the square input images, in pixels. Any size fits, because features are averaged.
         dropout: Probability of dropping a unit before a block's second convolution; 0 for no dropout modules.
 
     Raises:
@@ -84,7 +84,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W)."""
+        """Return the logits (B, classes) of images (B, C, H, W)."""
         h = F.relu(self.bn(self.blocks(self.conv(x))), inplace=True)
         logits: Tensor = self.fc(h.mean((2, 3)))
         return logits

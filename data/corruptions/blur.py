@@ -1,25 +1,27 @@
-"""Blur: every pixel becomes a mean of those around it, or one of them."""
+"""Blur corruptions: each pixel becomes a mean of the pixels around it, or one of them."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.corruptions.draws import Draws
-from data.corruptions.filters import correlate, gaussian, motion, smoothing, zoom
-from data.corruptions.severities import constant, length_scale
+from data.corruptions.filters import correlate, gaussian_filter, gaussian_matrix, motion_filter, zoom_centre
+from data.corruptions.random_numbers import RandomNumbers
+from data.corruptions.severities import length_scale, severity_constant
 
 
-def gaussian_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Blur with a normal kernel, cut off at four standard deviations; the edge pixels are repeated outwards."""
+def gaussian_blur(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Blur with a Gaussian kernel that is truncated at four standard deviations. Edge pixels are repeated outwards."""
     size = images.shape[-1]
-    sigma = constant({32: (0.4, 0.6, 0.7, 0.8, 1), 64: (0.5, 0.75, 1, 1.25, 1.5), 224: (1, 2, 3, 4, 6)}, size, severity)
-    return gaussian(images, sigma * length_scale(size))
+    sigma = severity_constant(
+        {32: (0.4, 0.6, 0.7, 0.8, 1), 64: (0.5, 0.75, 1, 1.25, 1.5), 224: (1, 2, 3, 4, 6)}, size, severity
+    )
+    return gaussian_filter(images, sigma * length_scale(size))
 
 
-def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Put the image out of focus: each point becomes a disk with a softened rim."""
+def defocus_blur(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Blur like a lens out of focus: each point becomes a disk with a soft edge."""
     size = images.shape[-1]
-    radius, softness = constant(
+    radius, softness = severity_constant(
         {
             32: ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
             64: ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
@@ -28,32 +30,31 @@ def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
         size,
         severity,
     )
-    return correlate(images, disk(radius * length_scale(size), softness * length_scale(size)))
+    return correlate(images, disk_kernel(radius * length_scale(size), softness * length_scale(size)))
 
 
-def disk(radius: float, softness: float) -> Tensor:
-    """The kernel of an image out of focus: a disk of the given radius, blurred by a narrow normal kernel.
+def disk_kernel(radius: float, softness: float) -> Tensor:
+    """Return the kernel of a lens out of focus: a disk of the given radius, blurred by a narrow Gaussian kernel.
 
     Returns:
-        (17, 17) float64 up to a radius of 8 pixels, larger beyond.
+        (17, 17) float64 for a radius of up to 8 pixels, else larger.
     """
     reach = 8 if radius <= 8 else int(np.ceil(radius))
     square = torch.arange(-reach, reach + 1).double() ** 2
     inside = (square[:, None] + square <= radius**2).double()
-    blur = smoothing(2 * reach + 1, softness, "mirror", radius=1 if radius <= 8 else 2)
+    blur = gaussian_matrix(2 * reach + 1, softness, "mirror", radius=1 if radius <= 8 else 2)
     return blur @ (inside / inside.sum()) @ blur.T
 
 
-def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Look through frosted glass: each pixel takes the place of one near by, between two slight blurs.
+def glass_blur(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Blur like frosted glass: replace each pixel by a random neighbour, between two slight Gaussian blurs.
 
-    The published program means to swap two pixels, one after the other through the image. Both sides of its assignment
-    are views of the same array, though, so what it does is to copy the neighbour; that made the published files, and
-    that is done here.
+    The published program is meant to swap each pixel with a neighbour. Both sides of its assignment are views of one
+    array, so that it copies the neighbour instead. The published files were made so, and this function does the same.
     """
     # Deviation: the published program rounds down to 256 levels before it copies.
     size = images.shape[-1]
-    sigma, reach, rounds = constant(
+    sigma, reach, rounds = severity_constant(
         {
             32: ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
             64: ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
@@ -63,23 +64,23 @@ def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
         severity,
     )
     sigma, reach = sigma * length_scale(size), max(1, round(reach * length_scale(size)))
-    images = gaussian(images, sigma)
+    images = gaussian_filter(images, sigma)
     for _ in range(rounds):
         images = copy_neighbours(images, draws.integers(-reach, reach, 2, size, size), reach)
-    return gaussian(images, sigma)
+    return gaussian_filter(images, sigma)
 
 
 def copy_neighbours(images: Tensor, offsets: Tensor, reach: int) -> Tensor:
-    """Overwrite pixel by pixel with a neighbour, from the last row and column up to those `reach` from the start.
+    """Overwrite each pixel with a neighbour, from the last row and column to the first.
 
-    A neighbour that was overwritten before its turn is followed to where its value came from: every pixel stands
-    twice in a table of sources, as it is before and after, and the table is composed with itself until nothing
-    changes. That gives what a loop over the pixels gives.
+    The result equals that of a loop over the pixels. A neighbour that the loop has already overwritten is traced to the
+    source of its value. For this, a table of sources holds each pixel twice, before and after it is overwritten, and is
+    composed with itself until it does not change.
 
     Args:
         images: (N, C, H, H).
-        offsets: (N, 2, H, H) int64 from -reach to reach - 1: the neighbour's row and column less the pixel's.
-        reach: Pixels at the upper and left edge, one less at the others, that stay what they are.
+        offsets: (N, 2, H, H) int64 from -reach to reach - 1: row and column of the neighbour relative to the pixel.
+        reach: Largest offset. The first reach + 1 and the last reach - 1 rows and columns are not overwritten.
     """
     n, channels, size, _ = images.shape
     along = torch.arange(size, device=images.device)
@@ -88,7 +89,9 @@ def copy_neighbours(images: Tensor, offsets: Tensor, reach: int) -> Tensor:
     pixel = torch.arange(size * size, device=images.device)
     neighbour = pixel + (offsets[:, 0] * size + offsets[:, 1]).flatten(1)  # (N, P)
     neighbour = torch.where(moved, neighbour, pixel)
-    after = torch.where(neighbour > pixel, neighbour + size * size, neighbour)  # it had its turn if it lies behind
+    after = torch.where(
+        neighbour > pixel, neighbour + size * size, neighbour
+    )  # a neighbour further back is already overwritten
     source = torch.cat([pixel.expand(n, -1), after], 1)  # (N, 2 P): before, after
     while True:
         further = source.gather(1, source)
@@ -99,10 +102,10 @@ def copy_neighbours(images: Tensor, offsets: Tensor, reach: int) -> Tensor:
     return images.flatten(2).gather(2, chosen).view_as(images)
 
 
-def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Move the camera while the image is taken: smear towards one side at an angle of up to 45° to the row."""
+def motion_blur(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Blur like a moving camera: smear towards one side, at a random angle of up to 45° to the rows."""
     size = images.shape[-1]
-    radius, sigma = constant(
+    radius, sigma = severity_constant(
         {
             32: ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
             64: ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
@@ -112,21 +115,21 @@ def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
         severity,
     )
     angle = draws.uniform(low=-45, high=45)
-    return motion(images, round(radius * length_scale(size)), sigma * length_scale(size), angle)
+    return motion_filter(images, round(radius * length_scale(size)), sigma * length_scale(size), angle)
 
 
-def zoom_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Move towards the object while the image is taken: the mean of the image and its enlargements.
+def zoom_blur(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Blur like a camera that moves towards the object: take the mean of the image and its enlargements.
 
-    Enlargements are whole pixels: on images of 8 pixels, severity 1 changes nothing.
+    Enlarged sizes are rounded to whole pixels. On images of 8 pixels, severity 1 therefore changes nothing.
     """
     size = images.shape[-1]
     small = ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01))
     large = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
-    stop, step = constant({32: small, 64: small, 224: large}, size, severity)
-    # NumPy's range, whose rounding decides whether the last factor belongs to it: 1.06 and 1.11 do, 1.16 does not.
+    stop, step = severity_constant({32: small, 64: small, 224: large}, size, severity)
+    # By the rounding in NumPy's range, the end is included for 1.06 and 1.11, but not for 1.16.
     factors = np.arange(1, stop, step).tolist()
     total = images.clone()
     for factor in factors:
-        total += zoom(images, factor)
+        total += zoom_centre(images, factor)
     return total / (len(factors) + 1)

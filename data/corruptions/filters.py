@@ -1,8 +1,8 @@
-"""Filters and resampling of whole batches, each image exactly as if it were alone.
+"""Filters and resampling of batches, in which the bits of an image do not depend on the other images.
 
-To that end, matrices M with out = M x Mᵀ for the rows and columns of an image x are multiplied in float64: in float32,
-the last bits of a product may depend on how many images are multiplied together, and would show after rounding. And a
-product and a sum are two steps, because one fused step may be rounded differently at the end of a batch.
+Filters of rows and columns are matrices M with out = M x Mᵀ, multiplied in float64. In float32, the last bits of a
+product may depend on the number of images, which could be visible after rounding. A product and a sum are two separate
+steps, because a fused step may be rounded differently at the end of a batch.
 """
 
 import math
@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Border = Literal["nearest", "reflect", "mirror"]
-"""What lies left of (a b c), in SciPy's words: nearest … a a, reflect … b a, mirror … c b."""
+"""How an image is continued beyond its edge, in SciPy's terms.
+
+To the left of (a b c) lies: nearest … a a, reflect … b a, mirror … c b.
+"""
 
 
-def beyond(index: Tensor, size: int, border: Border) -> Tensor:
-    """The positions 0 … size - 1 that stand for positions of any distance beyond the edge."""
+def border_index(index: Tensor, size: int, border: Border) -> Tensor:
+    """Return the positions 0 … size - 1 whose pixels are used for positions inside or beyond the edge."""
     if border == "nearest":
         return index.clamp(0, size - 1)
     period = 2 * size if border == "reflect" else max(1, 2 * size - 2)
@@ -26,48 +29,50 @@ def beyond(index: Tensor, size: int, border: Border) -> Tensor:
 
 
 def pad(images: Tensor, width: int, border: Border) -> Tensor:
-    """Continue images (..., H, W) by `width` pixels on every side."""
+    """Extend images (..., H, W) by `width` pixels on every side."""
     height, length = images.shape[-2:]
     along = torch.arange(-width, max(height, length) + width, device=images.device)
-    rows = beyond(along[: height + 2 * width], height, border)
-    columns = beyond(along[: length + 2 * width], length, border)
+    rows = border_index(along[: height + 2 * width], height, border)
+    columns = border_index(along[: length + 2 * width], length, border)
     return images[..., rows, :][..., columns]
 
 
-def separable(images: Tensor, matrix: Tensor) -> Tensor:
-    """M x Mᵀ of every image: (..., n, n) float32 and (m, n) float64 to (..., m, m) float32."""
+def apply_along_both(images: Tensor, matrix: Tensor) -> Tensor:
+    """Return M x Mᵀ for each image x: (..., n, n) float32 and M (m, n) float64 to (..., m, m) float32."""
     matrix = matrix.to(images.device)
     return (matrix @ images.double() @ matrix.T).float()
 
 
-def smoothing(size: int, sigma: float, border: Border, truncate: float = 4.0, radius: int | None = None) -> Tensor:
-    """The matrix (size, size) of a normal kernel, cut off at `truncate` standard deviations (or at a given radius).
+def gaussian_matrix(
+    size: int, sigma: float, border: Border, truncate: float = 4.0, radius: int | None = None
+) -> Tensor:
+    """Return the matrix (size, size) of a truncated Gaussian kernel.
 
     Args:
-        size: Pixels along the image.
-        sigma: Standard deviation in pixels; 0 changes nothing.
-        border: What lies beyond the edge.
-        truncate: Where the kernel ends, in standard deviations, rounded to whole pixels.
-        radius: Where the kernel ends, in pixels, instead.
+        size: Side of the image, in pixels.
+        sigma: Standard deviation, in pixels. With 0 the matrix is the identity.
+        border: How the image is continued beyond its edge.
+        truncate: Radius of the kernel in standard deviations; it is rounded to whole pixels.
+        radius: Radius of the kernel in pixels, in place of `truncate`.
     """
     reach = int(truncate * sigma + 0.5) if radius is None else radius
     offsets = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2) if reach else torch.ones(1, dtype=torch.float64)
-    sources = beyond(torch.arange(size)[:, None] + offsets, size, border)  # (size, 2 · reach + 1)
+    sources = border_index(torch.arange(size)[:, None] + offsets, size, border)  # (size, 2 · reach + 1)
     matrix = torch.zeros(size, size, dtype=torch.float64)
     return matrix.scatter_add_(1, sources, (kernel / kernel.sum()).expand(size, -1).contiguous())
 
 
-def gaussian(images: Tensor, sigma: float, border: Border = "nearest", truncate: float = 4.0) -> Tensor:
-    """Blur images (..., H, H) with a normal kernel of the standard deviation `sigma` in pixels."""
-    return separable(images, smoothing(images.shape[-1], sigma, border, truncate))
+def gaussian_filter(images: Tensor, sigma: float, border: Border = "nearest", truncate: float = 4.0) -> Tensor:
+    """Blur images (..., H, H) with a Gaussian kernel whose standard deviation is `sigma` pixels."""
+    return apply_along_both(images, gaussian_matrix(images.shape[-1], sigma, border, truncate))
 
 
-def zoom(images: Tensor, factor: float) -> Tensor:
-    """Cut out the middle 1 / factor of images (..., H, H) and enlarge it to the full size.
+def zoom_centre(images: Tensor, factor: float) -> Tensor:
+    """Crop the central 1 / factor of images (..., H, H) and enlarge it to the full size.
 
-    Linear interpolation between pixel centres, corners onto corners, as `scipy.ndimage.zoom(order=1)` has it; what
-    the enlarged cut has beyond H pixels is trimmed evenly.
+    Pixels are interpolated linearly with corners mapped onto corners, as in `scipy.ndimage.zoom(order=1)`. If the
+    enlarged crop has more than H pixels, it is trimmed evenly on both sides.
     """
     size = images.shape[-1]
     cut = math.ceil(size / factor)
@@ -78,14 +83,14 @@ def zoom(images: Tensor, factor: float) -> Tensor:
     share = (place - lower).float()[:, None].to(images.device)
     lower = lower.to(images.device)
     upper = (lower + 1).clamp(max=size - 1)
-    for _ in range(2):  # the rows; then, transposed, the columns
+    for _ in range(2):  # first the rows, then the columns of the transposed images
         below = images.index_select(-2, lower)
         images = (below + share * (images.index_select(-2, upper) - below)).mT
     return images
 
 
-def box(size: int, smaller: int) -> Tensor:
-    """The matrix (smaller, size) of Pillow's BOX filter: the mean of the pixels whose centres fall into a box."""
+def box_matrix(size: int, smaller: int) -> Tensor:
+    """Return the matrix (smaller, size) of Pillow's BOX filter, the mean of the pixels whose centres lie in a box."""
     scale = size / smaller
     centre = (torch.arange(smaller, dtype=torch.float64)[:, None] + 0.5) * scale
     along = torch.arange(size)
@@ -94,9 +99,10 @@ def box(size: int, smaller: int) -> Tensor:
 
 
 def correlate(images: Tensor, kernel: Tensor, border: Border = "mirror") -> Tensor:
-    """Sum of images (..., H, W) shifted by every place of an odd square kernel, weighted by its value there.
+    """Correlate images (..., H, W) with a square kernel of odd size.
 
-    On a CPU, and with so few channels, that is far faster than a convolution.
+    The result is a sum of shifted images, weighted by the kernel's values. With few channels on a CPU, this is much
+    faster than a convolution.
     """
     reach = kernel.shape[0] // 2
     height, width = images.shape[-2:]
@@ -107,16 +113,17 @@ def correlate(images: Tensor, kernel: Tensor, border: Border = "mirror") -> Tens
     return out
 
 
-def motion(images: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
-    """Smear every image in one direction, as ImageMagick's MotionBlurImage does.
+def motion_filter(images: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
+    """Smear each image in one direction, as ImageMagick's MotionBlurImage does.
 
-    Each pixel becomes a mean of those that lie 0, 1, … 2 · radius pixels away from it at its image's angle (rounded to
-    whole pixels; the edge pixels are repeated outwards), with the weights of one half of a normal kernel.
+    Each pixel becomes a weighted mean of the pixels at the distances 0, 1, … 2 · radius in the direction of the image's
+    angle. Positions are rounded to whole pixels, and edge pixels are repeated outwards. The weights are one half of a
+    Gaussian kernel.
 
     Args:
         images: (N, C, H, H).
-        radius: Pixels.
-        sigma: Standard deviation of the kernel in pixels.
+        radius: Half of the largest distance, in pixels.
+        sigma: Standard deviation of the kernel, in pixels.
         angle: (N,) in degrees, clockwise from the right.
     """
     n, _, size, _ = images.shape
@@ -127,7 +134,7 @@ def motion(images: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
     steps = steps.to(images.device)
     rows = (torch.ceil(steps * turn.sin() - 0.5)).long() + 2 * radius  # (N, 2 · radius + 1)
     columns = (torch.ceil(steps * turn.cos() - 0.5)).long() + 2 * radius
-    # A view of every window of the padded images: taking one of each image copies whole rows.
+    # A view of all windows of the padded images. Selecting one window per image copies whole rows.
     windows = pad(images, 2 * radius, "nearest").unfold(2, size, 1).unfold(3, size, 1)
     image = torch.arange(n, device=images.device)
     out = torch.zeros_like(images)
@@ -136,13 +143,13 @@ def motion(images: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
     return out
 
 
-def sample(images: Tensor, rows: Tensor, columns: Tensor, border: Border) -> Tensor:
-    """Read images (N, C, H, H) at places (N, H, H) between their pixels, interpolating linearly.
+def sample_bilinear(images: Tensor, rows: Tensor, columns: Tensor, border: Border) -> Tensor:
+    """Sample images (N, C, H, H) at positions between their pixels, with bilinear interpolation.
 
     Args:
         images: (N, C, H, H).
-        rows: Row of each place, in pixels.
-        columns: Column of each place, in pixels.
+        rows: (N, H, H) row of each position, in pixels.
+        columns: (N, H, H) column of each position, in pixels.
         border: "reflect" or "mirror".
     """
     size = images.shape[-1]

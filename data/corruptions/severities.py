@@ -1,4 +1,4 @@
-"""Which published constant belongs to an image size and a severity, and how lengths in pixels carry over."""
+"""The published constants for an image size and a severity, and the scale of lengths in pixels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,30 +7,30 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SEVERITIES = (1, 2, 3, 4, 5)
-"""From mild to strong."""
+"""Severities, from mild to strong."""
 
-PUBLISHED = (32, 64, 224)
-"""The image sizes with constants of their own: CIFAR-C's, Tiny-ImageNet-C's and ImageNet-C's."""
+PUBLISHED_SIZES = (32, 64, 224)
+"""Image sizes that have published constants: those of CIFAR-C, Tiny-ImageNet-C and ImageNet-C."""
 
 
-def published_size(size: int) -> int:
-    """The published image size whose constants are used for images of `size` pixels: the nearest by ratio.
+def nearest_published_size(size: int) -> int:
+    """Return the published image size that is nearest to `size` by ratio; its constants are used.
 
-    32 is used up to 45 pixels, 64 up to 119, 224 above.
+    It is 32 up to 45 pixels, 64 up to 119, and 224 above.
     """
-    return min(PUBLISHED, key=lambda known: abs(math.log(size / known)))
+    return min(PUBLISHED_SIZES, key=lambda known: abs(math.log(size / known)))
 
 
-def constant(table: Mapping[int, Sequence[T]], size: int, severity: int) -> T:
-    """The constant of one severity (1 to 5) in a table {published size: five constants}."""
-    return table[published_size(size)][severity - 1]
+def severity_constant(table: Mapping[int, Sequence[T]], size: int, severity: int) -> T:
+    """Return the constant of one severity (1 to 5) from a table {published size: five constants}."""
+    return table[nearest_published_size(size)][severity - 1]
 
 
 def length_scale(size: int) -> float:
-    """What a published length in pixels (a radius, a displacement) is multiplied by for images of `size` pixels.
+    """Return the factor of published lengths in pixels, such as a radius, for images of `size` pixels.
 
-    Our choice, for the published program knows its three sizes only: lengths are in proportion to the image, so that
-    as much of an object is blurred; but images of fewer than 32 pixels keep the lengths of 32, because a blur narrower
-    than a pixel changes nothing.
+    This is our choice, because the published program supports its three sizes only. Lengths are in proportion to the
+    image, so that the same share of an object is blurred. Images of fewer than 32 pixels use the lengths for 32 pixels,
+    because a blur narrower than a pixel changes nothing.
     """
-    return size / published_size(size) if size > PUBLISHED[0] else 1.0
+    return size / nearest_published_size(size) if size > PUBLISHED_SIZES[0] else 1.0

@@ -1,17 +1,17 @@
-"""Weather: snow, frost, fog, brightness, and drops on the lens."""
+"""Weather corruptions: snow, frost, fog, brightness, and drops on the lens."""
 
 import torch
 from torch import Tensor
 
-from data.corruptions.draws import Draws
-from data.corruptions.filters import gaussian, motion, zoom
-from data.corruptions.severities import constant, length_scale
-from data.corruptions.textures import crystals, plasma, relief
+from data.corruptions.filters import gaussian_filter, motion_filter, zoom_centre
+from data.corruptions.random_numbers import RandomNumbers
+from data.corruptions.severities import length_scale, severity_constant
+from data.corruptions.textures import ice_texture, plasma, shade_drops
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 
-# Mean and standard deviation of the noise, its enlargement, the least brightness of a flake, radius and standard
-# deviation of its motion, and the share of the image that is not whitened.
+# Mean and standard deviation of the noise, its enlargement, the smallest brightness of a flake, radius and standard
+# deviation of the flakes' motion, and the weight of the image that is not whitened.
 _SNOW = {
     32: (
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
@@ -37,29 +37,29 @@ _SNOW = {
 }
 
 
-def snow(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Whiten the image and let two layers of flakes fall through it, smeared by their motion."""
+def snow(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Whiten the image and add two layers of snowflakes, smeared by their motion."""
     # Deviation: the published program rounds the layers down to 256 levels before and after their motion.
     size = images.shape[-1]
-    mean, std, granularity, threshold, radius, sigma, keep = constant(_SNOW, size, severity)
+    mean, std, granularity, threshold, radius, sigma, keep = severity_constant(_SNOW, size, severity)
     scale = length_scale(size)
     flakes = mean + std * draws.normal(1, size, size)
-    flakes = zoom(flakes, max(1.0, granularity * scale))
+    flakes = zoom_centre(flakes, max(1.0, granularity * scale))
     flakes = flakes.masked_fill(flakes < threshold, 0.0).clamp(0, 1)
-    flakes = motion(flakes, round(radius * scale), sigma * scale, draws.uniform(low=-135, high=-45))
+    flakes = motion_filter(flakes, round(radius * scale), sigma * scale, draws.uniform(low=-135, high=-45))
     whitened = torch.maximum(images, luminance(images) * 1.5 + 0.5)
     return keep * images + (1 - keep) * whitened + flakes + flakes.rot90(2, (2, 3))
 
 
 def luminance(images: Tensor) -> Tensor:
-    """The brightness that an eye sees, (N, 1, H, W); grey images are theirs."""
+    """Return the perceived brightness, (N, 1, H, W). That of a grey image is the image itself."""
     if images.shape[1] == 1:
         return images
     return (images * images.new_tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-# Five photographs of frost in the published program: the mean of red, green and blue and the standard deviation within
-# one crop, of 255. The second stands there twice.
+# The five photographs of frost in the published program: the means of red, green and blue, and the standard deviation
+# within one crop, from 0 to 255. The program uses the second photograph twice.
 _FROST = (
     ((78, 149, 165), 15),
     ((198, 203, 212), 19),
@@ -69,12 +69,12 @@ _FROST = (
 )
 
 
-def frost(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Look through a frozen pane, whose ice is made up: random ridges, coloured like photographs of frost."""
-    # Deviation: the published program lays crops of five photographs over the image, which are not ours to pass on. The
-    # ice has the mean colour and the spread of one of them, and is as rough from pixel to pixel.
+def frost(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Lay ice over the image: synthetic random ridges in the colours of photographs of frost."""
+    # Deviation: the published program lays crops of five photographs over the image, which we may not distribute. The
+    # synthetic ice has the mean colour, the standard deviation and the roughness of one of them.
     size = images.shape[-1]
-    keep, weight = constant(
+    keep, weight = severity_constant(
         {
             32: ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
             64: ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
@@ -88,14 +88,14 @@ def frost(images: Tensor, severity: int, draws: Draws) -> Tensor:
         colours = luminance(colours)
     spread = torch.tensor([std for _, std in _FROST], device=images.device)[:, None, None, None] / 255
     photograph = draws.integers(0, len(_FROST))
-    ice = colours[photograph] + spread[photograph] * crystals(draws, size)
+    ice = colours[photograph] + spread[photograph] * ice_texture(draws, size)
     return keep * images + weight * ice.clamp(0, 1)
 
 
-def fog(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Lay a cloud over the image and darken both to the image's own maximum."""
+def fog(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Add a cloud to the image, and scale the sum back to the image's maximum."""
     size = images.shape[-1]
-    amount, decay = constant(
+    amount, decay = severity_constant(
         {
             32: ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
             64: ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
@@ -108,19 +108,20 @@ def fog(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return (images + amount * plasma(draws, size, decay)) * top / (top + amount)
 
 
-def brightness(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Raise the value V of hue-saturation-value; for a grey image, which is its V, this is an addition."""
+def brightness(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
+    """Raise the value V (of hue, saturation, value). A grey image is its own V, to which a constant is added."""
     large = (0.1, 0.2, 0.3, 0.4, 0.5)
-    amount = constant({32: (0.05, 0.1, 0.15, 0.2, 0.3), 64: large, 224: large}, images.shape[-1], severity)
+    amount = severity_constant({32: (0.05, 0.1, 0.15, 0.2, 0.3), 64: large, 224: large}, images.shape[-1], severity)
     value = images.amax(1, keepdim=True)  # (N, 1, H, W)
     raised = (value + amount).clamp(max=1.0)
-    # At fixed hue and saturation the channels grow with V; black has no saturation and becomes grey.
+    # At fixed hue and saturation, the channels are proportional to V. Black has no saturation and becomes grey.
     return torch.where(value > 0, images * (raised / value.clamp(min=1e-6)), raised)
 
 
 _WATER, _MUD = (175, 238, 238), (63, 42, 20)  # red, green, blue
 
-# Mean and standard deviation of the noise, its blur, the least that counts as wet; strength of water or blur of mud.
+# Mean and standard deviation of the noise, its blur, the threshold of wet pixels, and the strength of water or blur of
+# mud.
 _SPATTER = {
     32: (
         (0.62, 0.1, 0.7, 0.7, 0.5),
@@ -146,22 +147,22 @@ _SPATTER = {
 }
 
 
-def spatter(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def spatter(images: Tensor, severity: int, draws: RandomNumbers) -> Tensor:
     """Splash water (severities 1 to 3) or mud (4 and 5) on the lens.
 
-    The noise that drops are made of gets stronger as it is blurred more widely, so that as much of the image is wet.
+    The noise of the drops is stronger where its blur is scaled up, so that the same share of the image is wet.
     """
     size = images.shape[-1]
-    mean, std, sigma, threshold, strength = constant(_SPATTER, size, severity)
+    mean, std, sigma, threshold, strength = severity_constant(_SPATTER, size, severity)
     scale = length_scale(size)
-    liquid = gaussian(mean + std * scale * draws.normal(1, size, size), sigma * scale)
+    liquid = gaussian_filter(mean + std * scale * draws.normal(1, size, size), sigma * scale)
     liquid = liquid.masked_fill(liquid < threshold, 0.0)
     colour = images.new_tensor(_WATER if severity <= 3 else _MUD).view(1, 3, 1, 1) / 255
     if images.shape[1] == 1:
         colour = luminance(colour)
     if severity <= 3:
-        shine = liquid * relief(liquid)
+        shine = liquid * shade_drops(liquid)
         return images + strength * shine / shine.amax((2, 3), keepdim=True).clamp(min=1e-6) * colour
-    cover = gaussian((liquid > threshold).float(), strength * scale)
+    cover = gaussian_filter((liquid > threshold).float(), strength * scale)
     cover = cover.masked_fill(cover < 0.8, 0.0)
     return images * (1 - cover) + colour * cover

@@ -5,20 +5,20 @@ from typing import Any
 
 import torch
 
-from data.corruptions import STANDARD
-from data.datasets.official_files import channels_first, check_images, make_split
+from data.corruptions import STANDARD_CORRUPTIONS
+from data.datasets.downloaded import channels_first, check_images, make_split
 from data.files.archives import unpack
 from data.files.download import Checksum, fetch
 from data.files.image_files import Images
-from data.tasks.source import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 
-def load_cifar10(path: str, root: Path) -> Source:
-    """CIFAR-10: 50,000 training and 10,000 test images, 32 x 32, colour, of 10 kinds of things.
+def load_cifar10(path: str, root: Path) -> ImageDataset:
+    """Load CIFAR-10: 50,000 training and 10,000 test images, 32 x 32, colour, 10 classes.
 
     Args:
         path: Must be empty.
-        root: Folder that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or gets them by download.
+        root: Folder with `cifar-10-batches-py` or `cifar-10-python.tar.gz`; they are downloaded if they are missing.
 
     Raises:
         FileNotFoundError: If the files are missing and the download fails.
@@ -30,12 +30,12 @@ def load_cifar10(path: str, root: Path) -> Source:
     return _load("CIFAR10", 10, root)
 
 
-def load_cifar100(path: str, root: Path) -> Source:
-    """CIFAR-100: 50,000 training and 10,000 test images, 32 x 32, colour, of 100 kinds of things.
+def load_cifar100(path: str, root: Path) -> ImageDataset:
+    """Load CIFAR-100: 50,000 training and 10,000 test images, 32 x 32, colour, 100 classes.
 
     Args:
         path: Must be empty.
-        root: Folder that holds `cifar-100-python` or `cifar-100-python.tar.gz`, or gets them by download.
+        root: Folder with `cifar-100-python` or `cifar-100-python.tar.gz`; they are downloaded if they are missing.
 
     Raises:
         FileNotFoundError: If the files are missing and the download fails.
@@ -48,29 +48,29 @@ def load_cifar100(path: str, root: Path) -> Source:
 
 
 def load_cifar10_test(root: Path) -> Images:
-    """CIFAR-10's 10,000 test images, as a companion: (10000, 3, 32, 32) uint8."""
+    """Load CIFAR-10's 10,000 test images, as an OOD dataset: (10000, 3, 32, 32) uint8."""
     return _read("CIFAR10", 10, root, train=False).images
 
 
 def load_cifar100_test(root: Path) -> Images:
-    """CIFAR-100's 10,000 test images, as a companion: (10000, 3, 32, 32) uint8."""
+    """Load CIFAR-100's 10,000 test images, as an OOD dataset: (10000, 3, 32, 32) uint8."""
     return _read("CIFAR100", 100, root, train=False).images
 
 
-def _load(name: str, classes: int, root: Path) -> Source:
-    return Source(
+def _load(name: str, classes: int, root: Path) -> ImageDataset:
+    return ImageDataset(
         classes=classes,
         train=_read(name, classes, root, train=True),
         test=_read(name, classes, root, train=False),
         augmentation=Augmentation(padding=4, flip=True),
         validation=0,
         ood={},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 
 def _read(name: str, classes: int, root: Path, *, train: bool) -> Split:
-    """Read one split; torchvision checks the checksum of every file it reads."""
+    """Read one split. torchvision verifies the checksum of each file that it reads."""
     from torchvision import datasets
 
     reader: Any = getattr(datasets, name)
@@ -88,7 +88,7 @@ def _read(name: str, classes: int, root: Path, *, train: bool) -> Split:
 
 
 def _damage(reader: Any, folder: Path) -> str:
-    """Say which file of an unpacked set torchvision did not accept."""
+    """Name the file of an unpacked dataset that torchvision rejected, and say why."""
     meta = [reader.meta["filename"], reader.meta["md5"]]
     for name, md5 in [*reader.train_list, *reader.test_list, meta]:
         file, expected = folder / name, Checksum("md5", md5)

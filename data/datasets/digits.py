@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, a task for seconds on a CPU."""
+"""Scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels. Training takes seconds on a CPU."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.tasks.source import Augmentation, Source, Split
-from data.tasks.splits import stratified_order
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
+from data.tasks.split_dataset import stratified_order
 
 _SPLIT_SEED = 1797
 _TRAIN, _VALIDATION = 400, 200  # the other 1,197 images are the test set
 _PATCH_SEED = 8
 
 
-def load_digits(path: str, root: Path) -> Source:
-    """The digits, split once and for all: 600 images to train on (the last 200 held out) and 1,197 to test on.
+def load_digits(path: str, root: Path) -> ImageDataset:
+    """Load the digits in a fixed split: 600 training images, of which the last 200 are held out, and 1,197 test images.
 
-    The three parts are stratified by class. The companion "photographs" holds 1,197 grey patches of two
+    The three parts are stratified by class. The OOD dataset "photographs" holds 1,197 grey patches of two
     photographs. Nothing is downloaded.
 
     Args:
@@ -31,7 +31,7 @@ def load_digits(path: str, root: Path) -> Source:
     labels = torch.from_numpy(digits.target.astype(np.int64))
     order = stratified_order(labels, _SPLIT_SEED)
     train, test = order[: _TRAIN + _VALIDATION], order[_TRAIN + _VALIDATION :]
-    return Source(
+    return ImageDataset(
         classes=10,
         train=Split(images[train], labels[train]),
         test=Split(images[test], labels[test]),
@@ -50,9 +50,10 @@ def load_digits(path: str, root: Path) -> Source:
 
 
 def load_photographs() -> Tensor:
-    """Grey patches, (1197, 1, 8, 8) uint8, of two photographs (a temple and a flower) reduced to a quarter.
+    """Load grey patches of two photographs, a temple and a flower, as an OOD dataset: (1197, 1, 8, 8) uint8.
 
-    Reducing first gives a patch the structure of 32 x 32 pixels of the photograph. Where the patches lie is fixed.
+    The photographs are first reduced to a quarter of their side, so that a patch shows 32 x 32 pixels of the original.
+    The positions of the patches are fixed.
     """
     from sklearn.datasets import load_sample_images
 

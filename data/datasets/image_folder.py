@@ -1,4 +1,4 @@
-"""The user's own images, in a folder for each class; their files are listed here and decoded when they are needed."""
+"""Reads the user's own images from one folder per class. The files are listed first and decoded when needed."""
 
 import hashlib
 import os
@@ -11,45 +11,46 @@ from typing import NamedTuple, overload
 import numpy as np
 import torch
 
-from data.corruptions import STANDARD
-from data.files.decoder import usable_cpus
-from data.files.decoding import Job, decode_file
-from data.files.image_files import Files
-from data.tasks.source import Augmentation, Source, Split, Statistics
-from data.tasks.splits import stratified_order
+from data.corruptions import STANDARD_CORRUPTIONS
+from data.files.decode_image import DecodeJob, decode_image_file
+from data.files.decoder_pool import usable_cpus
+from data.files.image_files import ImageFiles
+from data.tasks.image_dataset import Augmentation, ChannelStatistics, ImageDataset, Split
+from data.tasks.split_dataset import stratified_order
 
-EXTENSIONS = {"avif", "bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
-"""What the names of image files end with, in small or capital letters."""
+IMAGE_EXTENSIONS = {"avif", "bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
+"""File extensions of images, in lower case. Upper case is accepted, too."""
 
-MEASURED = 2000
-"""Images on which mean and standard deviation are measured."""
+MEASURED_IMAGES = 2000
+"""Number of images from which mean and standard deviation are measured."""
 
 _ORDER_SEED = 1281167
-_SHOWN = 10  # problems listed in one message
+_SHOWN = 10  # largest number of problems in one message
 
 
-def load_folder(path: str, root: Path, image_size: int = 224) -> Source:
-    """Images of the user's: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, of any sizes and usual formats.
+def load_folder(path: str, root: Path, image_size: int = 224) -> ImageDataset:
+    """List the images PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, of any size and any usual format.
 
-    Where there is no PATH/test, PATH/val takes its place. Classes are numbered in the order of their names, and the
-    same ones are in both. Names that begin with a dot are ignored; anything else in a class folder must be an image
-    by its extension, and whether it is one is known when it is decoded.
+    If PATH/test does not exist, PATH/val is used. Both must have the same classes, which are numbered in the order of
+    their names. Names that begin with a dot are ignored. All other files in a class folder must have the extension of
+    an image. Their contents are checked when they are decoded.
 
-    Training images are cut at random places, sizes and ratios, as for ImageNet, and mirrored; for evaluation their
-    centre is taken. The training set is kept in a fixed stratified order, so that images held out are stratified
-    too. Images are normalised by mean and standard deviation of the first 2,000 in that order, cut as for
-    evaluation and measured when they are first needed. That is within 0.007 of the mean and 0.004 of the standard
-    deviation of all images in 95 of 100 samples (seen on 50,000 of TinyImageNet, where the means of single images
-    deviate by 0.14).
+    Training images are cropped at random as for ImageNet, and mirrored. In evaluation, images are cropped at the
+    centre. The training set has a fixed stratified order, so that held-out images are stratified, too.
+
+    Images are normalised by the mean and the standard deviation of the first 2,000 images in that order, cropped as in
+    evaluation. Both are measured when they are first needed. In 95 of 100 samples they differ by at most 0.007 (mean)
+    and 0.004 (standard deviation) from those of all images. This was measured on 50,000 images of TinyImageNet, where
+    the means of single images have a standard deviation of 0.14.
 
     Args:
         path: The folder.
         root: Not used.
-        image_size: The height and width that networks see, in pixels.
+        image_size: The height and width of the decoded images, in pixels.
 
     Raises:
         FileNotFoundError: If a folder is missing.
-        ValueError: If a folder holds what it should not; names up to ten such problems.
+        ValueError: If a folder has wrong contents; names up to ten problems.
     """
     folder = Path(path).expanduser()
     test = folder / "test" if (folder / "test").exists() else folder / "val"
@@ -58,15 +59,15 @@ def load_folder(path: str, root: Path, image_size: int = 224) -> Source:
         raise FileNotFoundError(
             f"{folder}: no folder test or val in it; expected images to test on, as {folder / 'test'}/CLASS/*.jpg"
         )
-    return Source(
+    return ImageDataset(
         classes=len(classes),
         train=in_stratified_order(files_in_class_folders(folder / "train", classes, image_size)),
         test=files_in_class_folders(test, classes, image_size),
         augmentation=Augmentation(flip=True),
         validation=0,
         ood={},
-        corruptions=STANDARD,
-        statistics=statistics,
+        corruptions=STANDARD_CORRUPTIONS,
+        statistics=lazy_channel_statistics,
     )
 
 
@@ -74,15 +75,15 @@ def files_in_class_folders(folder: Path, classes: Sequence[str], side: int = 224
     """List the images FOLDER/CLASS/* of some classes, in the order of classes and names.
 
     Args:
-        folder: Holds a folder for each class and no other ones.
+        folder: Contains one folder for each class and no other folders.
         classes: Names of the classes, by label.
-        side: The height and width to which the images are decoded, in pixels.
-        resized: Whether they are cut and resized to that; else they must have that size.
+        side: The height and width of the decoded images, in pixels.
+        resized: Whether images of any size are cropped and resized; else each image must have that size.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If a class has no images, there are other classes or there is something else than images;
-            names up to ten such problems.
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If a class has no images, or there are other classes or other files than images; names up to ten
+            problems.
     """
     problems = []
     present = set(class_names(folder))
@@ -90,7 +91,7 @@ def files_in_class_folders(folder: Path, classes: Sequence[str], side: int = 224
     names: list[bytes] = []
     counts = []
     for name in classes:
-        found = _images_of(folder / name, problems) if name in present else []
+        found = _list_images(folder / name, problems) if name in present else []
         if name not in present:
             problems.append(f"class {name}: no folder {folder / name}")
         names += [os.fsencode(f"{name}/{image}") for image in found]
@@ -99,15 +100,15 @@ def files_in_class_folders(folder: Path, classes: Sequence[str], side: int = 224
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         raise ValueError("\n  ".join([f"{folder}: {len(problems)} problem(s)", *problems[:_SHOWN], *more]))
     labels = torch.from_numpy(np.repeat(np.arange(len(classes)), counts))
-    return Split(Files(folder, np.array(names), side, resized), labels)
+    return Split(ImageFiles(folder, np.array(names), side, resized), labels)
 
 
 def class_names(folder: Path) -> list[str]:
-    """Name the class folders in a folder, sorted; names that begin with a dot are ignored.
+    """Return the sorted names of the class folders in a folder. Names that begin with a dot are ignored.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If there are no folders in it, or images beside them.
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If it contains no folders, or images beside the folders.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected one with a folder of images for each class")
@@ -124,68 +125,68 @@ def class_names(folder: Path) -> list[str]:
 
 
 def in_stratified_order(split: Split) -> Split:
-    """The same images in a fixed random order, in any part of which each class has its share."""
+    """Return the same images in a fixed stratified order."""
     order = stratified_order(split.labels, _ORDER_SEED)
     return Split(split.images[order], split.labels[order])
 
 
-def statistics(files: Files) -> Statistics:
-    """Mean and standard deviation of the first `MEASURED` images, measured when one of them is first read."""
-    measure = cache(lambda: measure_channels(files[:MEASURED]))
-    return _Measured(lambda: measure().mean), _Measured(lambda: measure().std)
+def lazy_channel_statistics(files: ImageFiles) -> ChannelStatistics:
+    """Return mean and standard deviation of the first `MEASURED_IMAGES` images, measured at the first read."""
+    measure = cache(lambda: measure_channel_statistics(files[:MEASURED_IMAGES]))
+    return _LazyNumbers(lambda: measure().mean), _LazyNumbers(lambda: measure().std)
 
 
-class Channels(NamedTuple):
-    """Three means and three standard deviations of images in [0, 1]."""
+class MeanAndDeviation(NamedTuple):
+    """Mean and standard deviation of each of the three channels, of images in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-def measure_channels(files: Files) -> Channels:
-    """Mean and standard deviation of each colour over images cut as for evaluation, from exact sums.
+def measure_channel_statistics(files: ImageFiles) -> MeanAndDeviation:
+    """Measure mean and standard deviation of each channel over images cropped as in evaluation, from exact sums.
 
-    A colour that never varies gets standard deviation 1, so that dividing by it does no harm.
+    The standard deviation of a constant channel is set to 1, so that the channel can be divided by it.
 
     Raises:
         ValueError: If a file cannot be decoded.
     """
-    job = Job([], files.side, resized=files.resized)
+    job = DecodeJob([], files.side, resized=files.resized)
 
     def sums(file: str) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        levels = decode_file(Path(file), job, None).reshape(-1, 3).astype(np.int64)
+        levels = decode_image_file(Path(file), job, None).reshape(-1, 3).astype(np.int64)
         return np.stack([levels.sum(0), (levels**2).sum(0)])
 
-    with ThreadPoolExecutor(usable_cpus()) as pool:  # Pillow decodes without holding the interpreter
+    with ThreadPoolExecutor(usable_cpus()) as pool:  # Pillow releases the interpreter lock while it decodes
         total, squares = sum(pool.map(sums, files.paths()), np.zeros((2, 3), np.int64)).tolist()
     n = len(files) * files.side**2
-    # In integers, so that a colour that never varies is known to: n²·variance·255².
+    # n² · variance · 255² in integers, so that it is exactly 0 for a constant channel.
     spread = [n * square - level**2 for level, square in zip(total, squares, strict=True)]
     mean = tuple(level / n / 255 for level in total)
-    return Channels(mean, tuple(value**0.5 / n / 255 if value else 1.0 for value in spread))
+    return MeanAndDeviation(mean, tuple(value**0.5 / n / 255 if value else 1.0 for value in spread))
 
 
-def digest(path: str) -> str:
-    """SHA-256 over names and sizes of all images of a folder: a stand-in for their content.
+def folder_digest(path: str) -> str:
+    """Return the SHA-256 of the names and sizes of all images of a folder, which stands for their contents.
 
     Args:
         path: The folder, as for `load_folder`.
 
     Raises:
         FileNotFoundError: If a folder is missing.
-        ValueError: If a folder holds what it should not.
+        ValueError: If a folder has wrong contents.
     """
     found = hashlib.sha256()
     source = load_folder(path, Path())
     for split in (source.train, source.test):
-        assert isinstance(split.images, Files)
+        assert isinstance(split.images, ImageFiles)
         for name, file in zip(split.images.names.tolist(), split.images.paths(), strict=True):
             found.update(b"%b\0%d\n" % (name, Path(file).stat().st_size))
     return found.hexdigest()
 
 
-class _Measured(Sequence[float]):
-    """Numbers that are measured when they are first read."""
+class _LazyNumbers(Sequence[float]):
+    """A sequence of numbers that are measured when they are first read."""
 
     def __init__(self, measure: Callable[[], tuple[float, ...]]) -> None:
         self._measure = measure
@@ -204,11 +205,11 @@ class _Measured(Sequence[float]):
 
 
 def _is_image(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in EXTENSIONS
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
-def _images_of(folder: Path, problems: list[str]) -> list[str]:
-    """The names of the images in a class's folder, sorted; notes what is wrong with it."""
+def _list_images(folder: Path, problems: list[str]) -> list[str]:
+    """Return the sorted names of the images in a class folder. Problems are appended to `problems`."""
     names = []
     for entry in os.scandir(folder):
         if entry.name.startswith("."):

@@ -1,7 +1,7 @@
-"""MNIST and the sets in its format: Fashion-MNIST, Kuzushiji-MNIST and EMNIST's letters.
+"""MNIST and the datasets in its format: Fashion-MNIST, Kuzushiji-MNIST and EMNIST's letters.
 
-The archives and their checksums are torchvision's. The files are read from the archives, because torchvision reads
-unpacked copies of them, which it checks no more.
+The archives and their checksums are torchvision's. The files are read directly from the archives, because torchvision
+reads unpacked copies without checking them.
 """
 
 import gzip
@@ -15,21 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.corruptions import STANDARD
-from data.datasets.official_files import check_images, make_split
+from data.corruptions import STANDARD_CORRUPTIONS
+from data.datasets.downloaded import check_images, make_split
 from data.files.download import fetch
 from data.files.image_files import Images
-from data.tasks.source import Augmentation, Source, Split
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 SIDE = 28
 
 
-def load_mnist(path: str, root: Path) -> Source:
-    """MNIST: 60,000 training and 10,000 test images, 28 x 28, grey, of handwritten digits.
+def load_mnist(path: str, root: Path) -> ImageDataset:
+    """Load MNIST: 60,000 training and 10,000 test images, 28 x 28, grey, of handwritten digits.
 
     Args:
         path: Must be empty.
-        root: Folder that holds the four archives in `MNIST/raw`, or gets them by download.
+        root: Folder with the four archives in `MNIST/raw`; they are downloaded if they are missing.
 
     Raises:
         FileNotFoundError: If a file is missing and the download fails.
@@ -38,17 +38,17 @@ def load_mnist(path: str, root: Path) -> Source:
     References:
         LeCun et al., Gradient-based learning applied to document recognition, Proceedings of the IEEE, 1998.
     """
-    # Deviation: the papers state no augmentation for digits. Ours is small, and without mirroring, which would make
-    # other signs of them.
+    # Deviation: the papers state no augmentation for digits. Ours is small, and does not mirror, because mirrored
+    # digits are other signs.
     return _load("MNIST", root, Augmentation(padding=2))
 
 
-def load_fashion_mnist(path: str, root: Path) -> Source:
-    """Fashion-MNIST: 60,000 training and 10,000 test images, 28 x 28, grey, of 10 kinds of clothing.
+def load_fashion_mnist(path: str, root: Path) -> ImageDataset:
+    """Load Fashion-MNIST: 60,000 training and 10,000 test images, 28 x 28, grey, of 10 kinds of clothing.
 
     Args:
         path: Must be empty.
-        root: Folder that holds the four archives in `FashionMNIST/raw`, or gets them by download.
+        root: Folder with the four archives in `FashionMNIST/raw`; they are downloaded if they are missing.
 
     Raises:
         FileNotFoundError: If a file is missing and the download fails.
@@ -62,17 +62,17 @@ def load_fashion_mnist(path: str, root: Path) -> Source:
 
 
 def load_mnist_test(root: Path) -> Images:
-    """MNIST's 10,000 test images, as a companion: (10000, 1, 28, 28) uint8."""
+    """Load MNIST's 10,000 test images, as an OOD dataset: (10000, 1, 28, 28) uint8."""
     return _read("MNIST", "t10k", root).images
 
 
 def load_fashion_mnist_test(root: Path) -> Images:
-    """Fashion-MNIST's 10,000 test images, as a companion: (10000, 1, 28, 28) uint8."""
+    """Load Fashion-MNIST's 10,000 test images, as an OOD dataset: (10000, 1, 28, 28) uint8."""
     return _read("FashionMNIST", "t10k", root).images
 
 
 def load_kmnist_test(root: Path) -> Images:
-    """Kuzushiji-MNIST's 10,000 test images, old Japanese characters: (10000, 1, 28, 28) uint8.
+    """Load Kuzushiji-MNIST's 10,000 test images, old Japanese characters: (10000, 1, 28, 28) uint8.
 
     References:
         Clanuwat et al., Deep learning for classical Japanese literature, 2018.
@@ -81,9 +81,9 @@ def load_kmnist_test(root: Path) -> Images:
 
 
 def load_emnist_letters_test(root: Path) -> Tensor:
-    """The 20,800 test images of EMNIST's handwritten letters, upright: (20800, 1, 28, 28) uint8.
+    """Load the 20,800 test images of EMNIST's handwritten letters: (20800, 1, 28, 28) uint8.
 
-    The official files hold them transposed, and torchvision leaves them so; MNIST's are upright.
+    The images are transposed, because the official files hold transposed images. The results are upright like MNIST's.
 
     References:
         Cohen et al., EMNIST: extending MNIST to handwritten letters, IJCNN 2017.
@@ -102,20 +102,20 @@ def load_emnist_letters_test(root: Path) -> Tensor:
     return check_images(images, where, channels=1, side=SIDE)
 
 
-def _load(name: str, root: Path, augmentation: Augmentation) -> Source:
-    return Source(
+def _load(name: str, root: Path, augmentation: Augmentation) -> ImageDataset:
+    return ImageDataset(
         classes=10,
         train=_read(name, "train", root),
         test=_read(name, "t10k", root),
         augmentation=augmentation,
         validation=0,
         ood={},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 
 def _read(name: str, part: str, root: Path) -> Split:
-    """Read one split, "train" or "t10k", of a set with four archives."""
+    """Read one split, "train" or "t10k", of a dataset with four archives."""
     from torchvision import datasets
 
     reader: Any = getattr(datasets, name)
@@ -131,17 +131,17 @@ def _read(name: str, part: str, root: Path) -> Split:
 
 
 def read_idx(packed: bytes, where: str) -> Tensor:
-    """Read a packed file in MNIST's format.
+    """Read a gzip-compressed file in MNIST's format.
 
     Args:
-        packed: The file's contents, by gzip.
-        where: Its name, for messages.
+        packed: The file's compressed contents.
+        where: The file's name, for messages.
 
     Returns:
-        uint8, of the shape that the file states.
+        A uint8 tensor with the shape that the file states.
 
     Raises:
-        ValueError: If it is cut short, altered, or holds something else than bytes.
+        ValueError: If the file is truncated or altered, or holds another type than bytes.
 
     References:
         LeCun, Cortes & Burges, The MNIST database of handwritten digits: two zero bytes, the type (8 for bytes), the

@@ -1,4 +1,4 @@
-"""The user's own images, from one NumPy .npz file."""
+"""Reads the user's own images from a NumPy .npz file."""
 
 import re
 import zipfile
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.corruptions import STANDARD
-from data.tasks.source import Augmentation, Source, Split
+from data.corruptions import STANDARD_CORRUPTIONS
+from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 _IMAGES = "uint8 images (N, H, W) or (N, H, W, C) with H = W, C 1 or 3, N at least 1"
 _PREFIX = "ood_"
@@ -20,39 +20,39 @@ _PREFIX = "ood_"
 Array = NDArray[np.generic]
 
 
-def load_npz(path: str, root: Path) -> Source:
-    """Read images and labels from a .npz file, checking all of it before anything is used.
+def load_npz(path: str, root: Path) -> ImageDataset:
+    """Read images and labels from a .npz file. All arrays are checked before any is used.
 
-    The file holds `x_train` and `x_test`, uint8 images (N, H, W) or (N, H, W, C), square, with C 1 or 3, and
-    `y_train` and `y_test`, integer labels (N,). The training labels are 0, 1, … without gaps. Optional: `ood_NAME`,
-    uint8 images of the same shape that belong to no class, which become the companion NAME, and `classes`, the
-    names of the classes. Other arrays are ignored. Nothing in the file is executed (`allow_pickle=False`).
+    The file holds `x_train` and `x_test`, square uint8 images (N, H, W) or (N, H, W, C) with C 1 or 3, and `y_train`
+    and `y_test`, integer labels (N,). The training labels are 0, 1, … without gaps. Optional arrays are `ood_NAME`,
+    uint8 images of the same shape, which become the OOD dataset NAME, and `classes`, the names of the classes. Other
+    arrays are ignored. Nothing in the file is executed (`allow_pickle=False`).
 
-    Augmentation is our choice: colour images of 32 pixels or more are padded by 4 pixels and mirrored, as CIFAR's
-    are; all others are padded by an eighth of their side (at least one pixel) and not mirrored, because digits,
-    letters and medical images may change their meaning in a mirror.
+    The augmentation is our choice. Colour images of 32 pixels or more are padded by 4 pixels and mirrored, like
+    CIFAR's. All others are padded by an eighth of their side (at least one pixel) and not mirrored, because mirroring
+    may change the meaning of digits, letters and medical images.
 
     Args:
         path: The file.
         root: Not used.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a .npz file or its arrays are wrong; names every problem found.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a .npz file or its arrays are wrong; names every problem.
     """
     file = Path(path).expanduser()
     arrays, problems = _read_arrays(file)
     for name in ("x_train", "y_train", "x_test", "y_test"):
         if name not in arrays and not any(problem.startswith(f"{name}:") for problem in problems):
             problems.append(f"{name}: missing, the file holds {', '.join(arrays) or 'no arrays'}")
-    shapes = {name: _image_shape(name, arrays, problems) for name in arrays if _holds_images(name)}
+    shapes = {name: _image_shape(name, arrays, problems) for name in arrays if _is_image_array(name)}
     expected = shapes.get("x_train")
     for name, shape in shapes.items():
         if expected is not None and shape is not None and shape != expected:
             problems.append(f"{name}: found images of shape {shape} (H, W, C), expected x_train's {expected}")
     for name in arrays:
         if name.startswith(_PREFIX) and not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            problems.append(f"{name}: a companion's name may have letters without accents, digits, '_', '.' and '-'")
+            problems.append(f"{name}: an OOD dataset's name may have letters without accents, digits, '_', '.' and '-'")
     for part in ("train", "test"):
         _check_labels(part, arrays, problems)
     classes = _check_classes(arrays, problems)
@@ -61,36 +61,38 @@ def load_npz(path: str, root: Path) -> Source:
     assert expected is not None
     side, _, channels = expected
     like_cifar = channels == 3 and side >= 32
-    return Source(
+    return ImageDataset(
         classes=classes,
         train=_split(arrays["x_train"], arrays["y_train"]),
         test=_split(arrays["x_test"], arrays["y_test"]),
         augmentation=Augmentation(padding=4 if like_cifar else max(1, side // 8), flip=like_cifar),
         validation=0,
         ood={
-            name.removeprefix(_PREFIX): partial(load_images, file, name) for name in arrays if name.startswith(_PREFIX)
+            name.removeprefix(_PREFIX): partial(load_npz_array, file, name)
+            for name in arrays
+            if name.startswith(_PREFIX)
         },
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 
-def load_images(file: Path, name: str) -> Tensor:
-    """One array of images of a file that was checked before: (M, C, H, W) uint8."""
+def load_npz_array(file: Path, name: str) -> Tensor:
+    """Load one array of images from a file that was checked before: (M, C, H, W) uint8."""
     with np.load(file, allow_pickle=False) as stored:
         return _channels_first(stored[name])
 
 
-def load_npz_images(file: Path) -> Tensor:
-    """Images of other things, as a companion: the array `images` of a .npz file, or `x_test` if there is none.
+def load_npz_ood_images(file: Path) -> Tensor:
+    """Load an OOD dataset from a .npz file: the array `images`, or `x_test` if there is no `images`.
 
     Args:
-        file: The file; `x_test` makes any file that `load_npz` reads a companion, too.
+        file: The file. Any file that `load_npz` reads has `x_test` and can be used.
 
     Returns:
         (M, C, H, W) uint8.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it is not a .npz file, or the array is missing or wrong.
     """
     file = file.expanduser()
@@ -113,12 +115,12 @@ def load_npz_images(file: Path) -> Tensor:
     return _channels_first(arrays[name])
 
 
-def _holds_images(name: str) -> bool:
+def _is_image_array(name: str) -> bool:
     return name in ("x_train", "x_test") or name.startswith(_PREFIX)
 
 
 def _read_arrays(file: Path) -> tuple[dict[str, Array], list[str]]:
-    """All arrays of the file that can be read and mean something here, and what is wrong with the others."""
+    """Read the arrays of a file that are used here. Return them, and the problems of those that cannot be read."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, expected a .npz file with x_train, y_train, x_test, y_test")
     if not zipfile.is_zipfile(file):
@@ -128,7 +130,7 @@ def _read_arrays(file: Path) -> tuple[dict[str, Array], list[str]]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             for name in stored.files:
-                if not (_holds_images(name) or name in ("y_train", "y_test", "classes")):
+                if not (_is_image_array(name) or name in ("y_train", "y_test", "classes")):
                     continue
                 try:
                     arrays[name] = stored[name]
@@ -140,7 +142,7 @@ def _read_arrays(file: Path) -> tuple[dict[str, Array], list[str]]:
 
 
 def _image_shape(name: str, arrays: dict[str, Array], problems: list[str]) -> tuple[int, int, int] | None:
-    """(H, W, C) of an array of images; notes what is wrong and returns None if it holds none."""
+    """Return (H, W, C) of an array of images; note the problem and return None if it holds no images."""
     array = arrays[name]
     found = f"{name}: found {array.dtype} {array.shape}"
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
@@ -158,7 +160,7 @@ def _image_shape(name: str, arrays: dict[str, Array], problems: list[str]) -> tu
 
 
 def _check_labels(part: str, arrays: dict[str, Array], problems: list[str]) -> None:
-    """Note what is wrong with the labels of one part, "train" or "test", taken by themselves."""
+    """Note the problems of the labels of one part, "train" or "test"."""
     labels, images = arrays.get(f"y_{part}"), arrays.get(f"x_{part}")
     if labels is None:
         return
@@ -174,7 +176,7 @@ def _check_labels(part: str, arrays: dict[str, Array], problems: list[str]) -> N
 
 
 def _check_classes(arrays: dict[str, Array], problems: list[str]) -> int:
-    """The number of classes by the training labels; notes gaps, unknown test labels and a wrong `classes`."""
+    """Return the number of classes; note gaps in the labels, unknown test labels and a wrong array `classes`."""
     labels = arrays.get("y_train")
     if labels is None or labels.size == 0:
         return 0
@@ -197,7 +199,7 @@ def _check_classes(arrays: dict[str, Array], problems: list[str]) -> int:
 
 
 def _channels_first(images: Array) -> Tensor:
-    """(N, C, H, W) uint8, a view of (N, H, W) or (N, H, W, C)."""
+    """Return images (N, C, H, W) uint8 as a view of (N, H, W) or (N, H, W, C)."""
     tensor = torch.from_numpy(images)
     return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
 

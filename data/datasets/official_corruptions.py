@@ -1,6 +1,6 @@
-"""The official corrupted test sets, read from their published files: CIFAR-10-C, CIFAR-100-C and ImageNet-C.
+"""Reads the official corrupted test sets from their published files: CIFAR-10-C, CIFAR-100-C and ImageNet-C.
 
-Nothing is downloaded here (each is 3 to 60 GB); what is missing or wrong is reported with where to get it.
+Nothing is downloaded, because each set has 3 to 60 GB. An error about a missing or wrong file says where to get it.
 
 References:
     Hendrycks & Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
@@ -18,19 +18,19 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.corruptions import EXTRA, SEVERITIES, STANDARD
+from data.corruptions import EXTRA_CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
 from data.datasets.image_folder import class_names, files_in_class_folders
-from data.files.image_files import Files, Images
-from data.tasks.source import Split
+from data.files.image_files import ImageFiles, Images
+from data.tasks.image_dataset import Split
 
 
 @dataclass(frozen=True)
-class Official:
-    """Where an official set comes from.
+class CorruptionArchives:
+    """The published archives of an official corrupted test set.
 
     Attributes:
-        folder: Name of its folder.
-        record: Page of the archives.
+        folder: Name of the folder of the unpacked files.
+        record: Web page of the archives.
         archives: Name of each archive, its MD5 and the corruptions in it.
     """
 
@@ -39,52 +39,52 @@ class Official:
     archives: tuple[tuple[str, str, tuple[str, ...]], ...]
 
     def remedy(self, root: Path, *corruptions: str) -> str:
-        """How to get the files of some corruptions into a folder."""
+        """Say how to get the files of some corruptions into a folder."""
         files = ", ".join(f"{name} (MD5 {md5})" for name, md5, held in self.archives if set(held) & set(corruptions))
         return f"get {files} from {self.record} and unpack so that the files lie in {root / self.folder}"
 
 
 OFFICIAL = {
-    "cifar10": Official(
+    "cifar10": CorruptionArchives(
         "CIFAR-10-C",
         "https://zenodo.org/records/2535967",
-        (("CIFAR-10-C.tar", "56bf5dcef84df0e2308c6dcbcbbd8499", STANDARD + EXTRA),),
+        (("CIFAR-10-C.tar", "56bf5dcef84df0e2308c6dcbcbbd8499", STANDARD_CORRUPTIONS + EXTRA_CORRUPTIONS),),
     ),
-    "cifar100": Official(
+    "cifar100": CorruptionArchives(
         "CIFAR-100-C",
         "https://zenodo.org/records/3555552",
-        (("CIFAR-100-C.tar", "11f0ed0f1191edbf9fa23466ae6021d3", STANDARD + EXTRA),),
+        (("CIFAR-100-C.tar", "11f0ed0f1191edbf9fa23466ae6021d3", STANDARD_CORRUPTIONS + EXTRA_CORRUPTIONS),),
     ),
-    "imagenet": Official(
+    "imagenet": CorruptionArchives(
         "ImageNet-C",
         "https://zenodo.org/records/2235448",
         (
-            ("noise.tar", "e80562d7f6c3f8834afb1ecf27252745", STANDARD[:3]),
-            ("blur.tar", "2d8e81fdd8e07fef67b9334fa635e45c", STANDARD[3:7]),
-            ("weather.tar", "33ffea4db4d93fe4a428c40a6ce0c25d", STANDARD[7:11]),
-            ("digital.tar", "89157860d7b10d5797849337ca2e5c03", STANDARD[11:]),
-            ("extra.tar", "d492dfba5fc162d8ec2c3cd8ee672984", EXTRA),
+            ("noise.tar", "e80562d7f6c3f8834afb1ecf27252745", STANDARD_CORRUPTIONS[:3]),
+            ("blur.tar", "2d8e81fdd8e07fef67b9334fa635e45c", STANDARD_CORRUPTIONS[3:7]),
+            ("weather.tar", "33ffea4db4d93fe4a428c40a6ce0c25d", STANDARD_CORRUPTIONS[7:11]),
+            ("digital.tar", "89157860d7b10d5797849337ca2e5c03", STANDARD_CORRUPTIONS[11:]),
+            ("extra.tar", "d492dfba5fc162d8ec2c3cd8ee672984", EXTRA_CORRUPTIONS),
         ),
     ),
 }
-"""Each dataset's official corrupted test set."""
+"""The official corrupted test set of each dataset."""
 
-_IMAGES = 10_000  # test images of CIFAR
+_IMAGES = 10_000  # number of CIFAR's test images
 
 
-def official_cifar(
-    name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD
+def read_official_cifar(
+    name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD_CORRUPTIONS
 ) -> Iterator[tuple[str, int, Tensor]]:
-    """The official CIFAR-10-C or CIFAR-100-C, one corruption and severity at a time.
+    """Yield the images of the official CIFAR-10-C or CIFAR-100-C, one corruption and severity at a time.
 
-    The files are mapped into memory, and only the 10,000 images of one severity are copied out of them. All of them
-    are checked before the first is given out.
+    The files are memory-mapped, and only the 10,000 images of one severity are copied. All files are checked before
+    the first images are yielded.
 
     Args:
         name: "cifar10" or "cifar100".
-        root: Folder that holds `CIFAR-10-C` or `CIFAR-100-C`, which hold one .npy file a corruption.
-        labels: (10000,) int64, the classes of the uncorrupted test images in their order.
-        corruptions: Which of the files; those of the mean corruption error by default.
+        root: Folder with `CIFAR-10-C` or `CIFAR-100-C`, which have one .npy file per corruption.
+        labels: (10000,) int64, the labels of the uncorrupted test images, in order.
+        corruptions: Names of the corruptions; by default those of the mean corruption error.
 
     Yields:
         The corruption's name, its severity (1 to 5) and the images, (10000, 3, 32, 32) uint8, in the order of the
@@ -92,44 +92,48 @@ def official_cifar(
 
     Raises:
         FileNotFoundError: If the folder or a file is missing.
-        ValueError: If a file is damaged or holds something else, or the labels are not the test images' own.
+        ValueError: If a file is damaged or holds other data, or the labels differ from the stored ones.
     """
     return _read(name, root, labels, corruptions, _IMAGES)
 
 
-def official_sets(dataset: str, root: Path, test: Split) -> Callable[[], Iterator[tuple[str, int, Images]]]:
-    """The official corrupted test sets of a dataset, one corruption and severity at a time; all are checked now.
+def load_official_sets(dataset: str, root: Path, test: Split) -> Callable[[], Iterator[tuple[str, int, Images]]]:
+    """Check the official corrupted test sets of a dataset, and return a function that yields them.
 
     Args:
         dataset: "cifar10", "cifar100" or "imagenet".
-        root: Folder that holds `CIFAR-10-C`, `CIFAR-100-C` or `ImageNet-C`.
+        root: Folder with `CIFAR-10-C`, `CIFAR-100-C` or `ImageNet-C`.
         test: The uncorrupted test images.
 
     Returns:
-        A function that yields the corruption's name, its severity (1 to 5) and the images, (N, 3, S, S) uint8 or files,
-        in the order of the test images.
+        A function that yields, for each corruption and severity, the corruption's name, its severity (1 to 5) and the
+        images, (N, 3, S, S) uint8 or files, in the order of the test images.
 
     Raises:
         FileNotFoundError: If a folder or a file is missing.
-        ValueError: If the dataset has no such sets, a file is damaged, or the labels are not the test images' own.
+        ValueError: If the dataset has no such sets, a file is damaged, or the labels differ from the stored ones.
     """
-    check_exists(dataset)
+    check_official_exists(dataset)
     if isinstance(test.images, Tensor):
-        check_official(dataset, root, test.labels)
-        return partial(official_cifar, dataset, root, test.labels)
+        check_official_cifar(dataset, root, test.labels)
+        return partial(read_official_cifar, dataset, root, test.labels)
     classes = class_names(root.expanduser() / "imagenet" / "train")
     listed = [
-        (name, severity, _in_order(folder, classes, test.images, test.labels, OFFICIAL[dataset].remedy(root, name)))
-        for name, severity, folder in official_imagenet(root, classes)
+        (
+            name,
+            severity,
+            _in_test_order(folder, classes, test.images, test.labels, OFFICIAL[dataset].remedy(root, name)),
+        )
+        for name, severity, folder in find_official_imagenet(root, classes)
     ]
     return lambda: iter(listed)
 
 
-def check_exists(dataset: str) -> None:
-    """Refuse a dataset of which nobody has published corrupted test sets.
+def check_official_exists(dataset: str) -> None:
+    """Check that official corrupted test sets of a dataset exist.
 
     Raises:
-        ValueError: Naming those that have some.
+        ValueError: If none do; names the datasets that have some.
     """
     if dataset not in OFFICIAL:
         raise ValueError(
@@ -137,10 +141,10 @@ def check_exists(dataset: str) -> None:
         )
 
 
-def _in_order(folder: Path, classes: Sequence[str], test: Files, labels: Tensor, remedy: str) -> Files:
-    """The corrupted images of a folder of classes, in the order of the test images, whose file names they have."""
+def _in_test_order(folder: Path, classes: Sequence[str], test: ImageFiles, labels: Tensor, remedy: str) -> ImageFiles:
+    """Return a folder's corrupted images in the order of the test images, which have the same file names."""
     split = files_in_class_folders(folder, classes, test.side, resized=False)
-    assert isinstance(split.images, Files)
+    assert isinstance(split.images, ImageFiles)
     places = {name.rpartition(b"/")[2]: i for i, name in enumerate(split.images.names.tolist())}
     order = [places.get(name.rpartition(b"/")[2], -1) for name in test.names.tolist()]
     if missing := order.count(-1):
@@ -151,26 +155,28 @@ def _in_order(folder: Path, classes: Sequence[str], test: Files, labels: Tensor,
     return split.images[chosen]
 
 
-def check_official(name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD) -> None:
-    """See that the files that `official_cifar` will need are there and whole; takes milliseconds.
+def check_official_cifar(
+    name: str, root: Path, labels: Tensor, *, corruptions: Sequence[str] = STANDARD_CORRUPTIONS
+) -> None:
+    """Check that the files of `read_official_cifar` exist and are complete. This takes milliseconds.
 
-    Args and errors are those of `official_cifar`.
+    The arguments and errors are those of `read_official_cifar`.
     """
     _check(name, root, labels, corruptions, _IMAGES)
 
 
-def official_imagenet(
-    root: Path, classes: Sequence[str], *, corruptions: Sequence[str] = STANDARD
+def find_official_imagenet(
+    root: Path, classes: Sequence[str], *, corruptions: Sequence[str] = STANDARD_CORRUPTIONS
 ) -> list[tuple[str, int, Path]]:
-    """The folders of the official ImageNet-C, checked to hold a folder for every class.
+    """List the folders of the official ImageNet-C, and check that each has a folder for every class.
 
     Args:
-        root: Folder that holds `ImageNet-C`, which holds `CORRUPTION/SEVERITY/CLASS/*.JPEG`.
-        classes: Names of the class folders, as "n01440764"; there may be others.
-        corruptions: Which of the corruptions; those of the mean corruption error by default.
+        root: Folder with `ImageNet-C`, which has the files `CORRUPTION/SEVERITY/CLASS/*.JPEG`.
+        classes: Names of the class folders, such as "n01440764". Other folders are allowed.
+        corruptions: Names of the corruptions; by default those of the mean corruption error.
 
     Returns:
-        The corruption's name, its severity (1 to 5) and the folder that holds the class folders.
+        For each folder, the corruption's name, its severity (1 to 5) and the path.
 
     Raises:
         FileNotFoundError: If folders are missing.
@@ -196,7 +202,7 @@ def official_imagenet(
 def _read(
     name: str, root: Path, labels: Tensor, corruptions: Sequence[str], count: int
 ) -> Iterator[tuple[str, int, Tensor]]:
-    """`official_cifar` for any number of test images."""
+    """Do the work of `read_official_cifar` for any number of test images."""
     _check(name, root, labels, corruptions, count)
     folder = root.expanduser() / OFFICIAL[name].folder
     for corruption in corruptions:
@@ -204,11 +210,11 @@ def _read(
         for severity in SEVERITIES:
             block = np.array(stored[(severity - 1) * count : severity * count])  # (N, H, W, C), copied from the file
             yield corruption, severity, torch.from_numpy(block).permute(0, 3, 1, 2)
-            del block  # before the next one is copied
+            del block  # free the memory before the next block is copied
 
 
 def _check(name: str, root: Path, labels: Tensor, corruptions: Sequence[str], count: int) -> None:
-    """`check_official` for any number of test images."""
+    """Do the work of `check_official_cifar` for any number of test images."""
     if name not in ("cifar10", "cifar100"):
         raise ValueError(f"there are official .npy files for cifar10 and cifar100, not for {name!r}")
     official, root = OFFICIAL[name], root.expanduser()
@@ -226,7 +232,7 @@ def _check(name: str, root: Path, labels: Tensor, corruptions: Sequence[str], co
 
 
 def _check_labels(file: Path, name: str, labels: Tensor, count: int, remedy: str) -> None:
-    """See that the file has the task's labels five times over."""
+    """Check that the file holds the task's labels five times in a row."""
     rows = len(SEVERITIES) * count
     stored = _open(file, "integer", (rows,), remedy)
     own = labels.cpu().numpy()
@@ -243,7 +249,7 @@ def _check_labels(file: Path, name: str, labels: Tensor, count: int, remedy: str
 
 
 def _open(file: Path, kind: str, shape: tuple[int, ...], remedy: str) -> NDArray[Any]:
-    """Map a .npy file into memory and see that it holds numbers of this kind ("uint8" or "integer") and shape."""
+    """Memory-map a .npy file, and check its kind of numbers ("uint8" or "integer") and its shape."""
     expected = f"expected {kind} {shape}"
     try:
         stored = open_memmap(file, mode="r")

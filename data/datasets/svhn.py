@@ -1,19 +1,19 @@
-"""Street View house numbers, read by torchvision."""
+"""SVHN (Street View house numbers), read by torchvision."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from data.datasets.official_files import check_images
+from data.datasets.downloaded import check_images
 from data.files.download import fetch
 
 
 def load_svhn_test(root: Path) -> Tensor:
-    """The 26,032 test images of Street View house numbers: (26032, 3, 32, 32) uint8.
+    """Load the 26,032 test images of SVHN, as an OOD dataset: (26032, 3, 32, 32) uint8.
 
     Args:
-        root: Folder that holds `test_32x32.mat`, or gets it by download.
+        root: Folder with `test_32x32.mat`; it is downloaded if it is missing.
 
     Raises:
         FileNotFoundError: If the file is missing and the download fails.

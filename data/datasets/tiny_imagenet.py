@@ -1,4 +1,4 @@
-"""TinyImageNet-200, decoded once."""
+"""TinyImageNet-200. Its images are decoded once and cached in one file."""
 
 import re
 import zipfile
@@ -7,35 +7,42 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.corruptions import STANDARD
-from data.datasets.official_files import Array, channels_first, check_images, decode, kept, make_split
-from data.files.archives import DAMAGED
-from data.files.download import fetch, say
-from data.tasks.source import Augmentation, Source
-from data.tasks.splits import stratified_order
+from data.corruptions import STANDARD_CORRUPTIONS
+from data.datasets.downloaded import (
+    Array,
+    channels_first,
+    check_images,
+    decode_image_bytes,
+    load_or_make_arrays,
+    make_split,
+)
+from data.files.archives import ARCHIVE_ERRORS
+from data.files.download import fetch, print_status
+from data.tasks.image_dataset import Augmentation, ImageDataset
+from data.tasks.split_dataset import stratified_order
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-"""Not published with the file; many independent programs that use it agree on it."""
+"""MD5 of the archive. It is not published with the file; many independent programs state the same one."""
 SIDE, CLASSES = 64, 200
 TRAIN, TEST = 100_000, 10_000
 
 _TOP = "tiny-imagenet-200"
-_VERSION = 1  # of what is kept, raised when it changes
+_VERSION = 1  # version of the cached arrays
 _ORDER_SEED = 200
 
 
-def load_tiny_imagenet(path: str, root: Path) -> Source:
-    """TinyImageNet: 100,000 training and 10,000 test images, 64 x 64, colour, of 200 kinds of things.
+def load_tiny_imagenet(path: str, root: Path) -> ImageDataset:
+    """Load TinyImageNet: 100,000 training and 10,000 test images, 64 x 64, colour, 200 classes.
 
     The test set is the official validation set, because the official test set has no labels. Classes are numbered in
-    the order of their WordNet names. Training images stand in a fixed stratified order, so that those held out from
-    its end hold each class in its share. The images are decoded once and kept in `tiny-imagenet-200.npz` (1.4 GB)
-    beside the archive, which is not needed any more then.
+    the order of their WordNet names. The training images have a fixed stratified order, so that images held out from
+    its end are stratified, too. The images are decoded once and cached in `tiny-imagenet-200.npz` (1.4 GB) beside the
+    archive, which is not needed afterwards.
 
     Args:
         path: Must be empty.
-        root: Folder that holds `tiny-imagenet-200.zip`, or gets it by download.
+        root: Folder with `tiny-imagenet-200.zip`; it is downloaded if it is missing.
 
     Raises:
         FileNotFoundError: If the file is missing and the download fails.
@@ -45,7 +52,9 @@ def load_tiny_imagenet(path: str, root: Path) -> Source:
         Le & Yang, Tiny ImageNet visual recognition challenge, 2015. The augmentation is that of Wortsman et al. 2021.
     """
     file = root.expanduser() / f"{_TOP}.npz"
-    arrays = kept(file, f"{MD5} {_VERSION}", lambda: _decode(fetch(URL, file.with_suffix(".zip"), md5=MD5)))
+    arrays = load_or_make_arrays(
+        file, f"{MD5} {_VERSION}", lambda: _decode(fetch(URL, file.with_suffix(".zip"), md5=MD5))
+    )
     splits = {
         part: make_split(
             check_images(channels_first(arrays[f"x_{part}"]), str(file), channels=3, side=SIDE, count=count),
@@ -55,20 +64,20 @@ def load_tiny_imagenet(path: str, root: Path) -> Source:
         )
         for part, count in (("train", TRAIN), ("test", TEST))
     }
-    return Source(
+    return ImageDataset(
         classes=CLASSES,
         train=splits["train"],
         test=splits["test"],
         augmentation=Augmentation(padding=4, flip=True),
         validation=0,
         ood={},
-        corruptions=STANDARD,
+        corruptions=STANDARD_CORRUPTIONS,
     )
 
 
 def _decode(archive: Path) -> dict[str, Array]:
-    """Decode all images with labels."""
-    say(f"decoding the images of {archive.name}, which is done once and takes a minute or so")
+    """Decode all images that have labels."""
+    print_status(f"decoding the images of {archive.name}, which is done once and takes a minute or so")
     try:
         with zipfile.ZipFile(archive) as files:
             classes, train = _list_train(files, archive)
@@ -78,15 +87,15 @@ def _decode(archive: Path) -> dict[str, Array]:
             for part, listed in (("train", [train[i] for i in order]), ("test", test)):
                 images = np.empty((len(listed), SIDE, SIDE, 3), np.uint8)
                 for i, (name, _) in enumerate(listed):
-                    images[i] = decode(files.read(name), SIDE, f"{archive}: {name}")
+                    images[i] = decode_image_bytes(files.read(name), SIDE, f"{archive}: {name}")
                 arrays |= {f"x_{part}": images, f"y_{part}": np.array([label for _, label in listed], np.uint8)}
-    except DAMAGED as error:
+    except ARCHIVE_ERRORS as error:
         raise ValueError(f"{archive}: cannot be read ({error}); remove the file, and get it again") from error
     return arrays
 
 
 def _list_train(files: zipfile.ZipFile, archive: Path) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """List the classes with their numbers, and the training images with their labels."""
+    """Return the number of each class, and the training images with their labels."""
     pattern = re.compile(rf"{_TOP}/train/(\w+)/images/\w+\.JPEG")
     found = [(match[1], match[0]) for name in sorted(files.namelist()) if (match := pattern.fullmatch(name))]
     classes = {name: number for number, name in enumerate(sorted({name for name, _ in found}))}
@@ -99,7 +108,7 @@ def _list_train(files: zipfile.ZipFile, archive: Path) -> tuple[dict[str, int], 
 
 
 def _list_test(files: zipfile.ZipFile, archive: Path, classes: dict[str, int]) -> list[tuple[str, int]]:
-    """List the images of the official validation set with their labels."""
+    """Return the images of the official validation set with their labels."""
     annotations, names = f"{_TOP}/val/val_annotations.txt", set(files.namelist())
     where = f"{archive}: {annotations}"
     if annotations not in names:

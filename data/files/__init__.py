@@ -1,4 +1,4 @@
-"""Files: downloads with checksums, archives, and decoding of images in processes of their own.
+"""Files: downloads with checksums, archives, and decoding of images in worker processes.
 
-Datasets and batches read through it.
+Datasets and batches read their files with these modules.
 """

@@ -1,4 +1,4 @@
-"""Archives, unpacked whole or not at all, and never outside their folder."""
+"""Unpacks archives: completely or not at all, and never outside the target folder."""
 
 import os
 import shutil
@@ -13,14 +13,28 @@ from lzma import LZMAError
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
-from data.files.download import alone
+from data.files.download import hold_lock
 
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, zlib.error, LZMAError, EOFError, NotImplementedError)
-"""What the standard library raises for archives that are cut short or altered."""
+ARCHIVE_ERRORS = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    BadGzipFile,
+    zlib.error,
+    LZMAError,
+    EOFError,
+    NotImplementedError,
+)
+"""Exceptions that the standard library raises for truncated or altered archives."""
 
 
-class Member(NamedTuple):
-    """A file or folder of an archive."""
+class ArchiveMember(NamedTuple):
+    """An entry of an archive.
+
+    Attributes:
+        name: Its path in the archive.
+        plain: Whether it is a file or a folder, not a link or a device.
+        extract: Writes it into a folder.
+    """
 
     name: str
     plain: bool
@@ -28,47 +42,47 @@ class Member(NamedTuple):
 
 
 def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
-    """Unpack a tar (packed in any way) or zip archive into a folder, unless the folder is there already.
+    """Unpack a zip archive, or a tar archive with any compression, into a folder that does not exist yet.
 
-    It is unpacked beside the folder and gets its name at the end, so that a folder of that name is always whole.
-    Several processes may ask for the same folder: one unpacks it.
+    The archive is unpacked into a temporary folder, which is renamed at the end, so that the folder is always
+    complete. If several processes ask for the same folder, one of them unpacks it.
 
     Args:
         archive: The archive.
-        folder: Where its contents are to be; nothing is done if it exists.
-        part: The folder of the archive that is wanted, without its own name; "" for all.
+        folder: The target folder. If it exists, nothing is done.
+        part: Folder in the archive whose contents are wanted; "" for the whole archive.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the archive is damaged, is no archive, has no such part, or holds anything but files and folders
-            that stay inside; names the archive and its member. Nothing is left behind.
+        ValueError: If the file is damaged or no archive, does not hold the part, or has a member that is neither file
+            nor folder or lies outside the target folder; names the archive and the member. Nothing is left behind.
         FileNotFoundError: If there is no such archive.
-        OSError: If the disk has no room, or the folder cannot be written to.
+        OSError: If the disk is full, or the folder cannot be written to.
     """
     folder = folder.expanduser()
     if folder.is_dir():
         return folder
     if not archive.is_file():
         raise FileNotFoundError(f"{archive}: no such archive")
-    with alone(folder, f"unpacks {archive.name}"):
+    with hold_lock(folder, f"unpacks {archive.name}"):
         if folder.is_dir():
             return folder
         unfinished = folder.with_name(f".{folder.name}.unpacking")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
         unfinished.mkdir()
         try:
-            with members(archive) as found:
+            with open_archive(archive) as found:
                 for member in found:
                     check_member(archive, member)
                     member.extract(unfinished)
             if not (unfinished / part).is_dir():
                 raise ValueError(f"{archive}: expected a folder {part!r} in it, found none")
             if hasattr(os, "sync"):
-                os.sync()  # the contents before the name, should the power fail
+                os.sync()  # write the contents before the rename, in case the power fails
             (unfinished / part).rename(folder)
-        except DAMAGED as error:
+        except ARCHIVE_ERRORS as error:
             raise ValueError(f"{archive}: the archive is damaged ({error}); remove it, and get it again") from error
         except OSError as error:
             raise OSError(f"{archive}: cannot be unpacked to {folder} ({error})") from error
@@ -77,11 +91,11 @@ def unpack(archive: Path, folder: Path, *, part: str = "") -> Path:
     return folder
 
 
-def check_member(archive: Path, member: Member) -> None:
-    """Refuse a member that would be put outside the folder, by its name or as a link.
+def check_member(archive: Path, member: ArchiveMember) -> None:
+    """Check that a member is a file or a folder that stays inside the target folder.
 
     Raises:
-        ValueError: Naming the archive and the member.
+        ValueError: If it is not; names the archive and the member.
     """
     path = PureWindowsPath(member.name)  # splits at both kinds of slash, and knows drives
     outside = path.anchor or ".." in path.parts
@@ -91,23 +105,23 @@ def check_member(archive: Path, member: Member) -> None:
 
 
 @contextmanager
-def members(archive: Path) -> Iterator[Iterator[Member]]:
-    """Open an archive and go through its members.
+def open_archive(archive: Path) -> Iterator[Iterator[ArchiveMember]]:
+    """Open an archive and iterate over its members.
 
     Raises:
-        ValueError: If it is neither a tar nor a zip archive.
+        ValueError: If the file is neither a tar nor a zip archive.
     """
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             yield (
-                Member(info.filename, not stat.S_ISLNK(info.external_attr >> 16), _from_zip(zipped, info))
+                ArchiveMember(info.filename, not stat.S_ISLNK(info.external_attr >> 16), _from_zip(zipped, info))
                 for info in zipped.infolist()
             )
         return
     with _open_tar(archive) as packed:
-        yield (Member(info.name, info.isfile() or info.isdir(), _from_tar(packed, info)) for info in packed)
+        yield (ArchiveMember(info.name, info.isfile() or info.isdir(), _from_tar(packed, info)) for info in packed)
         while packed.fileobj and packed.fileobj.read(1 << 20):
-            pass  # the checksum of what was compressed stands at its end, which tarfile does not read
+            pass  # read to the end, where the compressed data have their checksum, which tarfile does not read
 
 
 def _open_tar(archive: Path) -> tarfile.TarFile:

@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, and whose files are used only with the right checksum."""
+"""Downloads of files with checksums. An interrupted download is resumed."""
 
 import hashlib
 import multiprocessing
@@ -18,48 +18,54 @@ from urllib.request import Request, urlopen
 from filelock import FileLock, Timeout
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-TRIES = 3
-"""How often in a row a server may send nothing before it is given up."""
-PAUSE = 1.0
-"""Seconds before the second try; the third waits twice as long."""
-SILENCE = 30.0
-"""Seconds without a byte after which a connection counts as lost."""
+MAX_FAILURES = 3
+"""Number of connections in a row that bring no data, after which a download fails."""
+RETRY_SECONDS = 1.0
+"""Seconds before the second connection. The wait before the third is twice as long."""
+TIMEOUT_SECONDS = 30.0
+"""Seconds without data after which a connection counts as lost."""
 CHUNK = 1 << 20
 
 
 class DownloadError(FileNotFoundError):
-    """A file is not there and could not be downloaded."""
+    """A file is missing and could not be downloaded."""
 
 
 class Checksum(NamedTuple):
-    """What a whole file's contents must hash to."""
+    """The expected hash of a file's contents.
+
+    Attributes:
+        kind: Name of the hash: "md5" or "sha256".
+        value: The hash, in hexadecimal.
+    """
 
     kind: str
     value: str
 
     def of(self, file: Path) -> str:
-        """Hash a file."""
+        """Return the hash of a file."""
         with file.open("rb") as contents:
             return hashlib.file_digest(contents, lambda: hashlib.new(self.kind, usedforsecurity=False)).hexdigest()
 
     def fits(self, file: Path) -> bool:
-        """Say whether there is such a file and it is whole."""
+        """Return whether the file exists and has the expected hash."""
         return file.is_file() and self.of(file) == self.value
 
 
 def fetch(urls: str | Sequence[str], file: Path, *, md5: str = "", sha256: str = "") -> Path:
-    """Give a file that has the right checksum, downloading it if it is not there.
+    """Download a file unless it exists already, check its checksum, and return its path.
 
-    What arrives is written to `FILE.part` and gets its name when it is whole and right, so that a file of that name
-    was never cut short. A download that was stopped goes on at the next call, if the server can do that. Contents
-    with a wrong checksum, downloaded or found, are put aside as `FILE.bad`. Several processes may ask for the same
-    file: one downloads it. A file that is there and right is read only, in a folder that cannot be written to, too.
+    The download is written to `FILE.part` and renamed when it is complete and its checksum is right. A file of the
+    final name is therefore never truncated. An interrupted download is resumed by the next call if the server supports
+    that. Contents with a wrong checksum, downloaded or found, are moved to `FILE.bad`. If several processes ask for the
+    same file, one of them downloads it. A file that exists and has the right checksum is only read, so that its folder
+    may be read-only.
 
     Args:
-        urls: Where it is; the first that gives the right contents is taken.
-        file: Where to put it; its folder is made.
+        urls: Addresses of the file. The first one that sends the right contents is used.
+        file: Path of the file. Its folder is created.
         md5: The expected MD5, in hexadecimal.
-        sha256: The expected SHA-256, instead.
+        sha256: The expected SHA-256, in place of the MD5.
 
     Returns:
         The file.
@@ -75,7 +81,7 @@ def fetch(urls: str | Sequence[str], file: Path, *, md5: str = "", sha256: str =
     if checksum.fits(file):
         return file
     try:
-        with alone(file, f"downloads {file.name}"):
+        with hold_lock(file, f"downloads {file.name}"):
             return file if checksum.fits(file) else _download([urls] if isinstance(urls, str) else urls, file, checksum)
     except DownloadError:
         raise
@@ -83,24 +89,24 @@ def fetch(urls: str | Sequence[str], file: Path, *, md5: str = "", sha256: str =
         found = f"its {checksum.kind} is wrong" if file.is_file() else "it is not there"
         raise DownloadError(
             f"{file.absolute()}: {found}, and it cannot be downloaded, because the folder cannot be written to "
-            f"({error.strerror or error}); {_by_hand(urls, file, checksum)}"
+            f"({error.strerror or error}); {_manual_instructions(urls, file, checksum)}"
         ) from error
 
 
 @contextmanager
-def alone(file: Path, doing: str) -> Iterator[None]:
-    """Hold the lock of a file or folder that is about to be made, so that only one process makes it.
+def hold_lock(file: Path, doing: str) -> Iterator[None]:
+    """Hold the lock of a file or folder, so that only one process creates it.
 
     Args:
-        file: What is to be made; its folder is, too.
-        doing: What a process does meanwhile, in words for those that wait.
+        file: The file or folder. The folder that contains it is created.
+        doing: What this process does while it holds the lock. Processes that wait print it.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file.parent / f".{file.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"waiting for another process that {doing}")
+        print_status(f"waiting for another process that {doing}")
         lock.acquire()
     try:
         yield
@@ -108,26 +114,26 @@ def alone(file: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
-def say(line: str) -> None:
-    """Tell a person something; progress bars that are shown stay whole."""
+def print_status(line: str) -> None:
+    """Print a line to standard error. Progress bars on the screen are not broken."""
     print(line, file=sys.stderr, flush=True)
 
 
 def _download(urls: Sequence[str], file: Path, checksum: Checksum) -> Path:
-    """Download a file from the first address that has it."""
+    """Download a file from the first address that sends the right contents."""
     bad, problems = file.with_name(f"{file.name}.bad"), []
     if file.exists():
         found = f"what was there had the {checksum.kind} {checksum.of(file)}, expected {checksum.value}"
         problems.append(f"{found}; put aside as {bad.name}")
         file.replace(bad)
-        say(f"{file}: {problems[0]}; downloading it anew")
+        print_status(f"{file}: {problems[0]}; downloading it anew")
     part = file.with_name(f"{file.name}.part")
     for url in urls:
         while True:
             resumed = part.exists() and part.stat().st_size > 0
             try:
                 with part.open("ab", buffering=0) as out:
-                    _receive(url, out, file.name)
+                    _download_with_retries(url, out, file.name)
             except DownloadError:
                 raise  # writing failed: another address would not help
             except (OSError, HTTPException) as error:
@@ -141,56 +147,56 @@ def _download(urls: Sequence[str], file: Path, checksum: Checksum) -> Path:
             if not resumed:
                 problems.append(f"{url}: {checksum.kind} {found}, expected {checksum.value}; put aside as {bad.name}")
                 break
-            # What was there before may be of another file: once more from the start.
+            # The part that existed before may be of another file: download again from the start.
     if part.exists() and not part.stat().st_size:
         part.unlink()
     again = "try again, which goes on where it stopped, or " if part.exists() else ""
     raise DownloadError(
         f"{file.absolute()}: not there, and downloading it failed ({'; '.join(problems)}); "
-        f"{again}{_by_hand(urls, file, checksum)}"
+        f"{again}{_manual_instructions(urls, file, checksum)}"
     )
 
 
-def _by_hand(urls: str | Sequence[str], file: Path, checksum: Checksum) -> str:
-    """Say what a person can do."""
+def _manual_instructions(urls: str | Sequence[str], file: Path, checksum: Checksum) -> str:
+    """Say how to provide the file by hand."""
     source = urls if isinstance(urls, str) else urls[0]
     return f"put {file.name} ({checksum.kind} {checksum.value}) there by hand, from {source}"
 
 
-def _receive(url: str, out: BinaryIO, name: str) -> None:
-    """Bring a file to its full length from where it stands, over as many connections as it takes."""
+def _download_with_retries(url: str, out: BinaryIO, name: str) -> None:
+    """Append the missing bytes to a file, over as many connections as are needed."""
     failures = 0
     while True:
         have = _size(out)
         try:
-            if _stream(url, out, name):
+            if _append_response(url, out, name):
                 return
             problem: Exception = ConnectionError("the connection was closed before the end")
         except DownloadError:
             raise
         except HTTPError as error:
             if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-                return  # nothing is left to send: the checksum decides
+                return  # the server has no more bytes: the checksum decides
             if error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             problem = error
         except (OSError, HTTPException) as error:
             problem = error
         failures = 0 if _size(out) > have else failures + 1
-        if failures == TRIES:
+        if failures == MAX_FAILURES:
             raise problem
-        time.sleep(failures * PAUSE)
+        time.sleep(failures * RETRY_SECONDS)
 
 
-def _stream(url: str, out: BinaryIO, name: str) -> bool:
-    """Append to a file what one connection gives; say whether that is all."""
+def _append_response(url: str, out: BinaryIO, name: str) -> bool:
+    """Append the bytes of one connection to a file, and return whether the file is complete."""
     have = _size(out)
     wanted = {"Range": f"bytes={have}-"} if have else {}
     agent = {"User-Agent": "economical-ensembles", "Accept-Encoding": "identity"}
-    with urlopen(Request(url, headers=agent | wanted), timeout=SILENCE) as response:
+    with urlopen(Request(url, headers=agent | wanted), timeout=TIMEOUT_SECONDS) as response:
         sent = re.match(r"bytes (\d+)-", response.headers["Content-Range"] or "")
         if have and not (response.status == HTTPStatus.PARTIAL_CONTENT and sent and int(sent[1]) == have):
-            out.truncate(0)  # the server begins at the start
+            out.truncate(0)  # the server sends the file from its beginning
             have = 0
             if response.status == HTTPStatus.PARTIAL_CONTENT:
                 return False
@@ -209,7 +215,7 @@ def _size(out: BinaryIO) -> int:
 
 
 def _write(out: BinaryIO, chunk: bytes) -> None:
-    """Append bytes; an empty chunk waits until the disk has all."""
+    """Append bytes to a file. An empty chunk waits until all bytes are on the disk."""
     left = memoryview(chunk)
     try:
         while left:
@@ -225,11 +231,14 @@ def _write(out: BinaryIO, chunk: bytes) -> None:
 
 @contextmanager
 def _progress(name: str, url: str, have: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, one line elsewhere: in a worker process too, and while other bars are shown."""
+    """Show the progress of a download: a bar on a terminal, else one line.
+
+    A worker process, and a process that already shows bars, print one line.
+    """
     in_worker = multiprocessing.parent_process() is not None
     if in_worker or not sys.stderr.isatty() or hasattr(sys.stderr, "rich_proxied_file"):
         size = f" ({total / 1e6:.1f} MB)" if total else ""
-        say(f"downloading {name}{size} from {url}" + (f", from byte {have} on" if have else ""))
+        print_status(f"downloading {name}{size} from {url}" + (f", from byte {have} on" if have else ""))
         yield lambda n: None
         return
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Images that stay in their files until they are needed."""
+"""Images that stay in files until they are needed."""
 
 import os
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Files:
-    """Image files that stand for images (N, 3, S, S) uint8; what is selected from them is files again.
+class ImageFiles:
+    """Image files that represent images (N, 3, S, S) uint8. Indexing them gives image files again.
 
     Attributes:
-        folder: The folder that all files lie in or below.
-        names: (N,) their paths in it, as bytes of one length: a million take tens of megabytes.
-        side: S, the height and width to which they are decoded, in pixels.
-        resized: Whether images of any size are cut and resized to S × S; else they must have that size.
+        folder: Folder that contains all files, directly or in subfolders.
+        names: (N,) paths of the files in the folder, as bytes of equal length. A million take tens of megabytes.
+        side: S, the height and width of the decoded images, in pixels.
+        resized: Whether images of any size are cropped and resized to S × S; else each image must have that size.
     """
 
     folder: Path
@@ -34,26 +34,26 @@ class Files:
             raise ValueError(f"{self.folder}: images must be decoded to at least 1 pixel, got image_size={self.side}")
 
     def __len__(self) -> int:
-        """N."""
+        """Number of files, N."""
         return len(self.names)
 
     def __getitem__(self, which: slice | Tensor) -> Self:
-        """The files of a slice or of a tensor of indices (M,), in that order."""
+        """Return the files of a slice or of a tensor of indices (M,), in that order."""
         return replace(self, names=self.names[which.cpu().numpy() if isinstance(which, Tensor) else which])
 
     @property
     def shape(self) -> torch.Size:
-        """(N, 3, S, S), as if they were decoded."""
+        """Shape of the decoded images, (N, 3, S, S)."""
         return torch.Size((len(self), 3, self.side, self.side))
 
     def paths(self) -> list[str]:
-        """The path of each file."""
+        """Return the path of each file."""
         return [f"{self.folder}/{os.fsdecode(name)}" for name in self.names.tolist()]
 
     def to(self, device: torch.device | str) -> Self:
-        """Themselves: files are on no device, and their batches come on the device of the labels."""
+        """Return these files themselves. Files are on no device; their batches are on the device of the labels."""
         return self
 
 
-Images = Tensor | Files
+Images = Tensor | ImageFiles
 """(N, C, H, W) uint8, in memory or in files."""

@@ -1,4 +1,4 @@
-"""Tasks: a dataset's parts to train, choose and test on, in batches on the device.
+"""Tasks: a dataset's training, validation and test examples, in minibatches on the device.
 
-Datasets become tasks here; runs train on them.
+Datasets are turned into tasks here. Runs train and evaluate on tasks.
 """

@@ -1,4 +1,4 @@
-"""Batches on the device: cut, mirrored, masked and normalised there, all images of a batch at once."""
+"""Minibatches of images in memory, augmented and normalised on the device, all images of a batch at once."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from data.tasks.source import Augmentation, Split
-from data.tasks.task import share
+from data.tasks.image_dataset import Augmentation, Split
+from data.tasks.task import shard_bounds
 
 
-class Portions:
-    """Batches of a split by their bounds: what does not depend on how the images are stored.
+class SplitBatches:
+    """Base of minibatches of a split: which examples each batch holds, independent of how the images are stored.
 
     Attributes:
-        examples: Images a pass.
+        examples: Number of images in a pass.
     """
 
     examples: int
     _bounds: list[tuple[int, int]]
     _stream: Callable[[], Generator] | None
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
-        """The same batches with other randomness; their images are not copied.
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
+        """Return the same batches with another stream of random numbers. The images are not copied.
 
         Raises:
-            ValueError: If these have none.
+            ValueError: If these batches have no stream.
         """
         if self._stream is None:
             raise ValueError("batches without a stream are not prepared for one")
@@ -37,40 +37,40 @@ class Portions:
         other._stream = stream
         return other
 
-    def divided(self, part: int, parts: int) -> Self:
-        """One of several parts of every batch; everything is drawn as for whole batches.
+    def shard(self, part: int, parts: int) -> Self:
+        """Return one shard of every batch. The random numbers are those of the whole batches.
 
         Raises:
-            ValueError: If a part of some batch would be empty.
+            ValueError: If a shard of some batch would be empty.
         """
         other = copy(self)
-        other._bounds = [share(start, stop, part, parts) for start, stop in self._bounds]
+        other._bounds = [shard_bounds(start, stop, part, parts) for start, stop in self._bounds]
         other.examples = sum(stop - start for start, stop in other._bounds)
         return other
 
     def __len__(self) -> int:
-        """Number of batches a pass."""
+        """Number of batches in a pass."""
         return len(self._bounds)
 
 
-class Batches(Portions):
-    """Batches of one split, normalised and, in training, shuffled and augmented.
+class ImageBatches(SplitBatches):
+    """Minibatches of a split whose images are in memory: normalised and, in training, shuffled and augmented.
 
-    With a `stream` every pass takes a fresh generator from it and draws all it needs at the start of the pass on
-    the CPU: the order, and each image's window, mirroring and cutout. Equal generators therefore give equal bits
-    at each pass and on every device, and nothing later in the pass waits for the device. Without a stream the
-    images come in order and unchanged.
+    With a `stream`, each pass takes a fresh generator and draws all of its random numbers at the start, on the CPU:
+    the order, and each image's window, mirroring and cutout. Equal generators therefore give equal bits on every
+    device, and no later step of the pass waits for the device. Without a stream, the images come in order and are
+    not augmented.
 
-    Every image is visited exactly once a pass and the last, smaller batch is kept. A last batch of a single image
-    joins the batch before it, because BatchNorm cannot train on one image (not with a batch size of 1, where
-    every batch is such a batch).
+    Each image is visited exactly once a pass. The last, smaller batch is kept. A last batch of a single image is
+    joined to the batch before it, because BatchNorm cannot train on one image. With a batch size of 1, all batches
+    hold one image.
 
     Args:
-        split: Images and labels; the batches come on the same device.
-        batch_size: Images a batch.
-        mean: What is subtracted from each channel of the images in [0, 1].
-        std: What each channel is divided by afterwards.
-        augmentation: Random changes of the images; used only with a stream.
+        split: Images and labels. The batches are on the same device.
+        batch_size: Images in a batch.
+        mean: Number subtracted from each channel of the images in [0, 1].
+        std: Number by which each channel is then divided.
+        augmentation: Random changes of the images. They are made only with a stream.
         stream: Returns a fresh CPU generator, once a pass; None for no randomness.
         memory_format: Layout of the images of a batch: `torch.channels_last` or `torch.contiguous_format`.
 
@@ -90,31 +90,37 @@ class Batches(Portions):
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         if not isinstance(split.images, Tensor):
-            raise TypeError("these images are files: FileBatches makes batches of them")
+            raise TypeError("the images are files; use ImageFileBatches")
         self.examples = len(split.labels)
-        self._bounds = bounds(self.examples, batch_size)
+        self._bounds = batch_bounds(self.examples, batch_size)
         self._stream = stream
         self._augmentation = augmentation or Augmentation()
         self._labels = split.labels
         self._images = split.images.contiguous(memory_format=memory_format)  # (N, C, H, W)
-        self._scale, self._shift = normalisation(self._images.shape[1:], mean, std, self._images.device, memory_format)
+        self._scale, self._shift = normalisation_constants(
+            self._images.shape[1:], mean, std, self._images.device, memory_format
+        )
         self._channels_last = memory_format == torch.channels_last
-        self._rows = None if stream is None else _rows(self._images, self._augmentation.padding, self._channels_last)
+        self._row_windows = (
+            None if stream is None else _row_windows(self._images, self._augmentation.padding, self._channels_last)
+        )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: x float32 (B, C, H, W) in the memory format, y int64 (B,)."""
-        if self._stream is None or self._rows is None:
+        """Yield the batches of one pass: x float32 (B, C, H, W) in the memory format, y int64 (B,)."""
+        if self._stream is None or self._row_windows is None:
             for start, stop in self._bounds:
                 yield normalise(self._images[start:stop], self._scale, self._shift), self._labels[start:stop]
         else:
             draws = self._draw(self._stream())
             for start, stop in self._bounds:
-                yield self._augmented(self._rows, draws[:, start:stop])
+                yield self._augmented(self._row_windows, draws[:, start:stop])
 
     def _draw(self, generator: Generator) -> Tensor:
-        """All that a pass needs, (6, N) int64: image, its window's place (2), mirrored or not, cutout's centre (2).
+        """Draw the random numbers of a pass, (6, N) int64.
 
-        Everything is drawn even if it is not used, so that switching cutout on leaves the order and the windows.
+        The rows are the image's index, its window's row and column, whether it is mirrored, and its cutout's row and
+        column. All of them are drawn even if they are not used, so that the order and the windows do not depend on
+        whether cutout is used.
         """
         n, side = self._images.shape[0], self._images.shape[2]
         order = torch.randperm(n, generator=generator)
@@ -124,7 +130,7 @@ class Batches(Portions):
         return torch.cat([order[None], places, flips, centres]).to(self._labels.device)
 
     def _augmented(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch that some columns of the draws, (6, B), describe."""
+        """Return the augmented batch that is described by some columns of the draws, (6, B)."""
         index, top, left, mirrored, cut_row, cut_column = draws
         x = self._windows(rows, index, top, left)  # (B, planes, S, S, inner)
         if self._augmentation.flip:
@@ -133,13 +139,13 @@ class Batches(Portions):
         x = x[:, 0].permute(0, 3, 1, 2) if self._channels_last else x[..., 0]  # (B, C, S, S)
         x = normalise(x, self._scale, self._shift)
         if self._augmentation.cutout:
-            x *= _outside(cut_row, cut_column, self._augmentation.cutout, x.shape, self._channels_last)
+            x *= _cutout_mask(cut_row, cut_column, self._augmentation.cutout, x.shape, self._channels_last)
         return x, self._labels[index]
 
     def _windows(self, rows: Tensor, index: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """Cut a window out of each padded image: (B, planes, S, S, inner), in the order of memory.
+        """Cut a window out of each padded image: (B, planes, S, S, inner), in memory order.
 
-        Whole rows are copied, which is ten times as fast on a CPU as picking pixels.
+        Whole rows are copied. On a CPU this is ten times as fast as picking single pixels.
         """
         c, side = self._images.shape[1:3]
         planes, inner = (1, c) if self._channels_last else (c, 1)
@@ -150,8 +156,10 @@ class Batches(Portions):
         return rows.index_select(0, first.flatten()).view(len(index), planes, side, side, inner)
 
 
-def bounds(examples: int, batch_size: int) -> list[tuple[int, int]]:
-    """Where each batch of a pass starts and stops; a last batch of a single example joins the batch before it.
+def batch_bounds(examples: int, batch_size: int) -> list[tuple[int, int]]:
+    """Return the first index of each batch of a pass, and the index after its last example.
+
+    A last batch of a single example is joined to the batch before it.
 
     Raises:
         ValueError: If there are no examples or the batch size is less than 1.
@@ -166,27 +174,27 @@ def bounds(examples: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], examples], strict=True))
 
 
-def normalisation(
+def normalisation_constants(
     shape: torch.Size,
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each float32 (1, C, H, W), with uint8 · scale + shift = (uint8 / 255 − mean) / std.
+    """Return scale and shift, each float32 (1, C, H, W), with uint8 · scale + shift = (uint8 / 255 − mean) / std.
 
-    They are as large as an image and lie in memory as images do, which is several times faster on a CPU than
-    broadcasting C numbers.
+    Both have the size and the memory layout of an image. On a CPU this is several times as fast as broadcasting C
+    numbers.
 
     Args:
         shape: (C, H, W) of an image.
-        mean: What is subtracted from each channel of the images in [0, 1].
-        std: What each channel is divided by afterwards.
-        device: Where the images are.
-        memory_format: Their layout.
+        mean: Number subtracted from each channel of the images in [0, 1].
+        std: Number by which each channel is then divided.
+        device: Device of the images.
+        memory_format: Memory layout of the images.
 
     Raises:
-        ValueError: If there is not one mean and one deviation a channel.
+        ValueError: If the number of means or deviations is not the number of channels.
     """
     c = shape[0]
     if not len(mean) == len(std) == c:
@@ -199,20 +207,27 @@ def normalisation(
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Give images · scale + shift, float32 in the layout of the images, uint8 (B, C, H, W).
+    """Return images · scale + shift as float32, in the memory layout of the images.
 
-    It is computed in place: on a CPU a second fresh tensor would cost more than the arithmetic.
+    The result is computed in place, because on a CPU allocating a second tensor costs more than the arithmetic.
+
+    Args:
+        images: (B, C, H, W) uint8.
+        scale: (1, C, H, W) float32, from `normalisation_constants`.
+        shift: (1, C, H, W) float32, from `normalisation_constants`.
     """
     x = images.float()
     return torch.addcmul(shift, x, scale, out=x)
 
 
-def _rows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
-    """Every row of the original width that fits into the padded images, as a view that costs only these.
+def _row_windows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
+    """Return every run of pixels as long as an image row in the padded images, as a view of them.
+
+    Only the padded images use memory.
 
     Returns:
-        (R, row): the rows by their first pixel, counted through all padded images in the order of memory: (N, H, W)
-        pixels of C numbers if channels come last, else (N, C, H, W) numbers.
+        (R, row): runs ordered by their first pixel, which is counted through all padded images in memory order. The
+        order is (N, H, W) pixels of C numbers if channels come last, else (N, C, H, W) numbers.
     """
     c, width = images.shape[1], images.shape[3]
     pixel = c if channels_last else 1
@@ -223,11 +238,18 @@ def _rows(images: Tensor, padding: int, channels_last: bool) -> Tensor:
     return padded.flatten().unfold(0, width * pixel, pixel)
 
 
-def _outside(row: Tensor, column: Tensor, cutout: int, shape: torch.Size, channels_last: bool) -> Tensor:
-    """1 outside a square around each image's centre row and column and 0 inside, float32 (B, C or 1, S, S).
+def _cutout_mask(row: Tensor, column: Tensor, cutout: int, shape: torch.Size, channels_last: bool) -> Tensor:
+    """Return a mask that is 0 inside each image's cutout square and 1 outside, float32 (B, C or 1, S, S).
 
-    With channels last it is as large as the images and in their layout: multiplying by it is then several times as
-    fast on a CPU as broadcasting it over the channels.
+    With channels last, the mask has the size and layout of the images. Multiplying by it is then several times as fast
+    on a CPU as broadcasting it over the channels.
+
+    Args:
+        row: (B,) row of each square's centre.
+        column: (B,) column of each square's centre.
+        cutout: Side of the squares, in pixels.
+        shape: (B, C, S, S) of the images.
+        channels_last: Whether the images' channels come last in memory.
     """
     b, c, side, _ = shape
     along = torch.arange(side, device=row.device)

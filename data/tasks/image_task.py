@@ -1,4 +1,4 @@
-"""Images to classify: the task made of a dataset's images, augmented on the device."""
+"""Tasks of image classification."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,35 +8,38 @@ import torch
 from torch import Generator, Tensor
 
 from data.corruptions import SEVERITIES, corrupt
-from data.files.decoder import Decoder
+from data.files.decoder_pool import DecoderPool
 from data.files.image_files import Images
-from data.tasks.batches import Batches, normalisation, normalise
-from data.tasks.file_batches import FileBatches, decoded
-from data.tasks.source import Augmentation, Split
-from data.tasks.task import Part, Shape, Task
+from data.tasks.batches import ImageBatches, normalisation_constants, normalise
+from data.tasks.file_batches import ImageFileBatches, decode_batches
+from data.tasks.image_dataset import Augmentation, Split
+from data.tasks.task import DatasetShape, Part, Task
 
-KEPT = 2**18
-"""Values of a test set up to which its corrupted images are kept: 75 times as many bytes, some 20 MB at most."""
+CACHED_VALUES_LIMIT = 2**18
+"""Largest number of pixel values of a test set whose corrupted images are cached.
+
+The cache holds 75 bytes per value (15 corruptions, 5 severities): about 20 MB at most.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageTask(Task):
-    """A dataset of images ready to train on.
+    """An image dataset that is ready for training.
 
     Attributes:
-        name: The dataset's name, as it was asked for.
+        name: The dataset's name, as given to `load`.
         classes: Number of classes C; labels are 0 … C − 1.
         train: Training images and labels.
-        validation: Images held out of the training data; None if none are.
+        validation: Images and labels held out of the training data; None if none are.
         test: Test images and labels.
-        mean: Mean of the training images in [0, 1], one number a channel.
-        std: Standard deviation of the training images in [0, 1], one number a channel, never zero.
+        mean: Mean of the training images in [0, 1], one number per channel.
+        std: Standard deviation of the training images in [0, 1], one number per channel, never zero.
         augmentation: How training images are augmented.
-        ood: Out-of-distribution companions: name -> function that loads their images, (M, C, H, W) uint8 or files.
+        ood: Name of each OOD dataset -> function that loads its images, (M, C, H, W) uint8 or files.
         corruptions: Names of the corruptions generated from the test images; empty for none.
-        official: Yields the official corrupted test sets, which take the place of generated ones: the corruption's
-            name, its severity and the images, in the order of the test images; None for none.
-        decoder: Decodes images that are files.
+        official: Yields the official corrupted test sets, which replace generated ones: the corruption's name, its
+            severity and the images, in the order of the test images. None if they are not used.
+        decoder: Decodes the images that are files.
     """
 
     name: str
@@ -50,17 +53,17 @@ class ImageTask(Task):
     ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
     official: Callable[[], Iterator[tuple[str, int, Images]]] | None = None
-    decoder: Decoder = field(default_factory=Decoder)
-    _kept: dict[tuple[str, int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+    decoder: DecoderPool = field(default_factory=DecoderPool)
+    _cache: dict[tuple[str, int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def shape(self) -> Shape:
-        """What networks and schedules must know."""
+    def shape(self) -> DatasetShape:
+        """The sizes of the dataset."""
         channels, side = self.train.images.shape[1:3]
-        return Shape(channels, side, self.classes, len(self.train.labels))
+        return DatasetShape(channels, side, self.classes, len(self.train.labels))
 
     def to(self, device: torch.device | str) -> Self:
-        """The same task with its splits on `device`; companions are still loaded into main memory."""
+        """Return the same task with its splits on `device`. OOD images are still loaded into main memory."""
         return replace(
             self,
             train=self.train.to(device),
@@ -70,40 +73,42 @@ class ImageTask(Task):
 
     @property
     def device(self) -> torch.device:
-        """Where batches come."""
+        """The device of the batches."""
         return self.test.labels.device
 
-    def decoding(self, workers: int | None) -> Self:
-        """The same task, whose images, where they are files, are decoded by this many processes.
+    def with_decoder_workers(self, workers: int | None) -> Self:
+        """Return the same task with another number of processes that decode image files.
 
         Args:
-            workers: 0 for none but the calling one; None for one a CPU.
+            workers: Number of processes; 0 to decode in the calling process, None for one per CPU.
 
         Raises:
-            ValueError: If it is negative.
+            ValueError: If the number is negative.
         """
-        return replace(self, decoder=Decoder(workers))
+        return replace(self, decoder=DecoderPool(workers))
 
     def training(
         self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True
-    ) -> Batches | FileBatches:
-        """Minibatches to train on, x float32 (B, C, H, W) normalised by the training set's statistics, y (B,)."""
+    ) -> ImageBatches | ImageFileBatches:
+        """Return minibatches of the training images: x float32 (B, C, H, W), normalised, and y int64 (B,)."""
         return self._passes(self.train, batch_size, self.augmentation if augmented else None, stream)
 
-    def part(self, part: Part, batch_size: int) -> Batches | FileBatches | None:
-        """All images of a split, once each, in order and unchanged but normalised; None if there are none.
+    def part(self, part: Part, batch_size: int) -> ImageBatches | ImageFileBatches | None:
+        """Return minibatches of all images of a part, in order, normalised and not augmented; None if it has none.
 
-        Images in files are cut as for evaluation: see `data.files.decoding.cut_for_evaluation`.
+        Image files are cropped as for evaluation: see `data.files.decode_image.resize_and_centre_crop`.
         """
         split = {"train": self.train, "validation": self.validation, "test": self.test}[part]
         return None if split is None else self._passes(split, batch_size)
 
     def in_batches(self, images: Images, batch_size: int) -> Iterator[Tensor]:
-        """Bare images in order and unchanged, (B, C, H, W) uint8 on the task's device; the last batch may be smaller.
+        """Yield images without labels, in order: (B, C, H, W) uint8 on the task's device, not normalised.
+
+        The last batch may be smaller.
 
         Args:
             images: (M, C, H, W) uint8 on any device, or files.
-            batch_size: Images a batch.
+            batch_size: Images in a batch.
 
         Raises:
             ValueError: If a file cannot be decoded.
@@ -113,21 +118,22 @@ class ImageTask(Task):
         else:
             starts = range(0, len(images), batch_size)
             edges = [(start, min(start + batch_size, len(images))) for start in starts]
-            yield from decoded(images, edges, self.decoder, self.device)
+            yield from decode_batches(images, edges, self.decoder, self.device)
 
     def corrupted(self, batch_size: int) -> Iterator[tuple[str, int, int, Tensor]]:
-        """The test images under every corruption, batch by batch and always the same.
+        """Yield the test images under all corruptions, batch by batch. Each call yields the same images.
 
-        Unless `official`, they are *generated* here with the published constants, so a figure measured on them is never
-        to be quoted as one of the official corrupted datasets (CIFAR-10-C and its like). Each image is decoded once for
-        all corruptions. No more than a batch of them is in memory, but for test sets so small that all are kept.
+        Without `official`, the images are *generated* here with the published constants. Never quote a result on them
+        as one on the official corrupted datasets (CIFAR-10-C and similar). Each image is decoded once for all
+        corruptions. Only one batch at a time is in memory, except for small test sets, whose corrupted images are
+        cached.
 
         Args:
-            batch_size: Images a batch.
+            batch_size: Images in a batch.
 
         Yields:
-            The corruption's name, its severity (1 to 5), the place in the test set of the batch's first image, and
-            the corrupted images (B, C, H, W) uint8, on the task's device.
+            The corruption's name, its severity (1 to 5), the index in the test set of the batch's first image, and
+            the corrupted images (B, C, H, W) uint8 on the task's device.
         """
         if self.official:
             for name, severity, images in self.official():
@@ -140,15 +146,15 @@ class ImageTask(Task):
                     yield name, severity, i * batch_size, self._corrupt(images, name, severity, i * batch_size)
 
     def corrupted_part(self, name: str, severity: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test images under one corruption, once each and in order: x and y as `part` gives them.
+        """Yield the test images under one corruption, in order and once each: x and y as in the batches of `part`.
 
         Args:
-            name: The corruption, one of `data.corruptions.CORRUPTIONS`.
+            name: The corruption, a key of `data.corruptions.CORRUPTIONS`.
             severity: From 1 to 5.
-            batch_size: Images a batch.
+            batch_size: Images in a batch.
 
         Raises:
-            ValueError: If the official files are used and have no such set.
+            ValueError: If the official files are used and do not have this corruption.
         """
         images: Images = self.test.images
         if self.official:
@@ -159,17 +165,17 @@ class ImageTask(Task):
         for i, batch in enumerate(self.in_batches(images, batch_size)):
             start = i * batch_size
             seen = batch if self.official else self._corrupt(batch, name, severity, start)
-            (x,) = normalised(seen, self, len(seen))
+            (x,) = normalised_batches(seen, self, len(seen))
             yield x, self.test.labels[start : start + len(x)]
 
     def _corrupt(self, images: Tensor, name: str, severity: int, start: int) -> Tensor:
-        """Generate a corruption of some test images, or give what was generated before and is small enough to keep."""
-        if self.test.images.shape.numel() > KEPT:
+        """Return a corruption of some test images, from the cache if the test set is small."""
+        if self.test.images.shape.numel() > CACHED_VALUES_LIMIT:
             return corrupt(images, name, severity, start=start)
-        place = (name, severity, start, len(images))
-        if place not in self._kept:
-            self._kept[place] = corrupt(images, name, severity, start=start)
-        return self._kept[place]
+        key = (name, severity, start, len(images))
+        if key not in self._cache:
+            self._cache[key] = corrupt(images, name, severity, start=start)
+        return self._cache[key]
 
     def _passes(
         self,
@@ -177,23 +183,23 @@ class ImageTask(Task):
         batch_size: int,
         augmentation: Augmentation | None = None,
         stream: Callable[[], Generator] | None = None,
-    ) -> Batches | FileBatches:
-        """Batches of a split, wherever its images are."""
+    ) -> ImageBatches | ImageFileBatches:
+        """Return minibatches of a split, whose images are in memory or in files."""
         mean, std = self.mean, self.std
         if isinstance(split.images, Tensor):
-            return Batches(split, batch_size, mean=mean, std=std, augmentation=augmentation, stream=stream)
-        return FileBatches(
+            return ImageBatches(split, batch_size, mean=mean, std=std, augmentation=augmentation, stream=stream)
+        return ImageFileBatches(
             split, batch_size, mean=mean, std=std, augmentation=augmentation, stream=stream, decoder=self.decoder
         )
 
 
-def normalised(images: Images, task: ImageTask, batch_size: int) -> Iterator[Tensor]:
-    """Batches of bare images, normalised as the task's own: its companions and its corrupted test images.
+def normalised_batches(images: Images, task: ImageTask, batch_size: int) -> Iterator[Tensor]:
+    """Yield images without labels, such as OOD or corrupted images, normalised like the task's own images.
 
     Args:
         images: (M, C, H, W) uint8, on any device, or files.
-        task: Gives the mean, the standard deviation and the device.
-        batch_size: Images a batch; the last one may be smaller.
+        task: Defines the mean, the standard deviation and the device.
+        batch_size: Images in a batch. The last batch may be smaller.
 
     Yields:
         float32 (B, C, H, W), channels last in memory, on the device of the task's test images.
@@ -206,6 +212,6 @@ def normalised(images: Images, task: ImageTask, batch_size: int) -> Iterator[Ten
             f"{task.name}: images have shape {tuple(images.shape[1:])}, "
             f"the task's own {tuple(task.test.images.shape[1:])} (channels, height, width)"
         )
-    scale, shift = normalisation(images.shape[1:], task.mean, task.std, task.device)
+    scale, shift = normalisation_constants(images.shape[1:], task.mean, task.std, task.device)
     for batch in task.in_batches(images, batch_size):
         yield normalise(batch.contiguous(memory_format=torch.channels_last), scale, shift)

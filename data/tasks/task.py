@@ -1,4 +1,4 @@
-"""What a task is: examples in parts to train, choose and test on."""
+"""The interface of a task: training, validation and test examples of a dataset, in minibatches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -10,14 +10,14 @@ from torch import Generator, Tensor
 Part = Literal["train", "validation", "test"]
 
 
-class Shape(NamedTuple):
-    """What networks and schedules must know about a dataset.
+class DatasetShape(NamedTuple):
+    """Sizes of a dataset, from which networks and schedules are built.
 
     Attributes:
-        in_channels: channels of the images; None for text.
-        image_size: their side, in pixels; None for text.
-        classes: the number of classes, or of symbols.
-        train: training examples, without those held out: images, or segments of text.
+        in_channels: Channels of the images; None for text.
+        image_size: Side of the images, in pixels; None for text.
+        classes: Number of classes; for text, of symbols.
+        train: Number of training examples without the held-out ones: images, or segments of text.
     """
 
     in_channels: int | None
@@ -26,44 +26,56 @@ class Shape(NamedTuple):
     train: int
 
 
-class Passes(Protocol):
-    """Minibatches of one part of a task; each iteration is one pass over it."""
+class Minibatches(Protocol):
+    """Minibatches of a task's training, validation or test examples. Each iteration is one pass over all of them."""
 
     @property
     def examples(self) -> int:
-        """Examples of a pass."""
+        """Number of examples in a pass."""
         ...
 
     def __len__(self) -> int:
-        """Minibatches of a pass."""
+        """Number of minibatches in a pass."""
         ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: x (B, …) and y (B, …), on the task's device."""
+        """Yield the minibatches of one pass: x (B, …) and y (B, …), on the task's device."""
         ...
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
-        """The same examples in other random orders, each pass a function of a fresh CPU generator."""
-        ...
-
-    def divided(self, part: int, parts: int) -> Self:
-        """One of several parts of every minibatch, in the same random order; only its examples are made.
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
+        """Return minibatches of the same examples whose random orders come from another stream.
 
         Args:
-            part: Which one, from 0.
-            parts: How many there are; their sizes differ by one example at most.
+            stream: Returns a fresh CPU generator, once a pass.
+        """
+        ...
+
+    def shard(self, part: int, parts: int) -> Self:
+        """Return one shard of every minibatch, in the same random order. Only the shard's examples are loaded.
+
+        Args:
+            part: Index of the shard, from 0.
+            parts: Number of shards. Their sizes differ by at most one example.
 
         Raises:
-            ValueError: If a part of some minibatch would be empty.
+            ValueError: If a shard of some minibatch would be empty.
         """
         ...
 
 
-def share(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
-    """Where one of several parts of some examples starts and stops; their sizes differ by one at most.
+def shard_bounds(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
+    """Return the first index of a shard of the examples start … stop − 1, and the index after its last.
+
+    The sizes of the shards differ by at most one example.
+
+    Args:
+        start: Index of the first example.
+        stop: Index after the last example.
+        part: Index of the shard, from 0.
+        parts: Number of shards.
 
     Raises:
-        ValueError: If a part would be empty.
+        ValueError: If a shard would be empty.
     """
     if stop - start < parts:
         raise ValueError(
@@ -74,11 +86,11 @@ def share(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
 
 
 class Task(ABC):
-    """A dataset ready to train on: images (`ImageTask`) or text (`TextTask`).
+    """A dataset that is ready for training: images (`ImageTask`) or text (`TextTask`).
 
     Attributes:
-        name: The dataset's name, as it was asked for.
-        classes: Number of classes C, or of symbols; labels are 0 … C − 1.
+        name: The dataset's name, as given to `load`.
+        classes: Number of classes C; for text, of symbols. Labels are 0 … C − 1.
     """
 
     name: str
@@ -86,23 +98,23 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def shape(self) -> Shape:
-        """What networks and schedules must know."""
+    def shape(self) -> DatasetShape:
+        """The sizes of the dataset."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
-        """The same task on `device`."""
+        """Return the same task on `device`."""
 
     @abstractmethod
-    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> Passes:
-        """Minibatches to train on, in random order.
+    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> Minibatches:
+        """Return minibatches of the training examples, in random order.
 
         Args:
-            batch_size: Examples a minibatch.
+            batch_size: Examples in a minibatch.
             stream: Returns a fresh CPU generator, once a pass.
-            augmented: Whether examples are changed at random, where the task does that.
+            augmented: Whether examples are augmented, if the task has an augmentation.
         """
 
     @abstractmethod
-    def part(self, part: Part, batch_size: int) -> Passes | None:
-        """All examples of a part, once each, in order and unchanged; None if there are none."""
+    def part(self, part: Part, batch_size: int) -> Minibatches | None:
+        """Return minibatches of all examples of a part, in order and not augmented; None if it has no examples."""

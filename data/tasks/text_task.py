@@ -1,4 +1,4 @@
-"""Text: the task of predicting every next symbol, in lanes that a network reads side by side."""
+"""Tasks of language modelling: predict each next symbol of a text."""
 
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -10,29 +10,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from data.tasks.task import Part, Shape, Task, share
+from data.tasks.task import DatasetShape, Part, Task, shard_bounds
 
 SEGMENT = 100
-"""Symbols through which gradients flow back. The late-phase paper does not state it; this is our choice."""
-WINDOW = 1024
-"""Symbols that a network reads at once when it is tested."""
-CONTEXT = 256
-"""Of these, the first ones, which only lead up to the others; the first window of a text has none to lead up to."""
+"""Default number of symbols through which gradients flow back. Our choice: the late-phase paper does not state it."""
+WINDOW_LENGTH = 1024
+"""Number of symbols in a window, which a network reads at once in evaluation."""
+CONTEXT_LENGTH = 256
+"""Number of symbols at a window's beginning that are only context. A text's first window has no context."""
 
 
-class Segments:
-    """Minibatches to train on: segments of a text, each the continuation of the one before it in its lane.
+class TextSegments:
+    """Minibatches of training text: consecutive segments of parallel lanes.
 
-    The text is cut into as many lanes of equal length as a minibatch has rows, and the lanes into segments. A network
-    that carries its state from one minibatch to the next so reads each lane as one text, while gradients flow back
-    to the beginning of a segment only (truncated back-propagation through time). A pass begins at a random place, one
-    of a segment's first symbols, so that segments differ from pass to pass; symbols at the text's very beginning and
-    end, fewer than a segment and a minibatch together, are left out of it.
+    The text is cut into lanes of equal length, one per row of a minibatch, and each lane into segments. Row b of a
+    minibatch continues row b of the minibatch before it. A network that carries its state from one minibatch to the
+    next thus reads each lane as one text, while gradients flow back only to the beginning of a segment (truncated
+    back-propagation through time). Each pass begins at a random one of the first `segment` symbols, so that segments
+    differ from pass to pass. A pass leaves out symbols at the beginning and the end of the text: fewer than a segment
+    and a minibatch together.
 
     Args:
-        text: (N,) uint8, the symbols' numbers.
-        lanes: Rows of a minibatch.
-        segment: Symbols of a segment; the last one of a lane may have fewer.
+        text: (N,) uint8, the numbers of the symbols.
+        lanes: Number of lanes, the rows of a minibatch.
+        segment: Number of symbols in a segment. The last segment of a lane may have fewer.
         stream: Returns a fresh CPU generator, once a pass.
 
     Raises:
@@ -40,7 +41,7 @@ class Segments:
     """
 
     def __init__(self, text: Tensor, lanes: int, segment: int, stream: Callable[[], Generator]) -> None:
-        self.length = (len(text) - segment) // lanes  # of a lane, the same wherever a pass begins
+        self.length = (len(text) - segment) // lanes  # of a lane, the same for every beginning of a pass
         if self.length < 1:
             raise ValueError(
                 f"a text of {len(text)} symbols is too short for {lanes} lanes, one a row of a minibatch, and segments "
@@ -51,23 +52,23 @@ class Segments:
 
     @property
     def examples(self) -> int:
-        """Segments of a pass."""
+        """Number of segments in a pass."""
         return (self._rows[1] - self._rows[0]) * len(self)
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
-        """The same segments with other randomness; the text is not copied."""
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
+        """Return the same segments with another stream of random numbers. The text is not copied."""
         other = copy(self)
         other._stream = stream
         return other
 
-    def divided(self, part: int, parts: int) -> Self:
-        """One of several parts of every minibatch: some of the lanes, the same ones throughout.
+    def shard(self, part: int, parts: int) -> Self:
+        """Return one shard of every minibatch: always the same lanes.
 
         Raises:
-            ValueError: If there are fewer lanes than parts.
+            ValueError: If there are fewer lanes than shards.
         """
         other = copy(self)
-        other._rows = share(*self._rows, part, parts)
+        other._rows = shard_bounds(*self._rows, part, parts)
         return other
 
     def __len__(self) -> int:
@@ -75,7 +76,7 @@ class Segments:
         return len(range(0, self.length, self._segment))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: symbols x and the next ones y, both int64 (B, T)."""
+        """Yield the minibatches of one pass: symbols x and the symbols y that follow them, both int64 (B, T)."""
         first = int(torch.randint(self._segment, (), generator=self._stream()))
         lanes = self._text[first : first + self._lanes * self.length].view(self._lanes, self.length)
         following = self._text[first + 1 : first + 1 + self._lanes * self.length].view(self._lanes, self.length)
@@ -84,28 +85,28 @@ class Segments:
             yield x[own].long(), y[own].long()
 
 
-class Windows:
-    """Minibatches to test on: windows of a text, each read from an empty state.
+class TextWindows:
+    """Minibatches of evaluation text: overlapping windows, each read from an empty state.
 
-    Every symbol but the text's first is predicted exactly once. A window repeats the last symbols of the one before
-    it, to lead up to those that it predicts; what is not to be predicted has the label −1.
+    Each symbol except the text's first is predicted exactly once. A window begins with the last symbols of the window
+    before it, as context for its predictions. Symbols that are not to be predicted have the label −1.
 
     Args:
         text: (N,) uint8, N at least 2.
-        rows: Windows of a minibatch.
-        window: Symbols of a window; all have the same number.
-        context: How many of them lead up to the others.
+        rows: Number of windows in a minibatch.
+        window: Number of symbols in each window.
+        context: Number of symbols at a window's beginning that are context.
 
     Raises:
         ValueError: If the text holds nothing to predict.
     """
 
-    def __init__(self, text: Tensor, rows: int, window: int = WINDOW, context: int = CONTEXT) -> None:
+    def __init__(self, text: Tensor, rows: int, window: int = WINDOW_LENGTH, context: int = CONTEXT_LENGTH) -> None:
         if len(text) < 2:
             raise ValueError(f"a text of {len(text)} symbols holds no symbol to predict")
         self._text, self._rows, self.window = text, rows, min(window, len(text) - 1)
         self.examples = len(text) - 1
-        # The end of each window: the first predicts all of its symbols, the others those behind their context.
+        # The end of each window. The first window predicts all of its symbols, the others those after their context.
         self._stops = [*range(self.window, self.examples, max(window - context, 1)), self.examples]
 
     def __len__(self) -> int:
@@ -113,43 +114,45 @@ class Windows:
         return -(-len(self._stops) // self._rows)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: symbols x and the next ones y, −1 where not predicted, both int64 (B, T)."""
+        """Yield the minibatches of one pass: symbols x and labels y, −1 where not predicted, both int64 (B, T)."""
         along = torch.arange(self.window, device=self._text.device)
         stops = torch.tensor(self._stops, device=self._text.device)
-        predicted = torch.cat([stops.new_zeros(1), stops[:-1]])  # up to where, before each window
+        predicted = torch.cat(
+            [stops.new_zeros(1), stops[:-1]]
+        )  # index up to which symbols are predicted before each window
         for stop, done in zip(torch.split(stops, self._rows), torch.split(predicted, self._rows), strict=True):
             places = (stop - self.window)[:, None] + along  # (B, T)
             yield self._text[places].long(), self._text[places + 1].long().where(places >= done[:, None], -1)
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
-        """Refuse: these have no randomness.
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
+        """Refuse another stream: windows have no random order.
 
         Raises:
-            ValueError: always.
+            ValueError: Always.
         """
         raise ValueError("windows of a text have no random order")
 
-    def divided(self, part: int, parts: int) -> Self:
-        """Refuse: these are to test on, which one process does.
+    def shard(self, part: int, parts: int) -> Self:
+        """Refuse to shard: one process alone evaluates.
 
         Raises:
-            ValueError: always.
+            ValueError: Always.
         """
         raise ValueError("windows of a text are not divided")
 
 
 @dataclass(frozen=True, eq=False)
 class TextTask(Task):
-    """A text ready to train on.
+    """A text that is ready for training.
 
     Attributes:
-        name: The dataset's name, as it was asked for.
+        name: The dataset's name, as given to `load`.
         classes: Number of symbols C that occur anywhere in the text.
-        symbols: Which byte each symbol is, in their order.
-        train: (N,) uint8, the text to train on, as numbers of symbols.
-        validation: The same, to choose on; None if there is none.
-        test: The same, to test on.
-        segment: Symbols through which gradients flow back.
+        symbols: The byte of each symbol, by the symbol's number.
+        train: (N,) uint8, the training text as numbers of symbols.
+        validation: The validation text; None if there is none.
+        test: The test text.
+        segment: Number of symbols through which gradients flow back.
     """
 
     name: str
@@ -161,12 +164,12 @@ class TextTask(Task):
     segment: int
 
     @property
-    def shape(self) -> Shape:
-        """What networks and schedules must know; its examples are segments."""
-        return Shape(None, None, self.classes, segments(len(self.train), self.segment))
+    def shape(self) -> DatasetShape:
+        """The sizes of the dataset. Its examples are segments."""
+        return DatasetShape(None, None, self.classes, count_segments(len(self.train), self.segment))
 
     def to(self, device: torch.device | str) -> Self:
-        """The same task on `device`."""
+        """Return the same task on `device`."""
         return replace(
             self,
             train=self.train.to(device),
@@ -174,25 +177,25 @@ class TextTask(Task):
             test=self.test.to(device),
         )
 
-    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> Segments:
-        """Segments to train on, x and y int64 (B, T); text is never augmented."""
-        return Segments(self.train, batch_size, self.segment, stream)
+    def training(self, batch_size: int, stream: Callable[[], Generator], *, augmented: bool = True) -> TextSegments:
+        """Return segments of the training text, x and y int64 (B, T). Text is never augmented."""
+        return TextSegments(self.train, batch_size, self.segment, stream)
 
-    def part(self, part: Part, batch_size: int) -> Windows | None:
-        """All of a part, in windows, x and y int64 (B, T); None if there is none. B is `batch_size` / 16 at most."""
+    def part(self, part: Part, batch_size: int) -> TextWindows | None:
+        """Return windows of a part, x and y int64 (B, T), B at most `batch_size` / 16; None if the part is empty."""
         text = {"train": self.train, "validation": self.validation, "test": self.test}[part]
-        return None if text is None else Windows(text, max(batch_size // 16, 1))
+        return None if text is None else TextWindows(text, max(batch_size // 16, 1))
 
 
-def segments(symbols: int, segment: int) -> int:
-    """Count the segments of a text to train on, the last one perhaps shorter."""
+def count_segments(symbols: int, segment: int) -> int:
+    """Count the segments of a training text. The last one may be shorter."""
     return max(-(-(symbols - segment) // segment), 1)
 
 
-def make_text(
+def make_text_task(
     name: str, content: NDArray[np.uint8], validation: int | None, train_size: int | None, segment: int | None
 ) -> TextTask:
-    """Number the bytes of a text and divide it, as `load_text` says."""
+    """Return the task of a text: number its bytes and divide it as `load_text` describes."""
     raw = torch.from_numpy(content)
     if len(raw) < 100:
         raise ValueError(f"{name.removeprefix('text:')}: found {len(raw)} bytes, expected a text of at least 100")
@@ -201,8 +204,8 @@ def make_text(
     number[symbols] = torch.arange(len(symbols), dtype=torch.uint8)
     first, second = len(raw) * 90 // 100, len(raw) * 95 // 100
     segment = segment or SEGMENT
-    kept = check_symbols(name, "train_size", train_size, first, least=segment + 1)
-    held = check_symbols(name, "validation", validation, second - first)
+    kept = count_symbols(name, "train_size", train_size, first, least=segment + 1)
+    held = count_symbols(name, "validation", validation, second - first)
     text = number[raw.int()]
     return TextTask(
         name=name,
@@ -215,18 +218,18 @@ def make_text(
     )
 
 
-def check_symbols(name: str, what: str, asked: int | None, available: int, least: int = 2) -> int:
-    """Give how many symbols of a part are taken: as many as asked for, or all.
+def count_symbols(name: str, what: str, asked: int | None, available: int, least: int = 2) -> int:
+    """Return the number of symbols to take from a part of a text.
 
     Args:
         name: The dataset's name.
-        what: The option that asks.
-        asked: How many; None for all, 0 for none.
-        available: How many there are.
-        least: So many are needed if any are taken.
+        what: Name of the option that sets the number.
+        asked: Value of the option; None for all symbols, 0 for none.
+        available: Number of symbols in the part.
+        least: Smallest number other than 0.
 
     Raises:
-        ValueError: Naming what is possible.
+        ValueError: If the part has too few symbols, or the number is too small.
     """
     if asked is not None and asked > available:
         raise ValueError(f"{name}: cannot take {what}={asked} symbols; that part of the text has {available}")

@@ -14,7 +14,7 @@ from harness.parsing.plugins import available_methods
 from harness.studies.study_files import find_study, study_names
 from harness.tuning.search_space import search_range
 from methods import Method
-from models import architectures
+from models import describe_architectures
 
 Rows = list[tuple[str, str]]
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
@@ -140,7 +140,7 @@ def passes(expression: str, write: Callable[[str], str] = factor) -> str:
 
 def models() -> Rows:
     """List the architectures."""
-    return list(architectures().items())
+    return list(describe_architectures().items())
 
 
 def datasets() -> Rows:

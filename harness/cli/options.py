@@ -31,8 +31,8 @@ Scale = Annotated[
     str | None,
     typer.Option(
         metavar="SCALE",
-        help="A rehearsal on a small machine: `tiny`, or epochs=N,subset=N,width=F,members=N,seeds=N,data=made. Its "
-        "figures mean nothing, and it is tracked apart.",
+        help="A rehearsal on a small machine: `tiny`, or epochs=N,subset=N,width=F,members=N,seeds=N,data=made. "
+        "data=made or data=synthetic takes synthetic data. The figures mean nothing, and they are tracked apart.",
     ),
 ]
 Fuse = Annotated[

@@ -61,7 +61,7 @@ class Ray:
 
 
 def own_data(schedule: Schedule) -> tuple[tuple[str, str], ...]:
-    """List the datasets and companions given by a path that runs still need, with the digest that the driver found."""
+    """List the datasets and OOD datasets given by a path that runs still need, with the digest the driver found."""
     found: set[tuple[str, str]] = set()
     for key in schedule.waiting:
         if isinstance(run := schedule.runs[key].run, Run):

@@ -36,7 +36,7 @@ class Orders:
         cwd: the driver's working folder, from which relative paths of datasets start.
         identity: of the driver's folder of run folders: the content of its file `IDENTITY`.
         plugins: names and contents of the files of the user's own methods.
-        own_data: names and digests of the datasets and companions given by a path.
+        own_data: names and digests of the datasets and OOD datasets given by a path.
         apart: work in a folder of its own even where the driver's can be seen.
     """
 

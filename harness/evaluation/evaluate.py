@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import ImageTask, Passes, Task, normalised
+from data import ImageTask, Minibatches, Task, normalised_batches
 from harness.costs.cost import Cost, CostCounter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
@@ -152,7 +152,9 @@ def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
 
 
-def temperature_scaled_metrics(method: Method, held_out: Passes | None, log_p: Tensor, y: Tensor) -> dict[str, float]:
+def temperature_scaled_metrics(
+    method: Method, held_out: Minibatches | None, log_p: Tensor, y: Tensor
+) -> dict[str, float]:
     """Fit a temperature on held-out data, and return it with NLL and ECE of the scaled test predictions.
 
     Args:
@@ -184,7 +186,7 @@ def ood_metrics(method: Method, task: ImageTask, inside: Tensor) -> dict[str, fl
     """
     found: dict[str, float] = {}
     for name, load in task.ood.items():
-        logits = member_logits(method, normalised(load(), task, evaluation_batch_size(task)))
+        logits = member_logits(method, normalised_batches(load(), task, evaluation_batch_size(task)))
         for metric, value in detection_metrics(inside, metrics.entropy(metrics.ensemble(logits))).items():
             found[f"ood_{metric}/{name}"] = value
     names = dict.fromkeys(name.partition("/")[0] for name in found)
@@ -206,7 +208,7 @@ def corruption_metrics(method: Method, task: ImageTask, y: Tensor, clean: float)
     right: dict[tuple[str, int], int] = {}
     size = evaluation_batch_size(task)
     for name, severity, start, images in task.corrupted(size):
-        log_p = metrics.ensemble(member_logits(method, normalised(images, task, size)))
+        log_p = metrics.ensemble(member_logits(method, normalised_batches(images, task, size)))
         hits = int((log_p.argmax(-1) == y[start : start + len(log_p)]).sum())
         right[name, severity] = right.get((name, severity), 0) + hits
     accuracies = {key: 100 * count / len(y) for key, count in right.items()}

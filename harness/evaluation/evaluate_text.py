@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from data import Passes, TextTask
+from data import Minibatches, TextTask
 from harness.costs.cost import CostCounter
 from harness.costs.parameters import parameters_kept
 from harness.evaluation import metrics
@@ -129,7 +129,7 @@ def evaluate_text(method: Method, task: TextTask, counter: CostCounter, bins: in
     )
 
 
-def predict_windows(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Tensor, float]]:
+def predict_windows(method: Method, passes: Minibatches) -> Iterator[tuple[Tensor, Tensor, float]]:
     """Predict window by window.
 
     Yields:
@@ -143,7 +143,7 @@ def predict_windows(method: Method, passes: Passes) -> Iterator[tuple[Tensor, Te
         yield logits.movedim(2, -1)[:, y >= 0], y[y >= 0], seconds
 
 
-def fit_text_temperature(method: Method, held_out: Passes) -> float:
+def fit_text_temperature(method: Method, held_out: Minibatches) -> float:
     """Fit a temperature on the beginning of the held-out text."""
     parts = [(logits, y) for logits, y, _ in islice(predict_windows(method, held_out), TEMPERATURE_BATCHES)]
     return fit_temperature(torch.cat([logits for logits, _ in parts], dim=1), torch.cat([y for _, y in parts]))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import Passes
+from data import Minibatches
 from harness.evaluation.weight_space import (
     AccuracyAndNll,
     AnchorCombinations,
@@ -49,8 +49,8 @@ class LandscapeData:
         corrupted: returns each test example once under a corruption of a given severity; None for text.
     """
 
-    test: Passes
-    train: Passes
+    test: Minibatches
+    train: Minibatches
     statistics: Iterable[Batch]
     corrupted: Callable[[str, int], Iterable[Batch]] | None = None
 
@@ -254,7 +254,7 @@ def anchor_coefficients(x: float, y: float, corners: Array) -> list[float]:
     return [float(1.0 - second - third), float(second), float(third)]
 
 
-def measure_flatness(method: Method, asked: FlatnessMeasurement, train: Passes) -> dict[str, Array]:
+def measure_flatness(method: Method, asked: FlatnessMeasurement, train: Minibatches) -> dict[str, Array]:
     """Measure how much the training loss increases when noise is added to all weights of a network.
 
     The noise on a weight w_i is drawn from N(0, |w_i|²σ²) for all weights, including BatchNorm's scale and shift.

@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from data import Passes
+from data import Minibatches
 from harness.evaluation import metrics
 from methods import Anchor, Batch, Method
 from methods.core.batch_norm import batch_norms, reestimate
@@ -126,7 +126,7 @@ def single_network_predictor(method: Method, weights: Mapping[str, Tensor]) -> C
     return lambda x: method(x, weights)[None]
 
 
-def subsample(passes: Passes, examples: int | None) -> Iterable[Batch]:
+def subsample(passes: Minibatches, examples: int | None) -> Iterable[Batch]:
     """Return a subset of examples, or all of them.
 
     The subset is equally spaced, so that it contains all classes even if the examples are sorted by class.

@@ -123,9 +123,9 @@ def summarize(study: Study | QuadraticStudy) -> StudySummary:
     )
 
 
-def shape(run: Run) -> data.Shape:
+def shape(run: Run) -> data.DatasetShape:
     """Give the shape of a run's data without loading it."""
-    return data.shape(run.dataset.name, **run.dataset.options())
+    return data.dataset_shape(run.dataset.name, **run.dataset.options())
 
 
 def warning(run: Run, method: Method) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from data import Shape
+from data import DatasetShape
 from data.tasks.text_task import SEGMENT
 from harness.costs.expected_cost import expected_cost
 from harness.planning.plan import Plan, shape
@@ -33,7 +33,7 @@ COSTS = Path(__file__).with_name("costs.json")
 HOURS = 4.92
 """Hours of plain training of a WRN-28-10 on CIFAR-10, 200 epochs on one NVIDIA GeForce 2080 Ti (von Oswald et al. 2021,
 Table 17). All else is this times the ratio of floating-point operations."""
-MEASURED = ("wrn-28-10", Shape(3, 32, 10, 50_000), 200)
+MEASURED = ("wrn-28-10", DatasetShape(3, 32, 10, 50_000), 200)
 """Architecture, data and epochs of that training."""
 
 
@@ -136,7 +136,7 @@ def operations_of(run: Run) -> float:
 
 
 @lru_cache(maxsize=64)
-def operations(architecture: str, data: Shape, segment: int) -> float:
+def operations(architecture: str, data: DatasetShape, segment: int) -> float:
     """Count the floating-point operations of one example's forward pass, of matrices and convolutions.
 
     Args:

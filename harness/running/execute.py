@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from data.files.decoder import usable_cpus
+from data.files.decoder_pool import usable_cpus
 from harness.planning.trunks import Trunk
 from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import simulate_run

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from data import Shape
+from data import DatasetShape
 from harness.planning.study_cost import operations
 from harness.running.settings import Settings
 from harness.studies.run import Run
@@ -21,7 +21,7 @@ GPU_OPERATIONS = 3.2e10
 start, and about as long to compute at this number. A minibatch of 128 is below it for a cResNet20, above for a WRN."""
 
 
-def fuse_up_to(settings: Settings, run: Run, shape: Shape) -> int:
+def fuse_up_to(settings: Settings, run: Run, shape: DatasetShape) -> int:
     """Give the largest minibatch, in examples, of which members of a run are run as one batch; 0 for none.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import data
-from data import ImageTask, Part, Passes, Task
+from data import ImageTask, Minibatches, Part, Task
 from harness.evaluation.evaluate import evaluation_batch_size
 from harness.running.distributed.group import Group
 from harness.studies.run import DatasetSpec, Run
@@ -29,31 +29,31 @@ class RunData:
         self.task, self.run, self.group, self.epoch = task, run, group, epoch
         self.augmented = self.batches("data")
 
-    def batches(self, purpose: str, *, augmented: bool = True) -> Passes:
+    def batches(self, purpose: str, *, augmented: bool = True) -> Minibatches:
         """Prepare the training data in the order of a purpose."""
         return self.task.training(
             self.run.recipe.batch_size, lambda: stream(self.run.seed, purpose, self.epoch()), augmented=augmented
         )
 
-    def in_order(self, order: int) -> Passes:
+    def in_order(self, order: int) -> Minibatches:
         """Give the training data in one of its orders; order 0 is plain training's."""
         return self.group.part(self.shuffled(f"data {order}" if order else "data"))
 
-    def shuffled(self, purpose: str) -> Passes:
+    def shuffled(self, purpose: str) -> Minibatches:
         """Give the augmented training data in the order of a purpose."""
-        return self.augmented.streaming(lambda: stream(self.run.seed, purpose, self.epoch()))
+        return self.augmented.with_stream(lambda: stream(self.run.seed, purpose, self.epoch()))
 
-    def for_statistics(self, purpose: str) -> Passes:
+    def for_statistics(self, purpose: str) -> Minibatches:
         """Give the training data on which running statistics are re-estimated."""
         if self.run.recipe.reestimate_on == "plain":
             return self.batches(purpose, augmented=False)
         return self.shuffled(purpose)
 
-    def part(self, part: Part) -> Passes | None:
+    def part(self, part: Part) -> Minibatches | None:
         """Give each example of a part of the task once; None if there are none."""
         return self.task.part(part, evaluation_batch_size(self.task))
 
-    def held_out(self, part: Part) -> Passes:
+    def held_out(self, part: Part) -> Minibatches:
         """Give each example of a part that must be there once.
 
         Raises:
@@ -74,6 +74,6 @@ def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decod
     if isinstance(loaded, ImageTask):
         for load in loaded.ood.values():
             load()  # what evaluation needs must be there before training starts
-        loaded = loaded.decoding(decoders)
+        loaded = loaded.with_decoder_workers(decoders)
         loaded.mean[0]  # measured at its first use, which must not be in a run's seconds
     return loaded.to(device)

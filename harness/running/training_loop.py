@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from data import Passes
+from data import Minibatches
 from harness.store.outcome import DivergenceError
 from methods import Batch, Method
 from methods.core.streams import seed_torch, stream
@@ -23,7 +23,7 @@ def grouped(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[
 def train_epoch(
     method: Method,
     optimizer: Optimizer,
-    data: Callable[[int], Passes],
+    data: Callable[[int], Minibatches],
     epoch: int,
     mean: Callable[[Tensor], Tensor] = lambda losses: losses,
 ) -> tuple[float, float]:

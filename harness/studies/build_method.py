@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import models
-from data import Shape
+from data import DatasetShape
 from harness.studies.run import Run
 from methods import MakeNet, Method, Recipe
 from methods.core.layers import copy_module
 from methods.core.wrapper import methods_within
-from models.pretrained import check_fit, load_pretrained
+from models.pretrained import check_pretrained_fit, load_pretrained
 
 
 def make_method(
     run: Run,
     methods: Mapping[str, type[Method]],
-    shape: Shape,
+    shape: DatasetShape,
     attach: Callable[[nn.Module], nn.Module] = lambda net: net,
     weights: Path | None = None,
     recipe: Recipe | None = None,
@@ -44,7 +44,7 @@ def make_method(
         FileNotFoundError: if pretrained weights are missing and cannot be downloaded.
     """
     if run.recipe.initial != "random":
-        check_fit(run.architecture, in_channels=shape.in_channels, classes=shape.classes)
+        check_pretrained_fit(run.architecture, in_channels=shape.in_channels, classes=shape.classes)
 
     def build(**options: float) -> nn.Module:
         net = build_net(
@@ -84,7 +84,7 @@ def count_anchors(method: Method, *, most: int = 4) -> int | None:
             part.epoch = epoch
 
 
-def build_meta_method(run: Run, methods: Mapping[str, type[Method]], shape: Shape) -> Method:
+def build_meta_method(run: Run, methods: Mapping[str, type[Method]], shape: DatasetShape) -> Method:
     """Build the method of a run on the meta device, without memory or values, to check it and to read its structure."""
     with torch.device("meta"), SkipInitialization():
         return make_method(run, methods, shape, build_net=copy_meta_net)
@@ -111,9 +111,9 @@ class MetaMethods:
             methods: all methods by name.
         """
         self.methods = methods
-        self.built: dict[tuple[Shape, str, str, str], Method] = {}
+        self.built: dict[tuple[DatasetShape, str, str, str], Method] = {}
 
-    def build(self, run: Run, shape: Shape) -> Method:
+    def build(self, run: Run, shape: DatasetShape) -> Method:
         """Return the method of a run, built at the first call. Errors are not cached, so each call raises them."""
         key = (shape, run.architecture, str(run.method), run.recipe.model_dump_json())
         if key not in self.built:

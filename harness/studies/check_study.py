@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 import data
 from data import TEXTS
-from data.datasets.official_sizes import DOWNLOADED
+from data.datasets.downloaded import DOWNLOADED_SHAPES
 from harness.parsing.method_expression import MethodSpec
 from harness.parsing.yaml_errors import Errors, suggest_closest
 from harness.studies.build_method import MetaMethods, count_anchors
@@ -17,7 +17,7 @@ from methods.core.recipe import Recipe
 from methods.core.wrapper import methods_within
 
 PLAIN_TRAINING = MethodSpec(name="sgd")
-TEXT_PLACEHOLDER = data.Shape(None, None, 205, 900_000)
+TEXT_PLACEHOLDER = data.DatasetShape(None, None, 205, 900_000)
 """The shape assumed for a text that could not be read, so that the rest of the study can be checked."""
 PLACEHOLDERS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
 """Placeholders for parts of a study without any right value, so that the rest can be checked."""
@@ -94,7 +94,9 @@ def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
     """
     found = check_datasets(grid, errors)
     first = grid.datasets[0]
-    placeholder = TEXT_PLACEHOLDER if first.name.partition(":")[0] in data.TEXTS else data.Shape(3, 32, 10, 50_000)
+    placeholder = (
+        TEXT_PLACEHOLDER if first.name.partition(":")[0] in data.TEXTS else data.DatasetShape(3, 32, 10, 50_000)
+    )
     for dataset, shape in found or [(first, placeholder)]:
         built = [
             plain
@@ -110,12 +112,12 @@ def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
             check_methods(grid, meta_methods, errors, plain, shape, loadable=bool(found))
 
 
-def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.Shape]]:
+def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.DatasetShape]]:
     """Report datasets that cannot be found, and return the others with their shapes."""
     found = []
     for i, dataset in enumerate(grid.datasets):
         try:
-            shape = data.shape(dataset.name, **dataset.options())
+            shape = data.dataset_shape(dataset.name, **dataset.options())
         except (ValueError, OSError) as error:
             errors.add(("datasets", errors.original_index("datasets", i)), str(error))
         else:
@@ -128,7 +130,7 @@ def check_architecture(
     meta_methods: MetaMethods,
     errors: Errors,
     dataset: DatasetSpec,
-    shape: data.Shape,
+    shape: data.DatasetShape,
     j: int,
     architecture: str,
 ) -> Run | None:
@@ -148,7 +150,7 @@ def check_architecture(
 
 
 def check_methods(
-    grid: Grid, meta_methods: MetaMethods, errors: Errors, plain: Run, shape: data.Shape, *, loadable: bool
+    grid: Grid, meta_methods: MetaMethods, errors: Errors, plain: Run, shape: data.DatasetShape, *, loadable: bool
 ) -> None:
     """Report methods that cannot be built, and methods that watch validation data although none is held out.
 
@@ -185,7 +187,7 @@ def check_measures(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> Non
         return
     counts = set()
     for run in (group.run(grid.seeds[0]) for group in grid.cell_groups()):
-        shape = data.shape(run.dataset.name, **run.dataset.options())
+        shape = data.dataset_shape(run.dataset.name, **run.dataset.options())
         counts.add(count_anchors(meta_methods.build(run, shape)))
     for name, needed in least.items():
         if all(count is not None and count < needed for count in counts):
@@ -203,6 +205,6 @@ def has_validation_data(dataset: DatasetSpec) -> bool:
     """
     if dataset.name.partition(":")[0] in TEXTS:
         return dataset.validation != 0
-    if dataset.validation is not None or dataset.name in DOWNLOADED:
+    if dataset.validation is not None or dataset.name in DOWNLOADED_SHAPES:
         return bool(dataset.validation)
     return data.load(dataset.name, root=Path(), **dataset.options()).part("validation", 1) is not None

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import data
 from data.corruptions import CORRUPTIONS
-from data.datasets.official_sizes import DOWNLOADED
-from data.datasets.ood import choose
+from data.datasets.downloaded import DOWNLOADED_SHAPES
+from data.datasets.ood import choose_ood_datasets
 from harness.parsing.yaml_errors import suggest_closest
 from harness.studies.grid import CellGroup
 from harness.studies.run import DatasetSpec
@@ -54,13 +54,13 @@ def metric_names(groups: Iterable[CellGroup]) -> list[str]:
 
 def ood_dataset_names(dataset: DatasetSpec) -> list[str]:
     """Return the names of a dataset's OOD datasets, without downloading anything."""
-    known = DOWNLOADED.get(dataset.name)
+    known = DOWNLOADED_SHAPES.get(dataset.name)
     if known is None:
         task = data.load(dataset.name, root=Path(), **dataset.options())
         return list(task.ood) if isinstance(task, data.ImageTask) else []
     if known.in_channels is None or known.image_size is None:
         return []
-    return list(choose(dataset.name, (known.in_channels, known.image_size), {}, dataset.ood, Path()))
+    return list(choose_ood_datasets(dataset.name, (known.in_channels, known.image_size), {}, dataset.ood, Path()))
 
 
 def check_metric(name: str, known: Iterable[str]) -> None:

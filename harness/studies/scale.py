@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 import data
-from data.datasets.official_sizes import DOWNLOADED
-from data.datasets.synthetic import SYMBOLS, TRAIN
+from data.datasets.downloaded import DOWNLOADED_SHAPES
+from data.datasets.synthetic import TEXT_LENGTH, TRAIN_IMAGES
 from data.tasks.text_task import SEGMENT
 from harness.parsing.method_expression import MethodSpec, hyperparameters
 from harness.parsing.yaml_errors import StudyError
@@ -53,7 +53,13 @@ class Scale(Part):
     seeds: Annotated[int, Field(ge=1)] | None = None
     """Number of the study's seeds to run."""
     data: Literal["made"] | None = None
-    """"made" replaces data that would be downloaded by synthetic data."""
+    """`made` replaces datasets that would be downloaded by synthetic ones; `data=synthetic` means the same."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def accept_synthetic(cls, value: Any) -> Any:
+        """Read `synthetic` as `made`."""
+        return "made" if value == "synthetic" else value
 
     def __str__(self) -> str:
         """Write the scale as `read_scale` reads it."""
@@ -139,11 +145,13 @@ def narrower_names(architectures: set[str], width: float | None) -> dict[str, st
 
 def scale_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
     """Reduce a dataset or replace it by synthetic data. A dataset that needs no download stays unchanged."""
-    known = DOWNLOADED.get(dataset.name)
+    known = DOWNLOADED_SHAPES.get(dataset.name)
     if known is None or not (scale.subset or scale.data):
         return dataset
     text = known.image_size is None
-    there, held = (SYMBOLS * 90 // 100, SYMBOLS * 5 // 100) if text else (TRAIN, TRAIN // 4)  # of synthetic data
+    there, held = (
+        (TEXT_LENGTH * 90 // 100, TEXT_LENGTH * 5 // 100) if text else (TRAIN_IMAGES, TRAIN_IMAGES // 4)
+    )  # of synthetic data
     changes: dict[str, Any] = synthetic_changes(dataset, text) if scale.data else {}
     limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
     apart = dataset.validation or 0  # images: taken from the training examples; a text has a separate part
@@ -158,11 +166,11 @@ def scale_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
 
 
 def synthetic_changes(dataset: DatasetSpec, text: bool) -> dict[str, Any]:
-    """Return the changes to a dataset's spec that replace it by synthetic data."""
-    changes: dict[str, Any] = {"name": f"{'made_text' if text else 'made'}:{dataset.name}"}
+    """Return the fields of a dataset's spec that change when its data are synthetic."""
+    changes: dict[str, Any] = {"name": f"{'synthetic_text' if text else 'synthetic'}:{dataset.name}"}
     changes["version"] = data.VERSIONS.get(changes["name"].partition(":")[0], 1)
     if not text:
-        changes["ood"] = data.STANDARD.get(dataset.name, ()) if dataset.ood is None else dataset.ood
+        changes["ood"] = data.STANDARD_OOD_DATASETS.get(dataset.name, ()) if dataset.ood is None else dataset.ood
     if dataset.corruptions == "official":
         changes["corruptions"] = "generated"
     return changes

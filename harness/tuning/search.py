@@ -142,7 +142,7 @@ class Search:
         try:
             method = with_values(self.run.method, values, self.methods)
             run = self.run.model_copy(update={"method": method})
-            build_meta_method(run, self.methods, data.shape(run.dataset.name, **run.dataset.options()))
+            build_meta_method(run, self.methods, data.dataset_shape(run.dataset.name, **run.dataset.options()))
             cost = self.expected(run)
         except Exception as error:  # whatever a user's own method raises is the user's to read
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -189,13 +189,13 @@ def trained(run: Run, text: str, methods: Mapping[str, type[Method]]) -> tuple[R
     Returns:
         The run, the method as it is written there, and the method without values.
     """
-    method = build_meta_method(run, methods, data.shape(run.dataset.name, **run.dataset.options()))
+    method = build_meta_method(run, methods, data.dataset_shape(run.dataset.name, **run.dataset.options()))
     while not method.epochs and run.method.of:
         run = run.model_copy(update={"method": run.method.of})
         call = ast.parse(text.strip(), mode="eval").body
         assert isinstance(call, ast.Call)
         text = ast.unparse(call.args[0])
-        method = build_meta_method(run, methods, data.shape(run.dataset.name, **run.dataset.options()))
+        method = build_meta_method(run, methods, data.dataset_shape(run.dataset.name, **run.dataset.options()))
     return run, text, method
 
 

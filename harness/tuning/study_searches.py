@@ -63,7 +63,7 @@ def find_searches(
 def tuning_run(group: CellGroup, seed: int) -> Run:
     """Give the run of a method that is tuned: what its training takes, and nothing that only a test needs."""
     run = group.run(seed)
-    return run.model_copy(update={"dataset": without_companions(run.dataset), "evaluate": ExtraMeasurements()})
+    return run.model_copy(update={"dataset": without_ood_datasets(run.dataset), "evaluate": ExtraMeasurements()})
 
 
 def seeds_of(study: Study) -> list[int]:
@@ -94,7 +94,7 @@ def check_request(study: Study, seed: int, labels: Sequence[str]) -> None:
         raise StudyError("\n".join(errors))
 
 
-def without_companions(dataset: DatasetSpec) -> DatasetSpec:
+def without_ood_datasets(dataset: DatasetSpec) -> DatasetSpec:
     """Drop what a dataset is tested against, which is neither needed nor loaded while tuning."""
     if dataset.name.partition(":")[0] in data.TEXTS:
         return dataset

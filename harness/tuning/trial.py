@@ -77,7 +77,7 @@ def execute_trial(planned: PlannedTrial, settings: Settings, report: Callable[[]
 
 
 class Trial(Execution):
-    """A trial in one process. The test set and the companions of the task are never asked for."""
+    """A trial in one process. The test set and the OOD datasets of the task are never asked for."""
 
     def __init__(
         self, planned: PlannedTrial, settings: Settings, folder: RunFolder, report: Callable[[], None]

@@ -110,7 +110,7 @@ def check_entry(
         return None
     run = runs[entry.cell_group_name].model_copy(update={"method": chosen})
     try:
-        build_meta_method(run, study.methods, data.shape(run.dataset.name, **run.dataset.options()))
+        build_meta_method(run, study.methods, data.dataset_shape(run.dataset.name, **run.dataset.options()))
     except ValueError as error:
         errors.add((*place, "values"), f"{chosen}: {error}")
     return chosen if len(errors.messages) == before else None

@@ -1,4 +1,4 @@
-"""Made-up runs in a temporary MLflow store, written as the harness writes them."""
+"""Synthetic runs in a temporary MLflow store, written as the harness writes them."""
 
 import hashlib
 import math

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import models
-from data import Augmentation, Batches, Shape, Split
+from data import Augmentation, DatasetShape, ImageBatches, Split
 from harness.costs.cost import CostCounter
 from harness.parsing.method_expression import parse_method
 from harness.planning.study_cost import operations
@@ -67,7 +67,7 @@ class Cell:
     @property
     def operations(self) -> float:
         """Floating-point operations of an image's training: forward, and twice as many backward."""
-        return 3 * operations(self.architecture, Shape(self.channels, self.side, CLASSES, 1), 0)
+        return 3 * operations(self.architecture, DatasetShape(self.channels, self.side, CLASSES, 1), 0)
 
     def describe(self, method: str) -> dict[str, Any]:
         """Say what was timed, as `harness.planning.scaling_forecast` reads it."""
@@ -82,13 +82,13 @@ class Cell:
             "method": method,
         }
 
-    def data(self) -> Batches:
+    def data(self) -> ImageBatches:
         """Make random images, augmented as CIFAR's are."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.images, self.channels, self.side, self.side)
         images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
         labels = torch.randint(CLASSES, (self.images,), generator=generator)
-        return Batches(
+        return ImageBatches(
             Split(images, labels).to(self.device),
             self.batch_size,
             mean=(0.5,) * self.channels,

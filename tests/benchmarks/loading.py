@@ -21,12 +21,12 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
-from data.files.decoder import Decoder, usable_cpus
-from data.files.decoding import Job, decode
-from data.files.image_files import Files
-from data.tasks.batches import Batches
-from data.tasks.file_batches import FileBatches
-from data.tasks.source import Augmentation, Split
+from data.files.decode_image import DecodeJob, decode_images
+from data.files.decoder_pool import DecoderPool, usable_cpus
+from data.files.image_files import ImageFiles
+from data.tasks.batches import ImageBatches
+from data.tasks.file_batches import ImageFileBatches
+from data.tasks.image_dataset import Augmentation, Split
 from methods.core.streams import stream
 
 AUGMENTED, MILLISECONDS, THREADS = 512, 4.0, 2
@@ -45,7 +45,7 @@ def median_of_batches(cutout: int, batches: int = 200) -> float:
     """Milliseconds that a batch in memory takes, cut out of padded images, mirrored and masked: the median."""
     n = 20 * AUGMENTED
     images = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=stream(0, "images"))
-    passes = Batches(
+    passes = ImageBatches(
         Split(images, torch.zeros(n, dtype=torch.int64)),
         AUGMENTED,
         mean=(0.5,) * 3,
@@ -77,13 +77,13 @@ def write_photographs(folder: Path) -> list[str]:
     return names
 
 
-def loader(folder: Path, names: list[str], count: int, side: int, batch_size: int, device: str) -> FileBatches:
+def loader(folder: Path, names: list[str], count: int, side: int, batch_size: int, device: str) -> ImageFileBatches:
     """Training batches of `count` images, the files again and again, decoded by all CPUs."""
     chosen = [names[i % len(names)].encode() for i in range(count)]
-    return FileBatches(
-        Split(Files(folder, np.array(chosen), side), torch.zeros(count, dtype=torch.int64)).to(device),
+    return ImageFileBatches(
+        Split(ImageFiles(folder, np.array(chosen), side), torch.zeros(count, dtype=torch.int64)).to(device),
         batch_size,
-        decoder=Decoder(),
+        decoder=DecoderPool(),
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         augmentation=Augmentation(flip=True),
@@ -147,7 +147,7 @@ def sleep_until(moment: float) -> None:
 
 
 def compare(
-    batches: FileBatches, step: Callable[[Tensor], object], best: Callable[[float, float], float]
+    batches: ImageFileBatches, step: Callable[[Tensor], object], best: Callable[[float, float], float]
 ) -> tuple[float, float, float, float]:
     """Time loading alone, the step alone and both together, in turns.
 
@@ -175,8 +175,8 @@ def print_loading(folder: Path) -> bool:
     """Print the rates of decoding, loading and training; say whether all bounds hold."""
     names = write_photographs(folder)
     paths = [str(folder / name) for name in names]
-    jobs = [Job(paths[i : i + 32], 224, list(range(i, i + 32)), flip=True) for i in range(0, WRITTEN, 32)]
-    one = statistics.median(rate(((decode(job), torch.empty(0)) for job in jobs), len) for _ in range(ROUNDS))
+    jobs = [DecodeJob(paths[i : i + 32], 224, list(range(i, i + 32)), flip=True) for i in range(0, WRITTEN, 32)]
+    one = statistics.median(rate(((decode_images(job), torch.empty(0)) for job in jobs), len) for _ in range(ROUNDS))
     print(f"{'decoder alone, one process, 224 px':45} {one:6.0f}/s", flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     large = loader(folder, names, 40 * 32, 224, 32, "cpu")

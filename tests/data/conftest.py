@@ -1,4 +1,4 @@
-"""What all tests of the data share."""
+"""Fixtures for all tests of data/."""
 
 import os
 
@@ -9,11 +9,11 @@ from data.files import download
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """Fail at once instead of downloading; do not make the whole machine write its buffers."""
+    """Let downloads fail at once, and skip `os.sync`, which writes the buffers of the whole machine."""
 
     def refuse(request, timeout):
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(download, "urlopen", refuse)
-    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(os, "sync", lambda: None)

@@ -1,4 +1,4 @@
-"""Small files in the datasets' official formats, whose checksums stand in for the official ones."""
+"""Writes small files in the official formats of the datasets, and replaces the expected checksums."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from data.datasets import resized, tiny_imagenet
+from data.datasets import resized_ood, tiny_imagenet
 
 
 def md5(contents):
@@ -26,7 +26,7 @@ def pixels(seed, *shape):
 
 
 def tar(members, mode="w:gz"):
-    """A tar archive of {name: contents}; None for a folder."""
+    """Return a tar archive of {name: contents}, with None for a folder."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode=mode) as archive:
         for name, contents in members.items():
@@ -53,7 +53,7 @@ def encoded_image(array, kind="PNG"):
 
 
 def idx(array):
-    """A file in MNIST's format, packed."""
+    """Return a gzip-compressed file in MNIST's format."""
     head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     return gzip.compress(head + array.tobytes(), mtime=0)
 
@@ -65,7 +65,7 @@ CIFAR = {
 
 
 def cifar(monkeypatch, name, largest_label=None):
-    """The members of a small CIFAR archive, and the images in each; torchvision is made to expect them."""
+    """Return the members of a small CIFAR archive and their images, and make torchvision expect their checksums."""
     reader, (batches, key) = getattr(datasets, name), CIFAR[name]
     members, lists, images = {}, {}, {}
     for batch, (n, classes, seed) in batches.items():
@@ -85,14 +85,14 @@ def cifar(monkeypatch, name, largest_label=None):
 
 
 def put(folder, members):
-    """Write files as an archive would unpack them."""
+    """Write files {name: contents} into a folder."""
     for name, contents in members.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(contents)
 
 
 def mnist(monkeypatch, name, root, sizes=(40, 20), labels=10):
-    """Put the four small archives of MNIST, Fashion-MNIST or KMNIST into a folder; the images of each part."""
+    """Write four small archives of MNIST, Fashion-MNIST or KMNIST, and return the images of each part."""
     reader, folder = getattr(datasets, name), root / name / "raw"
     images, files = {}, {}
     for part, n in zip(("train", "t10k"), sizes, strict=True):
@@ -106,7 +106,7 @@ def mnist(monkeypatch, name, root, sizes=(40, 20), labels=10):
 
 
 def emnist(monkeypatch, root):
-    """Put a small archive of EMNIST's letters into a folder; the images as they are stored."""
+    """Write a small archive of EMNIST's letters, and return the images as they are stored."""
     array = pixels(26, 7, 28, 28)
     contents = zipped({"gzip/emnist-letters-test-images-idx3-ubyte.gz": idx(array), "gzip/other.gz": b""})
     put(root, {"EMNIST/raw/gzip.zip": contents})
@@ -115,7 +115,7 @@ def emnist(monkeypatch, root):
 
 
 def svhn(monkeypatch, root, array=None):
-    """Put a small SVHN file into a folder; its images, (32, 32, 3, N)."""
+    """Write a small SVHN file, and return its images, (32, 32, 3, N)."""
     array = pixels(10, 32, 32, 3, 5) if array is None else array
     out = io.BytesIO()
     savemat(out, {"X": array, "y": np.arange(1, array.shape[3] + 1)[:, None]})
@@ -126,10 +126,10 @@ def svhn(monkeypatch, root, array=None):
 
 
 def odin(monkeypatch, root, which, members):
-    """Put a small archive of resized images into a folder."""
-    archive, contents = getattr(resized, which), tar(members)
+    """Write a small archive of resized images."""
+    archive, contents = getattr(resized_ood, which), tar(members)
     put(root, {archive.name: contents})
-    monkeypatch.setattr(resized, which, archive._replace(md5=md5(contents)))
+    monkeypatch.setattr(resized_ood, which, archive._replace(md5=md5(contents)))
     return root / archive.name
 
 
@@ -137,7 +137,7 @@ TINY_CLASSES, TINY_TRAIN, TINY_TEST = ("n02", "n10", "n01"), 4, 6
 
 
 def tiny(seed=64):
-    """The members of a small TinyImageNet archive, as PNG so that pixels survive; some images are grey."""
+    """Return the members of a small TinyImageNet archive, as lossless PNG; some images are grey."""
     top, members, annotations = "tiny-imagenet-200", {"tiny-imagenet-200/wnids.txt": b"n02\nn10\nn01\n"}, []
     for c, name in enumerate(TINY_CLASSES):
         for i in range(TINY_TRAIN):
@@ -153,7 +153,7 @@ def tiny(seed=64):
 
 
 def put_tiny(monkeypatch, root, members):
-    """Put a small TinyImageNet archive into a folder, and expect its sizes."""
+    """Write a small TinyImageNet archive, and make the loader expect its checksum and sizes."""
     contents = zipped(members)
     put(root, {"tiny-imagenet-200.zip": contents})
     monkeypatch.setattr(tiny_imagenet, "MD5", md5(contents))

@@ -1,15 +1,15 @@
-"""Shapes known before a download must be those that loading gives, and refuse what loading refuses."""
+"""`dataset_shape` returns the shapes of loaded datasets, and raises the same errors as `load`."""
 
 import pytest
 
-from data import COMPANIONS, STANDARD, load, shape
-from data.datasets.official_sizes import DOWNLOADED
-from data.datasets.ood import SHAPES
+from data import OOD_DATASETS, STANDARD_OOD_DATASETS, dataset_shape, load
+from data.datasets.downloaded import DOWNLOADED_SHAPES
+from data.datasets.ood import OOD_SHAPES
 
 
 @pytest.mark.parametrize(("validation", "train_size", "train"), [(None, None, 400), (0, None, 600), (100, 50, 50)])
 def test_digits(validation, train_size, train):
-    found = shape("digits", validation=validation, train_size=train_size)
+    found = dataset_shape("digits", validation=validation, train_size=train_size)
     task = load("digits", validation=validation, train_size=train_size)
     assert (
         found
@@ -19,10 +19,10 @@ def test_digits(validation, train_size, train):
 
 
 def test_downloaded_sets_are_known_without_files():
-    assert shape("cifar100", validation=5000) == (3, 32, 100, 45_000)
-    assert shape("cifar10", train_size=10_000) == (3, 32, 10, 10_000)
-    assert shape("fashion_mnist") == shape("mnist") == (1, 28, 10, 60_000)
-    assert shape("tiny_imagenet", validation=10_000) == (3, 64, 200, 90_000)
+    assert dataset_shape("cifar100", validation=5000) == (3, 32, 100, 45_000)
+    assert dataset_shape("cifar10", train_size=10_000) == (3, 32, 10, 10_000)
+    assert dataset_shape("fashion_mnist") == dataset_shape("mnist") == (1, 28, 10, 60_000)
+    assert dataset_shape("tiny_imagenet", validation=10_000) == (3, 64, 200, 90_000)
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,12 @@ def test_downloaded_sets_are_known_without_files():
 )
 def test_impossible_numbers_are_refused(validation, train_size, reason):
     with pytest.raises(ValueError, match=reason):
-        shape("cifar10", validation=validation, train_size=train_size)
+        dataset_shape("cifar10", validation=validation, train_size=train_size)
 
 
 def test_unknown_name():
     with pytest.raises(ValueError, match="did you mean 'digits'"):
-        shape("digit")
+        dataset_shape("digit")
 
 
 @pytest.mark.parametrize(
@@ -51,28 +51,28 @@ def test_unknown_name():
         ({"label_noise": -0.1}, "label_noise is the share .*, 0 to 1; got -0.1"),
         ({"label_noise": 1.5}, "got 1.5"),
         ({"label_noise": float("nan")}, "got nan"),
-        ({"ood": ["svnh"]}, "cifar10: unknown companion 'svnh': known are svhn, .*, npz:PATH; did you mean 'svhn'"),
+        ({"ood": ["svnh"]}, "cifar10: unknown OOD dataset 'svnh': known are svhn, .*, npz:PATH; did you mean 'svhn'"),
         (
             {"ood": ["svhn", "mnist"]},
-            "cifar10: the companion 'mnist' has images of 1 x 28 x 28, expected 3 x 32 x 32",
+            "cifar10: the OOD dataset 'mnist' has images of 1 x 28 x 28, expected 3 x 32 x 32",
         ),
-        ({"ood": ["cifar10"]}, "cifar10: unknown companion 'cifar10': known are svhn, .*, cifar100, mnist"),
-        ({"ood": ["svhn", "svhn"]}, r"the companion 'svhn' is listed twice in ood: \[svhn, svhn\]"),
+        ({"ood": ["cifar10"]}, "cifar10: unknown OOD dataset 'cifar10': known are svhn, .*, cifar100, mnist"),
+        ({"ood": ["svhn", "svhn"]}, r"the OOD dataset 'svhn' is listed twice in ood: \[svhn, svhn\]"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_a_download(options, reason):
-    for function in (shape, load):
+    for function in (dataset_shape, load):
         with pytest.raises(ValueError, match=reason):
             function("cifar10", **options)
 
 
 def test_options_that_fit():
-    assert shape("cifar100", label_noise=0.4, ood=["svhn", "cifar10"]) == (3, 32, 100, 50_000)
-    assert shape("digits", label_noise=1, ood=[]) == (1, 8, 10, 400)
+    assert dataset_shape("cifar100", label_noise=0.4, ood=["svhn", "cifar10"]) == (3, 32, 100, 50_000)
+    assert dataset_shape("digits", label_noise=1, ood=[]) == (1, 8, 10, 400)
 
 
-@pytest.mark.parametrize("dataset", DOWNLOADED)
-def test_the_standard_companions_fit(dataset):
-    for name in STANDARD.get(dataset, ()):
-        assert SHAPES[name] == DOWNLOADED[dataset][:2]
-    assert SHAPES.keys() == COMPANIONS.keys()
+@pytest.mark.parametrize("dataset", DOWNLOADED_SHAPES)
+def test_the_standard_ood_datasets_fit(dataset):
+    for name in STANDARD_OOD_DATASETS.get(dataset, ()):
+        assert OOD_SHAPES[name] == DOWNLOADED_SHAPES[dataset][:2]
+    assert OOD_SHAPES.keys() == OOD_DATASETS.keys()

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def pattern(width, height, seed=0, noise=20):
-    """An image with structure at every scale, in colour: (H, W, 3) uint8."""
+    """Return a colour image with structure at all scales: (H, W, 3) uint8."""
     draws = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(width, height)
     waves = [np.sin(2 * np.pi * (f * x + g * y) + p) for f, g, p in draws.uniform(-9, 9, (3, 3))]
@@ -16,21 +16,21 @@ def pattern(width, height, seed=0, noise=20):
 
 
 def write_image(file, width=40, height=30, seed=0, noise=20, mode="RGB", **options):
-    """Write such an image in the format that the file's name asks for."""
+    """Write the image of `pattern` in the format of the file's extension."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pattern(width, height, seed, noise)).convert(mode).save(file, **options)
     return file
 
 
 def write_level(file, level, width=12, height=10):
-    """Write an image of one grey level, without loss, so that any cut of it is that level."""
+    """Write an image of one grey level, so that all crops of it have that level."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (level, level, level)).save(file)
     return file
 
 
 def write_classes(folder: Path, counts: dict[str, int], first=0):
-    """Write folder/CLASS/I.png, each of a grey level of its own from `first` on; gives the levels by class."""
+    """Write folder/CLASS/I.png with different grey levels from `first` on, and return the levels by class."""
     levels = {}
     for name, count in counts.items():
         levels[name] = list(range(first, first + count))
@@ -41,6 +41,6 @@ def write_classes(folder: Path, counts: dict[str, int], first=0):
 
 
 def cut_short(file, share=0.5):
-    """Keep only the first part of a file."""
+    """Truncate a file to a share of its size."""
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     return file

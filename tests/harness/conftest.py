@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 60 + 24 images of three classes, 8 x 8, that differ in the bright rows, and noise as the companion."""
+    """Write 60 + 24 images of three classes, 8 x 8, that differ in the bright rows, and noise as the OOD dataset."""
     random = np.random.default_rng(0)
 
     def images(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing
 from torch import Generator, Tensor, nn
 
-from data.tasks.task import share
+from data.tasks.task import shard_bounds
 from harness.costs.cost import CostCounter
 from harness.running.distributed import group as distributed
 from harness.running.distributed.group import Group
@@ -81,14 +81,14 @@ class Rows(list[tuple[Tensor, Tensor]]):
         self.examples = examples
         x, y = separable(examples, seed)
         for start in range(0, examples, batch_size):
-            own = slice(*share(start, min(start + batch_size, examples), group.rank, group.size))
+            own = slice(*shard_bounds(start, min(start + batch_size, examples), group.rank, group.size))
             self.append((x[own].double(), y[own]))
 
-    def streaming(self, stream: Callable[[], Generator]) -> Self:
+    def with_stream(self, stream: Callable[[], Generator]) -> Self:
         """Stay as they are."""
         return self
 
-    def divided(self, part: int, parts: int) -> Self:
+    def shard(self, part: int, parts: int) -> Self:
         """Stay as they are."""
         return self
 
@@ -137,7 +137,7 @@ def normalize(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Te
     found: list[Any] = []
     group.joined = group.size > 1
     for x, dy in batches:
-        own = slice(*share(0, len(x), group.rank, group.size))
+        own = slice(*shard_bounds(0, len(x), group.rank, group.size))
         mine = x[own].clone().requires_grad_()
         y = layer(mine)
         parameters = list(layer.parameters())
@@ -153,7 +153,7 @@ def normalize(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Te
 def draws(group: Group, layer: nn.Module, x: Tensor, joined: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Run a layer that draws numbers, from a seeded generator; give outputs, gradients by x, and the next number."""
     layer = synchronize(deepcopy(layer), group)
-    own = slice(*share(0, len(x), group.rank, group.size))
+    own = slice(*shard_bounds(0, len(x), group.rank, group.size))
     mine = x[own].clone().requires_grad_()
     torch.manual_seed(3)
     group.joined = joined and group.size > 1

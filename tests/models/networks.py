@@ -1,15 +1,15 @@
-"""What the tests of several networks share."""
+"""Functions for tests of networks."""
 
 from torch import nn
 
 
 def count(net):
-    """The number of a network's parameters."""
+    """Return the number of a network's parameters."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 
 def spread(net):
-    """Give BatchNorm other scales and shifts than one and zero, so that its place in the network matters."""
+    """Draw BatchNorm's scales and shifts at random, so that its position in the network matters."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

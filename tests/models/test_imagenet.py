@@ -5,7 +5,7 @@ import torchvision.models
 from torch import nn
 
 from models import build
-from models.imagenet import TORCHVISION
+from models.imagenet import TORCHVISION_NETWORKS
 from tests.models.networks import count, spread
 
 PUBLISHED = {
@@ -22,9 +22,9 @@ def meta_network(name, classes=1000, image_size=224, **options):
         return build(name, **{"in_channels": 3, **options}, classes=classes, image_size=image_size)
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", TORCHVISION_NETWORKS)
 def test_parameters_are_torchvisions(name):
-    """By number, name and shape; with dropout too."""
+    """The parameters are equal in number, names and shapes, also with dropout."""
     assert count(meta_network(name)) == PUBLISHED[name]
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)()
@@ -84,7 +84,7 @@ def test_the_stem_for_tiny_imagenet_keeps_the_images_size():
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet161", "tiny_resnet50-conv", "tiny_resnet50"])
 def test_initial_values(name):
-    """By fan out in torchvision's residual networks, by fan in in its DenseNet and the subspaces paper's networks."""
+    """torchvision's residual networks use fan out; its DenseNet and the subspaces paper's networks use fan in."""
     torch.manual_seed(0)
     net = build(name, in_channels=1, classes=10, image_size=64)
     fan_in = name.endswith("conv") or name == "densenet161"

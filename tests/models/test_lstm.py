@@ -43,7 +43,7 @@ def test_initial_values():
 
 
 def naive(net, x):
-    """The network from its definition, symbol by symbol and gate by gate, from zeros: (B, C, T)."""
+    """Compute the logits from the definition, symbol by symbol and gate by gate, from a zero state: (B, C, T)."""
     w = {name: p.detach().double() for name, p in net.named_parameters()}
     units = w["lstm.weight_hh_l0"].shape[1]
     inputs, bias = w["lstm.weight_ih_l0"][:, :-1], w["lstm.weight_ih_l0"][:, -1]
@@ -78,7 +78,7 @@ def test_a_gradient_for_every_parameter():
     assert (bias.abs() > 0).all()
 
 
-def test_carried_state_makes_minibatches_one_long_text():
+def test_the_state_joins_minibatches_to_one_long_text():
     net, x = make(), text(length=30)
     net.train()
     pieces = torch.cat([net(part) for part in x.split([7, 11, 12], dim=1)], dim=2)
@@ -101,14 +101,14 @@ def test_gradients_stop_at_the_minibatch():
 
 
 @pytest.mark.parametrize("forget", [lambda net: net.train(), lambda net: net.eval().train(), copy.deepcopy])
-def test_the_state_is_forgotten(forget):
+def test_the_state_is_discarded(forget):
     net, x = make(), text()
     first = net.train()(x)
     assert not torch.equal(net(x), first)
     assert torch.equal(forget(net)(x), first)
 
 
-def test_a_method_around_it_forgets_too():
+def test_a_method_around_the_network_discards_the_state():
     net, x = nn.ModuleDict({"net": make()}), text()
     first = net["net"](x)
     net.train()
@@ -126,7 +126,7 @@ def test_evaluation_is_a_pure_function():
     assert torch.equal(net(x), first)
 
 
-def test_the_state_is_no_part_of_the_weights():
+def test_the_state_is_not_in_the_state_dict():
     net = make()
     before = net.state_dict()
     net.train()(text())
@@ -197,7 +197,7 @@ def test_wrong_numbers():
 
 
 def test_rank_one_factors_of_its_recurrent_matrix():
-    """The late-phase paper's method on the late-phase paper's network: W ∘ u vᵀ from state to state, and only there."""
+    """The late-phase rank-one method multiplies only the state-to-state matrix: W ∘ u vᵀ."""
     size = {"classes": 5, "in_channels": None, "image_size": None}
     method = LatePhaseRank1(MakeNet(partial(build, "lstm-7", **size), 0), Recipe(epochs=2), K=2, start=1)
     assert method.matrices == ["lstm.weight_hh_l0"]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from methods.core.layers import last_layer
-from models import MODELS, architecture_names, architectures, build
+from models import MODELS, architecture_names, build, describe_architectures
 from models.resnet import CResNet20
 from tests.models.networks import count, spread
 
@@ -36,7 +36,7 @@ def test_parameter_count(name, channels, classes, size, parameters):
 
 
 def wide_resnet_count(depth, width, classes):
-    """Parameters of a wide residual network for three channels, summed up by layers."""
+    """Sum the parameters of a wide residual network for three channels, layer by layer."""
     blocks = (depth - 4) // 6
     channels = [16, 16 * width, 32 * width, 64 * width]
     total = 9 * 3 * 16 + 2 * channels[-1] + (channels[-1] + 1) * classes  # stem, last BatchNorm, classifier
@@ -122,7 +122,7 @@ def test_dropout_changes_neither_weights_nor_names_nor_evaluation(name):
 
 
 def seen_by(module, net, x):
-    """The input that a module of the network receives."""
+    """Return the input that a module of the network receives."""
     seen = []
     handle = module.register_forward_hook(lambda _, args, __: seen.append(args[0].detach()))
     net(x)
@@ -145,7 +145,7 @@ def test_dropout_stands_right_before_the_second_convolution():
 
 
 def bn(x, weights, name):
-    """BatchNorm with the batch's own statistics, from its definition."""
+    """Compute BatchNorm with the statistics of the batch, from the definition."""
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
     scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
     return (x - mean) / (var + 1e-5).sqrt() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
@@ -218,7 +218,7 @@ def test_initial_values():
 
 @pytest.mark.parametrize("name", ["cresnet20", "tiny_resnet18", "tiny_resnet50", "resnet50", "wide_resnet50_2"])
 def test_convolutional_classifier_of_the_subspaces_paper(name):
-    """It is the linear layer without bias, on the same features."""
+    """The convolution equals the linear layer without bias."""
     torch.manual_seed(0)
     size = {"in_channels": 3, "classes": 10, "image_size": 32}
     linear, conv = build(name, **size).eval(), build(f"{name}-conv", **size).eval()
@@ -248,7 +248,7 @@ def test_names():
 
 
 def test_every_architecture_is_described_in_a_line():
-    for name, line in architectures().items():
+    for name, line in describe_architectures().items():
         assert re.fullmatch(r"[A-Z].{20,110}\.", line), name
 
 

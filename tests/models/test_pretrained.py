@@ -9,12 +9,12 @@ import torchvision.models
 from torch import nn
 
 from models import build, pretrained
-from models.imagenet import TORCHVISION
-from models.pretrained import check_fit, load_pretrained
+from models.imagenet import TORCHVISION_NETWORKS
+from models.pretrained import check_pretrained_fit, load_pretrained
 
 
 class Small(nn.Module):
-    """Stands for a network of torchvision."""
+    """A small stand-in for a network of torchvision."""
 
     def __init__(self, classes=3, dropout=0.0):
         super().__init__()
@@ -26,7 +26,7 @@ class Small(nn.Module):
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """Put weights where torchvision would publish them, as it names its files; give the file."""
+    """Return a function that publishes weights under torchvision's kind of file name and returns the file."""
 
     def put(weights, name="resnet18"):
         folder = tmp_path / "server"
@@ -34,7 +34,7 @@ def publish(tmp_path, monkeypatch):
         torch.save(weights, folder / "new")
         digest = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
         path = (folder / "new").rename(folder / f"{name}-{digest[:8]}.pth")
-        monkeypatch.setattr(pretrained, "url_of", lambda architecture: path.as_uri())
+        monkeypatch.setattr(pretrained, "weights_url", lambda architecture: path.as_uri())
         return path
 
     return put
@@ -81,7 +81,7 @@ def test_files_older_than_the_counters_of_batch_norm(publish, tmp_path):
 
 
 def test_old_names_of_densenet(publish, tmp_path):
-    """Its official file writes "denselayer1.norm.1" for what is "denselayer1.norm1" today."""
+    """The official file has the old names "denselayer1.norm.1" for "denselayer1.norm1"."""
     net = build("densenet161", in_channels=3, classes=2, image_size=32, dropout=0.1)
     small = {name: tensor for name, tensor in net.state_dict().items() if "tracked" not in name}
     old = {re.sub(r"(denselayer\d+\.[a-z]+)([12])\.", r"\1.\2.", name): tensor for name, tensor in small.items()}
@@ -152,19 +152,19 @@ def test_other_classes_and_layers(publish, tmp_path):
 @pytest.mark.parametrize("name", ["resnet50-conv", "tiny_resnet18", "wrn-28-10"])
 def test_networks_without_pretrained_weights(name):
     with pytest.raises(ValueError, match=f"no pretrained weights for {name}: only for resnet18, resnet50, resnet152"):
-        check_fit(name, in_channels=3, classes=1000)
+        check_pretrained_fit(name, in_channels=3, classes=1000)
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 1000), (3, 10), (None, 1000)])
 def test_data_that_no_pretrained_weights_fit(channels, classes):
-    check_fit("resnet50", in_channels=3, classes=1000)
+    check_pretrained_fit("resnet50", in_channels=3, classes=1000)
     with pytest.raises(ValueError, match=f"for 3 channels and 1000 classes, the data have {channels} and {classes}"):
-        check_fit("resnet50", in_channels=channels, classes=classes)
+        check_pretrained_fit("resnet50", in_channels=channels, classes=classes)
 
 
 def test_official_files():
-    """torchvision's first weights of each network, by its own name for them."""
-    files = {name: pretrained.url_of(name).rpartition("/")[2] for name in TORCHVISION}
+    """The file names are those of torchvision's first weights of each network."""
+    files = {name: pretrained.weights_url(name).rpartition("/")[2] for name in TORCHVISION_NETWORKS}
     assert files == {
         "resnet18": "resnet18-f37072fd.pth",
         "resnet50": "resnet50-0676ba61.pth",
@@ -172,12 +172,12 @@ def test_official_files():
         "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
         "densenet161": "densenet161-8d451a50.pth",
     }
-    for name in TORCHVISION:
+    for name in TORCHVISION_NETWORKS:
         assert torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta["num_params"] > 0
 
 
 @pytest.mark.skipif("ECON_TEST_WEIGHTS" not in os.environ, reason="needs a folder of torchvision's official files")
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", TORCHVISION_NETWORKS)
 def test_the_official_files_fit(name):
     net = build(name, in_channels=3, classes=1000, image_size=224, dropout=0.1)
     drawn = {key: tensor.clone() for key, tensor in net.state_dict().items() if tensor.ndim}

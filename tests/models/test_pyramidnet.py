@@ -118,7 +118,7 @@ def test_survival_falls_linearly_to_one_half():
 
 
 def factors(p, batches=3000, examples=4):
-    """The factors forward and backward of every example in many minibatches, (batches, examples) each."""
+    """Return the forward and backward factors of all examples in many minibatches, (batches, examples) each."""
     torch.manual_seed(0)
     layer = ShakeDrop(p)
     forward, backward = [], []

@@ -34,7 +34,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from data import Passes
+from data import Minibatches
 from harness.costs.cost import CostCounter
 from methods import Batch, Method
 from methods.core.wrapper import methods_within
@@ -94,15 +94,15 @@ class Group:
 
     # --- what a run needs ----------------------------------------------------------------------------------
 
-    def part(self, passes: Passes) -> Passes:
+    def part(self, passes: Minibatches) -> Minibatches:
         """Give this rank's part of each minibatch.
 
         Raises:
             ValueError: if a part would be empty.
         """
-        return passes.divided(self.rank, self.size) if self.size > 1 else passes
+        return passes.shard(self.rank, self.size) if self.size > 1 else passes
 
-    def apart(self, passes: Passes, counter: CostCounter) -> Iterable[Batch]:
+    def apart(self, passes: Minibatches, counter: CostCounter) -> Iterable[Batch]:
         """Give whole minibatches to every rank in the midst of joint training; rank 0 alone counts what they cost."""
         return Apart(self, passes, counter) if self.size > 1 else passes
 
@@ -167,7 +167,7 @@ class Group:
 class Apart:
     """Minibatches that every rank sees as a whole: while one is handed out, ranks do not act together."""
 
-    def __init__(self, group: Group, passes: Passes, counter: CostCounter) -> None:
+    def __init__(self, group: Group, passes: Minibatches, counter: CostCounter) -> None:
         self.group, self.passes, self.counter = group, passes, counter
 
     def __iter__(self) -> Iterator[Batch]:

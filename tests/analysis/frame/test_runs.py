@@ -1,4 +1,4 @@
-"""What `load_runs` and its companions read back from a store."""
+"""What `load_runs` and its sister functions read back from a store."""
 
 from pathlib import Path
 

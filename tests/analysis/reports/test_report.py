@@ -1,4 +1,4 @@
-"""The report of made-up runs: what it holds, and where."""
+"""The report of synthetic runs: what it holds, and where."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Pages of made-up sections, as they are written."""
+"""Pages of synthetic sections, as they are written."""
 
 import base64
 import hashlib

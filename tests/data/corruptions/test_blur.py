@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from data.corruptions.blur import copy_neighbours, disk
-from tests.data.corruptions.corruption_draws import SEVERITIES, apply, close, colours, draws, photographs, published
+from data.corruptions.blur import copy_neighbours, disk_kernel
+from tests.data.corruptions.corrupt_images import SEVERITIES, apply, close, colours, draws, photographs, published
 
 GAUSSIAN = {
     8: (0.4, 0.6, 0.7, 0.8, 1),  # lengths are not reduced below 32 pixels
@@ -46,14 +46,14 @@ def naive_disk(radius, softness):
 @pytest.mark.parametrize(("size", "severity", "constants"), published(DEFOCUS))
 def test_defocus_blur(size, severity, constants):
     kernel = naive_disk(*constants)
-    close(disk(*constants), kernel, 1e-12)
+    close(disk_kernel(*constants), kernel, 1e-12)
     images = colours(1, size, 1)
     expected = ndimage.correlate(images[0, 0].double().numpy(), kernel, mode="mirror")
     close(apply("defocus_blur", images, severity)[0, 0], expected)
 
 
 def copied_one_by_one(image, offsets, reach):
-    """The published loop: from the last pixel to the first, each takes the value that its neighbour has by then."""
+    """Run the published loop: from the last pixel to the first, copy the neighbour's current value."""
     image = image.copy()  # (H, H, C)
     size = len(image)
     for row in range(size - reach, reach, -1):

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from data import corruptions
-from data.corruptions import CORRUPTIONS, EXTRA, STANDARD, Draws, corrupt
-from data.corruptions.severities import constant, length_scale, published_size
-from tests.data.corruptions.corruption_draws import SEVERITIES, colours, photographs
+from data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, STANDARD_CORRUPTIONS, RandomNumbers, corrupt
+from data.corruptions.severities import length_scale, nearest_published_size, severity_constant
+from tests.data.corruptions.corrupt_images import SEVERITIES, colours, photographs
 
 RANDOM = {
     *("gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "snow", "frost", "fog"),
@@ -17,9 +17,9 @@ def test_names():
     assert (
         *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
         *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    ) == STANDARD
-    assert EXTRA == ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-    assert tuple(CORRUPTIONS) == STANDARD + EXTRA
+    ) == STANDARD_CORRUPTIONS
+    assert EXTRA_CORRUPTIONS == ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+    assert tuple(CORRUPTIONS) == STANDARD_CORRUPTIONS + EXTRA_CORRUPTIONS
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def test_names():
     [(4, 32), (32, 32), (45, 32), (46, 64), (64, 64), (119, 64), (120, 224), (224, 224), (512, 224)],
 )
 def test_constants_are_those_of_the_nearest_size(size, nearest):
-    assert published_size(size) == nearest
-    assert constant({32: "abcde", 64: "fghij", 224: "klmno"}, size, 2) == {32: "b", 64: "g", 224: "l"}[nearest]
+    assert nearest_published_size(size) == nearest
+    assert severity_constant({32: "abcde", 64: "fghij", 224: "klmno"}, size, 2) == {32: "b", 64: "g", 224: "l"}[nearest]
 
 
 def test_lengths_are_in_proportion_but_not_below_32_pixels():
@@ -67,21 +67,21 @@ ORDERED = (
 
 @pytest.mark.parametrize("name", ORDERED)
 @pytest.mark.parametrize("size", [32, 64, 224])
-def test_severity_is_what_it_says(name, size):
+def test_corruptions_grow_with_severity(name, size):
     images = as_bytes(photographs(size))
     change = [(corrupt(images, name, severity).float() - images).abs().mean().item() for severity in SEVERITIES]
     assert sorted(change) == change
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_an_image_is_corrupted_alike_whatever_comes_with_it(name, monkeypatch):
+def test_a_corrupted_image_does_not_depend_on_other_images(name, monkeypatch):
     images = as_bytes(photographs(16)).repeat(7, 1, 1, 1)  # every second one is the same
     for severity in (1, 5):
         whole = corrupt(images, name, severity)
         for start, stop in ((0, 1), (0, 5), (3, 4), (5, 14)):
             assert torch.equal(corrupt(images[start:stop], name, severity, start=start), whole[start:stop])
         with monkeypatch.context() as patch:
-            patch.setattr(corruptions, "_CHUNK_ON_CPU", 3 * 3 * 16 * 16)  # three images at once
+            patch.setattr(corruptions, "_VALUES_AT_ONCE_ON_CPU", 3 * 3 * 16 * 16)  # three images at once
             assert torch.equal(corrupt(images, name, severity), whole)
     assert torch.equal(whole[0], whole[2]) == (name not in RANDOM)
 
@@ -93,7 +93,7 @@ def test_corrupting_bytes(name):
     result = corrupt(images, name, 5)
     assert torch.equal(images, before)
     assert torch.equal(result, corrupt(images.contiguous(), name, 5))
-    alone = CORRUPTIONS[name](images.float() / 255, 5, Draws(f"{name} 5", range(6)))
+    alone = CORRUPTIONS[name](images.float() / 255, 5, RandomNumbers(f"{name} 5", range(6)))
     assert torch.equal(result, as_bytes(alone.clamp(0, 1)))
     assert corrupt(images[:0], name, 5).shape == (0, 3, 8, 8)
 
@@ -139,8 +139,8 @@ def test_a_gpu_gives_the_same_images(name):
 
 
 class TestDraws:
-    def test_an_images_numbers_are_its_own(self):
-        whole, part = Draws("a", range(10)), Draws("a", range(4, 7))
+    def test_numbers_of_an_image_do_not_depend_on_other_images(self):
+        whole, part = RandomNumbers("a", range(10)), RandomNumbers("a", range(4, 7))
         for draw in (
             lambda d: d.normal(3, 5),
             lambda d: d.uniform(2),
@@ -152,13 +152,13 @@ class TestDraws:
         assert torch.equal(whole.poisson(rates)[4:7], part.poisson(rates[4:7]))
 
     def test_streams_images_and_draws_differ(self):
-        one, other = Draws("a", range(2)), Draws("b", range(2))
+        one, other = RandomNumbers("a", range(2)), RandomNumbers("b", range(2))
         numbers = torch.cat([one.normal(1000), one.normal(1000), other.normal(1000)])
         correlations = np.corrcoef(numbers.numpy()) - np.eye(6)
         assert np.abs(correlations).max() < 0.15
 
     def test_distributions(self):
-        d = Draws("a", range(200))
+        d = RandomNumbers("a", range(200))
         normal, uniform = d.normal(500), d.uniform(500, low=-3, high=5)
         assert (normal.mean().item(), normal.std().item()) == pytest.approx((0, 1), abs=0.01)
         assert (uniform.mean().item(), uniform.std().item()) == pytest.approx((1, 8 / 12**0.5), abs=0.03)

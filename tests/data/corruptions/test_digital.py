@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from tests.data.corruptions.corruption_draws import SEVERITIES, apply, close, colours, draws, photographs, published
+from tests.data.corruptions.corrupt_images import SEVERITIES, apply, close, colours, draws, photographs, published
 
 LARGE = (0.4, 0.3, 0.2, 0.1, 0.05)
 CONTRAST = {32: (0.75, 0.5, 0.4, 0.3, 0.15), 64: LARGE, 224: LARGE}
@@ -129,7 +129,7 @@ ELASTIC = {
 
 @pytest.mark.parametrize(("size", "severity", "constants"), published(ELASTIC))
 def test_elastic_transform(size, severity, constants):
-    """Strength, smoothness and shift in pixels, through SciPy and a linear solver."""
+    """Deform an image with SciPy and a linear solver; strength, smoothness and shift are in pixels."""
     strength, smoothness, shift = constants
     image = photographs(size, 1)[:1]
     own = draws(1)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.data.corruptions.corruption_draws import apply, published
+from tests.data.corruptions.corrupt_images import apply, published
 
 
 def grey(level, size):
@@ -46,7 +46,7 @@ def test_speckle_noise(size, severity, std):
         assert noise.std().item() == pytest.approx(level * std, rel=0.02)
 
 
-def test_channels_are_disturbed_on_their_own():
+def test_noise_of_channels_is_independent():
     for name in ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"):
         noisy = apply(name, grey(0.5, 32), 5)
         assert not torch.equal(noisy[:, 0], noisy[:, 1])

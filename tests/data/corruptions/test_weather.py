@@ -6,15 +6,15 @@ import torch
 from scipy import ndimage
 
 from data.corruptions import textures
-from data.corruptions.filters import motion
+from data.corruptions.filters import motion_filter
 from data.corruptions.weather import _FROST
-from tests.data.corruptions.corruption_draws import SEVERITIES, apply, close, colours, draws, photographs, published
+from tests.data.corruptions.corrupt_images import SEVERITIES, apply, close, colours, draws, photographs, published
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def naive_plasma(noise, size, decay):
-    """Diamond-square point by point, on a map that is continued by itself."""
+    """Run the diamond-square algorithm point by point, on a periodic map."""
     side = len(noise)
     heights = np.zeros((side, side))
     step, strength = side, 1.0
@@ -110,8 +110,8 @@ def test_snow(size, severity, constants, channels):
     flakes = flakes[trim : trim + size, trim : trim + size]
     flakes = np.where(flakes < threshold, 0, flakes).clip(0, 1)
     angle = own.uniform(low=-135, high=-45)
-    # `motion` itself is held to a plain loop in the tests of the filters.
-    fallen = motion(torch.from_numpy(flakes).float()[None, None], radius, sigma, angle)[0, 0].numpy()
+    # `motion_filter` itself is held to a plain loop in the tests of the filters.
+    fallen = motion_filter(torch.from_numpy(flakes).float()[None, None], radius, sigma, angle)[0, 0].numpy()
     clear = image[0].double().numpy()
     grey = np.tensordot(LUMINANCE, clear, 1) if channels == 3 else clear[0]
     expected = keep * clear + (1 - keep) * np.maximum(clear, 1.5 * grey + 0.5) + fallen + fallen[::-1, ::-1]
@@ -147,7 +147,7 @@ def test_frost_has_the_photographs_colours_and_spread(size, severity, constants)
 
 @pytest.mark.parametrize(("size", "roughness"), [(32, 0.8), (64, 0.7), (224, 0.4)])
 def test_ice_is_as_rough_as_in_photographs(size, roughness):
-    ice = textures.crystals(draws(20), size)
+    ice = textures.ice_texture(draws(20), size)
     close(ice.mean((1, 2, 3)), np.zeros(20))
     close(ice.var((1, 2, 3), correction=0), np.ones(20), 1e-4)
     assert ice.diff(dim=3).abs().mean().item() == pytest.approx(roughness, abs=0.07)
@@ -237,7 +237,7 @@ CANNY = (
 def test_edges_are_opencvs():
     row, column = np.mgrid[:16, :16].astype(float)
     levels = np.floor(127 + 120 * np.sin(row / 2) * np.cos(column / 3) * (row + column) / 30)
-    found = textures.edges(torch.from_numpy(levels).float()[None, None])[0, 0]
+    found = textures.canny_edges(torch.from_numpy(levels).float()[None, None])[0, 0]
     assert ["".join("#" if edge else "." for edge in line) for line in found] == list(CANNY)
 
 
@@ -245,7 +245,7 @@ def test_distance_is_scipys():
     marked = torch.rand(4, 1, 50, 50, generator=torch.Generator().manual_seed(0)) < torch.tensor(
         [0.1, 0.01, 0.001, 0.0]
     ).view(4, 1, 1, 1)
-    found = textures.distance(marked, 20)
+    found = textures.distance_transform(marked, 20)
     for own, distances in zip(marked[:3], found, strict=False):
         close(distances[0], ndimage.distance_transform_edt(~own[0].numpy()).clip(max=20))
     assert (found[3] == 20).all()
@@ -253,7 +253,7 @@ def test_distance_is_scipys():
 
 def test_equalised_levels():
     levels = torch.tensor([[[[0.0, 5, 5], [7, 7, 7], [9, 9, 20]]], [[[4.0, 4, 4], [4, 4, 4], [4, 4, 4]]]])
-    found = textures.equalised(levels)
+    found = textures.equalise_histogram(levels)
     # OpenCV's rule: (pixels up to this level - pixels of the lowest) / (all pixels - pixels of the lowest) · 255
     assert found[0].flatten().tolist() == [0, 64, 64, 159, 159, 159, 223, 223, 255]
     assert (found[1] == 0).all()
@@ -262,7 +262,7 @@ def test_equalised_levels():
 def test_relief_lights_the_lower_right_of_a_drop():
     liquid = torch.zeros(1, 1, 24, 24)
     liquid[..., 6:18, 6:18] = 0.8
-    relief = textures.relief(liquid)
+    relief = textures.shade_drops(liquid)
     assert 0 <= relief.min() < relief.max() <= 255
     inside = relief[0, 0, 6:18, 6:18]
     close(relief, relief.mT.numpy(), 0)  # the light falls along the diagonal
@@ -270,7 +270,7 @@ def test_relief_lights_the_lower_right_of_a_drop():
     assert rising > 2 * falling
 
 
-def test_weather_differs_from_image_to_image():
+def test_weather_differs_between_images():
     same = photographs(32)[:1].repeat(2, 1, 1, 1)
     for name in ("snow", "frost", "fog", "spatter"):
         for severity in SEVERITIES[1:]:

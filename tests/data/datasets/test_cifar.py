@@ -47,7 +47,7 @@ def test_cifar100_with_held_out_images(cifar):
     assert torch.equal(task.ood["cifar10"](), images["test_batch"])
 
 
-def test_the_companion_is_read_only_when_called(cifar):
+def test_the_ood_dataset_is_read_only_when_called(cifar):
     root, _ = cifar
     (root / datasets.CIFAR100.base_folder / "test").unlink()
     assert len(load("cifar10", root=root).train.labels) == 100

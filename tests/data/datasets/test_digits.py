@@ -47,7 +47,7 @@ def test_parts_are_stratified(digits):
         assert off <= 2
 
 
-def test_split_is_fixed_for_good(digits):
+def test_the_split_is_fixed(digits):
     labels = torch.cat([digits.train.labels, digits.validation.labels, digits.test.labels])
     assert hashlib.sha256(labels.numpy().tobytes()).hexdigest()[:16] == "e1a9cda56683c62e"
     assert hashlib.sha256(digits.train.images.numpy().tobytes()).hexdigest()[:16] == "b2840a527095f2e0"
@@ -133,8 +133,8 @@ def test_wrong_numbers(arguments, message):
     [
         (
             "digit",
-            "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*made:DATASET, .*text:PATH, "
-            "made_text:DATASET; did you mean 'digits'",
+            "unknown dataset 'digit': known are digits, cifar10, .*npz:PATH, .*synthetic:DATASET, .*text:PATH, "
+            "synthetic_text:DATASET; did you mean 'digits'",
         ),
         ("letters", "unknown dataset 'letters'"),
         ("", "unknown dataset ''"),
@@ -150,6 +150,6 @@ def test_wrong_names(name, message):
 
 def test_registry():
     known = ["digits", "cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "imagenet"]
-    assert list(DATASETS) == [*known, "npz", "imagefolder", "made"]
-    paths = ["npz:PATH", "imagefolder:PATH", "made:DATASET", "enwik8", "text:PATH", "made_text:DATASET"]
+    assert list(DATASETS) == [*known, "npz", "imagefolder", "synthetic"]
+    paths = ["npz:PATH", "imagefolder:PATH", "synthetic:DATASET", "enwik8", "text:PATH", "synthetic_text:DATASET"]
     assert data.dataset_names() == [*known, *paths]

@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from data.datasets import image_folder as folders
-from data.datasets.image_folder import class_names, digest, files_in_class_folders, load_folder, measure_channels
-from data.files.decoding import ImageError, Job, decode
+from data.datasets.image_folder import (
+    class_names,
+    files_in_class_folders,
+    folder_digest,
+    load_folder,
+    measure_channel_statistics,
+)
+from data.files.decode_image import DecodeJob, ImageError, decode_images
 from tests.data.write_image_files import cut_short, write_classes, write_image, write_level
 
 
@@ -51,7 +57,7 @@ def test_the_pixels_of_a_class_are_the_labels(folder):
     levels = write_classes(folder / "train", {"b": 8, "a": 4, "c": 12}, first=50)
     source = load_folder(str(folder), folder, image_size=5)
     assert source.train.images.shape == (24, 3, 5, 5)
-    pixels = decode(Job(source.train.images.paths(), 5)).amax((1, 2, 3))
+    pixels = decode_images(DecodeJob(source.train.images.paths(), 5)).amax((1, 2, 3))
     for level, label in zip(pixels.tolist(), source.train.labels.tolist(), strict=True):
         assert level in levels["abc"[label]]
 
@@ -73,7 +79,7 @@ def test_hidden_files_are_ignored_and_extensions_may_be_in_capitals(folder):
     assert {"a/0.PNG", "a/x.JPEG"} <= set(names(load_folder(str(folder), folder).train))
 
 
-def test_links_to_files_and_folders_count_as_what_they_lead_to(folder, tmp_path_factory):
+def test_links_to_files_and_folders_are_followed(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.move(folder / "train" / "a", elsewhere / "a")
     (folder / "train" / "a").symlink_to(elsewhere / "a")
@@ -160,7 +166,7 @@ def a_folder_named_as_a_image(folder):
         (a_folder_named_as_a_image, ValueError, r"/train/a/more\.png: a folder; only images belong into"),
     ],
 )
-def test_what_does_not_belong_there_is_named(folder, damage, kind, message):
+def test_wrong_folder_contents_are_named(folder, damage, kind, message):
     damage(folder)
     with pytest.raises(kind, match=message):
         load_folder(str(folder), folder)
@@ -201,25 +207,27 @@ def test_statistics_equal_those_of_all_pixels(folder):
         write_image(folder / "train" / "a" / f"{i}.png", seed=i)
     source = load_folder(str(folder), folder, image_size=9)
     mean, std = source.statistics(source.train.images)
-    pixels = decode(Job(source.train.images.paths(), 9)).double().view(-1, 3) / 255
+    pixels = decode_images(DecodeJob(source.train.images.paths(), 9)).double().view(-1, 3) / 255
     assert list(mean) == pytest.approx(pixels.mean(0).tolist(), rel=1e-12)
     assert list(std) == pytest.approx(pixels.std(0, correction=0).tolist(), rel=1e-12)
     assert (len(mean), mean[1], mean[:2]) == (3, list(mean)[1], tuple(mean)[:2])
 
 
-def test_statistics_of_one_level_do_not_divide_by_zero(tmp_path):
+def test_statistics_of_a_constant_channel(tmp_path):
     for i in range(3):
         write_level(tmp_path / "a" / f"{i}.png", 51)
-    mean, std = measure_channels(files_in_class_folders(tmp_path, ["a"], 4).images)
+    mean, std = measure_channel_statistics(files_in_class_folders(tmp_path, ["a"], 4).images)
     assert mean == pytest.approx((0.2, 0.2, 0.2), rel=1e-15)
     assert std == (1.0, 1.0, 1.0)
 
 
 def test_statistics_are_measured_once_when_they_are_needed_and_on_some_images(folder, monkeypatch):
-    monkeypatch.setattr(folders, "MEASURED", 5)
+    monkeypatch.setattr(folders, "MEASURED_IMAGES", 5)
     decoded = []
-    decode_file = folders.decode_file
-    monkeypatch.setattr(folders, "decode_file", lambda *job: decoded.append(str(job[0])) or decode_file(*job))
+    decode_image_file = folders.decode_image_file
+    monkeypatch.setattr(
+        folders, "decode_image_file", lambda *job: decoded.append(str(job[0])) or decode_image_file(*job)
+    )
     source = load_folder(str(folder), folder, image_size=9)
     mean, std = source.statistics(source.train.images)
     assert decoded == []
@@ -227,17 +235,19 @@ def test_statistics_are_measured_once_when_they_are_needed_and_on_some_images(fo
     assert sorted(decoded) == sorted(source.train.images.paths()[:5])
     assert first == (tuple(mean), tuple(std))
     assert len(decoded) == 5
-    chosen = np.array([decode_file(Path(path), Job([], 9), None) for path in source.train.images.paths()[:5]])
+    chosen = np.array(
+        [decode_image_file(Path(path), DecodeJob([], 9), None) for path in source.train.images.paths()[:5]]
+    )
     assert first[0] == pytest.approx(chosen.mean((0, 1, 2)) / 255)
 
 
 def test_the_digest_changes_with_names_and_sizes_only(folder, tmp_path_factory):
-    known = digest(str(folder))
+    known = folder_digest(str(folder))
     copy = shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "folder")
     (copy / "notes.txt").write_text("not an image to train or test on")
     os.utime(copy / "train" / "a" / "0.png", (0, 0))
-    assert digest(str(copy)) == known
+    assert folder_digest(str(copy)) == known
     (copy / "train" / "a" / "0.png").rename(copy / "train" / "a" / "00.png")
-    renamed = digest(str(copy))
+    renamed = folder_digest(str(copy))
     write_image(copy / "test" / "a" / "0.png")
-    assert len({known, renamed, digest(str(copy))}) == 3
+    assert len({known, renamed, folder_digest(str(copy))}) == 3

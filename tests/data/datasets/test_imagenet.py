@@ -11,11 +11,11 @@ from torchvision.datasets import imagenet as torchvision_imagenet
 from torchvision.models import ResNet50_Weights
 
 from data.datasets import imagenet
-from data.datasets.imagenet import Counts, load_imagenet
+from data.datasets.imagenet import ImageCounts, load_imagenet
 from tests.data.write_image_files import write_image, write_level
 
 WNIDS = ["n01440764", "n01443537", "n01484850"]
-COUNTS = Counts(classes=3, train=12, least=3, test=2)
+COUNTS = ImageCounts(classes=3, train=12, least=3, test=2)
 TRAIN = {"n01440764": 4, "n01443537": 3, "n01484850": 5}
 
 
@@ -32,7 +32,7 @@ def root(tmp_path, monkeypatch):
 
 
 def flatten(root):
-    """Move the validation images out of their class folders, as the archive has them."""
+    """Move the validation images out of their class folders, as in the official archive."""
     val = root / "imagenet" / "val"
     for wnid in WNIDS:
         for file in (val / wnid).iterdir():
@@ -41,7 +41,7 @@ def flatten(root):
 
 
 def write_kit(root, monkeypatch, truth):
-    """Write a development kit in the official format: numbers of classes in an order of their own."""
+    """Write a development kit in the official format, which numbers the classes in another order."""
     fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
     leaves = [(1, WNIDS[2], "white shark", "", 0), (2, WNIDS[0], "tench", "", 0), (3, WNIDS[1], "goldfish", "", 0)]
     meta = io.BytesIO()
@@ -140,7 +140,7 @@ def a_test_image_less(root):
         (a_test_image_less, ValueError, r"val: every class has 2 images, but here n01443537 has 1\n"),
     ],
 )
-def test_a_set_that_is_not_whole_says_what_to_do(root, damage, kind, message):
+def test_an_incomplete_dataset_says_what_to_do(root, damage, kind, message):
     damage(root)
     with pytest.raises(kind, match=message) as error:
         load_imagenet("", root)
@@ -163,7 +163,7 @@ def test_a_damaged_kit(root, monkeypatch):
         load_imagenet("", root)
 
 
-def test_flat_validation_images_that_are_not_all_there(root, monkeypatch):
+def test_incomplete_flat_validation_images(root, monkeypatch):
     flatten(root)
     write_kit(root, monkeypatch, [WNIDS[i % 3] for i in range(6)])
     (root / "imagenet" / "val" / "ILSVRC2012_val_00000003.JPEG").unlink()
@@ -175,12 +175,12 @@ def test_the_official_counts():
     assert imagenet.OFFICIAL == (1000, 1_281_167, 732, 50)
 
 
-def test_a_image_of_another_format_than_its_name(root):
-    """One image of the official set is a PNG, and some are CMYK."""
+def test_an_image_whose_format_differs_from_its_extension(root):
+    """Decode PNG and CMYK images, which the official dataset contains."""
     file = root / "imagenet" / "train" / WNIDS[0] / f"{WNIDS[0]}_0.JPEG"
     write_image(file, format="PNG")
     write_image(file.with_name(f"{WNIDS[0]}_1.JPEG"), mode="CMYK")
     source = load_imagenet("", root)
-    from data.files.decoding import Job, decode
+    from data.files.decode_image import DecodeJob, decode_images
 
-    assert decode(Job(source.train.images.paths(), 224)).shape == (12, 224, 224, 3)
+    assert decode_images(DecodeJob(source.train.images.paths(), 224)).shape == (12, 224, 224, 3)

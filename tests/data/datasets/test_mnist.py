@@ -40,7 +40,7 @@ def test_kmnist(monkeypatch, tmp_path):
     assert torch.equal(load_kmnist_test(tmp_path), images["t10k"])
 
 
-def test_letters_stand_upright(monkeypatch, tmp_path):
+def test_letters_are_upright(monkeypatch, tmp_path):
     array = official.emnist(monkeypatch, tmp_path)
     before = sorted(tmp_path.rglob("*"))
     images = load_emnist_letters_test(tmp_path)
@@ -50,7 +50,7 @@ def test_letters_stand_upright(monkeypatch, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_letters_without_the_member(monkeypatch, tmp_path):
+def test_a_letters_archive_without_the_file(monkeypatch, tmp_path):
     contents = official.zipped({"gzip/other.gz": b""})
     official.put(tmp_path, {"EMNIST/raw/gzip.zip": contents})
     monkeypatch.setattr(datasets.EMNIST, "md5", official.md5(contents))
@@ -79,7 +79,7 @@ WHOLE = gzip.decompress(official.idx(official.pixels(0, 5, 28, 28)))
     ],
     ids=["cut", "not packed", "empty", "half a header", "a byte less", "a byte more", "floats"],  # gzip tells the time
 )
-def test_what_is_no_idx_file(contents, problem):
+def test_files_that_are_not_idx(contents, problem):
     with pytest.raises(ValueError, match=rf"a\.gz: {problem}.*remove the file"):
         read_idx(contents, "a.gz")
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data import Augmentation, load
-from data.corruptions import STANDARD
+from data.corruptions import STANDARD_CORRUPTIONS
 
 
 def arrays(n=12, size=8, channels=None, classes=3):
@@ -41,7 +41,7 @@ def test_a_good_file(write, channels):
     pixels = contents["x_train"].reshape(-1, channels or 1) / 255
     assert task.mean == pytest.approx(pixels.mean(0), abs=1e-12)
     assert task.std == pytest.approx(pixels.std(0), abs=1e-12)
-    assert task.corruptions == STANDARD
+    assert task.corruptions == STANDARD_CORRUPTIONS
     assert len(list(task.corrupted(1000))) == 5 * len(task.corruptions)
 
 
@@ -81,7 +81,7 @@ def test_images_sorted_by_class_cannot_be_held_out(write):
         load(write(contents, y_train=np.sort(contents["y_train"])), validation=4)
 
 
-def test_companions_and_class_names(write):
+def test_ood_datasets_and_class_names(write):
     other = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8)
     task = load(write(arrays(), ood_letters=other, classes=np.array(["a", "b", "c"]), comment=np.array("hello")))
     assert list(task.ood) == ["letters"]
@@ -118,7 +118,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG)
-def test_one_problem(write, changes, message):
+def test_each_problem_is_named(write, changes, message):
     name = write(arrays(), **changes)
     with pytest.raises(ValueError, match=message) as error:
         load(name)
@@ -142,7 +142,7 @@ def test_all_problems_together(write):
     assert sorted(problems) == ["ood_a", "x_train", "y_test", "y_train"]
 
 
-def test_files_that_are_no_npz(tmp_path):
+def test_files_that_are_not_npz(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file, expected a \.npz file with x_train"):
         load(f"npz:{tmp_path / 'none.npz'}")
     with pytest.raises(FileNotFoundError, match="no such file"):

@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from data.corruptions import EXTRA, STANDARD
+from data.corruptions import EXTRA_CORRUPTIONS, STANDARD_CORRUPTIONS
 from data.datasets import official_corruptions
 from data.datasets.official_corruptions import (
     OFFICIAL,
-    check_official,
-    official_cifar,
-    official_imagenet,
-    official_sets,
+    check_official_cifar,
+    find_official_imagenet,
+    load_official_sets,
+    read_official_cifar,
 )
-from data.files.decoding import Job, decode
-from data.files.image_files import Files
+from data.files.decode_image import DecodeJob, decode_images
+from data.files.image_files import ImageFiles
+from data.tasks.image_dataset import Augmentation, Split
 from data.tasks.image_task import ImageTask
-from data.tasks.source import Augmentation, Split
 from tests.data.write_image_files import write_level
 
 N = 7  # test images, where the official files have 10,000
@@ -33,8 +33,8 @@ def labels():
     return torch.arange(N) * 3 % 10
 
 
-def write(root, labels, name="cifar10", corruptions=STANDARD, n=N):
-    """The official format: a file a corruption, the severities one after the other, and the labels five times."""
+def write(root, labels, name="cifar10", corruptions=STANDARD_CORRUPTIONS, n=N):
+    """Write the official format: one file per corruption with all severities in order, and the labels five times."""
     folder = root / OFFICIAL[name].folder
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -48,24 +48,24 @@ def write(root, labels, name="cifar10", corruptions=STANDARD, n=N):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_every_severity_in_order(small, tmp_path, labels, name):
-    _, images = write(tmp_path, labels, name, (*STANDARD, *EXTRA))
-    check_official(name, tmp_path, labels)
-    read = list(official_cifar(name, tmp_path, labels))
+    _, images = write(tmp_path, labels, name, (*STANDARD_CORRUPTIONS, *EXTRA_CORRUPTIONS))
+    check_official_cifar(name, tmp_path, labels)
+    read = list(read_official_cifar(name, tmp_path, labels))
     assert [(corruption, severity) for corruption, severity, _ in read] == [
-        (corruption, severity) for corruption in STANDARD for severity in range(1, 6)
+        (corruption, severity) for corruption in STANDARD_CORRUPTIONS for severity in range(1, 6)
     ]
     for corruption, severity, found in read:
         expected = images[corruption][(severity - 1) * N : severity * N]
         assert found.dtype == torch.uint8
         assert torch.equal(found, torch.from_numpy(expected).movedim(3, 1))
-    (name_of_it, _, _), *others = official_cifar(name, tmp_path, labels, corruptions=["spatter"])
+    (name_of_it, _, _), *others = read_official_cifar(name, tmp_path, labels, corruptions=["spatter"])
     assert (name_of_it, len(others)) == ("spatter", 4)
 
 
 def test_the_official_size_is_10000(tmp_path, labels):
     write(tmp_path, labels)
     with pytest.raises(ValueError, match=r"expected uint8 \(50000, 32, 32, 3\)"):
-        check_official("cifar10", tmp_path, labels)
+        check_official_cifar("cifar10", tmp_path, labels)
 
 
 def test_one_severity_is_in_memory_at_a_time(tmp_path):
@@ -84,7 +84,7 @@ def test_one_severity_is_in_memory_at_a_time(tmp_path):
 
 def test_a_changed_image_does_not_change_the_file(small, tmp_path, labels):
     _, images = write(tmp_path, labels)
-    for _, _, found in official_cifar("cifar10", tmp_path, labels):
+    for _, _, found in read_official_cifar("cifar10", tmp_path, labels):
         found.zero_()
     assert np.array_equal(np.load(tmp_path / "CIFAR-10-C" / "fog.npy"), images["fog"])
 
@@ -92,12 +92,12 @@ def test_a_changed_image_does_not_change_the_file(small, tmp_path, labels):
 def test_labels_of_any_integer_type(small, tmp_path, labels):
     folder, _ = write(tmp_path, labels)
     np.save(folder / "labels.npy", np.tile(labels.numpy(), 5))
-    check_official("cifar10", tmp_path, labels)
+    check_official_cifar("cifar10", tmp_path, labels)
 
 
 def test_a_missing_folder(small, tmp_path, labels):
     with pytest.raises(FileNotFoundError) as error:
-        check_official("cifar100", tmp_path / "here", labels)
+        check_official_cifar("cifar100", tmp_path / "here", labels)
     message = str(error.value)
     folder = tmp_path / "here" / "CIFAR-100-C"
     assert message.startswith(f"{folder}: no such folder; get CIFAR-100-C.tar (MD5 11f0ed0f1191edbf9fa23466ae6021d3)")
@@ -110,10 +110,10 @@ def test_missing_files_are_named_together(small, tmp_path, labels):
     for name in ("snow.npy", "labels.npy"):
         (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=r"CIFAR-10-C: no file snow.npy, labels.npy; get CIFAR-10-C.tar \(MD5"):
-        check_official("cifar10", tmp_path, labels)
+        check_official_cifar("cifar10", tmp_path, labels)
     # Nothing is given out before everything was checked.
     with pytest.raises(FileNotFoundError):
-        next(official_cifar("cifar10", tmp_path, labels))
+        next(read_official_cifar("cifar10", tmp_path, labels))
 
 
 def zeros(shape, dtype=np.uint8):
@@ -144,7 +144,7 @@ def test_a_wrong_file(small, tmp_path, labels, name, harm, message):
     folder, _ = write(tmp_path, labels)
     harm(folder / name)
     with pytest.raises(ValueError, match=message) as error:
-        check_official("cifar10", tmp_path, labels)
+        check_official_cifar("cifar10", tmp_path, labels)
     assert str(error.value).startswith(f"{folder / name}: ")
     assert str(error.value).endswith(OFFICIAL["cifar10"].remedy(tmp_path, "fog"))
 
@@ -156,24 +156,24 @@ def test_other_labels(small, tmp_path, labels, place):
     stored[place] = 9
     np.save(folder / "labels.npy", stored)
     with pytest.raises(ValueError, match=rf"labels.npy: 1 of 35 labels differ .* index {place}: found 9, expected 6;"):
-        check_official("cifar10", tmp_path, labels)
+        check_official_cifar("cifar10", tmp_path, labels)
 
 
 def test_a_part_of_the_test_set(small, tmp_path, labels):
     write(tmp_path, labels)
     with pytest.raises(ValueError, match="is for 7 test images, but the task has 6; test on all of them"):
-        check_official("cifar10", tmp_path, labels[:6])
+        check_official_cifar("cifar10", tmp_path, labels[:6])
 
 
 def test_a_dataset_without_official_files(tmp_path, labels):
     with pytest.raises(ValueError, match="official .npy files for cifar10 and cifar100, not for 'digits'"):
-        check_official("digits", tmp_path, labels)
+        check_official_cifar("digits", tmp_path, labels)
 
 
 def test_every_corruption_is_in_one_archive():
     for official in OFFICIAL.values():
         held = [name for _, _, names in official.archives for name in names]
-        assert sorted(held) == sorted(STANDARD + EXTRA)
+        assert sorted(held) == sorted(STANDARD_CORRUPTIONS + EXTRA_CORRUPTIONS)
     remedy = OFFICIAL["imagenet"].remedy
     for corruption, archive in {"glass_blur": "blur", "brightness": "weather", "contrast": "digital"}.items():
         assert remedy(Path(), corruption).startswith(f"get {archive}.tar (MD5 ")
@@ -183,67 +183,67 @@ CLASSES = ("n01440764", "n01443537")
 
 
 def test_imagenet_folders(tmp_path):
-    for corruption in STANDARD:
+    for corruption in STANDARD_CORRUPTIONS:
         for severity in range(1, 6):
             for name in (*CLASSES, "n99999999"):
                 (tmp_path / "ImageNet-C" / corruption / str(severity) / name).mkdir(parents=True)
-    found = official_imagenet(tmp_path, CLASSES)
-    assert found == [(c, s, tmp_path / "ImageNet-C" / c / str(s)) for c in STANDARD for s in range(1, 6)]
-    assert [c for c, _, _ in official_imagenet(tmp_path, CLASSES, corruptions=["fog"])] == ["fog"] * 5
+    found = find_official_imagenet(tmp_path, CLASSES)
+    assert found == [(c, s, tmp_path / "ImageNet-C" / c / str(s)) for c in STANDARD_CORRUPTIONS for s in range(1, 6)]
+    assert [c for c, _, _ in find_official_imagenet(tmp_path, CLASSES, corruptions=["fog"])] == ["fog"] * 5
 
     (tmp_path / "ImageNet-C" / "fog" / "4" / CLASSES[1]).rmdir()
     with pytest.raises(
         FileNotFoundError, match=r"fog/4: .* none for 1 of 2 classes, n01443537 for example; get weather.tar \(MD5"
     ):
-        official_imagenet(tmp_path, CLASSES)
+        find_official_imagenet(tmp_path, CLASSES)
     with pytest.raises(FileNotFoundError, match=r"C/spatter/1: no such folder; get extra.tar .*records/2235448"):
-        official_imagenet(tmp_path, CLASSES, corruptions=["spatter"])
+        find_official_imagenet(tmp_path, CLASSES, corruptions=["spatter"])
 
 
 def test_a_task_with_official_files_instead_of_generated_ones(small, tmp_path, labels):
     _, images = write(tmp_path, labels)
     test = Split(torch.zeros(N, 3, 32, 32, dtype=torch.uint8), labels)
-    sets = official_sets("cifar10", tmp_path, test)
+    sets = load_official_sets("cifar10", tmp_path, test)
     task = ImageTask("c", 10, test, None, test, (0.5,) * 3, (0.2,) * 3, Augmentation(), {}, (), sets)
     found = list(task.corrupted(4))
     assert [start for *_, start, _ in found[:4]] == [0, 4, 0, 4]
     fog = torch.cat([batch for name, severity, _, batch in found if (name, severity) == ("fog", 2)])
     assert torch.equal(fog, torch.from_numpy(images["fog"][N : 2 * N]).movedim(3, 1))
     with pytest.raises(ValueError, match=r"digits has no official corrupted files: only cifar10, cifar100, imagenet"):
-        official_sets("digits", tmp_path, test)
+        load_official_sets("digits", tmp_path, test)
     with pytest.raises(FileNotFoundError, match="CIFAR-100-C: no such folder"):
-        official_sets("cifar100", tmp_path, test)
+        load_official_sets("cifar100", tmp_path, test)
 
 
 @pytest.fixture
 def imagenet_c(tmp_path):
-    """Two classes of two images, whose grey levels tell class, image and severity; val is in another order."""
+    """Write two classes of two images, whose grey levels encode class, image and severity; val has another order."""
     names = {"n01": ["val_3.JPEG", "val_1.JPEG"], "n02": ["val_2.JPEG", "val_4.JPEG"]}
     for wnid, images in names.items():
         (tmp_path / "imagenet" / "train" / wnid).mkdir(parents=True)
-        for i, (corruption, severity) in enumerate((c, s) for c in STANDARD for s in range(1, 6)):
+        for i, (corruption, severity) in enumerate((c, s) for c in STANDARD_CORRUPTIONS for s in range(1, 6)):
             for image in images:
                 level = 3 * i + int(image[4])
                 write_level(tmp_path / "ImageNet-C" / corruption / str(severity) / wnid / image, level, 8, 8)
     order = np.array([b"val_1.JPEG", b"val_2.JPEG", b"val_3.JPEG", b"val_4.JPEG"])
-    return Split(Files(tmp_path / "imagenet" / "val", order, 8), torch.tensor([0, 1, 0, 1]))
+    return Split(ImageFiles(tmp_path / "imagenet" / "val", order, 8), torch.tensor([0, 1, 0, 1]))
 
 
 def test_imagenet_c_in_the_order_of_the_test_images(imagenet_c, tmp_path):
-    listed = list(official_sets("imagenet", tmp_path, imagenet_c)())
+    listed = list(load_official_sets("imagenet", tmp_path, imagenet_c)())
     assert len(listed) == 75
     for i, (_, _, files) in enumerate(listed):
         assert [path.rpartition("/")[2] for path in files.paths()] == [f"val_{k}.JPEG" for k in (1, 2, 3, 4)]
         if i in (0, 74):
-            levels = decode(Job(files.paths(), 8, resized=False)).float().mean((1, 2, 3))
+            levels = decode_images(DecodeJob(files.paths(), 8, resized=False)).float().mean((1, 2, 3))
             torch.testing.assert_close(levels, torch.tensor([3.0 * i + k for k in (1, 2, 3, 4)]), atol=2, rtol=0)
 
 
-def test_imagenet_c_without_a_image_or_with_one_of_another_class(imagenet_c, tmp_path):
+def test_imagenet_c_with_a_missing_or_misplaced_image(imagenet_c, tmp_path):
     wrong = Split(imagenet_c.images, torch.tensor([0, 1, 0, 0]))
     with pytest.raises(ValueError, match="in the folders of other classes"):
-        official_sets("imagenet", tmp_path, wrong)
+        load_official_sets("imagenet", tmp_path, wrong)
     folder = tmp_path / "ImageNet-C" / "fog" / "2" / "n01"
     (folder / "val_1.JPEG").rename(folder / "val_9.JPEG")
     with pytest.raises(ValueError, match=r"fog/2: 1 of 4 test images are not there; get weather.tar"):
-        official_sets("imagenet", tmp_path, imagenet_c)
+        load_official_sets("imagenet", tmp_path, imagenet_c)

@@ -1,25 +1,25 @@
-"""Which companions a task has, and what is said when one cannot be had."""
+"""Which OOD datasets a task has, and the message when one cannot be loaded."""
 
 import numpy as np
 import pytest
 import torch
 
-from data import STANDARD, load
-from data.datasets import resized
-from data.datasets.ood import choose
+from data import STANDARD_OOD_DATASETS, load
+from data.datasets import resized_ood
+from data.datasets.ood import choose_ood_datasets
 from tests.data import official
 
 
 @pytest.fixture
 def colour(monkeypatch, tmp_path):
-    """Folder with small files of all companions of CIFAR's size, and their images."""
+    """Folder with small files of all OOD datasets of CIFAR's size, and their images."""
     images = {}
     for name in official.CIFAR:
         members, found = official.cifar(monkeypatch, name)
         official.put(tmp_path, members)
         images[name.lower()] = found["test_batch" if name == "CIFAR10" else "test"]
     images["svhn"] = torch.from_numpy(official.svhn(monkeypatch, tmp_path)).permute(3, 2, 0, 1)
-    monkeypatch.setattr(resized, "COUNT", 1)
+    monkeypatch.setattr(resized_ood, "COUNT", 1)
     for name, which in (("lsun_resize", "LSUN"), ("tiny_imagenet_resize", "TINY_IMAGENET")):
         array = official.pixels(len(name), 32, 32, 3)
         official.odin(monkeypatch, tmp_path, which, {"top/top/0.jpg": official.encoded_image(array)})
@@ -39,26 +39,26 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_standard_ones_of_cifar(colour, name):
+def test_standard_ood_datasets_of_cifar(colour, name):
     root, images = colour
     del images[name]
     task = load(name, root=root)
-    assert tuple(task.ood) == STANDARD[name]
-    assert same(found(task), {companion: images[companion] for companion in STANDARD[name]})
+    assert tuple(task.ood) == STANDARD_OOD_DATASETS[name]
+    assert same(found(task), {each: images[each] for each in STANDARD_OOD_DATASETS[name]})
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_the_standard_ones_of_mnist(monkeypatch, tmp_path, name):
+def test_standard_ood_datasets_of_mnist(monkeypatch, tmp_path, name):
     images = {
         key: official.mnist(monkeypatch, folder, tmp_path)["t10k"]
         for key, folder in (("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST"))
     }
     images["emnist_letters"] = torch.from_numpy(official.emnist(monkeypatch, tmp_path)).mT[:, None]
     del images[name]
-    assert same(found(load(name, root=tmp_path)), {companion: images[companion] for companion in STANDARD[name]})
+    assert same(found(load(name, root=tmp_path)), {each: images[each] for each in STANDARD_OOD_DATASETS[name]})
 
 
-def test_just_those_that_are_asked_for(colour, tmp_path):
+def test_only_the_listed_ood_datasets_are_loaded(colour, tmp_path):
     root, images = colour
     own = official.pixels(0, 4, 32, 32, 3)
     np.savez(tmp_path / "mine.v2.npz", images=own)
@@ -68,7 +68,7 @@ def test_just_those_that_are_asked_for(colour, tmp_path):
     assert dict(load("cifar10", root=root, ood=[]).ood) == {}
 
 
-def test_of_arrays_of_the_users_own(colour, tmp_path):
+def test_ood_arrays_of_a_users_file(colour, tmp_path):
     root, images = colour
     own, labels = official.pixels(0, 6, 32, 32, 3), np.arange(6) % 2
     np.savez(tmp_path / "mine.npz", x_train=own, y_train=labels, x_test=own[:4], y_test=labels[:4], ood_noise=own[4:])
@@ -81,39 +81,45 @@ def test_of_arrays_of_the_users_own(colour, tmp_path):
     assert same(found(load("cifar10", root=root, ood=[task])), {"mine": test})
 
 
-def test_of_digits():
+def test_ood_datasets_of_digits():
     assert list(load("digits").ood) == list(load("digits", ood=["photographs"]).ood) == ["photographs"]
     assert dict(load("digits", ood=[]).ood) == {}
     with pytest.raises(
-        ValueError, match="digits: the companion 'svhn' has .*expected 1 x 8 x 8; those that fit are photo"
+        ValueError, match="digits: the OOD dataset 'svhn' has .*expected 1 x 8 x 8; those that fit are photo"
     ):
         load("digits", ood=["svhn"])
-    with pytest.raises(ValueError, match="unknown companion 'photos': known are photographs, svhn.*mean 'photographs'"):
+    with pytest.raises(
+        ValueError, match="unknown OOD dataset 'photos': known are photographs, svhn.*mean 'photographs'"
+    ):
         load("digits", ood=["photos"])
 
 
-def test_one_that_is_missing_can_be_left_out(colour):
+def test_the_message_for_a_missing_ood_dataset_says_how_to_leave_it_out(colour):
     root, _ = colour
     (root / "LSUN_resize.tar.gz").unlink()
     task = load("cifar10", root=root)
     with pytest.raises(FileNotFoundError) as error:
         task.ood["lsun_resize"]()
-    assert str(error.value).startswith(f"companion lsun_resize of cifar10: {root}/LSUN_resize.tar.gz: not there")
+    assert str(error.value).startswith(f"OOD dataset lsun_resize of cifar10: {root}/LSUN_resize.tar.gz: not there")
     assert str(error.value).endswith("or leave it out: `ood: [svhn, tiny_imagenet_resize, cifar100]`")
 
 
-def test_one_that_is_wrong_can_be_left_out(colour, monkeypatch):
+def test_the_message_for_a_wrong_ood_dataset_says_how_to_leave_it_out(colour, monkeypatch):
     root, _ = colour
     official.odin(monkeypatch, root, "LSUN", {"top/0.jpg": b"no image"})
-    with pytest.raises(ValueError, match=r"companion lsun_resize of cifar10: .*top/0\.jpg: cannot .*`ood: \[svhn\]`$"):
+    with pytest.raises(
+        ValueError, match=r"OOD dataset lsun_resize of cifar10: .*top/0\.jpg: cannot .*`ood: \[svhn\]`$"
+    ):
         load("cifar10", root=root, ood=["svhn", "lsun_resize"]).ood["lsun_resize"]()
 
 
-def test_a_loader_that_gives_other_images_is_not_believed(tmp_path):
+def test_images_of_a_loader_are_checked(tmp_path):
     own = {"a": lambda: torch.zeros(2, 3, 8, 8), "b": lambda: torch.zeros(0, 1, 8, 8, dtype=torch.uint8)}
-    chosen = choose("digits", (1, 8), own, None, tmp_path)
+    chosen = choose_ood_datasets("digits", (1, 8), own, None, tmp_path)
     for name in own:
-        with pytest.raises(ValueError, match=rf"companion {name} of digits: found images .*expected .*\(N, 1, 8, 8\)"):
+        with pytest.raises(
+            ValueError, match=rf"OOD dataset {name} of digits: found images .*expected .*\(N, 1, 8, 8\)"
+        ):
             chosen[name]()
 
 
@@ -132,11 +138,11 @@ WRONG = [
 def test_files_of_the_users_own_that_do_not_fit(tmp_path, arrays, problem):
     file = tmp_path / "mine.npz"
     np.savez(file, **arrays)
-    with pytest.raises(ValueError, match=rf"cifar10: companion 'npz:{file}': .*{problem}"):
+    with pytest.raises(ValueError, match=rf"cifar10: OOD dataset 'npz:{file}': .*{problem}"):
         load("cifar10", ood=[f"npz:{file}"])
 
 
-def test_files_that_are_none(tmp_path):
+def test_missing_or_unreadable_files(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"none\.npz: no such file, expected a \.npz file with an array `images`"
     ):

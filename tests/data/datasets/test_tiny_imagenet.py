@@ -38,7 +38,7 @@ def test_all_images_with_their_labels(monkeypatch, tmp_path):
         assert y == NUMBERS[official.TINY_CLASSES[i % 3]]
 
 
-def test_every_end_holds_each_class_in_its_share(monkeypatch, tmp_path):
+def test_held_out_images_are_stratified(monkeypatch, tmp_path):
     official.put_tiny(monkeypatch, tmp_path, official.tiny())
     for held_out in (3, 6, 9):
         task = load("tiny_imagenet", root=tmp_path, validation=held_out)
@@ -46,7 +46,7 @@ def test_every_end_holds_each_class_in_its_share(monkeypatch, tmp_path):
         assert task.train.labels.bincount(minlength=3).tolist() == [(12 - held_out) // 3] * 3
 
 
-def test_decoded_once(monkeypatch, tmp_path, capsys):
+def test_images_are_decoded_once(monkeypatch, tmp_path, capsys):
     archive = official.put_tiny(monkeypatch, tmp_path, official.tiny())
     first = load("tiny_imagenet", root=tmp_path)
     assert "decoding the images of tiny-imagenet-200.zip" in capsys.readouterr().err
@@ -59,7 +59,7 @@ def test_decoded_once(monkeypatch, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["tiny-imagenet-200.npz"]
 
 
-def test_a_damaged_cache_is_made_anew(monkeypatch, tmp_path):
+def test_a_damaged_cache_is_written_again(monkeypatch, tmp_path):
     archive = official.put_tiny(monkeypatch, tmp_path, official.tiny())
     first = load("tiny_imagenet", root=tmp_path)
     cache = tmp_path / f"{TOP}.npz"
@@ -118,7 +118,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("change", "problem"), WRONG.values(), ids=WRONG)
-def test_an_archive_that_is_other_than_expected(monkeypatch, tmp_path, change, problem):
+def test_an_archive_with_unexpected_contents(monkeypatch, tmp_path, change, problem):
     archive = official.put_tiny(monkeypatch, tmp_path, change(official.tiny()))
     with pytest.raises(ValueError, match=rf"{archive}: .*{problem}"):
         load("tiny_imagenet", root=tmp_path)
@@ -126,7 +126,7 @@ def test_an_archive_that_is_other_than_expected(monkeypatch, tmp_path, change, p
 
 
 def test_a_damaged_member(monkeypatch, tmp_path):
-    """The checksum of each member is checked too, for an archive that is expected to be damaged."""
+    """The checksums of members are verified, even if the archive's own checksum is right."""
     archive = official.put_tiny(monkeypatch, tmp_path, official.tiny())
     contents = bytearray(archive.read_bytes())
     contents[len(contents) // 2] ^= 1

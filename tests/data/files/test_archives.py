@@ -1,4 +1,4 @@
-"""Unpacking: whole or not at all, and nothing outside the folder."""
+"""Archives are unpacked completely or not at all, and never outside the folder."""
 
 import io
 import multiprocessing
@@ -24,7 +24,7 @@ PACKED = {
 
 @pytest.fixture
 def box(tmp_path):
-    """A folder within which everything is to stay."""
+    """A folder that all unpacked files must stay in."""
     (tmp_path / "box").mkdir()
     return tmp_path / "box"
 
@@ -50,7 +50,7 @@ def test_all_or_a_part(box, name):
     assert archive.read_bytes() == packed
 
 
-def test_a_folder_that_is_there_is_left_alone(box):
+def test_an_existing_folder_is_not_changed(box):
     (box / "all").mkdir()
     assert unpack(box / "none.zip", box / "all") == box / "all"
     assert [path.name for path in box.iterdir()] == ["all"]
@@ -121,7 +121,7 @@ def test_an_altered_archive_leaves_nothing(box, name):
     assert list(files(box)) == [name]
 
 
-def test_no_archive_and_no_such_part(box):
+def test_a_missing_archive_and_a_missing_part(box):
     (box / "a.txt").write_text("text")
     (box / "a.zip").write_bytes(zipped(MEMBERS))
     with pytest.raises(ValueError, match=r"a\.txt: found neither a tar nor a zip archive"):
@@ -142,7 +142,7 @@ def unpack_until_killed(archive, folder):
     unpack(archive, folder)
 
 
-def test_a_killed_unpacking_is_begun_anew(box):
+def test_unpacking_starts_again_after_a_kill(box):
     packed = zipped(MEMBERS)
     (box / "a.zip").write_bytes(packed)
     process = multiprocessing.get_context("fork").Process(target=unpack_until_killed, args=(box / "a.zip", box / "all"))
@@ -155,7 +155,7 @@ def test_a_killed_unpacking_is_begun_anew(box):
     assert files(box) == {"a.zip": packed} | {f"all/{name}": contents for name, contents in MEMBERS.items()}
 
 
-def test_no_room(box, monkeypatch):
+def test_a_full_disk(box, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Downloads over a real connection to a server in this process, one that can be made to misbehave."""
+"""Downloads from a local server whose faults can be set."""
 
 import errno
 import hashlib
@@ -21,7 +21,7 @@ SHA256 = hashlib.sha256(CONTENTS).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves some contents; how it misbehaves is set on it."""
+    """Serves one file. Its attributes set its faults."""
 
     daemon_threads = True
     contents = CONTENTS
@@ -92,7 +92,7 @@ def test_a_file_arrives_whole(server, tmp_path, checksum, capsys):
     assert capsys.readouterr().err == f"downloading file.bin (0.3 MB) from {server.url}\n"
 
 
-def test_a_file_that_is_there_is_only_read(server, tmp_path):
+def test_an_existing_file_is_only_read(server, tmp_path):
     (tmp_path / "file.bin").write_bytes(CONTENTS)
     fetch(server.url, tmp_path / "file.bin", md5=MD5)
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
@@ -131,13 +131,13 @@ def test_a_later_call_resumes(server, tmp_path, capsys):
     assert "from byte 100000 on" in capsys.readouterr().err
 
 
-def test_a_server_that_ignores_ranges_begins_anew(server, tmp_path):
+def test_a_server_that_ignores_ranges_sends_the_whole_file(server, tmp_path):
     server.ranges, server.cuts = False, [100_000]
     assert fetch(server.url, tmp_path / "file.bin", md5=MD5).read_bytes() == CONTENTS
     assert server.asked == [None, "bytes=100000-"]
 
 
-def test_a_server_that_sends_another_range_is_not_believed(server, tmp_path):
+def test_a_server_that_sends_another_range_is_asked_for_the_whole_file(server, tmp_path):
     server.shift = 7
     (tmp_path / "file.bin.part").write_bytes(CONTENTS[:100_000])
     assert fetch(server.url, tmp_path / "file.bin", md5=MD5).read_bytes() == CONTENTS
@@ -145,7 +145,7 @@ def test_a_server_that_sends_another_range_is_not_believed(server, tmp_path):
     assert names(tmp_path) == ["file.bin"]
 
 
-def test_a_partial_file_that_is_whole_needs_no_more(server, tmp_path):
+def test_a_complete_partial_file_is_used(server, tmp_path):
     (tmp_path / "file.bin.part").write_bytes(CONTENTS)
     assert fetch(server.url, tmp_path / "file.bin", md5=MD5).read_bytes() == CONTENTS
     assert server.asked == ["bytes=300000-"]
@@ -159,7 +159,7 @@ def test_a_partial_file_of_something_else_is_replaced(server, tmp_path, part):
 
 
 @pytest.mark.parametrize("status", [404, 403, 503])
-def test_a_refusal_is_reported(server, tmp_path, status):
+def test_http_errors_are_reported(server, tmp_path, status):
     server.status = status
     with pytest.raises(DownloadError, match=f"HTTP Error {status}.*put file.bin .md5 {MD5}. there by hand, from http"):
         fetch(server.url, tmp_path / "file.bin", md5=MD5)
@@ -188,7 +188,7 @@ def test_wrong_contents_are_never_used(server, tmp_path):
     assert server.asked == [None, None]
 
 
-def test_a_wrong_file_in_its_place_is_put_aside(server, tmp_path, capsys):
+def test_an_existing_wrong_file_is_moved_away(server, tmp_path, capsys):
     (tmp_path / "file.bin").write_bytes(CONTENTS[:-1])
     assert fetch(server.url, tmp_path / "file.bin", md5=MD5).read_bytes() == CONTENTS
     assert (tmp_path / "file.bin.bad").read_bytes() == CONTENTS[:-1]
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path, contents, fou
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(download, "alone", refuse)  # the superuser may write everywhere
+    monkeypatch.setattr(download, "hold_lock", refuse)  # the superuser may write everywhere
     if contents:
         (tmp_path / "file.bin").write_bytes(contents)
     with pytest.raises(
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path, contents, fou
 
 
 def test_no_space_left(server, tmp_path):
-    """What has arrived before the disk was full is kept, and the download goes on from there."""
+    """The bytes received before the disk was full are kept, and the download is resumed."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -255,22 +255,22 @@ def test_one_of_several_processes_downloads(server, tmp_path):
     assert len(server.asked) == 1
 
 
-def test_those_that_wait_say_so(tmp_path, capsys):
+def test_waiting_processes_print_a_message(tmp_path, capsys):
     def hold():
-        with download.alone(tmp_path / "file.bin", "downloads file.bin"):
+        with download.hold_lock(tmp_path / "file.bin", "downloads file.bin"):
             held.set()
             time.sleep(0.2)
 
     held, thread = threading.Event(), threading.Thread(target=hold)
     thread.start()
     held.wait()
-    with download.alone(tmp_path / "file.bin", "downloads file.bin"):
+    with download.hold_lock(tmp_path / "file.bin", "downloads file.bin"):
         assert not thread.is_alive() or thread.join(1) is None
     assert "waiting for another process that downloads file.bin" in capsys.readouterr().err
 
 
 class Terminal:
-    """Stands in for a terminal's stderr."""
+    """A stand-in for the stderr of a terminal."""
 
     def __init__(self):
         self.text = ""
@@ -294,7 +294,7 @@ def test_a_bar_on_a_terminal(server, tmp_path, monkeypatch):
     assert "300.0/300.0 kB" in terminal.text.replace("\n", "")
 
 
-def test_no_second_bar_among_others(server, tmp_path, monkeypatch):
+def test_no_progress_bar_inside_another_one(server, tmp_path, monkeypatch):
     terminal = Terminal()
     terminal.rich_proxied_file = None
     monkeypatch.setattr("sys.stderr", terminal)

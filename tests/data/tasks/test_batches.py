@@ -3,15 +3,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.tasks.batches import Batches
-from data.tasks.image_task import ImageTask, normalised
-from data.tasks.source import Augmentation, Split
+from data.tasks.batches import ImageBatches
+from data.tasks.image_dataset import Augmentation, Split
+from data.tasks.image_task import ImageTask, normalised_batches
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
 
 def numbered(n, channels=3, size=6):
-    """Random images whose label is their place, so that a batch says which images it holds."""
+    """Return random images whose label is their index, so that a batch shows which images it holds."""
     draw = torch.Generator().manual_seed(n)
     images = torch.randint(1, 256, (n, channels, size, size), dtype=torch.uint8, generator=draw)
     return Split(images, torch.arange(n))
@@ -24,7 +24,7 @@ def stream(seed=0):
 def make(split, batch_size=4, *, augmentation=None, seed=0, layout=torch.channels_last):
     """Batches that are not scaled: x = image, in 0…255."""
     channels = split.images.shape[1]
-    return Batches(
+    return ImageBatches(
         split,
         batch_size,
         mean=[0.0] * channels,
@@ -69,7 +69,9 @@ def test_sizes_of_the_last_batches():
 def test_normalisation_layout_and_types(layout, channels, seed):
     split = numbered(20, channels)
     mean, std = [0.2, 0.5, 0.7][:channels], [0.1, 0.3, 0.9][:channels]
-    batches = Batches(split, 8, mean=mean, std=std, stream=None if seed is None else stream(seed), memory_format=layout)
+    batches = ImageBatches(
+        split, 8, mean=mean, std=std, stream=None if seed is None else stream(seed), memory_format=layout
+    )
     for x, y in batches:
         expected = (split.images[y].double() / 255 - torch.tensor(mean).double().view(1, -1, 1, 1)) / (
             torch.tensor(std).double().view(1, -1, 1, 1)
@@ -92,7 +94,7 @@ def test_layout_of_the_source_does_not_matter(source_layout):
 
 
 def naive(split, augmentation, seed):
-    """One pass, image by image, from the same draws."""
+    """Augment the images of one pass one by one, with the same draws."""
     n, _, size, _ = split.images.shape
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
@@ -135,7 +137,9 @@ def test_augmentation_equals_a_loop_over_images(padding, flip, cutout, channels,
 
 def test_cutout_is_the_mean():
     split = numbered(30)
-    batches = Batches(split, 30, mean=[0.5] * 3, std=[0.2] * 3, augmentation=Augmentation(cutout=4), stream=stream())
+    batches = ImageBatches(
+        split, 30, mean=[0.5] * 3, std=[0.2] * 3, augmentation=Augmentation(cutout=4), stream=stream()
+    )
     x, _ = one_pass(batches)
     zeros = (x == 0).all(1).sum((1, 2))
     assert zeros.max() == 16  # the whole square inside; no pixel is at the mean 127.5 by chance
@@ -159,7 +163,9 @@ def test_passes_repeat_with_the_stream_and_differ_between_streams():
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], one_pass(make(split, 8, augmentation=augmentation, seed=4))[1])
     seeds = iter([1, 2])
-    changing = Batches(split, 8, mean=[0] * 3, std=[1] * 3, stream=lambda: torch.Generator().manual_seed(next(seeds)))
+    changing = ImageBatches(
+        split, 8, mean=[0] * 3, std=[1] * 3, stream=lambda: torch.Generator().manual_seed(next(seeds))
+    )
     assert not torch.equal(one_pass(changing)[1], one_pass(changing)[1])
 
 
@@ -205,16 +211,16 @@ def test_same_bits_on_the_gpu():
     torch.testing.assert_close(x, x_gpu.cpu(), rtol=1e-6, atol=1e-4)
 
 
-def test_bare_images():
+def test_images_without_labels_are_normalised():
     split = numbered(10)
     task = ImageTask("t", 10, split, None, split, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), Augmentation(), {}, ())
-    chunks = list(normalised(split.images, task, 4))
+    chunks = list(normalised_batches(split.images, task, 4))
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
-    expected, _ = one_pass(Batches(split, 4, mean=task.mean, std=task.std))
+    expected, _ = one_pass(ImageBatches(split, 4, mean=task.mean, std=task.std))
     assert torch.equal(torch.cat(chunks), expected)
     assert all(chunk.is_contiguous(memory_format=torch.channels_last) for chunk in chunks)
     with pytest.raises(ValueError, match=r"t: images have shape \(1, 6, 6\), the task's own \(3, 6, 6\)"):
-        next(normalised(split.images[:, :1], task, 4))
+        next(normalised_batches(split.images[:, :1], task, 4))
 
 
 def test_wrong_arguments():
@@ -224,7 +230,7 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="empty split"):
         make(Split(split.images[:0], split.labels[:0]))
     with pytest.raises(ValueError, match="3 channels, but there are 1 means"):
-        Batches(split, 2, mean=[0.0], std=[1.0])
+        ImageBatches(split, 2, mean=[0.0], std=[1.0])
     with pytest.raises(ValueError, match="padding must not be negative, got -1"):
         Augmentation(padding=-1)
     with pytest.raises(ValueError, match="images must be uint8"):
@@ -235,15 +241,15 @@ def test_wrong_arguments():
 
 def test_other_streams_share_the_images():
     batches = make(numbered(20), augmentation=Augmentation(padding=1), seed=1)
-    other = batches.streaming(stream(2))
-    assert other._rows is batches._rows
+    other = batches.with_stream(stream(2))
+    assert other._row_windows is batches._row_windows
     expected = make(numbered(20), augmentation=Augmentation(padding=1), seed=2)
     for found, wanted in zip(one_pass(other), one_pass(expected), strict=True):
         assert torch.equal(found, wanted)
     again = make(numbered(20), augmentation=Augmentation(padding=1), seed=1)
     assert torch.equal(one_pass(batches)[1], one_pass(again)[1]), "the first stream is what it was"
     with pytest.raises(ValueError, match="without a stream"):
-        make(numbered(3), seed=None).streaming(stream())
+        make(numbered(3), seed=None).with_stream(stream())
 
 
 # --- shared among processes -----------------------------------------------------------------------------------
@@ -251,9 +257,9 @@ def test_other_streams_share_the_images():
 
 @pytest.mark.parametrize("seed", [0, None])
 @pytest.mark.parametrize("parts", [2, 3])
-def test_parts_of_batches_make_the_whole_ones(parts, seed):
+def test_shards_of_batches_join_to_whole_batches(parts, seed):
     whole = make(numbered(15), 6, augmentation=Augmentation(padding=1, flip=True, cutout=2), seed=seed)
-    divided = [whole.divided(part, parts) for part in range(parts)]
+    divided = [whole.shard(part, parts) for part in range(parts)]
     assert sum(each.examples for each in divided) == whole.examples == 15
     assert {len(each) for each in divided} == {len(whole)}
     for (x, y), *own in zip(whole, *divided, strict=True):
@@ -266,4 +272,4 @@ def test_parts_of_batches_make_the_whole_ones(parts, seed):
 def test_a_batch_with_too_few_images_is_not_divided():
     batches = make(numbered(15), 6)
     with pytest.raises(ValueError, match=r"^a minibatch of 3 examples cannot be divided into 4 parts: take fewer"):
-        batches.divided(0, 4)
+        batches.shard(0, 4)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.files.decoder import Decoder
-from data.files.decoding import ImageError, Job, decode
-from data.files.image_files import Files
-from data.tasks.file_batches import FileBatches, decoded
-from data.tasks.image_task import ImageTask, normalised
-from data.tasks.source import Augmentation, Split
+from data.files.decode_image import DecodeJob, ImageError, decode_images
+from data.files.decoder_pool import DecoderPool
+from data.files.image_files import ImageFiles
+from data.tasks.file_batches import ImageFileBatches, decode_batches
+from data.tasks.image_dataset import Augmentation, Split
+from data.tasks.image_task import ImageTask, normalised_batches
 from tests.data.write_image_files import write_image, write_level
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than CPUs
@@ -23,10 +23,10 @@ MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.3, 0.9)
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    """Images with structure whose label is their place."""
+    """Image files whose label is their index."""
     folder = tmp_path_factory.mktemp("images")
     names = [os.fsencode(write_image(folder / f"{i:02}.png", 30 + i, 50 - i, seed=i).name) for i in range(N)]
-    return Split(Files(folder, np.array(names), 8), torch.arange(N))
+    return Split(ImageFiles(folder, np.array(names), 8), torch.arange(N))
 
 
 def stream(seed=0):
@@ -34,10 +34,10 @@ def stream(seed=0):
 
 
 def make(split, batch_size=5, workers=0, seed=0, augmentation=AUGMENTATION):
-    return FileBatches(
+    return ImageFileBatches(
         split,
         batch_size,
-        decoder=Decoder(workers),
+        decoder=DecoderPool(workers),
         mean=MEAN,
         std=STD,
         augmentation=augmentation,
@@ -58,7 +58,7 @@ def normal(pixels):
 
 def task_of(split, **changes):
     values = {
-        "name": "made up",
+        "name": "synthetic",
         "classes": N,
         "train": split,
         "validation": None,
@@ -68,7 +68,7 @@ def task_of(split, **changes):
         "augmentation": Augmentation(flip=True),
         "ood": {},
         "corruptions": (),
-        "decoder": Decoder(0),
+        "decoder": DecoderPool(0),
     }
     return ImageTask(**(values | changes))
 
@@ -79,7 +79,10 @@ def test_a_training_pass_equals_images_decoded_one_by_one(split, workers):
     order = torch.randperm(N, generator=generator)
     seeds = torch.randint(2**63 - 1, (N,), generator=generator)
     paths = split.images.paths()
-    naive = [decode(Job([paths[i]], 8, [seed], flip=True))[0] for i, seed in zip(order, seeds.tolist(), strict=True)]
+    naive = [
+        decode_images(DecodeJob([paths[i]], 8, [seed], flip=True))[0]
+        for i, seed in zip(order, seeds.tolist(), strict=True)
+    ]
     x, y = one_pass(make(split, workers=workers, seed=3))
     assert torch.equal(y, order)
     torch.testing.assert_close(x, normal(torch.stack(naive)), rtol=1e-5, atol=1e-5)
@@ -98,10 +101,10 @@ def test_the_bits_do_not_depend_on_the_number_of_processes(split):
                 assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
 
 
-def test_without_a_stream_images_come_in_order_cut_for_evaluation(split):
+def test_without_a_stream_images_come_in_order_cropped_for_evaluation(split):
     x, y = one_pass(make(split, seed=None))
     assert torch.equal(y, torch.arange(N))
-    torch.testing.assert_close(x, normal(decode(Job(split.images.paths(), 8))), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x, normal(decode_images(DecodeJob(split.images.paths(), 8))), rtol=1e-5, atol=1e-5)
 
 
 def test_with_a_stream_but_no_augmentation_only_the_order_is_random(split):
@@ -116,7 +119,7 @@ def test_with_a_stream_but_no_augmentation_only_the_order_is_random(split):
     ("n", "batch_size", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (3, 1, [1, 1, 1]), (1, 4, [1])]
 )
 @pytest.mark.parametrize("workers", [0, 3])
-def test_every_image_once_a_pass_and_no_lonely_last_one(split, n, batch_size, sizes, workers):
+def test_every_image_once_a_pass_and_no_last_batch_of_one(split, n, batch_size, sizes, workers):
     batches = make(Split(split.images[:n], split.labels[:n]), batch_size, workers)
     passed = list(batches)
     assert [len(y) for _, y in passed] == [len(x) for x, _ in passed] == sizes
@@ -125,29 +128,29 @@ def test_every_image_once_a_pass_and_no_lonely_last_one(split, n, batch_size, si
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_passes_side_by_side_and_passes_given_up(split, workers):
+def test_concurrent_and_abandoned_passes(split, workers):
     batches = make(split, workers=workers, seed=1)
     expected = one_pass(batches)
     next(iter(batches))  # given up: its processes are at once free for the next pass
-    pairs = list(zip(batches, batches.streaming(stream(2)), strict=True))
+    pairs = list(zip(batches, batches.with_stream(stream(2)), strict=True))
     assert torch.equal(torch.cat([first[0] for first, _ in pairs]), expected[0])
     assert torch.equal(torch.cat([second[0] for _, second in pairs]), one_pass(make(split, seed=2))[0])
     assert torch.equal(one_pass(batches)[0], expected[0])
 
 
 def test_processes_stay_from_pass_to_pass(split):
-    decoder = Decoder(2)
+    decoder = DecoderPool(2)
 
     def processes():
         return [worker.pid for pool in decoder._idle[False] for worker in pool.loader._iterator._workers]
 
-    batches = FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
+    batches = ImageFileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
     assert processes() == [], "none before they are needed"
     list(batches)
     first = processes()
     list(batches)
     next(iter(batches))
-    list(FileBatches(split, 3, decoder=decoder, mean=MEAN, std=STD))
+    list(ImageFileBatches(split, 3, decoder=decoder, mean=MEAN, std=STD))
     assert len(first) == 2
     assert processes() == first
     list(zip(batches, batches, strict=True))
@@ -167,7 +170,7 @@ def test_a_damaged_image_is_named_and_the_next_pass_works(tmp_path, workers):
     for i in range(8):
         write_level(tmp_path / f"{i}.png", i)
         names.append(f"{i}.png".encode())
-    split = Split(Files(tmp_path, np.array(names), 8), torch.arange(8))
+    split = Split(ImageFiles(tmp_path, np.array(names), 8), torch.arange(8))
     batches = make(split, 2, workers, seed=None)
     contents = (tmp_path / "5.png").read_bytes()
     (tmp_path / "5.png").write_bytes(contents[:30])
@@ -184,18 +187,18 @@ def test_a_damaged_image_is_named_and_the_next_pass_works(tmp_path, workers):
 
 
 def test_a_killed_process_is_an_error_that_says_what_to_do(split):
-    decoder = Decoder(1)
-    batches = FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
+    decoder = DecoderPool(1)
+    batches = ImageFileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
     list(batches)
     os.kill(decoder._idle[False][0].loader._iterator._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="the processes that decode images failed .* and 0 none"):
+    with pytest.raises(RuntimeError, match="the processes that decode images failed .*, or 0 to decode without them"):
         list(batches)
     assert one_pass(batches)[1].tolist() == list(range(N)), "new processes take their place"
 
 
 def test_processes_end_with_their_decoder(split):
-    decoder = Decoder(2)
-    list(FileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD))
+    decoder = DecoderPool(2)
+    list(ImageFileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD))
     processes = [worker for pool in decoder._idle[False] for worker in pool.loader._iterator._workers]
     del decoder
     deadline = time.monotonic() + 10
@@ -204,7 +207,7 @@ def test_processes_end_with_their_decoder(split):
     assert not any(process.is_alive() for process in processes)
 
 
-def test_what_is_selected_from_files_is_files(split):
+def test_indexing_image_files_gives_image_files(split):
     files = split.images
     assert files.shape == (N, 3, 8, 8)
     assert len(files) == N
@@ -217,16 +220,16 @@ def test_what_is_selected_from_files_is_files(split):
     with pytest.raises(ValueError, match=r"labels must be int64 \(23,\)"):
         Split(files, split.labels[:3])
     with pytest.raises(ValueError, match="image_size=0"):
-        Files(files.folder, files.names, 0)
+        ImageFiles(files.folder, files.names, 0)
 
 
 def test_names_in_any_encoding(tmp_path):
     names = ["größe.png", "画像.png", os.fsdecode(b"\xff.png"), "a b.png"]
     for i, name in enumerate(names):
         write_level(tmp_path / name, 50 * i)
-    files = Files(tmp_path, np.array([os.fsencode(name) for name in names]), 4)
+    files = ImageFiles(tmp_path, np.array([os.fsencode(name) for name in names]), 4)
     for workers in (0, 2):
-        (images,) = decoded(files, [(0, 4)], Decoder(workers), torch.device("cpu"))
+        (images,) = decode_batches(files, [(0, 4)], DecoderPool(workers), torch.device("cpu"))
         assert images.amax((1, 2, 3)).tolist() == images.amin((1, 2, 3)).tolist() == [0, 50, 100, 150]
 
 
@@ -243,31 +246,34 @@ def test_a_task_of_files_has_the_passes_of_any_task(split):
     assert torch.equal(one_pass(task.to("cpu").part("test", 7))[0], plain[0])
 
 
-def test_the_number_of_processes_is_the_task_s(split):
-    task = task_of(split, decoder=Decoder())
+def test_the_task_sets_the_number_of_processes(split):
+    task = task_of(split, decoder=DecoderPool())
     assert task.decoder.workers == len(os.sched_getaffinity(0))
-    assert task.decoding(3).decoder.workers == 3
-    assert task.decoding(0).to("cpu").decoder.workers == 0
-    assert task.decoding(None).decoder.workers == len(os.sched_getaffinity(0))
+    assert task.with_decoder_workers(3).decoder.workers == 3
+    assert task.with_decoder_workers(0).to("cpu").decoder.workers == 0
+    assert task.with_decoder_workers(None).decoder.workers == len(os.sched_getaffinity(0))
     with pytest.raises(ValueError, match="must not be negative, got -1"):
-        task.decoding(-1)
-    assert torch.equal(one_pass(task.decoding(2).part("test", 7))[0], one_pass(task.decoding(0).part("test", 7))[0])
+        task.with_decoder_workers(-1)
+    assert torch.equal(
+        one_pass(task.with_decoder_workers(2).part("test", 7))[0],
+        one_pass(task.with_decoder_workers(0).part("test", 7))[0],
+    )
 
 
-def test_bare_files_are_normalised_as_the_task_s_own(split):
+def test_image_files_without_labels_are_normalised(split):
     task = task_of(split)
-    chunks = list(normalised(split.images, task, 10))
+    chunks = list(normalised_batches(split.images, task, 10))
     assert [len(chunk) for chunk in chunks] == [10, 10, 3]
     assert torch.equal(torch.cat(chunks), one_pass(task.part("test", 10))[0])
     in_memory = torch.cat(list(task.in_batches(split.images, 10)))
-    assert torch.equal(torch.cat(list(normalised(in_memory, task, 10))), torch.cat(chunks))
-    other = Files(split.images.folder, split.images.names, 9)
+    assert torch.equal(torch.cat(list(normalised_batches(in_memory, task, 10))), torch.cat(chunks))
+    other = ImageFiles(split.images.folder, split.images.names, 9)
     with pytest.raises(ValueError, match=r"images have shape \(3, 9, 9\), the task's own \(3, 8, 8\)"):
-        next(normalised(other, task, 10))
+        next(normalised_batches(other, task, 10))
 
 
 def test_every_image_is_decoded_once_for_all_corruptions(split, monkeypatch):
-    """The corruption of an image is told its place in the set, which stands in for what makes it random."""
+    """The corruption of an image gets the image's index in the test set."""
 
     def corrupt(images, name, severity, *, start=0):
         places = torch.arange(start, start + len(images), dtype=torch.uint8)
@@ -298,7 +304,7 @@ def test_every_image_is_decoded_once_for_all_corruptions(split, monkeypatch):
 
 def test_wrong_arguments(split):
     in_memory = Split(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3))
-    with pytest.raises(TypeError, match="these images are in memory"):
+    with pytest.raises(TypeError, match="the images are in memory"):
         make(in_memory)
     with pytest.raises(ValueError, match="padding and cutout must be 0"):
         make(split, augmentation=Augmentation(padding=4))
@@ -307,7 +313,7 @@ def test_wrong_arguments(split):
     with pytest.raises(ValueError, match="empty split"):
         make(Split(split.images[:0], split.labels[:0]))
     with pytest.raises(ValueError, match="without a stream"):
-        make(split, seed=None).streaming(stream())
+        make(split, seed=None).with_stream(stream())
 
 
 @pytest.mark.gpu
@@ -320,9 +326,9 @@ def test_batches_come_on_the_gpu(split):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_parts_of_batches_make_the_whole_ones(split, workers):
+def test_shards_of_batches_join_to_whole_batches(split, workers):
     whole = make(split, 6)
-    divided = [make(split, 6, workers).divided(part, 2) for part in range(2)]
+    divided = [make(split, 6, workers).shard(part, 2) for part in range(2)]
     assert [each.examples for each in divided] == [11, 12]
     for (x, y), *own in zip(whole, *divided, strict=True):
         assert torch.equal(torch.cat([x for x, _ in own]), x)

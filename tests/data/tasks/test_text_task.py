@@ -1,4 +1,4 @@
-"""Text: every symbol in its place, in training lanes and in test windows."""
+"""Tasks of language modelling: the symbols of training segments and of test windows."""
 
 import hashlib
 import urllib.request
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 import data.datasets.text_files
 import data.files.download
 from data.datasets.text_files import load_enwik8, load_text
-from data.tasks.text_task import CONTEXT, WINDOW, Segments, Windows
+from data.tasks.text_task import CONTEXT_LENGTH, WINDOW_LENGTH, TextSegments, TextWindows
 from methods.core.streams import stream
 
 
 def numbered(n):
-    """A text whose symbols tell their place, modulo 251."""
+    """Return a text whose symbols are their index modulo 251."""
     return (torch.arange(n) % 251).to(torch.uint8)
 
 
@@ -29,7 +29,7 @@ def passing(epoch=0, seed=0):
     ("n", "lanes", "segment"), [(1000, 4, 10), (1003, 7, 100), (107, 1, 100), (12, 3, 9), (64, 5, 1)]
 )
 def test_lanes_are_read_segment_by_segment(n, lanes, segment):
-    segments = Segments(numbered(n), lanes, segment, passing())
+    segments = TextSegments(numbered(n), lanes, segment, passing())
     xs, ys = zip(*segments, strict=True)
     assert len(segments) == len(xs)
     assert segments.examples == lanes * len(xs)
@@ -46,23 +46,23 @@ def test_lanes_are_read_segment_by_segment(n, lanes, segment):
 
 
 def test_passes_begin_at_random_places_that_the_stream_decides():
-    segments = Segments(numbered(1000), 4, 50, passing())
-    first = [next(iter(segments.streaming(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
+    segments = TextSegments(numbered(1000), 4, 50, passing())
+    first = [next(iter(segments.with_stream(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
     assert len(set(first)) > 10
     assert max(first) < 50
-    again = [next(iter(segments.streaming(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
+    again = [next(iter(segments.with_stream(passing(epoch))))[0][0, 0].item() for epoch in range(20)]
     assert first == again
-    assert len({len(list(segments.streaming(passing(epoch)))) for epoch in range(20)}) == 1
+    assert len({len(list(segments.with_stream(passing(epoch)))) for epoch in range(20)}) == 1
 
 
 def test_a_text_too_short_for_its_lanes():
     with pytest.raises(ValueError, match="109 symbols is too short for 10 lanes, .* segments of 100 symbols"):
-        Segments(numbered(109), 10, 100, passing())
+        TextSegments(numbered(109), 10, 100, passing())
 
 
 @given(st.integers(2, 400), st.integers(1, 5), st.integers(1, 60), st.integers(0, 70))
 def test_every_symbol_but_the_first_is_predicted_once(n, rows, window, context):
-    windows = Windows(numbered(n), rows, window, context)
+    windows = TextWindows(numbered(n), rows, window, context)
     batches = list(windows)
     assert len(windows) == len(batches)
     assert all(x.shape == y.shape and len(x) <= rows and x.shape[1] == min(window, n - 1) for x, y in batches)
@@ -78,12 +78,12 @@ def test_every_symbol_but_the_first_is_predicted_once(n, rows, window, context):
 
 def test_a_text_without_anything_to_predict():
     with pytest.raises(ValueError, match="a text of 1 symbols"):
-        Windows(numbered(1), 4)
+        TextWindows(numbered(1), 4)
 
 
 @pytest.fixture
 def poem(tmp_path):
-    """A file of 1,000 bytes, of which three kinds occur."""
+    """A file of 1,000 bytes with three different values."""
     path = tmp_path / "poem.txt"
     path.write_bytes(b"zab" * 333 + b"z")
     return path
@@ -112,7 +112,7 @@ def test_parts_of_a_text(poem):
         load_text(str(poem), poem.parent, train_size=901)
 
 
-def test_no_text(tmp_path):
+def test_a_missing_text(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.txt: no such file"):
         load_text(str(tmp_path / "gone.txt"), tmp_path)
     (tmp_path / "short.txt").write_bytes(b"short")
@@ -120,16 +120,16 @@ def test_no_text(tmp_path):
         load_text(str(tmp_path / "short.txt"), tmp_path)
 
 
-def test_windows_lead_up_to_what_they_predict():
-    x, y = next(iter(Windows(numbered(3000), 64)))
-    assert x.shape == (4, WINDOW)
+def test_windows_begin_with_context():
+    x, y = next(iter(TextWindows(numbered(3000), 64)))
+    assert x.shape == (4, WINDOW_LENGTH)
     assert (y[0] >= 0).all()
-    assert (y[1] >= 0).sum() == WINDOW - CONTEXT
+    assert (y[1] >= 0).sum() == WINDOW_LENGTH - CONTEXT_LENGTH
 
 
 @pytest.fixture
 def enwik8(tmp_path, monkeypatch):
-    """A small file in enwik8's place: where it is downloaded from, packed."""
+    """A small archive at enwik8's address, in place of the official one."""
     contents = ("<page>" + "Anarchism ä " * 80 + "</page>").encode()
     archive = tmp_path / "official" / "enwik8.zip"
     archive.parent.mkdir()
@@ -168,16 +168,16 @@ def test_a_wrong_archive_is_refused(enwik8, tmp_path):
     assert not (tmp_path / "downloads" / "enwik8").exists()
 
 
-def test_parts_of_segments_are_lanes():
+def test_shards_of_segments_are_lanes():
     text = torch.arange(200, dtype=torch.uint8)
-    whole = Segments(text, 5, 7, lambda: torch.Generator().manual_seed(1))
-    divided = [whole.divided(part, 2) for part in range(2)]
+    whole = TextSegments(text, 5, 7, lambda: torch.Generator().manual_seed(1))
+    divided = [whole.shard(part, 2) for part in range(2)]
     assert [each.examples for each in divided] == [2 * len(whole), 3 * len(whole)]
     for (x, y), *own in zip(whole, *divided, strict=True):
         assert torch.equal(torch.cat([x for x, _ in own]), x)
         assert torch.equal(torch.cat([y for _, y in own]), y)
         assert [len(x) for x, _ in own] == [2, 3]
     with pytest.raises(ValueError, match="5 examples cannot be divided into 6 parts"):
-        whole.divided(0, 6)
+        whole.shard(0, 6)
     with pytest.raises(ValueError, match="windows of a text are not divided"):
-        Windows(text, 2).divided(0, 2)
+        TextWindows(text, 2).shard(0, 2)

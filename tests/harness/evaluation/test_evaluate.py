@@ -45,7 +45,7 @@ def make_task(**changes):
     generator = torch.Generator().manual_seed(1)
     split = Split(flat_images(range(N)), torch.randint(C, (N,), generator=generator))
     values = {
-        "name": "made up",
+        "name": "synthetic",
         "classes": C,
         "train": split,
         "validation": None,

@@ -45,7 +45,7 @@ from tests.conftest import TinyLSTM, build, separable
 from tests.methods.loops import trained
 
 
-class Passes(list):
+class Minibatches(list):
     """Minibatches of one part, as the harness has them."""
 
     @property
@@ -55,7 +55,7 @@ class Passes(list):
 
 def batches(n, seed, size=16):
     x, y = separable(n, seed)
-    return Passes(zip(x.split(size), y.split(size), strict=True))
+    return Minibatches(zip(x.split(size), y.split(size), strict=True))
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_network_that_gives_no_number_is_never_right():
 
 
 def test_few_examples_are_spread_over_all():
-    data = Passes([(torch.arange(4.0), torch.arange(4)), (torch.arange(4.0, 10.0), torch.arange(4, 10))])
+    data = Minibatches([(torch.arange(4.0), torch.arange(4)), (torch.arange(4.0, 10.0), torch.arange(4, 10))])
     assert torch.cat([y for _, y in subsample(data, 5)]).tolist() == [0, 2, 4, 6, 8]
     assert torch.cat([x for x, _ in subsample(data, 3)]).tolist() == [0.0, 3.0, 6.0]
     assert subsample(data, 10) is data and subsample(data, None) is data
@@ -308,7 +308,7 @@ def test_a_path_under_corruption(recipe, examples):
     method = trained(Line, recipe, examples.train)
     corrupted = {s: batches(41, 5) for s in (1, 4)}
     for s, part in corrupted.items():
-        corrupted[s] = Passes((x - s, y) for x, y in part)
+        corrupted[s] = Minibatches((x - s, y) for x, y in part)
     asked = PathMeasurement(points=3, corruptions=("brightness",), severities=(1, 4))
     both = replace(examples, corrupted=lambda name, s: {"brightness": corrupted}[name][s])
     found = measure_path(method, asked, both)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data import Shape
+from data import DatasetShape
 from harness.planning import scaling_forecast as scaling
 from harness.planning import workload as work
 from harness.planning.device_rates import Rates, RatesError, on_cifar10, paper_rates, read_rates, target_rates
@@ -32,8 +32,8 @@ from harness.planning.workload import (
 from harness.studies.study_files import STUDIES, study_names
 
 PAGE = Path(__file__).parents[3] / "docs" / "scaling.md"
-WRN = Network("wrn-28-10", (3, 32, 32), 10, 128, operations("wrn-28-10", Shape(3, 32, 10, 1), 0))
-SMALL = Network("cresnet20", (3, 32, 32), 10, 128, operations("cresnet20", Shape(3, 32, 10, 1), 0))
+WRN = Network("wrn-28-10", (3, 32, 32), 10, 128, operations("wrn-28-10", DatasetShape(3, 32, 10, 1), 0))
+SMALL = Network("cresnet20", (3, 32, 32), 10, 128, operations("cresnet20", DatasetShape(3, 32, 10, 1), 0))
 
 
 def graph(**tasks):

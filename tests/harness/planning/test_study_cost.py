@@ -3,14 +3,14 @@
 import pytest
 import torchvision
 
-from data import Shape
+from data import DatasetShape
 from harness.planning import study_cost
 from harness.planning.plan import Plan
 from harness.planning.study_cost import HOURS, StudyCost, count_cost, digest, operations, read_costs
 from harness.studies.study import load
 from harness.studies.study_files import study_names
 
-CIFAR = Shape(3, 32, 10, 50_000)
+CIFAR = DatasetShape(3, 32, 10, 50_000)
 
 
 def write(tmp_path, methods, **more):
@@ -53,8 +53,8 @@ def test_operations_are_counted_as_published():
     """Twice the multiply-adds: 5.24 billion of a WRN-28-10, torchvision's own count of its ResNet-50, and an LSTM."""
     assert operations("wrn-28-10", CIFAR, 0) == pytest.approx(2 * 5.24e9, rel=0.01)
     gflops = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["_ops"]
-    assert operations("resnet50", Shape(3, 224, 1000, 1), 0) == pytest.approx(2e9 * gflops, rel=0.01)
-    own = operations("lstm-500", Shape(None, None, 205, 1), 100)
+    assert operations("resnet50", DatasetShape(3, 224, 1000, 1), 0) == pytest.approx(2e9 * gflops, rel=0.01)
+    own = operations("lstm-500", DatasetShape(None, None, 205, 1), 100)
     assert own == 2 * 100 * (4 * 500 * (500 + 206) + 500 * 205 + 205)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from data import Shape
+from data import DatasetShape
 from harness.cli.engine_options import check_ranks
 from harness.cli.options import Refusal
 from harness.parsing.plugins import available_methods
@@ -170,7 +170,7 @@ def test_what_cannot_be_divided_is_refused(pair):
 
 def test_names_stay(pair, make_run):
     for name in ("sgd", "late_phase_bn(K=2, start=1)", "swag(mc_dropout, start=1)"):
-        arguments = (make_run(name), METHODS, Shape(1, 8, 3, 60))
+        arguments = (make_run(name), METHODS, DatasetShape(1, 8, 3, 60))
         assert pair(jobs.names, *arguments)[0] == jobs.names(Group(), *arguments)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import Shape
+from data import DatasetShape
 from harness.planning.study_cost import operations
 from harness.running.execute import execute
 from harness.running.fusing_limit import CPU_PIXELS, GPU_OPERATIONS, fuse_up_to
@@ -17,7 +17,7 @@ from harness.store.checkpoint import load
 from harness.store.run_folder import RunFolder
 from methods.core.wrapper import methods_within
 
-DIGITS, CIFAR = Shape(1, 8, 10, 1000), Shape(3, 32, 10, 50_000)
+DIGITS, CIFAR = DatasetShape(1, 8, 10, 1000), DatasetShape(3, 32, 10, 50_000)
 
 
 @pytest.mark.parametrize(("shape", "expected"), [(DIGITS, 128), (CIFAR, 8)])
@@ -39,7 +39,7 @@ def test_always_and_never_mean_it_but_ranks_and_text_are_never_fused(make_run):
     assert fuse_up_to(Settings(fuse="always"), run, CIFAR) == sys.maxsize
     assert fuse_up_to(Settings(fuse="never"), run, DIGITS) == 0
     assert fuse_up_to(Settings(fuse="always", ranks=2), run, DIGITS) == 0
-    assert fuse_up_to(Settings(fuse="always"), run, Shape(None, None, 50, 1000)) == 0
+    assert fuse_up_to(Settings(fuse="always"), run, DatasetShape(None, None, 50, 1000)) == 0
 
 
 def test_the_innermost_method_is_told_and_copies_too(make_run, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import Augmentation, Batches
+from data import Augmentation, ImageBatches
 from harness.running import lifecycle as executing
 from harness.running.distributed.group import ALONE
 from harness.running.execute import execute
@@ -24,13 +24,13 @@ from methods import SGD, Recipe
 from tests.conftest import build, separable
 
 
-class Passes(list):
+class Minibatches(list):
     """Some batches, as `train_epoch` takes them."""
 
 
 def batches(n=40, size=16):
     x, y = separable(n)
-    return Passes(zip(x.split(size), y.split(size), strict=True))
+    return Minibatches(zip(x.split(size), y.split(size), strict=True))
 
 
 # --- the loop -------------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_statistics_are_re_estimated_on_augmented_or_plain_data(where, make_run,
     execution = Execution(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
     task = replace(execution.task, augmentation=Augmentation(padding=2))
     given = RunData(task, run, ALONE, lambda: 0)
-    plain = Batches(task.train, 1000, mean=task.mean, std=task.std)
+    plain = ImageBatches(task.train, 1000, mean=task.mean, std=task.std)
     ((x, _),) = plain
     seen = torch.cat([x for x, _ in given.for_statistics("prepare")])
     assert len(seen) == len(x)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from data import Shape
+from data import DatasetShape
 from harness.parsing.method_expression import MethodSpec
 from harness.studies import build_method as build
 from harness.studies.build_method import build_meta_method, make_method
 from harness.studies.run import DatasetSpec, Run
 from methods import METHODS, Recipe
 
-SHAPE = Shape(3, 224, 1000, 12)
+SHAPE = DatasetShape(3, 224, 1000, 12)
 
 
 def run(**changes):

@@ -207,7 +207,7 @@ def test_the_names_of_metrics_are_those_of_runs(tmp_path, run_study):
             16,
             ", path: true",
         ),
-        ("text", "{name: made_text:enwik8, train_size: 4000, validation: 600, segment: 20}", "lstm-4", 10, ""),
+        ("text", "{name: synthetic_text:enwik8, train_size: 4000, validation: 600, segment: 20}", "lstm-4", 10, ""),
     ):
         file = tmp_path / f"{name}.yaml"
         file.write_text(EVERYTHING.format(dataset=dataset, network=network, batch=batch, more=more))

@@ -160,7 +160,7 @@ def test_a_width_changes_nothing_of_networks_that_have_none(said):
 def test_there_is_as_much_data_as_a_rehearsal_takes(written, scale, train, validation):
     small = scale_dataset(written, scale)
     assert (small.train_size, small.validation) == (train, validation)
-    if small.name.startswith("made"):
+    if small.name.startswith("synthetic"):
         assert data.load(small.name, **small.options()).shape.train > 0
 
 
@@ -187,6 +187,6 @@ def test_an_epoch_has_several_minibatches(written, small):
 
 @pytest.mark.parametrize(("name", "occurring"), [("cifar10", 10), ("tiny_imagenet", 16), ("imagenet", 16)])
 def test_few_classes_of_synthetic_images_occur_so_that_a_short_training_finds_some(name, occurring):
-    task = data.load(f"made:{name}", root=Path())
+    task = data.load(f"synthetic:{name}", root=Path())
     for split in (task.train, task.test):
         assert set(split.labels.tolist()) == set(range(occurring))

@@ -47,8 +47,8 @@ def test_tiny(study):
         "points around networks."
     )
     assert [p.name for p in small.cell_groups()][::3] == [
-        ("made:cifar10 train=64 validation=64", "wrn-10-1", "Late"),
-        ("made:cifar10 train=64 validation=64", "wrn-10-2", "Late"),
+        ("synthetic:cifar10 train=64 validation=64", "wrn-10-1", "Late"),
+        ("synthetic:cifar10 train=64 validation=64", "wrn-10-2", "Late"),
         ("digits", "wrn-10-1", "Late"),
         ("digits", "wrn-10-2", "Late"),
     ]
@@ -57,7 +57,11 @@ def test_tiny(study):
     assert str(twice.method) == "deep_ensemble(swa(late_phase_bn(K=2, start=0.5)), K=3)"
     assert late.recipe.epochs == 4 and [late.recipe.rate(e) for e in (2, 3)] == pytest.approx([0.1, 0.0505])
     assert (late.recipe.batch_size, late.seed) == (16, 3)
-    assert (late.dataset.name, late.dataset.corruptions, late.dataset.ood) == ("made:cifar10", "generated", ("svhn",))
+    assert (late.dataset.name, late.dataset.corruptions, late.dataset.ood) == (
+        "synthetic:cifar10",
+        "generated",
+        ("svhn",),
+    )
     assert (line.evaluate.path.points, line.evaluate.plane.points, line.evaluate.flatness.draws) == (5, 3, 2)
     assert {cell.run.seed for cell in small.cells()} == {3, 4}
     assert of(small, "digits", "wrn-10-1", "Line").run(0).recipe.epochs == 2  # 100 of 200 epochs
@@ -139,6 +143,12 @@ def test_a_scale_is_read_as_it_is_written():
     assert read_scale("tiny") == TINY
     assert read_scale(str(TINY)) == TINY
     assert read_scale("epochs=8, width=0.5") == Scale(epochs=8, width=0.5)
+
+
+def test_synthetic_data_have_two_names():
+    both = [read_scale(f"epochs=4,data={name}") for name in ("made", "synthetic")]
+    assert both == [Scale(epochs=4, data="made")] * 2
+    assert [str(scale) for scale in both] == ["epochs=4,data=made"] * 2
 
 
 def test_the_noisy_quadratic_problem_in_fewer_dimensions():

@@ -37,7 +37,7 @@ def study(tmp_path):
         ("{name: mnist, corruptions: official}", "lenet5", "mnist has no official corrupted files: only cifar10,"),
         ("{name: digits, corruptions: official}", "lenet5", "digits has no official corrupted files"),
         ("{name: cifar10, ood: svhn}", "lenet5", "expected a list of OOD datasets, as in [svhn]"),
-        ("{name: cifar10, ood: [svnh]}", "lenet5", "unknown companion 'svnh'"),
+        ("{name: cifar10, ood: [svnh]}", "lenet5", "unknown OOD dataset 'svnh'"),
         ("{name: cifar10, label_noise: 1.5}", "lenet5", "less than or equal to 1"),
         ("{name: cifar10, digest: abc}", "lenet5", "digest: computed from the files; leave it out"),
         ("{name: enwik8, label_noise: 0.5}", "lstm-8", "enwik8 has no option label_noise (=0.5)"),

@@ -77,7 +77,7 @@ def test_the_studys_own_values_come_first_and_nothing_of_the_study_is_touched(st
     first = search.propose([], Budget(1, 1.0))
     assert (first.values, str(first.run.method), first.cost) == ({"p": 0.2}, "dropout", 1.0)
     assert first.run.seed == 1000
-    assert (first.run.dataset.ood, first.run.dataset.corruptions) == ((), "none"), "companions are not even loaded"
+    assert (first.run.dataset.ood, first.run.dataset.corruptions) == ((), "none"), "OOD datasets are not even loaded"
     assert search.run.dataset.label == "rows validation=15"
 
 
@@ -318,7 +318,7 @@ def test_the_key_holds_what_decides_a_search(study):
     assert searches(study("dropout", seeds=[5, 6])).found[0].key == keys[0], "the study's seeds do not"
 
 
-def test_a_made_up_space(make_run):
+def test_a_synthetic_space(make_run):
     """The float that TPE draws is rounded, and stays inside."""
     run: Run = make_run("dropout")
     search = Search(run, "dropout", {"p": FloatDistribution(0.1, 0.10004)}, {"p": 0.1}, "nll", True, METHODS, "dropout")

@@ -113,7 +113,7 @@ def test_the_rule_is_optunas_successive_halving(direction):
 )
 def test_departure(make_run, text, epoch):
     run = make_run(text, epochs=6)
-    method = make_method(run, METHODS, data.shape(run.dataset.name, **run.dataset.options()))
+    method = make_method(run, METHODS, data.dataset_shape(run.dataset.name, **run.dataset.options()))
     assert departure(method) == epoch
 
 
@@ -127,7 +127,9 @@ def test_a_trial_is_scored_on_validation_data_as_the_run_itself_would_be(begin, 
     found = result(settings, planned)
     alone = Settings(tmp_path / "alone", checkpoint_seconds=0.0)
     assert execute.execute(planned.run, alone, []).state == "finished"
-    method = make_method(planned.run, METHODS, data.shape(planned.run.dataset.name, **planned.run.dataset.options()))
+    method = make_method(
+        planned.run, METHODS, data.dataset_shape(planned.run.dataset.name, **planned.run.dataset.options())
+    )
     method.load_state_dict(execution.load_finished(RunFolder(alone.runs, planned.run.key)))
     method.eval()
     task = data.load(planned.run.dataset.name, **planned.run.dataset.options())
@@ -172,7 +174,7 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
 
     def without_test(*arguments):
         task = load_task(*arguments)
-        assert task.ood == {}, "companions are not loaded"
+        assert task.ood == {}, "OOD datasets are not loaded"
         object.__setattr__(task, "test", Closed())
         return task
 

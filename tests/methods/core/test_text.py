@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from data.tasks.text_task import Segments, Windows
+from data.tasks.text_task import TextSegments, TextWindows
 from harness.evaluation.metrics import ensemble, nll
 from harness.running.optimizers import make_optimizer
 from harness.running.training_loop import train_epoch
@@ -36,7 +36,7 @@ def build(make, seed=0):
 
 
 def segments(epoch, seed=0):
-    return lambda order: Segments(TEXT, LANES, SEGMENT, lambda: stream(seed, "data", epoch))
+    return lambda order: TextSegments(TEXT, LANES, SEGMENT, lambda: stream(seed, "data", epoch))
 
 
 def run(method, optimizer, first=0, last=6):
@@ -44,7 +44,7 @@ def run(method, optimizer, first=0, last=6):
     for epoch in range(first, last):
         losses.append(train_epoch(method, optimizer, segments(epoch), epoch)[0])
         if method.watches:
-            method.watch(Windows(TEXT[:101], 4, 30, 10), segments(epoch)(0))
+            method.watch(TextWindows(TEXT[:101], 4, 30, 10), segments(epoch)(0))
     return losses
 
 
@@ -118,7 +118,7 @@ def test_late_members_take_turns_at_the_recurrent_factors():
 def test_the_past_helps():
     """A network that reads on from the carried state predicts what a segment alone does not tell."""
     method = trained(SGD)
-    x, y = next(iter(Windows(TEXT[:201], 1, 200, 0)))
+    x, y = next(iter(TextWindows(TEXT[:201], 1, 200, 0)))
     with torch.no_grad():
         log_p = ensemble(method.predict(x).movedim(2, -1)[:, 0])
     assert nll(log_p[10:], y[0, 10:]) < 0.6 * nll(log_p[:1], y[0, :1])

@@ -1,12 +1,12 @@
-"""The companions of CIFAR's size: SVHN, and LSUN and TinyImageNet scaled."""
+"""OOD datasets of CIFAR's size: SVHN, and resized LSUN and TinyImageNet."""
 
 import numpy as np
 import pytest
 import torch
 from torchvision import datasets
 
-from data.datasets import resized
-from data.datasets.resized import load_lsun_resize, load_tiny_imagenet_resize
+from data.datasets import resized_ood
+from data.datasets.resized_ood import load_lsun_resize, load_tiny_imagenet_resize
 from data.datasets.svhn import load_svhn_test
 from tests.data import official
 
@@ -18,11 +18,11 @@ LOADERS = {
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(resized, "COUNT", 3)
+    monkeypatch.setattr(resized_ood, "COUNT", 3)
 
 
 def members(folder, sizes=((32, 32, 3),) * 3):
-    """Three images as they lie in the archives, named out of order, among what is none."""
+    """Return three images, and archive members with these images in another order and with other files."""
     arrays = [official.pixels(i, *size) for i, size in enumerate(sizes)]
     images = {f"{folder}/{folder}/{2 - i}.jpg": official.encoded_image(array) for i, array in enumerate(arrays)}
     rest = {folder: None, f"{folder}/.DS_Store": b"x", f"{folder}/{folder}/._1.jpg": b"x", f"{folder}/notes.txt": b"x"}
@@ -41,7 +41,7 @@ def test_images_in_the_order_of_their_names(monkeypatch, tmp_path, few, which):
 
 
 @pytest.mark.parametrize("which", LOADERS)
-def test_archives_that_are_other_than_expected(monkeypatch, tmp_path, few, which):
+def test_archives_with_unexpected_contents(monkeypatch, tmp_path, few, which):
     load, folder = LOADERS[which]
     cases = [
         (members(folder, ((32, 32, 3),) * 2)[1], r"found torch.uint8 \(2, 3, 32, 32\), expected .*\(3, 3, 32, 32\)"),
@@ -74,7 +74,7 @@ def test_svhn(monkeypatch, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_svhn_of_another_kind(monkeypatch, tmp_path):
+def test_svhn_with_another_type(monkeypatch, tmp_path):
     official.svhn(monkeypatch, tmp_path, official.pixels(0, 32, 32, 3, 2).astype(np.float32))
     with pytest.raises(
         ValueError, match=r"test_32x32\.mat: found torch.float32 \(2, 3, 32, 32\), expected torch.uint8"

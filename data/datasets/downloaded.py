@@ -1,4 +1,4 @@
-"""Images from official files: decoded, checked, and kept where decoding them took long."""
+"""Downloaded datasets: their sizes, and functions that decode, check and cache their images."""
 
 import io
 import os
@@ -14,29 +14,41 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data.files.download import alone, say
-from data.tasks.source import Split
+from data.files.download import hold_lock, print_status
+from data.tasks.image_dataset import Split
+from data.tasks.task import DatasetShape
 
 Array = NDArray[np.generic]
 ImageArray = NDArray[np.uint8]
 
-UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError)
-"""What NumPy raises for a .npz file that is cut short or altered."""
+DOWNLOADED_SHAPES = {
+    "cifar10": DatasetShape(3, 32, 10, 50_000),
+    "cifar100": DatasetShape(3, 32, 100, 50_000),
+    "mnist": DatasetShape(1, 28, 10, 60_000),
+    "fashion_mnist": DatasetShape(1, 28, 10, 60_000),
+    "tiny_imagenet": DatasetShape(3, 64, 200, 100_000),
+    "imagenet": DatasetShape(3, 224, 1000, 1_281_167),
+    "enwik8": DatasetShape(None, None, 205, 90_000_000),  # symbols, in the place of examples
+}
+"""The official sizes of the downloaded datasets. No image is held out by default."""
+
+NPZ_ERRORS = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError)
+"""Exceptions that NumPy raises for truncated or altered .npz files."""
 
 
-def decode(contents: bytes, side: int, where: str) -> ImageArray:
-    """Decode an image file in any usual format; grey images get three equal channels.
+def decode_image_bytes(contents: bytes, side: int, where: str) -> ImageArray:
+    """Decode the bytes of an image file in any usual format. Grey images get three equal channels.
 
     Args:
-        contents: Of the file.
-        side: Its expected height and width, in pixels.
-        where: The file and its archive, for messages.
+        contents: Contents of the file.
+        side: Expected height and width, in pixels.
+        where: Name of the file and its archive, for messages.
 
     Returns:
         (side, side, 3) uint8.
 
     Raises:
-        ValueError: If it cannot be read, or has another size.
+        ValueError: If the file cannot be read, or the image has another size.
     """
     try:
         with Image.open(io.BytesIO(contents)) as image:
@@ -49,23 +61,23 @@ def decode(contents: bytes, side: int, where: str) -> ImageArray:
 
 
 def channels_first(images: Array) -> Tensor:
-    """(N, C, H, W), a view of (N, H, W) or (N, H, W, C)."""
+    """Return images (N, C, H, W) as a view of (N, H, W) or (N, H, W, C)."""
     tensor = torch.from_numpy(images)
     return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
 
 
 def check_images(images: Tensor, where: str, *, channels: int, side: int, count: int | None = None) -> Tensor:
-    """Give images back if they are what their official files hold.
+    """Return the images if they have the expected number, size and type.
 
     Args:
-        images: To be (count, channels, side, side) uint8.
-        where: Their file, for messages.
-        channels: Expected; 1 for grey, 3 for colour.
+        images: Should be (count, channels, side, side) uint8.
+        where: Name of their file, for messages.
+        channels: Expected channels: 1 for grey, 3 for colour.
         side: Expected height and width, in pixels.
-        count: Expected number; None for any but 0.
+        count: Expected number of images; None for any number but 0.
 
     Raises:
-        ValueError: Saying what was found, what was expected, and what to do.
+        ValueError: If they have not; says what was found, what was expected, and what to do.
     """
     right = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1:] == (channels, side, side)
     if not right or not len(images) or count not in (None, len(images)):
@@ -77,10 +89,10 @@ def check_images(images: Tensor, where: str, *, channels: int, side: int, count:
 
 
 def make_split(images: Tensor, labels: Tensor, classes: int, where: str) -> Split:
-    """Join images and labels.
+    """Return the split of some images and their labels.
 
     Raises:
-        ValueError: If their numbers differ or a label is no class; names the file.
+        ValueError: If their numbers differ, or a label is not a class; names the file.
     """
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     if len(labels) != len(images) or low < 0 or high >= classes:
@@ -91,23 +103,24 @@ def make_split(images: Tensor, labels: Tensor, classes: int, where: str) -> Spli
     return Split(images, labels)
 
 
-def kept(file: Path, source: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-    """Make arrays once and keep them in a .npz file.
+def load_or_make_arrays(file: Path, source: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+    """Return arrays from a cache, a .npz file, which is written if it does not exist.
 
-    A file that is of another source, or damaged (each array has a checksum in it), is made anew. Several processes may
-    ask for it: one makes it. Where it cannot be written, the arrays are made at each call, which is said.
+    A file that has another source or is damaged is written again; each array in it has a checksum. If several processes
+    need the file, one of them writes it. If the file cannot be written, the arrays are made at each call, and a message
+    says so.
 
     Args:
-        file: Where the arrays are kept; never half written.
-        source: What they are made from and how: contents and version.
-        make: Makes them.
+        file: The cache. It is always complete.
+        source: Identifies the data and the version of `make`.
+        make: Makes the arrays.
     """
     if (found := _read(file, source)) is not None:
         return found
     if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
-        say(f"{file}: its folder cannot be written to; what the file would keep is made anew each time")
+        print_status(f"{file}: its folder cannot be written to; its arrays are made anew each time")
         return make()
-    with alone(file, f"makes {file.name}"):
+    with hold_lock(file, f"makes {file.name}"):
         if (found := _read(file, source)) is not None:
             return found
         made: dict[str, Any] = make()
@@ -117,22 +130,22 @@ def kept(file: Path, source: str, make: Callable[[], dict[str, Array]]) -> dict[
                 np.savez(out, source=np.array(source), **made)
             unfinished.replace(file)
         except OSError as error:
-            say(f"{file}: cannot be written ({error.strerror}); what the file would keep is made anew each time")
+            print_status(f"{file}: cannot be written ({error.strerror}); its arrays are made anew each time")
         finally:
             unfinished.unlink(missing_ok=True)
         return made
 
 
 def _read(file: Path, source: str) -> dict[str, Array] | None:
-    """Read what is kept; None if nothing of this source is."""
+    """Read the cached arrays; return None if the file has none of this source."""
     if not file.exists():
         return None
     try:
         with np.load(file, allow_pickle=False) as stored:
             if str(stored["source"]) == source:
                 return {name: stored[name] for name in stored.files if name != "source"}
-        problem = "it is of another version"
-    except UNREADABLE as error:
+        problem = "it has another version"
+    except NPZ_ERRORS as error:
         problem = f"it cannot be read: {error}"
-    say(f"{file}: {problem}; made anew")
+    print_status(f"{file}: {problem}; made anew")
     return None

@@ -1,9 +1,9 @@
-"""What the tests of corruptions share: images, and a corruption applied with known random numbers."""
+"""Images for tests of corruptions, and a function that corrupts them with known random numbers."""
 
 import numpy as np
 import torch
 
-from data.corruptions import CORRUPTIONS, Draws
+from data.corruptions import CORRUPTIONS, RandomNumbers
 
 SEVERITIES = range(1, 6)
 
@@ -13,7 +13,7 @@ def colours(n=4, size=6, channels=3):
 
 
 def photographs(size, channels=3):
-    """Two real photographs in [0, 1], their middle reduced to (2, channels, size, size)."""
+    """Return the centre of two photographs, reduced to (2, channels, size, size), in [0, 1]."""
     from sklearn.datasets import load_sample_images
 
     middle = [torch.from_numpy(image[100:420, 160:480].copy()) for image in load_sample_images().images]
@@ -22,8 +22,8 @@ def photographs(size, channels=3):
 
 
 def draws(n):
-    """The random numbers that `apply` uses, from the start."""
-    return Draws("test", range(n))
+    """Return the random numbers that `apply` uses."""
+    return RandomNumbers("test", range(n))
 
 
 def apply(name, images, severity):
@@ -31,12 +31,12 @@ def apply(name, images, severity):
 
 
 def each(*constants):
-    """Severities with their constants."""
+    """Pair each severity with its constant."""
     return list(zip(SEVERITIES, constants, strict=True))
 
 
 def published(tables):
-    """(size, severity, constant) of a table {size: five constants}."""
+    """List (size, severity, constant) of a table {size: five constants}."""
     return [(size, severity, constant) for size, row in tables.items() for severity, constant in each(*row)]
 
 

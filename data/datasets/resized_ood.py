@@ -1,8 +1,8 @@
-"""LSUN and TinyImageNet scaled to CIFAR's size: the companions that the papers share.
+"""LSUN and TinyImageNet, resized to CIFAR's size: OOD datasets that several papers use.
 
-The archives are those that Liang et al. made and Lee et al. used. No checksums are published with them; the two here
-are those on which the projects pytorch-ood and torch-uncertainty agree. Number and size of the images are checked,
-too.
+The archives were made by Liang et al. and used by Lee et al. No checksums are published with them. The checksums here
+are those of the projects pytorch-ood and torch-uncertainty, which agree. The number and the size of the images are
+checked as well.
 
 References:
     Liang, Li & Srikant, Enhancing the reliability of out-of-distribution image detection in neural networks, ICLR 2018.
@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from data.datasets.official_files import ImageArray, channels_first, check_images, decode
-from data.files.archives import DAMAGED
+from data.datasets.downloaded import ImageArray, channels_first, check_images, decode_image_bytes
+from data.files.archives import ARCHIVE_ERRORS
 from data.files.download import fetch
 
 SIDE = 32
@@ -27,7 +27,7 @@ ENDINGS = {".jpg", ".jpeg", ".png"}
 
 
 class Archive(NamedTuple):
-    """Where an archive is and what it must hash to."""
+    """Address, file name and MD5 of an archive."""
 
     url: str
     name: str
@@ -47,10 +47,10 @@ TINY_IMAGENET = Archive(
 
 
 def load_lsun_resize(root: Path) -> Tensor:
-    """10,000 scenes of LSUN, scaled to 32 x 32: (10000, 3, 32, 32) uint8.
+    """Load 10,000 scenes of LSUN, resized to 32 x 32: (10000, 3, 32, 32) uint8.
 
     Args:
-        root: Folder that holds `LSUN_resize.tar.gz`, or gets it by download.
+        root: Folder with `LSUN_resize.tar.gz`; it is downloaded if it is missing.
 
     Raises:
         FileNotFoundError: If the file is missing and the download fails.
@@ -63,10 +63,10 @@ def load_lsun_resize(root: Path) -> Tensor:
 
 
 def load_tiny_imagenet_resize(root: Path) -> Tensor:
-    """10,000 images of TinyImageNet, scaled to 32 x 32: (10000, 3, 32, 32) uint8.
+    """Load 10,000 images of TinyImageNet, resized to 32 x 32: (10000, 3, 32, 32) uint8.
 
     Args:
-        root: Folder that holds `Imagenet_resize.tar.gz`, or gets it by download.
+        root: Folder with `Imagenet_resize.tar.gz`; it is downloaded if it is missing.
 
     Raises:
         FileNotFoundError: If the file is missing and the download fails.
@@ -83,14 +83,14 @@ def _read(archive: Archive, root: Path) -> Tensor:
         with tarfile.open(file) as packed:
             for member in packed:
                 if _is_image(member) and (opened := packed.extractfile(member)):
-                    images[member.name] = decode(opened.read(), SIDE, f"{file}: {member.name}")
-    except DAMAGED as error:
+                    images[member.name] = decode_image_bytes(opened.read(), SIDE, f"{file}: {member.name}")
+    except ARCHIVE_ERRORS as error:
         raise ValueError(f"{file}: cannot be read ({error}); remove the file, and get it again") from error
     stacked = np.array([images[name] for name in sorted(images)], np.uint8).reshape(-1, SIDE, SIDE, 3)
     return check_images(channels_first(stacked), str(file), channels=3, side=SIDE, count=COUNT)
 
 
 def _is_image(member: tarfile.TarInfo) -> bool:
-    """Tell images from what some systems write beside them, which has a name that begins with a dot."""
+    """Return whether a member is an image. Files that some systems add have names that begin with a dot."""
     path = PurePosixPath(member.name)
     return member.isfile() and path.suffix.lower() in ENDINGS and not path.name.startswith(".")

@@ -1,4 +1,4 @@
-"""Selecting from a dataset: stratified orders, held-out images, and the statistics of what is left."""
+"""Turns an image dataset into a task: held-out images, training subsets, label noise and channel statistics."""
 
 from dataclasses import replace
 
@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.files.image_files import Images
+from data.tasks.image_dataset import ChannelStatistics, ImageDataset, Split
 from data.tasks.image_task import ImageTask
-from data.tasks.source import Source, Split, Statistics
 
-_SUBSET_SEED = 20210601  # of the stratified order from which `train_size` keeps the first images
-_NOISE_SEED = 20210220  # of the order in which `label_noise` replaces labels, and of what it puts there
+_SUBSET_SEED = 20210601  # seed of the stratified order whose first images `train_size` keeps
+_NOISE_SEED = 20210220  # seed of the order in which `label_noise` replaces labels, and of the new labels
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """A random order in which every prefix holds each class in its share, to within one or two images.
+    """Return a random order in which each prefix holds every class in proportion, to within one or two images.
 
-    The order is computed from a bit generator's raw output, whose stream NumPy promises never to change.
+    The order is computed from the raw output of a bit generator, which NumPy guarantees never to change.
 
     Args:
         labels: (N,) int64.
-        seed: Fixes the order.
+        seed: Seed of the order.
 
     Returns:
         (N,) int64 indices into `labels`, on the CPU.
@@ -34,20 +34,20 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     for c in np.unique(classes):
         own = np.flatnonzero(classes == c)
         own = own[np.argsort(raw[own], kind="stable")]
-        # The i-th of n_c images of a class stands at (i + ½) / n_c of the way through the order.
+        # The i-th of n_c images of a class has the position (i + ½) / n_c in an order from 0 to 1.
         position[own] = (np.arange(len(own)) + 0.5) / len(own)
     return torch.from_numpy(np.lexsort((raw[n:], position)))
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, scaled to [0, 1], from exact counts of the 256 levels.
+    """Return mean and standard deviation of each channel, scaled to [0, 1], from exact counts of the 256 levels.
 
     Args:
         images: (N, C, H, W) uint8.
 
     Returns:
-        The C means and the C standard deviations (dividing by the number of pixels). A channel that never varies
-        gets standard deviation 1, so that dividing by it does no harm.
+        The C means and the C standard deviations, which divide by the number of pixels. The standard deviation of a
+        constant channel is set to 1, so that the channel can be divided by it.
     """
     level = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
@@ -61,33 +61,35 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(stds)
 
 
-def make_task(
-    name: str, source: Source, validation: int | None, train_size: int | None, label_noise: float = 0.0
+def make_image_task(
+    name: str, source: ImageDataset, validation: int | None, train_size: int | None, label_noise: float = 0.0
 ) -> ImageTask:
-    """Hold out images of a source's training set, shrink the rest if asked to, and measure what is left.
+    """Return the task of an image dataset: hold out images, take a training subset and add label noise.
+
+    The channel statistics are those of the training images that remain.
 
     Args:
-        name: The dataset's name, used in messages.
+        name: The dataset's name.
         source: The dataset as stored.
         validation: Number of images held out from the end of the training set; None for the dataset's default.
-        train_size: Keep only this many of the rest, a fixed stratified subset; None for all.
-        label_noise: Share of the training labels that are replaced, as `noisy_labels` says; those of images held out
-            and of test images stay as they are.
+        train_size: Number of the other images to train on, a fixed stratified subset; None for all.
+        label_noise: Share of the training labels that are replaced; see `add_label_noise`. Held-out and test images
+            keep their labels.
 
     Raises:
-        ValueError: If there are not that many images, a class is left without any, or the share is none.
+        ValueError: If there are too few images, a class is left without any, or the share is not from 0 to 1.
     """
     held_out = source.validation if validation is None else validation
-    check_counts(name, len(source.train.labels), held_out, train_size)
-    noisy = noisy_labels(source.train.labels, source.classes, label_noise)
+    check_split_sizes(name, len(source.train.labels), held_out, train_size)
+    noisy = add_label_noise(source.train.labels, source.classes, label_noise)
     train, rest = _hold_out(name, source.train, held_out)
     labels = noisy[: len(train.labels)]
     if train_size is None:
         train = Split(train.images, labels)
     else:
-        chosen = _subset(train.labels, train_size)
+        chosen = _stratified_subset(train.labels, train_size)
         train = Split(train.images[chosen], labels[chosen])
-    mean, std = _statistics(source, train.images)
+    mean, std = _channel_statistics(source, train.images)
     return ImageTask(
         name=name,
         classes=source.classes,
@@ -102,30 +104,30 @@ def make_task(
     )
 
 
-def _statistics(source: Source, images: Images) -> Statistics:
-    """Mean and standard deviation of the images that are used; a source of files says itself how it measures them."""
+def _channel_statistics(source: ImageDataset, images: Images) -> ChannelStatistics:
+    """Return the channel statistics of the training images; a dataset of files has its own function for them."""
     if isinstance(images, Tensor):
         return channel_statistics(images)
     assert source.statistics is not None
     return source.statistics(images)
 
 
-def noisy_labels(labels: Tensor, classes: int, share: float) -> Tensor:
-    """Replace a fixed random share of labels by uniform draws from all classes, which may hit the true one.
+def add_label_noise(labels: Tensor, classes: int, share: float) -> Tensor:
+    """Replace a fixed random share of the labels by uniform draws from all classes, the true class included.
 
-    They are drawn for the whole training set as it is stored, before anything is held out or left out: what an image's
-    label is depends on the image and the share alone, so that all methods, seeds, subsets and hold-outs see the same
-    one, and images with a noisy label keep it when the share grows. Of all images exactly ⌊share · N + ½⌋ are drawn;
-    of a subset, about this share. The draws are a bit generator's raw output, whose stream NumPy promises never to
-    change.
+    The labels are drawn for the whole training set as it is stored, before images are held out or left out. An image's
+    label therefore depends on the image and the share alone: it is the same for all methods, seeds, subsets and
+    held-out sets. An image with a noisy label keeps that label when the share grows. Exactly ⌊share · N + ½⌋ of all
+    labels are drawn; in a subset, about this share. The draws are the raw output of a bit generator, which NumPy
+    guarantees never to change.
 
     Args:
-        labels: (N,) int64, of the training set as it is stored.
+        labels: (N,) int64, the labels of the training set as it is stored.
         classes: Number of classes.
         share: From 0 to 1; the noise level c of the paper.
 
     Returns:
-        (N,) int64; `labels` itself if the share is 0.
+        (N,) int64. If the share is 0, this is `labels` itself.
 
     Raises:
         ValueError: If the share is not from 0 to 1.
@@ -133,7 +135,7 @@ def noisy_labels(labels: Tensor, classes: int, share: float) -> Tensor:
     References:
         Wortsman et al., Learning neural network subspaces, ICML 2021, section 4.3.
     """
-    check_share(share)
+    check_label_noise(share)
     if share == 0:
         return labels
     n = len(labels)
@@ -145,27 +147,27 @@ def noisy_labels(labels: Tensor, classes: int, share: float) -> Tensor:
     return noisy
 
 
-def check_share(label_noise: float) -> None:
-    """Refuse a share of noisy labels that is none.
+def check_label_noise(label_noise: float) -> None:
+    """Check that the share of noisy labels is from 0 to 1.
 
     Raises:
-        ValueError: If it is not from 0 to 1.
+        ValueError: If it is not.
     """
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise is the share of training labels drawn at random, 0 to 1; got {label_noise}")
 
 
-def check_counts(name: str, available: int, held_out: int, train_size: int | None) -> None:
-    """Refuse to hold out or to keep more training images than there are.
+def check_split_sizes(name: str, available: int, held_out: int, train_size: int | None) -> None:
+    """Check that a training set has enough images for a held-out set and a training subset.
 
     Args:
-        name: The dataset's name, used in messages.
-        available: All its training images.
-        held_out: How many are to be held out.
-        train_size: How many of the rest are to be kept; None for all.
+        name: The dataset's name.
+        available: Number of all its training images.
+        held_out: Number of images to hold out.
+        train_size: Number of the other images to train on; None for all.
 
     Raises:
-        ValueError: Naming what is possible.
+        ValueError: If it has not; names the possible numbers.
     """
     if not 0 <= held_out < available:
         raise ValueError(
@@ -181,7 +183,7 @@ def check_counts(name: str, available: int, held_out: int, train_size: int | Non
 
 
 def _hold_out(name: str, train: Split, count: int) -> tuple[Split, Split | None]:
-    """The training set without its last `count` images, and those images (None if there are none)."""
+    """Split off the last `count` training images: return the others, and those images or None if `count` is 0."""
     available = len(train.labels)
     if count == 0:
         return train, None
@@ -195,8 +197,8 @@ def _hold_out(name: str, train: Split, count: int) -> tuple[Split, Split | None]
     return Split(train.images[:kept], train.labels[:kept]), Split(train.images[kept:], held)
 
 
-def _subset(labels: Tensor, count: int) -> Tensor:
-    """Indices of a fixed stratified subset, in their old order; a smaller subset is part of a larger one."""
-    # Deviation: von Oswald et al. 2021, Table 15, pick at random. 10,000 of CIFAR-10 drawn so would hold 1,000 ± 27 of
-    # each class; here they hold 1,000.
+def _stratified_subset(labels: Tensor, count: int) -> Tensor:
+    """Return the sorted indices of a fixed stratified subset. A smaller subset is part of a larger one."""
+    # Deviation: von Oswald et al. 2021, Table 15, draw the subset at random. 10,000 images of CIFAR-10 drawn so would
+    # hold 1,000 ± 27 of each class. Here they hold 1,000 of each.
     return stratified_order(labels, _SUBSET_SEED)[:count].sort().values

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.datasets import official_files as stored
-from data.datasets.official_files import check_images, decode, kept, make_split
+from data.datasets import downloaded as stored
+from data.datasets.downloaded import check_images, decode_image_bytes, load_or_make_arrays, make_split
 from tests.data.official import encoded_image, pixels
 
 
@@ -16,7 +16,7 @@ from tests.data.official import encoded_image, pixels
 def test_decoding(kind, shape):
     array = pixels(1, *shape)
     expected = array if array.ndim == 3 else np.stack([array] * 3, axis=2)
-    assert np.array_equal(decode(encoded_image(array, kind), 4, "x"), expected)
+    assert np.array_equal(decode_image_bytes(encoded_image(array, kind), 4, "x"), expected)
 
 
 def test_a_palette_becomes_colours():
@@ -24,7 +24,10 @@ def test_a_palette_becomes_colours():
     image.putpalette([10, 20, 30, 40, 50, 60])
     out = io.BytesIO()
     image.save(out, "PNG")
-    assert decode(out.getvalue(), 2, "x").tolist() == [[[10, 20, 30], [40, 50, 60]], [[40, 50, 60], [10, 20, 30]]]
+    assert decode_image_bytes(out.getvalue(), 2, "x").tolist() == [
+        [[10, 20, 30], [40, 50, 60]],
+        [[40, 50, 60], [10, 20, 30]],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -37,9 +40,9 @@ def test_a_palette_becomes_colours():
         (encoded_image(pixels(1, 4, 5, 3)), "found 5 x 4 pixels, expected 4 x 4"),
     ],
 )
-def test_what_is_no_such_image(contents, problem):
+def test_images_with_wrong_contents(contents, problem):
     with pytest.raises(ValueError, match=rf"a\.zip: b\.png: {problem}"):
-        decode(contents, 4, "a.zip: b.png")
+        decode_image_bytes(contents, 4, "a.zip: b.png")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ def test_other_labels(labels, found):
 
 
 class Maker:
-    """Counts how often something is made."""
+    """Counts how often arrays are made."""
 
     def __init__(self):
         self.times = 0
@@ -92,50 +95,50 @@ def same(found, expected):
     return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
 
 
-def test_made_once(tmp_path, make):
-    first = kept(tmp_path / "new" / "kept.npz", "v1", make)
-    assert same(kept(tmp_path / "new" / "kept.npz", "v1", make), first)
+def test_arrays_are_made_once(tmp_path, make):
+    first = load_or_make_arrays(tmp_path / "new" / "kept.npz", "v1", make)
+    assert same(load_or_make_arrays(tmp_path / "new" / "kept.npz", "v1", make), first)
     assert make.times == 1
     assert [path.name for path in (tmp_path / "new").iterdir() if path.suffix != ".lock"] == ["kept.npz"]
 
 
-def test_made_anew_from_another_source(tmp_path, make, capsys):
-    kept(tmp_path / "kept.npz", "v1", make)
-    second = kept(tmp_path / "kept.npz", "v2", make)
+def test_the_cache_is_written_again_for_another_source(tmp_path, make, capsys):
+    load_or_make_arrays(tmp_path / "kept.npz", "v1", make)
+    second = load_or_make_arrays(tmp_path / "kept.npz", "v2", make)
     assert make.times == 2
-    assert same(kept(tmp_path / "kept.npz", "v2", make), second)
-    assert "kept.npz: it is of another version; made anew" in capsys.readouterr().err
+    assert same(load_or_make_arrays(tmp_path / "kept.npz", "v2", make), second)
+    assert "kept.npz: it has another version; made anew" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty", "other"])
 def test_a_damaged_file_is_never_used(tmp_path, make, damage, capsys):
     file = tmp_path / "kept.npz"
-    first = kept(file, "v1", make)
+    first = load_or_make_arrays(file, "v1", make)
     contents = bytearray(file.read_bytes())
     at = contents.index(first["a"].tobytes()[:50])
     contents[at + 500] ^= 1
     file.write_bytes({"cut": contents[:-100], "altered": contents, "empty": b"", "other": b"text"}[damage])
-    second = kept(file, "v1", make)
+    second = load_or_make_arrays(file, "v1", make)
     assert make.times == 2
     assert not same(first, second)
-    assert same(kept(file, "v1", make), second)
+    assert same(load_or_make_arrays(file, "v1", make), second)
     assert "kept.npz: it cannot be read" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_written(tmp_path, make, monkeypatch, capsys):
+def test_a_cache_that_cannot_be_written(tmp_path, make, monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write everywhere
-    first = kept(tmp_path / "kept.npz", "v1", make)
+    first = load_or_make_arrays(tmp_path / "kept.npz", "v1", make)
     assert same(first, {"a": pixels(1, 1000), "b": np.arange(3)})
     assert list(tmp_path.iterdir()) == []
     assert "kept.npz: its folder cannot be written to" in capsys.readouterr().err
 
 
-def test_where_there_is_no_room(tmp_path, make, monkeypatch, capsys):
+def test_a_cache_on_a_full_disk(tmp_path, make, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(stored.np, "savez", full)
-    first = kept(tmp_path / "kept.npz", "v1", make)
+    first = load_or_make_arrays(tmp_path / "kept.npz", "v1", make)
     assert same(first, {"a": pixels(1, 1000), "b": np.arange(3)})
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
     assert "kept.npz: cannot be written (No space left on device)" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A dataset as it is stored: images with labels, how to augment them, and what it is tested against."""
+"""An image dataset as it is stored: images with labels, their augmentation, OOD datasets and corruptions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.files.image_files import Files, Images
+from data.files.image_files import ImageFiles, Images
 
-Statistics = tuple[Sequence[float], Sequence[float]]
-"""Mean and standard deviation of images in [0, 1], a number a channel."""
+ChannelStatistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of images in [0, 1], one number per channel each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +17,11 @@ class Split:
     """Images with their labels.
 
     Attributes:
-        images: (N, C, H, W) uint8 with any memory layout, or files that are decoded when they are needed.
+        images: (N, C, H, W) uint8 in any memory layout, or image files that are decoded later.
         labels: (N,) int64, the class of each image.
 
     Raises:
-        ValueError: If shapes or types are not the above.
+        ValueError: If the images or labels have another shape or type.
     """
 
     images: Images
@@ -36,19 +36,19 @@ class Split:
             )
 
     def to(self, device: torch.device | str) -> "Split":
-        """The same split on `device`; files stay where they are."""
+        """Return the same split on `device`. Image files stay on disk."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of the training images, drawn for each image on its own at every pass.
+    """Random changes of the training images, drawn anew for each image in every pass.
 
     Attributes:
-        padding: Pixels of black added on every side before a window of the original size is cut out at random.
+        padding: Black pixels added on every side. A random window of the original size is then cut out.
         flip: Whether half of the images are mirrored left to right.
-        cutout: Side, in pixels, of a square set to the training mean (0 after normalisation); 0 for none. Its
-            centre is any pixel of the image, so that a part of it may lie outside.
+        cutout: Side, in pixels, of a square set to the training mean (0 after normalisation); 0 for no square. Its
+            centre is a random pixel of the image, so that a part of the square may lie outside.
 
     References:
         DeVries & Taylor, Improved regularization of convolutional neural networks with cutout, 2017, section 3.2.
@@ -65,19 +65,19 @@ class Augmentation:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """A dataset as it is stored, before any training image is held out.
+class ImageDataset:
+    """An image dataset as it is stored, before any training image is held out.
 
     Attributes:
         classes: Number of classes.
         train: All training images.
         test: The test images.
         augmentation: How training images are augmented.
-        validation: How many training images are held out unless something else is asked for.
-        ood: Companion name -> function that loads images (M, C, H, W) uint8 of other things.
-        corruptions: Names of the corruptions that are generated from the test images.
-        statistics: Gives mean and standard deviation, a number a channel, for the training images that are used;
-            None to count the levels of all of them, which must be in memory.
+        validation: Default number of held-out training images.
+        ood: Name of each OOD dataset -> function that loads its images, (M, C, H, W) uint8.
+        corruptions: Names of the corruptions generated from the test images.
+        statistics: Returns the channel statistics of the used training images. None if the images are in memory; the
+            statistics are then computed from all of their pixels.
     """
 
     classes: int
@@ -87,4 +87,4 @@ class Source:
     validation: int
     ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
-    statistics: Callable[[Files], Statistics] | None = None
+    statistics: Callable[[ImageFiles], ChannelStatistics] | None = None
