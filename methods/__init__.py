@@ -4,8 +4,8 @@ from methods.batch_ensemble import BatchEnsemble
 from methods.branched import Branched
 from methods.core.declarations import About, Anchor, Batch, Need, Weights
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.core.wrapper import Wrapper
 from methods.curve import Curve
 from methods.deep_ensemble import DeepEnsemble

@@ -13,8 +13,8 @@ from methods.core.batch_norm import reestimate
 from methods.core.declarations import About, Batch, Weights
 from methods.core.layers import WEIGHTED, Weighted
 from methods.core.method import Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 
 
 class FastWeights(nn.Module):

@@ -12,8 +12,8 @@ from methods.core.batch_norm import reestimate_each
 from methods.core.declarations import About, Batch, Sharing
 from methods.core.late_phase import LATE_SHARING
 from methods.core.layers import NamedBuffers
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Position, Recipe
-from methods.core.streams import MakeNet
 from methods.late_phase_full import LatePhaseFull
 
 

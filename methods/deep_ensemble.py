@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from methods.core.declarations import About, Batch, Need, Weights
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.sgd import SGD
 
 

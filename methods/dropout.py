@@ -8,8 +8,8 @@ from torch import nn
 
 from methods.core.declarations import About, Sharing, Trunk
 from methods.core.method import Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 
 DROPOUT = Sharing(lambda method: Trunk(f"dropout {Dropout.version} at {method.p!r}", method.epochs))
 """With or without dropout at test time, training is the same."""

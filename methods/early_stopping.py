@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from methods.core.declarations import About, Batch
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.core.wrapper import Wrapper
 from methods.sgd import SGD
 

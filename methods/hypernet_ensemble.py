@@ -7,8 +7,8 @@ from pydantic import Field
 
 from methods.core.declarations import About, Sharing
 from methods.core.hypernetwork import HYPERNETWORK_SHARING, Hypernetwork, Ownership
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Position, Recipe
-from methods.core.streams import MakeNet
 
 
 class HypernetEnsemble(Hypernetwork):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from methods.core.declarations import About, Anchor
 from methods.core.layers import carries_state
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.line import Line
 
 

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from methods.core.declarations import About, Sharing, Trunk
 from methods.core.method import MakeMethod
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.core.wrapper import Wrapper, methods_within
 from methods.sgd import SGD
 

@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from methods.core.declarations import About, Sharing
 from methods.core.late_phase import LATE_SHARING
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.late_phase_full import LatePhaseFull
 
 

@@ -6,8 +6,8 @@ from methods.core.batch_norm import batch_norms
 from methods.core.declarations import About, Sharing
 from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
 from methods.core.layers import last_layer as name_of_last_layer
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 
 
 class LatePhaseBatchNorm(LatePhase):

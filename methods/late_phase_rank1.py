@@ -11,8 +11,8 @@ from methods.core.fused import Act, Scaled
 from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
 from methods.core.layers import Weighted, weight_matrices
 from methods.core.layers import last_layer as name_of_last_layer
+from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet, seeded
 
 INITIAL = (0.99, 1.01)
 """Range of the factors' initial values (appendix A, "LSTM")."""

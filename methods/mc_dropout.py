@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.core.declarations import About, Sharing
+from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet, seeded
 from methods.dropout import DROPOUT, Dropout
 
 

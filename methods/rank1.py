@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 from optuna.distributions import BaseDistribution
 
 from methods.core.declarations import About, Sharing
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.late_phase_rank1 import RANK1_SHARING, LatePhaseRank1
 
 

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.core.declarations import Sharing
+from methods.core.random_streams import CPU, MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import CPU, MakeNet
 from methods.core.subspace import SUBSPACE_SHARING, Place, Subspace
 
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from methods.core.declarations import About, Sharing
 from methods.core.method import MakeMethod
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Position, Recipe, start_at
-from methods.core.streams import MakeNet
 from methods.core.wrapper import UNTIL_START, Collector, equally_spaced
 from methods.sgd import SGD
 

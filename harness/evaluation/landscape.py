@@ -18,7 +18,7 @@ from data import Passes
 from harness.evaluation.weight_space import Points, Tally, at_most, distances, single, tally, vectors
 from harness.studies.extra_measures import Flatness, Measures, PathThrough, Plane
 from methods import Anchor, Batch, Method
-from methods.core.streams import CPU
+from methods.core.random_streams import CPU
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 

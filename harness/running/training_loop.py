@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from data import Passes
 from harness.store.outcome import DivergenceError
 from methods import Batch, Method
-from methods.core.streams import seed_torch, stream
+from methods.core.random_streams import seed_torch, stream
 
 
 def grouped(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[Batch]]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from methods.core.declarations import Anchor, Batch
 from methods.core.layers import NamedBuffers
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Position, Recipe, start_at
-from methods.core.streams import MakeNet
 from methods.core.wrapper import Collector, equally_spaced, methods_within
 
 

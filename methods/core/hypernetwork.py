@@ -14,8 +14,8 @@ from methods.core.batch_norm import batch_norms
 from methods.core.declarations import Anchor, Trunk
 from methods.core.late_phase import LATE_SHARING, LatePhase
 from methods.core.layers import last_layer as name_of_last_layer
+from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet, seeded
 
 Ownership = Literal["own", "shared"]
 STEM = 10

@@ -21,8 +21,8 @@ from methods.core.collapse import average_layers
 from methods.core.declarations import PLAIN, About, Anchor, Batch, Sharing, Trunk
 from methods.core.fused import Act, Acts, act_by_group, acting, can_fuse, grouped
 from methods.core.late_weights import LateWeights, tensors_of
+from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Position, Recipe, start_at
-from methods.core.streams import MakeNet, seeded
 
 LATE_PHASE = About(
     "late-phase weights",

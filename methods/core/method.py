@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from methods.core.batch_norm import reestimate_each
 from methods.core.declarations import ALONE, About, Anchor, Batch, Need, Sharing, Weights
+from methods.core.random_streams import MakeNet, stream
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet, stream
 
 
 class Method(nn.Module):

@@ -17,8 +17,8 @@ from methods.core.batch_norm import reestimate_each
 from methods.core.declarations import About, Anchor, Batch, Sharing, Weights
 from methods.core.layers import NamedBuffers, carries_state, last_layer
 from methods.core.method import Method
+from methods.core.random_streams import CPU, MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import CPU, MakeNet
 
 Place = float | Sequence[float] | Tensor
 """α, a point's place in its subspace: () for a line or curve, (m,) for a simplex; if layerwise, (layers, …)."""

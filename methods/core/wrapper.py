@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from methods.core.declarations import Anchor, Batch, Need, Sharing, Trunk, Weights
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 
 UNTIL_START = Sharing(lambda method: Trunk(method.inner, method.start_epoch))
 """Of a method that only collects from `start_epoch` on."""

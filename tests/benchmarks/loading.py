@@ -27,7 +27,7 @@ from data.files.image_files import Files
 from data.tasks.batches import Batches
 from data.tasks.file_batches import FileBatches
 from data.tasks.source import Augmentation, Split
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 
 AUGMENTED, MILLISECONDS, THREADS = 512, 4.0, 2
 """Images of CIFAR's size in a batch, the most time that it may take, and the CPU threads it is given."""

@@ -9,7 +9,7 @@ from harness.parsing.method_expression import hyperparameters
 from harness.running.optimizers import make_optimizer
 from methods import SGD, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 from methods.core.subspace import squared_cosine
 from methods.integral import Integral
 from tests.conftest import TinyNet, build, separable

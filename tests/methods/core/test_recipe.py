@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from methods import Recipe
+from methods.core.random_streams import MakeNet, stream
 from methods.core.recipe import epoch_at, start_at
-from methods.core.streams import MakeNet, stream
 from tests.conftest import TinyNet
 
 

@@ -16,7 +16,7 @@ import models
 from harness.running.optimizers import make_optimizer
 from methods import SGD, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 from methods.core.subspace import squared_cosine
 from methods.curve import Curve
 from methods.line import Line

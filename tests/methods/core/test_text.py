@@ -12,7 +12,7 @@ from harness.running.optimizers import make_optimizer
 from harness.running.training_loop import train_epoch
 from harness.store import checkpoint
 from methods import METHODS, SGD, LatePhaseRank1, Line, MakeNet, Recipe
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 from models.lstm import LSTM
 from tests.conftest import SETTINGS
 
