@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.core.declarations import About, Sharing, Trunk
-from methods.core.fused import Act, Scaled
+from methods.core.fused_members import Act, Scaled
 from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
 from methods.core.layers import Weighted, weight_matrices
 from methods.core.layers import last_layer as name_of_last_layer

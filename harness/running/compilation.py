@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Method
-from methods.core.fused import Acts, what_acts
+from methods.core.fused_members import Acts, what_acts
 
 
 class CompiledForward:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from methods.core.batch_norm import Member, batch_norms, reestimate, reestimate_each
 from methods.core.collapse import average_layers
 from methods.core.declarations import PLAIN, About, Anchor, Batch, Sharing, Trunk
-from methods.core.fused import Act, Acts, act_by_group, acting, can_fuse, grouped
+from methods.core.fused_members import Act, Acts, act_by_group, acting, can_fuse, grouped
 from methods.core.late_weights import LateWeights, tensors_of
 from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Position, Recipe, start_at

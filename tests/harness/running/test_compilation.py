@@ -17,7 +17,7 @@ from harness.running.optimizers import make_optimizer
 from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from methods import METHODS, MakeNet, Recipe
-from methods.core.fused import NORMS, Norms, act_by_group
+from methods.core.fused_members import NORMS, Norms, act_by_group
 from tests.conftest import TinyNet, separable
 
 

@@ -11,7 +11,7 @@ import models
 from harness.running.optimizers import make_optimizer
 from methods import METHODS, SWA, LatePhaseBatchNorm, LatePhaseRank1, MakeNet, Recipe
 from methods.core.batch_norm import batch_norms
-from methods.core.fused import (
+from methods.core.fused_members import (
     Acts,
     Each,
     Linears,
