@@ -6,8 +6,8 @@ from optuna.distributions import BaseDistribution
 
 from methods.core.declarations import About, Sharing
 from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
-from methods.core.late_weights import tensors_of
 from methods.core.layers import carries_state
+from methods.core.member_weights import tensors_of
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
 

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from methods.core.averaging import Averaging, flat
 from methods.core.declarations import About, Batch, Sharing
 from methods.core.method import MakeMethod, Method
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
+from methods.core.weight_averaging import Averaging, flat
 from methods.core.wrapper import UNTIL_START, Collector
 from methods.sgd import SGD
 

@@ -8,11 +8,11 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from pydantic import Field
 from torch import Tensor
 
-from methods.core.averaging import Averaging, flat
 from methods.core.declarations import About, Sharing
 from methods.core.method import MakeMethod
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
+from methods.core.weight_averaging import Averaging, flat
 from methods.core.wrapper import UNTIL_START
 from methods.sgd import SGD
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.core.batch_norm import Member, batch_norms, reestimate, reestimate_each
-from methods.core.collapse import average_layers
 from methods.core.declarations import PLAIN, About, Anchor, Batch, Sharing, Trunk
 from methods.core.fused_members import Act, Acts, act_by_group, acting, can_fuse, grouped
-from methods.core.late_weights import LateWeights, tensors_of
+from methods.core.member_average import average_layers
+from methods.core.member_weights import MemberWeights, tensors_of
 from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Position, Recipe, start_at
 
@@ -37,7 +37,7 @@ LATE_SHARING = Sharing(
 )
 
 
-class LatePhase(LateWeights):
+class LatePhase(MemberWeights):
     """Train plainly until T0; then give some weights to K members that take turns, one minibatch each.
 
     A subclass says which weights, by calling `replicate`: layers of the network (every member keeps copies of

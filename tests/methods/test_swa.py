@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
-from methods.core.averaging import flat
 from methods.core.batch_norm import reestimate
+from methods.core.weight_averaging import flat
 from tests.conftest import TinyNet, build
 from tests.methods.loops import assert_close, finish, run, trajectory
 

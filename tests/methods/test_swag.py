@@ -10,9 +10,9 @@ import torch
 
 from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet
-from methods.core.averaging import flat
 from methods.core.batch_norm import reestimate
 from methods.core.random_streams import stream
+from methods.core.weight_averaging import flat
 from methods.swag import SWAG, normal
 from tests.conftest import TinyNet, build
 from tests.methods.loops import assert_close, finish, run, trajectory

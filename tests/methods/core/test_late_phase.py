@@ -14,7 +14,7 @@ from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
 from methods import SGD, LatePhaseBatchNorm, Line, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
-from methods.core.collapse import collapse
+from methods.core.member_average import collapse
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import assert_close, finish, run
 
