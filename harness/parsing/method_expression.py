@@ -12,10 +12,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.parsing.plugins import digest_of
 from methods import MakeMethod, Method
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 
-class MethodSpec(Part):
+class MethodSpec(FrozenModel):
     """A method and those of its hyperparameters that differ from their defaults."""
 
     name: str

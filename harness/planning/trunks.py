@@ -19,7 +19,7 @@ from harness.parsing.method_expression import MethodSpec
 from harness.studies.run import Run
 from methods import Method
 from methods.core.forking import origin, sharing
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 FOLDER = "trunks"
 """Where their folders are, inside of the folder of run folders."""
@@ -29,7 +29,7 @@ UNSEEN = {"epochs", "lr", "schedule", "reestimate_on"}
 """Of a recipe: what a trunk with a name knows only by the rates that come of it, and what matters after training."""
 
 
-class Trunk(Part):
+class Trunk(FrozenModel):
     """The state after some epochs that several runs go on from.
 
     Attributes:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from scipy.integrate import solve_ivp
 
 from harness.store.run_folder import key_of
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 Array = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ EVERY = 10
 """Iterations from one measurement of the loss to the next; those between would hardly differ."""
 
 
-class Simulation(Part):
+class Simulation(FrozenModel):
     """What is simulated, and for how long.
 
     Attributes:
@@ -52,7 +52,7 @@ class Simulation(Part):
         return values
 
 
-class Setting(Part):
+class Setting(FrozenModel):
     """How noisy the updates are.
 
     Attributes:

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from data.corruptions import CORRUPTIONS
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 Sigma = Annotated[float, Field(ge=0)]
 SWITCHES = ("flatness", "path", "plane")
 """What may be asked for by `true`."""
 
 
-class Flatness(Part):
+class Flatness(FrozenModel):
     """How fast the training loss rises under multiplicative noise on the weights (late-phase paper, Figure 3)."""
 
     sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1)] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
@@ -29,7 +29,7 @@ class Flatness(Part):
         return tuple(sorted(set(value)))
 
 
-class PathThrough(Part):
+class PathThrough(FrozenModel):
     """The scores along the path between a method's first two anchors (subspaces paper, Figures 4 to 6 and 18)."""
 
     points: Annotated[int, Field(ge=2)] = 21
@@ -51,7 +51,7 @@ class PathThrough(Part):
         return tuple(dict.fromkeys(value))
 
 
-class Plane(Part):
+class Plane(FrozenModel):
     """The scores on a plane through three anchors (subspaces, Figure 2; hypernetwork ensembles, Figures 3 and S2)."""
 
     points: Annotated[int, Field(ge=2)] = 21
@@ -66,7 +66,7 @@ class Plane(Part):
     """The third anchor of methods that have two: the network of plain training in the same cell."""
 
 
-class Measures(Part):
+class Measures(FrozenModel):
     """What is measured besides scores; nothing unless it is asked for. It is not part of a run's cost."""
 
     training_loss: bool = False

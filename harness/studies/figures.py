@@ -10,14 +10,14 @@ from harness.parsing.method_expression import closest
 from harness.parsing.yaml_errors import Errors
 from harness.studies.grid import Place
 from harness.studies.metric_names import check_metric, metric_names
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 Labels = Annotated[tuple[str, ...], Field(min_length=1)]
 RELATIVE = ("train_cost", "train_time", "predict_cost")
 """What a plot may rank by besides: the costs of runs, where those of plain training are 1."""
 
 
-class Drawing(Part):
+class Drawing(FrozenModel):
     """One figure of a study; what stands besides these keys are the plot's own options.
 
     Attributes:

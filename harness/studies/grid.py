@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from harness.parsing.method_expression import MethodSpec, closest, parse
 from harness.studies.extra_measures import Measures, read_switches
 from harness.studies.run import DatasetSpec, Run
-from methods.core.recipe import Part, Recipe
+from methods.core.recipe import FrozenModel, Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BASE = "base"
@@ -45,7 +45,7 @@ def recipes() -> dict[str, dict[str, Any]]:
     }
 
 
-class Override(Part):
+class Override(FrozenModel):
     """Recipe values for some of the cells: changes of the grid's, or, with a name, a recipe in its place."""
 
     dataset: str | None = None
@@ -65,7 +65,7 @@ class Override(Part):
         return {**value, "recipe": read_recipe(written), **({"whole": True} if whole else {})}
 
 
-class Entry(Part):
+class Entry(FrozenModel):
     """A method of the study and what tables call it."""
 
     label: str

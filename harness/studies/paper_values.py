@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, model_validator
 
 from harness.parsing.method_expression import closest
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 VALUE = re.compile(r"(?P<mean>-?\d+(?:\.(?P<decimals>\d+))?)(?: ± (?P<misprint>0\.(?=\d+\.))?(?P<std>\d+(?:\.\d+)?))?")
 """A value as a paper writes it; a spread that is printed as "0.2.17" is read as 2.17."""
@@ -14,7 +14,7 @@ NONE = "–"
 """What stands in a table where the paper gives nothing."""
 
 
-class Selection(Part):
+class Selection(FrozenModel):
     """Which figures of the study belong to a row or a column of the paper's table."""
 
     dataset: str | None = None
@@ -28,7 +28,7 @@ class Selection(Part):
     """Over how many runs the paper's values are, where that is not the table's `seeds`; 0 where it is not stated."""
 
 
-class Axis(Part):
+class Axis(FrozenModel):
     """A row or a column: its name in the paper, and what it selects."""
 
     name: str
@@ -46,7 +46,7 @@ class Axis(Part):
         return {"name": str(value)}
 
 
-class Note(Part):
+class Note(FrozenModel):
     """What a reader of the paper's value must know."""
 
     row: str | None = None
@@ -61,7 +61,7 @@ def quoted(value: Any) -> Any:
     return value
 
 
-class Paper(Part):
+class Paper(FrozenModel):
     """A table of a paper, or what its text states of a figure.
 
     Attributes:

@@ -12,10 +12,10 @@ from harness.store.run_folder import key_of
 from harness.studies.extra_measures import Measures
 from methods import Method
 from methods.core.declarations import Need
-from methods.core.recipe import Part, Recipe
+from methods.core.recipe import FrozenModel, Recipe
 
 
-class DatasetSpec(Part):
+class DatasetSpec(FrozenModel):
     """A dataset, how much of it is used, and what it is tested against."""
 
     name: str
@@ -75,7 +75,7 @@ class DatasetSpec(Part):
         return spec
 
 
-class Run(Part):
+class Run(FrozenModel):
     """Everything that decides a run's result, and nothing else."""
 
     dataset: DatasetSpec

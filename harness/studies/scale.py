@@ -19,7 +19,7 @@ from harness.studies.grid import Entry, Grid
 from harness.studies.run import DatasetSpec
 from harness.studies.study import Study
 from methods import Method
-from methods.core.recipe import Part, Position, Recipe
+from methods.core.recipe import FrozenModel, Position, Recipe
 
 COUNTS = ("K", "N", "M", "checkpoints", "points")
 """Hyperparameters that count members, samples and states."""
@@ -39,7 +39,7 @@ RESIDUAL = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w+")
 IN_THEIR_PLACE = "wrn-10"
 
 
-class Scale(Part):
+class Scale(FrozenModel):
     """How small a rehearsal is; None leaves the study's own value."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None

@@ -46,13 +46,13 @@ def start_at(position: int | float, epochs: int) -> int:
     return epoch
 
 
-class Part(BaseModel):
+class FrozenModel(BaseModel):
     """A frozen piece of a recipe; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Constant(Part):
+class Constant(FrozenModel):
     """The rate stays as it is."""
 
     kind: Literal["constant"] = "constant"
@@ -65,7 +65,7 @@ class Constant(Part):
         return 1.0
 
 
-class Linear(Part):
+class Linear(FrozenModel):
     """The rate falls linearly, epoch by epoch, from `start` to `end`, then stays (Izmailov et al., 2018).
 
     The late-phase paper's schedule: 0.1 to epoch 100 of 200, linearly to 0.001 at 180 (its appendix A).
@@ -90,7 +90,7 @@ class Linear(Part):
         return 1.0 + (self.ratio - 1.0) * progress
 
 
-class Step(Part):
+class Step(FrozenModel):
     """The rate is multiplied by `ratio` at each milestone."""
 
     kind: Literal["step"]
@@ -107,7 +107,7 @@ class Step(Part):
         return float(self.ratio ** sum(epoch >= epoch_at(m, epochs) for m in self.milestones))
 
 
-class Cosine(Part):
+class Cosine(FrozenModel):
     """The rate warms up linearly and falls along half a cosine, epoch by epoch (Loshchilov & Hutter, 2016)."""
 
     kind: Literal["cosine"]
@@ -125,7 +125,7 @@ class Cosine(Part):
         return 0.5 * (1.0 + math.cos(math.pi * (epoch - self.warmup) / max(epochs - self.warmup, 1)))
 
 
-class Stage(Part):
+class Stage(FrozenModel):
     """A part of training with a schedule of its own.
 
     Attributes:
@@ -139,7 +139,7 @@ class Stage(Part):
     schedule: Annotated[Constant | Linear | Step | Cosine, Field(discriminator="kind")] = Constant()
 
 
-class Stages(Part):
+class Stages(FrozenModel):
     """Schedules one after the other, as in training on from a finished run: each begins with a new optimizer.
 
     The late-phase paper trains on for 20 epochs after 200: a rate of 0.01, linear to 0.001 in 10 epochs, then constant
@@ -175,7 +175,7 @@ class Stages(Part):
 Schedule = Annotated[Constant | Linear | Step | Cosine | Stages, Field(discriminator="kind")]
 
 
-class Recipe(Part):
+class Recipe(FrozenModel):
     """How a network is trained plainly; methods depart from it."""
 
     epochs: Annotated[int, Field(ge=1)]
