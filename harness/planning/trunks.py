@@ -119,7 +119,7 @@ def step(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str
         what = {"method": own, "kind": type(source.method).__name__}
     watched = [str(run.method), *measured] if measured else []
     rates = [method.lr(epoch + place) for place in PLACES]
-    return canonical([what, kept, rates, method.recipe.begins_anew(epoch), watched]).decode()
+    return canonical([what, kept, rates, method.recipe.resets_optimizer(epoch), watched]).decode()
 
 
 def spec_within(spec: MethodSpec, depth: int) -> MethodSpec:

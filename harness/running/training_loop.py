@@ -43,7 +43,7 @@ def train_epoch(
         DivergenceError: if the loss is not finite.
     """
     seed_torch(stream(method.seed, "torch", epoch), next(method.net.parameters()).device)
-    if method.recipe.begins_anew(epoch):
+    if method.recipe.resets_optimizer(epoch):
         optimizer.state.clear()
     method.begin_epoch(epoch)
     method.train()

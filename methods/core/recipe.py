@@ -198,7 +198,7 @@ class Recipe(FrozenModel):
         self.schedule.check(self.epochs)
         return self
 
-    def begins_anew(self, epoch: int) -> bool:
+    def resets_optimizer(self, epoch: int) -> bool:
         """Say whether the optimizer forgets its state (momentum) at the beginning of an epoch."""
         return isinstance(self.schedule, Stages) and epoch in self.schedule.beginnings()
 

@@ -109,8 +109,8 @@ def test_stages_follow_each_other():
     first = Recipe(epochs=200, lr=0.1, schedule=plain)
     assert [recipe.rate(e) for e in range(200)] == [first.rate(e) for e in range(200)]
     assert [recipe.rate(e) for e in (200, 205, 210, 219)] == pytest.approx([0.01, 0.0055, 0.001, 0.001])
-    assert [epoch for epoch in range(220) if recipe.begins_anew(epoch)] == [200]
-    assert not any(first.begins_anew(epoch) for epoch in range(200))
+    assert [epoch for epoch in range(220) if recipe.resets_optimizer(epoch)] == [200]
+    assert not any(first.resets_optimizer(epoch) for epoch in range(200))
     assert Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).rate(2) == 1.0
 
 
