@@ -79,7 +79,7 @@ def reestimate_each(method: RunsNetwork, batches: Iterable[Batch], members: Iter
     seen = batches_seen = 0
     with only_training(method.net, layers.values()):
         for i, (x, _) in enumerate(batches):
-            examples = method.recipe.examples(x)
+            examples = method.recipe.count_examples(x)
             for turn, own in zip(turns, sums, strict=True):
                 method(x, turn(i))
                 own.add(examples)

@@ -218,7 +218,7 @@ class Recipe(FrozenModel):
         """
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
-    def examples(self, x: Tensor) -> int:
+    def count_examples(self, x: Tensor) -> int:
         """Count the examples of a minibatch: of the whole one, where several processes share it.
 
         Args:
