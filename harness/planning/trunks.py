@@ -18,7 +18,7 @@ from pydantic import Field
 from harness.parsing.method_expression import MethodSpec
 from harness.studies.run import Run
 from methods import Method
-from methods.core.forking import origin, sharing
+from methods.core.forking import declared_sharing, training_source
 from methods.core.recipe import FrozenModel
 
 FOLDER = "trunks"
@@ -107,13 +107,13 @@ def step(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str
         epoch: counted from 0.
         measured: what is measured after each epoch.
     """
-    source = origin(method, epoch)
+    source = training_source(method, epoch)
     recipe = source.method.recipe
     kept = recipe.model_dump(mode="json", exclude=UNSEEN if source.name and not measured else set())
     what: Any = source.name
     if not source.name:
         spec = spec_within(run.method, source.depth)
-        shared = sharing(source.method).prediction
+        shared = declared_sharing(source.method).prediction
         values = {k: v for k, v in spec.hyperparameters.items() if k not in shared}
         own = spec.model_copy(update={"hyperparameters": values}).model_dump(mode="json")
         what = {"method": own, "kind": type(source.method).__name__}

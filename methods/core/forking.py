@@ -10,7 +10,7 @@ EXTRA = "_extra_state"
 """The name under which torch keeps what `get_extra_state` gives."""
 
 
-class Origin(NamedTuple):
+class TrainingSource(NamedTuple):
     """Whose training a method's is in one epoch.
 
     Attributes:
@@ -24,22 +24,22 @@ class Origin(NamedTuple):
     depth: int
 
 
-def sharing(method: Method) -> Sharing:
+def declared_sharing(method: Method) -> Sharing:
     """Give what the class of a method itself declares."""
     declared: Sharing = vars(type(method)).get("sharing", ALONE)
     return declared
 
 
-def origin(method: Method, epoch: int) -> Origin:
+def training_source(method: Method, epoch: int) -> TrainingSource:
     """Say whose training a method's is in an epoch, counted from 0."""
     depth = 0
     while True:
-        find = sharing(method).trunk
+        find = declared_sharing(method).trunk
         trunk = find(method) if find and not method.needs() else None
         if trunk is None or epoch >= trunk.epochs:
-            return Origin(method, "", depth)
+            return TrainingSource(method, "", depth)
         if isinstance(trunk.of, str):
-            return Origin(method, trunk.of, depth)
+            return TrainingSource(method, trunk.of, depth)
         assert isinstance(trunk.of, Method)
         method, depth = trunk.of, depth + 1
 
@@ -51,15 +51,15 @@ def fork_state(method: Method, epochs: int) -> dict[str, Any]:
         method: trained for `epochs` epochs, one or more, not yet prepared.
         epochs: how many.
     """
-    source = origin(method, epochs - 1)
+    source = training_source(method, epochs - 1)
     state = source.method.state_dict()
     kept = {name: value for name, value in state.items() if name == EXTRA or shares(source, name)}
     return {**kept, EXTRA: {"epoch": epochs - 1}} if source.name else kept
 
 
-def shares(source: Origin, name: str) -> bool:
+def shares(source: TrainingSource, name: str) -> bool:
     """Say whether an entry of a method's state is part of the trunk's."""
-    own = sharing(source.method)
+    own = declared_sharing(source.method)
     if source.name:
         return name.startswith(tuple(f"{part}." for part in own.state))
     return not name.startswith(tuple(f"{part}." for part in own.prepared))
@@ -76,7 +76,7 @@ def fork(method: Method, state: Mapping[str, Any], epochs: int) -> None:
     Raises:
         ValueError: if the state is another trunk's.
     """
-    source = origin(method, epochs - 1)
+    source = training_source(method, epochs - 1)
     wanted = fork_state(method, epochs).keys()
     if wanted != state.keys():
         differing = sorted(wanted ^ state.keys())
@@ -88,7 +88,7 @@ def fork(method: Method, state: Mapping[str, Any], epochs: int) -> None:
     around = method
     for _ in range(source.depth):
         around.set_extra_state({"epoch": epochs - 1})
-        trunk = sharing(around).trunk
+        trunk = declared_sharing(around).trunk
         assert trunk is not None
         inner = trunk(around).of
         assert isinstance(inner, Method)

@@ -11,7 +11,7 @@ from harness.store import checkpoint
 from methods import METHODS, SGD, SWA, LatePhaseBatchNorm, LatePhaseRank1, Method, Recipe, late_phase_rank1
 from methods.core import declarations, hypernetwork
 from methods.core.declarations import ALONE, Sharing, Trunk
-from methods.core.forking import fork, fork_state, origin, sharing
+from methods.core.forking import declared_sharing, fork, fork_state, training_source
 from methods.dropout import Dropout
 from methods.label_smoothing import LabelSmoothing
 from methods.line import Line
@@ -66,8 +66,8 @@ def test_a_fork_of_itself_has_the_same_bits_after_any_epoch(name, recipe, batche
 def plain_until(name: str, recipe) -> int:
     """For how many epochs a method says that it is plain training."""
     method = build(TRAINED[name], recipe)
-    plain = origin(build(SGD, recipe), 0).name
-    return sum(origin(method, epoch).name == plain for epoch in range(method.epochs))
+    plain = training_source(build(SGD, recipe), 0).name
+    return sum(training_source(method, epoch).name == plain for epoch in range(method.epochs))
 
 
 PLAIN = {
@@ -100,7 +100,7 @@ def test_a_fork_of_plain_training_has_the_same_bits(name, recipe, batches):
     def at_its_rate(plain: Method) -> None:
         plain.lr = build(TRAINED[name], recipe).lr  # rates are part of a trunk's history
 
-    changed = origin(build(TRAINED[name], recipe), 0).method.recipe  # and so is the recipe: smoothed labels
+    changed = training_source(build(TRAINED[name], recipe), 0).method.recipe  # and so is the recipe: smoothed labels
     part = forked(build(SGD, changed), TRAINED[name], recipe, batches, PLAIN[name], at_its_rate)
     assert_same_state(part, alone(TRAINED[name], recipe, batches))
 
@@ -132,7 +132,7 @@ def test_what_methods_have_in_common(what, recipe, batches):
     one, other, until = PAIRS[what]
     for first, second in ((one, other), (other, one)):
         trunk = build(first, recipe)
-        assert origin(trunk, until - 1).name == origin(build(second, recipe), until - 1).name
+        assert training_source(trunk, until - 1).name == training_source(build(second, recipe), until - 1).name
         part = forked(trunk, second, recipe, batches, until)
         assert_same_state(part, alone(second, recipe, batches))
 
@@ -142,9 +142,9 @@ def test_a_subclass_shares_nothing_unless_it_says_so(recipe):
         def update(self, batches, optimizer):
             return super().update(batches[:1], optimizer)
 
-    assert sharing(build(SGD, recipe)).trunk is not None
-    assert sharing(build(Other, recipe)) is ALONE
-    assert origin(build(Other, recipe), 0).name == ""
+    assert declared_sharing(build(SGD, recipe)).trunk is not None
+    assert declared_sharing(build(Other, recipe)) is ALONE
+    assert training_source(build(Other, recipe), 0).name == ""
     assert {name for name, method in METHODS.items() if "sharing" not in vars(method)} == {
         "batch_ensemble",
         "deep_ensemble",
@@ -169,7 +169,7 @@ def test_a_method_that_receives_states_has_no_trunk(recipe):
         def needs(self):
             return ["something"]
 
-    assert origin(build(Tuned, recipe), 0).name == ""
+    assert training_source(build(Tuned, recipe), 0).name == ""
 
 
 def test_fork_states_hold_copies_of_nothing_late(recipe):
