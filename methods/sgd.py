@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from methods.core.declarations import PLAIN, About, Sharing, Trunk
+from methods.core.declarations import PLAIN_TRUNK, About, Sharing, Trunk
 from methods.core.method import Method
 
 
@@ -10,4 +10,4 @@ class SGD(Method):
     """Train one network by the recipe."""
 
     about: ClassVar[About] = About("plain training", "")
-    sharing: ClassVar[Sharing] = Sharing(lambda method: Trunk(PLAIN, method.epochs))
+    sharing: ClassVar[Sharing] = Sharing(lambda method: Trunk(PLAIN_TRUNK, method.epochs))

@@ -91,7 +91,7 @@ class Sharing(NamedTuple):
     prepared: tuple[str, ...] = ()
 
 
-PLAIN = "sgd 1"
+PLAIN_TRUNK = "sgd 1"
 """The trunk of plain training, with the version of `SGD`."""
 
 

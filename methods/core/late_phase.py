@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.core.batch_norm import Member, batch_norms, reestimate, reestimate_each
-from methods.core.declarations import PLAIN, About, Anchor, Batch, Sharing, Trunk
+from methods.core.declarations import PLAIN_TRUNK, About, Anchor, Batch, Sharing, Trunk
 from methods.core.fused_members import Act, Acts, act_by_group, acting, can_fuse, grouped
 from methods.core.member_average import average_layers
 from methods.core.member_weights import MemberWeights, tensors_of
@@ -31,7 +31,7 @@ LATE_PHASE = About(
     prediction="K if prediction == 'members' else 1",
 )
 LATE_SHARING = Sharing(
-    lambda method: Trunk(PLAIN, method.start_epoch),
+    lambda method: Trunk(PLAIN_TRUNK, method.start_epoch),
     prediction=frozenset({"prediction", "statistics"}),
     prepared=("average",),
 )
