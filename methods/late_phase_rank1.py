@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.core.declarations import About, Sharing, Trunk
-from methods.core.fused_members import Act, Scaled
+from methods.core.fused_members import LayerForward, Scaled
 from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
 from methods.core.layers import Weighted, weight_matrices
 from methods.core.layers import last_layer as name_of_last_layer
@@ -102,9 +102,11 @@ class LatePhaseRank1(LatePhase):
         """Multiply every matrix by its factors."""
         return {name: factor(self.net.get_parameter(name)) for name, factor in zip(self.matrices, factors, strict=True)}
 
-    def make_acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
+    def make_acts(self, turns: Sequence[int]) -> dict[nn.Module, LayerForward]:
         """Scale what goes into the layers of the matrices, and what comes out."""
         layers = [cast(Weighted, self.net.get_submodule(name.rpartition(".")[0])) for name in self.matrices]
         factors = zip(*(self.own_parts(k)[len(self.names) :] for k in turns), strict=True)
-        scaled: dict[nn.Module, Act] = {layer: Scaled(layer, own) for layer, own in zip(layers, factors, strict=True)}
+        scaled: dict[nn.Module, LayerForward] = {
+            layer: Scaled(layer, own) for layer, own in zip(layers, factors, strict=True)
+        }
         return {**super().make_acts(turns), **scaled}

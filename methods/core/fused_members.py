@@ -18,9 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.core.layers import WEIGHTED, Weighted
 
-Act = Callable[[Tensor], Tensor]
+LayerForward = Callable[[Tensor], Tensor]
 """What takes the place of a layer's forward: of (m·B, …)."""
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 PLAIN = (
     *(nn.Sequential, nn.Identity, nn.Flatten, nn.ReLU),  # a sequence without layers does nothing
     *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
@@ -35,13 +35,13 @@ def can_fuse(net: nn.Module) -> bool:
     forward was replaced.
     """
     layers = [layer for layer in net.modules() if next(layer.children(), None) is None]
-    known = all(type(layer) in (*NORMS, *WEIGHTED, *PLAIN) and "forward" not in vars(layer) for layer in layers)
-    norms = [layer for layer in layers if isinstance(layer, NORMS)]
+    known = all(type(layer) in (*BATCH_NORMS, *WEIGHTED, *PLAIN) and "forward" not in vars(layer) for layer in layers)
+    norms = [layer for layer in layers if isinstance(layer, BATCH_NORMS)]
     return known and all(norm.affine and norm.track_running_stats and norm.momentum is not None for norm in norms)
 
 
 @dataclass(frozen=True, eq=False)
-class Acts:
+class FusedForwards:
     """What layers of a network do, for some groups, in place of what they do by themselves.
 
     Attributes:
@@ -49,16 +49,16 @@ class Acts:
         repeats: whether all cycles but those that are cut short do just this, so that it is worth compiling.
     """
 
-    layers: Mapping[nn.Module, Act]
+    layers: Mapping[nn.Module, LayerForward]
     repeats: bool = False
 
 
-ACTING: WeakKeyDictionary[nn.Module, Acts] = WeakKeyDictionary()
+ACTING: WeakKeyDictionary[nn.Module, FusedForwards] = WeakKeyDictionary()
 """Networks of which layers do something else at present."""
 
 
 @contextmanager
-def acting(net: nn.Module, acts: Acts) -> Iterator[None]:
+def acting(net: nn.Module, acts: FusedForwards) -> Iterator[None]:
     """Let layers of a network do something else for a while."""
     ACTING[net] = acts
     for layer, act in acts.layers.items():
@@ -71,7 +71,7 @@ def acting(net: nn.Module, acts: Acts) -> Iterator[None]:
             del vars(layer)["forward"]
 
 
-def what_acts(net: nn.Module) -> Acts | None:
+def current_forwards(net: nn.Module) -> FusedForwards | None:
     """Say what layers of a network do at present in place of what they do by themselves."""
     return ACTING.get(net)
 
@@ -163,7 +163,7 @@ def over(values: Tensor, dimensions: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Norms:
+class MemberBatchedNorm:
     """BatchNorm in a few kernels, whatever the number of groups; a group has a layer of its own, or shares one."""
 
     layers: Sequence[_BatchNorm]
@@ -267,13 +267,13 @@ def times_plus(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return y
 
 
-def act_by_group(layers: Sequence[nn.Module]) -> Act:
+def member_forward(layers: Sequence[nn.Module]) -> LayerForward:
     """Choose how a layer acts on groups that each have one of these.
 
     On a CPU a kernel a group is faster than broadcasting; on a GPU few kernels are.
     """
     if isinstance(layers[0], nn.Linear):
         return Linears(cast(Sequence[nn.Linear], layers))
-    if isinstance(layers[0], NORMS) and layers[0].weight.is_cuda:
-        return Norms(cast(Sequence[_BatchNorm], layers))
+    if isinstance(layers[0], BATCH_NORMS) and layers[0].weight.is_cuda:
+        return MemberBatchedNorm(cast(Sequence[_BatchNorm], layers))
     return Each(layers)

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from methods.core.batch_norm import Member, batch_norms, reestimate, reestimate_each
 from methods.core.declarations import PLAIN_TRUNK, About, Anchor, Batch, Sharing, Trunk
-from methods.core.fused_members import Act, Acts, act_by_group, acting, can_fuse, grouped
+from methods.core.fused_members import FusedForwards, LayerForward, acting, can_fuse, grouped, member_forward
 from methods.core.member_average import average_layers
 from methods.core.member_weights import MemberWeights, tensors_of
 from methods.core.random_streams import MakeNet, seeded
@@ -127,7 +127,7 @@ class LatePhase(MemberWeights):
         self.prediction, self.statistics = prediction, statistics
         self.fresh: set[str] = set()
         self.carrying = 0
-        self.acts: dict[tuple[int, ...], Acts] = {}
+        self.acts: dict[tuple[int, ...], FusedForwards] = {}
 
     # --- training --------------------------------------------------------------------------------------------
 
@@ -213,16 +213,16 @@ class LatePhase(MemberWeights):
         if key not in self.acts:  # kept, for a compiled program holds for these very objects
             moves_on = self.leftover == "step" and self.shared_norms  # each epoch's cycles begin with another member
             repeats = key == tuple(range(self.K)) and not moves_on
-            self.acts[key] = Acts(self.make_acts(turns), repeats)
+            self.acts[key] = FusedForwards(self.make_acts(turns), repeats)
         with acting(self.net, self.acts[key]):
             yield {} if self.late_factors else self.generate(list(self.factors))
 
-    def make_acts(self, turns: Sequence[int]) -> dict[nn.Module, Act]:
+    def make_acts(self, turns: Sequence[int]) -> dict[nn.Module, LayerForward]:
         """Say what layers do to the rows of some members: BatchNorm and those that members own."""
         parts = zip(*(self.own_parts(k)[: len(self.names)] for k in turns), strict=True)
         own = dict(zip(self.names, parts, strict=True))
         shared = {name: [layer] * len(turns) for name, layer in batch_norms(self.net).items()}
-        return {self.net.get_submodule(name): act_by_group(layers) for name, layers in {**shared, **own}.items()}
+        return {self.net.get_submodule(name): member_forward(layers) for name, layers in {**shared, **own}.items()}
 
     @torch.no_grad()
     def finish_cycle(self, minibatches: int) -> None:

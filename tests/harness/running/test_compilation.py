@@ -17,7 +17,7 @@ from harness.running.optimizers import make_optimizer
 from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from methods import METHODS, MakeNet, Recipe
-from methods.core.fused_members import NORMS, Norms, act_by_group
+from methods.core.fused_members import BATCH_NORMS, MemberBatchedNorm, member_forward
 from tests.conftest import TinyNet, separable
 
 
@@ -174,8 +174,8 @@ def test_fused_members_are_compiled_once(kernels, monkeypatch):
     """By torch itself: no graph break, and one graph whatever epochs begin with."""
     if kernels == "few kernels":
         monkeypatch.setattr(
-            "methods.core.late_phase.act_by_group",
-            lambda layers: Norms(layers) if isinstance(layers[0], NORMS) else act_by_group(layers),
+            "methods.core.late_phase.member_forward",
+            lambda layers: MemberBatchedNorm(layers) if isinstance(layers[0], BATCH_NORMS) else member_forward(layers),
         )
     torch.compiler.reset()
     counters.clear()

@@ -179,6 +179,6 @@ def test_fork_states_hold_copies_of_nothing_late(recipe):
 
 
 def test_trunks_carry_the_version_of_the_method_that_trains_them():
-    assert f"sgd {METHODS['sgd'].version}" == declarations.PLAIN
+    assert f"sgd {METHODS['sgd'].version}" == declarations.PLAIN_TRUNK
     assert METHODS["rank1"].version == late_phase_rank1.TRUNK_VERSION
     assert METHODS["late_phase_hypernet"].version == hypernetwork.TRUNK_VERSION

@@ -12,16 +12,16 @@ from harness.running.optimizers import make_optimizer
 from methods import METHODS, SWA, LatePhaseBatchNorm, LatePhaseRank1, MakeNet, Recipe
 from methods.core.batch_norm import batch_norms
 from methods.core.fused_members import (
-    Acts,
     Each,
+    FusedForwards,
     Linears,
-    Norms,
+    MemberBatchedNorm,
     Scaled,
-    act_by_group,
     acting,
     can_fuse,
+    current_forwards,
+    member_forward,
     times_plus,
-    what_acts,
 )
 from methods.core.late_phase import LatePhase
 from methods.core.wrapper import methods_within
@@ -86,9 +86,11 @@ def kernels(request, monkeypatch):
     """Each of the two ways of BatchNorm by group, of which the second is that of GPUs."""
     if request.param == "few kernels":
         monkeypatch.setattr(
-            "methods.core.late_phase.act_by_group",
+            "methods.core.late_phase.member_forward",
             lambda layers: (
-                Norms(layers) if isinstance(layers[0], nn.modules.batchnorm._BatchNorm) else act_by_group(layers)
+                MemberBatchedNorm(layers)
+                if isinstance(layers[0], nn.modules.batchnorm._BatchNorm)
+                else member_forward(layers)
             ),
         )
 
@@ -217,7 +219,7 @@ def test_few_kernels_normalise_as_torch_does(layer, layout, shared):
                 each.bias.copy_(torch.tensor([0.1, 0.0, -1.0]) * i)
     generator = torch.Generator().manual_seed(1)
     found = []
-    for own, act in zip(layers, (Each, Norms), strict=True):
+    for own, act in zip(layers, (Each, MemberBatchedNorm), strict=True):
         generator.manual_seed(1)
         for _ in range(3):
             x = 5 + 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -240,9 +242,9 @@ def test_few_kernels_normalise_bfloat16_in_float32():
     exact = x.detach().float().requires_grad_()
     given = torch.randn(x.shape).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = Norms(layers)(x)
+        y = MemberBatchedNorm(layers)(x)
     y.backward(given)
-    whole = Norms([nn.BatchNorm2d(3) for _ in range(K)])(exact)
+    whole = MemberBatchedNorm([nn.BatchNorm2d(3) for _ in range(K)])(exact)
     whole.backward(given.float())
     assert y.dtype == x.grad.dtype == torch.bfloat16
     assert torch.equal(y, whole.bfloat16())
@@ -280,12 +282,12 @@ def test_layers_act_as_always_again_also_after_an_error():
     net.acts = ["the network's own"]
     x = torch.ones(1, 2)
     before = net(x)
-    acts = Acts({layer: lambda x: 0 * x})
+    acts = FusedForwards({layer: lambda x: 0 * x})
     with pytest.raises(RuntimeError, match="stop"), acting(net, acts):
-        assert what_acts(net) is acts
+        assert current_forwards(net) is acts
         assert not net(x).any()
         raise RuntimeError("stop")
-    assert what_acts(net) is None
+    assert current_forwards(net) is None
     assert net.acts == ["the network's own"]
     assert torch.equal(net(x), before)
 
@@ -414,7 +416,7 @@ def test_statistics_under_autocast_are_those_in_float32(shared):
     for half in (False, True):
         layers = [nn.BatchNorm2d(3)] * K if shared else [nn.BatchNorm2d(3) for _ in range(K)]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            Norms(layers)(x)
+            MemberBatchedNorm(layers)(x)
         found.append([statistic for layer in layers for statistic in layer.buffers()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-6, atol=0)
