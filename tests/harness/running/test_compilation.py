@@ -158,7 +158,7 @@ def test_a_whole_cycle_is_compiled_also_where_a_run_goes_on_within_one(programs)
     make = partial(METHODS["late_phase_bn"], K=4, start=0, leftover="carry")
     method = make(MakeNet(compiled_tiny_net, seed=0), Recipe(epochs=3))
     method.fuse_up_to = 16
-    method.carrying = 2
+    method.carried_minibatches = 2
     method.begin_epoch(0)
     method.train()
     optimizer = make_optimizer(method, method.recipe)
