@@ -1,4 +1,4 @@
-"""Plain training of one network: what every other method is measured against."""
+"""Plain training of one network: the baseline of every other method."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ from methods.core.method import Method
 
 
 class SGD(Method):
-    """Train one network by the recipe."""
+    """Train one network as the recipe says."""
 
     about: ClassVar[About] = About("plain training", "")
     sharing: ClassVar[Sharing] = Sharing(lambda method: Trunk(PLAIN_TRUNK, method.epochs))

@@ -275,5 +275,5 @@ def test_what_cannot_be_an_ensemble_is_refused(recipe):
 
 
 def test_a_spread_of_signs_is_refused(recipe):
-    with pytest.raises(ValueError, match="sigma=0.2 is the spread of init=gaussian"):
+    with pytest.raises(ValueError, match="sigma=0.2 is the standard deviation of init=gaussian"):
         build(BatchEnsemble, recipe, init="sign", sigma=0.2)

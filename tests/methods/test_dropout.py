@@ -69,5 +69,5 @@ def test_dropout_predicts_with_the_whole_network(recipe):
     assert method.net.dropout.p == 0.3
     x, _ = separable(5)
     assert torch.equal(method.predict(x)[0], method.net(x))
-    with pytest.raises(ValueError, match="no place for dropout"):
+    with pytest.raises(ValueError, match="this architecture has no dropout layers"):
         Dropout(MakeNet(lambda dropout=0.0: nn.Linear(2, 2), 0), recipe)

@@ -40,8 +40,8 @@ def test_the_average_output_over_the_line_is_the_network_at_its_end(recipe):
     places = (np.arange(200) + 0.5) / 200
     with torch.no_grad():
         mean = torch.stack([method.output(x, a - 5e-4) for a in places]).mean(0)
-        torch.testing.assert_close(mean, method(x, method.at(1.0)), rtol=0, atol=0.02)
-        assert (method(x, method.at(1.0)) - method(x, method.at(0.0))).abs().max() > 0.5
+        torch.testing.assert_close(mean, method(x, method.weights_at(1.0)), rtol=0, atol=0.02)
+        assert (method(x, method.weights_at(1.0)) - method(x, method.weights_at(0.0))).abs().max() > 0.5
 
 
 def test_the_loss_is_that_of_f_at_a_random_place_plus_the_penalty(recipe):

@@ -117,7 +117,7 @@ def test_coefficients_of_a_mixture_are_uniform(recipe):
 
 
 def test_mixing_without_mixtures_is_refused(recipe):
-    with pytest.raises(ValueError, match="mixing=layer is about random mixtures"):
+    with pytest.raises(ValueError, match="mixing=layer applies to random mixtures"):
         build(Branched, recipe, mixing="layer")
 
 
@@ -135,9 +135,9 @@ def test_late_independent_networks_can_be_noisy_and_share_the_data(recipe, batch
 
 def test_hyperparameters_about_shared_weights_are_refused(recipe):
     for hyperparameters in ({"gamma_theta": 0.5}, {"frozen_base": True}, {"data": "full", "leftover": "carry"}):
-        with pytest.raises(ValueError, match="is about weights that members share, and there are none"):
+        with pytest.raises(ValueError, match="applies to weights that members share, and there are none"):
             build(LatePhaseFull, recipe, **hyperparameters)
-    with pytest.raises(ValueError, match="points=3 is about random mixtures"):
+    with pytest.raises(ValueError, match="points=3 applies to random mixtures"):
         build(Branched, recipe, points=3)
 
 

@@ -151,5 +151,5 @@ def test_the_control_is_one_network_with_factors(recipe, batches):
 def test_what_has_no_effect_is_refused(recipe):
     with pytest.raises(ValueError, match="needs an architecture with recurrent layers"):
         build(LatePhaseRank1, recipe, matrices="recurrent")
-    with pytest.raises(ValueError, match="member_weight_decay is about layers that members own"):
+    with pytest.raises(ValueError, match="member_weight_decay applies to the layers that members own"):
         build(LatePhaseRank1, recipe, last_layer=False, member_weight_decay=0.5)

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
-from methods.core.weight_averaging import flat
+from methods.core.weight_averaging import flatten
 from tests.conftest import TinyNet, build
 from tests.methods.loops import assert_close, finish, run, trajectory
 
@@ -130,9 +130,9 @@ def test_a_start_beyond_the_end_is_refused(recipe, start):
 
 def test_a_cyclic_rate_falls_in_every_cycle_and_starts_again():
     swa = build(SWA, Recipe(epochs=20, lr=0.2), start=0.5, rate="cyclic", checkpoints=4, ratio=0.5, low=0.05)
-    assert swa.ends == [12, 15, 18, 20]
+    assert swa.cycle_ends == [12, 15, 18, 20]
     for epoch in np.arange(10, 20, 0.125):
-        begin, end = next((b, e) for b, e in zip([10, 12, 15, 18], swa.ends, strict=True) if b <= epoch < e)
+        begin, end = next((b, e) for b, e in zip([10, 12, 15, 18], swa.cycle_ends, strict=True) if b <= epoch < e)
         expected = np.interp(epoch, [begin, end], [0.1, 0.01])
         assert swa.lr(epoch) == pytest.approx(expected, rel=1e-9)
     assert [swa.lr(e) for e in (0, 5, 9)] == pytest.approx([0.2, 0.2, 0.1]), "until then as with a high rate"
@@ -142,10 +142,10 @@ def test_a_cyclic_rate_falls_in_every_cycle_and_starts_again():
 
 def test_checkpoints_are_equally_spaced_and_the_last_is_the_end(recipe, batches):
     swa = build(SWA, recipe, start=1, checkpoints=3)
-    assert swa.ends == [3, 4, 6]
+    assert swa.cycle_ends == [3, 4, 6]
     states = trajectory(swa, recipe, batches)
     for name, p in swa.average.net.named_parameters():
-        mean = np.mean([states[end - 1][name].double().numpy() for end in swa.ends], axis=0)
+        mean = np.mean([states[end - 1][name].double().numpy() for end in swa.cycle_ends], axis=0)
         np.testing.assert_allclose(p.numpy(), mean, rtol=1e-5, atol=1e-6)
     assert not swa.snapshots, "an average alone keeps no checkpoints"
 
@@ -192,7 +192,9 @@ def test_an_ensemble_of_checkpoints_keeps_their_own_statistics(recipe, batches):
 def simplex_of(recipe, batches, **hyperparameters):
     swa = build(SWA, recipe, start=1, checkpoints=3, prediction="simplex", **hyperparameters)
     states = trajectory(swa, recipe, batches)
-    corners = [flat(states[end - 1][name] for name, _ in swa.net.named_parameters()).double() for end in swa.ends]
+    corners = [
+        flatten(states[end - 1][name] for name, _ in swa.net.named_parameters()).double() for end in swa.cycle_ends
+    ]
     return finish(swa, batches), torch.stack(corners).numpy()
 
 
@@ -201,7 +203,7 @@ def test_points_of_the_simplex_are_convex_combinations_with_statistics_of_their_
     members = list(swa.members())
     assert len(members) == 4
     for weights in members:
-        point = flat(weights[name] for name, _ in swa.net.named_parameters()).double().numpy()
+        point = flatten(weights[name] for name, _ in swa.net.named_parameters()).double().numpy()
         shares = np.linalg.lstsq(corners.T, point, rcond=None)[0]
         np.testing.assert_allclose(shares @ corners, point, atol=1e-6)
         np.testing.assert_allclose(shares.sum(), 1, atol=1e-5)
@@ -219,7 +221,7 @@ def test_places_on_the_line_between_two_checkpoints(prediction, recipe, batches)
     """Figure 18 of the subspaces' paper, and a little beyond the line's ends."""
     swa = build(SWA, recipe, start=1, checkpoints=2, prediction=prediction, alpha=(1.2, -0.2))
     states = trajectory(swa, recipe, batches)
-    first, second = (states[end - 1] for end in swa.ends)
+    first, second = (states[end - 1] for end in swa.cycle_ends)
     members = list(finish(swa, batches).members())
     for weights, share in zip(members, (1.2, -0.2), strict=prediction == "pair"):
         for name, _ in swa.net.named_parameters():
@@ -235,8 +237,8 @@ def test_places_on_the_line_between_two_checkpoints(prediction, recipe, batches)
 def test_points_of_the_simplex_are_uniform(recipe, batches):
     """Shares of Dirichlet(1, 1, 1) have mean 1/3, variance 1/18 and covariance −1/36."""
     swa, corners = simplex_of(recipe, batches)
-    mean = flat(swa.average.parameters())
-    points = torch.stack([swa.point(i, mean) for i in range(2000)]).double().numpy()
+    mean = flatten(swa.average.parameters())
+    points = torch.stack([swa.point_weights(i, mean) for i in range(2000)]).double().numpy()
     shares = np.linalg.lstsq(corners.T, points.T, rcond=None)[0]
     np.testing.assert_allclose(shares.mean(1), np.full(3, 1 / 3), atol=0.02)
     np.testing.assert_allclose(np.cov(shares), (np.eye(3) - 1 / 3) / 12, atol=0.006)
@@ -265,14 +267,17 @@ def test_visiting_points_leaves_the_average_as_it_was(recipe, batches):
         ({"prediction": "simplex"}, "prediction=simplex keeps the checkpoints: it needs their number"),
         ({"every": "step", "checkpoints": 2}, "every=step averages all states alike"),
         ({"every": "step", "rate": "cyclic"}, "every=step averages all states alike"),
-        ({"low": 0.1}, "low=0.1 is the least rate of a cycle; it needs rate=cyclic"),
+        ({"low": 0.1}, "low=0.1 is the lowest rate of a cycle; it needs rate=cyclic"),
         ({"points": 3}, "points=3 is the number of random points; it needs prediction=simplex"),
         (
             {"checkpoints": 2, "alpha": (0.5, 0.5)},
-            "prediction=point and prediction=pair need a place, others have none",
+            "prediction=point and prediction=pair need alpha, others have none",
         ),
-        ({"checkpoints": 2, "prediction": "pair"}, "alpha=None: prediction=point and prediction=pair need a place"),
-        ({"checkpoints": 2, "prediction": "point", "alpha": (0.5, 0.6)}, "a place is checkpoints=2 shares that sum to"),
+        ({"checkpoints": 2, "prediction": "pair"}, "alpha=None: prediction=point and prediction=pair need alpha"),
+        (
+            {"checkpoints": 2, "prediction": "point", "alpha": (0.5, 0.6)},
+            "alpha has checkpoints=2 numbers, which sum to",
+        ),
         (
             {"checkpoints": 3, "prediction": "pair", "alpha": (0.5, 0.5, 0.0)},
             "only a line, of checkpoints=2, has opposite",

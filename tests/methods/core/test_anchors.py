@@ -79,7 +79,7 @@ def test_those_of_a_subspace_are_its_networks_and_its_path_is_its_own():
         assert anchor.weights.keys() == omega.keys()
         assert all(anchor.weights[key] is value for key, value in omega.items())
     for alpha in (-0.1, 0.3, 0.5):
-        shares, point = method.along(alpha), method.at(alpha)
+        shares, point = method.along(alpha), method.weights_at(alpha)
         for key, value in point.items():
             mixed = sum(share * omega[key] for share, omega in zip(shares, omegas, strict=True))
             torch.testing.assert_close(mixed, value)

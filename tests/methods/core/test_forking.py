@@ -10,7 +10,7 @@ from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
 from methods import METHODS, SGD, SWA, LatePhaseBatchNorm, LatePhaseRank1, Method, Recipe, late_phase_rank1
 from methods.core import declarations, hypernetwork
-from methods.core.declarations import ALONE, Sharing, Trunk
+from methods.core.declarations import SHARES_NOTHING, Sharing, Trunk
 from methods.core.forking import declared_sharing, fork, fork_state, training_source
 from methods.dropout import Dropout
 from methods.label_smoothing import LabelSmoothing
@@ -143,7 +143,7 @@ def test_a_subclass_shares_nothing_unless_it_says_so(recipe):
             return super().update(batches[:1], optimizer)
 
     assert declared_sharing(build(SGD, recipe)).trunk is not None
-    assert declared_sharing(build(Other, recipe)) is ALONE
+    assert declared_sharing(build(Other, recipe)) is SHARES_NOTHING
     assert training_source(build(Other, recipe), 0).name == ""
     assert {name for name, method in METHODS.items() if "sharing" not in vars(method)} == {
         "batch_ensemble",
@@ -157,7 +157,7 @@ def test_a_state_of_another_trunk_is_refused(recipe, batches):
     trunk = build(LatePhaseRank1, recipe)
     state = fork_state(trunk, 1)
     with pytest.raises(
-        ValueError, match=r"SGD cannot go on from this state after 1 epochs: only one of them has factors"
+        ValueError, match=r"SGD cannot continue from this state after 1 epochs: only one of them has factors"
     ):
         fork(build(SGD, recipe), state, 1)
 

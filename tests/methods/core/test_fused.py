@@ -12,16 +12,16 @@ from harness.running.optimizers import make_optimizer
 from methods import METHODS, SWA, LatePhaseBatchNorm, LatePhaseRank1, MakeNet, Recipe
 from methods.core.batch_norm import batch_norms
 from methods.core.fused_members import (
-    Each,
     FusedForwards,
-    Linears,
+    MemberBatchedLinear,
     MemberBatchedNorm,
-    Scaled,
-    acting,
+    MemberLoop,
+    Rank1ScaledLayer,
     can_fuse,
     current_forwards,
     member_forward,
-    times_plus,
+    replaced_forwards,
+    scale_and_shift,
 )
 from methods.core.late_phase import LatePhase
 from methods.core.wrapper import methods_within
@@ -219,7 +219,7 @@ def test_few_kernels_normalise_as_torch_does(layer, layout, shared):
                 each.bias.copy_(torch.tensor([0.1, 0.0, -1.0]) * i)
     generator = torch.Generator().manual_seed(1)
     found = []
-    for own, act in zip(layers, (Each, MemberBatchedNorm), strict=True):
+    for own, act in zip(layers, (MemberLoop, MemberBatchedNorm), strict=True):
         generator.manual_seed(1)
         for _ in range(3):
             x = 5 + 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -254,9 +254,9 @@ def test_few_kernels_normalise_bfloat16_in_float32():
 def test_linear_layers_of_groups_are_those_layers():
     layers = [nn.Linear(3, 2, bias=bias).double() for bias in (True,) * K]
     x = torch.randn(K * B, 3, dtype=torch.float64)
-    torch.testing.assert_close(Linears(layers)(x), Each(layers)(x))
+    torch.testing.assert_close(MemberBatchedLinear(layers)(x), MemberLoop(layers)(x))
     bare = [nn.Linear(3, 2, bias=False).double() for _ in range(K)]
-    torch.testing.assert_close(Linears(bare)(x), Each(bare)(x))
+    torch.testing.assert_close(MemberBatchedLinear(bare)(x), MemberLoop(bare)(x))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_scaling_what_goes_in_and_out_is_multiplying_the_weight(layer):
     layer = layer.double()
     factors = [RankOne(layer.weight).double() for _ in range(K)]
     x = torch.randn((K * B, 4) if isinstance(layer, nn.Linear) else (K * B, 4, 5, 5), dtype=torch.float64)
-    scaled = Scaled(layer, factors)
+    scaled = Rank1ScaledLayer(layer, factors)
     expected = torch.cat(
         [
             torch.func.functional_call(layer, {"weight": factor(layer.weight)}, (rows,))
@@ -283,7 +283,7 @@ def test_layers_act_as_always_again_also_after_an_error():
     x = torch.ones(1, 2)
     before = net(x)
     acts = FusedForwards({layer: lambda x: 0 * x})
-    with pytest.raises(RuntimeError, match="stop"), acting(net, acts):
+    with pytest.raises(RuntimeError, match="stop"), replaced_forwards(net, acts):
         assert current_forwards(net) is acts
         assert not net(x).any()
         raise RuntimeError("stop")
@@ -301,7 +301,7 @@ def test_a_layer_whose_forward_was_replaced_is_not_fused():
 def test_times_plus_keeps_layout_and_precision():
     x = torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last).bfloat16()
     scale, shift = torch.randn(2, 3), torch.randn(2, 3)
-    y = times_plus(x, scale, shift)
+    y = scale_and_shift(x, scale, shift)
     assert y.dtype == torch.bfloat16
     assert y.is_contiguous(memory_format=torch.channels_last)
     rows = [x[i].float() * scale[i // 2].view(3, 1, 1) + shift[i // 2].view(3, 1, 1) for i in range(4)]
@@ -365,7 +365,7 @@ class Grown(LatePhaseRank1):
     """Members of whose factors nothing says how rows see them, though it is declared."""
 
     fusible = True
-    make_acts = LatePhase.make_acts
+    member_forwards = LatePhase.member_forwards
 
 
 @pytest.mark.parametrize("method_class", [Penalised, Bounded, Mixed, Halved, Grown])
@@ -425,4 +425,4 @@ def test_statistics_under_autocast_are_those_in_float32(shared):
 def test_a_linear_layer_with_more_dimensions_is_refused():
     layer = nn.Linear(4, 4)
     with pytest.raises(ValueError, match=r"Linear.* sees \(2, 4, 4\); --fuse never"):
-        Scaled(layer, [RankOne(layer.weight)] * 2)(torch.ones(2, 4, 4))
+        Rank1ScaledLayer(layer, [RankOne(layer.weight)] * 2)(torch.ones(2, 4, 4))

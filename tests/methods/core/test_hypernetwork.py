@@ -275,7 +275,7 @@ def test_what_cannot_be_generated_is_refused(recipe):
     with pytest.raises(ValueError, match="own BatchNorm only in an architecture with BatchNorm"):
         HypernetEnsemble(MakeNet(lambda: plain, 0), recipe)
     for hyperparameters in ({"leftover": "carry"}, {"gamma_theta": "1/K"}):
-        with pytest.raises(ValueError, match="are about cycles, and nested=False has none"):
+        with pytest.raises(ValueError, match="apply to cycles, and nested=False has none"):
             build(HypernetEnsemble, recipe, nested=False, **hyperparameters)
     with pytest.raises(ValueError, match="are one and the same"):
         build(HypernetEnsemble, recipe, embeddings="shared", batch_norm="shared", last_layer="shared")

@@ -14,7 +14,7 @@ from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
 from methods import SGD, LatePhaseBatchNorm, Line, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
-from methods.core.member_average import collapse
+from methods.core.member_average import collapse_batch_norms
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import assert_close, finish, run
 
@@ -129,7 +129,7 @@ def test_a_carried_gradient_survives_a_checkpoint(stop, recipe, batches):
     run(whole, make_optimizer(whole, recipe), batches)
     optimizer = make_optimizer(first, recipe)
     run(first, optimizer, batches, last=stop + 1)
-    assert first.carrying == 7 * stop % 4
+    assert first.carried_minibatches == 7 * stop % 4
     again = make_optimizer(second, recipe)
     second.load_state_dict(deepcopy(first.state_dict()))
     checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
@@ -159,7 +159,7 @@ def test_fresh_member_momentum_differs_from_plain_training(recipe, batches):
 def test_keywords_without_effect_are_refused(recipe):
     with pytest.raises(ValueError, match="statistics=average is about the average network"):
         build(LatePhaseBatchNorm, recipe, prediction="members", statistics="average")
-    with pytest.raises(ValueError, match="alpha=0.3 is the place of a pair"):
+    with pytest.raises(ValueError, match="alpha=0.3 is the position of a pair"):
         build(Line, recipe, alpha=0.3)
 
 
@@ -227,7 +227,7 @@ def test_collapse_is_the_mean_of_the_layers_outputs():
         layer.running_mean.normal_()
         layer.running_var.uniform_(0.1, 3)
     one = nn.BatchNorm2d(5).eval()
-    one.load_state_dict(collapse([layer.state_dict() for layer in layers], one.eps), strict=False)
+    one.load_state_dict(collapse_batch_norms([layer.state_dict() for layer in layers], one.eps), strict=False)
     with torch.no_grad():
         x = torch.randn(7, 5, 3, 3)
         torch.testing.assert_close(one(x), torch.stack([layer(x) for layer in layers]).mean(0), rtol=0, atol=1e-6)
@@ -240,7 +240,7 @@ def test_one_layer_collapses_into_itself():
     for tensor in (layer.weight, layer.bias, layer.running_mean):
         nn.init.normal_(tensor)
     layer.running_var.uniform_(0.1, 3)
-    found = collapse([layer.state_dict()], layer.eps)
+    found = collapse_batch_norms([layer.state_dict()], layer.eps)
     for name, value in found.items():
         torch.testing.assert_close(value, layer.state_dict()[name], rtol=1e-12, atol=1e-12)
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from methods import Recipe
 from methods.core.random_streams import MakeNet, stream
-from methods.core.recipe import epoch_at, start_at
+from methods.core.recipe import epoch_at, start_epoch_at
 from tests.conftest import TinyNet
 
 
@@ -36,15 +36,15 @@ from tests.conftest import TinyNet
 def test_schedules(schedule, epochs, rates):
     recipe = Recipe(epochs=epochs, lr=0.1, schedule=schedule)
     for epoch, rate in rates.items():
-        assert recipe.rate(epoch) == pytest.approx(rate, rel=1e-4), epoch
+        assert recipe.learning_rate(epoch) == pytest.approx(rate, rel=1e-4), epoch
 
 
 def test_a_fraction_is_a_part_of_all_epochs_and_a_whole_number_an_epoch():
     assert [epoch_at(0.6, 200), epoch_at(120, 200), epoch_at(1.0, 50), epoch_at(1, 50)] == [120, 120, 50, 1]
-    assert start_at(0.0, 5) == 0
-    assert start_at(0.95, 5) == 4, "a fraction below 1 leaves an epoch"
+    assert start_epoch_at(0.0, 5) == 0
+    assert start_epoch_at(0.95, 5) == 4, "a fraction below 1 leaves an epoch"
     with pytest.raises(ValueError, match=r"start 1\.0 is epoch 5, but training has only epochs 0 to 4"):
-        start_at(1.0, 5)
+        start_epoch_at(1.0, 5)
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_drawing_networks_is_reproducible_and_leaves_global_randomness_alone():
     assert torch.equal(again().conv.weight, first.conv.weight)
     assert torch.equal(again().conv.weight, second.conv.weight)
     assert not torch.equal(first.conv.weight, second.conv.weight)
-    assert not torch.equal(make.having(seed=5)().conv.weight, first.conv.weight)
-    assert torch.equal(make.having(dropout=0.5)().conv.weight, first.conv.weight)
+    assert not torch.equal(make.replace(seed=5)().conv.weight, first.conv.weight)
+    assert torch.equal(make.replace(dropout=0.5)().conv.weight, first.conv.weight)
 
 
 def test_stages_follow_each_other():
@@ -107,8 +107,8 @@ def test_stages_follow_each_other():
     schedule = {"kind": "stages", "stages": [{"epochs": 200, "schedule": plain}, more]}
     recipe = Recipe(epochs=220, lr=0.1, schedule=schedule)
     first = Recipe(epochs=200, lr=0.1, schedule=plain)
-    assert [recipe.rate(e) for e in range(200)] == [first.rate(e) for e in range(200)]
-    assert [recipe.rate(e) for e in (200, 205, 210, 219)] == pytest.approx([0.01, 0.0055, 0.001, 0.001])
+    assert [recipe.learning_rate(e) for e in range(200)] == [first.learning_rate(e) for e in range(200)]
+    assert [recipe.learning_rate(e) for e in (200, 205, 210, 219)] == pytest.approx([0.01, 0.0055, 0.001, 0.001])
     assert [epoch for epoch in range(220) if recipe.resets_optimizer(epoch)] == [200]
     assert not any(first.resets_optimizer(epoch) for epoch in range(200))
     assert Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).rate(2) == 1.0

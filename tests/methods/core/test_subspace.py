@@ -61,7 +61,7 @@ def cosine2(a, b):
 def fixed_draws(method, alphas):
     """Let the method draw these places, in turn."""
     left = [torch.as_tensor(alpha) for alpha in alphas]
-    method.draw = lambda generator: left.pop(0)
+    method.draw_alpha = lambda generator: left.pop(0)
 
 
 # --- points ------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_a_point_mixes_all_parameters_inside_and_beyond_the_subspace(name, a, re
         for p in method.parameters():
             p.add_(torch.randn_like(p))
     expected = mixed(method, SHARES[name](a))
-    point = method.at(place(name, a))
+    point = method.weights_at(place(name, a))
     assert list(point) == list(expected), "BatchNorm's scale and shift too"
     for key, value in point.items():
         np.testing.assert_allclose(value.detach().numpy(), expected[key], rtol=1e-5, atol=1e-6)
@@ -88,30 +88,31 @@ def test_ends_are_the_networks_drawn_in_order_and_independently(recipe):
     for method, places in ((line, [0.0, 1.0]), (curve, [0.0, 1.0]), (simplex, np.eye(3).tolist())):
         for net, alpha in zip(drawn, places, strict=False):
             for key, value in net.named_parameters():
-                assert torch.equal(method.at(alpha)[key], value), (type(method), key)
+                assert torch.equal(method.weights_at(alpha)[key], value), (type(method), key)
     assert not torch.equal(drawn[0].conv.weight, drawn[1].conv.weight)
     torch.testing.assert_close(
-        curve.at(0.5)["conv.weight"], (drawn[0].conv.weight + drawn[1].conv.weight + 2 * drawn[2].conv.weight) / 4
+        curve.weights_at(0.5)["conv.weight"],
+        (drawn[0].conv.weight + drawn[1].conv.weight + 2 * drawn[2].conv.weight) / 4,
     )
 
 
 def test_a_curve_bent_at_the_midpoint_of_its_ends_is_the_line(recipe):
     line, curve = build(Line, recipe), build(Curve, recipe)
-    curve.others[1].load_state_dict(line.at(0.5), strict=False)
+    curve.others[1].load_state_dict(line.weights_at(0.5), strict=False)
     for a in (-0.1, 0.0, 0.25, 0.6, 1.0):
-        for key, value in line.at(a).items():
-            torch.testing.assert_close(curve.at(a)[key], value, rtol=1e-5, atol=1e-6)
+        for key, value in line.weights_at(a).items():
+            torch.testing.assert_close(curve.weights_at(a)[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_simplex_of_two_trains_as_a_line_does(recipe, batches):
     line, simplex = build(Line, recipe), build(Simplex, recipe, m=2)
-    line_draw = line.draw
+    line_draw = line.draw_alpha
 
     def draw(generator):
         a = line_draw(generator).double()
         return torch.stack([1 - a, a])
 
-    simplex.draw = draw
+    simplex.draw_alpha = draw
     for method in (line, simplex):
         run(method, make_optimizer(method, recipe), batches, last=2)
     for key, value in line.state_dict().items():
@@ -153,7 +154,7 @@ def test_places_are_uniform_and_come_back_with_the_epoch(method, recipe, monkeyp
 def test_a_simplex_is_drawn_from_uniformly(m, layerwise, recipe):
     """The moments of Dirichlet(1, …, 1)."""
     simplex = build(Simplex, recipe, m=m, layerwise=layerwise)
-    draws = torch.stack([simplex.draw(simplex.alphas) for _ in range(4000)]).double().reshape(-1, m)
+    draws = torch.stack([simplex.draw_alpha(simplex.alpha_draws) for _ in range(4000)]).double().reshape(-1, m)
     torch.testing.assert_close(draws.sum(-1), torch.ones(len(draws)).double(), rtol=0, atol=1e-6)
     assert (draws >= 0).all()
     expected = -np.ones((m, m)) / (m**2 * (m + 1))
@@ -169,10 +170,10 @@ def test_layerwise_every_layer_draws_its_own_place(name, recipe):
         for i, net in enumerate(nets(method)):
             for p in net.parameters():
                 p.fill_(10.0**i)
-    alphas = method.draw(method.alphas)
+    alphas = method.draw_alpha(method.alpha_draws)
     assert len(alphas) == 3, "convolution, BatchNorm, classifier"
     values = {}
-    for key, value in method.at(alphas).items():
+    for key, value in method.weights_at(alphas).items():
         assert (value == value.flatten()[0]).all()
         values[key] = value.flatten()[0].item()
     for i, layer in enumerate(("conv", "norm", "head")):
@@ -189,7 +190,7 @@ def test_layers_of_a_whole_architecture_are_told_apart():
     net = partial(models.build, "wrn-10-1", in_channels=1, classes=10, image_size=8)
     line = Line(MakeNet(net, 0), Recipe(epochs=1), layerwise=True)
     own = [name for name, layer in line.net.named_modules() if list(layer.parameters(recurse=False))]
-    assert len(line.draw(line.alphas)) == len(own)
+    assert len(line.draw_alpha(line.alpha_draws)) == len(own)
     assert [own[i] for i in line.layer_of] == [name.rpartition(".")[0] for name in line.names]
 
 
@@ -202,8 +203,8 @@ def test_gradients_are_scaled_by_the_shares(name, a, recipe):
     """Equations 3 and 4: each network's gradient is its share times the gradient at the point."""
     method = build(SUBSPACES[name], recipe, beta=0.0)
     x, y = separable(12)
-    method.loss(x, y, method.at(place(name, a))).backward()
-    point = {key: value.detach().requires_grad_() for key, value in method.at(place(name, a)).items()}
+    method.loss(x, y, method.weights_at(place(name, a))).backward()
+    point = {key: value.detach().requires_grad_() for key, value in method.weights_at(place(name, a)).items()}
     nn.functional.cross_entropy(functional_call(method.net, point, (x,)), y).backward()
     for net, share in zip(nets(method), SHARES[name](a), strict=True):
         for key, p in net.named_parameters():
@@ -216,8 +217,8 @@ def test_the_penalty_is_the_squared_cosine_without_batch_norm(recipe):
         line.net.norm.weight.fill_(9.0)
     penalty = 2 * cosine2(vector(line.net), vector(line.others[0]))
     x, y = separable(12)
-    plain = line.recipe.criterion(line(x, line.at(0.4)), y)
-    assert line.loss(x, y, line.at(0.4)).item() == pytest.approx(plain.item() + penalty, rel=1e-5)
+    plain = line.recipe.criterion(line(x, line.weights_at(0.4)), y)
+    assert line.loss(x, y, line.weights_at(0.4)).item() == pytest.approx(plain.item() + penalty, rel=1e-5)
 
 
 @pytest.mark.parametrize(("method", "m"), [(Curve, 3), (partial(Simplex, m=4), 4)])
@@ -267,12 +268,12 @@ def test_decay_of_the_point_is_half_its_square(recipe):
     assert [group["weight_decay"] for group in plain.param_groups()] == [recipe.weight_decay]
     x, y = separable(12)
     square = sum((value**2).sum() for value in mixed(curve, SHARES["curve"](0.3)).values())
-    difference = curve.loss(x, y, curve.at(0.3)).item() - plain.loss(x, y, plain.at(0.3)).item()
+    difference = curve.loss(x, y, curve.weights_at(0.3)).item() - plain.loss(x, y, plain.weights_at(0.3)).item()
     assert difference == pytest.approx(0.5 * recipe.weight_decay * square, rel=1e-3)
-    curve.loss(x, y, curve.at(0.3)).backward()
-    plain.loss(x, y, plain.at(0.3)).backward()
+    curve.loss(x, y, curve.weights_at(0.3)).backward()
+    plain.loss(x, y, plain.weights_at(0.3)).backward()
     for net, other, share in zip(nets(curve), nets(plain), SHARES["curve"](0.3), strict=True):
-        expected = other.conv.weight.grad + share * recipe.weight_decay * curve.at(0.3)["conv.weight"]
+        expected = other.conv.weight.grad + share * recipe.weight_decay * curve.weights_at(0.3)["conv.weight"]
         torch.testing.assert_close(net.conv.weight.grad, expected)
 
 
@@ -307,7 +308,7 @@ def test_samples_split_the_minibatch(n, s, sizes, recipe):
     expected, first = 0.0, 0
     for size, alpha in zip(sizes, alphas, strict=True):
         net = TinyNet().train()
-        net.load_state_dict(line.at(alpha), strict=False)
+        net.load_state_dict(line.weights_at(alpha), strict=False)
         group = slice(first, first + size)
         expected += size / n * nn.functional.cross_entropy(net(x[group]), y[group]).item()
         first += size
@@ -347,7 +348,7 @@ def test_feature_similarity(name, layerwise, distance, n, recipe):
     half = (n + 1) // 2
     for alpha, xs in zip(alphas, (x[:half], x[half:]), strict=True):
         net = TinyNet().train()
-        net.load_state_dict(method.at(alpha), strict=False)
+        net.load_state_dict(method.weights_at(alpha), strict=False)
         net.head = nn.Identity()
         features.append(net(xs).detach().double().numpy()[: n // 2].ravel())
     assert losses[1] - losses[0] == pytest.approx(3 * distance * cosine2(*features), rel=1e-3)
@@ -365,7 +366,7 @@ def test_feature_similarity_takes_a_random_pair_of_groups_and_needs_two(recipe):
     assert counts.keys() == {frozenset(pair) for pair in combinations([0.0, 0.25, 0.75], 2)}
     assert all(count == pytest.approx(100, abs=45) for count in counts.values())
     fixed_draws(line, [0.5])
-    plain = line.recipe.criterion(line(x[:3], line.at(0.5)), y[:3])
+    plain = line.recipe.criterion(line(x[:3], line.weights_at(0.5)), y[:3])
     assert line.loss(x[:3], y[:3]).item() == pytest.approx(plain.item(), rel=1e-6), "one group has no pair"
     assert not line.net.head._forward_pre_hooks
 
@@ -406,36 +407,36 @@ def test_random_points_are_drawn_once_as_in_training(name, layerwise, recipe, ba
     make = partial(SUBSPACES[name], prediction="random", points=5, layerwise=layerwise)
     method = build(make, recipe)
     run(method, make_optimizer(method, recipe), batches, last=1)
-    before = [alpha.clone() for alpha in method.places]
+    before = [alpha.clone() for alpha in method.prediction_alphas]
     finish(method, batches)
     members = method.members()
     assert len(members) == 5
-    for alpha, old, weights, own in zip(method.places, before, members, method.statistics, strict=True):
+    for alpha, old, weights, own in zip(method.prediction_alphas, before, members, method.statistics, strict=True):
         assert torch.equal(alpha, old), "whatever the epoch"
         assert alpha.shape[: 1 if layerwise else 0] == ((3,) if layerwise else ())
-        mean = torch.stack([method.at(alpha)["conv.weight"], weights["conv.weight"]])
+        mean = torch.stack([method.weights_at(alpha)["conv.weight"], weights["conv.weight"]])
         assert torch.equal(mean[0], mean[1])
         assert torch.equal(weights["norm.running_mean"], own.named()["norm.running_mean"])
     assert len({weights["conv.weight"].flatten()[0].item() for weights in members}) == 5
     assert len({weights["norm.running_mean"][0].item() for weights in members}) == 5
-    assert not torch.equal(build(make, recipe, seed=1).places[0], method.places[0])
+    assert not torch.equal(build(make, recipe, seed=1).prediction_alphas[0], method.prediction_alphas[0])
 
 
 def test_many_random_points_are_uniform(recipe):
     line = build(Line, recipe, prediction="random", points=500)
-    alphas = np.array([float(alpha) for alpha in line.places])
+    alphas = np.array([float(alpha) for alpha in line.prediction_alphas])
     assert alphas.mean() == pytest.approx(0.5, abs=0.05)
     assert alphas.std() == pytest.approx(math.sqrt(1 / 12), abs=0.03)
 
 
 REFUSED = [
-    (Line, {"alpha": 0.2}, "alpha=0.2 is the place of a pair or a point"),
-    (Curve, {"prediction": "random", "alpha": 0.2}, "alpha=0.2 is the place of a pair or a point"),
+    (Line, {"alpha": 0.2}, "alpha=0.2 is the position of a pair or a point"),
+    (Curve, {"prediction": "random", "alpha": 0.2}, "alpha=0.2 is the position of a pair or a point"),
     (Line, {"points": 3}, "points=3 is the number of random points"),
     (Line, {"lam": 1.0}, "lam=1.0 compares groups .* samples of 2 or more, not 1"),
     (Line, {"samples": 65}, "samples=65 groups of two do not fit into minibatches of 128"),
     (Simplex, {"m": 1}, "m=1: a simplex needs two"),
-    (Simplex, {"prediction": "pair"}, "a place in a simplex has no opposite"),
+    (Simplex, {"prediction": "pair"}, "a point of a simplex has no opposite"),
     (Simplex, {"alpha": (0.5, 0.5, 0.0)}, "it needs prediction=point"),
     (Simplex, {"prediction": "point", "alpha": (0.5, 0.5)}, "m=3 shares that sum to one"),
     (Simplex, {"prediction": "point", "alpha": (0.5, 0.5, 0.5)}, "m=3 shares that sum to one"),
