@@ -124,8 +124,8 @@ class BatchEnsemble(Method):
             make_net: draws the networks.
             recipe: how a network is trained plainly.
             K: the number of members.
-            init: the initial entries of r and s: drawn from N(1, sigma²) ("gaussian"), or 1 or −1 with equal probability
-                ("sign").
+            init: the initial entries of r and s: drawn from N(1, sigma²) ("gaussian"), or 1 and −1 with equal
+                probability ("sign").
             sigma: standard deviation of the Gaussian.
             lr_scale: factor on the learning rate of r, s and the members' biases. The authors multiply the gradients
                 instead, which is the same in SGD; in Adam that would have no effect.

@@ -111,7 +111,10 @@ def test_stages_follow_each_other():
     assert [recipe.learning_rate(e) for e in (200, 205, 210, 219)] == pytest.approx([0.01, 0.0055, 0.001, 0.001])
     assert [epoch for epoch in range(220) if recipe.resets_optimizer(epoch)] == [200]
     assert not any(first.resets_optimizer(epoch) for epoch in range(200))
-    assert Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).rate(2) == 1.0
+    assert (
+        Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).learning_rate(2)
+        == 1.0
+    )
 
 
 def test_stages_must_fill_training():
