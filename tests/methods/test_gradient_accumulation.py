@@ -10,6 +10,8 @@ from methods import SGD, GradientAccumulation, Recipe
 from tests.conftest import build
 from tests.methods.loops import run
 
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
+
 
 @pytest.mark.parametrize(("gamma", "scale"), [(1.0, lambda n: 1.0), ("1/K", lambda n: 1 / n), (0.5, lambda n: 0.5)])
 def test_gradients_of_a_cycle_are_summed(gamma, scale, batches):

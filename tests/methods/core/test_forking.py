@@ -20,6 +20,9 @@ from tests.conftest import build, separable
 from tests.methods.core.test_conformance import TRAINED, assert_same_state
 from tests.methods.loops import finish, run
 
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
+FUSED_LATE_ONLY = True
+
 EPOCHS = 6
 
 

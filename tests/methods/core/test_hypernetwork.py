@@ -17,6 +17,8 @@ from methods.core.hypernetwork import group_layers
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import assert_close, finish, run
 
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
+
 LARGE = Recipe(epochs=200)
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-import models
 from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
 from methods import SGD, LatePhaseBatchNorm, Line, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
-from methods.core.member_average import collapse_batch_norms
 from tests.conftest import TinyNet, build, separable
 from tests.methods.loops import assert_close, finish, run
+
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
 
 def algorithm_1(method, batches, recipe, update_base, update_member, leftover="step"):
@@ -218,33 +218,6 @@ def test_noise_has_the_scale_of_equation_2(recipe):
     assert head.std().item() == pytest.approx(0.5 * net[3].weight.square().mean().sqrt().item(), rel=0.05)
 
 
-def test_collapse_is_the_mean_of_the_layers_outputs():
-    torch.manual_seed(0)
-    layers = [nn.BatchNorm2d(5).eval() for _ in range(4)]
-    for layer in layers:
-        nn.init.normal_(layer.weight)
-        nn.init.normal_(layer.bias)
-        layer.running_mean.normal_()
-        layer.running_var.uniform_(0.1, 3)
-    one = nn.BatchNorm2d(5).eval()
-    one.load_state_dict(collapse_batch_norms([layer.state_dict() for layer in layers], one.eps), strict=False)
-    with torch.no_grad():
-        x = torch.randn(7, 5, 3, 3)
-        torch.testing.assert_close(one(x), torch.stack([layer(x) for layer in layers]).mean(0), rtol=0, atol=1e-6)
-
-
-def test_one_layer_collapses_into_itself():
-    """Its parameters too, so that noise on them means the same as on a plain network's."""
-    torch.manual_seed(0)
-    layer = nn.BatchNorm2d(5).double()
-    for tensor in (layer.weight, layer.bias, layer.running_mean):
-        nn.init.normal_(tensor)
-    layer.running_var.uniform_(0.1, 3)
-    found = collapse_batch_norms([layer.state_dict()], layer.eps)
-    for name, value in found.items():
-        torch.testing.assert_close(value, layer.state_dict()[name], rtol=1e-12, atol=1e-12)
-
-
 def test_the_average_network_is_one_plain_network(recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=2, sigma0=0.2)
     run(method, make_optimizer(method, recipe), batches)
@@ -293,34 +266,6 @@ def test_other_ways_to_the_averages_statistics(statistics, recipe, batches):
             scales.append(weights["norm.weight"] / (weights["norm.running_var"] + method.net.norm.eps).sqrt())
         slope = found["norm.weight"] / (found["norm.running_var"] + method.net.norm.eps).sqrt()
         torch.testing.assert_close(slope, torch.stack(scales).mean(0))
-
-
-def test_late_phase_needs_batch_norm(recipe):
-    with pytest.raises(ValueError, match="need an architecture with BatchNorm"):
-        LatePhaseBatchNorm(MakeNet(lambda: nn.Linear(2, 2), 0), recipe)
-
-
-def test_member_weight_decay_reaches_members_only(recipe):
-    groups = build(LatePhaseBatchNorm, recipe, member_weight_decay=0.5).param_groups()
-    assert [group["weight_decay"] for group in groups] == [recipe.weight_decay, 0.5]
-
-
-def test_the_last_layer_can_stay_shared(recipe):
-    names = set(build(LatePhaseBatchNorm, recipe, last_layer=False).late_weights(0))
-    assert not any(name.startswith("head") for name in names)
-
-
-def test_ten_members_add_little_to_a_large_network():
-    """Less than 1 % of a WRN-28-10's parameters on CIFAR-10, less than 2.5 % on CIFAR-100."""
-    for classes, bound in ((10, 0.01), (100, 0.025)):
-        with torch.device("meta"):
-            build_net = partial(models.build, "wrn-28-10", in_channels=3, classes=classes, image_size=32)
-            method = LatePhaseBatchNorm(MakeNet(build_net, 0), Recipe(epochs=200), K=10)
-        plain = sum(p.numel() for p in method.net.parameters())
-        added = sum(p.numel() for p in method.parameters()) - plain
-        late = 17_952 + 641 * classes if classes == 10 else 17_952 + 64_100
-        assert added == 10 * late
-        assert added < bound * plain
 
 
 def test_averaging_leaves_the_members_alone(recipe):

@@ -1,10 +1,7 @@
 """Learned subspaces against their formulas."""
 
 import math
-from collections import Counter
-from copy import deepcopy
 from functools import partial
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -17,7 +14,6 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from methods.core.random_streams import stream
-from methods.core.subspace import squared_cosine
 from methods.curve import Curve
 from methods.line import Line
 from methods.simplex import Simplex
@@ -96,30 +92,6 @@ def test_ends_are_the_networks_drawn_in_order_and_independently(recipe):
     )
 
 
-def test_a_curve_bent_at_the_midpoint_of_its_ends_is_the_line(recipe):
-    line, curve = build(Line, recipe), build(Curve, recipe)
-    curve.others[1].load_state_dict(line.weights_at(0.5), strict=False)
-    for a in (-0.1, 0.0, 0.25, 0.6, 1.0):
-        for key, value in line.weights_at(a).items():
-            torch.testing.assert_close(curve.weights_at(a)[key], value, rtol=1e-5, atol=1e-6)
-
-
-def test_a_simplex_of_two_trains_as_a_line_does(recipe, batches):
-    line, simplex = build(Line, recipe), build(Simplex, recipe, m=2)
-    line_draw = line.draw_alpha
-
-    def draw(generator):
-        a = line_draw(generator).double()
-        return torch.stack([1 - a, a])
-
-    simplex.draw_alpha = draw
-    for method in (line, simplex):
-        run(method, make_optimizer(method, recipe), batches, last=2)
-    for key, value in line.state_dict().items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(simplex.state_dict()[key], value), key
-
-
 def test_point_init_starts_all_networks_from_the_first_draw(recipe):
     simplex = build(Simplex, recipe, m=4, init="point")
     first = MakeNet(TinyNet, 0)()
@@ -147,20 +119,6 @@ def test_places_are_uniform_and_come_back_with_the_epoch(method, recipe, monkeyp
     assert seen[0] == torch.rand((), generator=stream(0, "alpha", 4)).item()
     assert np.mean(seen) == pytest.approx(0.5, abs=0.05)
     assert np.std(seen) == pytest.approx(math.sqrt(1 / 12), abs=0.03)
-
-
-@pytest.mark.parametrize("layerwise", [False, True])
-@pytest.mark.parametrize("m", [2, 3, 6])
-def test_a_simplex_is_drawn_from_uniformly(m, layerwise, recipe):
-    """The moments of Dirichlet(1, …, 1)."""
-    simplex = build(Simplex, recipe, m=m, layerwise=layerwise)
-    draws = torch.stack([simplex.draw_alpha(simplex.alpha_draws) for _ in range(4000)]).double().reshape(-1, m)
-    torch.testing.assert_close(draws.sum(-1), torch.ones(len(draws)).double(), rtol=0, atol=1e-6)
-    assert (draws >= 0).all()
-    expected = -np.ones((m, m)) / (m**2 * (m + 1))
-    np.fill_diagonal(expected, (m - 1) / (m**2 * (m + 1)))
-    np.testing.assert_allclose(draws.mean(0), 1 / m, atol=0.015)
-    np.testing.assert_allclose(np.cov(draws.T.numpy()), expected, atol=0.006)
 
 
 @pytest.mark.parametrize("name", SUBSPACES)
@@ -209,166 +167,6 @@ def test_gradients_are_scaled_by_the_shares(name, a, recipe):
     for net, share in zip(nets(method), SHARES[name](a), strict=True):
         for key, p in net.named_parameters():
             torch.testing.assert_close(p.grad, share * point[key].grad, rtol=1e-4, atol=1e-6)
-
-
-def test_the_penalty_is_the_squared_cosine_without_batch_norm(recipe):
-    line = build(Line, recipe, beta=2.0)
-    with torch.no_grad():
-        line.net.norm.weight.fill_(9.0)
-    penalty = 2 * cosine2(vector(line.net), vector(line.others[0]))
-    x, y = separable(12)
-    plain = line.recipe.criterion(line(x, line.weights_at(0.4)), y)
-    assert line.loss(x, y, line.weights_at(0.4)).item() == pytest.approx(plain.item() + penalty, rel=1e-5)
-
-
-@pytest.mark.parametrize(("method", "m"), [(Curve, 3), (partial(Simplex, m=4), 4)])
-def test_the_penalty_takes_a_random_pair_every_time(method, m, recipe):
-    made = build(method, recipe, beta=1.0)
-    with torch.no_grad():  # so that every pair has a cosine of its own
-        for i, net in enumerate(nets(made)):
-            net.head.weight.add_(0.1 * 2**i)
-    pairs = list(combinations(range(m), 2))
-    known = {round(cosine2(vector(nets(made)[j]), vector(nets(made)[k])), 4): (j, k) for j, k in pairs}
-    assert len(known) == len(pairs)
-    x, y = separable(12)
-    weights = {key: p.detach() for key, p in nets(made)[0].named_parameters()}
-    plain = made.recipe.criterion(made(x, weights), y).item()
-    n = 150 * len(pairs)
-    counts = Counter()
-    for _ in range(n):
-        penalty = made.loss(x, y, weights).item() - plain
-        counts[known[min(known, key=lambda value: abs(value - penalty))]] += 1
-        assert min(abs(value - penalty) for value in known) < 1e-3
-    assert counts.keys() == set(pairs)
-    for count in counts.values():
-        assert count == pytest.approx(150, abs=5 * math.sqrt(150))
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_squared_cosine_and_its_gradient(layout):
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(5, 3, 2, 2), (7,), (4, 6)]
-    tensors = [torch.randn(shape, generator=generator) for shape in 2 * shapes]
-    tensors = [t.to(memory_format=layout) if t.ndim == 4 else t for t in tensors]
-    one, other = ([t.double().requires_grad_() for t in tensors] for _ in range(2))
-    squared_cosine(one[:3], one[3:]).mul(3.0).backward()
-    a, b = (torch.cat([t.flatten() for t in half]) for half in (other[:3], other[3:]))
-    value = nn.functional.cosine_similarity(a, b, dim=0).square()
-    value.mul(3.0).backward()
-    torch.testing.assert_close(squared_cosine(one[:3], one[3:]), value)
-    for mine, theirs in zip(one, other, strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
-
-
-def test_decay_of_the_point_is_half_its_square(recipe):
-    """As Garipov et al. have it: 0.5 · decay · ‖P(α)‖² in the loss, BatchNorm included, none in the optimizer."""
-    curve = build(Curve, recipe, beta=0.0, decay="point")
-    plain = build(Curve, recipe, beta=0.0)
-    assert [group["weight_decay"] for group in curve.param_groups()] == [0.0]
-    assert [group["weight_decay"] for group in plain.param_groups()] == [recipe.weight_decay]
-    x, y = separable(12)
-    square = sum((value**2).sum() for value in mixed(curve, SHARES["curve"](0.3)).values())
-    difference = curve.loss(x, y, curve.weights_at(0.3)).item() - plain.loss(x, y, plain.weights_at(0.3)).item()
-    assert difference == pytest.approx(0.5 * recipe.weight_decay * square, rel=1e-3)
-    curve.loss(x, y, curve.weights_at(0.3)).backward()
-    plain.loss(x, y, plain.weights_at(0.3)).backward()
-    for net, other, share in zip(nets(curve), nets(plain), SHARES["curve"](0.3), strict=True):
-        expected = other.conv.weight.grad + share * recipe.weight_decay * curve.weights_at(0.3)["conv.weight"]
-        torch.testing.assert_close(net.conv.weight.grad, expected)
-
-
-@pytest.mark.parametrize("name", SUBSPACES)
-def test_decay_of_the_endpoints_is_the_optimizers(name, recipe):
-    """One step of plain SGD: every network moves by −lr · (gradient + decay · weight)."""
-    plain = Recipe(epochs=1, lr=0.1, momentum=0.0, weight_decay=0.01)
-    method = build(SUBSPACES[name], plain, beta=0.5)
-    x, y = separable(12)
-    twin = deepcopy(method)
-    for made in (method, twin):
-        made.begin_epoch(0)
-    twin.loss(x, y).backward()
-    method.update([(x, y)], make_optimizer(method, plain))
-    for (key, p), old in zip(method.named_parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p, old - 0.1 * (old.grad + 0.01 * old), msg=key)
-
-
-# --- samples and feature similarity ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("n", "s", "sizes"), [(12, 4, [3, 3, 3, 3]), (11, 3, [4, 4, 3]), (5, 4, [3, 2]), (3, 2, [3]), (1, 4, [1])]
-)
-def test_samples_split_the_minibatch(n, s, sizes, recipe):
-    """A naive loop; every example counts equally, and no group has one example unless the minibatch does."""
-    line = build(Line, recipe, beta=0.0, samples=s)
-    x, y = separable(n)
-    alphas = [0.1, 0.9, 0.4, 0.7][: len(sizes)]
-    fixed_draws(line, alphas)
-    loss = line.loss(x, y)
-    expected, first = 0.0, 0
-    for size, alpha in zip(sizes, alphas, strict=True):
-        net = TinyNet().train()
-        net.load_state_dict(line.weights_at(alpha), strict=False)
-        group = slice(first, first + size)
-        expected += size / n * nn.functional.cross_entropy(net(x[group]), y[group]).item()
-        first += size
-    assert first == n
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "layerwise", "distance"),
-    [
-        ("line", False, 0.6),
-        ("curve", False, 0.6),
-        ("simplex", False, 0.5),
-        ("line", True, (0.6 + 0.1 + 0.3) / 3),
-        ("simplex", True, (0.5 + 0.0 + 1.0) / 3),
-    ],
-)
-@pytest.mark.parametrize("n", [10, 9])
-def test_feature_similarity(name, layerwise, distance, n, recipe):
-    """Equation 13 by hand: λ |α_j − α_k| cos²(φ_j, φ_k), φ what the last layer is given."""
-    alphas = {
-        ("line", False): [0.2, 0.8],
-        ("curve", False): [0.2, 0.8],
-        ("simplex", False): [[0.2, 0.3, 0.5], [0.5, 0.5, 0.0]],
-        ("line", True): [[0.2, 0.5, 0.9], [0.8, 0.4, 0.6]],
-        ("simplex", True): [
-            [[0.2, 0.3, 0.5], [0.1, 0.2, 0.7], [1.0, 0.0, 0.0]],
-            [[0.5, 0.5, 0.0], [0.1, 0.2, 0.7], [0.0, 0.0, 1.0]],
-        ],
-    }[name, layerwise]
-    x, y = separable(n)
-    losses, features = [], []
-    for lam in (0.0, 3.0):
-        method = build(SUBSPACES[name], recipe, beta=0.0, samples=2, lam=lam, layerwise=layerwise)
-        fixed_draws(method, alphas)
-        losses.append(method.loss(x, y).item())
-    half = (n + 1) // 2
-    for alpha, xs in zip(alphas, (x[:half], x[half:]), strict=True):
-        net = TinyNet().train()
-        net.load_state_dict(method.weights_at(alpha), strict=False)
-        net.head = nn.Identity()
-        features.append(net(xs).detach().double().numpy()[: n // 2].ravel())
-    assert losses[1] - losses[0] == pytest.approx(3 * distance * cosine2(*features), rel=1e-3)
-
-
-def test_feature_similarity_takes_a_random_pair_of_groups_and_needs_two(recipe):
-    line = build(Line, recipe, beta=0.0, samples=3, lam=1.0)
-    taken = []
-    line.distance = lambda one, other: taken.append((float(one), float(other))) or 0.0
-    x, y = separable(12)
-    for _ in range(300):
-        fixed_draws(line, [0.0, 0.25, 0.75])
-        line.loss(x, y)
-    counts = Counter(frozenset(pair) for pair in taken)
-    assert counts.keys() == {frozenset(pair) for pair in combinations([0.0, 0.25, 0.75], 2)}
-    assert all(count == pytest.approx(100, abs=45) for count in counts.values())
-    fixed_draws(line, [0.5])
-    plain = line.recipe.criterion(line(x[:3], line.weights_at(0.5)), y[:3])
-    assert line.loss(x[:3], y[:3]).item() == pytest.approx(plain.item(), rel=1e-6), "one group has no pair"
-    assert not line.net.head._forward_pre_hooks
 
 
 # --- prediction --------------------------------------------------------------------------------------------
