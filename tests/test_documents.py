@@ -10,7 +10,7 @@ from harness.running.optimizers import make_optimizer
 from harness.studies.study import load
 from methods import MakeNet, Recipe
 from tests.conftest import TinyNet, separable
-from tests.methods.loops import finish, run
+from tests.methods.training import finish, run
 
 ROOT = Path(__file__).parent.parent
 

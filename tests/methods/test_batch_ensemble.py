@@ -15,7 +15,7 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, MakeNet, Recipe
 from methods.batch_ensemble import BatchEnsemble, FastWeights
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import finish, run
+from tests.methods.training import finish, run
 
 
 class Net(nn.Module):

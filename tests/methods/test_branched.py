@@ -11,7 +11,7 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, Branched, LateIndependent, MakeNet
 from methods.core.batch_norm import reestimate
 from tests.conftest import TinyNet, build
-from tests.methods.loops import assert_close, finish, rotated, run
+from tests.methods.training import assert_close, finish, rotated, run
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 

@@ -12,7 +12,7 @@ from harness.store import checkpoint
 from methods import SGD, SWA, LatePhaseBatchNorm, MCDropout, Recipe, Snapshot
 from methods.early_stopping import EarlyStopping
 from tests.conftest import build, separable
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, run
 
 INNER = {
     "sgd": SGD,

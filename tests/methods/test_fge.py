@@ -8,7 +8,7 @@ import pytest
 from methods import LatePhaseBatchNorm, Recipe
 from methods.fge import FGE
 from tests.conftest import build
-from tests.methods.loops import assert_close, finish, trajectory
+from tests.methods.training import assert_close, finish, trajectory
 
 
 @pytest.mark.parametrize("cycle", [2, 4])

@@ -13,7 +13,7 @@ from methods.core.random_streams import stream
 from methods.core.subspace import squared_cosine
 from methods.integral import Integral
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, run
 
 
 def network_at(method: Integral, a: float) -> TinyNet:

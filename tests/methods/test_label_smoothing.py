@@ -10,7 +10,7 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, Line
 from methods.label_smoothing import LabelSmoothing
 from tests.conftest import build, separable
-from tests.methods.loops import assert_close, run
+from tests.methods.training import assert_close, run
 
 
 def test_targets_are_mixed_with_the_uniform_distribution(recipe):

@@ -7,7 +7,7 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, Branched, LatePhaseFull, MakeNet
 from methods.core.batch_norm import reestimate
 from tests.conftest import TinyNet, build
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, run
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 

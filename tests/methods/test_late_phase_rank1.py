@@ -10,7 +10,7 @@ from torch import nn
 from harness.running.optimizers import make_optimizer
 from methods import LatePhaseRank1, MakeNet, Rank1, Recipe
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import finish, run
+from tests.methods.training import finish, run
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 

@@ -6,7 +6,7 @@ import torch
 from harness.running.optimizers import make_optimizer
 from methods import LatePhaseRank1, Rank1
 from tests.conftest import build
-from tests.methods.loops import run
+from tests.methods.training import run
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 

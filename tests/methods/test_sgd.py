@@ -8,7 +8,7 @@ from torch import nn
 from harness.running.optimizers import make_optimizer
 from methods import SGD, Recipe
 from tests.conftest import build
-from tests.methods.loops import assert_close, run
+from tests.methods.training import assert_close, run
 
 
 def test_sgd_is_the_loop_everyone_writes(recipe, batches):

@@ -8,7 +8,7 @@ from harness.running.optimizers import make_optimizer
 from methods.line import Line
 from methods.simplex import Simplex
 from tests.conftest import build
-from tests.methods.loops import run
+from tests.methods.training import run
 
 
 def test_a_simplex_of_two_trains_as_a_line_does(recipe, batches):

@@ -11,7 +11,7 @@ import torch
 from harness.running.optimizers import make_optimizer
 from methods import SWA, EarlyStopping, Recipe, Snapshot
 from tests.conftest import build
-from tests.methods.loops import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, run, trajectory
 
 
 def test_snapshots_are_the_states_at_the_cycles_ends(batches):

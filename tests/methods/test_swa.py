@@ -14,7 +14,7 @@ from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from methods.core.weight_averaging import flatten
 from tests.conftest import TinyNet, build
-from tests.methods.loops import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, run, trajectory
 
 
 def test_swa_is_the_arithmetic_mean(recipe, batches):
@@ -217,7 +217,7 @@ def test_points_of_the_simplex_are_convex_combinations_with_statistics_of_their_
 
 
 @pytest.mark.parametrize("prediction", ["point", "pair"])
-def test_places_on_the_line_between_two_checkpoints(prediction, recipe, batches):
+def test_points_on_the_line_between_two_checkpoints(prediction, recipe, batches):
     """Figure 18 of the subspaces' paper, and a little beyond the line's ends."""
     swa = build(SWA, recipe, start=1, checkpoints=2, prediction=prediction, alpha=(1.2, -0.2))
     states = trajectory(swa, recipe, batches)
@@ -244,7 +244,7 @@ def test_points_of_the_simplex_are_uniform(recipe, batches):
     np.testing.assert_allclose(np.cov(shares), (np.eye(3) - 1 / 3) / 12, atol=0.006)
 
 
-def test_visiting_points_leaves_the_average_as_it_was(recipe, batches):
+def test_computing_points_leaves_the_average_as_it_was(recipe, batches):
     swa, _ = simplex_of(recipe, batches)
     before = deepcopy(swa.state_dict())
     waiting = iter(swa.members())

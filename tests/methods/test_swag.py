@@ -15,7 +15,7 @@ from methods.core.random_streams import stream
 from methods.core.weight_averaging import flatten
 from methods.swag import SWAG, normal
 from tests.conftest import TinyNet, build
-from tests.methods.loops import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, run, trajectory
 
 
 def gaussian(recipe, batches, **hyperparameters):

@@ -36,7 +36,7 @@ from methods import (
 )
 from methods.core.batch_norm import reestimate
 from tests.conftest import TinyLSTM, build, separable
-from tests.methods.loops import trained
+from tests.methods.training import trained
 
 
 class Passes(list):

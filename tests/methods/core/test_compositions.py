@@ -20,7 +20,7 @@ from methods import (
 from methods.core.wrapper import methods_within
 from tests.conftest import build
 from tests.methods.core.test_conformance import ALL, COMPOSED, ENSEMBLES, assert_same_state, predictions, resumed
-from tests.methods.loops import finish, run, trained
+from tests.methods.training import finish, run, trained
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 FUSED_LATE_ONLY = True

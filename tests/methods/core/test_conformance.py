@@ -25,7 +25,7 @@ from methods import (
     Snapshot,
 )
 from tests.conftest import NETS, SETTINGS, TinyNet, build, separable
-from tests.methods.loops import finish, run, trained
+from tests.methods.training import finish, run, trained
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 FUSED_LATE_ONLY = True

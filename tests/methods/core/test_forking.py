@@ -18,7 +18,7 @@ from methods.line import Line
 from methods.mc_dropout import MCDropout
 from tests.conftest import build, separable
 from tests.methods.core.test_conformance import TRAINED, assert_same_state
-from tests.methods.loops import finish, run
+from tests.methods.training import finish, run
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 FUSED_LATE_ONLY = True

@@ -86,7 +86,7 @@ def test_few_kernels_normalise_bfloat16_in_float32():
     assert torch.equal(x.grad, exact.grad.bfloat16())
 
 
-def test_linear_layers_of_groups_are_those_layers():
+def test_batched_linear_layers_equal_the_members_layers():
     layers = [nn.Linear(3, 2, bias=bias).double() for bias in (True,) * K]
     x = torch.randn(K * B, 3, dtype=torch.float64)
     torch.testing.assert_close(MemberBatchedLinear(layers)(x), MemberLoop(layers)(x))
@@ -111,7 +111,7 @@ def test_scaling_what_goes_in_and_out_is_multiplying_the_weight(layer):
     torch.testing.assert_close(scaled(x), expected)
 
 
-def test_layers_act_as_always_again_also_after_an_error():
+def test_layers_run_their_own_forward_again_also_after_an_error():
     layer = nn.Linear(2, 2)
     net = nn.Sequential(layer)
     net.acts = ["the network's own"]
@@ -133,7 +133,7 @@ def test_a_layer_whose_forward_was_replaced_is_not_fused():
     assert not can_fuse(net)
 
 
-def test_times_plus_keeps_layout_and_precision():
+def test_scale_and_shift_keeps_layout_and_precision():
     x = torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last).bfloat16()
     scale, shift = torch.randn(2, 3), torch.randn(2, 3)
     y = scale_and_shift(x, scale, shift)

@@ -15,14 +15,14 @@ from methods import SGD, HypernetEnsemble, LatePhaseHypernet, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from methods.core.hypernetwork import group_layers
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, run
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
 LARGE = Recipe(epochs=200)
 
 
-def imagine(architecture, make=HypernetEnsemble, classes=10, **hyperparameters):
+def build_on_meta(architecture, make=HypernetEnsemble, classes=10, **hyperparameters):
     """A large method without memory."""
     with torch.device("meta"):
         build_net = partial(models.build, architecture, in_channels=3, classes=classes, image_size=32)
@@ -35,7 +35,7 @@ def size(module):
 
 def test_shapes_are_those_of_table_s1():
     """Hypernetworks (out, k, k, in) and their embedding size by group, and how many of their chunks make a kernel."""
-    method = imagine("wrn-28-10")
+    method = build_on_meta("wrn-28-10")
     found = [(group.shape, group.D, list(group.chunks.values())) for group in method.groups]
     assert found == [
         ((16, 3, 3, 3), 10, [1]),
@@ -54,7 +54,7 @@ def test_shapes_are_those_of_table_s1():
 
 
 def test_parameters_are_counted_as_in_table_s1():
-    method = imagine("wrn-28-10")
+    method = build_on_meta("wrn-28-10")
     assert size(method.factors) == 654
     assert size(method.late[0]) == 654 + 17_952 + 6_410 == 25_016
     plain = sum(p.numel() for part in method.plain_parts() for p in part.parameters())
@@ -65,12 +65,12 @@ def test_parameters_are_counted_as_in_table_s1():
 
 
 def test_the_small_version_has_15_6_million_parameters():
-    assert size(imagine("wrn-28-10", D=6, D_irregular=4).theta) == 15_645_920
+    assert size(build_on_meta("wrn-28-10", D=6, D_irregular=4).theta) == 15_645_920
 
 
 @pytest.mark.parametrize("architecture", ["cresnet20", "lenet5", "wrn-10-1", "wrn-16-4"])
 def test_any_convolutional_network_is_generated(architecture):
-    method = imagine(architecture)
+    method = build_on_meta(architecture)
     net = models.build(architecture, in_channels=3, classes=10, image_size=32)
     assert {n: t.shape for n, t in method.own_weights().items()} == {n: t.shape for n, t in net.state_dict().items()}
     for embedding in method.factors:

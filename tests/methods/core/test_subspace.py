@@ -18,7 +18,7 @@ from methods.curve import Curve
 from methods.line import Line
 from methods.simplex import Simplex
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, run
 
 SUBSPACES = {"line": Line, "curve": Curve, "simplex": Simplex}
 SHARES = {
@@ -106,7 +106,7 @@ def test_point_init_starts_all_networks_from_the_first_draw(recipe):
 
 
 @pytest.mark.parametrize("method", [Line, Curve])
-def test_places_are_uniform_and_come_back_with_the_epoch(method, recipe, monkeypatch):
+def test_coordinates_are_uniform_and_come_back_with_the_epoch(method, recipe, monkeypatch):
     made = build(method, recipe)
     seen = []
     monkeypatch.setattr(made, "at", lambda alpha, at=made.at: seen.append(float(alpha)) or at(alpha))
@@ -122,7 +122,7 @@ def test_places_are_uniform_and_come_back_with_the_epoch(method, recipe, monkeyp
 
 
 @pytest.mark.parametrize("name", SUBSPACES)
-def test_layerwise_every_layer_draws_its_own_place(name, recipe):
+def test_layerwise_every_layer_draws_its_own_coordinates(name, recipe):
     method = build(SUBSPACES[name], recipe, layerwise=True)
     with torch.no_grad():
         for i, net in enumerate(nets(method)):
@@ -248,7 +248,7 @@ def test_what_means_nothing_is_refused_with_the_reason(make, options, reason, re
 
 
 @pytest.mark.parametrize("make", SUBSPACES.values())
-def test_can_be_imagined_without_memory(make, recipe):
+def test_can_be_built_on_the_meta_device(make, recipe):
     with torch.device("meta"):
         method = build(make, recipe, prediction="random", layerwise=True, init="point")
     assert all(p.is_meta for p in method.parameters())
