@@ -11,7 +11,7 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, Branched, LateIndependent, MakeNet
 from methods.core.batch_norm import reestimate
 from tests.conftest import TinyNet, build
-from tests.methods.training import assert_close, finish, rotated, run
+from tests.methods.training import assert_close, finish, rotated, train_epochs
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
@@ -20,9 +20,9 @@ def fork(recipe, batches, start, sees):
     """Train plainly until `start`, then on what `sees(epoch)` gives, with the momentum of before."""
     plain = build(SGD, recipe)
     optimizer = make_optimizer(plain, recipe)
-    run(plain, optimizer, batches, last=start)
+    train_epochs(plain, optimizer, batches, last=start)
     for epoch in range(start, recipe.epochs):
-        run(plain, optimizer, sees(epoch), first=epoch, last=epoch + 1)
+        train_epochs(plain, optimizer, sees(epoch), first=epoch, last=epoch + 1)
     return plain.own_weights()
 
 
@@ -30,7 +30,7 @@ def fork(recipe, batches, start, sees):
 def test_branches_are_runs_on_their_own(make, recipe, batches):
     """Each sees all of the data in an order of its own; the first one is plain training, bit by bit."""
     method = build(make, recipe, K=3, start=2)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     orders = rotated(batches)
     for k, weights in enumerate(method.members()):
         alone = fork(recipe, batches, 2, lambda _, k=k: orders(k))
@@ -42,7 +42,7 @@ def test_branches_are_runs_on_their_own(make, recipe, batches):
 def test_mixtures_lie_between_the_runs(mixing, recipe, batches):
     """Equation 18: a coefficient for the network, for each layer or for each weight."""
     method = build(Branched, recipe, start=1, prediction="mixtures", mixing=mixing, points=4)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     with torch.no_grad():
         for k, p in enumerate(method.late.parameters()):  # far apart, so that a mixture's place can be read off it
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(k)))

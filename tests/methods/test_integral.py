@@ -13,7 +13,7 @@ from methods.core.random_streams import stream
 from methods.core.subspace import squared_cosine
 from methods.integral import Integral
 from tests.conftest import TinyNet, build, separable
-from tests.methods.training import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
 
 
 def network_at(method: Integral, a: float) -> TinyNet:
@@ -69,7 +69,7 @@ def test_it_starts_as_plain_training_of_the_first_draw(recipe):
 
 def test_it_predicts_with_the_network_at_the_end(recipe, batches):
     method = build(Integral, recipe)
-    losses = run(method, make_optimizer(method, recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, recipe), batches)
     assert losses[-1] < 0.7 * losses[0]
     finish(method, batches)
     (weights,) = method.members()

@@ -7,7 +7,7 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, Branched, LatePhaseFull, MakeNet
 from methods.core.batch_norm import reestimate
 from tests.conftest import TinyNet, build
-from tests.methods.training import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
@@ -16,16 +16,16 @@ def fork(recipe, batches, start, sees):
     """Train plainly until `start`, then on what `sees(epoch)` gives, with the momentum of before."""
     plain = build(SGD, recipe)
     optimizer = make_optimizer(plain, recipe)
-    run(plain, optimizer, batches, last=start)
+    train_epochs(plain, optimizer, batches, last=start)
     for epoch in range(start, recipe.epochs):
-        run(plain, optimizer, sees(epoch), first=epoch, last=epoch + 1)
+        train_epochs(plain, optimizer, sees(epoch), first=epoch, last=epoch + 1)
     return plain.own_weights()
 
 
 def test_members_that_share_the_data_see_every_kth_minibatch(recipe, batches):
     """Seven minibatches, K = 3; the first member of epoch 2 + e is e mod 3."""
     method = build(LatePhaseFull, recipe, K=3, start=2, member_momentum="copy", prediction="members")
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     for k, weights in enumerate(method.members()):
         alone = fork(
             recipe,
@@ -38,7 +38,7 @@ def test_members_that_share_the_data_see_every_kth_minibatch(recipe, batches):
 
 def test_the_average_of_networks_has_their_mean_weights_and_new_statistics(recipe, batches):
     method = build(LatePhaseFull, recipe, K=3, start=2)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     runs = [{name: value.clone() for name, value in method.late_weights(k).items()} for k in range(3)]
     finish(method, batches)
     (weights,) = method.members()
@@ -77,7 +77,7 @@ def test_nested_layers_are_copied_once(recipe, batches):
     method = LatePhaseFull(MakeNet(Nested, 0), recipe, K=3, start=1, member_momentum="copy", prediction="members")
     plain = sum(p.numel() for p in method.net.parameters())
     assert sum(p.numel() for p in method.late.parameters()) == 3 * plain
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     for weights in method.members():
         assert {name: value.shape for name, value in weights.items()} == {
             name: value.shape for name, value in Nested().state_dict().items()

@@ -10,7 +10,7 @@ from torch import nn
 from harness.running.optimizers import make_optimizer
 from methods import LatePhaseRank1, MakeNet, Rank1, Recipe
 from tests.conftest import TinyNet, build, separable
-from tests.methods.training import finish, run
+from tests.methods.training import finish, train_epochs
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
@@ -33,7 +33,7 @@ def factors_of(method, parts):
 
 def test_effective_weights_are_products(recipe, batches):
     method = build(LatePhaseRank1, recipe, K=3, start=2, sigma0=0.3, last_layer=False, prediction="members")
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     assert method.matrices == ["conv.weight", "head.weight"]
     for k, weights in enumerate(method.members()):
         for name, (u, v) in factors_of(method, method.own_parts(k)).items():
@@ -46,7 +46,7 @@ def test_effective_weights_are_products(recipe, batches):
 def test_the_average_network_has_the_mean_weights(recipe, batches):
     """Equation 1 of rank-1 matrices: the mean of u vᵀ over members, times θ; one network of plain size."""
     method = build(LatePhaseRank1, recipe, K=3, start=2, sigma0=0.3)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches)
     (weights,) = method.members()
     outer = np.mean([np.outer(*factors_of(method, method.own_parts(k)[1:])["conv.weight"]) for k in range(3)], axis=0)
@@ -67,7 +67,7 @@ def test_factors_start_near_one_and_are_trained_from_the_first_epoch(recipe, bat
     assert drawn.min() >= 0.99
     assert drawn.max() <= 1.01
     assert drawn.std() > 0.003
-    run(method, make_optimizer(method, recipe), batches, last=2)
+    train_epochs(method, make_optimizer(method, recipe), batches, last=2)
     assert not torch.equal(torch.cat([p.detach().flatten() for p in method.factors.parameters()]), drawn)
 
 
@@ -110,7 +110,7 @@ def test_late_rank1_is_algorithm_1(optimizer):
             for p, total in zip(theta.parameters(), sums, strict=True):
                 p.grad = total / len(cycle)
             step_base.step()
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     torch.testing.assert_close(method.net.weight, theta.weight, rtol=1e-10, atol=1e-12)
     for k in range(2):
         for found, expected in zip(method.late[k].parameters(), members[k], strict=True):

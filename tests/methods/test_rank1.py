@@ -6,7 +6,7 @@ import torch
 from harness.running.optimizers import make_optimizer
 from methods import LatePhaseRank1, Rank1
 from tests.conftest import build
-from tests.methods.training import run
+from tests.methods.training import train_epochs
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
@@ -16,7 +16,7 @@ def test_the_control_is_one_network_with_factors(recipe, batches):
     control = build(Rank1, recipe)
     assert len(control.late) == 0
     trunk = build(LatePhaseRank1, recipe, start=5, last_layer=False)
-    run(control, make_optimizer(control, recipe), batches, last=5)
-    run(trunk, make_optimizer(trunk, recipe), batches, last=5)
+    train_epochs(control, make_optimizer(control, recipe), batches, last=5)
+    train_epochs(trunk, make_optimizer(trunk, recipe), batches, last=5)
     for name, value in control.own_weights().items():
         assert torch.equal(value, trunk.own_weights()[name]), name

@@ -8,7 +8,7 @@ from harness.running.optimizers import make_optimizer
 from methods.line import Line
 from methods.simplex import Simplex
 from tests.conftest import build
-from tests.methods.training import run
+from tests.methods.training import train_epochs
 
 
 def test_a_simplex_of_two_trains_as_a_line_does(recipe, batches):
@@ -21,7 +21,7 @@ def test_a_simplex_of_two_trains_as_a_line_does(recipe, batches):
 
     simplex.draw_alpha = draw
     for method in (line, simplex):
-        run(method, make_optimizer(method, recipe), batches, last=2)
+        train_epochs(method, make_optimizer(method, recipe), batches, last=2)
     for key, value in line.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(simplex.state_dict()[key], value), key

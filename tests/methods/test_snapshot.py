@@ -11,7 +11,7 @@ import torch
 from harness.running.optimizers import make_optimizer
 from methods import SWA, EarlyStopping, Recipe, Snapshot
 from tests.conftest import build
-from tests.methods.training import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, train_epochs, trajectory
 
 
 def test_snapshots_are_the_states_at_the_cycles_ends(batches):
@@ -26,7 +26,7 @@ def test_snapshots_are_the_states_at_the_cycles_ends(batches):
 def test_a_snapshot_of_an_average_re_estimates_its_statistics(recipe, batches):
     """The last snapshot of an averaged run is the average itself, statistics and all."""
     method = build(Snapshot, recipe, of=partial(SWA, start=3), M=2)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     reference = deepcopy(method.inner)
     finish(method, batches)
     finish(reference, batches)
@@ -77,7 +77,7 @@ def test_a_snapshot_of_early_stopping_knows_its_own_epoch(recipe, batches):
     optimizer = make_optimizer(method, recipe)
     best = []
     for epoch in range(recipe.epochs):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
         best.append(int(method.inner.best_epoch))
     assert [int(copy.best_epoch) for copy in method.snapshots] == [best[end - 1] for end in method.cycle_ends]
     assert best[method.cycle_ends[0] - 1] == method.cycle_ends[0] - 1, (

@@ -14,7 +14,7 @@ from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from methods.core.weight_averaging import flatten
 from tests.conftest import TinyNet, build
-from tests.methods.training import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, train_epochs, trajectory
 
 
 def test_swa_is_the_arithmetic_mean(recipe, batches):
@@ -50,7 +50,7 @@ def torchcontrib_swa(optimizer):
 def test_swa_equals_torchcontrib_parameters_and_statistics(recipe, batches):
     swa = build(SWA, recipe, start=2, ratio=None)
     net = deepcopy(swa.net)
-    run(swa, make_optimizer(swa, recipe), batches)
+    train_epochs(swa, make_optimizer(swa, recipe), batches)
     finish(swa, batches)
     theirs = torchcontrib_swa(
         torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
@@ -85,7 +85,7 @@ def test_swa_schedule_is_held_within_an_epoch():
 
 def test_before_averaging_starts_swa_predicts_with_the_network(recipe, batches):
     swa = build(SWA, recipe, start=3)
-    run(swa, make_optimizer(swa, recipe), batches, last=2)
+    train_epochs(swa, make_optimizer(swa, recipe), batches, last=2)
     (weights,) = swa.eval().members()
     assert_close(dict(swa.inner.net.state_dict()), weights, 0)
 
@@ -93,7 +93,7 @@ def test_before_averaging_starts_swa_predicts_with_the_network(recipe, batches):
 def test_swa_re_estimates_every_members_statistics(recipe, batches):
     inner = partial(LatePhaseBatchNorm, K=3, start=2, sigma0=0.3, prediction="members")
     method = build(SWA, recipe, of=inner, start=3)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches)
     for weights in method.members():
         net = TinyNet()
@@ -108,7 +108,7 @@ def test_swa_averages_each_member_over_time_then_members(recipe, batches):
     optimizer = make_optimizer(method, recipe)
     scales = []
     for epoch in range(method.epochs):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
         scales.append([method.inner.late_weights(k)["norm.weight"].detach().clone() for k in range(2)])
     finish(method, batches)
     expected = torch.stack([torch.stack(members).mean(0) for members in scales[3:]]).mean(0)
@@ -152,7 +152,7 @@ def test_checkpoints_are_equally_spaced_and_the_last_is_the_end(recipe, batches)
 
 def test_before_its_first_checkpoint_swa_predicts_with_the_network(recipe, batches):
     swa = build(SWA, recipe, start=2, checkpoints=1)
-    run(swa, make_optimizer(swa, recipe), batches, last=5)
+    train_epochs(swa, make_optimizer(swa, recipe), batches, last=5)
     assert_close(dict(swa.inner.net.state_dict()), next(iter(swa.members())), 0)
 
 
@@ -173,7 +173,7 @@ def test_every_step_is_algorithm_2(recipe, batches):
                     for a, p in zip(averages, net.parameters(), strict=True)
                 ]
                 t += 1
-    run(swa, make_optimizer(swa, recipe), batches)
+    train_epochs(swa, make_optimizer(swa, recipe), batches)
     assert swa.steps == t == 2 * len(batches)
     for mine, expected in zip(swa.average.net.parameters(), averages, strict=True):
         np.testing.assert_allclose(mine.numpy(), expected, rtol=1e-4, atol=1e-6)
@@ -309,5 +309,5 @@ class Watching(SGD):
 def test_a_method_that_watches_is_averaged_once_an_epoch(recipe, batches):
     swa, plain = build(SWA, recipe, of=Watching, start=2), build(SWA, recipe, start=2)
     for method in (swa, plain):
-        run(method, make_optimizer(method, recipe), batches)
+        train_epochs(method, make_optimizer(method, recipe), batches)
     assert_close(dict(plain.average.net.named_parameters()), dict(swa.average.net.named_parameters()), 0)

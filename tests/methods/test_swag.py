@@ -15,7 +15,7 @@ from methods.core.random_streams import stream
 from methods.core.weight_averaging import flatten
 from methods.swag import SWAG, normal
 from tests.conftest import TinyNet, build
-from tests.methods.training import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, train_epochs, trajectory
 
 
 def gaussian(recipe, batches, **hyperparameters):
@@ -125,7 +125,7 @@ def test_every_sample_gets_statistics_of_its_own(recipe, batches):
 def test_without_scale_it_is_swa(recipe, batches):
     swag, _ = gaussian(recipe, batches, start=2, N=1, scale=0.0, rate="cyclic", checkpoints=2)
     swa = build(SWA, recipe, start=2, rate="cyclic", checkpoints=2)
-    run(swa, make_optimizer(swa, recipe), batches)
+    train_epochs(swa, make_optimizer(swa, recipe), batches)
     finish(swag, batches)
     finish(swa, batches)
     assert_close(next(iter(swa.members())), next(iter(swag.members())), 0)
@@ -134,7 +134,7 @@ def test_without_scale_it_is_swa(recipe, batches):
 def test_it_samples_all_members_of_a_method(recipe, batches):
     inner = partial(LatePhaseBatchNorm, K=3, start=2, sigma0=0.3, prediction="members")
     swag = build(SWAG, recipe, of=inner, start=3, N=2)
-    run(swag, make_optimizer(swag, recipe), batches)
+    train_epochs(swag, make_optimizer(swag, recipe), batches)
     finish(swag, batches)
     members = list(swag.members())
     assert len(members) == 6
@@ -147,10 +147,10 @@ def test_it_samples_all_members_of_a_method(recipe, batches):
 def test_until_two_states_are_collected_the_network_predicts(recipe, batches):
     swag = build(SWAG, recipe, start=2, N=2)
     optimizer = make_optimizer(swag, recipe)
-    run(swag, optimizer, batches, last=3)
+    train_epochs(swag, optimizer, batches, last=3)
     (weights,) = finish(deepcopy(swag), batches).members()
     assert_close(dict(swag.inner.net.state_dict()), weights, 0)
-    run(swag, optimizer, batches, first=3, last=4)
+    train_epochs(swag, optimizer, batches, first=3, last=4)
     assert len(list(finish(deepcopy(swag), batches).members())) == 2
 
 

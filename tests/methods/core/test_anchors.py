@@ -21,7 +21,7 @@ from methods import (
 )
 from tests.conftest import TinyNet, build
 from tests.methods.core.test_conformance import ALL, ENSEMBLES, TRAINED, assert_same_state
-from tests.methods.training import run, trained
+from tests.methods.training import train_epochs, trained
 
 COUNTS = {
     "sgd": 1,
@@ -150,7 +150,7 @@ def test_reading_anchors_in_mid_run_does_not_change_what_comes_next(recipe, batc
         optimizers = [make_optimizer(method, recipe) for method in (one, other)]
         for epoch in range(recipe.epochs):
             for method, optimizer in zip((one, other), optimizers, strict=True):
-                run(method, optimizer, batches, first=epoch, last=epoch + 1)
+                train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
             with torch.no_grad():
                 list(one.anchors())
         assert_same_state(one, other)

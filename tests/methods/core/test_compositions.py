@@ -20,7 +20,7 @@ from methods import (
 from methods.core.wrapper import methods_within
 from tests.conftest import build
 from tests.methods.core.test_conformance import ALL, COMPOSED, ENSEMBLES, assert_same_state, predictions, resumed
-from tests.methods.training import finish, run, trained
+from tests.methods.training import finish, train_epochs, trained
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 FUSED_LATE_ONLY = True
@@ -67,10 +67,10 @@ def test_a_wrapper_trains_as_its_inner_method_does(outer, inner, recipe, batches
     """But for the learning rate and the recipe, training is the inner method's own, to the bit."""
     few = batches[-4:]
     wrapper = build(WRAPPERS[outer], recipe, of=INNER[inner])
-    run(wrapper, make_optimizer(wrapper, recipe), few)
+    train_epochs(wrapper, make_optimizer(wrapper, recipe), few)
     bare = build(INNER[inner], wrapper.recipe)
     bare.lr = wrapper.lr
-    run(bare, make_optimizer(bare, recipe), few)
+    train_epochs(bare, make_optimizer(bare, recipe), few)
     assert_same_state(wrapper.inner, bare)
 
 

@@ -25,7 +25,7 @@ from methods import (
     Snapshot,
 )
 from tests.conftest import NETS, SETTINGS, TinyNet, build, separable
-from tests.methods.training import finish, run, trained
+from tests.methods.training import finish, train_epochs, trained
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 FUSED_LATE_ONLY = True
@@ -69,7 +69,7 @@ def resumed(make: MakeMethod, recipe: Recipe, batches, stop: int, net: str = "ti
     """Train up to an epoch; go on from there with another instance whose every value was wrong."""
     first = build(make, recipe, net=net)
     optimizer = make_optimizer(first, recipe)
-    run(first, optimizer, batches, last=stop)
+    train_epochs(first, optimizer, batches, last=stop)
     state, momenta = deepcopy(first.state_dict()), deepcopy(checkpoint.optimizer_state(optimizer))
     second = build(make, recipe, net=net)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def resumed(make: MakeMethod, recipe: Recipe, batches, stop: int, net: str = "ti
     second.load_state_dict(state)
     optimizer = make_optimizer(second, recipe)
     checkpoint.load_optimizer_state(optimizer, momenta)
-    run(second, optimizer, batches, first=stop)
+    train_epochs(second, optimizer, batches, first=stop)
     return finish(second, batches)
 
 
@@ -101,7 +101,7 @@ def assert_members_predict(name: str, method: Method, net: str = "tiny") -> None
 def test_trains_and_predicts(name, recipe, batches):
     method = build(TRAINED[name], recipe)
     keys = set(method.state_dict())
-    losses = run(method, make_optimizer(method, recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, recipe), batches)
     assert losses[-1] < losses[0], "the loss falls on a separable task"
     finish(method, batches)
     assert set(method.state_dict()) == keys, "structure never changes"
@@ -150,7 +150,7 @@ def test_prediction_changes_nothing(name, recipe, batches):
 def test_preparing_writes_only_buffers(name, recipe, batches):
     """So that a wrapper that samples weights can keep a sample as its parameters and its buffers."""
     method = build(TRAINED[name], recipe)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     before = {key: p.detach().clone() for key, p in method.named_parameters()}
     finish(method, batches)
     assert all(torch.equal(p, before[key]) for key, p in method.named_parameters())
@@ -162,7 +162,7 @@ def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, recipe, batches
     method = build(TRAINED[name], recipe)
     optimizer = make_optimizer(method, recipe)
     for epoch in range(method.epochs):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
         copy = finish(deepcopy(method), batches)
         assert predictions(copy).isfinite().all()
     assert_same_state(finish(method, batches), whole)
@@ -227,7 +227,7 @@ def short() -> Recipe:
 def test_on_other_networks_it_trains_and_resumes_with_the_same_bits(name, net, short, batches):
     whole = build(TRAINED[name], short, net=net)
     keys = set(whole.state_dict())
-    losses = run(whole, make_optimizer(whole, short), batches)
+    losses = train_epochs(whole, make_optimizer(whole, short), batches)
     assert losses[-1] < losses[0]
     finish(whole, batches)
     assert set(whole.state_dict()) == keys
@@ -266,12 +266,12 @@ def test_on_a_gpu_it_trains_resumes_and_predicts(name, short, batches):
     there = [(x.cuda(), y.cuda()) for x, y in batches]
     method = build(TRAINED[name], short).cuda()
     optimizer = make_optimizer(method, short)
-    run(method, optimizer, there, last=2)
+    train_epochs(method, optimizer, there, last=2)
     second = build(TRAINED[name], short).cuda()
     second.load_state_dict(deepcopy(method.state_dict()))
     again = make_optimizer(second, short)
     checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
-    losses = run(second, again, there, first=2)
+    losses = train_epochs(second, again, there, first=2)
     assert np.isfinite(losses).all()
     finish(second, there)
     with torch.no_grad():
@@ -285,8 +285,8 @@ def test_before_its_start_a_method_trains_plainly(name, recipe, batches):
     start = min(part.start_epoch for part in method.modules() if isinstance(part, Method) and not part.collected)
     plain = build(METHODS["sgd"], recipe)
     plain.lr = method.lr
-    run(method, make_optimizer(method, recipe), batches, last=start)
-    run(plain, make_optimizer(plain, recipe), batches, last=start)
+    train_epochs(method, make_optimizer(method, recipe), batches, last=start)
+    train_epochs(plain, make_optimizer(plain, recipe), batches, last=start)
     for key, value in plain.net.state_dict().items():
         assert torch.equal(method.net.state_dict()[key], value), key
 
@@ -323,5 +323,5 @@ def test_hooks_are_called_in_order(recipe, batches):
             calls.append(f"end {epoch}")
 
     method = build(Spy, recipe)
-    run(method, make_optimizer(method, recipe), batches[:2], last=2)
+    train_epochs(method, make_optimizer(method, recipe), batches[:2], last=2)
     assert calls == ["epoch 0", "update", "update", "end 0", "epoch 1", "begin", "update", "update", "end 1"]

@@ -18,7 +18,7 @@ from methods.line import Line
 from methods.mc_dropout import MCDropout
 from tests.conftest import build, separable
 from tests.methods.core.test_conformance import TRAINED, assert_same_state
-from tests.methods.training import finish, run
+from tests.methods.training import finish, train_epochs
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 FUSED_LATE_ONLY = True
@@ -41,19 +41,19 @@ def forked(trunk: Method, make, recipe, batches, epochs: int, change=lambda meth
     """Train a method for some epochs, and let another go on from what they have in common."""
     change(trunk)
     optimizer = make_optimizer(trunk, recipe)
-    run(trunk, optimizer, batches, last=epochs)
+    train_epochs(trunk, optimizer, batches, last=epochs)
     state, momenta = deepcopy(fork_state(trunk, epochs)), deepcopy(checkpoint.optimizer_state(optimizer))
     method = build(make, recipe)
     fork(method, state, epochs)
     optimizer = make_optimizer(method, method.recipe)
     checkpoint.load_optimizer_state(optimizer, momenta)
-    run(method, optimizer, batches, first=epochs)
+    train_epochs(method, optimizer, batches, first=epochs)
     return finish(method, batches)
 
 
 def alone(make, recipe, batches) -> Method:
     method = build(make, recipe)
-    run(method, make_optimizer(method, method.recipe), batches)
+    train_epochs(method, make_optimizer(method, method.recipe), batches)
     return finish(method, batches)
 
 

@@ -15,7 +15,7 @@ from methods import SGD, HypernetEnsemble, LatePhaseHypernet, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from methods.core.hypernetwork import group_layers
 from tests.conftest import TinyNet, build, separable
-from tests.methods.training import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
@@ -194,7 +194,7 @@ def test_training_is_algorithm_1_or_one_random_specialist_a_minibatch(nested, ba
                     p.grad = total
                 step_shared.step()
                 sums = [torch.zeros_like(p) for p in shared]
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     assert set(used) == {0, 1, 2}
     for name, value in reference.state_dict().items():
         if isinstance(value, torch.Tensor) and name.startswith(("theta", "late")):
@@ -204,7 +204,7 @@ def test_training_is_algorithm_1_or_one_random_specialist_a_minibatch(nested, ba
 def test_the_average_network_has_the_mean_embeddings(recipe, batches):
     """Linear hypernetworks: the mean of the kernels is the kernel of the mean embedding; one network of plain size."""
     method = build(LatePhaseHypernet, recipe, K=3, start=2, sigma0=0.3)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches)
     (weights,) = method.members()
     mean = torch.stack([method.own_parts(k)[1].e for k in range(3)]).mean(0)
@@ -231,9 +231,9 @@ def test_ablations_share_the_rest(shared, late, recipe, batches):
     method = build(HypernetEnsemble, recipe, K=3, start=2, **dict.fromkeys(shared, "shared"))
     assert method.names + (["e"] if method.late_factors else []) == late
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=2)
+    train_epochs(method, optimizer, batches, last=2)
     before = method.factors[0].e.detach().clone()
-    run(method, optimizer, batches, first=2)
+    train_epochs(method, optimizer, batches, first=2)
     assert torch.equal(method.factors[0].e, before) == ("embeddings" not in shared)
     finish(method, batches)
     kernels = {weights["conv.weight"].detach().numpy().tobytes() for weights in method.members()}
@@ -244,7 +244,7 @@ def test_shared_statistics_are_re_estimated_in_rotation(recipe, batches):
     """One pass, a specialist a minibatch; specialists with their own take a pass each."""
     for batch_norm, passes in (("shared", 1), ("own", 3)):
         method = build(HypernetEnsemble, recipe, K=3, start=2, batch_norm=batch_norm)
-        run(method, make_optimizer(method, recipe), batches)
+        train_epochs(method, make_optimizer(method, recipe), batches)
         method.statistics_stale = True
         seen = []
         method.net.register_forward_pre_hook(lambda net, args, seen=seen: seen.append(len(args[0])))
@@ -264,7 +264,7 @@ def test_shared_statistics_are_re_estimated_in_rotation(recipe, batches):
 def test_one_specialist_throughout_has_no_late_phase(recipe, batches):
     method = build(HypernetEnsemble, recipe, start=None)
     assert len(method.late) == 0
-    losses = run(method, make_optimizer(method, recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches)
     assert losses[-1] < losses[0]
     assert method.predict(separable(5)[0]).shape == (1, 5, 3)
@@ -285,7 +285,7 @@ def test_what_cannot_be_generated_is_refused(recipe):
 
 def test_statistics_of_each_specialist_after_averaging(recipe, batches):
     method = build(HypernetEnsemble, recipe, K=2, start=2)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     method.statistics_stale = True
     finish(method, batches)
     for weights in method.members():
@@ -300,7 +300,7 @@ def test_fresh_heads_have_no_momentum_to_copy(recipe, batches):
     """The other weights of a member go on with that of the base."""
     method = build(HypernetEnsemble, recipe, K=3, start=2, member_momentum="copy")
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=2)
+    train_epochs(method, optimizer, batches, last=2)
     method.begin_epoch(2)
     method.update(batches[:1], optimizer)
     norm, head, embedding = method.own_parts(1)  # which was not used yet

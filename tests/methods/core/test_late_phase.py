@@ -14,7 +14,7 @@ from harness.store import checkpoint
 from methods import SGD, LatePhaseBatchNorm, Line, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from tests.conftest import TinyNet, build, separable
-from tests.methods.training import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
 
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
@@ -78,7 +78,7 @@ def test_late_phase_is_algorithm_1(optimizer, gamma, leftover, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=0, **hyperparameters).double()
     update = nesterov if optimizer == "sgd" else partial(torch.optim.Adam, lr=0.005)
     naive = algorithm_1(method, batches, recipe, update, update, leftover)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     assert_is(method, *naive)
 
 
@@ -98,11 +98,11 @@ def test_members_can_have_another_optimizer(kind, batches):
 
     naive = algorithm_1(method, batches, recipe, partial(nesterov, nesterov=False), update_member)
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=3)
+    train_epochs(method, optimizer, batches, last=3)
     state = deepcopy(checkpoint.optimizer_state(optimizer))  # two optimizers are saved as one
     optimizer = make_optimizer(method, recipe)
     checkpoint.load_optimizer_state(optimizer, state)
-    run(method, optimizer, batches, first=3)
+    train_epochs(method, optimizer, batches, first=3)
     assert_is(method, *naive)
 
 
@@ -114,9 +114,9 @@ def test_another_optimizer_cannot_copy_momentum(recipe):
 def test_a_frozen_base_stays_as_it_is_at_t0(recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=2, frozen_base=True)
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=2)
+    train_epochs(method, optimizer, batches, last=2)
     kernel, scale = method.net.conv.weight.detach().clone(), method.net.norm.weight.detach().clone()
-    run(method, optimizer, batches, first=2)
+    train_epochs(method, optimizer, batches, first=2)
     assert torch.equal(method.net.conv.weight, kernel)
     assert all(not torch.equal(method.late_weights(k)["norm.weight"], scale) for k in range(3))
 
@@ -126,23 +126,23 @@ def test_a_carried_gradient_survives_a_checkpoint(stop, recipe, batches):
     """Seven minibatches in cycles of four leave three, two, one and none."""
     make = partial(LatePhaseBatchNorm, K=4, start=1, leftover="carry")
     whole, first, second = (build(make, recipe) for _ in range(3))
-    run(whole, make_optimizer(whole, recipe), batches)
+    train_epochs(whole, make_optimizer(whole, recipe), batches)
     optimizer = make_optimizer(first, recipe)
-    run(first, optimizer, batches, last=stop + 1)
+    train_epochs(first, optimizer, batches, last=stop + 1)
     assert first.carried_minibatches == 7 * stop % 4
     again = make_optimizer(second, recipe)
     second.load_state_dict(deepcopy(first.state_dict()))
     checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
-    run(second, again, batches, first=stop + 1)
+    train_epochs(second, again, batches, first=stop + 1)
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), second.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(("start", "momentum"), [(0, "fresh"), (0, "copy"), (3, "copy")])
 def test_one_late_phase_member_without_noise_is_plain_training_bitwise(start, momentum, recipe, batches):
     plain = build(SGD, recipe)
-    run(plain, make_optimizer(plain, recipe), batches)
+    train_epochs(plain, make_optimizer(plain, recipe), batches)
     late = build(LatePhaseBatchNorm, recipe, K=1, start=start, member_momentum=momentum, prediction="members")
-    run(late, make_optimizer(late, recipe), batches)
+    train_epochs(late, make_optimizer(late, recipe), batches)
     expected = plain.own_weights()
     for name, value in next(iter(late.members())).items():
         assert torch.equal(value, expected[name]), name
@@ -150,9 +150,9 @@ def test_one_late_phase_member_without_noise_is_plain_training_bitwise(start, mo
 
 def test_fresh_member_momentum_differs_from_plain_training(recipe, batches):
     plain = build(SGD, recipe)
-    run(plain, make_optimizer(plain, recipe), batches)
+    train_epochs(plain, make_optimizer(plain, recipe), batches)
     late = build(LatePhaseBatchNorm, recipe, K=1, start=3, prediction="members")
-    run(late, make_optimizer(late, recipe), batches)
+    train_epochs(late, make_optimizer(late, recipe), batches)
     assert not torch.equal(next(iter(late.members()))["norm.weight"], plain.net.norm.weight)
 
 
@@ -166,7 +166,7 @@ def test_keywords_without_effect_are_refused(recipe):
 def test_members_are_used_equally(recipe, batches):
     """Seven minibatches an epoch, four members, four epochs: each member takes seven steps."""
     method = build(LatePhaseBatchNorm, Recipe(epochs=4, lr=0.01), K=4, start=0)
-    run(method, make_optimizer(method, method.recipe), batches)
+    train_epochs(method, make_optimizer(method, method.recipe), batches)
     assert [int(method.late_weights(k)["norm.num_batches_tracked"]) for k in range(4)] == [7, 7, 7, 7]
 
 
@@ -174,11 +174,11 @@ def test_the_first_cycle_starts_with_the_first_member_at_t0(recipe, batches):
     """Seven minibatches, K = 4, T0 = 2: in epoch 2 members 0–2 are used twice and member 3 once; then 1–3 and 0."""
     method = build(LatePhaseBatchNorm, recipe, K=4, start=2)
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=2)
+    train_epochs(method, optimizer, batches, last=2)
     before = int(method.net.norm.num_batches_tracked)
-    run(method, optimizer, batches, first=2, last=3)
+    train_epochs(method, optimizer, batches, first=2, last=3)
     assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [2, 2, 2, 1]
-    run(method, optimizer, batches, first=3, last=4)
+    train_epochs(method, optimizer, batches, first=3, last=4)
     assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [3, 4, 4, 3]
 
 
@@ -186,7 +186,7 @@ def test_the_reported_loss_is_the_mean_over_minibatches(recipe, batches):
     """With a rate of almost zero nothing moves, so that every minibatch's loss can be found again."""
     recipe = recipe.model_copy(update={"lr": 1e-12})
     method = build(LatePhaseBatchNorm, recipe, K=3, start=0)
-    (loss,) = run(method, make_optimizer(method, recipe), batches, last=1)
+    (loss,) = train_epochs(method, make_optimizer(method, recipe), batches, last=1)
     net = build(SGD, recipe).train().net
     expected = np.mean([nn.functional.cross_entropy(net(x), y).item() for x, y in batches])
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -196,7 +196,7 @@ def test_without_shared_gradients_gamma_has_nothing_to_scale(recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=2, start=0, gamma_theta=0.5)
     method.net.conv.weight.requires_grad_(False)
     kernel = method.net.conv.weight.clone()
-    losses = run(method, make_optimizer(method, recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, recipe), batches)
     assert losses[-1] < losses[0]
     assert torch.equal(method.net.conv.weight, kernel)
 
@@ -220,7 +220,7 @@ def test_noise_has_the_scale_of_equation_2(recipe):
 
 def test_the_average_network_is_one_plain_network(recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=2, sigma0=0.2)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches).double()  # so that only the layers' average can differ
     (weights,) = method.members()
     plain = TinyNet().double().eval()
@@ -243,7 +243,7 @@ def test_the_average_network_is_one_plain_network(recipe, batches):
 @pytest.mark.parametrize("statistics", ["average", "reestimate", "reestimate_members"])
 def test_other_ways_to_the_averages_statistics(statistics, recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=2, sigma0=0.2, statistics=statistics)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     members = [{key: value.clone() for key, value in method.late_weights(k).items()} for k in range(3)]
     finish(method, batches)
     found = {key: value.detach() for key, value in next(iter(method.members())).items()}

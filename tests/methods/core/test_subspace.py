@@ -18,7 +18,7 @@ from methods.curve import Curve
 from methods.line import Line
 from methods.simplex import Simplex
 from tests.conftest import TinyNet, build, separable
-from tests.methods.training import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
 
 SUBSPACES = {"line": Line, "curve": Curve, "simplex": Simplex}
 SHARES = {
@@ -188,7 +188,7 @@ PREDICTIONS = {
 def test_members_are_the_points_each_with_its_own_statistics(name, recipe, batches):
     make, options, places = PREDICTIONS[name]
     method = build(make, recipe, **options)
-    run(method, make_optimizer(method, recipe), batches, last=2)
+    train_epochs(method, make_optimizer(method, recipe), batches, last=2)
     finish(method, batches)
     for shares, weights in zip(places, method.members(), strict=True):
         net = TinyNet()
@@ -204,7 +204,7 @@ def test_members_are_the_points_each_with_its_own_statistics(name, recipe, batch
 def test_random_points_are_drawn_once_as_in_training(name, layerwise, recipe, batches):
     make = partial(SUBSPACES[name], prediction="random", points=5, layerwise=layerwise)
     method = build(make, recipe)
-    run(method, make_optimizer(method, recipe), batches, last=1)
+    train_epochs(method, make_optimizer(method, recipe), batches, last=1)
     before = [alpha.clone() for alpha in method.prediction_alphas]
     finish(method, batches)
     members = method.members()
