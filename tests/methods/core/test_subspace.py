@@ -109,7 +109,7 @@ def test_point_init_starts_all_networks_from_the_first_draw(recipe):
 def test_coordinates_are_uniform_and_come_back_with_the_epoch(method, recipe, monkeypatch):
     made = build(method, recipe)
     seen = []
-    monkeypatch.setattr(made, "at", lambda alpha, at=made.at: seen.append(float(alpha)) or at(alpha))
+    monkeypatch.setattr(made, "weights_at", lambda alpha, at=made.weights_at: seen.append(float(alpha)) or at(alpha))
     x, y = separable(6)
     for epoch in (4, 4, 5):
         made.begin_epoch(epoch)
@@ -236,8 +236,8 @@ REFUSED = [
     (Simplex, {"m": 1}, "m=1: a simplex needs two"),
     (Simplex, {"prediction": "pair"}, "a point of a simplex has no opposite"),
     (Simplex, {"alpha": (0.5, 0.5, 0.0)}, "it needs prediction=point"),
-    (Simplex, {"prediction": "point", "alpha": (0.5, 0.5)}, "m=3 shares that sum to one"),
-    (Simplex, {"prediction": "point", "alpha": (0.5, 0.5, 0.5)}, "m=3 shares that sum to one"),
+    (Simplex, {"prediction": "point", "alpha": (0.5, 0.5)}, "has m=3 numbers, which sum to one"),
+    (Simplex, {"prediction": "point", "alpha": (0.5, 0.5, 0.5)}, "has m=3 numbers, which sum to one"),
 ]
 
 
