@@ -69,7 +69,7 @@ class Integral(Line):
 
     def output(self, x: Tensor, alpha: float | Tensor) -> Tensor:
         """Return the logits of f at a point, (B, C), from three forward passes of g (Equation 17)."""
-        start, here, ahead = (self(x, self.at(place)) for place in (0.0, alpha, alpha + self.epsilon))
+        start, here, ahead = (self(x, self.weights_at(point)) for point in (0.0, alpha, alpha + self.epsilon))
         logits: Tensor = start + (ahead - here) / self.epsilon
         return logits
 
