@@ -1,11 +1,15 @@
-"""The ensembling methods: each a subclass of `Method`, one file a family."""
+"""The ensembling methods: one file per method, each a subclass of `Method`, all listed in `METHODS`.
+
+The package `core` holds what methods are made of. To write a method, read `Method` in `core/method.py` first. `harness`
+trains methods by the interface that `Method` defines.
+"""
 
 from methods.batch_ensemble import BatchEnsemble
 from methods.branched import Branched
 from methods.core.declarations import About, Anchor, Batch, Need, Weights
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.core.wrapper import Wrapper
 from methods.curve import Curve
 from methods.deep_ensemble import DeepEnsemble
@@ -32,6 +36,7 @@ from methods.swa import SWA
 from methods.swag import SWAG
 
 METHODS: dict[str, type[Method]] = {
+    # one network is trained: plain training, regularisation, dropout, controls
     "sgd": SGD,
     "label_smoothing": LabelSmoothing,
     "early_stopping": EarlyStopping,
@@ -39,10 +44,12 @@ METHODS: dict[str, type[Method]] = {
     "mc_dropout": MCDropout,
     "gradient_accumulation": GradientAccumulation,
     "rank1": Rank1,
+    # states of one training are averaged, or kept as members
     "swa": SWA,
     "swag": SWAG,
     "snapshot": Snapshot,
     "fge": FGE,
+    # members share most weights, or a common start
     "batch_ensemble": BatchEnsemble,
     "late_phase_bn": LatePhaseBatchNorm,
     "late_phase_rank1": LatePhaseRank1,
@@ -51,13 +58,16 @@ METHODS: dict[str, type[Method]] = {
     "late_phase_full": LatePhaseFull,
     "hypernet_ensemble": HypernetEnsemble,
     "late_independent": LateIndependent,
+    # subspaces of weights are trained, or branches of one run
     "line": Line,
     "curve": Curve,
     "simplex": Simplex,
     "integral": Integral,
     "branched": Branched,
+    # independent runs are combined
     "deep_ensemble": DeepEnsemble,
 }
+"""The methods by the names that study files and the command line use."""
 
 __all__ = [
     "FGE",

@@ -1,4 +1,4 @@
-"""Learned curves between two networks in weight space."""
+"""Learned curve: train all networks on a quadratic curve in weight space."""
 
 from typing import ClassVar
 
@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from methods.core.declarations import Sharing
-from methods.core.subspace import SUBSPACE_SHARING, Path
+from methods.core.subspace import SUBSPACE_SHARING, PathSubspace
 
 
-class Curve(Path):
-    """Train a quadratic Bézier curve between ω_1 and ω_2, bent towards ω_3, which is one of the penalised pairs' too.
+class Curve(PathSubspace):
+    """Train all networks on a quadratic Bézier curve from ω_1 to ω_2, bent towards ω_3.
+
+    The penalty on the squared cosine includes pairs with ω_3.
 
     References:
         Wortsman et al., Learning neural network subspaces, ICML 2021, section 3; Garipov et al., NeurIPS 2018.
@@ -20,5 +22,5 @@ class Curve(Path):
     m = 3
 
     def coefficients(self, alpha: Tensor) -> Tensor:
-        """Give ((1 − α)², α², 2α(1 − α))."""
+        """Return ((1 − α)², α², 2α(1 − α))."""
         return torch.stack([(1 - alpha) ** 2, alpha**2, 2 * alpha * (1 - alpha)], -1)

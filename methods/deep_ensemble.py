@@ -1,4 +1,4 @@
-"""Deep ensembles, of any method."""
+"""Deep ensembles of any method."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from methods.core.declarations import About, Batch, Need, Weights
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.sgd import SGD
 
 
 class DeepEnsemble(Method):
-    """Average the predictions of K runs that differ in their seed; nothing is trained but those runs.
+    """Average the predictions of K runs with different seeds; the ensemble itself trains nothing.
 
-    The ensemble of seed s combines the runs of the seeds s·K … s·K + K − 1, so that ensembles of different
-    seeds share no member and their spread is not deflated.
+    The ensemble of seed s combines the runs of the seeds s·K … s·K + K − 1. Ensembles of different seeds therefore
+    share no member, and their variance is not underestimated.
 
     References:
         Lakshminarayanan et al., Simple and scalable predictive uncertainty estimation using deep ensembles,
@@ -37,47 +37,54 @@ class DeepEnsemble(Method):
         of: MakeMethod = SGD,
         K: Annotated[int, Field(ge=1)] = 5,
     ) -> None:
-        """Combine `K` runs of the method `of`."""
+        """Build the methods of the runs.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            of: the method that the runs train.
+            K: the number of runs.
+        """
         nn.Module.__init__(self)
         first = make_net.seed * K
-        runs = [of(make_net.having(seed=seed), recipe) for seed in range(first, first + K)]
+        runs = [of(make_net.replace(seed=seed), recipe) for seed in range(first, first + K)]
         self.runs = nn.ModuleList(runs)
-        self.settle(runs[0].recipe, make_net.seed, epochs=0)
+        self.init_attributes(runs[0].recipe, make_net.seed, epochs=0)
 
     @property
-    def parts(self) -> list[Method]:
-        """The methods that are combined."""
+    def run_methods(self) -> list[Method]:
+        """The methods of the runs."""
         return list(self.runs)  # type: ignore[arg-type]
 
     @property
     def net(self) -> nn.Module:  # type: ignore[override]
         """The network of the first run."""
-        return self.parts[0].net
+        return self.run_methods[0].net
 
     def needs(self) -> list[Need]:
-        """Ask for the finished runs."""
-        return [Need(part.seed) for part in self.parts]
+        """Return the finished runs."""
+        return [Need(method.seed) for method in self.run_methods]
 
     def receive(self, states: Sequence[dict[str, Any]]) -> None:
-        """Take the finished states, already prepared for prediction."""
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+        """Load the finished states, which are prepared for prediction."""
+        for method, state in zip(self.run_methods, states, strict=True):
+            method.load_state_dict(state)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Train nothing."""
+        """Return no groups, as nothing is trained."""
         return []
 
     def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Run the network of the first run, or any member's by its weights."""
-        return self.parts[0](x, weights)  # type: ignore[no-any-return]
+        """Run the network of the first run, or with the given weights of a member."""
+        return self.run_methods[0](x, weights)  # type: ignore[no-any-return]
 
     def members(self) -> Iterable[dict[str, Tensor]]:
-        """Give the members of every run."""
-        return (weights for part in self.parts for weights in part.members())
+        """Return the members of every run."""
+        return (weights for method in self.run_methods for weights in method.members())
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Do nothing: the runs were prepared when they finished."""
+        """Do nothing, as the runs were prepared when they finished."""
 
     def predict(self, x: Tensor) -> Tensor:
-        """Give the logits of the members of every run, (K, B, C)."""
-        return torch.cat([part.predict(x) for part in self.parts])
+        """Return the logits of the members of every run, (K, B, C)."""
+        return torch.cat([method.predict(x) for method in self.run_methods])

@@ -1,4 +1,4 @@
-"""Early stopping, of any method."""
+"""Early stopping of any method."""
 
 import math
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from methods.core.declarations import About, Batch
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.core.wrapper import Wrapper
 from methods.sgd import SGD
 
@@ -19,12 +19,12 @@ from methods.sgd import SGD
 class EarlyStopping(Wrapper):
     """Predict with the state of the epoch that scored best on held-out data.
 
-    Training goes on to the end of the recipe, so that its schedule and its cost are those of the inner method, and
-    the best epoch wins; of equal ones, the earlier. Every epoch costs a prediction of the held-out data more, and
-    the passes over the training data that the inner method needs before it can predict.
+    Training continues to the end of the recipe, so that its schedule and cost are those of the inner method. Of equally
+    good epochs the earlier one is kept. Every epoch additionally costs a prediction of the held-out data, and the
+    passes over the training data that the inner method needs to prepare for prediction.
 
     References:
-        Prechelt, Early stopping - but when?, 1998 (training is stopped late, the best state used).
+        Prechelt, Early stopping - but when?, 1998 (training stops late, and the best state is used).
         Wortsman et al., Learning neural network subspaces, ICML 2021, Figures 8 and 12 ("optimal" early stopping,
         which is `criterion="test"`: a value chosen on test data).
     """
@@ -43,17 +43,17 @@ class EarlyStopping(Wrapper):
         criterion: Literal["validation", "test"] = "validation",
         metric: Literal["nll", "accuracy"] = "nll",
     ) -> None:
-        """Keep the best state of the method `of`.
+        """Wrap the method `of`.
 
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
             of: the method that is trained.
-            criterion: which held-out data decides.
-            metric: what decides: the negative log-likelihood or the accuracy of the members' mean probabilities.
+            criterion: the held-out data by which the best epoch is chosen.
+            metric: the score: the negative log-likelihood or the accuracy of the members' mean probabilities.
 
         Raises:
-            ValueError: when the inner method watches held-out data itself.
+            ValueError: if the inner method watches held-out data itself.
         """
         super().__init__(make_net, recipe, of)
         if self.inner.watches:
@@ -66,7 +66,7 @@ class EarlyStopping(Wrapper):
 
     @torch.no_grad()
     def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
-        """Score the epoch on a copy that is made ready to predict; keep that copy if it is the best so far."""
+        """Prepare and score a copy of the inner method, and keep it if it is the best so far."""
         self.candidate.load_state_dict(self.inner.state_dict())
         mode = self.candidate.training
         self.candidate.prepare(training)
@@ -78,7 +78,7 @@ class EarlyStopping(Wrapper):
             self.best_epoch.fill_(self.epoch)
 
     def score(self, held_out: Iterable[Batch]) -> Tensor:
-        """Give the candidate's mean negative log-likelihood in nats, or its share of errors; lower is better.
+        """Return the candidate's mean negative log-likelihood in nats, or its error rate; lower is better.
 
         Raises:
             ValueError: if there is no batch.
@@ -97,10 +97,10 @@ class EarlyStopping(Wrapper):
         return total / seen
 
     def predictors(self) -> list[Method]:
-        """Predict with the best state; before any was scored, with the inner method."""
+        """Return the best state; before any was scored, the inner method."""
         return [self.best if self.best_epoch >= 0 else self.inner]
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Prepare the inner method if nothing was scored; the best state was made ready when it was."""
+        """Prepare the inner method if no state was scored; the best state was prepared when it was scored."""
         if self.best_epoch < 0:
             super().prepare(batches)

@@ -1,4 +1,4 @@
-"""Fast geometric ensembles, of any method."""
+"""Fast geometric ensembles of any method."""
 
 from typing import Annotated, ClassVar
 
@@ -7,20 +7,20 @@ from pydantic import Field
 
 from methods.core.declarations import About, Sharing
 from methods.core.method import MakeMethod
-from methods.core.recipe import Position, Recipe, start_at
-from methods.core.streams import MakeNet
-from methods.core.wrapper import UNTIL_START, Collector
+from methods.core.random_streams import MakeNet
+from methods.core.recipe import Position, Recipe, start_epoch_at
+from methods.core.wrapper import SHARED_UNTIL_START, Collector
 from methods.sgd import SGD
 
 
 class FGE(Collector):
-    """Move along a path of low loss late in training, by a fast cyclic rate; keep a member at each of its minima.
+    """Cycle the learning rate quickly late in training, and keep a member at each minimum of the rate.
 
-    Members keep the running statistics they were trained with.
+    Members keep the running statistics that they were trained with.
 
     References:
         Garipov et al., Loss surfaces, mode connectivity, and fast ensembling of DNNs, NeurIPS 2018, section 5;
-        rates and cycle are those of its code for wide ResNets (0.05 and 0.01 of 0.1, from epoch 160 of 200).
+        the rates and the cycle are those of its code for wide ResNets (0.05 and 0.01 of 0.1, from epoch 160 of 200).
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {
@@ -32,7 +32,7 @@ class FGE(Collector):
     about: ClassVar[About] = About(
         "snapshots", "Garipov et al. 2018", prediction="((1 - start) * epochs + cycle / 2 + 0.5) // cycle"
     )
-    sharing: ClassVar[Sharing] = UNTIL_START
+    sharing: ClassVar[Sharing] = SHARED_UNTIL_START
 
     def __init__(
         self,
@@ -50,27 +50,27 @@ class FGE(Collector):
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
-            of: the method that is trained; until `start` at its own rate.
+            of: the method that is trained; until `start` it keeps its own learning rate.
             start: an epoch, or a fraction of all epochs.
             cycle: the length of a cycle in epochs, an even number.
-            ratio: the rate at the ends of a cycle, relative to the recipe's.
-            low: the rate in the middle of a cycle, relative to the recipe's.
+            ratio: the learning rate at the ends of a cycle, relative to the recipe's.
+            low: the learning rate in the middle of a cycle, relative to the recipe's.
 
         Raises:
-            ValueError: when training ends before the middle of the first cycle, or for `low` above `ratio`.
+            ValueError: if training ends before the middle of the first cycle, or if `low` is above `ratio`.
         """
         super().__init__(make_net, recipe, of)
-        self.start_epoch = start_at(start, self.epochs)
+        self.start_epoch = start_epoch_at(start, self.epochs)
         ends = range(self.start_epoch + cycle // 2, self.epochs + 1, cycle)
         if not ends:
             raise ValueError(f"training ends before the middle of a cycle of {cycle} epochs from {self.start_epoch} on")
         if low > ratio:
-            raise ValueError(f"low={low}, the least rate of a cycle, is above ratio={ratio}, its greatest")
-        self.collect_at(ends, first=self.start_epoch)
+            raise ValueError(f"low={low}, the lowest rate of a cycle, is above ratio={ratio}, its highest")
+        self.set_cycles(ends, first_epoch=self.start_epoch)
         self.cycle, self.ratio, self.low = cycle, ratio, low
 
     def lr(self, epoch: float) -> float:
-        """Fall linearly to the middle of a cycle and rise again, minibatch by minibatch."""
+        """Return a rate that falls linearly to the middle of each cycle and rises again, minibatch by minibatch."""
         if epoch < self.start_epoch:
             return self.inner.lr(epoch)
         t = (epoch - self.start_epoch) % self.cycle / self.cycle

@@ -1,4 +1,4 @@
-"""Hypernetwork ensembles: members with embeddings of their own predict together."""
+"""Hypernetwork ensembles: members have their own embeddings, from which a shared hypernetwork makes their kernels."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -7,15 +7,15 @@ from pydantic import Field
 
 from methods.core.declarations import About, Sharing
 from methods.core.hypernetwork import HYPERNETWORK_SHARING, Hypernetwork, Ownership
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Position, Recipe
-from methods.core.streams import MakeNet
 
 
 class HypernetEnsemble(Hypernetwork):
-    """An economical ensemble: specialists with embeddings, BatchNorm and a last layer of their own predict together.
+    """Train and predict with K specialists that have their own embeddings, BatchNorm and last layer.
 
-    The defaults are those of the best accuracy (Tables 1 and 2, under `swa(…)`). Those of the best detection of other
-    data (Tables 3 and 4) are nested=False, sigma0=0.5, batch_norm=shared.
+    The defaults are those of the best accuracy (Tables 1 and 2, there inside `swa(…)`). Those of the best
+    out-of-distribution detection (Tables 3 and 4) are nested=False, sigma0=0.5, batch_norm=shared.
 
     References:
         Sacramento et al., Economical ensembles with hypernetworks, 2020.
@@ -45,9 +45,18 @@ class HypernetEnsemble(Hypernetwork):
         prediction: Literal["average", "members"] = "members",
         **hyperparameters: Any,
     ) -> None:
-        """Set N (`K`), T0 (`start`; 0: from scratch, None: one specialist throughout) and σ (`sigma0`).
+        """Set the hyperparameters; those not named here are those of `Hypernetwork`.
 
-        The other arguments are those of `Hypernetwork`.
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            K: the number of specialists, N in the paper.
+            start: T0. 0: specialists from scratch. None: one specialist throughout.
+            sigma0: standard deviation of the specialists' noise at T0, σ in the paper.
+            batch_norm: each specialist's "own", or "shared".
+            head_init: whether the last layers at T0 are drawn "fresh", or a "copy" of the plain network's.
+            prediction: predict with all "members", or with the network of their "average" weights.
+            hyperparameters: those of `Hypernetwork`.
         """
         super().__init__(
             make_net,

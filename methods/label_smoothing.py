@@ -1,4 +1,4 @@
-"""Label smoothing, for any method."""
+"""Label smoothing of any method."""
 
 from typing import Annotated, ClassVar
 
@@ -7,17 +7,17 @@ from pydantic import Field
 
 from methods.core.declarations import About, Sharing, Trunk
 from methods.core.method import MakeMethod
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.core.wrapper import Wrapper, methods_within
 from methods.sgd import SGD
 
 
 class LabelSmoothing(Wrapper):
-    """Train on targets that give a share of their probability to all classes alike.
+    """Train on targets that share some of their probability equally among all classes.
 
-    The recipe handed to the inner method is changed, whatever smoothing it asked for, so that this reaches every
-    method.
+    The wrapper changes the recipe of the inner method, in place of any smoothing that the recipe had. It therefore
+    works with every method.
 
     References:
         Müller et al., When does label smoothing help?, NeurIPS 2019, section 1.1. Wortsman et al., Learning neural
@@ -36,17 +36,16 @@ class LabelSmoothing(Wrapper):
         of: MakeMethod = SGD,
         epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     ) -> None:
-        """Smooth the labels that the method `of` is trained on.
+        """Smooth the labels of the method `of`.
 
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
             of: the method that is trained.
-            epsilon: the probability that is shared by all C classes: the target of the right one is
-                1 - epsilon + epsilon/C.
+            epsilon: the probability that all C classes share: the target of the right class is 1 − epsilon + epsilon/C.
 
         Raises:
-            ValueError: when the method smooths labels itself.
+            ValueError: if the inner method smooths labels itself.
         """
         super().__init__(make_net, recipe.model_copy(update={"label_smoothing": epsilon}), of)
         if any(isinstance(method, LabelSmoothing) for method in methods_within(self.inner)):

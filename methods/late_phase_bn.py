@@ -1,31 +1,37 @@
-"""Late-phase weights that are layers of the network: BatchNorm, the last layer, or both."""
+"""BatchNorm layers as late-phase weights, with or without the last layer."""
 
 from typing import Any, ClassVar
 
 from methods.core.batch_norm import batch_norms
 from methods.core.declarations import About, Sharing
-from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
+from methods.core.late_phase import LATE_PHASE_ABOUT, LATE_PHASE_SHARING, LatePhase
 from methods.core.layers import last_layer as name_of_last_layer
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 
 
 class LatePhaseBatchNorm(LatePhase):
-    """BatchNorm scale and shift (and the last layer) as late-phase weights.
+    """Use BatchNorm's scale and shift, and the last layer, as late-phase weights.
 
-    Every member keeps its own running statistics; the convolutions stay shared.
+    Each member has its own running statistics. Members share the convolutions.
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2.2.
     """
 
-    about: ClassVar[About] = LATE_PHASE
-    sharing: ClassVar[Sharing] = LATE_SHARING
+    about: ClassVar[About] = LATE_PHASE_ABOUT
+    sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     fusible: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, last_layer: bool = True, **hyperparameters: Any) -> None:
-        """Take the BatchNorm layers, and the last layer unless `last_layer` is false; the rest as `LatePhase`.
+        """Set which layers are late-phase weights.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            last_layer: whether the last layer is among the late-phase weights.
+            hyperparameters: those of `LatePhase`.
 
         Raises:
             ValueError: for a network without BatchNorm.

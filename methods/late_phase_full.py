@@ -1,29 +1,29 @@
-"""Whole networks in K copies, late in training: controls that are no longer economical in their weights."""
+"""The whole network as late-phase weights: a control that keeps K whole networks, and so saves no memory."""
 
 from typing import Any, ClassVar, Literal
 
 from optuna.distributions import BaseDistribution
 
 from methods.core.declarations import About, Sharing
-from methods.core.late_phase import LATE_PHASE, LATE_SHARING, LatePhase
-from methods.core.late_weights import tensors_of
+from methods.core.late_phase import LATE_PHASE_ABOUT, LATE_PHASE_SHARING, LatePhase
 from methods.core.layers import carries_state
+from methods.core.member_weights import tensors_of
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 
 
 class LatePhaseFull(LatePhase):
-    """The whole network as late-phase weights: K networks, each of which sees every K-th minibatch.
+    """Use the whole network as late-phase weights: K networks, each of which sees every K-th minibatch.
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 3.2 (late-phase deep ensemble).
     """
 
-    about: ClassVar[About] = LATE_PHASE._replace(
+    about: ClassVar[About] = LATE_PHASE_ABOUT._replace(
         training="start + K * (1 - start) if data == 'full' else 1",
         passes="0 if prediction == 'members' or statistics in ('collapse', 'average') else 1",
     )
-    sharing: ClassVar[Sharing] = LATE_SHARING
+    sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     space: ClassVar[dict[str, BaseDistribution]] = {name: LatePhase.space[name] for name in ("K", "start", "sigma0")}
 
     def __init__(
@@ -35,25 +35,25 @@ class LatePhaseFull(LatePhase):
         data: Literal["shared", "full"] = "shared",
         **hyperparameters: Any,
     ) -> None:
-        """Copy all layers; the other arguments are those of `LatePhase`.
+        """Set which data the networks see, and how their average gets its statistics.
 
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
-            statistics: of the average network, as in `LatePhase`; None: "reestimate", for no member ever had the
-                average network's activations.
-            data: members share an epoch's minibatches ("shared"), or each sees all of them in an order of its own
-                ("full").
-            hyperparameters: of `LatePhase`.
+            statistics: how the average network gets its BatchNorm statistics; see `LatePhase`. None: "reestimate",
+                because no network was trained with the average network's activations.
+            data: the networks share the minibatches of an epoch ("shared"), or each sees all of them in an order of its
+                own ("full").
+            hyperparameters: those of `LatePhase`.
 
         Raises:
-            ValueError: for hyperparameters about shared weights.
+            ValueError: for hyperparameters that apply to shared weights.
         """
-        shares = {"gamma_theta": 1.0, "frozen_base": False, **({"leftover": "step"} if data == "full" else {})}
-        for name, default in shares.items():
+        defaults = {"gamma_theta": 1.0, "frozen_base": False, **({"leftover": "step"} if data == "full" else {})}
+        for name, default in defaults.items():
             if hyperparameters.get(name, default) != default:
                 raise ValueError(
-                    f"{name}={hyperparameters[name]} is about weights that members share, and there are none"
+                    f"{name}={hyperparameters[name]} applies to weights that members share, and there are none"
                 )
         average = hyperparameters.get("prediction", "average") == "average"
         super().__init__(
@@ -68,9 +68,9 @@ class LatePhaseFull(LatePhase):
         self.replicate([name for name, layer in self.net.named_modules() if tensors_of(layer)])
 
     def data_orders(self) -> int:
-        """Read one order of the data for each member that sees all of it."""
+        """Return K if each network sees all data in an order of its own, else 1."""
         return self.K if self.begun and self.data == "full" else 1
 
-    def turn(self, i: int) -> int:
-        """Keep each member to its order of the data; sharing it, take turns as always."""
-        return i if self.data == "full" else super().turn(i)
+    def member_for(self, i: int) -> int:
+        """Return the member of order i of the data, or the next member in turn if members share the data."""
+        return i if self.data == "full" else super().member_for(i)

@@ -1,4 +1,4 @@
-"""Learned lines between two networks in weight space."""
+"""Learned line: train all networks on a line in weight space."""
 
 from typing import ClassVar
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from methods.core.declarations import Sharing
-from methods.core.subspace import SUBSPACE_SHARING, Path
+from methods.core.subspace import SUBSPACE_SHARING, PathSubspace
 
 
-class Line(Path):
-    """Train the line between two networks: P(α) = (1 − α)ω_1 + αω_2.
+class Line(PathSubspace):
+    """Train all networks on the line between two networks: P(α) = (1 − α)ω_1 + αω_2.
 
     References:
         Wortsman et al., Learning neural network subspaces, ICML 2021, Algorithm 1, Equations 2–4.
@@ -21,5 +21,5 @@ class Line(Path):
     m = 2
 
     def coefficients(self, alpha: Tensor) -> Tensor:
-        """Give (1 − α, α)."""
+        """Return (1 − α, α)."""
         return torch.stack([1 - alpha, alpha], -1)

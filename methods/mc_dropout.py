@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout: an ensemble of networks that are thinned at random."""
+"""Monte Carlo dropout: predict with an ensemble of random dropout masks."""
 
 from typing import Annotated, ClassVar
 
@@ -8,15 +8,15 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.core.declarations import About, Sharing
+from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet, seeded
-from methods.dropout import DROPOUT, Dropout
+from methods.dropout import DROPOUT_SHARING, Dropout
 
 
 class MCDropout(Dropout):
-    """Train with dropout; predict with K networks thinned at random (Monte-Carlo dropout).
+    """Train with dropout, and predict with K random dropout masks.
 
-    The masks are a function of the seed and the epoch.
+    The masks depend only on the seed and the epoch.
 
     References:
         Gal & Ghahramani, Dropout as a Bayesian approximation, ICML 2016. 10 samples and p = 0.2 as in
@@ -25,7 +25,7 @@ class MCDropout(Dropout):
 
     space: ClassVar[dict[str, BaseDistribution]] = {**Dropout.space, "K": IntDistribution(2, 50)}
     about: ClassVar[About] = About("implicit ensembles", "Gal & Ghahramani 2016", prediction="K")
-    sharing: ClassVar[Sharing] = DROPOUT
+    sharing: ClassVar[Sharing] = DROPOUT_SHARING
 
     def __init__(
         self,
@@ -35,18 +35,25 @@ class MCDropout(Dropout):
         p: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         K: Annotated[int, Field(ge=1)] = 10,
     ) -> None:
-        """Take `K` samples for each prediction."""
+        """Build a network with dropout.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            p: the probability with which an activation is dropped.
+            K: the number of masks for each prediction.
+        """
         super().__init__(make_net, recipe, p=p)
         self.K = K
 
     def predict(self, x: Tensor) -> Tensor:
-        """Give the logits of K thinned networks, (K, B, C); BatchNorm stays in evaluation mode."""
+        """Return the logits with K dropout masks, (K, B, C); BatchNorm stays in evaluation mode."""
         layers = self.dropout_layers()
         try:
             for layer in layers:
                 layer.train()
-            # Deviation: every batch gets the same K draws of masks, one for each place in the batch, so that
-            # a prediction does not depend on what was predicted before.
+            # Deviation: every batch gets the same K masks for its first row, its second row, and so on, so that a
+            # prediction does not depend on earlier predictions.
             with seeded(self.generator("dropout at test time"), x.device):
                 return torch.stack([self(x) for _ in range(self.K)])
         finally:

@@ -1,17 +1,17 @@
-"""Rank-1 factors of weight matrices, as late-phase weights and alone."""
+"""Plain training with rank-1 factors of weight matrices: the control for `late_phase_rank1`."""
 
 from typing import ClassVar, Literal
 
 from optuna.distributions import BaseDistribution
 
 from methods.core.declarations import About, Sharing
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 from methods.late_phase_rank1 import RANK1_SHARING, LatePhaseRank1
 
 
 class Rank1(LatePhaseRank1):
-    """Plain training with a pair of rank-1 factors a weight matrix: the control "Base + Rank1".
+    """Train one network with a pair of rank-1 factors per weight matrix: the control "Base + Rank1".
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, Table 6.
@@ -24,5 +24,11 @@ class Rank1(LatePhaseRank1):
     def __init__(
         self, make_net: MakeNet, recipe: Recipe, *, matrices: Literal["all", "recurrent"] | None = None
     ) -> None:
-        """Give `matrices` factors, as `LatePhaseRank1` does, the last layer's too: no part of the network is late."""
+        """Set which matrices have factors; there is no late phase.
+
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            matrices: see `LatePhaseRank1`; the last layer has factors too.
+        """
         super().__init__(make_net, recipe, matrices=matrices, last_layer=False, start=None)

@@ -1,4 +1,4 @@
-"""Snapshot ensembles, of any method."""
+"""Snapshot ensembles of any method."""
 
 import math
 from typing import Annotated, ClassVar, Literal
@@ -8,9 +8,9 @@ from pydantic import Field
 
 from methods.core.declarations import About, Sharing
 from methods.core.method import MakeMethod
-from methods.core.recipe import Position, Recipe, start_at
-from methods.core.streams import MakeNet
-from methods.core.wrapper import UNTIL_START, Collector, equally_spaced
+from methods.core.random_streams import MakeNet
+from methods.core.recipe import Position, Recipe, start_epoch_at
+from methods.core.wrapper import SHARED_UNTIL_START, Collector, equal_cycle_ends
 from methods.sgd import SGD
 
 
@@ -18,9 +18,9 @@ class Snapshot(Collector):
     """Restart a cosine learning rate M times and keep the state at the end of every cycle as a member.
 
     References:
-        Huang et al., Snapshot ensembles: train 1, get M for free, ICLR 2017, Equation 2. Equally spaced snapshots
-        of an averaged run, without cycles, are those of the hypernetwork ensembles' authors (section 3, appendix B:
-        ten from the 164th of 200 epochs to the last): `snapshot(swa, M=10, start=0.8, rate=inner)`.
+        Huang et al., Snapshot ensembles: train 1, get M for free, ICLR 2017, Equation 2. The authors of the
+        hypernetwork ensembles take equally spaced snapshots of an averaged run, without cycles (section 3, appendix B:
+        ten from epoch 164 of 200 to the last): `snapshot(swa, M=10, start=0.8, rate=inner)`.
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {
@@ -28,7 +28,7 @@ class Snapshot(Collector):
         "ratio": FloatDistribution(0.25, 4.0, log=True),
     }
     about: ClassVar[About] = About("snapshots", "Huang et al. 2017", prediction="M")
-    sharing: ClassVar[Sharing] = UNTIL_START
+    sharing: ClassVar[Sharing] = SHARED_UNTIL_START
 
     def __init__(
         self,
@@ -41,31 +41,31 @@ class Snapshot(Collector):
         start: Position = 0.0,
         rate: Literal["cosine", "inner"] = "cosine",
     ) -> None:
-        """Train for `M` cycles of equal length (to a whole epoch).
+        """Divide training into `M` cycles of equal length, to a whole epoch.
 
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
             of: the method of which snapshots are taken.
             M: the number of cycles.
-            ratio: the rate at each restart, relative to the recipe's.
-            start: where the first cycle begins, an epoch or a fraction of all epochs; until then the rate is that
-                of the method of which snapshots are taken.
-            rate: "cosine" restarts in every cycle; "inner" is that method's own rate throughout.
+            ratio: the learning rate at each restart, relative to the recipe's.
+            start: the epoch in which the first cycle begins, or a fraction of all epochs. Until then the rate is that
+                of the inner method.
+            rate: "cosine" restarts in every cycle. "inner" uses the inner method's rate throughout.
 
         Raises:
-            ValueError: when a cycle would be shorter than an epoch, or for a `ratio` without restarts.
+            ValueError: if a cycle would be shorter than an epoch; for a `ratio` without restarts.
         """
         super().__init__(make_net, recipe, of)
         if rate == "inner" and ratio != 1.0:
             raise ValueError(f"ratio={ratio} is the rate at a restart, and rate=inner has no restarts")
-        first = start_at(start, self.epochs)
-        self.collect_at(equally_spaced(M, f"M = {M} cycles", first=first, epochs=self.epochs), first=first)
-        self.start_epoch = self.ends[0] - 1
+        first = start_epoch_at(start, self.epochs)
+        self.set_cycles(equal_cycle_ends(M, f"M = {M} cycles", first=first, epochs=self.epochs), first_epoch=first)
+        self.start_epoch = self.cycle_ends[0] - 1
         self.ratio, self.rate = ratio, rate
 
     def lr(self, epoch: float) -> float:
-        """Fall along half a cosine in every cycle, minibatch by minibatch (Equation 2)."""
-        if self.rate == "inner" or epoch < self.first:
+        """Return a rate that falls along half a cosine in every cycle, minibatch by minibatch (Equation 2)."""
+        if self.rate == "inner" or epoch < self.first_epoch:
             return self.inner.lr(epoch)
-        return self.ratio * self.recipe.lr / 2 * (math.cos(math.pi * self.progress(epoch)) + 1)
+        return self.ratio * self.recipe.lr / 2 * (math.cos(math.pi * self.cycle_progress(epoch)) + 1)

@@ -1,4 +1,4 @@
-"""Stochastic weight averaging, of any method."""
+"""Stochastic weight averaging (SWA) of any method."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,22 +8,22 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from methods.core.averaging import Averaging, flat
 from methods.core.declarations import About, Batch, Sharing
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
-from methods.core.wrapper import UNTIL_START, Collector
+from methods.core.weight_averaging import WeightAveraging, flatten
+from methods.core.wrapper import SHARED_UNTIL_START, Collector
 from methods.sgd import SGD
 
-POINTS = "points or 6 if prediction == 'simplex' else 2 if prediction == 'pair' else 1"
-"""How many networks of averaged weights predict."""
+PREDICTION_COUNT = "points or 6 if prediction == 'simplex' else 2 if prediction == 'pair' else 1"
+"""The number of networks with averaged weights that predict, as an expression of the hyperparameters."""
 
 
-class SWA(Averaging):
-    """Average the weights at the ends of the last epochs, at a high learning rate, into one network.
+class SWA(WeightAveraging):
+    """Average the weights at the ends of the last epochs, which have a high learning rate, into one network.
 
-    Running statistics are re-estimated at the end with one pass over the training data for each network of averaged
+    Running statistics are re-estimated after training, in one pass over the training data for each network of averaged
     weights.
 
     References:
@@ -35,10 +35,10 @@ class SWA(Averaging):
     about: ClassVar[About] = About(
         "weight averaging",
         "Izmailov et al. 2018",
-        passes=f"0 if prediction == 'checkpoints' else {POINTS}",
-        prediction=f"checkpoints if prediction == 'checkpoints' else {POINTS}",
+        passes=f"0 if prediction == 'checkpoints' else {PREDICTION_COUNT}",
+        prediction=f"checkpoints if prediction == 'checkpoints' else {PREDICTION_COUNT}",
     )
-    sharing: ClassVar[Sharing] = UNTIL_START._replace(
+    sharing: ClassVar[Sharing] = SHARED_UNTIL_START._replace(
         prediction=frozenset({"points", "alpha"}), prepared=("statistics",)
     )
 
@@ -54,25 +54,25 @@ class SWA(Averaging):
         alpha: tuple[float, ...] | None = None,
         **averaging: Any,
     ) -> None:
-        """Average from epoch `start` on; the hyperparameters not named here are those of `Averaging`.
+        """Set what is averaged and what predicts; hyperparameters not named here are those of `WeightAveraging`.
 
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
             of: the method whose weights are averaged.
-            every: average the states at the ends of epochs, or the state after every "step" of the optimizer (von
-                Oswald et al., Algorithm 2).
-            prediction: predict with the "average"; with the ensemble of the `checkpoints`, each with the statistics
-                it was trained with; with the ensemble of random points of the "simplex" between them; with the "point"
-                alpha of it; or, of two checkpoints, with the "pair" of points alpha and the one opposite (Wortsman et
-                al., Figure 18).
-            points: how many points of the simplex, six if None; their weights are uniform, Dirichlet(1).
-            alpha: the point's shares of the checkpoints, which sum to one; some may be negative.
-            **averaging: the hyperparameters of `Averaging`.
+            every: average the state at the end of each "epoch", or after each "step" of the optimizer (von Oswald et
+                al., Algorithm 2).
+            prediction: which networks predict. "average": the average. "checkpoints": the collected states, each with
+                the running statistics it was trained with. "simplex": random points of the simplex that the states
+                span. "point": the point `alpha` of that simplex. "pair": for two states, the points `alpha` and 1 −
+                `alpha` (Wortsman et al., Figure 18).
+            points: the number of random points of the simplex. None: six. They are uniform, Dirichlet(1).
+            alpha: the coefficients of the checkpoints at the point; they sum to one, and some may be negative.
+            **averaging: hyperparameters of `WeightAveraging`.
 
         Raises:
-            ValueError: for a prediction with checkpoints without a number of them, and for checkpoints or cycles,
-                which end with an epoch, where every step counts.
+            ValueError: for a prediction that needs checkpoints without their number; for `points` or `alpha` that do
+                not fit the prediction; for checkpoints or cycles, which end with an epoch, where every step counts.
         """
         super().__init__(make_net, recipe, of=of, **averaging)
         checkpoints = averaging.get("checkpoints")
@@ -81,9 +81,9 @@ class SWA(Averaging):
         if points and prediction != "simplex":
             raise ValueError(f"points={points} is the number of random points; it needs prediction=simplex")
         if (alpha is not None) != (prediction in ("point", "pair")):
-            raise ValueError(f"alpha={alpha}: prediction=point and prediction=pair need a place, others have none")
+            raise ValueError(f"alpha={alpha}: prediction=point and prediction=pair need alpha, others have none")
         if alpha is not None and (len(alpha) != checkpoints or abs(sum(alpha) - 1) > 1e-6):
-            raise ValueError(f"alpha={alpha}: a place is checkpoints={checkpoints} shares that sum to one")
+            raise ValueError(f"alpha={alpha}: alpha has checkpoints={checkpoints} numbers, which sum to one")
         if prediction == "pair" and checkpoints != 2:
             raise ValueError(f"prediction=pair: only a line, of checkpoints=2, has opposite points, not {checkpoints}")
         if every == "step" and (checkpoints is not None or self.rate == "cyclic"):
@@ -91,52 +91,52 @@ class SWA(Averaging):
         self.every, self.prediction = every, prediction
         self.steps = 0
         if prediction != "average":
-            self.snapshots.extend(self.copy_inner() for _ in self.ends)
-        self.shares = [alpha, alpha[::-1]][: 1 if prediction == "point" else 2] if alpha else []
-        self.visit_later(points or 6 if prediction == "simplex" else len(self.shares))
+            self.snapshots.extend(self.copy_inner() for _ in self.cycle_ends)
+        self.prediction_alphas = [alpha, alpha[::-1]][: 1 if prediction == "point" else 2] if alpha else []
+        self.allocate_points(points or 6 if prediction == "simplex" else len(self.prediction_alphas))
 
     def update(self, batches: Sequence[Batch], optimizer: Optimizer) -> Tensor:
-        """Let the inner method take its step, and add it to the average if every step counts."""
+        """Let the inner method take the step, and add the state to the average if every step counts."""
         loss = super().update(batches, optimizer)
         if self.every == "step" and self.begun:
             self.steps += 1
-            self.blend(self.average, 1.0 / self.steps)
+            self.move_weights_towards_inner(self.average, 1.0 / self.steps)
         return loss
 
     def collect(self, i: int) -> None:
-        """Add the state at the end of cycle i to the average, unless its steps are there already."""
+        """Add the state at the end of cycle i to the average, unless its steps were added already."""
         if self.every == "step":
-            self.follow(self.average)
+            self.copy_buffers_and_epoch(self.average)
         else:
             super().collect(i)
 
     def predictors(self) -> Iterable[Method]:
-        """Predict with the average, the checkpoints or points between them; at first with the inner method."""
+        """Return the average, the checkpoints or the points; the inner method while too few states are collected."""
         return Collector.predictors(self) if self.prediction == "checkpoints" else super().predictors()
 
     @property
-    def ready(self) -> bool:
-        """Whether enough is collected: for a place of its own, all checkpoints."""
-        return self.taken >= (len(self.ends) if self.shares else 1)
+    def has_enough_states(self) -> bool:
+        """Whether enough states are collected: all of them for given points, one otherwise."""
+        return self.collected_count >= (len(self.cycle_ends) if self.prediction_alphas else 1)
 
-    def point(self, i: int, mean: Tensor) -> Tensor:
-        """Give a point of the simplex between the checkpoints; in mid-run, between those collected so far."""
-        if self.shares:
-            shares = torch.tensor(self.shares[i])
+    def point_weights(self, i: int, mean: Tensor) -> Tensor:
+        """Return a point of the simplex that the states collected so far span; see `WeightAveraging`."""
+        if self.prediction_alphas:
+            alpha = torch.tensor(self.prediction_alphas[i])
         else:
-            shares = torch.empty(self.taken).exponential_(generator=self.generator(f"point {i}"))
-            shares /= shares.sum()  # Dirichlet(1)
-        place = torch.zeros_like(mean)
-        for share, snapshot in zip(shares.tolist(), self.snapshots, strict=False):
-            place.add_(flat(snapshot.parameters()), alpha=share)
-        return place
+            alpha = torch.empty(self.collected_count).exponential_(generator=self.generator(f"point {i}"))
+            alpha /= alpha.sum()  # Dirichlet(1)
+        weights = torch.zeros_like(mean)
+        for coefficient, snapshot in zip(alpha.tolist(), self.snapshots, strict=False):
+            weights.add_(flatten(snapshot.parameters()), alpha=coefficient)
+        return weights
 
     def get_extra_state(self) -> dict[str, int]:
-        """Save how many steps were averaged, if steps are, with the epoch."""
+        """Return the epoch, and the number of averaged steps if every step counts."""
         return super().get_extra_state() | ({"steps": self.steps} if self.every == "step" else {})
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Load the epoch and the number of steps."""
+        """Load what `get_extra_state` returned."""
         super().set_extra_state(state)
         if self.every == "step":
-            self.steps = state.get("steps", 0)  # a plain trunk has none
+            self.steps = state.get("steps", 0)  # the state of a plain trunk has none

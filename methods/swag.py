@@ -1,4 +1,4 @@
-"""SWAG: a Gaussian around the average of weights, of any method."""
+"""SWAG: sample networks from a Gaussian around the average of the weights, of any method."""
 
 import math
 from typing import Annotated, Any, ClassVar
@@ -8,29 +8,30 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from pydantic import Field
 from torch import Tensor
 
-from methods.core.averaging import Averaging, flat
 from methods.core.declarations import About, Sharing
 from methods.core.method import MakeMethod
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
-from methods.core.wrapper import UNTIL_START
+from methods.core.weight_averaging import WeightAveraging, flatten
+from methods.core.wrapper import SHARED_UNTIL_START
 from methods.sgd import SGD
 
-GAMMA, MIX_1, MIX_2 = (
+SPLITMIX_GAMMA, SPLITMIX_1, SPLITMIX_2 = (
     constant - (1 << 64) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
-"""SplitMix64's constants as signed numbers: 64-bit arithmetic wraps around."""
-MASK = (1 << 24) - 1
-"""As many bits as a float32 holds exactly."""
+"""The constants of SplitMix64 as signed integers; 64-bit arithmetic wraps around."""
+MANTISSA_MASK = (1 << 24) - 1
+"""As many one-bits as a float32 represents exactly."""
 
 
-class SWAG(Averaging):
+class SWAG(WeightAveraging):
     """Fit a Gaussian to the states that are averaged, and predict with N networks sampled from it.
 
-    Its covariance is the sum of a diagonal one, from the running means of the weights and of their squares, and one of
-    low rank, from the last deviations of a state from the running mean. Each sample gets its own pass over the
-    training data for its running statistics. Samples are made anew from their streams whenever they predict; kept
-    are the Gaussian and the samples' statistics.
+    Its covariance is the sum of a diagonal matrix and a low-rank matrix. The diagonal comes from the running means of
+    the weights and of their squares. The low-rank matrix comes from the last deviations of a state from the running
+    mean. Each sample has running statistics of its own, from one pass over the training data. A sample's weights are
+    not kept: they are drawn again from the sample's random stream at every prediction. The Gaussian and the samples'
+    statistics are kept.
 
     References:
         Maddox et al., A simple baseline for Bayesian uncertainty in deep learning, NeurIPS 2019, section 3,
@@ -38,12 +39,14 @@ class SWAG(Averaging):
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {
-        **Averaging.space,
+        **WeightAveraging.space,
         "rank": IntDistribution(2, 40),
         "scale": FloatDistribution(0.05, 2.0, log=True),
     }
     about: ClassVar[About] = About("weight averaging", "Maddox et al. 2019", passes="N", prediction="N")
-    sharing: ClassVar[Sharing] = UNTIL_START._replace(prediction=frozenset({"N", "scale"}), prepared=("statistics",))
+    sharing: ClassVar[Sharing] = SHARED_UNTIL_START._replace(
+        prediction=frozenset({"N", "scale"}), prepared=("statistics",)
+    )
 
     squares: Tensor
     deviations: Tensor
@@ -59,23 +62,23 @@ class SWAG(Averaging):
         N: Annotated[int, Field(ge=1)] = 30,
         **averaging: Any,
     ) -> None:
-        """Fit the Gaussian from epoch `start` on; the hyperparameters not named here are those of `Averaging`.
+        """Fit the Gaussian from epoch `start` on; hyperparameters not named here are those of `WeightAveraging`.
 
         Args:
             make_net: draws the networks.
             recipe: how a network is trained plainly.
             of: the method whose weights are averaged.
-            rank: how many deviations are kept, the last ones; 0 leaves the diagonal covariance alone (SWAG-Diagonal,
-                whose recommended scale is 1).
-            scale: factor on the covariance; 0.5 makes it the mean of the two (Equation 1), 0 leaves SWA.
+            rank: how many deviations are kept, the last ones. 0: only the diagonal covariance (SWAG-Diagonal, for which
+                the recommended scale is 1).
+            scale: factor on the covariance. 0.5 makes it the mean of the two matrices (Equation 1), 0 leaves SWA.
             N: the number of samples.
-            **averaging: the hyperparameters of `Averaging`.
+            **averaging: hyperparameters of `WeightAveraging`.
 
         Raises:
-            ValueError: for a rank of 1, and where fewer than two states are collected: they have no spread.
+            ValueError: for a rank of 1, and for fewer than two collected states, which have no variance.
         """
         super().__init__(make_net, recipe, of=of, **averaging)
-        if len(self.ends) < 2:
+        if len(self.cycle_ends) < 2:
             setting = "checkpoints=1 is" if averaging.get("checkpoints") else f"start={self.start_epoch} leaves"
             raise ValueError(f"SWAG fits a Gaussian to two states or more, but {setting} one")
         if rank == 1:
@@ -84,49 +87,51 @@ class SWAG(Averaging):
         weights = list(self.average.parameters())
         size = sum(p.numel() for p in weights)  # P, all weights as one vector
         self.register_buffer("squares", weights[0].new_zeros(size, requires_grad=False))  # (P,)
-        self.register_buffer("deviations", self.squares.new_zeros(min(rank, len(self.ends)), size))  # (rank, P)
-        self.visit_later(N)
+        kept = min(rank, len(self.cycle_ends))
+        self.register_buffer("deviations", self.squares.new_zeros(kept, size))  # (rank, P)
+        self.allocate_points(N)
 
     @torch.no_grad()
     def collect(self, i: int) -> None:
-        """Add the state at the end of cycle i to the moments, and its deviation in place of the oldest one."""
+        """Add the state at the end of cycle i to the moments, and replace the oldest deviation by its deviation."""
         super().collect(i)
-        state = flat(self.inner.parameters())
+        state = flatten(self.inner.parameters())
         self.squares.lerp_(state.square(), 1.0 / (i + 1))
         if len(self.deviations):
-            self.deviations[i % len(self.deviations)] = state - flat(self.average.parameters())
+            self.deviations[i % len(self.deviations)] = state - flatten(self.average.parameters())
 
     @property
-    def ready(self) -> bool:
-        """Whether two states are collected."""
-        return self.taken >= 2
+    def has_enough_states(self) -> bool:
+        """Whether at least two states are collected."""
+        return self.collected_count >= 2
 
-    def point(self, i: int, mean: Tensor) -> Tensor:
-        """Draw sample i (Equation 1)."""
+    def point_weights(self, i: int, mean: Tensor) -> Tensor:
+        """Return sample i (Equation 1)."""
         variance = (self.squares - mean.square()).clamp(min=1e-30)
         noise = variance.sqrt() * normal(self.generator(f"sample {i}: weights"), mean)
-        columns = self.deviations[: self.taken]
+        columns = self.deviations[: self.collected_count]
         if len(columns):
-            z = normal(self.generator(f"sample {i}: columns"), columns[:, 0])  # one for the whole network
+            z = normal(self.generator(f"sample {i}: columns"), columns[:, 0])  # shared by the whole network
             # Deviation: the authors' code divides by rank - 1 even where fewer deviations were collected.
             noise += z @ columns / math.sqrt(len(columns) - 1)
         return mean + math.sqrt(self.scale) * noise
 
 
 def normal(generator: torch.Generator, like: Tensor) -> Tensor:
-    """Draw standard normal numbers where they are needed, the same ones (to rounding) on every device.
+    """Draw standard normal numbers on the device of `like`; they are the same on every device, to rounding.
 
-    A prediction asks for N·P of them a batch, too many for a generator on the CPU. Those of CUDA depend on the GPU,
-    but the statistics of a sample that was prepared on one must fit the sample that is made anew on another. So
-    the i-th number is a hash of the seed and i (SplitMix64: Steele et al. 2014), made normal by Box and Muller.
+    Each batch of a prediction needs N·P numbers, which is too many for a generator on the CPU. The numbers of a CUDA
+    generator depend on the GPU. But the statistics of a sample that was prepared on one device must fit the same sample
+    when it is drawn again on another. So number i is a hash of the seed and i (SplitMix64: Steele et al. 2014), and the
+    Box–Muller transform makes it normal.
 
     Args:
-        generator: whose seed is taken.
-        like: a vector as long as the one to be drawn, on its device and of its type.
+        generator: its seed is used.
+        like: a vector with the length, device and type of the result.
     """
-    bits = torch.arange(1, len(like) + 1, device=like.device).mul_(GAMMA).add_(generator.initial_seed())
-    for shift, factor in ((30, MIX_1), (27, MIX_2), (31, 1)):
+    bits = torch.arange(1, len(like) + 1, device=like.device).mul_(SPLITMIX_GAMMA).add_(generator.initial_seed())
+    for shift, factor in ((30, SPLITMIX_1), (27, SPLITMIX_2), (31, 1)):
         bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(factor)
-    radius = (bits >> 40).bitwise_and_(MASK).add_(1).float().div_(MASK + 1)  # in (0, 1]
-    angle = bits.bitwise_and_(MASK).float().mul_(2 * math.pi / (MASK + 1))
+    radius = (bits >> 40).bitwise_and_(MANTISSA_MASK).add_(1).float().div_(MANTISSA_MASK + 1)  # in (0, 1]
+    angle = bits.bitwise_and_(MANTISSA_MASK).float().mul_(2 * math.pi / (MANTISSA_MASK + 1))
     return radius.log_().mul_(-2).sqrt_().mul_(angle.cos_()).to(like.dtype)

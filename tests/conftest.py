@@ -1,4 +1,4 @@
-"""Small networks and data that many tests share."""
+"""Small networks, small data and settings of methods that many tests share."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from methods.core.declarations import Batch
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a CUDA device where there is none."""
+    """Skip tests that need a CUDA device on machines without one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 
@@ -26,7 +26,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ECON_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
+torch.set_num_threads(1)  # with such small networks, more threads would only wait for each other
 settings.register_profile("loaded machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded machine")
 
@@ -67,7 +67,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-LATE = {"K": 3, "start": 0.3}
+LATE_PHASE = {"K": 3, "start": 0.3}
 SETTINGS: dict[str, dict[str, object]] = {
     "mc_dropout": {"K": 3},
     "swa": {"start": 0.5},
@@ -75,18 +75,18 @@ SETTINGS: dict[str, dict[str, object]] = {
     "fge": {"start": 0.5},
     "snapshot": {"M": 2},
     "batch_ensemble": {"K": 3},
-    "late_phase_bn": LATE,
-    "late_phase_rank1": LATE,
-    "late_phase_hypernet": LATE,
-    "late_phase_last_layer": LATE,
-    "late_phase_full": LATE,
-    "late_independent": LATE,
-    "gradient_accumulation": LATE,
-    "hypernet_ensemble": LATE,
-    "branched": LATE,
+    "late_phase_bn": LATE_PHASE,
+    "late_phase_rank1": LATE_PHASE,
+    "late_phase_hypernet": LATE_PHASE,
+    "late_phase_last_layer": LATE_PHASE,
+    "late_phase_full": LATE_PHASE,
+    "late_independent": LATE_PHASE,
+    "gradient_accumulation": LATE_PHASE,
+    "hypernet_ensemble": LATE_PHASE,
+    "branched": LATE_PHASE,
     "deep_ensemble": {"K": 3},
 }
-"""What makes an entry of METHODS fit into 4 to 6 epochs (starts are fractions of them); else, its defaults."""
+"""Hyperparameters with which a method fits into 4 to 6 epochs; methods that are not listed use their defaults."""
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def make_net() -> MakeNet:
 
 
 def separable(n: int, seed: int = 0) -> Batch:
-    """Images of three classes that differ in the bright row, with noise."""
+    """Return n noisy images of three classes, which differ in the bright row, and their classes."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     x = 0.5 * torch.randn(n, 1, 6, 6, generator=generator)
@@ -105,7 +105,7 @@ def separable(n: int, seed: int = 0) -> Batch:
 
 @pytest.fixture
 def batches() -> list[Batch]:
-    """Seven minibatches, the last one smaller."""
+    """Return seven minibatches, of which the last one is smaller."""
     x, y = separable(7 * 16 - 5)
     return list(zip(x.split(16), y.split(16), strict=True))
 
@@ -113,9 +113,6 @@ def batches() -> list[Batch]:
 @pytest.fixture
 def recipe() -> Recipe:
     return Recipe(epochs=6, lr=0.05, weight_decay=1e-3)
-
-
-Maker = Callable[..., Method]
 
 
 def build(

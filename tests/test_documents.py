@@ -10,7 +10,7 @@ from harness.running.optimizers import make_optimizer
 from harness.studies.study import load
 from methods import MakeNet, Recipe
 from tests.conftest import TinyNet, separable
-from tests.methods.loops import finish, run
+from tests.methods.training import finish, train_epochs
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,7 +20,7 @@ def test_the_method_in_contributing_is_whole(tmp_path, batches):
     path = tmp_path / "mixup.py"
     path.write_text(code)
     method = load_plugin(path)["mixup"](MakeNet(TinyNet, 0), Recipe(epochs=4, lr=0.05), alpha=0.3)
-    losses = run(method, make_optimizer(method, method.recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, method.recipe), batches)
     assert losses[-1] < losses[0]
     x, y = separable(60, 3)
     with torch.no_grad():

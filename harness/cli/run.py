@@ -104,8 +104,6 @@ def run(
 
         console.print(plan_table(plan, runs))
         return
-    plan = plan.with_specs()
-    finished = plan.finished(runs)
     from harness.engines import EngineError
     from harness.planning.schedule import Schedule
     from harness.running.settings import Settings
@@ -115,6 +113,9 @@ def run(
     from harness.tracking.mlflow_store import store_uri
     from harness.tracking.progress_display import Show, StudyStoppedError
     from harness.tracking.system_metrics import missing
+
+    plan = with_specs(plan)
+    finished = plan.finished(runs)
 
     wish = Wish(engine, workers, threads, device, gpus, per_gpu, ranks, ray_address, cpus_per_run, gpus_per_run)
     chosen = choose_engine(wish)

@@ -16,11 +16,12 @@ def sync(
     """Send to MLflow what it does not have of a study's run folders."""
     from rich.progress import track
 
+    from harness.planning.plan_cache import with_specs
     from harness.store.run_folder import RunFolder
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tracking.mlflow_store import store_uri
 
-    plan = make_plan(study, plugin, tuned, scale, share=True).with_specs()
+    plan = with_specs(make_plan(study, plugin, tuned, scale, share=True))
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner)
     mirror.open()
     started = [planned for key, planned in plan.runs.items() if RunFolder(runs, key).spec.exists()]

@@ -26,7 +26,7 @@ from harness.evaluation.weight_space import (
 )
 from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 from methods import Anchor, Batch, Method
-from methods.core.streams import CPU
+from methods.core.random_streams import CPU
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 

@@ -12,10 +12,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from harness.parsing.plugins import plugin_digest
 from harness.parsing.yaml_errors import suggest_closest
 from methods import MakeMethod, Method
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 
-class MethodSpec(Part):
+class MethodSpec(FrozenModel):
     """A method, and its hyperparameters that differ from their defaults."""
 
     name: str

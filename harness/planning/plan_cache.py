@@ -7,7 +7,7 @@ installed code. What does not pass the checks is never kept.
 
 import ast
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,12 @@ def load_spec(run: Any) -> Any:
     if made.key != run.key:
         raise AssertionError(f"{run.name}: the cached spec has the key {made.key}, not {run.key}")
     return made
+
+
+def with_specs(plan: PlannedRuns) -> PlannedRuns:
+    """Return the same plan with the specs that engines execute, in the place of what the cache keeps of them."""
+    runs = {key: replace(planned, run=load_spec(planned.run)) for key, planned in plan.runs.items()}
+    return PlannedRuns(plan.study, runs)
 
 
 def data_files(plan: PlannedRuns) -> list[Path]:

@@ -5,7 +5,7 @@ Needs neither torch nor the study's methods, so that commands which only look at
 
 from collections import Counter
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -184,10 +184,3 @@ class PlannedRuns:
     def begins_at(self, planned: Planned, trunks: Set[str]) -> int:
         """Say after how many epochs a run goes on from the latest of its trunks that there will be."""
         return next((self.runs[key].epochs for key in planned.trunks if key in trunks), 0)
-
-    def with_specs(self) -> "PlannedRuns":
-        """Return the same plan with the run specs that engines execute, in the place of what the cache keeps."""
-        from harness.planning.plan_cache import load_spec
-
-        runs = {key: replace(planned, run=load_spec(planned.run)) for key, planned in self.runs.items()}
-        return PlannedRuns(self.study, runs)

@@ -18,8 +18,8 @@ from pydantic import Field
 from harness.parsing.method_expression import MethodSpec
 from harness.studies.run import Run
 from methods import Method
-from methods.core.forking import origin, sharing
-from methods.core.recipe import Part
+from methods.core.forking import declared_sharing, training_source
+from methods.core.recipe import FrozenModel
 
 FOLDER = "trunks"
 """Where their folders are, inside of the folder of run folders."""
@@ -29,7 +29,7 @@ UNSEEN = {"epochs", "lr", "schedule", "reestimate_on"}
 """Of a recipe: what a trunk with a name knows only by the rates that come of it, and what matters after training."""
 
 
-class Trunk(Part):
+class Trunk(FrozenModel):
     """The state after some epochs that several runs go on from.
 
     Attributes:
@@ -107,19 +107,19 @@ def step(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str
         epoch: counted from 0.
         measured: what is measured after each epoch.
     """
-    source = origin(method, epoch)
+    source = training_source(method, epoch)
     recipe = source.method.recipe
     kept = recipe.model_dump(mode="json", exclude=UNSEEN if source.name and not measured else set())
     what: Any = source.name
     if not source.name:
         spec = spec_within(run.method, source.depth)
-        shared = sharing(source.method).prediction
+        shared = declared_sharing(source.method).prediction
         values = {k: v for k, v in spec.hyperparameters.items() if k not in shared}
         own = spec.model_copy(update={"hyperparameters": values}).model_dump(mode="json")
         what = {"method": own, "kind": type(source.method).__name__}
     watched = [str(run.method), *measured] if measured else []
     rates = [method.lr(epoch + place) for place in PLACES]
-    return canonical([what, kept, rates, method.recipe.begins_anew(epoch), watched]).decode()
+    return canonical([what, kept, rates, method.recipe.resets_optimizer(epoch), watched]).decode()
 
 
 def spec_within(spec: MethodSpec, depth: int) -> MethodSpec:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from scipy.integrate import solve_ivp
 
 from harness.store.run_folder import spec_key
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 Array = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ MEASURE_EVERY = 10
 """Iterations between two measurements of the loss. Consecutive iterations hardly differ."""
 
 
-class Simulation(Part):
+class Simulation(FrozenModel):
     """The size and length of a simulation.
 
     Attributes:
@@ -52,7 +52,7 @@ class Simulation(Part):
         return values
 
 
-class Setting(Part):
+class Setting(FrozenModel):
     """The learning rate and batch size, which determine the noise of the updates.
 
     Attributes:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Method
-from methods.core.fused import Acts, what_acts
+from methods.core.fused_members import FusedForwards, current_forwards
 
 
 class CompiledForward:
@@ -26,7 +26,7 @@ class CompiledForward:
             run: the forward of its class, compiled.
         """
         self.net, self.run = net, run
-        self.programs: dict[bool, tuple[Acts | None, torch.Size]] = {}
+        self.programs: dict[bool, tuple[FusedForwards | None, torch.Size]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledForward":
         """Be the forward of the copied network, with the same program."""
@@ -35,10 +35,10 @@ class CompiledForward:
     def __call__(self, x: Tensor) -> Tensor:
         """Run the network."""
         forward = type(self.net).forward
-        acts = what_acts(self.net)
-        if self.net.training and torch.is_grad_enabled() and (acts is None or acts.repeats):
-            asked = (acts, x.shape)
-            if self.programs.setdefault(acts is not None, asked) == asked:
+        forwards = current_forwards(self.net)
+        if self.net.training and torch.is_grad_enabled() and (forwards is None or forwards.worth_compiling):
+            asked = (forwards, x.shape)
+            if self.programs.setdefault(forwards is not None, asked) == asked:
                 forward = self.run
         return forward(self.net, x)  # type: ignore[no-any-return]
 

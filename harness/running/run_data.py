@@ -11,7 +11,7 @@ from data import ImageTask, Minibatches, Part, Task
 from harness.evaluation.evaluate import evaluation_batch_size
 from harness.running.distributed.group import Group
 from harness.studies.run import DatasetSpec, Run
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 
 
 class RunData:

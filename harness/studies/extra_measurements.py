@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from data.corruptions import CORRUPTIONS
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 Sigma = Annotated[float, Field(ge=0)]
 SWITCHES = ("flatness", "path", "plane")
 """Measurements that `true` requests with default values."""
 
 
-class FlatnessMeasurement(Part):
+class FlatnessMeasurement(FrozenModel):
     """The increase of the training loss under multiplicative noise on the weights (late-phase paper, Figure 3)."""
 
     sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1)] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
@@ -29,7 +29,7 @@ class FlatnessMeasurement(Part):
         return tuple(sorted(set(value)))
 
 
-class PathMeasurement(Part):
+class PathMeasurement(FrozenModel):
     """The scores along the path between a method's first two anchors (subspaces paper, Figures 4 to 6 and 18)."""
 
     points: Annotated[int, Field(ge=2)] = 21
@@ -51,7 +51,7 @@ class PathMeasurement(Part):
         return tuple(dict.fromkeys(value))
 
 
-class PlaneMeasurement(Part):
+class PlaneMeasurement(FrozenModel):
     """The scores on a plane through three anchors (subspaces, Figure 2; hypernetwork ensembles, Figures 3 and S2)."""
 
     points: Annotated[int, Field(ge=2)] = 21
@@ -66,7 +66,7 @@ class PlaneMeasurement(Part):
     """The third anchor of methods with two anchors: the network of plain training with the same seed."""
 
 
-class ExtraMeasurements(Part):
+class ExtraMeasurements(FrozenModel):
     """The measurements to make besides scores; none by default. They are not part of a run's cost."""
 
     training_loss: bool = False

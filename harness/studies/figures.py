@@ -9,14 +9,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from harness.parsing.yaml_errors import Errors, suggest_closest
 from harness.studies.grid import CellGroup
 from harness.studies.metric_names import check_metric, metric_names
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 Labels = Annotated[tuple[str, ...], Field(min_length=1)]
 RELATIVE = ("train_cost", "train_time", "predict_cost")
 """Costs relative to plain training, by which a plot may rank in addition to metrics."""
 
 
-class FigureRequest(Part):
+class FigureRequest(FrozenModel):
     """A figure that a study requests. All other keys are options of the plot.
 
     Attributes:

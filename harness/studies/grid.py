@@ -12,7 +12,7 @@ from harness.parsing.method_expression import MethodSpec, parse_method
 from harness.parsing.yaml_errors import suggest_closest
 from harness.studies.extra_measurements import ExtraMeasurements, expand_switches
 from harness.studies.run import DatasetSpec, Run
-from methods.core.recipe import Part, Recipe
+from methods.core.recipe import FrozenModel, Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BASE = "base"
@@ -46,7 +46,7 @@ def load_recipes() -> dict[str, dict[str, Any]]:
     }
 
 
-class Override(Part):
+class Override(FrozenModel):
     """Recipe values for some cells. They modify the grid's recipe, or replace it if they name a recipe."""
 
     dataset: str | None = None
@@ -66,7 +66,7 @@ class Override(Part):
         return {**value, "recipe": read_recipe(written), **({"whole": True} if whole else {})}
 
 
-class Entry(Part):
+class Entry(FrozenModel):
     """A method of the study, and its label in tables."""
 
     label: str

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, model_validator
 
 from harness.parsing.yaml_errors import suggest_closest
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 VALUE_PATTERN = re.compile(
     r"(?P<mean>-?\d+(?:\.(?P<decimals>\d+))?)(?: ± (?P<misprint>0\.(?=\d+\.))?(?P<std>\d+(?:\.\d+)?))?"
@@ -16,7 +16,7 @@ NO_VALUE = "–"
 """The entry of a table for which the paper gives no value."""
 
 
-class Selection(Part):
+class Selection(FrozenModel):
     """Selects the cells and the metric for a row or a column of the paper's table."""
 
     dataset: str | None = None
@@ -30,7 +30,7 @@ class Selection(Part):
     """Number of runs behind the paper's values; None for the table's `seeds`, 0 if the paper does not state it."""
 
 
-class Axis(Part):
+class Axis(FrozenModel):
     """A row or a column: its name in the paper, and its selection."""
 
     name: str
@@ -48,7 +48,7 @@ class Axis(Part):
         return {"name": str(value)}
 
 
-class Note(Part):
+class Note(FrozenModel):
     """A remark on the values of a row, a column or both; on all values if neither is given."""
 
     row: str | None = None
@@ -63,7 +63,7 @@ def check_quoted(value: Any) -> Any:
     return value
 
 
-class Paper(Part):
+class Paper(FrozenModel):
     """A table of a paper, or the values that its text states.
 
     Attributes:

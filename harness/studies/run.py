@@ -12,10 +12,10 @@ from harness.store.run_folder import spec_key
 from harness.studies.extra_measurements import ExtraMeasurements
 from methods import Method
 from methods.core.declarations import Need
-from methods.core.recipe import Part, Recipe
+from methods.core.recipe import FrozenModel, Recipe
 
 
-class DatasetSpec(Part):
+class DatasetSpec(FrozenModel):
     """A dataset, how much of it is used, and the OOD datasets and corruptions that it is evaluated with."""
 
     name: str
@@ -75,7 +75,7 @@ class DatasetSpec(Part):
         return spec
 
 
-class Run(Part):
+class Run(FrozenModel):
     """Everything that determines a run's result, and nothing else."""
 
     dataset: DatasetSpec

@@ -19,7 +19,7 @@ from harness.studies.grid import Entry, Grid
 from harness.studies.run import DatasetSpec
 from harness.studies.study import Study
 from methods import Method
-from methods.core.recipe import Part, Position, Recipe
+from methods.core.recipe import FrozenModel, Position, Recipe
 
 COUNT_HYPERPARAMETERS = ("K", "N", "M", "checkpoints", "points")
 """Hyperparameters that are numbers of members, samples or checkpoints."""
@@ -39,7 +39,7 @@ RESIDUAL_PATTERN = re.compile(r"(?:c|tiny_|wide_)?resnet\w+(?:-conv)?|densenet\w
 REPLACEMENT_FAMILY = "wrn-10"
 
 
-class Scale(Part):
+class Scale(FrozenModel):
     """The limits of a rehearsal. None keeps the study's own value."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None

@@ -24,7 +24,7 @@ from harness.tuning.search_space import tidy, with_values
 from harness.tuning.trial_budget import Budget, account, failed_last, first_of
 from harness.tuning.trial_journal import Metric, end_of
 from methods import Method
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 
 STARTUP = 5
 """Trials that are drawn at random before TPE begins, the defaults counted: half of Optuna's ten, for short searches."""

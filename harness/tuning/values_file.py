@@ -19,7 +19,7 @@ from harness.tuning.search import Search
 from harness.tuning.search_space import levels, search_range
 from harness.tuning.trial_budget import Budget, account, first_of
 from harness.tuning.trial_journal import Metric, end_of
-from methods.core.recipe import Part
+from methods.core.recipe import FrozenModel
 
 HEAD = "# Written by `econ tune {study}`; used by `econ run {study} --tuned {file}`.\n"
 CellGroupName = tuple[str, str, str]
@@ -28,7 +28,7 @@ UNIMPORTANT = {"commit", "date", "optuna"}
 """What alone is no reason to write an entry anew."""
 
 
-class TunedEntry(Part):
+class TunedEntry(FrozenModel):
     """What was chosen for one method."""
 
     dataset: str

@@ -1,4 +1,4 @@
-"""What methods are made of: the interface `Method`, wrappers, recipes, streams of randomness, trunks, BatchNorm.
+"""What methods are made of: the interface `Method`, wrappers, recipes, random streams, trunks, BatchNorm.
 
-Methods ask it; it knows none of them.
+Every method imports from here; nothing here imports a method.
 """

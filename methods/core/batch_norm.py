@@ -1,4 +1,4 @@
-"""Re-estimation of BatchNorm's running statistics, for weights that were never trained themselves."""
+"""Re-estimate the running statistics of BatchNorm, for weights that no training batch has run through."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,76 +12,77 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from methods.core.declarations import Batch
 from methods.core.recipe import Recipe
 
-Turn = Callable[[int], Mapping[str, Tensor] | None]
-"""Gives the weights that see a batch, by its number; None for the network's own."""
-Member = Mapping[str, Tensor] | Turn | None
-"""A network's weights, or what gives them; None for the network's own."""
+WeightsByBatch = Callable[[int], Mapping[str, Tensor] | None]
+"""A function from a batch's number to the weights that run on the batch; None stands for the network's own weights."""
+NetworkWeights = Mapping[str, Tensor] | WeightsByBatch | None
+"""The weights of one network: by name, as a function of the batch's number, or None for the network's own."""
 
 
-class RunsNetwork(Protocol):
-    """What runs its network on weights: a `Method`."""
+class NetworkRunner(Protocol):
+    """An object that runs its network with given weights, such as a `Method`."""
 
     net: nn.Module
     recipe: Recipe
 
     def __call__(self, x: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Give the logits, (B, C)."""
+        """Return the logits, (B, C)."""
 
 
 def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
-    """List the BatchNorm layers of a network by name."""
+    """Return the BatchNorm layers of a network by name."""
     return {name: layer for name, layer in net.named_modules() if isinstance(layer, _BatchNorm)}
 
 
 def reestimate(
-    method: RunsNetwork,
+    method: NetworkRunner,
     batches: Iterable[Batch],
-    weights: Member = None,
+    weights: NetworkWeights = None,
 ) -> None:
-    """Set running means and variances to their average over one pass of the data, in place.
+    """Set the running means and variances to their averages over one pass of the data, in place.
 
-    Each batch counts by its number of examples. Dropout is off. A network without BatchNorm costs no pass.
+    Each batch is weighted by its number of examples. Dropout is off. Without BatchNorm in the network, no pass is made.
 
     Args:
         method: runs its network as `method(x, weights)`.
         batches: one pass of training data.
-        weights: the weights to run, whose running statistics are written; None for the network's own. A function
-            gives those of each batch by its number, for networks that share their statistics and take turns.
+        weights: the weights to run; their running statistics are written. None: the network's own. A function
+            returns the weights for each batch by its number, for several networks that share their statistics.
 
     Raises:
         ValueError: if there is no batch.
 
     References:
-        Izmailov et al., Averaging weights leads to wider optima, 2018, section 3.2; the weighting is that of
-        their code and of torchcontrib.
+        Izmailov et al., Averaging weights leads to wider optima, 2018, section 3.2. Batches are weighted as in their
+        code and in torchcontrib.
     """
     reestimate_each(method, batches, [weights])
 
 
 @torch.no_grad()
-def reestimate_each(method: RunsNetwork, batches: Iterable[Batch], members: Iterable[Member]) -> None:
-    """Do the same for several networks, each batch made once for all of them.
+def reestimate_each(method: NetworkRunner, batches: Iterable[Batch], members: Iterable[NetworkWeights]) -> None:
+    """Re-estimate the statistics of several networks in one pass, which reads each batch once.
 
     Args:
         method: runs its network as `method(x, weights)`.
         batches: one pass of training data.
-        members: the weights of each network, with statistics of its own; all are in memory together. A function gives
-            them anew for each batch, by its number, and they are not.
+        members: the weights of each network, each with statistics of its own. Weights given by name are all in memory
+            together. Weights given by a function are computed again for each batch, and are not.
 
     Raises:
         ValueError: if there is no batch.
     """
-    turns = [member if callable(member) else partial(always, member) for member in members]
+    weights_by_batch = [member if callable(member) else partial(same_weights, member) for member in members]
     layers = {name: layer for name, layer in batch_norms(method.net).items() if layer.track_running_stats}
     if not layers:
         return
-    sums = [Sums(dict(method.net.named_buffers()) | dict(turn(0) or {}), layers) for turn in turns]
+    buffers = dict(method.net.named_buffers())
+    sums = [StatisticSums(buffers | dict(weights(0) or {}), layers) for weights in weights_by_batch]
     seen = batches_seen = 0
-    with only_training(method.net, layers.values()):
+    with only_batch_norm_training(method.net, layers.values()):
         for i, (x, _) in enumerate(batches):
-            examples = method.recipe.examples(x)
-            for turn, own in zip(turns, sums, strict=True):
-                method(x, turn(i))
+            examples = method.recipe.count_examples(x)
+            for weights, own in zip(weights_by_batch, sums, strict=True):
+                method(x, weights(i))
                 own.add(examples)
             seen, batches_seen = seen + examples, batches_seen + 1
     if not seen:
@@ -90,15 +91,15 @@ def reestimate_each(method: RunsNetwork, batches: Iterable[Batch], members: Iter
         own.write(seen, batches_seen)
 
 
-class Sums:
-    """The sums of a network's statistics over a pass, in float64."""
+class StatisticSums:
+    """Sums of one network's batch statistics over a pass, in float64."""
 
     def __init__(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> None:
-        """Start at nothing.
+        """Start with sums of zero.
 
         Args:
-            tensors: with the network's running statistics, by its names.
-            layers: names of its BatchNorm layers.
+            tensors: tensors by the network's names, with its running statistics among them.
+            layers: names of the BatchNorm layers.
         """
         self.counts = [tensors[f"{name}.num_batches_tracked"] for name in layers]
         self.statistics = [tensors[f"{name}.{key}"] for name in layers for key in ("running_mean", "running_var")]
@@ -107,26 +108,34 @@ class Sums:
             statistic.zero_()  # momentum 1 would keep a NaN
 
     def add(self, examples: int) -> None:
-        """Add the statistics of the last batch."""
+        """Add the statistics of the last batch, weighted by its number of examples."""
         for total, statistic in zip(self.sums, self.statistics, strict=True):
             total.add_(statistic, alpha=examples)
 
     def write(self, examples: int, batches: int) -> None:
-        """Set the statistics to their means over so many examples, in so many batches."""
+        """Write the means to the running statistics.
+
+        Args:
+            examples: the number of examples in the pass.
+            batches: the number of batches in the pass.
+        """
         for total, statistic in zip(self.sums, self.statistics, strict=True):
             statistic.copy_(total / examples)
         for count in self.counts:
             count.fill_(batches)
 
 
-def always(weights: Mapping[str, Tensor] | None, batch: int) -> Mapping[str, Tensor] | None:
-    """Give the same weights whichever the batch."""
+def same_weights(weights: Mapping[str, Tensor] | None, batch: int) -> Mapping[str, Tensor] | None:
+    """Return the same weights for every batch."""
     return weights
 
 
 @contextmanager
-def only_training(net: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Put these layers in training mode, each batch replacing the statistics, and the rest in evaluation mode."""
+def only_batch_norm_training(net: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Put these layers in training mode and all others in evaluation mode, inside a `with` block.
+
+    Each batch then replaces the running statistics.
+    """
     modes = {module: module.training for module in net.modules()}
     momenta = {layer: layer.momentum for layer in layers}
     net.eval()

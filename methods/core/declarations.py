@@ -1,4 +1,4 @@
-"""What a method says of itself before it is trained: what it needs, costs and shares."""
+"""What a method declares about itself before training: the runs it needs, its cost, the training it shares."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,21 +6,21 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
-"""x (B, …), for images (B, C_in, H, W); y (B,), the class of each example."""
-
-
+"""A minibatch: x, (B, …), for images (B, C_in, H, W); and y, (B,), the class of each example."""
 Weights = Mapping[str, Tensor]
-"""Tensors by the names they have in the network; those not named are the network's own."""
+"""Parameters and buffers by the network's names; for names left out, the network uses its own tensors."""
 
 
 class Need(NamedTuple):
-    """The state of another run of the same cell that a method starts from.
+    """The state of another run of the same cell, from which a method starts.
 
     Attributes:
         seed: the other run's seed.
-        epoch: its state after so many epochs, as trained; None for its finished state, prepared for prediction.
-        level: its method is the one that the asking method is made of, `level` steps inwards; plain training
-            where there is none. A wrapper hands the needs of its inner method on with one step more.
+        epoch: how many epochs the other run has trained when its state is taken. None: its finished state, prepared for
+            prediction.
+        level: which method the other run trains. Level 1 is the method inside the asking one, level 2 the method inside
+            that, and so on; plain training if there is none. A wrapper passes on its inner method's needs one level
+            higher.
     """
 
     seed: int
@@ -29,12 +29,12 @@ class Need(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """One of the networks from which the space of a method's weights is looked at.
+    """One of the networks that span the part of weight space to plot.
 
     Attributes:
-        weights: by the network's names; with the running statistics the network has, if it has some of its own.
-        embedding: the few numbers that its weights were made from, where distances between anchors are measured in
-            these; None for distances between the weights themselves.
+        weights: by the network's names, with the running statistics if the network has its own.
+        embedding: the few numbers from which the weights are generated; distances between anchors are then measured
+            between embeddings. None: between weights.
     """
 
     weights: Weights
@@ -42,17 +42,17 @@ class Anchor(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a reader asks about a method first; `econ list methods` prints it.
+    """A method's family, paper and cost, as printed by `econ list methods`.
 
-    The costs are Python expressions of the method's hyperparameters, `epochs` and `start` (T0 as a fraction of all
-    epochs). Those of a method made of another one count that one's cost as 1.
+    A cost is a Python expression of the method's hyperparameters, of `epochs`, and of `start` (T0 as a fraction of all
+    epochs). The expression of a wrapper counts the cost of its inner method as 1.
 
     Attributes:
-        family: the methods it belongs with.
+        family: the group of methods under which it is listed.
         paper: author and year.
         training: examples passed forward and backward, relative to plain training.
         passes: forward passes over the training data between training and the first prediction.
-        prediction: forward passes an example.
+        prediction: forward passes per example.
     """
 
     family: str
@@ -63,12 +63,12 @@ class About(NamedTuple):
 
 
 class Trunk(NamedTuple):
-    """Whose training a method's is at first.
+    """The training that a method has in common with others at first.
 
     Attributes:
-        of: the method inside that is trained, by its own rules; or a name, and all methods that give the same one train
-            alike where their networks, recipes and learning rates agree.
-        epochs: for how many epochs that holds.
+        of: either the method inside, if it is trained by its own rules; or the name of a trunk. All methods that name
+            the same trunk train identically, if their networks, recipes and learning rates agree.
+        epochs: for how many epochs this holds.
     """
 
     of: nn.Module | str
@@ -76,13 +76,13 @@ class Trunk(NamedTuple):
 
 
 class Sharing(NamedTuple):
-    """What a method may share with other runs. It counts only where a class declares it itself: a subclass may differ.
+    """Which training a method shares with other runs; a subclass does not inherit it, as it may train differently.
 
     Attributes:
-        trunk: gives the trunk of a method of the class; None if it is its own from the first epoch on.
-        state: the parts of the method that a trunk with a name trains.
-        prediction: hyperparameters that change nothing before `prepare`.
-        prepared: parts of the method that nothing writes to before `prepare`.
+        trunk: a function that returns the trunk of a method of this class. None: the method has no trunk.
+        state: the submodules of the method that a named trunk trains.
+        prediction: names of the hyperparameters that change nothing before `prepare`.
+        prepared: the submodules that nothing writes to before `prepare`.
     """
 
     trunk: Callable[[Any], Trunk] | None = None
@@ -91,9 +91,8 @@ class Sharing(NamedTuple):
     prepared: tuple[str, ...] = ()
 
 
-PLAIN = "sgd 1"
-"""The trunk of plain training, with the version of `SGD`."""
+PLAIN_TRUNK = "sgd 1"
+"""The name of the trunk of plain training, which ends in the version of `SGD`."""
 
-
-ALONE = Sharing()
-"""A method that shares nothing but with runs that are trained exactly as it is."""
+SHARES_NOTHING = Sharing()
+"""The declaration of a method that shares training only with runs of exactly the same training."""

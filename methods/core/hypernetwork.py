@@ -1,4 +1,4 @@
-"""Linear hypernetworks that generate a network's convolutions from small embeddings, which members may own."""
+"""Linear hypernetworks: they generate a network's convolution kernels from small embeddings, one set a member."""
 
 import math
 from collections import Counter
@@ -12,24 +12,25 @@ from torch import Tensor, nn
 
 from methods.core.batch_norm import batch_norms
 from methods.core.declarations import Anchor, Trunk
-from methods.core.late_phase import LATE_SHARING, LatePhase
+from methods.core.late_phase import LATE_PHASE_SHARING, LatePhase
 from methods.core.layers import last_layer as name_of_last_layer
+from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet, seeded
 
 Ownership = Literal["own", "shared"]
-STEM = 10
-"""Embedding size of the network's first convolution (Table S1)."""
+"""Whether each member has weights of its own, or all members share them."""
+FIRST_LAYER_D = 10
+"""Size of the embedding vector of the network's first convolution (Table S1)."""
 
 
 class Group(NamedTuple):
-    """Convolutions whose kernels come from the same hypernetwork.
+    """Convolutions whose kernels the same hypernetwork generates.
 
     Attributes:
-        shape: (out, k, …, in) of what one embedding vector generates, a chunk of a kernel.
-        D: size of an embedding vector.
-        chunks: of each layer by name, side by side along its input channels.
-        fan_in: inputs of a unit in the group's regular layers.
+        shape: the shape (out, k, …, in) of the chunk of a kernel that one embedding vector generates.
+        D: the size of an embedding vector.
+        chunks: by layer name, the number of chunks that form the kernel, side by side along its input channels.
+        fan_in: the number of inputs of a unit in the group's regular layers.
     """
 
     shape: tuple[int, ...]
@@ -39,17 +40,22 @@ class Group(NamedTuple):
 
 
 def group_layers(kernels: Mapping[str, tuple[int, ...]], D: int | None, D_irregular: int | None) -> list[Group]:
-    """Group convolutions after the rule behind Table S1, so that hypernetworks are about as large as the kernels.
+    """Group convolutions by the rule behind Table S1, which makes hypernetworks about as large as the kernels.
 
-    Layers of the same shape form a group. Each of its n layers is split in two halves along its input channels, and
-    its embeddings have 2n numbers (an odd width is not split, and has n). A layer whose input is one half of that of a
-    group with as many input as output channels joins it. A layer that is alone with its shape, but not with its number
-    of output channels, is a group with as many numbers as there are such regular layers; the first layer has ten.
+    A regular layer has as many input as output channels, and a kernel larger than one. The rule has these parts:
+
+    - Layers of the same shape form a group.
+    - Each of the n layers of a group is split in two halves along its input channels. Its embedding vectors have 2n
+      numbers. A layer with an odd number of input channels is not split; its embedding vector has n numbers.
+    - A layer joins a group of regular layers if it differs from them only by having half the input channels.
+    - A layer that is the only one with its shape forms a group of its own if regular layers have as many output
+      channels as it has. Its embedding vector has as many numbers as there are such layers.
+    - The embedding vector of the first layer has ten numbers.
 
     Args:
-        kernels: (out, in a group, k, …) by the names of the layers, in the network's order.
-        D: embedding size of the groups that are split; None: by the rule.
-        D_irregular: of those that are not, but for the first layer; None: by the rule.
+        kernels: the kernel shapes (out, in per group, k, …) by layer name, in the network's order.
+        D: embedding size of the groups that are split. None: by the rule.
+        D_irregular: embedding size of the other groups, except the first layer's. None: by the rule.
     """
     counts = Counter(kernels.values())
     regular = [shape for shape in kernels.values() if shape[0] == shape[1] and max(shape[2:]) > 1]
@@ -62,7 +68,7 @@ def group_layers(kernels: Mapping[str, tuple[int, ...]], D: int | None, D_irregu
         n, width = counts[whole], whole[1]
         alike = sum(other[0] == out for other in regular)
         if whole == shape and shape not in regular and n == 1 and (name == first or alike):
-            size = STEM if name == first else D_irregular or alike
+            size = FIRST_LAYER_D if name == first else D_irregular or alike
         elif width % 2:
             size = D_irregular or n
         else:
@@ -74,27 +80,27 @@ def group_layers(kernels: Mapping[str, tuple[int, ...]], D: int | None, D_irregu
 
 
 class Embedding(nn.Module):
-    """The embedding of one layer: a matrix (D, chunks)."""
+    """The embedding of one layer: one vector a chunk, (D, chunks)."""
 
     def __init__(self, vectors: Tensor) -> None:
-        """Take (D, chunks)."""
+        """Copy the initial vectors, (D, chunks)."""
         super().__init__()
         self.e = nn.Parameter(vectors.clone())
 
 
 TRUNK_VERSION = 2
-"""The version of `LatePhaseHypernet`: until T0 it trains the trunk that both methods share."""
-HYPERNETWORK_SHARING = LATE_SHARING._replace(
+"""The version of `LatePhaseHypernet`, which both methods name in their common trunk."""
+HYPERNETWORK_SHARING = LATE_PHASE_SHARING._replace(
     trunk=lambda method: Trunk(f"hypernetwork {TRUNK_VERSION}: {method.groups}", method.start_epoch),
     state=("net", "theta", "factors"),
 )
 
 
 class Hypernetwork(LatePhase):
-    """Generate every convolution of the network from embeddings, W = θ e; give the members embeddings late.
+    """Generate every convolution of the network from embeddings, W = θ e; each member has embeddings of its own late.
 
     One hypernetwork θ serves a group of layers of the same shape. BatchNorm and the last layer are not generated. The
-    network's own kernels are gone: θ takes their place. Embeddings are not decayed.
+    convolutions have no kernels of their own; θ takes their place. Embeddings do not decay.
 
     References:
         Sacramento et al., Economical ensembles with hypernetworks, 2020, section 2, appendices A and B, Table S1; von
@@ -118,27 +124,28 @@ class Hypernetwork(LatePhase):
         """Build the hypernetworks and the members.
 
         Args:
-            make_net: draws the networks, of which everything but the kernels is used.
+            make_net: draws the networks; everything but their kernels is used.
             recipe: how a network is trained plainly.
-            embeddings: each member's "own", or "shared": one network's kernels for all (the ablations LL + BN and
-                LL, Tables S12 and S13).
-            batch_norm: each member's "own", or "shared", statistics too.
+            embeddings: each member's "own", or "shared": all members then have the same kernels (the ablations LL + BN
+                and LL, Tables S12 and S13).
+            batch_norm: each member's "own", or "shared", with its running statistics.
             last_layer: each member's "own", or "shared".
-            head_init: at T0 members' last layers are copies, or drawn afresh in torch's default way (appendix B).
-            nested: update the shared weights once a cycle (Algorithm 1); else, with every minibatch, those of one
-                random member and the shared ones.
-            D: embedding size of the regular groups; None: by the rule of Table S1. 6, with `D_irregular` 4, is the
-                version of 15.6 million parameters of a WRN-28-10 (Table S10; the sizes are not stated there).
+            head_init: the members' last layers at T0: "copy" copies the plain network's, "fresh" draws new ones in
+                torch's default way (appendix B).
+            nested: update the shared weights once a cycle (Algorithm 1). Otherwise each minibatch updates the shared
+                weights and those of one random member.
+            D: embedding size of the regular groups. None: by the rule of Table S1. 6, with `D_irregular` 4, is the
+                version of a WRN-28-10 with 15.6 million parameters (Table S10, which does not state the sizes).
             D_irregular: embedding size of the other groups.
-            hyperparameters: of `LatePhase`.
+            hyperparameters: those of `LatePhase`.
 
         Raises:
-            ValueError: for a network without convolutions, or without BatchNorm where members should own it; for
-                members that own nothing, and for what is about cycles without them.
+            ValueError: for a network without convolutions, or without BatchNorm that members should own; for members
+                that own nothing; for hyperparameters of cycles with nested=False.
         """
         super().__init__(make_net, recipe, **hyperparameters)
         if not nested and (self.leftover, self.gamma_theta) != ("step", 1.0):
-            raise ValueError("leftover and gamma_theta are about cycles, and nested=False has none")
+            raise ValueError("leftover and gamma_theta apply to cycles, and nested=False has none")
         if (embeddings, batch_norm, last_layer) == ("shared",) * 3:
             raise ValueError("members that share embeddings, BatchNorm and the last layer are one and the same")
         self.nested = nested
@@ -159,25 +166,28 @@ class Hypernetwork(LatePhase):
             raise ValueError("members can own BatchNorm only in an architecture with BatchNorm layers")
         names = [*(norms if batch_norm == "own" else []), *([last] if last_layer == "own" else [])]
         self.replicate(names, factors, late_factors=embeddings == "own")
-        self.fresh = {last} if head_init == "fresh" and last_layer == "own" else set()
-        self.turns = self.generator("specialist")
+        self.redrawn = {last} if head_init == "fresh" and last_layer == "own" else set()
+        self.member_draws = self.generator("specialist")
 
     @staticmethod
     def draw_theta(group: Group, device: torch.device) -> nn.Parameter:
-        """Draw θ, (D, out, k, …, in), Kaiming normal: with embeddings of length one, kernels are so as well."""
+        """Draw θ, (D, out, k, …, in), from a normal distribution.
+
+        With embedding vectors of length one, the kernels have the variance of Kaiming initialisation.
+        """
         theta = torch.empty(group.D, *group.shape, device=device)
         return nn.Parameter(theta.normal_(std=(2.0 / group.fan_in) ** 0.5))
 
     @staticmethod
     def draw_embeddings(group: Group, device: torch.device) -> Iterator[Embedding]:
-        """Draw pseudo-orthogonal embeddings over a group's layers, (D, chunks) each."""
+        """Draw one embedding a layer, (D, chunks), with vectors as orthogonal as possible over the group."""
         vectors = torch.empty(sum(group.chunks.values()), group.D, device=device)
-        if device.type != "meta":  # which has no orthogonal vectors
+        if device.type != "meta":  # torch draws no orthogonal vectors there
             nn.init.orthogonal_(vectors)
         return (Embedding(part.T) for part in torch.split(vectors, list(group.chunks.values())))
 
     def generate(self, factors: Sequence[nn.Module]) -> dict[str, Tensor]:
-        """Multiply each group's θ by the embeddings of its layers: kernels (out, in, k, …) by name."""
+        """Return the kernels (out, in, k, …) by name: each group's θ times the embeddings of its layers."""
         found = {}
         remaining = iter(factors)
         for group, theta in zip(self.groups, self.theta, strict=True):
@@ -190,22 +200,22 @@ class Hypernetwork(LatePhase):
         return found
 
     def begin_epoch(self, epoch: int) -> None:
-        """Start the epoch's stream of members."""
+        """Start the epoch's random stream of members."""
         super().begin_epoch(epoch)
-        self.turns = self.generator("specialist")
+        self.member_draws = self.generator("specialist")
 
     def batches_in_cycle(self) -> int:
-        """Step after every minibatch unless updates are nested."""
+        """Return K, or 1 if updates are not nested: the optimizer then steps after every minibatch."""
         return self.K if self.nested else 1
 
-    def turn(self, i: int) -> int:
-        """Let members take turns, or draw one if updates are not nested."""
-        return super().turn(i) if self.nested else int(torch.randint(self.K, (), generator=self.turns))
+    def member_for(self, i: int) -> int:
+        """Return the next member in turn, or a random one if updates are not nested."""
+        return super().member_for(i) if self.nested else int(torch.randint(self.K, (), generator=self.member_draws))
 
     def anchors(self) -> Iterable[Anchor]:
-        """Give the members, in the space of their embeddings (Sacramento et al., Figures 3 and S2).
+        """Return the members with their embeddings (Sacramento et al., Figures 3 and S2).
 
-        Kernels are linear in embeddings, so that a mixture of the members' weights is made of mixed embeddings.
+        Kernels are linear in the embeddings: a mixture of members' kernels has the same mixture of embeddings.
         """
         if not (self.begun and self.late_factors):
             return super().anchors()

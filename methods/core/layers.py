@@ -1,4 +1,4 @@
-"""Which layers of a network are which."""
+"""Find layers and weights in a network: the last layer, weight matrices, recurrent state."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def last_layer(net: nn.Module) -> str:
-    """Name the last layer with a weight matrix: the classifier, a linear layer or a 1×1 convolution.
+    """Return the name of the last layer with a weight matrix: the classifier, a linear layer or a 1×1 convolution.
 
     Raises:
         ValueError: if there is none.
@@ -28,11 +28,11 @@ def last_layer(net: nn.Module) -> str:
 
 
 def weight_matrices(net: nn.Module, *, recurrent: bool = False) -> list[str]:
-    """Name the weight matrices and kernels of linear, convolutional and recurrent layers.
+    """Return the names of the weight matrices and kernels of linear, convolutional and recurrent layers.
 
     Args:
         net: the network.
-        recurrent: only the matrices of recurrent layers from their state to their next state.
+        recurrent: return only the matrices of recurrent layers that map a state to the next state.
     """
     names: list[str] = [
         f"{layer_name}.{name}".lstrip(".")
@@ -45,9 +45,9 @@ def weight_matrices(net: nn.Module, *, recurrent: bool = False) -> list[str]:
 
 
 def carries_state(net: nn.Module) -> bool:
-    """Say whether a network carries a state from one minibatch of training to the next, as that of a text does.
+    """Check whether a network carries a state from one training minibatch to the next, as a language model does.
 
-    Such a network has one state: minibatches must continue each other, and each is to pass through it once.
+    Such a network has one state. Each minibatch must continue the one before, and must run through the network once.
     """
     return any(getattr(module, "carries_state", False) for module in net.modules())
 
@@ -104,16 +104,16 @@ def copy_value(value: Any, memo: dict[int, Any]) -> Any:
 
 
 class NamedBuffers(nn.Module):
-    """Copies of some of a network's tensors, kept as buffers under the network's names.
+    """Hold copies of some tensors of a network as buffers, and return them by the network's names.
 
-    A module's own buffers may have no dots in their names, and the names of a network's tensors have.
+    Dots in the names become slashes in the buffers' names, where torch allows no dots.
     """
 
     def __init__(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the tensors.
 
         Args:
-            named: pairs of a name and a tensor.
+            named: pairs of a name in the network and a tensor.
         """
         super().__init__()
         self.keys: dict[str, str] = {}
@@ -122,5 +122,5 @@ class NamedBuffers(nn.Module):
             self.register_buffer(self.keys[name], value.detach().clone())
 
     def named(self) -> dict[str, Tensor]:
-        """Give the tensors by the network's names."""
+        """Return the tensors by the network's names."""
         return {name: self.get_buffer(key) for name, key in self.keys.items()}

@@ -1,4 +1,4 @@
-"""The one interface of all methods. `Method` itself is plain training of one network."""
+"""The interface of all methods: the class `Method`, which itself trains one network plainly."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
@@ -10,51 +10,71 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from methods.core.batch_norm import reestimate_each
-from methods.core.declarations import ALONE, About, Anchor, Batch, Need, Sharing, Weights
+from methods.core.declarations import SHARES_NOTHING, About, Anchor, Batch, Need, Sharing, Weights
+from methods.core.random_streams import MakeNet, stream
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet, stream
 
 
 class Method(nn.Module):
     """Train one network with minibatch SGD; a subclass overrides only what its method does differently.
 
-    The hooks are called in this order: `needs`, `receive`; then in each epoch `begin_epoch` (at T0 it calls
-    `begin`), `update` for every group of `batches_per_update()` minibatches, `end_epoch`, `watch`; after the last epoch
-    `prepare`, and then `predict` as often as wanted. A state saved after any `end_epoch` or after `prepare`
-    and loaded into a method built alike continues with the same bits.
+    Example: predict with the network's logits divided by a temperature.
 
-    Three rules make that true. All parameters and buffers exist from construction: a phase changes their
-    values. What a method does depends on the epoch alone, its learning rate on the position alone, its
-    randomness on `generator`. And it leaves devices, precision, logging, files and data loading to others.
+        class Tempered(Method):
+            def __init__(self, make_net, recipe, *, temperature: float = 2.0):
+                super().__init__(make_net, recipe)
+                self.temperature = temperature
+
+            def predict(self, x):
+                return super().predict(x) / self.temperature
+
+    Keyword-only arguments of `__init__` are the method's hyperparameters. Study files set them by name.
+
+    The harness calls the hooks in this order:
+
+    1. `needs`, then `receive` if the method starts from the states of other runs.
+    2. In each epoch: `begin_epoch`, which calls `begin` at epoch T0 (`start_epoch`); `update`, once for every
+       `batches_per_update()` minibatches; `end_epoch`; `watch`, if `watches` asks for it.
+    3. After the last epoch: `prepare` once, then `predict` on each batch of test data.
+
+    A method saved after any `end_epoch`, or after `prepare`, continues with exactly the same bits when its state is
+    loaded into a new instance. Every subclass must keep three rules for that:
+
+    - Create all parameters and buffers in `__init__`. A later phase changes their values only.
+    - Derive behaviour from the epoch, the learning rate from the position in training, and random numbers from
+      `generator(purpose)`.
+    - Leave devices, precision, logging, files and data loading to the harness.
 
     Attributes:
-        space: the search space of the keyword hyperparameters, each default inside its range.
-        version: raised whenever the results of the method change; part of a run's key.
-        about: its family, paper and cost.
-        sharing: what of its training other methods' runs have in common with it, so that it need not be done twice.
-        epochs: how many epochs the method trains itself; 0 if it only combines what others trained.
-        start_epoch: T0, the epoch in which the method departs from plain training and `begin` is called; `epochs`
-            if it never does.
-        epoch: the current epoch, counted from 0; part of the state.
-        watches: the held-out data that `watch` must be shown after every epoch; None for none.
-        fusible: whether members may see their minibatches as one batch (see `LatePhase`). A class says so of itself
-            alone, as of `sharing`: a subclass may change what members do.
-        divisible: whether several processes can share a minibatch, and members see theirs as one batch: whether the
-            gradient of its loss is a mean over its examples, by the recipe's criterion, and something that does not
-            depend on them. A loss that draws numbers, or sees examples together, is not.
-        fuse_up_to: the largest minibatch, in examples, that members which share most of their weights see as one
-            batch of all of them, in training and prediction, where their layers let them; 0 for none. That changes
-            results by rounding only. Up to where it is faster depends on the device and the network, so that the
-            harness says it.
-        collected: set on a copy that a wrapper fills from time to time.
-        statistics_stale: set on a copy whose weights were averaged or sampled, so that `prepare` must
-            re-estimate the running statistics of BatchNorm.
+        space: the search space of the hyperparameters by name, for tuning. Each default lies inside its range.
+        version: a number to raise whenever the method's results change. It is part of a run's key.
+        about: the method's family, paper and cost, for lists and tables.
+        sharing: which part of the training is the same as in other methods' runs, so that it is trained only once.
+        net: the network, drawn by `make_net`.
+        recipe: how a network is trained plainly: epochs, learning rate, optimizer, criterion.
+        seed: the seed of the run.
+        epochs: how many epochs the method trains; 0 if it only combines networks that other runs trained.
+        start_epoch: T0, the epoch in which the method departs from plain training and `begin` is called. It equals
+            `epochs` if the method never departs.
+        epoch: the current epoch, counted from 0. It is part of the saved state.
+        watches: the held-out data that `watch` receives after every epoch; None for none.
+        fusible: whether members may run as one batch (see `LatePhase`). A subclass does not inherit this permission: it
+            must set the attribute itself, as it may change what members do.
+        divisible: whether a minibatch may be divided among several processes, and among fused members. The loss must
+            then be a mean over examples by the recipe's criterion, plus terms that do not depend on the examples. It
+            must neither draw random numbers nor compare examples.
+        fuse_up_to: the largest minibatch, in examples, with which members that share most of their weights run as one
+            batch, in training and prediction; 0 for never. The harness sets it by the device and the network, because
+            they decide which way is faster. Results change by rounding only.
+        collected: True in a copy that a wrapper fills with collected states.
+        statistics_stale: True in a copy whose weights are averages or samples, so that `prepare` must re-estimate
+            BatchNorm's running statistics.
     """
 
     space: ClassVar[dict[str, BaseDistribution]] = {}
     version: ClassVar[int] = 1
     about: ClassVar[About] = About("", "")
-    sharing: ClassVar[Sharing] = ALONE
+    sharing: ClassVar[Sharing] = SHARES_NOTHING
     fusible: ClassVar[bool] = False
 
     net: nn.Module
@@ -70,18 +90,26 @@ class Method(nn.Module):
     statistics_stale: bool
 
     def __init__(self, make_net: MakeNet, recipe: Recipe) -> None:
-        """Build everything the method will ever hold.
+        """Build all parameters and buffers of the method.
 
         Args:
-            make_net: draws the networks of the run, one a call.
+            make_net: draws the networks of the run; each call returns a new one.
             recipe: how a network is trained plainly.
         """
         super().__init__()
-        self.settle(recipe, make_net.seed, epochs=recipe.epochs)
+        self.init_attributes(recipe, make_net.seed, epochs=recipe.epochs)
         self.net = make_net()
 
-    def settle(self, recipe: Recipe, seed: int, *, epochs: int) -> None:
-        """Set the plain attributes; for `__init__` only."""
+    def init_attributes(self, recipe: Recipe, seed: int, *, epochs: int) -> None:
+        """Set the attributes that are neither parameters nor buffers; call this only in an `__init__`.
+
+        Only a subclass that does not call `Method.__init__` needs this.
+
+        Args:
+            recipe: how a network is trained plainly.
+            seed: the seed of the run.
+            epochs: how many epochs the method trains.
+        """
         self.recipe, self.seed = recipe, seed
         self.epochs = self.start_epoch = epochs
         self.epoch = 0
@@ -92,11 +120,17 @@ class Method(nn.Module):
     # --- what the method starts from -----------------------------------------------------------------------
 
     def needs(self) -> list[Need]:
-        """List the runs whose final states `receive` must be given, in this order."""
+        """Return the other runs whose states the method starts from; `receive` gets their states in this order."""
         return []
 
     def receive(self, states: Sequence[dict[str, Any]]) -> None:
-        """Take the `state_dict` of each needed run; called once before the first epoch, not on resuming."""
+        """Load the states of the runs that `needs` listed.
+
+        Called once before the first epoch, and not when a run is resumed.
+
+        Args:
+            states: the `state_dict` of each run.
+        """
 
     # --- training ------------------------------------------------------------------------------------------
 
@@ -106,55 +140,59 @@ class Method(nn.Module):
         return self.epoch >= self.start_epoch
 
     def begin_epoch(self, epoch: int) -> None:
-        """Enter an epoch, and the method's own phase if this is T0. A wrapper lets its inner method go first."""
+        """Start an epoch; at T0 call `begin`. A wrapper first calls this hook of its inner method.
+
+        Args:
+            epoch: counted from 0.
+        """
         self.epoch = epoch
         if epoch == self.start_epoch:
             self.begin()
 
     def begin(self) -> None:
-        """At T0: give the members their values."""
+        """Start the method's own phase at T0, for example by giving members their initial values."""
 
     def batches_per_update(self) -> int:
-        """Say how many minibatches the next update consumes (the last one of an epoch may get fewer)."""
+        """Return how many minibatches the next `update` receives; the last one of an epoch may receive fewer."""
         return 1
 
     def data_orders(self) -> int:
-        """Say how many passes over the training data, each in an order of its own, this epoch makes side by side.
+        """Return how many passes over the training data this epoch interleaves, each in an order of its own.
 
-        Minibatch i of the epoch comes from the order i mod `data_orders()`; the first order is plain training's.
+        Minibatch i of the epoch comes from order i mod `data_orders()`. The first order is that of plain training.
         """
         return 1
 
     def lr(self, epoch: float) -> float:
-        """Give the learning rate at a position in training: a pure function.
+        """Return the learning rate at a position in training; it must depend on nothing else.
 
         Args:
-            epoch: whole epochs since the start of training, and the fraction of the current one.
+            epoch: whole epochs since the start of training, plus the fraction of the current one.
         """
-        return self.recipe.rate(epoch)
+        return self.recipe.learning_rate(epoch)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Group the trained parameters for the optimizer.
+        """Return the trained parameters in groups for the optimizer.
 
         Returns:
-            One dict a group: "params" a list of (name, parameter), "weight_decay", "lr_scale" (a factor on
-            the learning rate), and perhaps "optimizer": "sgd" (without momentum), "nesterov", "adam", or as the
-            "recipe" says. Optimizer state is saved by these names, so they must be unique.
+            One dict a group: "params", a list of (name, parameter); "weight_decay"; "lr_scale", a factor on the
+            learning rate; and optionally "optimizer": "sgd" (without momentum), "nesterov", "adam", or "recipe" for the
+            recipe's. Optimizer state is saved by these names, so each must be unique.
         """
         return [self.group(self.named_parameters(), self.recipe.weight_decay)]
 
     @staticmethod
     def group(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, lr_scale: float = 1.0) -> dict[str, Any]:
-        """Make one parameter group."""
+        """Return one parameter group for `param_groups`."""
         return {"params": list(named), "weight_decay": weight_decay, "lr_scale": lr_scale}
 
     def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Run the network.
+        """Run the network on a batch.
 
         Args:
             x: (B, …).
-            weights: parameters and buffers to use in place of the network's own; buffers of BatchNorm
-                given here are updated in place in training mode.
+            weights: parameters and buffers by the network's names, used in place of the network's own. In training
+                mode, BatchNorm buffers among them are updated in place.
 
         Returns:
             Logits, (B, C).
@@ -164,18 +202,24 @@ class Method(nn.Module):
         return functional_call(self.net, dict(weights), (x,), tie_weights=False)  # type: ignore[no-any-return]
 
     def loss(self, x: Tensor, y: Tensor, weights: Weights | None = None) -> Tensor:
-        """Give the training loss on one minibatch, a scalar."""
+        """Return the training loss on one minibatch, a scalar.
+
+        Args:
+            x: (B, …).
+            y: (B,), the class of each example.
+            weights: see `forward`.
+        """
         return self.recipe.criterion(self(x, weights), y)
 
     def update(self, batches: Sequence[Batch], optimizer: Optimizer) -> Tensor:
-        """Take one step.
+        """Take one step of the optimizer.
 
         Args:
-            batches: at most `batches_per_update()` minibatches, at least one.
-            optimizer: over `param_groups()`, its learning rates set.
+            batches: the minibatches of this update, at least one and at most `batches_per_update()`.
+            optimizer: an optimizer of `param_groups()`, with its learning rates set.
 
         Returns:
-            The mean loss of the minibatches, detached, a scalar.
+            The mean loss of the minibatches, a detached scalar.
         """
         optimizer.zero_grad()
         losses = []
@@ -188,70 +232,89 @@ class Method(nn.Module):
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def end_epoch(self, epoch: int) -> None:
-        """Leave an epoch: collect, restart."""
-
-    def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
-        """See held-out data after an epoch, in training mode as in `prepare`, if `watches` asks for it.
+        """Finish an epoch, for example by collecting the weights.
 
         Args:
-            held_out: that data, not augmented.
-            training: augmented training data; each iteration is one pass over it.
+            epoch: counted from 0.
+        """
+
+    def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
+        """Look at held-out data after an epoch, if `watches` asks for it; the method is in training mode.
+
+        Args:
+            held_out: batches of the held-out data, not augmented.
+            training: batches of augmented training data; each iteration is one pass over it.
         """
 
     def gradient_sums(self) -> list[Tensor]:
-        """List the buffers that hold, between epochs, gradients on which a later step will be taken."""
+        """Return the buffers that carry summed gradients from one epoch into the next."""
         return []
 
     # --- prediction ----------------------------------------------------------------------------------------
 
     def members(self) -> Iterable[dict[str, Tensor]]:
-        """Give each member's weights and running statistics by the network's names, perhaps made one by one."""
+        """Return each member's weights and running statistics, by the network's names.
+
+        A generator may create them one by one.
+        """
         return [self.own_weights()]
 
     def own_weights(self) -> dict[str, Tensor]:
-        """Give the network's own weights and running statistics by its names."""
+        """Return the network's own weights and running statistics, by name."""
         return {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Make ready to predict, once after training; write only buffers, and those that `predict` reads.
+        """Prepare for prediction, once after training; write only buffers, and only those that `predict` reads.
 
         Args:
-            batches: augmented training data; each iteration is one pass over it.
+            batches: batches of augmented training data; each iteration is one pass over it.
         """
         if self.statistics_stale:
             reestimate_each(self, batches, self.members())
 
     def predict(self, x: Tensor) -> Tensor:
-        """Give the logits of every member, (K, B, C), whatever K is. Called in evaluation mode."""
+        """Return the logits of every member, (K, B, C), also if K is 1; the method is in evaluation mode.
+
+        Args:
+            x: (B, …).
+        """
         return torch.stack([self(x, weights) for weights in self.members()])
 
-    # --- the space of its weights --------------------------------------------------------------------------
+    # --- weight space --------------------------------------------------------------------------------------
 
     def anchors(self) -> Iterable[Anchor]:
-        """Give the networks that span the space to look at, perhaps made one by one: the members, unless it has others.
+        """Return the networks that span the part of weight space to plot; by default the members.
 
-        They may be looked at after any epoch, and nothing is written.
+        May be called after any epoch, and must change nothing. A generator may create the networks one by one.
         """
         return (Anchor(weights) for weights in self.members())
 
     def along(self, alpha: float) -> list[float]:
-        """Give the shares of the first anchors at a place on the path from the first one (0) to the second one (1)."""
+        """Return the coefficients of the first anchors at a point of the path from the first to the second anchor.
+
+        Args:
+            alpha: the point's position on the path; 0 is the first anchor, 1 the second.
+        """
         return [1.0 - alpha, alpha]
 
     # --- state ---------------------------------------------------------------------------------------------
 
     def generator(self, purpose: str) -> torch.Generator:
-        """Give the stream of randomness of (seed, purpose, epoch), from its beginning."""
+        """Return a new random generator that depends only on the seed, the purpose and the current epoch.
+
+        Args:
+            purpose: what the numbers are for; different purposes give independent numbers.
+        """
         return stream(self.seed, purpose, self.epoch)
 
     def get_extra_state(self) -> dict[str, int]:
-        """Save the epoch with the weights."""
+        """Return the state that is neither parameter nor buffer; torch saves it in `state_dict`."""
         return {"epoch": self.epoch}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Load the epoch."""
+        """Load what `get_extra_state` returned."""
         self.epoch = state["epoch"]
 
 
 MakeMethod = Callable[[MakeNet, Recipe], Method]
-"""What a composed method is made of: a `Method` subclass, or a `functools.partial` of one."""
+"""A function that builds a method: a `Method` subclass, or a `functools.partial` of one with hyperparameters set."""

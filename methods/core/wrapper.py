@@ -1,4 +1,4 @@
-"""A method around another one: it trains as the inner method does, and collects or changes something."""
+"""Base classes of methods that wrap another method: they train it, and collect or change something."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -11,32 +11,43 @@ from torch.optim import Optimizer
 from methods.core.declarations import Anchor, Batch, Need, Sharing, Trunk, Weights
 from methods.core.layers import copy_module
 from methods.core.method import MakeMethod, Method
+from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.streams import MakeNet
 
-UNTIL_START = Sharing(lambda method: Trunk(method.inner, method.start_epoch))
-"""Of a method that only collects from `start_epoch` on."""
+SHARED_UNTIL_START = Sharing(lambda method: Trunk(method.inner, method.start_epoch))
+"""The declaration of a wrapper that changes nothing before `start_epoch`."""
 
 
 class Wrapper(Method):
-    """Hand every hook to the inner method.
+    """Wrap an inner method: every hook calls the inner method's hook.
 
-    An override of `loss` or `forward` here never reaches the inner method, whose `update` calls its own.
+    An override of `loss` or `forward` in a wrapper does not change training: the inner method's `update` calls the
+    inner method's own.
+
+    Attributes:
+        inner: the wrapped method.
     """
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, of: MakeMethod) -> None:
         """Build the inner method.
 
+        Args:
+            make_net: draws the networks.
+            recipe: how a network is trained plainly.
+            of: builds the inner method.
+
         Raises:
-            ValueError: when the inner method trains nothing itself.
+            ValueError: if the inner method trains no network itself.
         """
         nn.Module.__init__(self)
         self.inner = of(make_net, recipe)
-        self.settle(self.inner.recipe, self.inner.seed, epochs=self.inner.epochs)
+        self.init_attributes(self.inner.recipe, self.inner.seed, epochs=self.inner.epochs)
         self.watches = self.inner.watches
-        me, it = type(self).__name__, type(self.inner).__name__
+        outer, inner = type(self).__name__, type(self.inner).__name__
         if not self.inner.epochs:
-            raise ValueError(f"{me} cannot be made of {it}, which trains no network itself; put it inside of {it}")
+            raise ValueError(
+                f"{outer} cannot be made of {inner}, which trains no network itself; put it inside of {inner}"
+            )
 
     @property
     def net(self) -> nn.Module:  # type: ignore[override]
@@ -44,10 +55,10 @@ class Wrapper(Method):
         return self.inner.net
 
     def copy_inner(self, *, stale: bool = False) -> Method:
-        """Make a frozen copy of the inner method, to be filled later.
+        """Return a frozen copy of the inner method, to be filled with collected states later.
 
         Args:
-            stale: the copy's weights will be averages, so that its running statistics must be re-estimated.
+            stale: whether the copy's weights will be averages, so that its running statistics must be re-estimated.
         """
         copy = copy_module(self.inner).requires_grad_(False)
         for method in methods_within(copy):
@@ -56,51 +67,51 @@ class Wrapper(Method):
         return copy
 
     @torch.no_grad()
-    def blend(self, copy: Method, share: float) -> None:
-        """Move the weights of a copy towards the inner method's.
+    def move_weights_towards_inner(self, copy: Method, share: float) -> None:
+        """Interpolate the weights of a copy linearly towards those of the inner method, in place.
 
         Args:
-            copy: made by `copy_inner`.
-            share: of the inner method's weights in the result; 1 copies them.
+            copy: what `copy_inner` returned.
+            share: the weight of the inner method in the result; 1 copies its weights.
         """
-        for mine, theirs in zip(copy.parameters(), self.inner.parameters(), strict=True):
-            mine.lerp_(theirs, share)
+        for value, target in zip(copy.parameters(), self.inner.parameters(), strict=True):
+            value.lerp_(target, share)
 
     @torch.no_grad()
-    def follow(self, copy: Method) -> None:
-        """Give a copy all of the inner method's state but its weights: buffers, epoch."""
+    def copy_buffers_and_epoch(self, copy: Method) -> None:
+        """Copy all of the inner method's state but the parameters to a copy."""
         for buffer, value in zip(copy.buffers(), self.inner.buffers(), strict=True):
             buffer.copy_(value)
-        for follower, method in zip(methods_within(copy), methods_within(self.inner), strict=True):
-            follower.set_extra_state(method.get_extra_state())
+        for target, method in zip(methods_within(copy), methods_within(self.inner), strict=True):
+            target.set_extra_state(method.get_extra_state())
 
     def needs(self) -> list[Need]:
-        """List what the inner method needs, one step further in."""
+        """Return the inner method's needs, one level further inside."""
         return [need._replace(level=need.level + 1) for need in self.inner.needs()]
 
     def receive(self, states: Sequence[dict[str, Any]]) -> None:
-        """Give the states to the inner method."""
+        """Pass the states to the inner method."""
         self.inner.receive(states)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Let the inner method enter the epoch, then this one."""
+        """Start the epoch in the inner method, then in this one."""
         self.inner.begin_epoch(epoch)
         super().begin_epoch(epoch)
 
     def batches_per_update(self) -> int:
-        """Ask the inner method."""
+        """Return what the inner method returns."""
         return self.inner.batches_per_update()
 
     def data_orders(self) -> int:
-        """Ask the inner method."""
+        """Return what the inner method returns."""
         return self.inner.data_orders()
 
     def lr(self, epoch: float) -> float:
-        """Ask the inner method."""
+        """Return what the inner method returns."""
         return self.inner.lr(epoch)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Ask the inner method."""
+        """Return what the inner method returns."""
         return self.inner.param_groups()
 
     def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
@@ -108,27 +119,27 @@ class Wrapper(Method):
         return self.inner(x, weights)  # type: ignore[no-any-return]
 
     def loss(self, x: Tensor, y: Tensor, weights: Weights | None = None) -> Tensor:
-        """Ask the inner method."""
+        """Return what the inner method returns."""
         return self.inner.loss(x, y, weights)
 
     def update(self, batches: Sequence[Batch], optimizer: Optimizer) -> Tensor:
-        """Let the inner method take its step."""
+        """Let the inner method take the step."""
         return self.inner.update(batches, optimizer)
 
     def end_epoch(self, epoch: int) -> None:
-        """Let the inner method leave the epoch."""
+        """Finish the epoch in the inner method."""
         self.inner.end_epoch(epoch)
 
     def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
-        """Show held-out data to the inner method."""
+        """Pass the held-out data to the inner method."""
         self.inner.watch(held_out, training)
 
     def predictors(self) -> Iterable[Method]:
-        """Give the methods whose members predict, now: the inner one, or copies of it."""
+        """Return the methods whose members predict at present: the inner method, or copies of it."""
         return [self.inner]
 
     def members(self) -> Iterable[dict[str, Tensor]]:
-        """Give the members of every predictor."""
+        """Return the members of every predictor."""
         return (weights for method in self.predictors() for weights in method.members())
 
     def prepare(self, batches: Iterable[Batch]) -> None:
@@ -137,78 +148,94 @@ class Wrapper(Method):
             method.prepare(batches)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Give the logits of the members of every predictor, (K, B, C)."""
+        """Return the logits of the members of every predictor, (K, B, C)."""
         return torch.cat([method.predict(x) for method in self.predictors()])
 
     def anchors(self) -> Iterable[Anchor]:
-        """Give the anchors of every predictor."""
+        """Return the anchors of every predictor."""
         return (anchor for method in self.predictors() for anchor in method.anchors())
 
     def along(self, alpha: float) -> list[float]:
-        """Ask the inner method, between whose anchors the path runs."""
+        """Return what the inner method returns: the path runs between its anchors."""
         return self.inner.along(alpha)
 
 
 class Collector(Wrapper):
-    """Collect states of the inner method at the ends of some epochs, each at the end of a cycle of the rate.
+    """Collect states of the inner method, each at the end of a cycle of the learning rate.
 
     Attributes:
-        first: the epoch in which the first cycle begins.
-        ends: how many epochs are done when each state is collected.
-        snapshots: the copies that hold the collected states; empty where a subclass keeps something else of them.
+        first_epoch: the epoch in which the first cycle begins.
+        cycle_ends: for each cycle, how many epochs are done at its end.
+        snapshots: copies of the inner method that hold the collected states; empty if a subclass collects otherwise.
     """
 
-    first: int
-    ends: list[int]
+    first_epoch: int
+    cycle_ends: list[int]
     snapshots: nn.ModuleList
 
-    def collect_at(self, ends: Iterable[int], *, first: int, keep: bool = True) -> None:
-        """Say when to collect, and whether to keep the states; for `__init__` only."""
-        self.first, self.ends = first, list(ends)
-        self.snapshots = nn.ModuleList(self.copy_inner() for _ in self.ends if keep)
+    def set_cycles(self, ends: Iterable[int], *, first_epoch: int, keep_snapshots: bool = True) -> None:
+        """Set the cycles; call this only in `__init__`.
+
+        Args:
+            ends: for each cycle, how many epochs are done at its end.
+            first_epoch: the epoch in which the first cycle begins.
+            keep_snapshots: whether to keep a copy of each collected state.
+        """
+        self.first_epoch, self.cycle_ends = first_epoch, list(ends)
+        self.snapshots = nn.ModuleList(self.copy_inner() for _ in self.cycle_ends if keep_snapshots)
 
     @property
-    def taken(self) -> int:
+    def collected_count(self) -> int:
         """How many states are collected by the end of the current epoch."""
-        return bisect_right(self.ends, self.epoch + 1)
+        return bisect_right(self.cycle_ends, self.epoch + 1)
 
-    def progress(self, epoch: float) -> float:
-        """Say how much of its cycle is over at a position in training, not before `first`: a number in [0, 1)."""
-        cycle = min(bisect_right(self.ends, epoch), len(self.ends) - 1)
-        begin = self.ends[cycle - 1] if cycle else self.first
-        return (epoch - begin) / (self.ends[cycle] - begin)
+    def cycle_progress(self, epoch: float) -> float:
+        """Return the fraction of its cycle that is over at a position in training, in [0, 1).
+
+        Args:
+            epoch: whole epochs since the start of training, plus the fraction of the current one; ≥ `first_epoch`.
+        """
+        cycle = min(bisect_right(self.cycle_ends, epoch), len(self.cycle_ends) - 1)
+        begin = self.cycle_ends[cycle - 1] if cycle else self.first_epoch
+        return (epoch - begin) / (self.cycle_ends[cycle] - begin)
 
     def end_epoch(self, epoch: int) -> None:
-        """Collect the state at the end of a cycle."""
+        """Finish the epoch, and collect the state if a cycle ends."""
         super().end_epoch(epoch)
-        if epoch + 1 in self.ends:
-            self.collect(self.ends.index(epoch + 1))
+        if epoch + 1 in self.cycle_ends:
+            self.collect(self.cycle_ends.index(epoch + 1))
 
     def collect(self, i: int) -> None:
         """Collect the state at the end of cycle i."""
-        self.keep(i)
+        self.save_snapshot(i)
 
-    def keep(self, i: int) -> None:
-        """Keep a copy of the state at the end of cycle i, if copies are kept."""
+    def save_snapshot(self, i: int) -> None:
+        """Copy the state at the end of cycle i to its snapshot, if snapshots are kept."""
         if self.snapshots:
             self.snapshots[i].load_state_dict(self.inner.state_dict())
 
     def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
-        """Show held-out data to the inner method; a state that was just kept is kept anew, with what it learnt."""
+        """Pass the held-out data to the inner method, and save the snapshot of this epoch again with what changed."""
         super().watch(held_out, training)
-        if self.epoch + 1 in self.ends:
-            self.keep(self.ends.index(self.epoch + 1))
+        if self.epoch + 1 in self.cycle_ends:
+            self.save_snapshot(self.cycle_ends.index(self.epoch + 1))
 
     def predictors(self) -> Iterable[Method]:
-        """Predict with the states collected so far; before the first, with the inner method."""
-        return list(self.snapshots)[: self.taken] or [self.inner]  # type: ignore[return-value]
+        """Return the snapshots collected so far; before the first, the inner method."""
+        return list(self.snapshots)[: self.collected_count] or [self.inner]  # type: ignore[return-value]
 
 
-def equally_spaced(count: int, what: str, *, first: int, epochs: int) -> list[int]:
-    """Divide the epochs from `first` on into cycles of equal length (to a whole epoch), and give their ends.
+def equal_cycle_ends(count: int, what: str, *, first: int, epochs: int) -> list[int]:
+    """Return the ends of cycles of equal length, to a whole epoch, which fill training from an epoch on.
+
+    Args:
+        count: the number of cycles.
+        what: what the cycles are, for the error message.
+        first: the epoch in which the first cycle begins.
+        epochs: the number of epochs of training.
 
     Raises:
-        ValueError: naming `what`, when a cycle would be shorter than an epoch.
+        ValueError: if a cycle would be shorter than an epoch.
     """
     length = epochs - first
     if length < count:
@@ -217,5 +244,5 @@ def equally_spaced(count: int, what: str, *, first: int, epochs: int) -> list[in
 
 
 def methods_within(method: Method) -> list[Method]:
-    """List a method and the methods inside it."""
+    """Return a method and all methods inside it."""
     return [part for part in method.modules() if isinstance(part, Method)]

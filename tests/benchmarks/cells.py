@@ -18,7 +18,7 @@ from harness.running.optimizers import make_optimizer
 from harness.running.precision import use_bfloat16
 from harness.running.training_loop import train_epoch
 from methods import METHODS, SGD, MakeMethod, MakeNet, Method, Recipe
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 from methods.core.wrapper import methods_within
 from tests.benchmarks.comparison import Epoch, Measured, Timing, in_turns
 from tests.benchmarks.device import with_peak_memory

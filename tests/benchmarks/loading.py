@@ -27,7 +27,7 @@ from data.files.image_files import ImageFiles
 from data.tasks.batches import ImageBatches
 from data.tasks.file_batches import ImageFileBatches
 from data.tasks.image_dataset import Augmentation, Split
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 
 AUGMENTED, MILLISECONDS, THREADS = 512, 4.0, 2
 """Images of CIFAR's size in a batch, the most time that it may take, and the CPU threads it is given."""

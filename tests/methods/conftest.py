@@ -1,4 +1,4 @@
-"""Tests of methods that have a fast path hold on it too."""
+"""Run the tests of late-phase methods twice: with members one by one, and with members fused into one batch."""
 
 import sys
 
@@ -6,39 +6,27 @@ import pytest
 
 from methods import Method
 
-FUSED = {
-    "test_conformance",
-    "test_gradient_accumulation",
-    "test_hypernetwork",
-    "test_late_networks",
-    "test_late_phase",
-    "test_rank1",
-    "test_trunk",
-}
-"""Modules whose tests run twice: with members one by one, and as one batch wherever they can be."""
-LATE = ("late", "rank1", "hyper", "accumulation", "branched", "ensemble(")
-"""In the names of cases with such members, of tests over all methods."""
+NAMES_WITH_FUSED_MEMBERS = ("late", "rank1", "hyper", "accumulation", "branched", "ensemble(")
+"""Parts of the names of test cases whose methods have late-phase members."""
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.module.__name__.rpartition(".")[2] in FUSED:
-        metafunc.fixturenames.append("fuse_up_to")
-        metafunc.parametrize("fuse_up_to", [0, sys.maxsize], indirect=True, ids=["", "fused"])
-
-
-@pytest.fixture
+@pytest.fixture(params=[0, sys.maxsize], ids=["", "fused"])
 def fuse_up_to(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test twice: with members one by one, and with fused members wherever that is possible.
+
+    A module asks for it with `pytestmark = pytest.mark.usefixtures("fuse_up_to")`.
+    """
     monkeypatch.setattr(Method, "fuse_up_to", request.param)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the second run of tests over all methods of those without such members."""
+    """Drop the fused run of methods without late-phase members, in modules that set FUSED_LATE_ONLY."""
     items[:] = [
         item
         for item in items
         if not (
             "fused" in item.name
-            and item.module.__name__.endswith(("test_conformance", "test_trunk"))  # type: ignore[attr-defined]
-            and not any(part in item.name for part in LATE)
+            and getattr(item.module, "FUSED_LATE_ONLY", False)  # type: ignore[attr-defined]
+            and not any(part in item.name for part in NAMES_WITH_FUSED_MEMBERS)
         )
     ]

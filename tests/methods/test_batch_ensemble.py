@@ -15,7 +15,7 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, MakeNet, Recipe
 from methods.batch_ensemble import BatchEnsemble, FastWeights
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import finish, run
+from tests.methods.training import finish, train_epochs
 
 
 class Net(nn.Module):
@@ -94,7 +94,7 @@ def test_training_is_that_of_separate_members_with_their_own_rates_and_decay():
                     momenta[name] = 0.9 * momenta.get(name, 0.0) + step
                     group[name] = p - rate * (step + 0.9 * momenta[name])
 
-    mean_loss = run(method, make_optimizer(method, recipe), batches)[0]
+    mean_loss = train_epochs(method, make_optimizer(method, recipe), batches)[0]
     assert mean_loss == pytest.approx(np.mean(losses), abs=1e-12)
     for name, value in weights.items():
         torch.testing.assert_close(method.net.get_parameter(name).detach(), value.detach())
@@ -161,7 +161,7 @@ def test_a_member_is_a_plain_layer_between_two_multiplications(layer, shape):
 
 def test_one_tiled_pass_predicts_as_each_member_alone(recipe, batches):
     method = build(BatchEnsemble, recipe, K=3)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches)
     x, _ = separable(11, seed=5)
     alone = []
@@ -195,7 +195,7 @@ def test_a_deep_copy_has_fast_weights_of_its_own(recipe):
 
 def test_members_share_statistics_which_one_tiled_pass_re_estimates(recipe, batches):
     method = build(SWA, recipe, of=partial(BatchEnsemble, K=3), start=3)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     average = method.average
     counter = CostCounter()
     average.net.register_forward_pre_hook(counter)
@@ -245,7 +245,7 @@ def test_it_costs_k_networks_in_time(recipe, batches):
     counter = CostCounter()
     method.net.register_forward_pre_hook(counter)
     with counter.training(torch.device("cpu")):
-        run(method, make_optimizer(method, recipe), batches, last=1)
+        train_epochs(method, make_optimizer(method, recipe), batches, last=1)
     assert counter.cost.forward_examples == counter.cost.backward_examples == 3 * (7 * 16 - 5)
 
 
@@ -275,5 +275,5 @@ def test_what_cannot_be_an_ensemble_is_refused(recipe):
 
 
 def test_a_spread_of_signs_is_refused(recipe):
-    with pytest.raises(ValueError, match="sigma=0.2 is the spread of init=gaussian"):
+    with pytest.raises(ValueError, match="sigma=0.2 is the standard deviation of init=gaussian"):
         build(BatchEnsemble, recipe, init="sign", sigma=0.2)

@@ -12,7 +12,7 @@ from harness.store import checkpoint
 from methods import SGD, SWA, LatePhaseBatchNorm, MCDropout, Recipe, Snapshot
 from methods.early_stopping import EarlyStopping
 from tests.conftest import build, separable
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
 
 INNER = {
     "sgd": SGD,
@@ -42,7 +42,7 @@ def watched(method, optimizer, batches, held_out, first=0, last=None):
     """Train as the harness does; the inner method after every epoch."""
     states = []
     for epoch in range(first, method.epochs if last is None else last):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1, shown=held_out)
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1, watched=held_out)
         states.append(deepcopy(method.inner))
     return states
 
@@ -112,7 +112,7 @@ def test_resuming_gives_the_same_bits(name, stop, recipe, batches, held_out):
 def test_watching_leaves_training_alone(recipe, batches, held_out):
     method, plain = build(EarlyStopping, recipe, of=INNER["swa"]), build(INNER["swa"], recipe)
     watched(method, make_optimizer(method, recipe), batches, held_out)
-    run(plain, make_optimizer(plain, recipe), batches)
+    train_epochs(plain, make_optimizer(plain, recipe), batches)
     assert_close(dict(plain.named_parameters()), dict(method.inner.named_parameters()), 0)
     assert all(part.training for part in method.modules())
     assert not any(p.requires_grad for p in method.best.parameters())
@@ -120,7 +120,7 @@ def test_watching_leaves_training_alone(recipe, batches, held_out):
 
 def test_before_anything_was_watched_the_inner_method_predicts(recipe, batches):
     method = build(EarlyStopping, recipe, of=INNER["swa"])
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     expected = finish(deepcopy(method.inner), batches)
     assert_close(next(iter(expected.members())), next(iter(finish(method, batches).members())), 0)
 

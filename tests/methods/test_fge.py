@@ -8,7 +8,7 @@ import pytest
 from methods import LatePhaseBatchNorm, Recipe
 from methods.fge import FGE
 from tests.conftest import build
-from tests.methods.loops import assert_close, finish, trajectory
+from tests.methods.training import assert_close, finish, trajectory
 
 
 @pytest.mark.parametrize("cycle", [2, 4])
@@ -22,15 +22,15 @@ def test_the_schedule_is_triangular_in_every_cycle(cycle):
 
 def test_the_paper_collects_twenty_members_in_forty_epochs():
     method = build(FGE, Recipe(epochs=200, lr=0.1))
-    assert method.ends == list(range(161, 200, 2))
-    assert all(method.lr(end - 1e-9) == pytest.approx(0.01) == method.lr(end) for end in method.ends)
+    assert method.cycle_ends == list(range(161, 200, 2))
+    assert all(method.lr(end - 1e-9) == pytest.approx(0.01) == method.lr(end) for end in method.cycle_ends)
     assert method.lr(160) == method.lr(162) == pytest.approx(0.05)
 
 
 def test_before_its_start_the_rate_is_the_inner_methods():
     recipe = Recipe(epochs=20, lr=0.1, schedule={"kind": "cosine", "warmup": 2})
     method = build(FGE, recipe, start=8)
-    assert [method.lr(e) for e in range(8)] == [recipe.rate(e) for e in range(8)]
+    assert [method.lr(e) for e in range(8)] == [recipe.learning_rate(e) for e in range(8)]
 
 
 def test_members_are_the_states_at_the_minima_of_the_rate(batches):
@@ -61,5 +61,5 @@ def test_its_cost_is_what_it_says(epochs, start, cycle):
 def test_what_collects_nothing_is_refused(recipe):
     with pytest.raises(ValueError, match="training ends before the middle of a cycle of 8 epochs from 3 on"):
         build(FGE, recipe, start=3, cycle=8)
-    with pytest.raises(ValueError, match=r"low=0.9, the least rate of a cycle, is above ratio=0.5"):
+    with pytest.raises(ValueError, match=r"low=0.9, the lowest rate of a cycle, is above ratio=0.5"):
         build(FGE, recipe, low=0.9)

@@ -8,7 +8,9 @@ import torch
 from harness.running.optimizers import make_optimizer
 from methods import SGD, GradientAccumulation, Recipe
 from tests.conftest import build
-from tests.methods.loops import run
+from tests.methods.training import train_epochs
+
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
 
 @pytest.mark.parametrize(("gamma", "scale"), [(1.0, lambda n: 1.0), ("1/K", lambda n: 1 / n), (0.5, lambda n: 0.5)])
@@ -27,14 +29,14 @@ def test_gradients_of_a_cycle_are_summed(gamma, scale, batches):
             optimizer.zero_grad()
             (sum(losses) * (scale(len(cycle)) if epoch else 1)).backward()
             optimizer.step()
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     for name, value in naive.state_dict().items():
         torch.testing.assert_close(method.net.state_dict()[name], value, rtol=1e-10, atol=1e-12)
 
 
 def test_a_cycle_of_one_is_plain_training_bitwise(recipe, batches):
     one, plain = build(GradientAccumulation, recipe, K=1, start=2), build(SGD, recipe)
-    run(one, make_optimizer(one, recipe), batches)
-    run(plain, make_optimizer(plain, recipe), batches)
+    train_epochs(one, make_optimizer(one, recipe), batches)
+    train_epochs(plain, make_optimizer(plain, recipe), batches)
     assert all(torch.equal(p, q) for p, q in zip(one.net.parameters(), plain.net.parameters(), strict=True))
     assert [p.numel() for p in one.parameters()] == [p.numel() for p in plain.parameters()]

@@ -9,11 +9,11 @@ from harness.parsing.method_expression import hyperparameters
 from harness.running.optimizers import make_optimizer
 from methods import SGD, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 from methods.core.subspace import squared_cosine
 from methods.integral import Integral
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
 
 
 def network_at(method: Integral, a: float) -> TinyNet:
@@ -40,8 +40,8 @@ def test_the_average_output_over_the_line_is_the_network_at_its_end(recipe):
     places = (np.arange(200) + 0.5) / 200
     with torch.no_grad():
         mean = torch.stack([method.output(x, a - 5e-4) for a in places]).mean(0)
-        torch.testing.assert_close(mean, method(x, method.at(1.0)), rtol=0, atol=0.02)
-        assert (method(x, method.at(1.0)) - method(x, method.at(0.0))).abs().max() > 0.5
+        torch.testing.assert_close(mean, method(x, method.weights_at(1.0)), rtol=0, atol=0.02)
+        assert (method(x, method.weights_at(1.0)) - method(x, method.weights_at(0.0))).abs().max() > 0.5
 
 
 def test_the_loss_is_that_of_f_at_a_random_place_plus_the_penalty(recipe):
@@ -69,7 +69,7 @@ def test_it_starts_as_plain_training_of_the_first_draw(recipe):
 
 def test_it_predicts_with_the_network_at_the_end(recipe, batches):
     method = build(Integral, recipe)
-    losses = run(method, make_optimizer(method, recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, recipe), batches)
     assert losses[-1] < 0.7 * losses[0]
     finish(method, batches)
     (weights,) = method.members()

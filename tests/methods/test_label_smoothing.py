@@ -10,7 +10,7 @@ from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, Line
 from methods.label_smoothing import LabelSmoothing
 from tests.conftest import build, separable
-from tests.methods.loops import assert_close, run
+from tests.methods.training import assert_close, train_epochs
 
 
 def test_targets_are_mixed_with_the_uniform_distribution(recipe):
@@ -34,9 +34,9 @@ def test_it_reaches_every_method(of, recipe, batches):
     smoothed = recipe.model_copy(update={"label_smoothing": 0.2})
     assert method.recipe == smoothed
     bare, plain = build(of, smoothed), build(of, recipe)
-    run(method, make_optimizer(method, recipe), batches)
-    run(bare, make_optimizer(bare, recipe), batches)
-    run(plain, make_optimizer(plain, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
+    train_epochs(bare, make_optimizer(bare, recipe), batches)
+    train_epochs(plain, make_optimizer(plain, recipe), batches)
     assert_close(dict(bare.named_parameters()), dict(method.inner.named_parameters()), 0)
     assert not torch.equal(next(plain.parameters()), next(bare.parameters()))
 

@@ -8,13 +8,13 @@ from torch import nn
 from harness.running.optimizers import make_optimizer
 from methods import SGD, Recipe
 from tests.conftest import build
-from tests.methods.loops import assert_close, run
+from tests.methods.training import assert_close, train_epochs
 
 
 def test_sgd_is_the_loop_everyone_writes(recipe, batches):
     method = build(SGD, recipe)
     net = deepcopy(method.net)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
     net.train()
     for _ in range(recipe.epochs):
@@ -30,7 +30,7 @@ def test_an_update_of_several_minibatches_is_one_of_their_mean(recipe, batches):
     batches = batches[:2]
     one, other = (build(SGD, recipe) for _ in range(2))
     one.batches_per_update = lambda: 2
-    run(one, make_optimizer(one, recipe), batches, last=1)
+    train_epochs(one, make_optimizer(one, recipe), batches, last=1)
     optimizer = make_optimizer(other, recipe)
     other.train()
     for x, y in batches:
@@ -45,7 +45,7 @@ def test_each_stage_begins_with_a_new_optimizer(batches):
     recipe = Recipe(epochs=4, lr=0.05, weight_decay=1e-3, schedule={"kind": "stages", "stages": stages})
     method = build(SGD, recipe)
     net = deepcopy(method.net)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     net.train()
     for lr in (0.05, 0.005):
         optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-3)

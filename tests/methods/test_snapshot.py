@@ -11,22 +11,22 @@ import torch
 from harness.running.optimizers import make_optimizer
 from methods import SWA, EarlyStopping, Recipe, Snapshot
 from tests.conftest import build
-from tests.methods.loops import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, train_epochs, trajectory
 
 
 def test_snapshots_are_the_states_at_the_cycles_ends(batches):
     recipe = Recipe(epochs=7, lr=0.05)
     method = build(Snapshot, recipe, M=3)
-    assert method.ends == [2, 5, 7]
+    assert method.cycle_ends == [2, 5, 7]
     states = trajectory(method, recipe, batches)
-    for end, weights in zip(method.ends, method.members(), strict=True):
+    for end, weights in zip(method.cycle_ends, method.members(), strict=True):
         assert_close(states[end - 1], weights, 0)
 
 
 def test_a_snapshot_of_an_average_re_estimates_its_statistics(recipe, batches):
     """The last snapshot of an averaged run is the average itself, statistics and all."""
     method = build(Snapshot, recipe, of=partial(SWA, start=3), M=2)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     reference = deepcopy(method.inner)
     finish(method, batches)
     finish(reference, batches)
@@ -46,13 +46,13 @@ def test_snapshot_schedule_is_equation_2():
 def test_cycles_fill_the_epochs_from_the_start_on(batches):
     recipe = Recipe(epochs=8, lr=0.2, schedule={"kind": "linear", "start": 0, "end": 2, "ratio": 0.5})
     method = build(Snapshot, recipe, M=2, start=3, ratio=2.0)
-    assert method.ends == [5, 8]  # 3 + 2.5, rounded to the even number
-    assert [method.lr(e) for e in (0, 1, 2, 2.5)] == [recipe.rate(e) for e in (0, 1, 2, 2.5)]
+    assert method.cycle_ends == [5, 8]  # 3 + 2.5, rounded to the even number
+    assert [method.lr(e) for e in (0, 1, 2, 2.5)] == [recipe.learning_rate(e) for e in (0, 1, 2, 2.5)]
     for epoch in np.arange(3, 8, 0.25):
         done = (epoch - 3) / 2 if epoch < 5 else (epoch - 5) / 3
         assert method.lr(epoch) == pytest.approx(0.4 / 2 * (math.cos(math.pi * done) + 1), rel=1e-9)
     states = trajectory(method, recipe, batches)
-    for end, weights in zip(method.ends, method.members(), strict=True):
+    for end, weights in zip(method.cycle_ends, method.members(), strict=True):
         assert_close(states[end - 1], weights, 0)
 
 
@@ -60,7 +60,7 @@ def test_snapshots_of_an_averaged_run_at_its_own_rate():
     """The snapshot ensemble that hypernetwork ensembles are compared with: ten from epoch 164 of 200 to the last."""
     recipe = Recipe(epochs=200, lr=0.1)
     method, swa = build(Snapshot, recipe, of=SWA, M=10, start=0.8, rate="inner"), build(SWA, recipe)
-    assert method.ends == [164, 168, 172, 176, 180, 184, 188, 192, 196, 200]
+    assert method.cycle_ends == [164, 168, 172, 176, 180, 184, 188, 192, 196, 200]
     assert [method.lr(e) for e in range(200)] == [swa.lr(e) for e in range(200)]
 
 
@@ -77,9 +77,9 @@ def test_a_snapshot_of_early_stopping_knows_its_own_epoch(recipe, batches):
     optimizer = make_optimizer(method, recipe)
     best = []
     for epoch in range(recipe.epochs):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
         best.append(int(method.inner.best_epoch))
-    assert [int(copy.best_epoch) for copy in method.snapshots] == [best[end - 1] for end in method.ends]
-    assert best[method.ends[0] - 1] == method.ends[0] - 1, (
+    assert [int(copy.best_epoch) for copy in method.snapshots] == [best[end - 1] for end in method.cycle_ends]
+    assert best[method.cycle_ends[0] - 1] == method.cycle_ends[0] - 1, (
         "the epoch in which the snapshot is taken was the best so far"
     )

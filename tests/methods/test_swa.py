@@ -11,10 +11,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
-from methods.core.averaging import flat
 from methods.core.batch_norm import reestimate
+from methods.core.weight_averaging import flatten
 from tests.conftest import TinyNet, build
-from tests.methods.loops import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, train_epochs, trajectory
 
 
 def test_swa_is_the_arithmetic_mean(recipe, batches):
@@ -50,7 +50,7 @@ def torchcontrib_swa(optimizer):
 def test_swa_equals_torchcontrib_parameters_and_statistics(recipe, batches):
     swa = build(SWA, recipe, start=2, ratio=None)
     net = deepcopy(swa.net)
-    run(swa, make_optimizer(swa, recipe), batches)
+    train_epochs(swa, make_optimizer(swa, recipe), batches)
     finish(swa, batches)
     theirs = torchcontrib_swa(
         torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
@@ -85,7 +85,7 @@ def test_swa_schedule_is_held_within_an_epoch():
 
 def test_before_averaging_starts_swa_predicts_with_the_network(recipe, batches):
     swa = build(SWA, recipe, start=3)
-    run(swa, make_optimizer(swa, recipe), batches, last=2)
+    train_epochs(swa, make_optimizer(swa, recipe), batches, last=2)
     (weights,) = swa.eval().members()
     assert_close(dict(swa.inner.net.state_dict()), weights, 0)
 
@@ -93,7 +93,7 @@ def test_before_averaging_starts_swa_predicts_with_the_network(recipe, batches):
 def test_swa_re_estimates_every_members_statistics(recipe, batches):
     inner = partial(LatePhaseBatchNorm, K=3, start=2, sigma0=0.3, prediction="members")
     method = build(SWA, recipe, of=inner, start=3)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches)
     for weights in method.members():
         net = TinyNet()
@@ -108,7 +108,7 @@ def test_swa_averages_each_member_over_time_then_members(recipe, batches):
     optimizer = make_optimizer(method, recipe)
     scales = []
     for epoch in range(method.epochs):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
         scales.append([method.inner.late_weights(k)["norm.weight"].detach().clone() for k in range(2)])
     finish(method, batches)
     expected = torch.stack([torch.stack(members).mean(0) for members in scales[3:]]).mean(0)
@@ -130,9 +130,9 @@ def test_a_start_beyond_the_end_is_refused(recipe, start):
 
 def test_a_cyclic_rate_falls_in_every_cycle_and_starts_again():
     swa = build(SWA, Recipe(epochs=20, lr=0.2), start=0.5, rate="cyclic", checkpoints=4, ratio=0.5, low=0.05)
-    assert swa.ends == [12, 15, 18, 20]
+    assert swa.cycle_ends == [12, 15, 18, 20]
     for epoch in np.arange(10, 20, 0.125):
-        begin, end = next((b, e) for b, e in zip([10, 12, 15, 18], swa.ends, strict=True) if b <= epoch < e)
+        begin, end = next((b, e) for b, e in zip([10, 12, 15, 18], swa.cycle_ends, strict=True) if b <= epoch < e)
         expected = np.interp(epoch, [begin, end], [0.1, 0.01])
         assert swa.lr(epoch) == pytest.approx(expected, rel=1e-9)
     assert [swa.lr(e) for e in (0, 5, 9)] == pytest.approx([0.2, 0.2, 0.1]), "until then as with a high rate"
@@ -142,17 +142,17 @@ def test_a_cyclic_rate_falls_in_every_cycle_and_starts_again():
 
 def test_checkpoints_are_equally_spaced_and_the_last_is_the_end(recipe, batches):
     swa = build(SWA, recipe, start=1, checkpoints=3)
-    assert swa.ends == [3, 4, 6]
+    assert swa.cycle_ends == [3, 4, 6]
     states = trajectory(swa, recipe, batches)
     for name, p in swa.average.net.named_parameters():
-        mean = np.mean([states[end - 1][name].double().numpy() for end in swa.ends], axis=0)
+        mean = np.mean([states[end - 1][name].double().numpy() for end in swa.cycle_ends], axis=0)
         np.testing.assert_allclose(p.numpy(), mean, rtol=1e-5, atol=1e-6)
     assert not swa.snapshots, "an average alone keeps no checkpoints"
 
 
 def test_before_its_first_checkpoint_swa_predicts_with_the_network(recipe, batches):
     swa = build(SWA, recipe, start=2, checkpoints=1)
-    run(swa, make_optimizer(swa, recipe), batches, last=5)
+    train_epochs(swa, make_optimizer(swa, recipe), batches, last=5)
     assert_close(dict(swa.inner.net.state_dict()), next(iter(swa.members())), 0)
 
 
@@ -173,7 +173,7 @@ def test_every_step_is_algorithm_2(recipe, batches):
                     for a, p in zip(averages, net.parameters(), strict=True)
                 ]
                 t += 1
-    run(swa, make_optimizer(swa, recipe), batches)
+    train_epochs(swa, make_optimizer(swa, recipe), batches)
     assert swa.steps == t == 2 * len(batches)
     for mine, expected in zip(swa.average.net.parameters(), averages, strict=True):
         np.testing.assert_allclose(mine.numpy(), expected, rtol=1e-4, atol=1e-6)
@@ -192,7 +192,9 @@ def test_an_ensemble_of_checkpoints_keeps_their_own_statistics(recipe, batches):
 def simplex_of(recipe, batches, **hyperparameters):
     swa = build(SWA, recipe, start=1, checkpoints=3, prediction="simplex", **hyperparameters)
     states = trajectory(swa, recipe, batches)
-    corners = [flat(states[end - 1][name] for name, _ in swa.net.named_parameters()).double() for end in swa.ends]
+    corners = [
+        flatten(states[end - 1][name] for name, _ in swa.net.named_parameters()).double() for end in swa.cycle_ends
+    ]
     return finish(swa, batches), torch.stack(corners).numpy()
 
 
@@ -201,7 +203,7 @@ def test_points_of_the_simplex_are_convex_combinations_with_statistics_of_their_
     members = list(swa.members())
     assert len(members) == 4
     for weights in members:
-        point = flat(weights[name] for name, _ in swa.net.named_parameters()).double().numpy()
+        point = flatten(weights[name] for name, _ in swa.net.named_parameters()).double().numpy()
         shares = np.linalg.lstsq(corners.T, point, rcond=None)[0]
         np.testing.assert_allclose(shares @ corners, point, atol=1e-6)
         np.testing.assert_allclose(shares.sum(), 1, atol=1e-5)
@@ -215,11 +217,11 @@ def test_points_of_the_simplex_are_convex_combinations_with_statistics_of_their_
 
 
 @pytest.mark.parametrize("prediction", ["point", "pair"])
-def test_places_on_the_line_between_two_checkpoints(prediction, recipe, batches):
+def test_points_on_the_line_between_two_checkpoints(prediction, recipe, batches):
     """Figure 18 of the subspaces' paper, and a little beyond the line's ends."""
     swa = build(SWA, recipe, start=1, checkpoints=2, prediction=prediction, alpha=(1.2, -0.2))
     states = trajectory(swa, recipe, batches)
-    first, second = (states[end - 1] for end in swa.ends)
+    first, second = (states[end - 1] for end in swa.cycle_ends)
     members = list(finish(swa, batches).members())
     for weights, share in zip(members, (1.2, -0.2), strict=prediction == "pair"):
         for name, _ in swa.net.named_parameters():
@@ -235,14 +237,14 @@ def test_places_on_the_line_between_two_checkpoints(prediction, recipe, batches)
 def test_points_of_the_simplex_are_uniform(recipe, batches):
     """Shares of Dirichlet(1, 1, 1) have mean 1/3, variance 1/18 and covariance −1/36."""
     swa, corners = simplex_of(recipe, batches)
-    mean = flat(swa.average.parameters())
-    points = torch.stack([swa.point(i, mean) for i in range(2000)]).double().numpy()
+    mean = flatten(swa.average.parameters())
+    points = torch.stack([swa.point_weights(i, mean) for i in range(2000)]).double().numpy()
     shares = np.linalg.lstsq(corners.T, points.T, rcond=None)[0]
     np.testing.assert_allclose(shares.mean(1), np.full(3, 1 / 3), atol=0.02)
     np.testing.assert_allclose(np.cov(shares), (np.eye(3) - 1 / 3) / 12, atol=0.006)
 
 
-def test_visiting_points_leaves_the_average_as_it_was(recipe, batches):
+def test_computing_points_leaves_the_average_as_it_was(recipe, batches):
     swa, _ = simplex_of(recipe, batches)
     before = deepcopy(swa.state_dict())
     waiting = iter(swa.members())
@@ -265,14 +267,17 @@ def test_visiting_points_leaves_the_average_as_it_was(recipe, batches):
         ({"prediction": "simplex"}, "prediction=simplex keeps the checkpoints: it needs their number"),
         ({"every": "step", "checkpoints": 2}, "every=step averages all states alike"),
         ({"every": "step", "rate": "cyclic"}, "every=step averages all states alike"),
-        ({"low": 0.1}, "low=0.1 is the least rate of a cycle; it needs rate=cyclic"),
+        ({"low": 0.1}, "low=0.1 is the lowest rate of a cycle; it needs rate=cyclic"),
         ({"points": 3}, "points=3 is the number of random points; it needs prediction=simplex"),
         (
             {"checkpoints": 2, "alpha": (0.5, 0.5)},
-            "prediction=point and prediction=pair need a place, others have none",
+            "prediction=point and prediction=pair need alpha, others have none",
         ),
-        ({"checkpoints": 2, "prediction": "pair"}, "alpha=None: prediction=point and prediction=pair need a place"),
-        ({"checkpoints": 2, "prediction": "point", "alpha": (0.5, 0.6)}, "a place is checkpoints=2 shares that sum to"),
+        ({"checkpoints": 2, "prediction": "pair"}, "alpha=None: prediction=point and prediction=pair need alpha"),
+        (
+            {"checkpoints": 2, "prediction": "point", "alpha": (0.5, 0.6)},
+            "alpha has checkpoints=2 numbers, which sum to",
+        ),
         (
             {"checkpoints": 3, "prediction": "pair", "alpha": (0.5, 0.5, 0.0)},
             "only a line, of checkpoints=2, has opposite",
@@ -304,5 +309,5 @@ class Watching(SGD):
 def test_a_method_that_watches_is_averaged_once_an_epoch(recipe, batches):
     swa, plain = build(SWA, recipe, of=Watching, start=2), build(SWA, recipe, start=2)
     for method in (swa, plain):
-        run(method, make_optimizer(method, recipe), batches)
+        train_epochs(method, make_optimizer(method, recipe), batches)
     assert_close(dict(plain.average.net.named_parameters()), dict(swa.average.net.named_parameters()), 0)

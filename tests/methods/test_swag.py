@@ -10,12 +10,12 @@ import torch
 
 from harness.running.optimizers import make_optimizer
 from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet
-from methods.core.averaging import flat
 from methods.core.batch_norm import reestimate
-from methods.core.streams import stream
+from methods.core.random_streams import stream
+from methods.core.weight_averaging import flatten
 from methods.swag import SWAG, normal
 from tests.conftest import TinyNet, build
-from tests.methods.loops import assert_close, finish, run, trajectory
+from tests.methods.training import assert_close, finish, train_epochs, trajectory
 
 
 def gaussian(recipe, batches, **hyperparameters):
@@ -23,7 +23,7 @@ def gaussian(recipe, batches, **hyperparameters):
     swag = build(SWAG, recipe, **hyperparameters)
     names = [name for name, _ in swag.net.named_parameters()]
     states = trajectory(swag, recipe, batches)
-    seen = [flat(states[end - 1][name] for name in names).double().numpy() for end in swag.ends]
+    seen = [flatten(states[end - 1][name] for name in names).double().numpy() for end in swag.cycle_ends]
     return swag, np.stack(seen)
 
 
@@ -34,7 +34,7 @@ def deviations(states):
 
 def test_moments_are_numpys(recipe, batches):
     swag, states = gaussian(recipe, batches, start=2, rank=4)
-    np.testing.assert_allclose(flat(swag.average.parameters()).numpy(), states.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(flatten(swag.average.parameters()).numpy(), states.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(swag.squares.numpy(), (states**2).mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(swag.deviations.numpy(), deviations(states), atol=1e-6)
 
@@ -92,15 +92,15 @@ def test_samples_are_equation_1(rank, ring, recipe, batches):
         if rank:
             z2 = numpy_normal(swag.generator(f"sample {i}: columns").initial_seed(), rank)
             noise += deviations(states)[ring].T @ z2 / np.sqrt(rank - 1)
-        sample = flat(weights[name] for name, _ in swag.net.named_parameters()).numpy()
+        sample = flatten(weights[name] for name, _ in swag.net.named_parameters()).numpy()
         np.testing.assert_allclose(sample, mean + np.sqrt(0.7) * noise, atol=2e-4)
 
 
 def test_samples_have_the_covariance_of_the_gaussian(recipe, batches):
     """Variances and the covariances of one weight with all others, from 4,000 samples."""
     swag, states = gaussian(recipe, batches, start=1, rank=5, scale=0.5)
-    mean = flat(swag.average.parameters())
-    samples = torch.stack([swag.point(i, mean) for i in range(4000)]).double().numpy()
+    mean = flatten(swag.average.parameters())
+    samples = torch.stack([swag.point_weights(i, mean) for i in range(4000)]).double().numpy()
     spread = deviations(states)
     covariance = 0.5 * (np.diag(states.var(0)) + spread.T @ spread / 4)
     scales = np.sqrt(np.diag(covariance))
@@ -125,7 +125,7 @@ def test_every_sample_gets_statistics_of_its_own(recipe, batches):
 def test_without_scale_it_is_swa(recipe, batches):
     swag, _ = gaussian(recipe, batches, start=2, N=1, scale=0.0, rate="cyclic", checkpoints=2)
     swa = build(SWA, recipe, start=2, rate="cyclic", checkpoints=2)
-    run(swa, make_optimizer(swa, recipe), batches)
+    train_epochs(swa, make_optimizer(swa, recipe), batches)
     finish(swag, batches)
     finish(swa, batches)
     assert_close(next(iter(swa.members())), next(iter(swag.members())), 0)
@@ -134,7 +134,7 @@ def test_without_scale_it_is_swa(recipe, batches):
 def test_it_samples_all_members_of_a_method(recipe, batches):
     inner = partial(LatePhaseBatchNorm, K=3, start=2, sigma0=0.3, prediction="members")
     swag = build(SWAG, recipe, of=inner, start=3, N=2)
-    run(swag, make_optimizer(swag, recipe), batches)
+    train_epochs(swag, make_optimizer(swag, recipe), batches)
     finish(swag, batches)
     members = list(swag.members())
     assert len(members) == 6
@@ -147,10 +147,10 @@ def test_it_samples_all_members_of_a_method(recipe, batches):
 def test_until_two_states_are_collected_the_network_predicts(recipe, batches):
     swag = build(SWAG, recipe, start=2, N=2)
     optimizer = make_optimizer(swag, recipe)
-    run(swag, optimizer, batches, last=3)
+    train_epochs(swag, optimizer, batches, last=3)
     (weights,) = finish(deepcopy(swag), batches).members()
     assert_close(dict(swag.inner.net.state_dict()), weights, 0)
-    run(swag, optimizer, batches, first=3, last=4)
+    train_epochs(swag, optimizer, batches, first=3, last=4)
     assert len(list(finish(deepcopy(swag), batches).members())) == 2
 
 

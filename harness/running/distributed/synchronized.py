@@ -202,8 +202,8 @@ class DividedRecipe(Recipe):
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """Give the loss of this rank's rows; its mean over ranks is that of the whole minibatch."""
         loss = super().criterion(logits, y)
-        return loss * (self._group.size * len(y) / self.examples(y)) if self._group.joined else loss
+        return loss * (self._group.size * len(y) / self.count_examples(y)) if self._group.joined else loss
 
-    def examples(self, x: Tensor) -> int:
+    def count_examples(self, x: Tensor) -> int:
         """Count the examples of the whole minibatch."""
         return sum(self._group.counts(len(x))) if self._group.joined else len(x)

@@ -13,7 +13,7 @@ import data.datasets.text_files
 import data.files.download
 from data.datasets.text_files import load_enwik8, load_text
 from data.tasks.text_task import CONTEXT_LENGTH, WINDOW_LENGTH, TextSegments, TextWindows
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 
 
 def numbered(n):

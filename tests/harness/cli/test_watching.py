@@ -16,7 +16,7 @@ from harness.store.run_folder import RunFolder
 from harness.studies.run import DatasetSpec
 from harness.studies.study import load, with_digest
 from methods import Method
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 from tests.harness.conftest import N_TEST, N_TRAIN, RECIPE
 
 EPOCHS, HELD_OUT = RECIPE["epochs"], 9

@@ -18,7 +18,7 @@ from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from methods import SGD, SWA, DeepEnsemble, Dropout, LatePhaseBatchNorm, Line, MCDropout, Method, Recipe, Snapshot
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import trained
+from tests.methods.training import trained
 
 N, EPOCHS, SIZE = 60, 3, 16
 STEPS = math.ceil(N / SIZE)

@@ -232,7 +232,7 @@ def test_weight_distances_are_those_of_the_members():
     found = evaluate(method, make_task(), counter).metrics
     one, two = (
         torch.cat([p.flatten() for name, p in part.net.named_parameters() if "norm" not in name]).detach().numpy()
-        for part in method.parts
+        for part in method.run_methods
     )
     assert found["diversity/l2"] == pytest.approx(np.linalg.norm(one - two), rel=1e-5)
     cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)

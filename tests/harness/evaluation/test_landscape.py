@@ -42,7 +42,7 @@ from methods import (
 )
 from methods.core.batch_norm import reestimate
 from tests.conftest import TinyLSTM, build, separable
-from tests.methods.loops import trained
+from tests.methods.training import trained
 
 
 class Minibatches(list):
@@ -91,7 +91,7 @@ def reestimated(method, parameters, data):
 def test_a_point_combines_all_weights_and_has_statistics_of_its_own(recipe, examples):
     method = trained(Line, recipe, examples.train)
     points = AnchorCombinations(method, list(method.anchors()), examples.statistics)
-    expected = reestimated(method, method.at(0.3), examples.statistics)
+    expected = reestimated(method, method.weights_at(0.3), examples.statistics)
     found = points.weights_at([0.7, 0.3])
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -202,7 +202,7 @@ def test_a_path_scores_its_networks_and_pairs(make, recipe, examples):
     np.testing.assert_allclose(found["alpha"], [-0.25, 0.125, 0.5, 0.875, 1.25])
     x, y = (torch.cat(parts) for parts in zip(*examples.test, strict=True))
     for i, alpha in enumerate(found["alpha"]):
-        networks = [reestimated(method, method.at(place), examples.statistics) for place in (alpha, 1 - alpha)]
+        networks = [reestimated(method, method.weights_at(place), examples.statistics) for place in (alpha, 1 - alpha)]
         accuracy, nll = naive(method, networks[0], examples.test)
         assert found["accuracy"][i] == pytest.approx(accuracy)
         assert found["nll"][i] == pytest.approx(nll, rel=1e-5)
@@ -261,7 +261,7 @@ def test_a_plane_scores_each_point_of_its_grid(recipe, examples):
     assert sum(len(x) for x, _ in test) == 20 and sum(len(x) for x, _ in train) == 10
     for row, column in ((0, 2), (1, 1), (2, 0)):
         shares = anchor_coefficients(found["x"][column], found["y"][row], found["anchors"])
-        network = reestimated(method, method.at(shares), examples.statistics)
+        network = reestimated(method, method.weights_at(shares), examples.statistics)
         accuracy, nll = naive(method, network, test)
         assert found["accuracy"][row, column] == pytest.approx(accuracy)
         assert found["nll"][row, column] == pytest.approx(nll, rel=1e-4)

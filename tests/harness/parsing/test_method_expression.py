@@ -201,9 +201,9 @@ def test_make_builds_what_is_written():
     assert spec
     method = spec.make(METHODS)(MakeNet(TinyNet, 0), Recipe(epochs=4))
     assert isinstance(method, DeepEnsemble)
-    assert [type(part) for part in method.parts] == [SWA, SWA]
-    inner = method.parts[0].inner
-    assert (inner.K, inner.start_epoch, method.parts[0].start_epoch) == (3, 1, 2)
+    assert [type(part) for part in method.run_methods] == [SWA, SWA]
+    inner = method.run_methods[0].inner
+    assert (inner.K, inner.start_epoch, method.run_methods[0].start_epoch) == (3, 1, 2)
 
 
 def test_spec_has_the_version_of_the_class():

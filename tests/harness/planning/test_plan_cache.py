@@ -10,7 +10,7 @@ import pytest
 from harness.cache import user_cache
 from harness.cli.options import Refusal, make_plan
 from harness.planning.plan import Plan
-from harness.planning.plan_cache import CachedRun
+from harness.planning.plan_cache import CachedRun, with_specs
 from harness.planning.planned_runs import Planned
 from harness.studies.study import load
 
@@ -52,7 +52,7 @@ def test_a_plan_comes_back_whole(name):
         assert planned.run.setup == other.run.setup and planned.key == other.key == key
         links = [name for name in Planned.__dataclass_fields__ if name != "run"]
         assert [getattr(planned, name) for name in links] == [getattr(other, name) for name in links]
-    assert second.with_specs().runs == first.runs
+    assert with_specs(second).runs == first.runs
     whole, found = Plan(load(name), share=True).study, second.study
     for field in ("name", "kind", "plugins", "description", "caption", "banner", "figures"):
         assert getattr(found, field) == getattr(whole, field), field
@@ -68,8 +68,8 @@ def test_hyperparameters_keep_their_types(tmp_path, write_study):
     methods = ["sgd", "mine(alpha=(0.25, 0.75), names=['a', 'b'])", "swa(mine(alpha=(1.0,)))"]
     study = write_study(tmp_path / "s.yaml", plugins=["mine.py"], methods=methods)
     first, second = make_plan(str(study), None, share=True), make_plan(str(study), None, share=True)
-    assert cached(second) and second.with_specs().runs == first.runs
-    (run,) = (p.run for p in second.with_specs().runs.values() if "names" in str(p.run))
+    assert cached(second) and with_specs(second).runs == first.runs
+    (run,) = (p.run for p in with_specs(second).runs.values() if "names" in str(p.run))
     assert run.method.hyperparameters == {"alpha": (0.25, 0.75), "names": ["a", "b"]}
 
 

@@ -248,12 +248,12 @@ def test_a_state_that_was_removed_or_damaged_is_trained_again(
 
 BROKEN = """
 from methods import SGD
-from methods.core.declarations import PLAIN
-from methods.trunk import Sharing, Trunk
+from methods.core.declarations import PLAIN_TRUNK
+from methods.core.declarations import Sharing, Trunk
 
 class Broken(SGD):
     'Cannot be trained, though it says that it is plain training.'
-    sharing = Sharing(lambda method: Trunk(PLAIN, method.epochs))
+    sharing = Sharing(lambda method: Trunk(PLAIN_TRUNK, method.epochs))
     def begin_epoch(self, epoch):
         raise ArithmeticError("boo")
 """
@@ -262,7 +262,7 @@ class Broken(SGD):
 FINE_TUNING = """
 from methods import SGD
 from methods.core.declarations import Need
-from methods.trunk import Sharing
+from methods.core.declarations import Sharing
 
 class FineTuning(SGD):
     'Trains on from a finished run.'

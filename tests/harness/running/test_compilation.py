@@ -17,7 +17,7 @@ from harness.running.optimizers import make_optimizer
 from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from methods import METHODS, MakeNet, Recipe
-from methods.core.fused import NORMS, Norms, act_by_group
+from methods.core.fused_members import BATCH_NORMS, MemberBatchedNorm, member_forward
 from tests.conftest import TinyNet, separable
 
 
@@ -158,7 +158,7 @@ def test_a_whole_cycle_is_compiled_also_where_a_run_goes_on_within_one(programs)
     make = partial(METHODS["late_phase_bn"], K=4, start=0, leftover="carry")
     method = make(MakeNet(compiled_tiny_net, seed=0), Recipe(epochs=3))
     method.fuse_up_to = 16
-    method.carrying = 2
+    method.carried_minibatches = 2
     method.begin_epoch(0)
     method.train()
     optimizer = make_optimizer(method, method.recipe)
@@ -174,8 +174,8 @@ def test_fused_members_are_compiled_once(kernels, monkeypatch):
     """By torch itself: no graph break, and one graph whatever epochs begin with."""
     if kernels == "few kernels":
         monkeypatch.setattr(
-            "methods.core.late_phase.act_by_group",
-            lambda layers: Norms(layers) if isinstance(layers[0], NORMS) else act_by_group(layers),
+            "methods.core.late_phase.member_forward",
+            lambda layers: MemberBatchedNorm(layers) if isinstance(layers[0], BATCH_NORMS) else member_forward(layers),
         )
     torch.compiler.reset()
     counters.clear()

@@ -88,7 +88,7 @@ def test_a_recipe_by_name_is_its_values(tmp_path):
     assert named.cells()[-1].run.recipe == Recipe.model_validate(load_recipes()["late-phase/sgd"])
     changed = TWO.replace("recipe: {epochs: 4}", "recipe: {base: late-phase/sgd, lr: 0.5}")
     recipe = load(write(tmp_path, changed)).cells()[-1].run.recipe
-    assert (recipe.lr, recipe.epochs, recipe.rate(180)) == (0.5, 200, pytest.approx(0.005))
+    assert (recipe.lr, recipe.epochs, recipe.learning_rate(180)) == (0.5, 200, pytest.approx(0.005))
 
 
 def test_an_override_takes_a_recipe_by_name(tmp_path):
@@ -134,5 +134,5 @@ def test_the_recipes_are_the_papers(name, epochs, rates, nesterov, decay):
     recipe = Recipe.model_validate(load_recipes()[name])
     assert (recipe.epochs, recipe.nesterov, recipe.weight_decay) == (epochs, nesterov, decay)
     for epoch, rate in rates.items():
-        assert recipe.rate(epoch) == pytest.approx(rate, rel=1e-5)
+        assert recipe.learning_rate(epoch) == pytest.approx(rate, rel=1e-5)
     assert recipe.batch_size == (256 if "imagenet" in name else 128)

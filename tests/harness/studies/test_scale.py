@@ -55,7 +55,7 @@ def test_tiny(study):
     late, twice, line = (p.run(3) for p in list(small.cell_groups())[:3])
     assert str(late.method) == "late_phase_bn(K=3, member_weight_decay=0.005)"
     assert str(twice.method) == "deep_ensemble(swa(late_phase_bn(K=2, start=0.5)), K=3)"
-    assert late.recipe.epochs == 4 and [late.recipe.rate(e) for e in (2, 3)] == pytest.approx([0.1, 0.0505])
+    assert late.recipe.epochs == 4 and [late.recipe.learning_rate(e) for e in (2, 3)] == pytest.approx([0.1, 0.0505])
     assert (late.recipe.batch_size, late.seed) == (16, 3)
     assert (late.dataset.name, late.dataset.corruptions, late.dataset.ood) == (
         "synthetic:cifar10",
@@ -98,7 +98,10 @@ def test_every_recipe_can_be_shortened(name, epochs):
     small = scale_recipe(recipe, epochs / recipe.epochs, Scale(epochs=epochs))
     assert abs(small.epochs - epochs) <= 1  # stages are rounded one by one
     at = [(i + 0.5) / epochs for i in range(epochs)]
-    rates, expected = [small.rate(x * small.epochs) for x in at], [recipe.rate(x * recipe.epochs) for x in at]
+    rates, expected = (
+        [small.learning_rate(x * small.epochs) for x in at],
+        [recipe.learning_rate(x * recipe.epochs) for x in at],
+    )
     assert max(rates) <= recipe.lr and min(rates) >= min(expected) * 0.01
 
 
@@ -106,7 +109,9 @@ def test_full_length_is_the_recipe_itself():
     for name, values in load_recipes().items():
         recipe = Recipe.model_validate(values)
         small = scale_recipe(recipe, 1.0, Scale())
-        assert [small.rate(e) for e in range(recipe.epochs)] == [recipe.rate(e) for e in range(recipe.epochs)], name
+        assert [small.learning_rate(e) for e in range(recipe.epochs)] == [
+            recipe.learning_rate(e) for e in range(recipe.epochs)
+        ], name
 
 
 def test_methods_that_need_epochs_get_them(tmp_path):

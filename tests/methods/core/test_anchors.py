@@ -21,7 +21,7 @@ from methods import (
 )
 from tests.conftest import TinyNet, build
 from tests.methods.core.test_conformance import ALL, ENSEMBLES, TRAINED, assert_same_state
-from tests.methods.loops import run, trained
+from tests.methods.training import train_epochs, trained
 
 COUNTS = {
     "sgd": 1,
@@ -72,14 +72,14 @@ def test_an_ensembles_anchors_are_its_members(name, recipe):
         assert all(torch.equal(anchor.weights[key], value) for key, value in member.items())
 
 
-def test_those_of_a_subspace_are_its_networks_and_its_path_is_its_own():
+def test_anchors_of_a_subspace_are_its_networks_and_its_path_is_its_own():
     method = build(Curve, Recipe(epochs=2))
     omegas = [dict(net.named_parameters()) for net in (method.net, *method.others)]
     for anchor, omega in zip(method.anchors(), omegas, strict=True):
         assert anchor.weights.keys() == omega.keys()
         assert all(anchor.weights[key] is value for key, value in omega.items())
     for alpha in (-0.1, 0.3, 0.5):
-        shares, point = method.along(alpha), method.at(alpha)
+        shares, point = method.along(alpha), method.weights_at(alpha)
         for key, value in point.items():
             mixed = sum(share * omega[key] for share, omega in zip(shares, omegas, strict=True))
             torch.testing.assert_close(mixed, value)
@@ -87,7 +87,7 @@ def test_those_of_a_subspace_are_its_networks_and_its_path_is_its_own():
     assert build(Simplex, Recipe(epochs=2), m=4).along(0.25) == [0.75, 0.25]
 
 
-def test_those_of_specialists_lie_in_their_embeddings_and_mix_like_them(recipe, batches):
+def test_anchors_of_specialists_lie_in_their_embeddings_and_mix_like_them(recipe, batches):
     method = trained(partial(HypernetEnsemble, K=3, start=0.3), recipe, batches)
     anchors = list(method.anchors())
     for k, anchor in enumerate(anchors):
@@ -117,7 +117,7 @@ def test_late_phase_members_are_anchors_though_their_average_predicts(recipe, ba
         assert anchor.weights["norm.weight"] is method.member(k)["norm.weight"]
 
 
-def test_those_of_an_average_are_averaged_and_of_samples_are_samples(recipe, batches):
+def test_anchors_of_an_average_are_averaged_and_of_samples_are_samples(recipe, batches):
     swa = trained(partial(SWA, of=Line, start=3), recipe, batches)
     for anchor, averaged in zip(swa.anchors(), swa.average.anchors(), strict=True):
         assert anchor.weights["head.weight"] is averaged.weights["head.weight"]
@@ -142,7 +142,7 @@ def test_the_line_of_an_integral_is_no_space_of_classifiers(recipe, batches):
     assert all(torch.equal(anchor.weights[key], value) for key, value in member.items())
 
 
-def test_looking_in_mid_run_does_not_change_what_comes_next(recipe, batches):
+def test_reading_anchors_in_mid_run_does_not_change_what_comes_next(recipe, batches):
     from harness.running.optimizers import make_optimizer
 
     for name in ("swag", "snapshot", "hypernet_ensemble", "early_stopping"):
@@ -150,7 +150,7 @@ def test_looking_in_mid_run_does_not_change_what_comes_next(recipe, batches):
         optimizers = [make_optimizer(method, recipe) for method in (one, other)]
         for epoch in range(recipe.epochs):
             for method, optimizer in zip((one, other), optimizers, strict=True):
-                run(method, optimizer, batches, first=epoch, last=epoch + 1)
+                train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
             with torch.no_grad():
                 list(one.anchors())
         assert_same_state(one, other)

@@ -11,7 +11,7 @@ import models
 from methods import SGD, Dropout, MakeNet, Recipe
 from methods.core.batch_norm import reestimate, reestimate_each
 from tests.conftest import build
-from tests.methods.loops import assert_close
+from tests.methods.training import assert_close
 
 
 def test_reestimate_weights_batches_by_their_size(make_net, recipe, batches):

@@ -21,13 +21,14 @@ from methods import (
     MakeMethod,
     MakeNet,
     Method,
-    Need,
     Recipe,
     Snapshot,
 )
-from methods.core.wrapper import methods_within
 from tests.conftest import NETS, SETTINGS, TinyNet, build, separable
-from tests.methods.loops import finish, run, trained
+from tests.methods.training import finish, train_epochs, trained
+
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
+FUSED_LATE_ONLY = True
 
 ALL: dict[str, MakeMethod] = {name: partial(make, **SETTINGS.get(name, {})) for name, make in METHODS.items()}
 COMPOSED = {
@@ -68,7 +69,7 @@ def resumed(make: MakeMethod, recipe: Recipe, batches, stop: int, net: str = "ti
     """Train up to an epoch; go on from there with another instance whose every value was wrong."""
     first = build(make, recipe, net=net)
     optimizer = make_optimizer(first, recipe)
-    run(first, optimizer, batches, last=stop)
+    train_epochs(first, optimizer, batches, last=stop)
     state, momenta = deepcopy(first.state_dict()), deepcopy(checkpoint.optimizer_state(optimizer))
     second = build(make, recipe, net=net)
     with torch.no_grad():
@@ -77,7 +78,7 @@ def resumed(make: MakeMethod, recipe: Recipe, batches, stop: int, net: str = "ti
     second.load_state_dict(state)
     optimizer = make_optimizer(second, recipe)
     checkpoint.load_optimizer_state(optimizer, momenta)
-    run(second, optimizer, batches, first=stop)
+    train_epochs(second, optimizer, batches, first=stop)
     return finish(second, batches)
 
 
@@ -100,7 +101,7 @@ def assert_members_predict(name: str, method: Method, net: str = "tiny") -> None
 def test_trains_and_predicts(name, recipe, batches):
     method = build(TRAINED[name], recipe)
     keys = set(method.state_dict())
-    losses = run(method, make_optimizer(method, recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, recipe), batches)
     assert losses[-1] < losses[0], "the loss falls on a separable task"
     finish(method, batches)
     assert set(method.state_dict()) == keys, "structure never changes"
@@ -149,7 +150,7 @@ def test_prediction_changes_nothing(name, recipe, batches):
 def test_preparing_writes_only_buffers(name, recipe, batches):
     """So that a wrapper that samples weights can keep a sample as its parameters and its buffers."""
     method = build(TRAINED[name], recipe)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     before = {key: p.detach().clone() for key, p in method.named_parameters()}
     finish(method, batches)
     assert all(torch.equal(p, before[key]) for key, p in method.named_parameters())
@@ -161,7 +162,7 @@ def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, recipe, batches
     method = build(TRAINED[name], recipe)
     optimizer = make_optimizer(method, recipe)
     for epoch in range(method.epochs):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
         copy = finish(deepcopy(method), batches)
         assert predictions(copy).isfinite().all()
     assert_same_state(finish(method, batches), whole)
@@ -226,7 +227,7 @@ def short() -> Recipe:
 def test_on_other_networks_it_trains_and_resumes_with_the_same_bits(name, net, short, batches):
     whole = build(TRAINED[name], short, net=net)
     keys = set(whole.state_dict())
-    losses = run(whole, make_optimizer(whole, short), batches)
+    losses = train_epochs(whole, make_optimizer(whole, short), batches)
     assert losses[-1] < losses[0]
     finish(whole, batches)
     assert set(whole.state_dict()) == keys
@@ -265,80 +266,16 @@ def test_on_a_gpu_it_trains_resumes_and_predicts(name, short, batches):
     there = [(x.cuda(), y.cuda()) for x, y in batches]
     method = build(TRAINED[name], short).cuda()
     optimizer = make_optimizer(method, short)
-    run(method, optimizer, there, last=2)
+    train_epochs(method, optimizer, there, last=2)
     second = build(TRAINED[name], short).cuda()
     second.load_state_dict(deepcopy(method.state_dict()))
     again = make_optimizer(second, short)
     checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
-    losses = run(second, again, there, first=2)
+    losses = train_epochs(second, again, there, first=2)
     assert np.isfinite(losses).all()
     finish(second, there)
     with torch.no_grad():
         assert second.predict(there[0][0]).isfinite().all()
-
-
-# --- wrappers ----------------------------------------------------------------------------------------------
-
-
-WRAPPERS = {name: make for name, make in ALL.items() if "of" in hyperparameters(METHODS[name])}
-TRAINING_WRAPPERS = [name for name in WRAPPERS if name != "deep_ensemble"]
-INNER = ALL | COMPOSED
-BUILT = {name: build(make, Recipe(epochs=6)) for name, make in INNER.items()}
-COLLECT = [name for name, method in BUILT.items() if any(part.collected for part in methods_within(method))]
-WATCH = [name for name, method in BUILT.items() if method.watches]
-REFUSED = {
-    **{pair: "keeps copies of its own" for pair in product(["swa", "swag"], COLLECT)},
-    **{pair: "watches data itself" for pair in product(["early_stopping"], WATCH)},
-    ("label_smoothing", "label_smoothing"): "only the inner one would smooth",
-    **{(name, "deep_ensemble"): "trains no network itself" for name in TRAINING_WRAPPERS},
-}
-"""What means nothing, and why: (outer, inner)."""
-
-
-@pytest.mark.parametrize(("outer", "inner"), [pair for pair in REFUSED if pair[0] in METHODS])
-def test_what_means_nothing_is_refused_with_the_reason(outer, inner, recipe):
-    with pytest.raises(ValueError, match=REFUSED[outer, inner]):
-        build(WRAPPERS[outer], recipe, of=INNER[inner])
-
-
-PAIRS = [pair for pair in product(TRAINING_WRAPPERS, INNER) if pair not in REFUSED]
-
-
-@pytest.mark.parametrize(("outer", "inner"), PAIRS)
-def test_every_wrapper_around_every_method_resumes_with_the_same_bits(outer, inner, recipe, batches):
-    make = partial(WRAPPERS[outer], of=INNER[inner])
-    few = batches[-4:]
-    whole = trained(make, recipe, few)
-    assert_same_state(resumed(make, recipe, few, 4), whole)
-    assert predictions(whole).isfinite().all()
-
-
-@pytest.mark.parametrize(("outer", "inner"), PAIRS)
-def test_a_wrapper_trains_as_its_inner_method_does(outer, inner, recipe, batches):
-    """But for the learning rate and the recipe, training is the inner method's own, to the bit."""
-    few = batches[-4:]
-    wrapper = build(WRAPPERS[outer], recipe, of=INNER[inner])
-    run(wrapper, make_optimizer(wrapper, recipe), few)
-    bare = build(INNER[inner], wrapper.recipe)
-    bare.lr = wrapper.lr
-    run(bare, make_optimizer(bare, recipe), few)
-    assert_same_state(wrapper.inner, bare)
-
-
-@pytest.mark.parametrize("inner", INNER)
-def test_a_deep_ensemble_takes_every_method(inner, recipe):
-    ensemble = build(DeepEnsemble, recipe, of=INNER[inner], K=2)
-    assert len(ensemble.needs()) == 2
-    assert predictions(ensemble.eval()).isfinite().all()
-
-
-def test_needs_are_handed_out_with_their_level(recipe):
-    class Tuned(Method):
-        def needs(self):
-            return [Need(7, 3)]
-
-    assert build(SWA, recipe, of=Tuned).needs() == [Need(7, 3, level=2)]
-    assert build(Snapshot, recipe, of=partial(SWA, of=Tuned)).needs() == [Need(7, 3, level=3)]
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name not in OWN_FROM_THE_START])
@@ -348,29 +285,10 @@ def test_before_its_start_a_method_trains_plainly(name, recipe, batches):
     start = min(part.start_epoch for part in method.modules() if isinstance(part, Method) and not part.collected)
     plain = build(METHODS["sgd"], recipe)
     plain.lr = method.lr
-    run(method, make_optimizer(method, recipe), batches, last=start)
-    run(plain, make_optimizer(plain, recipe), batches, last=start)
+    train_epochs(method, make_optimizer(method, recipe), batches, last=start)
+    train_epochs(plain, make_optimizer(plain, recipe), batches, last=start)
     for key, value in plain.net.state_dict().items():
         assert torch.equal(method.net.state_dict()[key], value), key
-
-
-@pytest.mark.parametrize("name", ENSEMBLES)
-def test_a_deep_ensemble_is_its_independent_runs(name, recipe, batches):
-    ensemble = build(ENSEMBLES[name], recipe, seed=2)
-    size = len(ensemble.needs())
-    assert [need.seed for need in ensemble.needs()] == list(range(2 * size, 3 * size))
-    assert {(need.epoch, need.level) for need in ensemble.needs()} == {(None, 1)}
-    of = ENSEMBLES[name].keywords["of"] if isinstance(ENSEMBLES[name], partial) else METHODS["sgd"]
-    parts = [trained(of, recipe, batches, need.seed) for need in ensemble.needs()]
-    ensemble.receive([part.state_dict() for part in parts])
-    finish(ensemble, batches)
-    assert torch.equal(predictions(ensemble), torch.cat([predictions(part) for part in parts]))
-    assert sum(1 for _ in ensemble.members()) == sum(1 for part in parts for _ in part.members())
-
-
-def test_ensembles_of_different_seeds_share_no_member(recipe):
-    seeds = [need.seed for seed in range(4) for need in build(DeepEnsemble, recipe, seed).needs()]
-    assert len(set(seeds)) == len(seeds)
 
 
 def test_every_method_starts_from_the_same_weights(recipe):
@@ -405,11 +323,5 @@ def test_hooks_are_called_in_order(recipe, batches):
             calls.append(f"end {epoch}")
 
     method = build(Spy, recipe)
-    run(method, make_optimizer(method, recipe), batches[:2], last=2)
+    train_epochs(method, make_optimizer(method, recipe), batches[:2], last=2)
     assert calls == ["epoch 0", "update", "update", "end 0", "epoch 1", "begin", "update", "update", "end 1"]
-
-
-def test_a_deep_ensemble_trains_nothing(recipe):
-    ensemble = build(DeepEnsemble, recipe, K=2)
-    assert ensemble.epochs == 0
-    assert ensemble.param_groups() == []

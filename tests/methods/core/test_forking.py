@@ -10,15 +10,18 @@ from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
 from methods import METHODS, SGD, SWA, LatePhaseBatchNorm, LatePhaseRank1, Method, Recipe, late_phase_rank1
 from methods.core import declarations, hypernetwork
-from methods.core.declarations import ALONE, Sharing, Trunk
-from methods.core.forking import fork, fork_state, origin, sharing
+from methods.core.declarations import SHARES_NOTHING, Sharing, Trunk
+from methods.core.forking import declared_sharing, fork, fork_state, training_source
 from methods.dropout import Dropout
 from methods.label_smoothing import LabelSmoothing
 from methods.line import Line
 from methods.mc_dropout import MCDropout
 from tests.conftest import build, separable
 from tests.methods.core.test_conformance import TRAINED, assert_same_state
-from tests.methods.loops import finish, run
+from tests.methods.training import finish, train_epochs
+
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
+FUSED_LATE_ONLY = True
 
 EPOCHS = 6
 
@@ -38,19 +41,19 @@ def forked(trunk: Method, make, recipe, batches, epochs: int, change=lambda meth
     """Train a method for some epochs, and let another go on from what they have in common."""
     change(trunk)
     optimizer = make_optimizer(trunk, recipe)
-    run(trunk, optimizer, batches, last=epochs)
+    train_epochs(trunk, optimizer, batches, last=epochs)
     state, momenta = deepcopy(fork_state(trunk, epochs)), deepcopy(checkpoint.optimizer_state(optimizer))
     method = build(make, recipe)
     fork(method, state, epochs)
     optimizer = make_optimizer(method, method.recipe)
     checkpoint.load_optimizer_state(optimizer, momenta)
-    run(method, optimizer, batches, first=epochs)
+    train_epochs(method, optimizer, batches, first=epochs)
     return finish(method, batches)
 
 
 def alone(make, recipe, batches) -> Method:
     method = build(make, recipe)
-    run(method, make_optimizer(method, method.recipe), batches)
+    train_epochs(method, make_optimizer(method, method.recipe), batches)
     return finish(method, batches)
 
 
@@ -66,8 +69,8 @@ def test_a_fork_of_itself_has_the_same_bits_after_any_epoch(name, recipe, batche
 def plain_until(name: str, recipe) -> int:
     """For how many epochs a method says that it is plain training."""
     method = build(TRAINED[name], recipe)
-    plain = origin(build(SGD, recipe), 0).name
-    return sum(origin(method, epoch).name == plain for epoch in range(method.epochs))
+    plain = training_source(build(SGD, recipe), 0).name
+    return sum(training_source(method, epoch).name == plain for epoch in range(method.epochs))
 
 
 PLAIN = {
@@ -100,7 +103,7 @@ def test_a_fork_of_plain_training_has_the_same_bits(name, recipe, batches):
     def at_its_rate(plain: Method) -> None:
         plain.lr = build(TRAINED[name], recipe).lr  # rates are part of a trunk's history
 
-    changed = origin(build(TRAINED[name], recipe), 0).method.recipe  # and so is the recipe: smoothed labels
+    changed = training_source(build(TRAINED[name], recipe), 0).method.recipe  # and so is the recipe: smoothed labels
     part = forked(build(SGD, changed), TRAINED[name], recipe, batches, PLAIN[name], at_its_rate)
     assert_same_state(part, alone(TRAINED[name], recipe, batches))
 
@@ -132,7 +135,7 @@ def test_what_methods_have_in_common(what, recipe, batches):
     one, other, until = PAIRS[what]
     for first, second in ((one, other), (other, one)):
         trunk = build(first, recipe)
-        assert origin(trunk, until - 1).name == origin(build(second, recipe), until - 1).name
+        assert training_source(trunk, until - 1).name == training_source(build(second, recipe), until - 1).name
         part = forked(trunk, second, recipe, batches, until)
         assert_same_state(part, alone(second, recipe, batches))
 
@@ -142,9 +145,9 @@ def test_a_subclass_shares_nothing_unless_it_says_so(recipe):
         def update(self, batches, optimizer):
             return super().update(batches[:1], optimizer)
 
-    assert sharing(build(SGD, recipe)).trunk is not None
-    assert sharing(build(Other, recipe)) is ALONE
-    assert origin(build(Other, recipe), 0).name == ""
+    assert declared_sharing(build(SGD, recipe)).trunk is not None
+    assert declared_sharing(build(Other, recipe)) is SHARES_NOTHING
+    assert training_source(build(Other, recipe), 0).name == ""
     assert {name for name, method in METHODS.items() if "sharing" not in vars(method)} == {
         "batch_ensemble",
         "deep_ensemble",
@@ -157,7 +160,7 @@ def test_a_state_of_another_trunk_is_refused(recipe, batches):
     trunk = build(LatePhaseRank1, recipe)
     state = fork_state(trunk, 1)
     with pytest.raises(
-        ValueError, match=r"SGD cannot go on from this state after 1 epochs: only one of them has factors"
+        ValueError, match=r"SGD cannot continue from this state after 1 epochs: only one of them has factors"
     ):
         fork(build(SGD, recipe), state, 1)
 
@@ -169,7 +172,7 @@ def test_a_method_that_receives_states_has_no_trunk(recipe):
         def needs(self):
             return ["something"]
 
-    assert origin(build(Tuned, recipe), 0).name == ""
+    assert training_source(build(Tuned, recipe), 0).name == ""
 
 
 def test_fork_states_hold_copies_of_nothing_late(recipe):
@@ -179,6 +182,6 @@ def test_fork_states_hold_copies_of_nothing_late(recipe):
 
 
 def test_trunks_carry_the_version_of_the_method_that_trains_them():
-    assert f"sgd {METHODS['sgd'].version}" == declarations.PLAIN
+    assert f"sgd {METHODS['sgd'].version}" == declarations.PLAIN_TRUNK
     assert METHODS["rank1"].version == late_phase_rank1.TRUNK_VERSION
     assert METHODS["late_phase_hypernet"].version == hypernetwork.TRUNK_VERSION

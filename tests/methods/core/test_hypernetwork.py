@@ -15,12 +15,14 @@ from methods import SGD, HypernetEnsemble, LatePhaseHypernet, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from methods.core.hypernetwork import group_layers
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
+
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
 LARGE = Recipe(epochs=200)
 
 
-def meta_method(architecture, make=HypernetEnsemble, classes=10, **hyperparameters):
+def build_meta(architecture, make=HypernetEnsemble, classes=10, **hyperparameters):
     """A large method without memory."""
     with torch.device("meta"):
         build_net = partial(models.build, architecture, in_channels=3, classes=classes, image_size=32)
@@ -33,7 +35,7 @@ def size(module):
 
 def test_shapes_are_those_of_table_s1():
     """Hypernetworks (out, k, k, in) and their embedding size by group, and how many of their chunks make a kernel."""
-    method = meta_method("wrn-28-10")
+    method = build_meta("wrn-28-10")
     found = [(group.shape, group.D, list(group.chunks.values())) for group in method.groups]
     assert found == [
         ((16, 3, 3, 3), 10, [1]),
@@ -52,7 +54,7 @@ def test_shapes_are_those_of_table_s1():
 
 
 def test_parameters_are_counted_as_in_table_s1():
-    method = meta_method("wrn-28-10")
+    method = build_meta("wrn-28-10")
     assert size(method.factors) == 654
     assert size(method.late[0]) == 654 + 17_952 + 6_410 == 25_016
     plain = sum(p.numel() for part in method.plain_parts() for p in part.parameters())
@@ -63,12 +65,12 @@ def test_parameters_are_counted_as_in_table_s1():
 
 
 def test_the_small_version_has_15_6_million_parameters():
-    assert size(meta_method("wrn-28-10", D=6, D_irregular=4).theta) == 15_645_920
+    assert size(build_meta("wrn-28-10", D=6, D_irregular=4).theta) == 15_645_920
 
 
 @pytest.mark.parametrize("architecture", ["cresnet20", "lenet5", "wrn-10-1", "wrn-16-4"])
 def test_any_convolutional_network_is_generated(architecture):
-    method = meta_method(architecture)
+    method = build_meta(architecture)
     net = models.build(architecture, in_channels=3, classes=10, image_size=32)
     assert {n: t.shape for n, t in method.own_weights().items()} == {n: t.shape for n, t in net.state_dict().items()}
     for embedding in method.factors:
@@ -192,7 +194,7 @@ def test_training_is_algorithm_1_or_one_random_specialist_a_minibatch(nested, ba
                     p.grad = total
                 step_shared.step()
                 sums = [torch.zeros_like(p) for p in shared]
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     assert set(used) == {0, 1, 2}
     for name, value in reference.state_dict().items():
         if isinstance(value, torch.Tensor) and name.startswith(("theta", "late")):
@@ -202,7 +204,7 @@ def test_training_is_algorithm_1_or_one_random_specialist_a_minibatch(nested, ba
 def test_the_average_network_has_the_mean_embeddings(recipe, batches):
     """Linear hypernetworks: the mean of the kernels is the kernel of the mean embedding; one network of plain size."""
     method = build(LatePhaseHypernet, recipe, K=3, start=2, sigma0=0.3)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches)
     (weights,) = method.members()
     mean = torch.stack([method.own_parts(k)[1].e for k in range(3)]).mean(0)
@@ -229,9 +231,9 @@ def test_ablations_share_the_rest(shared, late, recipe, batches):
     method = build(HypernetEnsemble, recipe, K=3, start=2, **dict.fromkeys(shared, "shared"))
     assert method.names + (["e"] if method.late_factors else []) == late
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=2)
+    train_epochs(method, optimizer, batches, last=2)
     before = method.factors[0].e.detach().clone()
-    run(method, optimizer, batches, first=2)
+    train_epochs(method, optimizer, batches, first=2)
     assert torch.equal(method.factors[0].e, before) == ("embeddings" not in shared)
     finish(method, batches)
     kernels = {weights["conv.weight"].detach().numpy().tobytes() for weights in method.members()}
@@ -242,7 +244,7 @@ def test_shared_statistics_are_re_estimated_in_rotation(recipe, batches):
     """One pass, a specialist a minibatch; specialists with their own take a pass each."""
     for batch_norm, passes in (("shared", 1), ("own", 3)):
         method = build(HypernetEnsemble, recipe, K=3, start=2, batch_norm=batch_norm)
-        run(method, make_optimizer(method, recipe), batches)
+        train_epochs(method, make_optimizer(method, recipe), batches)
         method.statistics_stale = True
         seen = []
         method.net.register_forward_pre_hook(lambda net, args, seen=seen: seen.append(len(args[0])))
@@ -262,7 +264,7 @@ def test_shared_statistics_are_re_estimated_in_rotation(recipe, batches):
 def test_one_specialist_throughout_has_no_late_phase(recipe, batches):
     method = build(HypernetEnsemble, recipe, start=None)
     assert len(method.late) == 0
-    losses = run(method, make_optimizer(method, recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches)
     assert losses[-1] < losses[0]
     assert method.predict(separable(5)[0]).shape == (1, 5, 3)
@@ -275,7 +277,7 @@ def test_what_cannot_be_generated_is_refused(recipe):
     with pytest.raises(ValueError, match="own BatchNorm only in an architecture with BatchNorm"):
         HypernetEnsemble(MakeNet(lambda: plain, 0), recipe)
     for hyperparameters in ({"leftover": "carry"}, {"gamma_theta": "1/K"}):
-        with pytest.raises(ValueError, match="are about cycles, and nested=False has none"):
+        with pytest.raises(ValueError, match="apply to cycles, and nested=False has none"):
             build(HypernetEnsemble, recipe, nested=False, **hyperparameters)
     with pytest.raises(ValueError, match="are one and the same"):
         build(HypernetEnsemble, recipe, embeddings="shared", batch_norm="shared", last_layer="shared")
@@ -283,7 +285,7 @@ def test_what_cannot_be_generated_is_refused(recipe):
 
 def test_statistics_of_each_specialist_after_averaging(recipe, batches):
     method = build(HypernetEnsemble, recipe, K=2, start=2)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     method.statistics_stale = True
     finish(method, batches)
     for weights in method.members():
@@ -298,7 +300,7 @@ def test_fresh_heads_have_no_momentum_to_copy(recipe, batches):
     """The other weights of a member go on with that of the base."""
     method = build(HypernetEnsemble, recipe, K=3, start=2, member_momentum="copy")
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=2)
+    train_epochs(method, optimizer, batches, last=2)
     method.begin_epoch(2)
     method.update(batches[:1], optimizer)
     norm, head, embedding = method.own_parts(1)  # which was not used yet

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-import models
 from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
 from methods import SGD, LatePhaseBatchNorm, Line, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
-from methods.core.collapse import collapse
 from tests.conftest import TinyNet, build, separable
-from tests.methods.loops import assert_close, finish, run
+from tests.methods.training import assert_close, finish, train_epochs
+
+pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
 
 def algorithm_1(method, batches, recipe, update_base, update_member, leftover="step"):
@@ -78,7 +78,7 @@ def test_late_phase_is_algorithm_1(optimizer, gamma, leftover, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=0, **hyperparameters).double()
     update = nesterov if optimizer == "sgd" else partial(torch.optim.Adam, lr=0.005)
     naive = algorithm_1(method, batches, recipe, update, update, leftover)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     assert_is(method, *naive)
 
 
@@ -98,11 +98,11 @@ def test_members_can_have_another_optimizer(kind, batches):
 
     naive = algorithm_1(method, batches, recipe, partial(nesterov, nesterov=False), update_member)
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=3)
+    train_epochs(method, optimizer, batches, last=3)
     state = deepcopy(checkpoint.optimizer_state(optimizer))  # two optimizers are saved as one
     optimizer = make_optimizer(method, recipe)
     checkpoint.load_optimizer_state(optimizer, state)
-    run(method, optimizer, batches, first=3)
+    train_epochs(method, optimizer, batches, first=3)
     assert_is(method, *naive)
 
 
@@ -114,9 +114,9 @@ def test_another_optimizer_cannot_copy_momentum(recipe):
 def test_a_frozen_base_stays_as_it_is_at_t0(recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=2, frozen_base=True)
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=2)
+    train_epochs(method, optimizer, batches, last=2)
     kernel, scale = method.net.conv.weight.detach().clone(), method.net.norm.weight.detach().clone()
-    run(method, optimizer, batches, first=2)
+    train_epochs(method, optimizer, batches, first=2)
     assert torch.equal(method.net.conv.weight, kernel)
     assert all(not torch.equal(method.late_weights(k)["norm.weight"], scale) for k in range(3))
 
@@ -126,23 +126,23 @@ def test_a_carried_gradient_survives_a_checkpoint(stop, recipe, batches):
     """Seven minibatches in cycles of four leave three, two, one and none."""
     make = partial(LatePhaseBatchNorm, K=4, start=1, leftover="carry")
     whole, first, second = (build(make, recipe) for _ in range(3))
-    run(whole, make_optimizer(whole, recipe), batches)
+    train_epochs(whole, make_optimizer(whole, recipe), batches)
     optimizer = make_optimizer(first, recipe)
-    run(first, optimizer, batches, last=stop + 1)
-    assert first.carrying == 7 * stop % 4
+    train_epochs(first, optimizer, batches, last=stop + 1)
+    assert first.carried_minibatches == 7 * stop % 4
     again = make_optimizer(second, recipe)
     second.load_state_dict(deepcopy(first.state_dict()))
     checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
-    run(second, again, batches, first=stop + 1)
+    train_epochs(second, again, batches, first=stop + 1)
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), second.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(("start", "momentum"), [(0, "fresh"), (0, "copy"), (3, "copy")])
 def test_one_late_phase_member_without_noise_is_plain_training_bitwise(start, momentum, recipe, batches):
     plain = build(SGD, recipe)
-    run(plain, make_optimizer(plain, recipe), batches)
+    train_epochs(plain, make_optimizer(plain, recipe), batches)
     late = build(LatePhaseBatchNorm, recipe, K=1, start=start, member_momentum=momentum, prediction="members")
-    run(late, make_optimizer(late, recipe), batches)
+    train_epochs(late, make_optimizer(late, recipe), batches)
     expected = plain.own_weights()
     for name, value in next(iter(late.members())).items():
         assert torch.equal(value, expected[name]), name
@@ -150,23 +150,23 @@ def test_one_late_phase_member_without_noise_is_plain_training_bitwise(start, mo
 
 def test_fresh_member_momentum_differs_from_plain_training(recipe, batches):
     plain = build(SGD, recipe)
-    run(plain, make_optimizer(plain, recipe), batches)
+    train_epochs(plain, make_optimizer(plain, recipe), batches)
     late = build(LatePhaseBatchNorm, recipe, K=1, start=3, prediction="members")
-    run(late, make_optimizer(late, recipe), batches)
+    train_epochs(late, make_optimizer(late, recipe), batches)
     assert not torch.equal(next(iter(late.members()))["norm.weight"], plain.net.norm.weight)
 
 
 def test_keywords_without_effect_are_refused(recipe):
     with pytest.raises(ValueError, match="statistics=average is about the average network"):
         build(LatePhaseBatchNorm, recipe, prediction="members", statistics="average")
-    with pytest.raises(ValueError, match="alpha=0.3 is the place of a pair"):
+    with pytest.raises(ValueError, match="alpha=0.3 is the position of a pair"):
         build(Line, recipe, alpha=0.3)
 
 
 def test_members_are_used_equally(recipe, batches):
     """Seven minibatches an epoch, four members, four epochs: each member takes seven steps."""
     method = build(LatePhaseBatchNorm, Recipe(epochs=4, lr=0.01), K=4, start=0)
-    run(method, make_optimizer(method, method.recipe), batches)
+    train_epochs(method, make_optimizer(method, method.recipe), batches)
     assert [int(method.late_weights(k)["norm.num_batches_tracked"]) for k in range(4)] == [7, 7, 7, 7]
 
 
@@ -174,11 +174,11 @@ def test_the_first_cycle_starts_with_the_first_member_at_t0(recipe, batches):
     """Seven minibatches, K = 4, T0 = 2: in epoch 2 members 0–2 are used twice and member 3 once; then 1–3 and 0."""
     method = build(LatePhaseBatchNorm, recipe, K=4, start=2)
     optimizer = make_optimizer(method, recipe)
-    run(method, optimizer, batches, last=2)
+    train_epochs(method, optimizer, batches, last=2)
     before = int(method.net.norm.num_batches_tracked)
-    run(method, optimizer, batches, first=2, last=3)
+    train_epochs(method, optimizer, batches, first=2, last=3)
     assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [2, 2, 2, 1]
-    run(method, optimizer, batches, first=3, last=4)
+    train_epochs(method, optimizer, batches, first=3, last=4)
     assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [3, 4, 4, 3]
 
 
@@ -186,7 +186,7 @@ def test_the_reported_loss_is_the_mean_over_minibatches(recipe, batches):
     """With a rate of almost zero nothing moves, so that every minibatch's loss can be found again."""
     recipe = recipe.model_copy(update={"lr": 1e-12})
     method = build(LatePhaseBatchNorm, recipe, K=3, start=0)
-    (loss,) = run(method, make_optimizer(method, recipe), batches, last=1)
+    (loss,) = train_epochs(method, make_optimizer(method, recipe), batches, last=1)
     net = build(SGD, recipe).train().net
     expected = np.mean([nn.functional.cross_entropy(net(x), y).item() for x, y in batches])
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -196,7 +196,7 @@ def test_without_shared_gradients_gamma_has_nothing_to_scale(recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=2, start=0, gamma_theta=0.5)
     method.net.conv.weight.requires_grad_(False)
     kernel = method.net.conv.weight.clone()
-    losses = run(method, make_optimizer(method, recipe), batches)
+    losses = train_epochs(method, make_optimizer(method, recipe), batches)
     assert losses[-1] < losses[0]
     assert torch.equal(method.net.conv.weight, kernel)
 
@@ -218,36 +218,9 @@ def test_noise_has_the_scale_of_equation_2(recipe):
     assert head.std().item() == pytest.approx(0.5 * net[3].weight.square().mean().sqrt().item(), rel=0.05)
 
 
-def test_collapse_is_the_mean_of_the_layers_outputs():
-    torch.manual_seed(0)
-    layers = [nn.BatchNorm2d(5).eval() for _ in range(4)]
-    for layer in layers:
-        nn.init.normal_(layer.weight)
-        nn.init.normal_(layer.bias)
-        layer.running_mean.normal_()
-        layer.running_var.uniform_(0.1, 3)
-    one = nn.BatchNorm2d(5).eval()
-    one.load_state_dict(collapse([layer.state_dict() for layer in layers], one.eps), strict=False)
-    with torch.no_grad():
-        x = torch.randn(7, 5, 3, 3)
-        torch.testing.assert_close(one(x), torch.stack([layer(x) for layer in layers]).mean(0), rtol=0, atol=1e-6)
-
-
-def test_one_layer_collapses_into_itself():
-    """Its parameters too, so that noise on them means the same as on a plain network's."""
-    torch.manual_seed(0)
-    layer = nn.BatchNorm2d(5).double()
-    for tensor in (layer.weight, layer.bias, layer.running_mean):
-        nn.init.normal_(tensor)
-    layer.running_var.uniform_(0.1, 3)
-    found = collapse([layer.state_dict()], layer.eps)
-    for name, value in found.items():
-        torch.testing.assert_close(value, layer.state_dict()[name], rtol=1e-12, atol=1e-12)
-
-
 def test_the_average_network_is_one_plain_network(recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=2, sigma0=0.2)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     finish(method, batches).double()  # so that only the layers' average can differ
     (weights,) = method.members()
     plain = TinyNet().double().eval()
@@ -270,7 +243,7 @@ def test_the_average_network_is_one_plain_network(recipe, batches):
 @pytest.mark.parametrize("statistics", ["average", "reestimate", "reestimate_members"])
 def test_other_ways_to_the_averages_statistics(statistics, recipe, batches):
     method = build(LatePhaseBatchNorm, recipe, K=3, start=2, sigma0=0.2, statistics=statistics)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     members = [{key: value.clone() for key, value in method.late_weights(k).items()} for k in range(3)]
     finish(method, batches)
     found = {key: value.detach() for key, value in next(iter(method.members())).items()}
@@ -293,34 +266,6 @@ def test_other_ways_to_the_averages_statistics(statistics, recipe, batches):
             scales.append(weights["norm.weight"] / (weights["norm.running_var"] + method.net.norm.eps).sqrt())
         slope = found["norm.weight"] / (found["norm.running_var"] + method.net.norm.eps).sqrt()
         torch.testing.assert_close(slope, torch.stack(scales).mean(0))
-
-
-def test_late_phase_needs_batch_norm(recipe):
-    with pytest.raises(ValueError, match="need an architecture with BatchNorm"):
-        LatePhaseBatchNorm(MakeNet(lambda: nn.Linear(2, 2), 0), recipe)
-
-
-def test_member_weight_decay_reaches_members_only(recipe):
-    groups = build(LatePhaseBatchNorm, recipe, member_weight_decay=0.5).param_groups()
-    assert [group["weight_decay"] for group in groups] == [recipe.weight_decay, 0.5]
-
-
-def test_the_last_layer_can_stay_shared(recipe):
-    names = set(build(LatePhaseBatchNorm, recipe, last_layer=False).late_weights(0))
-    assert not any(name.startswith("head") for name in names)
-
-
-def test_ten_members_add_little_to_a_large_network():
-    """Less than 1 % of a WRN-28-10's parameters on CIFAR-10, less than 2.5 % on CIFAR-100."""
-    for classes, bound in ((10, 0.01), (100, 0.025)):
-        with torch.device("meta"):
-            build_net = partial(models.build, "wrn-28-10", in_channels=3, classes=classes, image_size=32)
-            method = LatePhaseBatchNorm(MakeNet(build_net, 0), Recipe(epochs=200), K=10)
-        plain = sum(p.numel() for p in method.net.parameters())
-        added = sum(p.numel() for p in method.parameters()) - plain
-        late = 17_952 + 641 * classes if classes == 10 else 17_952 + 64_100
-        assert added == 10 * late
-        assert added < bound * plain
 
 
 def test_averaging_leaves_the_members_alone(recipe):

@@ -7,9 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from methods import Recipe
-from methods.core.recipe import epoch_at, start_at
-from methods.core.streams import MakeNet, stream
-from tests.conftest import TinyNet
+from methods.core.recipe import epoch_at, start_epoch_at
 
 
 @pytest.mark.parametrize(
@@ -36,15 +34,15 @@ from tests.conftest import TinyNet
 def test_schedules(schedule, epochs, rates):
     recipe = Recipe(epochs=epochs, lr=0.1, schedule=schedule)
     for epoch, rate in rates.items():
-        assert recipe.rate(epoch) == pytest.approx(rate, rel=1e-4), epoch
+        assert recipe.learning_rate(epoch) == pytest.approx(rate, rel=1e-4), epoch
 
 
 def test_a_fraction_is_a_part_of_all_epochs_and_a_whole_number_an_epoch():
     assert [epoch_at(0.6, 200), epoch_at(120, 200), epoch_at(1.0, 50), epoch_at(1, 50)] == [120, 120, 50, 1]
-    assert start_at(0.0, 5) == 0
-    assert start_at(0.95, 5) == 4, "a fraction below 1 leaves an epoch"
+    assert start_epoch_at(0.0, 5) == 0
+    assert start_epoch_at(0.95, 5) == 4, "a fraction below 1 leaves an epoch"
     with pytest.raises(ValueError, match=r"start 1\.0 is epoch 5, but training has only epochs 0 to 4"):
-        start_at(1.0, 5)
+        start_epoch_at(1.0, 5)
 
 
 @pytest.mark.parametrize(
@@ -76,30 +74,6 @@ def test_label_smoothing_is_the_recipes():
     torch.testing.assert_close(Recipe(epochs=1, label_smoothing=0.3).criterion(logits, y), expected)
 
 
-def test_streams_are_functions_of_seed_purpose_and_epoch():
-    def draw(*arguments):
-        return torch.rand(3, generator=stream(*arguments)).tolist()
-
-    assert draw(1, "alpha", 2) == draw(1, "alpha", 2)
-    others = [draw(1, "alpha", 2), draw(2, "alpha", 2), draw(1, "beta", 2), draw(1, "alpha", 3)]
-    assert len({tuple(values) for values in others}) == 4
-
-
-def test_drawing_networks_is_reproducible_and_leaves_global_randomness_alone():
-    torch.manual_seed(0)
-    expected = torch.rand(2)
-    torch.manual_seed(0)
-    make = MakeNet(TinyNet, 4)
-    first, second = make(), make(dropout=0.5)
-    assert torch.equal(torch.rand(2), expected)
-    again = MakeNet(TinyNet, 4)
-    assert torch.equal(again().conv.weight, first.conv.weight)
-    assert torch.equal(again().conv.weight, second.conv.weight)
-    assert not torch.equal(first.conv.weight, second.conv.weight)
-    assert not torch.equal(make.having(seed=5)().conv.weight, first.conv.weight)
-    assert torch.equal(make.having(dropout=0.5)().conv.weight, first.conv.weight)
-
-
 def test_stages_follow_each_other():
     """The rates of the late-phase paper's Table 9: 200 epochs, then 20 more from a tenth of the rate."""
     plain = {"kind": "linear", "start": 100, "end": 180, "ratio": 0.01}
@@ -107,11 +81,14 @@ def test_stages_follow_each_other():
     schedule = {"kind": "stages", "stages": [{"epochs": 200, "schedule": plain}, more]}
     recipe = Recipe(epochs=220, lr=0.1, schedule=schedule)
     first = Recipe(epochs=200, lr=0.1, schedule=plain)
-    assert [recipe.rate(e) for e in range(200)] == [first.rate(e) for e in range(200)]
-    assert [recipe.rate(e) for e in (200, 205, 210, 219)] == pytest.approx([0.01, 0.0055, 0.001, 0.001])
-    assert [epoch for epoch in range(220) if recipe.begins_anew(epoch)] == [200]
-    assert not any(first.begins_anew(epoch) for epoch in range(200))
-    assert Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).rate(2) == 1.0
+    assert [recipe.learning_rate(e) for e in range(200)] == [first.learning_rate(e) for e in range(200)]
+    assert [recipe.learning_rate(e) for e in (200, 205, 210, 219)] == pytest.approx([0.01, 0.0055, 0.001, 0.001])
+    assert [epoch for epoch in range(220) if recipe.resets_optimizer(epoch)] == [200]
+    assert not any(first.resets_optimizer(epoch) for epoch in range(200))
+    assert (
+        Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).learning_rate(2)
+        == 1.0
+    )
 
 
 def test_stages_must_fill_training():

@@ -12,7 +12,7 @@ from harness.running.optimizers import make_optimizer
 from harness.running.training_loop import train_epoch
 from harness.store import checkpoint
 from methods import METHODS, SGD, LatePhaseRank1, Line, MakeNet, Recipe
-from methods.core.streams import stream
+from methods.core.random_streams import stream
 from models.lstm import LSTM
 from tests.conftest import SETTINGS
 
@@ -27,8 +27,10 @@ REFUSED = {
     "late_phase_hypernet": "convolution",
     "hypernet_ensemble": "convolution",
 }
-ALONE = {name: partial(make, **SETTINGS.get(name, {})) for name, make in METHODS.items() if name != "deep_ensemble"}
-APPLICABLE = {name: make for name, make in ALONE.items() if name not in REFUSED}
+SHARES_NOTHING = {
+    name: partial(make, **SETTINGS.get(name, {})) for name, make in METHODS.items() if name != "deep_ensemble"
+}
+APPLICABLE = {name: make for name, make in SHARES_NOTHING.items() if name not in REFUSED}
 
 
 def build(make, seed=0):
@@ -98,7 +100,7 @@ def test_resumes_with_the_same_bits(name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_apply_is_refused_with_the_reason(name):
     with pytest.raises(ValueError, match=REFUSED[name]):
-        build(ALONE[name])
+        build(SHARES_NOTHING[name])
 
 
 def test_groups_of_a_minibatch_are_refused():

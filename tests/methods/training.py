@@ -1,4 +1,4 @@
-"""Train methods in tests, by the harness's own loop."""
+"""Train methods in tests, with the training loop of the harness."""
 
 from copy import deepcopy
 
@@ -10,24 +10,29 @@ from methods import Method
 from tests.conftest import build, separable
 
 
-def run(method: Method, optimizer, batches, first: int = 0, last: int | None = None, shown=None) -> list[float]:
-    """Train some epochs with the harness's own loop, held-out data shown after each; the losses by epoch."""
+def train_epochs(
+    method: Method, optimizer, batches, first: int = 0, last: int | None = None, watched=None
+) -> list[float]:
+    """Train the epochs from `first` to before `last`, and return their losses.
+
+    After each epoch a method that watches held-out data receives `watched`.
+    """
     losses = []
     for epoch in range(first, method.epochs if last is None else last):
         losses.append(train_epoch(method, optimizer, rotated(batches), epoch)[0])
         if method.watches:
-            method.watch(shown or held_out(batches[0][0].device), batches)
+            method.watch(watched or held_out(batches[0][0].device), batches)
     return losses
 
 
 def held_out(device):
-    """Two minibatches that are never trained on."""
+    """Return two minibatches that no test trains on."""
     x, y = (t.to(device) for t in separable(30, seed=11))
     return list(zip(x.split(16), y.split(16), strict=True))
 
 
 def rotated(batches):
-    """The same minibatches in other orders: order i begins with minibatch i."""
+    """Return a function of i that returns the same minibatches in order i, which begins with minibatch i."""
     return lambda order: batches[order:] + batches[:order]
 
 
@@ -38,16 +43,16 @@ def finish(method: Method, batches) -> Method:
 
 def trained(make, recipe, batches, seed: int = 0, net: str = "tiny") -> Method:
     method = build(make, recipe, seed, net)
-    run(method, make_optimizer(method, recipe), batches)
+    train_epochs(method, make_optimizer(method, recipe), batches)
     return finish(method, batches)
 
 
 def trajectory(method, recipe, batches):
-    """Train, keeping the network's state at the end of every epoch."""
+    """Train, and return the network's state at the end of every epoch."""
     optimizer = make_optimizer(method, recipe)
     states = []
     for epoch in range(method.epochs):
-        run(method, optimizer, batches, first=epoch, last=epoch + 1)
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
         states.append(deepcopy(method.net.state_dict()))
     return states
 

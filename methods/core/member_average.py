@@ -1,4 +1,4 @@
-"""The average of K networks that share most of their weights, as one network."""
+"""Average the members of an ensemble into one network."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,16 +9,16 @@ from methods.core.batch_norm import batch_norms
 
 
 @torch.no_grad()
-def average_layers(
+def average_members(
     members: Iterable[Mapping[str, Tensor]], net: nn.Module, statistics: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Give the members' mean weights (von Oswald et al., ICLR 2021, Equation 1).
+    """Return the mean of the members' weights (von Oswald et al., ICLR 2021, Equation 1).
 
     Args:
-        members: what each of them does not share, by the network's names.
-        net: whose layers they are.
-        statistics: running statistics, by the network's names, that the average's BatchNorm layers have in place of
-            the mean ones; None to make each of these layers the mean of the K layers' outputs in evaluation mode.
+        members: the weights of each member by the network's names; weights that all members share may be left out.
+        net: the network.
+        statistics: the running statistics of the average network's BatchNorm layers, by the network's names. None:
+            make each of these layers the mean of the K layers' outputs in evaluation mode.
 
     Returns:
         New tensors, by the network's names.
@@ -35,32 +35,33 @@ def average_layers(
             like = dict(member)
             layers = {name: [] for name in batch_norms(net) if f"{name}.weight" in member}
         for name, found in layers.items():
-            found.append(layer_of(member, name))
+            found.append(layer_tensors(member, name))
     mean = {name: (total / count).to(like[name]) for name, total in sums.items()}
     if statistics is not None:
         return {**mean, **statistics}
     for name, found in layers.items():
         eps = batch_norms(net)[name].eps
-        mean.update({f"{name}.{key}": value for key, value in collapse(found, eps).items()})
+        mean.update({f"{name}.{key}": value for key, value in collapse_batch_norms(found, eps).items()})
     return mean
 
 
-def layer_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Pick one layer's tensors, by their names in the layer."""
+def layer_tensors(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return one layer's tensors, by their names in the layer."""
     return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
 
-def collapse(layers: Sequence[Mapping[str, Tensor]], eps: float) -> dict[str, Tensor]:
-    """Give the BatchNorm layer that is the mean of K layers' outputs, in evaluation mode.
+def collapse_batch_norms(layers: Sequence[Mapping[str, Tensor]], eps: float) -> dict[str, Tensor]:
+    """Return the BatchNorm layer whose output is the mean of K layers' outputs, in evaluation mode.
 
-    With member k's scale γ_k, shift β_k, running mean m_k and variance v_k, the mean output is affine in x: slope
-    s = mean_k γ_k/√(v_k + ε), offset t = mean_k (β_k − γ_k m_k/√(v_k + ε)). The layer has the mean statistics m and v
-    of the K layers, the scale s√(v + ε) and the shift t + s·m: its parameters play the part of a trained layer's, so
-    that noise on them (flatness) means the same, and one layer alone stays itself.
+    Member k has scale γ_k, shift β_k, running mean m_k and variance v_k. The mean output is affine in x, with slope
+    s = mean_k γ_k/√(v_k + ε) and offset t = mean_k (β_k − γ_k m_k/√(v_k + ε)). The layer returned has the mean
+    statistics m and v of the K layers, the scale s√(v + ε) and the shift t + s·m. Its scale and shift are thus of the
+    same kind as those of a trained layer, so that noise added to them (flatness) means the same. A single layer is
+    returned unchanged.
 
     Args:
         layers: the tensors of each layer: weight, bias, running_mean, running_var.
-        eps: ε of all of them.
+        eps: ε of all layers.
     """
     scales = [layer["weight"] / (layer["running_var"] + eps).sqrt() for layer in layers]
     shifts = [layer["bias"] - scale * layer["running_mean"] for scale, layer in zip(scales, layers, strict=True)]

@@ -1,4 +1,4 @@
-"""Which weights of a network are late-phase weights, and the weights of each member: w = h(θ, φ)."""
+"""The weights of late-phase members: which weights are shared, and how each member's weights are put together."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
@@ -12,18 +12,22 @@ from methods.core.layers import NamedBuffers, copy_module
 from methods.core.method import Method
 
 
-class LateWeights(Method):
-    """Keep some weights of the network in K copies, φ_1 … φ_K, beside the base weights θ that members share.
+class MemberWeights(Method):
+    """Keep K copies of some weights, φ_1 … φ_K, beside the base weights θ that all members share.
+
+    The weights of member k are w_k = h(θ, φ_k). φ consists of layers and of factors. A layer of φ_k takes the place of
+    the network's layer. `generate` computes further weights from the base weights and the factors. φ0 is the part of
+    the plain network that the copies start from: the network's own layers, and one set of factors.
 
     Attributes:
-        K: how many members there are.
-        names: the layers of the network that members own.
-        factors: φ0 of modules of which `generate` makes weights, together with the base weights.
-        late_factors: whether members have factors of their own.
-        late: φ_1 … φ_K, each the parts of φ0 in their order.
-        member_weight_decay: of the layers that members own.
-        member_lr: factor on the learning rate of the members.
-        member_optimizer: the members' optimizer, as `param_groups` names it.
+        K: the number of members.
+        names: names of the layers of which each member has a copy.
+        factors: the factors of φ0, from which `generate` computes weights.
+        late_factors: whether each member has a copy of the factors; otherwise all members share those of φ0.
+        late: φ_1 … φ_K; each lists its parts in the order of `plain_parts`.
+        member_weight_decay: weight decay of the members' layers.
+        member_lr: factor on the members' learning rate.
+        member_optimizer: the members' optimizer, as in "optimizer" of `param_groups`.
         leftover, prediction, statistics: see `LatePhase`.
 
     References:
@@ -43,23 +47,24 @@ class LateWeights(Method):
     statistics: str
 
     def replicate(self, names: Sequence[str], factors: Iterable[nn.Module] = (), *, late_factors: bool = True) -> None:
-        """Say which weights become late-phase weights; for `__init__` only.
+        """Create K copies of the late-phase weights; call this once, in `__init__`.
 
         Args:
-            names: layers of the network.
-            factors: φ0 of the modules that `generate` takes.
-            late_factors: whether members have factors of their own.
+            names: names of the layers of which each member gets a copy.
+            factors: the factors of φ0, the modules that `generate` takes.
+            late_factors: whether each member gets a copy of the factors.
 
         Raises:
-            ValueError: where `statistics` or a decay is about what members do not have, or there is no late phase.
+            ValueError: if there are neither factors nor a late phase; if `member_weight_decay` or `statistics` is set,
+                but members lack the layers that it applies to.
         """
         self.names, self.factors, self.late_factors = list(names), nn.ModuleList(factors), late_factors
         if self.start_epoch == self.epochs and not self.factors:
             raise ValueError("start=None: without a late phase this is plain training, sgd")
         if not self.names and self.member_weight_decay != self.recipe.weight_decay:
-            raise ValueError("member_weight_decay is about layers that members own, and they own none")
+            raise ValueError("member_weight_decay applies to the layers that members own, and they own none")
         K = self.K if self.start_epoch < self.epochs else 0
-        self.late = nn.ModuleList(nn.ModuleList(map(copy_alone, self.plain_parts())) for _ in range(K))
+        self.late = nn.ModuleList(nn.ModuleList(map(copy_without_children, self.plain_parts())) for _ in range(K))
         averages = self.prediction == "average" and K > 0
         norms = [name for name in batch_norms(self.net) if averages and name in self.names]
         self.average = NamedBuffers(
@@ -72,28 +77,36 @@ class LateWeights(Method):
 
     @property
     def own_statistics(self) -> bool:
-        """Whether members have running statistics of their own."""
+        """Whether each member has BatchNorm running statistics of its own."""
         return not batch_norms(self.net).keys().isdisjoint(self.names)
 
     @property
     def shared_norms(self) -> set[str]:
-        """BatchNorm layers whose statistics all members move, by name."""
+        """Names of the BatchNorm layers that all members share."""
         return batch_norms(self.net).keys() - set(self.names)
 
     def plain_parts(self) -> list[nn.Module]:
-        """List φ0: the network's own late layers, then the factors."""
+        """List the parts of φ0: the network's own late-phase layers, then the factors if each member has some."""
         return [*map(self.net.get_submodule, self.names), *(self.factors if self.late_factors else ())]
 
     def own_parts(self, k: int) -> list[nn.Module]:
-        """List φ_k in the order of φ0."""
+        """List the parts of φ_k, in the order of `plain_parts`."""
         return list(cast(nn.ModuleList, self.late[k]))
 
     def generate(self, factors: Sequence[nn.Module]) -> dict[str, Tensor]:
-        """Make weights, by the network's names, of the base weights and factors."""
+        """Compute the weights that depend on factors, by the network's names; the default has none.
+
+        Args:
+            factors: those of φ0 or of one member.
+        """
         return {}
 
     def weights_of(self, parts: Sequence[nn.Module]) -> dict[str, Tensor]:
-        """Give the weights and statistics that φ decides, by the network's names."""
+        """Return the weights and running statistics that depend on φ, by the network's names.
+
+        Args:
+            parts: of φ_k, in the order of `plain_parts`.
+        """
         layers, factors = parts[: len(self.names)], parts[len(self.names) :]
         own = {
             f"{name}.{key}".lstrip("."): tensor
@@ -103,28 +116,28 @@ class LateWeights(Method):
         return own | self.generate(factors or list(self.factors))
 
     def late_weights(self, k: int) -> dict[str, Tensor]:
-        """Give what member k does not share, by the network's names."""
+        """Return the weights and running statistics that member k does not share, by the network's names."""
         return self.weights_of(self.own_parts(k))
 
     def member(self, k: int) -> dict[str, Tensor]:
-        """Give all weights of member k by the network's names."""
+        """Return all weights and running statistics of member k, by the network's names."""
         return {**super().own_weights(), **self.late_weights(k)}
 
     def own_weights(self) -> dict[str, Tensor]:
-        """Give the weights of the network of θ and φ0."""
+        """Return the weights of the plain network, which θ and φ0 form."""
         return {**super().own_weights(), **self.generate(list(self.factors))}
 
     def base_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """List θ by name, and φ0 of layers with it, which gets no gradient after T0."""
+        """List θ by name, with the layers of φ0, which get no gradient from T0 on."""
         return ((name, p) for name, p in self.named_parameters() if not name.startswith(("late.", "factors.")))
 
     def shared_weights(self) -> list[tuple[str, nn.Parameter]]:
-        """List all that members share, by name."""
+        """List all parameters that members share, by name: θ, and the factors unless each member has some."""
         factors = [] if self.late_factors else self.factors.named_parameters(prefix="factors")
         return [*self.base_weights(), *factors]
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Group base weights, members' layers, factors (not decayed) and members' factors."""
+        """Group the base weights, the factors, the members' layers and the members' factors; factors do not decay."""
         first_factor = len(self.names)
         late = [
             (f"late.{k}.{i}.{name}", p, i < first_factor)
@@ -143,19 +156,19 @@ class LateWeights(Method):
         return [group for group in groups if group["params"]]
 
     def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Run the network; with the weights of θ and φ0 if none are given."""
+        """Run the network with `weights`, or as the plain network of θ and φ0 if there are none."""
         return super().forward(x, weights if weights is not None else self.generate(list(self.factors)) or None)
 
 
 def tensors_of(layer: nn.Module) -> list[Tensor]:
-    """List a layer's own parameters and buffers, not those of layers inside it."""
+    """List a layer's own parameters and buffers, without those of its child modules."""
     return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
 
 
-def copy_alone(layer: nn.Module) -> nn.Module:
-    """Copy a layer without the layers inside it."""
-    inside, layer._modules = layer._modules, {}
+def copy_without_children(layer: nn.Module) -> nn.Module:
+    """Return a deep copy of a layer without its child modules."""
+    children, layer._modules = layer._modules, {}
     try:
         return copy_module(layer)
     finally:
-        layer._modules = inside
+        layer._modules = children

@@ -1,4 +1,4 @@
-"""Streams of randomness: each a pure function of (seed, purpose, epoch), so that any epoch can be redone."""
+"""Random streams: generators that depend only on (seed, purpose, epoch), so that any epoch can be repeated."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -12,24 +12,24 @@ CPU = torch.device("cpu")
 
 
 def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
-    """Make the generator of one purpose in one epoch.
+    """Return the random generator of one purpose in one epoch.
 
     Args:
         seed: the seed of the cell.
-        purpose: what the numbers are for, e.g. "order" or "alpha"; other purposes give independent numbers.
-        epoch: epochs are counted from 0.
+        purpose: what the numbers are for, such as "order" or "alpha". Different purposes give independent numbers.
+        epoch: counted from 0.
 
     Returns:
-        A fresh generator on the CPU, so that the numbers are the same whatever device trains.
+        A new generator on the CPU, so that the numbers do not depend on the device that trains.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def seed_torch(generator: torch.Generator, device: torch.device = CPU) -> None:
-    """Let torch's global randomness on the CPU and on a device follow `generator` from here on.
+    """Seed torch's global generators, on the CPU and on a device, with the seed of `generator`.
 
-    `torch.manual_seed` would do, but before CUDA is used it notes a stack trace at every call.
+    `torch.manual_seed` does the same, but records a stack trace at every call before CUDA is first used.
     """
     seed = generator.initial_seed()
     torch.default_generator.manual_seed(seed)
@@ -40,11 +40,11 @@ def seed_torch(generator: torch.Generator, device: torch.device = CPU) -> None:
 
 @contextmanager
 def seeded(generator: torch.Generator, device: torch.device = CPU) -> Iterator[None]:
-    """Let torch's global randomness (weight initialisation, dropout) follow `generator` for a while.
+    """Seed torch's global generators (weight initialisation, dropout) inside a `with` block, and restore them after.
 
     Args:
-        generator: whose seed is taken.
-        device: where, besides the CPU; its state is put back afterwards.
+        generator: its seed is used.
+        device: a device whose generator is seeded and restored too, besides that of the CPU.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_torch(generator, device)
@@ -52,14 +52,14 @@ def seeded(generator: torch.Generator, device: torch.device = CPU) -> Iterator[N
 
 
 class MakeNet:
-    """Draws the networks of one run: each call gives a new network with fresh weights.
+    """Build the networks of one run: each call returns a new network with newly drawn weights.
 
-    The i-th draw of a seed has the same weights for every method, so that methods are compared in pairs.
+    The i-th network of a seed has the same weights for every method, so that methods are compared in pairs.
 
     Args:
-        build: makes a network; takes the network's options (`dropout=0.2`) as keywords and draws its weights
+        build: builds a network. It takes the network's options (`dropout=0.2`) as keywords, and draws the weights
             from torch's global generator.
-        seed: the seed of the cell, of which every stream of its randomness is made.
+        seed: the seed of the cell; all random streams of the cell are derived from it.
     """
 
     def __init__(self, build: Callable[..., nn.Module], seed: int) -> None:
@@ -69,14 +69,18 @@ class MakeNet:
         self.draws = 0
 
     def __call__(self, **options: Any) -> nn.Module:
-        """Draw the next network, on the CPU or wherever `build` puts it."""
+        """Build the next network, on the device that `build` uses.
+
+        Args:
+            options: options of the network, in place of those set before.
+        """
         with seeded(stream(self.seed, f"weights {self.draws}")):
             net = self.build(**(self.options | options))
         self.draws += 1
         return net
 
-    def having(self, *, seed: int | None = None, **options: Any) -> "MakeNet":
-        """Give a fresh source of networks with another seed or with options of the network set."""
+    def replace(self, *, seed: int | None = None, **options: Any) -> "MakeNet":
+        """Return a new `MakeNet` with another seed or other options of the network, which starts with network 0."""
         other = MakeNet(self.build, self.seed if seed is None else seed)
         other.options = self.options | options
         return other
