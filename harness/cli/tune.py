@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tuning.study_searches import Searches
     from harness.tuning.trial_budget import Budget
-    from harness.tuning.trial_schedule import Trials
+    from harness.tuning.trial_schedule import TrialSchedule
 
 SEED = 1000
 """Of tuning: far from the seeds that studies count up from 0."""
@@ -67,7 +67,7 @@ def tune(
         TuningEngine | None, typer.Option(help="Where trials run. Default: inline, or processes for several workers.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Trials at once. Default: 1; processes: one a core.")
+        int | None, typer.Option(min=1, help="TrialSchedule at once. Default: 1; processes: one a core.")
     ] = None,
     threads: Threads = None,
     device: Device = None,
@@ -119,7 +119,7 @@ def tune(
     from harness.tracking.mlflow_store import store_uri
     from harness.tracking.progress_display import StudyStoppedError
     from harness.tuning.mlflow_trials import TuningMirror
-    from harness.tuning.trial_schedule import Trials
+    from harness.tuning.trial_schedule import TrialSchedule
 
     engine = engine or (TuningEngine.processes if (workers or 1) > 1 else TuningEngine.inline)
     chosen = choose_engine(Wish(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
@@ -140,7 +140,7 @@ def tune(
     check_output(output, loaded.name)
     mirror = Sender(TuningMirror(store_uri(store, runs), loaded.name, runs))
     try:
-        schedule = Trials(searches.found, runs, budget, driver)
+        schedule = TrialSchedule(searches.found, runs, budget, driver)
         keeper = Keeper(schedule, output, loaded.name)
         search_all(schedule, settings, mirror, chosen.engine, keeper)
     except KeyboardInterrupt:
@@ -171,7 +171,7 @@ def check_output(path: Path, study: str) -> None:
 class Keeper:
     """Writes what searches chose as soon as they are over."""
 
-    def __init__(self, schedule: "Trials", path: Path, study: str) -> None:
+    def __init__(self, schedule: "TrialSchedule", path: Path, study: str) -> None:
         """Name the file."""
         self.schedule, self.path, self.study = schedule, path, study
         self.kept: set[str] = set()
@@ -191,7 +191,7 @@ class Keeper:
 
 
 def search_all(
-    schedule: "Trials", settings: "Settings", mirror: "Mirror | Sender", engine: "Engine", keeper: Keeper
+    schedule: "TrialSchedule", settings: "Settings", mirror: "Mirror | Sender", engine: "Engine", keeper: Keeper
 ) -> None:
     """Search until every search is over; where other drivers work on the last trials, wait for them."""
     from harness.tuning.tuning_display import TuningShow
@@ -226,7 +226,7 @@ def show_plan(searches: "Searches", budget: "Budget", runs: Path) -> None:
     console.print(tuning_table(searches, budget, used))
 
 
-def conclude(schedule: "Trials", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
+def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
     """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
     from harness.tuning.trial_budget import account, first_of
     from harness.tuning.trial_journal import end_of

@@ -20,7 +20,7 @@ PATIENCE = 60.0
 """Seconds that another driver has to start a trial that it began, by this one's clock, before it counts as left."""
 
 
-class Trials(Schedule):
+class TrialSchedule(Schedule):
     """Hands out the trials of searches: those that were left behind, then new ones, while the budget lasts.
 
     One trial after another of one search if one worker asks; several workers share out the searches first, since a

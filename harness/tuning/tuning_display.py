@@ -20,14 +20,14 @@ from harness.tuning.study_searches import Searches
 from harness.tuning.trial import PlannedTrial
 from harness.tuning.trial_budget import Budget, account
 from harness.tuning.trial_journal import end_of
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_schedule import TrialSchedule
 
 
 class TuningShow:
     """Progress bars on a terminal, one line a trial elsewhere."""
 
     def __init__(
-        self, trials: Trials, mirror: Mirror | Sender, console: Console, keep: Callable[[], None] = lambda: None
+        self, trials: TrialSchedule, mirror: Mirror | Sender, console: Console, keep: Callable[[], None] = lambda: None
     ) -> None:
         """Show the trials of some searches.
 

@@ -22,7 +22,7 @@ from harness.tuning import trial_schedule as tune
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
 from harness.tuning.trial_journal import WholeLines
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_schedule import TrialSchedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -121,7 +121,9 @@ def test_a_full_disk_stops_tuning_and_the_same_command_goes_on(call, study, tmp_
 
 def test_a_search_that_is_not_over_is_named_and_no_success(study, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli_options.console, "_width", 200)
-    trials = Trials(find_searches(load(str(study)), "nll", 1000, ["late"]).found, tmp_path / "runs", Budget(1, 1.0))
+    trials = TrialSchedule(
+        find_searches(load(str(study)), "nll", 1000, ["late"]).found, tmp_path / "runs", Budget(1, 1.0)
+    )
     trials.fill()
 
     class Mirror:

@@ -1,4 +1,4 @@
-"""Trials in MLflow: under their search, with their true status, once each, and apart from all leaderboards."""
+"""TrialSchedule in MLflow: under their search, with their true status, once each, and apart from all leaderboards."""
 
 import shutil
 import threading
@@ -13,7 +13,7 @@ from harness.tracking.background_sender import Sender
 from harness.tuning.mlflow_trials import PARENT, TuningMirror
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_schedule import TrialSchedule
 from harness.tuning.tuning_display import TuningShow
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -47,7 +47,7 @@ def tuning(tmp_path, write_study, npz):
     settings = Settings(tmp_path / "runs", plugins=study.plugins)
 
     def tune(store, trials=4, before=lambda mirror: mirror):
-        schedule = Trials(searches, tmp_path / "runs", Budget(trials, float(trials)))
+        schedule = TrialSchedule(searches, tmp_path / "runs", Budget(trials, float(trials)))
         schedule.fill()
         mirror = before(TuningMirror(store, "odd", tmp_path / "runs"))
         with TuningShow(schedule, mirror, Console(width=200)) as show:
@@ -152,7 +152,7 @@ def test_a_trial_that_is_tried_again_is_a_run_of_its_own(tmp_path, write_study, 
     for launch in range(3):
         if launch == 2:
             (tmp_path / "mark").touch()
-        schedule = Trials(searches, tmp_path / "runs", Budget(1, 1.0))
+        schedule = TrialSchedule(searches, tmp_path / "runs", Budget(1, 1.0))
         schedule.fill()
         mirror = TuningMirror(store, "odd", tmp_path / "runs")
         with TuningShow(schedule, mirror, Console(width=200)) as show:

@@ -18,7 +18,7 @@ from harness.studies.study import load
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial import PlannedTrial, departure, execute_trial, goes_on, rungs
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_schedule import TrialSchedule
 from methods import METHODS
 
 
@@ -35,7 +35,7 @@ def begin(tmp_path, write_study, held_out):
         recipe = {"epochs": epochs, "batch_size": 16, "lr": 0.05}
         study = load(str(write_study(tmp_path / "s.yaml", datasets=held_out, methods=[method], recipe=recipe)))
         (search,) = find_searches(study, metric, 1000, prune=prune).found
-        trials = Trials([search], tmp_path / runs, Budget(99, 99.0))
+        trials = TrialSchedule([search], tmp_path / runs, Budget(99, 99.0))
         trials.fill()
         for key in list(trials.waiting):
             trials.take()
@@ -282,7 +282,7 @@ def test_a_trial_that_diverges_is_a_result_and_one_that_fails_is_none(begin, tmp
     file = write_study(tmp_path / "s.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])
     study = load(str(file))
     (search,) = find_searches(study, "nll", 1000).found
-    trials = Trials([search], tmp_path / "runs", Budget(9, 9.0))
+    trials = TrialSchedule([search], tmp_path / "runs", Budget(9, 9.0))
     trials.fill()
     settings = Settings(tmp_path / "runs", plugins=study.plugins)
     for a, state in ((0.0, "finished"), (0.4, "diverged"), (0.7, "failed")):
@@ -314,7 +314,7 @@ def test_text_is_tuned_too(tmp_path):
         "methods: [label_smoothing]\nrecipe: {epochs: 3, batch_size: 16}\n"
     )
     (search,) = find_searches(load(str(tmp_path / "s.yaml")), "nll", 1000).found
-    trials = Trials([search], tmp_path / "runs", Budget(1, 1.0))
+    trials = TrialSchedule([search], tmp_path / "runs", Budget(1, 1.0))
     planned = trials.runs[trials.take()]
     assert execute_trial(planned, Settings(tmp_path / "runs"), nothing) == ("finished", "")
     found = result(Settings(tmp_path / "runs"), planned)

@@ -18,7 +18,7 @@ from harness.tuning import trial_schedule as tune
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
 from harness.tuning.trial_journal import end_of
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_schedule import TrialSchedule
 
 
 class Silent:
@@ -49,7 +49,7 @@ def searches(tmp_path, write_study, npz):
 
 def begun(*arguments):
     """Give a schedule that has a trial waiting, as a launch does."""
-    trials = Trials(*arguments)
+    trials = TrialSchedule(*arguments)
     trials.fill()
     return trials
 
@@ -155,7 +155,7 @@ def test_a_trial_of_another_machine_is_taken_over_once_its_claim_is_silent(tmp_p
     key = first.take()
     orphan(first, key, machine="another machine", token="x", since=0.0)
     claim = claim_elsewhere(first, key)
-    second = Trials(searches("dropout"), tmp_path, Budget(1, 1.0))
+    second = TrialSchedule(searches("dropout"), tmp_path, Budget(1, 1.0))
     second.lookout = Lookout(silence=0.3)
     for beat in range(1, 8):
         os.utime(claim, (beat, beat))
@@ -178,7 +178,7 @@ def test_a_trial_that_nobody_claims_is_left_to_who_began_it_for_a_while(tmp_path
     first = begun(searches("dropout"), tmp_path, Budget(1, 1.0))
     key = first.take()
     orphan(first, key, machine="another machine", token="x", since=0.0)
-    second = Trials(searches("dropout"), tmp_path, Budget(1, 1.0))
+    second = TrialSchedule(searches("dropout"), tmp_path, Budget(1, 1.0))
     assert second.take() is None
     time.sleep(0.4)
     assert second.take() == key
