@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.running.settings import Settings
     from harness.tracking.background_sender import Sender
     from harness.tracking.mlflow_mirror import Mirror
-    from harness.tuning.study_searches import Searches
+    from harness.tuning.study_searches import StudySearches
     from harness.tuning.trial_budget import Budget
     from harness.tuning.trial_schedule import TrialSchedule
 
@@ -205,7 +205,7 @@ def search_all(
             time.sleep(POLL)
 
 
-def say_left(searches: "Searches") -> None:
+def say_left(searches: "StudySearches") -> None:
     """Say which methods stay as they are, and why; a reason once for all datasets and architectures it holds for."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for (place, label), reason in searches.left.items():
@@ -216,7 +216,7 @@ def say_left(searches: "Searches") -> None:
         )
 
 
-def show_plan(searches: "Searches", budget: "Budget", runs: Path) -> None:
+def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
     """Print what tuning would take."""
     from harness.tuning.trial_budget import account
     from harness.tuning.trial_journal import read_trials

@@ -18,7 +18,7 @@ from methods.core.wrapper import methods_within
 
 
 @dataclass(frozen=True)
-class Searches:
+class StudySearches:
     """What a study tunes.
 
     Attributes:
@@ -32,7 +32,7 @@ class Searches:
 
 def find_searches(
     study: Study, metric: Metric, seed: int, labels: Sequence[str] = (), *, prune: bool = True
-) -> Searches:
+) -> StudySearches:
     """Say what is searched for each dataset, architecture and method of a study.
 
     Args:
@@ -57,7 +57,7 @@ def find_searches(
             searches.setdefault(found.key, found)
         else:
             left[f"{dataset} · {architecture}", label] = found
-    return Searches(list(searches.values()), left)
+    return StudySearches(list(searches.values()), left)
 
 
 def tuning_run(place: Place, seed: int) -> Run:

@@ -16,7 +16,7 @@ from harness.tracking.background_sender import Sender
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.progress_display import SHOWN, StudyStoppedError
 from harness.tuning.mlflow_trials import track_search, track_trial
-from harness.tuning.study_searches import Searches
+from harness.tuning.study_searches import StudySearches
 from harness.tuning.trial import PlannedTrial
 from harness.tuning.trial_budget import Budget, account
 from harness.tuning.trial_journal import end_of
@@ -148,7 +148,7 @@ class TuningShow:
             self.console.print(f"warning: {self.warned}; tuning goes on", markup=False, soft_wrap=True)
 
 
-def tuning_table(searches: Searches, budget: Budget, used: Mapping[str, int]) -> Table:
+def tuning_table(searches: StudySearches, budget: Budget, used: Mapping[str, int]) -> Table:
     """Tabulate what tuning would take.
 
     Args:
