@@ -218,17 +218,17 @@ def say_left(searches: "StudySearches") -> None:
 
 def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
     """Print what tuning would take."""
-    from harness.tuning.trial_budget import account
+    from harness.tuning.trial_budget import budget_used
     from harness.tuning.trial_journal import read_trials
     from harness.tuning.tuning_display import tuning_table
 
-    used = {search.key: account(read_trials(runs, search.key)).counted for search in searches.found}
+    used = {search.key: budget_used(read_trials(runs, search.key)).counted for search in searches.found}
     console.print(tuning_table(searches, budget, used))
 
 
 def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
     """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
-    from harness.tuning.trial_budget import account, first_of
+    from harness.tuning.trial_budget import budget_used, first_of
     from harness.tuning.trial_journal import end_of
 
     if mirror.unsent:
@@ -243,7 +243,7 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keepe
     empty, place = 0, ""
     for key, search in schedule.searches.items():
         trials = schedule.trials(key)
-        best, used = search.best(trials), account(trials)
+        best, used = search.best(trials), budget_used(trials)
         empty += best is None
         states = [end_of(trial)["state"] for trial in trials]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

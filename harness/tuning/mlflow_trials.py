@@ -15,7 +15,7 @@ from harness.store.run_folder import RunFolder, read_json
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.mlflow_store import reachable
 from harness.tuning.search import Search
-from harness.tuning.trial_budget import account
+from harness.tuning.trial_budget import budget_used
 from harness.tuning.trial_journal import end_of, folder_of
 
 PARENT = "mlflow.parentRunId"
@@ -138,7 +138,7 @@ class TuningMirror(Mirror):
         search, trials, complete = tracked.search, tracked.trials, tracked.complete
         run_id, old = self.parent(search)
         states = [end_of(trial)["state"] for trial in trials]
-        best, used = search.best(trials), account(trials)
+        best, used = search.best(trials), budget_used(trials)
         tags = {"state": "finished" if complete else "running", "cost": f"{used.cost:.6g}"}
         tags |= {f"trials.{state}": str(states.count(state)) for state in STATUS}
         if best:

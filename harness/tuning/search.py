@@ -21,7 +21,7 @@ from harness.store.run_folder import key_of
 from harness.studies.build_method import imagine_method
 from harness.studies.run import Run
 from harness.tuning.search_space import tidy, with_values
-from harness.tuning.trial_budget import Budget, account, failed_last, first_of
+from harness.tuning.trial_budget import Budget, budget_used, failed_last, first_of
 from harness.tuning.trial_journal import Metric, end_of
 from methods import Method
 from methods.core.streams import stream
@@ -125,7 +125,7 @@ class Search:
             return True
         if end_of(first_of(trials))["state"] == "failed":
             return False
-        used = account(trials)
+        used = budget_used(trials)
         costs = [trial.user_attrs["expected"] for trial in trials if "expected" in trial.user_attrs]
         least = min([self.expected(self.run), *costs])
         return used.counted < budget.trials and used.free < budget.free and used.cost + least <= budget.most
@@ -150,7 +150,7 @@ class Search:
         for trial in trials:
             if trial.user_attrs.get("key") == run.key:
                 return Proposal(values, refused=f"the same as trial {trial.number}", same_as=trial.number)
-        used = account(trials).cost
+        used = budget_used(trials).cost
         if number and used + cost > budget.most:
             left = max(budget.cost - used, 0.0)
             return Proposal(values, refused=f"costs {cost:.3g} plain trainings, and {left:.3g} are left")

@@ -63,7 +63,7 @@ def failed_last(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     return failed and all(other.user_attrs.get("key") != trial.user_attrs["key"] for other in later)
 
 
-def account(trials: Sequence[FrozenTrial]) -> Account:
+def budget_used(trials: Sequence[FrozenTrial]) -> Account:
     """Sum up what trials have used."""
     states = [end_of(trial)["state"] for trial in trials]
     counted = sum(state not in ("refused", "failed") for state in states)

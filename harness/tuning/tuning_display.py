@@ -18,7 +18,7 @@ from harness.tracking.progress_display import SHOWN, StudyStoppedError
 from harness.tuning.mlflow_trials import track_search, track_trial
 from harness.tuning.study_searches import StudySearches
 from harness.tuning.trial import PlannedTrial
-from harness.tuning.trial_budget import Budget, account
+from harness.tuning.trial_budget import Budget, budget_used
 from harness.tuning.trial_journal import end_of
 from harness.tuning.trial_schedule import TrialSchedule
 
@@ -92,7 +92,7 @@ class TuningShow:
         end = read_json(RunFolder(self.mirror.runs, planned.key).result) if outcome.state == "finished" else {}
         state, reason = (end["state"], end["reason"]) if end else outcome
         told = f": {planned.metric} {end['value']:.4f}" if end and end["value"] is not None else ""
-        used = account(self.trials.trials(planned.search))
+        used = budget_used(self.trials.trials(planned.search))
         self.console.print(
             f"[{used.counted - used.running}/{self.trials.budget.trials}] {planned.run} · trial {planned.number}: "
             f"{state} in {seconds:.1f} s{told}{f': {reason}' if reason else ''}",
@@ -136,7 +136,7 @@ class TuningShow:
 
     def count(self) -> None:
         """Bring the bar of all trials up to date; a search that is over needs no more of them."""
-        used = {key: account(self.trials.trials(key)) for key in self.trials.searches}
+        used = {key: budget_used(self.trials.trials(key)) for key in self.trials.searches}
         counts = {key: each.counted - each.running for key, each in used.items()}
         total = sum(n if self.trials.complete(key) else self.trials.budget.trials for key, n in counts.items())
         self.bars.update(self.total, completed=sum(counts.values()), total=total)

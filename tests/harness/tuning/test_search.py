@@ -14,7 +14,7 @@ from harness.studies.study import load
 from harness.tuning.search import Search, as_seen
 from harness.tuning.search_space import as_written
 from harness.tuning.study_searches import find_searches
-from harness.tuning.trial_budget import Account, Budget, account
+from harness.tuning.trial_budget import Account, Budget, budget_used
 from harness.tuning.trial_journal import Journal
 from methods import METHODS, Method
 
@@ -112,12 +112,12 @@ def test_refused_values_cost_nothing_and_are_bounded(make_run, tmp_path):
     reasons = {t.user_attrs["end"]["reason"] for t in trials if t.user_attrs["end"]["state"] == "refused"}
     assert any(reason.endswith("and b=True do not go together") for reason in reasons)
     assert any(reason.startswith("the same as trial") for reason in reasons)
-    used = account(trials)
+    used = budget_used(trials)
     assert used.counted + used.free == 12
     assert used.cost == used.counted <= 4, "four values of a can be trained, each once"
     trials = fill(search, tmp_path, 8)
-    assert account(trials).counted == 4, "after a duplicate it looks elsewhere"
-    assert account(trials).free == 16
+    assert budget_used(trials).counted == 4, "after a duplicate it looks elsewhere"
+    assert budget_used(trials).free == 16
     assert search.open(trials, Budget(17, 99.0))
     assert not search.open(trials, Budget(16, 99.0)), "the bound on refused values ends it"
 
@@ -125,7 +125,7 @@ def test_refused_values_cost_nothing_and_are_bounded(make_run, tmp_path):
 def test_a_method_of_three_plain_trainings_gets_a_third_of_the_trials(study, tmp_path):
     (search,) = searches(study("batch_ensemble(K=3)")).found
     budget = Budget(9, 9.0)
-    used = account(search_through(search, tmp_path, budget))
+    used = budget_used(search_through(search, tmp_path, budget))
     assert (used.counted, used.cost) == (3, 9.0)
 
 
@@ -154,11 +154,11 @@ def test_nothing_is_spent_beyond_the_budget_but_passes_over_the_data(study, tmp_
     """K is searched: its trials cost 2 to 8 plain trainings, and half a trial too many were up to 4 of them."""
     (search,) = searches(study("batch_ensemble")).found
     for cost in (10.0, 11.0, 13.0):
-        used = account(search_through(search, tmp_path / str(cost), Budget(30, cost)))
+        used = budget_used(search_through(search, tmp_path / str(cost), Budget(30, cost)))
         assert used.counted > 1
         assert used.cost <= cost
     (search,) = searches(study("swa", recipe={"epochs": 100, "batch_size": 16, "lr": 0.05})).found
-    used = account(search_through(search, tmp_path, Budget(20, 20.0)))
+    used = budget_used(search_through(search, tmp_path, Budget(20, 20.0)))
     assert (used.counted, used.cost) == (20, pytest.approx(20 * (1 + 1 / 300))), "a pass at the end of each is allowed"
 
 
@@ -166,7 +166,7 @@ def test_the_studys_own_values_are_tried_even_if_they_alone_are_too_dear(study, 
     (search,) = searches(study("batch_ensemble(K=4)")).found
     trials = search_through(search, tmp_path, Budget(3, 2.0))
     assert [trial.params for trial in trials] == [search.defaults]
-    assert account(trials).cost == 4.0
+    assert budget_used(trials).cost == 4.0
 
 
 def told(search, *ends):
@@ -254,11 +254,11 @@ def test_accounts(study, tmp_path):
     ends = [("finished", 1.0, "", 1.0), ("pruned", None, "x", 0.5), ("failed", None, "x", 0.0)]
     ends += [("diverged", None, "x", 0.25)]
     trials = fill(search, tmp_path, 4, end=lambda n: ends[n])
-    assert account(trials) == Account(counted=3, running=0, free=1, cost=1.75)
+    assert budget_used(trials) == Account(counted=3, running=0, free=1, cost=1.75)
     assert search.best(trials).number == 0
     journal = Journal(tmp_path, search.key, "nll")
     journal.begin(trials[2].params, search.space, {"key": trials[2].user_attrs["key"], "expected": 1.0})
-    assert account(journal.trials()) == Account(counted=4, running=1, free=0, cost=2.75), "tried again, and it runs"
+    assert budget_used(journal.trials()) == Account(counted=4, running=1, free=0, cost=2.75), "tried again, and it runs"
     assert search.not_tried_again(journal.trials()) == []
 
 
