@@ -228,7 +228,7 @@ def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
 
 def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
     """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
-    from harness.tuning.trial_budget import budget_used, first_of
+    from harness.tuning.trial_budget import budget_used, default_trial
     from harness.tuning.trial_journal import end_of
 
     if mirror.unsent:
@@ -247,7 +247,9 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keepe
         empty += best is None
         states = [end_of(trial)["state"] for trial in trials]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        first = first_of(trials).values if trials and end_of(first_of(trials))["state"] == "finished" else None
+        first = (
+            default_trial(trials).values if trials and end_of(default_trial(trials))["state"] == "finished" else None
+        )
         if search.place != place:
             place = search.place
             table.add_row(escape(place), style="bold")

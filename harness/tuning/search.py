@@ -21,7 +21,7 @@ from harness.store.run_folder import key_of
 from harness.studies.build_method import imagine_method
 from harness.studies.run import Run
 from harness.tuning.search_space import tidy, with_values
-from harness.tuning.trial_budget import Budget, budget_used, failed_last, first_of
+from harness.tuning.trial_budget import Budget, budget_used, default_trial, failed_last
 from harness.tuning.trial_journal import Metric, end_of
 from methods import Method
 from methods.core.streams import stream
@@ -123,7 +123,7 @@ class Search:
         """
         if not trials:
             return True
-        if end_of(first_of(trials))["state"] == "failed":
+        if end_of(default_trial(trials))["state"] == "failed":
             return False
         used = budget_used(trials)
         costs = [trial.user_attrs["expected"] for trial in trials if "expected" in trial.user_attrs]

@@ -51,7 +51,7 @@ class Account:
     cost: float
 
 
-def first_of(trials: Sequence[FrozenTrial]) -> FrozenTrial:
+def default_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial:
     """Give the trial of the study's own values: the last of them, should they have been tried again."""
     return [trial for trial in trials if trial.user_attrs.get("key") == trials[0].user_attrs.get("key")][-1]
 

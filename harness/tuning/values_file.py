@@ -17,7 +17,7 @@ from harness.store.run_folder import write
 from harness.studies.run import Run
 from harness.tuning.search import Search
 from harness.tuning.search_space import levels, search_range
-from harness.tuning.trial_budget import Budget, budget_used, first_of
+from harness.tuning.trial_budget import Budget, budget_used, default_trial
 from harness.tuning.trial_journal import Metric, end_of
 from methods.core.recipe import Part
 
@@ -83,7 +83,7 @@ def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> T
     if best is None:
         return None
     states = [end_of(trial)["state"] for trial in trials]
-    first, used = first_of(trials), budget_used(trials)
+    first, used = default_trial(trials), budget_used(trials)
     return TunedEntry(
         dataset=search.run.dataset.label,
         architecture=search.run.architecture,
