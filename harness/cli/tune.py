@@ -229,7 +229,7 @@ def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
 def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
     """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
     from harness.tuning.trial_budget import budget_used, default_trial
-    from harness.tuning.trial_journal import end_of
+    from harness.tuning.trial_journal import trial_end
 
     if mirror.unsent:
         reason = mirror.problem or "it is slow to answer"
@@ -245,10 +245,10 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keepe
         trials = schedule.trials(key)
         best, used = search.best(trials), budget_used(trials)
         empty += best is None
-        states = [end_of(trial)["state"] for trial in trials]
+        states = [trial_end(trial)["state"] for trial in trials]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         first = (
-            default_trial(trials).values if trials and end_of(default_trial(trials))["state"] == "finished" else None
+            default_trial(trials).values if trials and trial_end(default_trial(trials))["state"] == "finished" else None
         )
         if search.place != place:
             place = search.place

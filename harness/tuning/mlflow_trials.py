@@ -16,7 +16,7 @@ from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.mlflow_store import reachable
 from harness.tuning.search import Search
 from harness.tuning.trial_budget import budget_used
-from harness.tuning.trial_journal import end_of, folder_of
+from harness.tuning.trial_journal import folder_of, trial_end
 
 PARENT = "mlflow.parentRunId"
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "refused": "KILLED", "failed": "FAILED", "diverged": "FAILED"}
@@ -111,7 +111,7 @@ class TuningMirror(Mirror):
 
     def update_trial(self, tracked: Tracked, trial: FrozenTrial) -> None:
         """Bring one trial up to date; one that ended and was sent is left alone."""
-        end, folder = end_of(trial), tracked.folder(self.runs)
+        end, folder = trial_end(trial), tracked.folder(self.runs)
         tags = {"state": end["state"]} | ({"reason": end["reason"][:4000]} if end["reason"] else {})
         run_id, old = self.find(tracked.key, lambda: self.describe(tracked, trial))
         if "state" not in old:
@@ -137,7 +137,7 @@ class TuningMirror(Mirror):
         """Bring the parent run of a search up to date."""
         search, trials, complete = tracked.search, tracked.trials, tracked.complete
         run_id, old = self.parent(search)
-        states = [end_of(trial)["state"] for trial in trials]
+        states = [trial_end(trial)["state"] for trial in trials]
         best, used = search.best(trials), budget_used(trials)
         tags = {"state": "finished" if complete else "running", "cost": f"{used.cost:.6g}"}
         tags |= {f"trials.{state}": str(states.count(state)) for state in STATUS}

@@ -22,7 +22,7 @@ from harness.studies.build_method import imagine_method
 from harness.studies.run import Run
 from harness.tuning.search_space import tidy, with_values
 from harness.tuning.trial_budget import Budget, budget_used, default_trial, failed_last
-from harness.tuning.trial_journal import Metric, end_of
+from harness.tuning.trial_journal import Metric, trial_end
 from methods import Method
 from methods.core.streams import stream
 
@@ -123,7 +123,7 @@ class Search:
         """
         if not trials:
             return True
-        if end_of(default_trial(trials))["state"] == "failed":
+        if trial_end(default_trial(trials))["state"] == "failed":
             return False
         used = budget_used(trials)
         costs = [trial.user_attrs["expected"] for trial in trials if "expected" in trial.user_attrs]
@@ -207,6 +207,6 @@ def as_seen(trial: FrozenTrial) -> FrozenTrial | None:
     """
     if "same_as" in trial.user_attrs:
         return None
-    if end_of(trial)["state"] != "diverged":
+    if trial_end(trial)["state"] != "diverged":
         return trial
     return create_trial(state=TrialState.PRUNED, params=trial.params, distributions=trial.distributions)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from harness.tuning.trial_journal import end_of
+from harness.tuning.trial_journal import trial_end
 
 TOLERANCE = 0.01
 """Share of the budget that may be used beyond it: a pass or two over the data at the end of each training."""
@@ -59,15 +59,15 @@ def default_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial:
 def failed_last(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     """Say whether a trial failed and its values were not tried again."""
     later = trials[trial.number + 1 :]
-    failed = end_of(trial)["state"] == "failed"
+    failed = trial_end(trial)["state"] == "failed"
     return failed and all(other.user_attrs.get("key") != trial.user_attrs["key"] for other in later)
 
 
 def budget_used(trials: Sequence[FrozenTrial]) -> Account:
     """Sum up what trials have used."""
-    states = [end_of(trial)["state"] for trial in trials]
+    states = [trial_end(trial)["state"] for trial in trials]
     counted = sum(state not in ("refused", "failed") for state in states)
     free = sum(state == "refused" or failed_last(trial, trials) for trial, state in zip(trials, states, strict=True))
-    spent = sum(end_of(trial)["cost"] for trial in trials)
+    spent = sum(trial_end(trial)["cost"] for trial in trials)
     running = [trial for trial, state in zip(trials, states, strict=True) if state == "running"]
     return Account(counted, len(running), free, spent + sum(trial.user_attrs["expected"] for trial in running))

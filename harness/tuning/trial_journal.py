@@ -224,7 +224,7 @@ def owner_of(trial: FrozenTrial) -> Owner:
     return Owner(**trial.user_attrs["owner"])
 
 
-def end_of(trial: FrozenTrial) -> dict[str, Any]:
+def trial_end(trial: FrozenTrial) -> dict[str, Any]:
     """Give how a trial ended: state, reason, cost; of one that runs, the state "running" and no cost."""
     if not trial.state.is_finished():
         return {"state": "running", "reason": "", "cost": 0.0}

@@ -19,7 +19,7 @@ from harness.tuning.mlflow_trials import track_search, track_trial
 from harness.tuning.study_searches import StudySearches
 from harness.tuning.trial import PlannedTrial
 from harness.tuning.trial_budget import Budget, budget_used
-from harness.tuning.trial_journal import end_of
+from harness.tuning.trial_journal import trial_end
 from harness.tuning.trial_schedule import TrialSchedule
 
 
@@ -59,7 +59,7 @@ class TuningShow:
         self.total = self.bars.add_task("trials", total=len(self.trials.searches) * self.trials.budget.trials)
         for key in self.trials.searches:
             for trial in self.trials.trials(key):
-                if trial.state.is_finished() and end_of(trial)["state"] != "refused":
+                if trial.state.is_finished() and trial_end(trial)["state"] != "refused":
                     self.send_trial(key, trial.number)
             self.send_search(key)
         self.keep()
@@ -129,7 +129,7 @@ class TuningShow:
         """Send how far a search is, and the values that were refused in it."""
         search, trials = self.trials.searches[key], self.trials.trials(key)
         for trial in trials[self.refused.get(key, 0) :]:
-            if end_of(trial)["state"] == "refused":
+            if trial_end(trial)["state"] == "refused":
                 self.send_trial(key, trial.number)
         self.refused[key] = len(trials)
         self.mirror.send(track_search(search, trials, complete=self.trials.complete(key)))

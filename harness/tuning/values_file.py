@@ -18,7 +18,7 @@ from harness.studies.run import Run
 from harness.tuning.search import Search
 from harness.tuning.search_space import levels, search_range
 from harness.tuning.trial_budget import Budget, budget_used, default_trial
-from harness.tuning.trial_journal import Metric, end_of
+from harness.tuning.trial_journal import Metric, trial_end
 from methods.core.recipe import Part
 
 HEAD = "# Written by `econ tune {study}`; used by `econ run {study} --tuned {file}`.\n"
@@ -82,7 +82,7 @@ def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> T
     best = search.best(trials)
     if best is None:
         return None
-    states = [end_of(trial)["state"] for trial in trials]
+    states = [trial_end(trial)["state"] for trial in trials]
     first, used = default_trial(trials), budget_used(trials)
     return TunedEntry(
         dataset=search.run.dataset.label,
@@ -91,7 +91,7 @@ def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> T
         values=dict(sorted(best.params.items())),
         metric=search.metric,
         value=float(f"{best.values[0]:.6g}"),
-        default=float(f"{first.values[0]:.6g}") if end_of(first)["state"] == "finished" else None,
+        default=float(f"{first.values[0]:.6g}") if trial_end(first)["state"] == "finished" else None,
         finished=states.count("finished"),
         pruned=states.count("pruned"),
         failed=states.count("failed") + states.count("diverged"),

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from harness.store.claim import Owner
 from harness.store.run_folder import trouble
-from harness.tuning.trial_journal import Journal, end_of, owner_of, read_trials
+from harness.tuning.trial_journal import Journal, owner_of, read_trials, trial_end
 
 SPACE = {"p": FloatDistribution(0.0, 1.0), "q": FloatDistribution(0.0, 1.0)}
 
@@ -35,7 +35,7 @@ def test_a_trial_begins_with_all_its_values_in_one_line(journal):
     (trial,) = journal.trials()
     assert (trial.number, trial.state, trial.params) == (0, TrialState.RUNNING, {"p": 0.5, "q": 0.25})
     assert (owner_of(trial).process, owner_of(trial).dead()) == (os.getpid(), False)
-    assert end_of(trial) == {"state": "running", "reason": "", "cost": 0.0}
+    assert trial_end(trial) == {"state": "running", "reason": "", "cost": 0.0}
 
 
 def test_trials_end_once_and_as_they_did(journal, tmp_path):
@@ -50,14 +50,14 @@ def test_trials_end_once_and_as_they_did(journal, tmp_path):
     journal.tell(2, "failed", None, "broken", 0.0)
     journal.tell(3, "diverged", None, "nan", 0.7)
     trials = Journal(tmp_path, "k" * 64, "nll").trials()
-    assert [(t.state.name, t.values, end_of(t)["state"], end_of(t)["cost"]) for t in trials] == [
+    assert [(t.state.name, t.values, trial_end(t)["state"], trial_end(t)["cost"]) for t in trials] == [
         ("COMPLETE", [1.5], "finished", 1.0),
         ("PRUNED", [2.5], "pruned", 0.4),
         ("FAIL", None, "failed", 0.0),
         ("FAIL", None, "diverged", 0.7),
         ("PRUNED", None, "refused", 0.0),
     ]
-    assert end_of(trials[1])["reason"] == "bad"
+    assert trial_end(trials[1])["reason"] == "bad"
 
 
 def test_opening_and_reporting_again_writes_nothing(journal, tmp_path):

@@ -17,7 +17,7 @@ from harness.studies.study import load
 from harness.tuning import trial_schedule as tune
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_journal import end_of
+from harness.tuning.trial_journal import trial_end
 from harness.tuning.trial_schedule import TrialSchedule
 
 
@@ -63,7 +63,7 @@ def finish(trials, key, state="finished", value=1.0, cost=1.0):
 
 def story(trials):
     return {
-        search.label: [(t.number, t.state, t.params, t.values, t.intermediate_values, end_of(t)) for t in found]
+        search.label: [(t.number, t.state, t.params, t.values, t.intermediate_values, trial_end(t)) for t in found]
         for key, search in trials.searches.items()
         for found in [trials.trials(key)]
     }
@@ -263,7 +263,7 @@ def test_a_search_stops_where_the_studys_own_values_fail_and_the_next_launch_tri
     Inline(1).run(trials, settings, log := Silent())
     assert [state for *_, state in log.ended_trials] == ["finished"] * 3
     told = trials.trials(found[0].key)
-    assert [end_of(t)["reason"] for t in told[:2]] == ["OSError: the disk is full"] * 2
+    assert [trial_end(t)["reason"] for t in told[:2]] == ["OSError: the disk is full"] * 2
     assert [t.params["a"] for t in told[:3]] == [0.5] * 3, "the same values, with a number of their own"
     assert trials.complete(found[0].key)
 
@@ -292,6 +292,6 @@ def test_a_worker_that_always_dies_fails_its_trial_and_no_other(tmp_path, search
     states = {label: state for label, _, state in log.ended_trials}
     assert states == {"dropout": "finished", "killer(mark=nowhere)": "failed"}
     key = next(key for key, search in trials.searches.items() if search.label.startswith("killer"))
-    assert "its worker process died 3 times" in end_of(trials.trials(key)[0])["reason"]
+    assert "its worker process died 3 times" in trial_end(trials.trials(key)[0])["reason"]
     failure = RunFolder(tmp_path / "runs", trials.plan(trials.searches[key], trials.trials(key)[0]).key).failure
     assert json.loads(failure.read_text())["state"] == "failed"

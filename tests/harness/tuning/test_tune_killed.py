@@ -14,7 +14,7 @@ import yaml
 
 from harness.studies.study import load
 from harness.tuning.study_searches import find_searches
-from harness.tuning.trial_journal import Journal, end_of
+from harness.tuning.trial_journal import Journal, trial_end
 
 STUDY = {
     "datasets": [{"name": "digits", "train_size": 200}],
@@ -32,7 +32,7 @@ def story(study, runs):
     for search in find_searches(load(str(study)), "nll", 1000).found:
         journal = Journal(runs, search.key, "nll")
         found[str(search.run.method)] = [
-            (t.number, t.state, t.params, t.values, t.intermediate_values, end_of(t)) for t in journal.trials()
+            (t.number, t.state, t.params, t.values, t.intermediate_values, trial_end(t)) for t in journal.trials()
         ]
     return found
 
