@@ -56,7 +56,7 @@ def undisturbed() -> Iterator[None]:
             known(*caught[0])
 
 
-class WholeLines(JournalFileBackend):  # type: ignore[misc]  # Optuna's types are not read
+class AtomicJournalFile(JournalFileBackend):  # type: ignore[misc]  # Optuna's types are not read
     """Optuna's journal file, in which a kill, a full disk or a power cut leaves no half line for the next to go on."""
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +106,7 @@ class Journal:
         """
         self.path, self.driver = path_of(runs, key), driver
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.storage = JournalStorage(WholeLines(self.path))
+        self.storage = JournalStorage(AtomicJournalFile(self.path))
         if key in {study.study_name for study in self.storage.get_all_studies()}:
             self.study = optuna.load_study(study_name=key, storage=self.storage)
         else:
@@ -202,7 +202,7 @@ def read_trials(runs: Path, key: str) -> list[FrozenTrial]:
     path = path_of(runs, key)
     if not path.exists():
         return []
-    storage = JournalStorage(WholeLines(path))
+    storage = JournalStorage(AtomicJournalFile(path))
     known = {study.study_name for study in storage.get_all_studies()}
     return list(storage.get_all_trials(storage.get_study_id_from_name(key))) if key in known else []
 

@@ -21,7 +21,7 @@ from harness.tuning import trial
 from harness.tuning import trial_schedule as tune
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_journal import WholeLines
+from harness.tuning.trial_journal import AtomicJournalFile
 from harness.tuning.trial_schedule import TrialSchedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -106,7 +106,7 @@ def test_a_full_disk_stops_tuning_and_the_same_command_goes_on(call, study, tmp_
     )
     command = ("tune", study, "--trials", 2, "--threads", 1, "--method", "late")
     monkeypatch.setattr(tune, "PATIENCE", 0.0)  # the process that began the trial is this one, and lives
-    for place, name in ((trial, "write_json"), (WholeLines, "append_logs")):
+    for place, name in ((trial, "write_json"), (AtomicJournalFile, "append_logs")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, full)
             code, out, err = call(*command)
