@@ -14,7 +14,7 @@ from harness.tuning.search import trained
 from harness.tuning.search_space import as_written, levels, with_values
 from harness.tuning.study_searches import seeds_of, tuning_run
 from harness.tuning.trial_journal import Metric
-from harness.tuning.values_file import Place, TunedEntry, fingerprint, raise_any, read_file
+from harness.tuning.tuned_values_file import Place, TunedEntry, fingerprint, raise_any, read_file
 
 
 def apply(study: Study, path: Path) -> Study:
