@@ -67,11 +67,11 @@ def make_plan(
     try:
         loaded = load(study, plugins or [])
         if tuned:
-            from harness.tuning.tuned_study import apply
+            from harness.tuning.apply_tuned_values import apply_tuned_values
 
             if not isinstance(loaded, Study):
                 raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
-            loaded = apply(loaded, tuned)
+            loaded = apply_tuned_values(loaded, tuned)
         if scale is not None:
             from harness.studies.rehearsal import rehearse, rehearse_quadratic
             from harness.studies.scale import read_scale

@@ -2,15 +2,15 @@
 
 import pytest
 import yaml
+from harness.tuning.values_file import entry_of, read_file, update_file
 from optuna.trial import TrialState, create_trial
 
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.plan import Plan
 from harness.studies.study import load
+from harness.tuning.apply_tuned_values import apply_tuned_values
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.tuned_study import apply
-from harness.tuning.values_file import entry_of, read_file, update_file
 
 BUDGET = Budget(20, 20.0)
 LATE = "late_phase_bn(K=2)"
@@ -106,20 +106,20 @@ def test_what_the_study_writes_out_stays_even_if_it_is_the_default(tmp_path, stu
         ("mc_dropout", {"K": 33, "p": 0.3}),
         ("mc_dropout(K=10)", {"p": 0.4}),
     ]
-    tuned = apply(plain, path)
+    tuned = apply_tuned_values(plain, path)
     assert {cell.label: str(cell.run.method) for cell in tuned.cells()} == {
         "pinned": "mc_dropout(p=0.4)",
         "free": "mc_dropout(p=0.3, K=33)",
     }
     spoil(path, lambda raw: raw["tuned"][1]["values"].update(K=33))
     with pytest.raises(StudyError, match=r"tuned\[1\].values: mc_dropout\(K=10\) has K written out already"):
-        apply(plain, path)
+        apply_tuned_values(plain, path)
     spoil(path, lambda raw: raw["tuned"].pop(1))
-    tuned = apply(plain, path)
+    tuned = apply_tuned_values(plain, path)
     assert {cell.label: str(cell.run.method) for cell in tuned.cells()}["pinned"] == "mc_dropout"
     assert tuned.caption.endswith("Not tuned: pinned.")
     with pytest.raises(StudyError, match=r"tuned\[0\]: .* · mc_dropout: nothing in the study is trained so"):
-        apply(study("mc_dropout(K=10)"), path)
+        apply_tuned_values(study("mc_dropout(K=10)"), path)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_what_the_study_writes_out_stays_even_if_it_is_the_default(tmp_path, stu
 )
 def test_values_for_other_training_are_refused(tmp_path, study, changes):
     path = write(tmp_path, study("dropout", "swa"))
-    apply(study("dropout", "swa", seeds=[3, 4], evaluate={"calibration_bins": 10}), path)
+    apply_tuned_values(study("dropout", "swa", seeds=[3, 4], evaluate={"calibration_bins": 10}), path)
     with pytest.raises(StudyError) as caught:
-        apply(study("dropout", "swa", **changes), path)
+        apply_tuned_values(study("dropout", "swa", **changes), path)
     lines = str(caught.value).splitlines()[1:]
     assert [line.split(": ")[1] for line in lines] == ["tuned[0].recipe", "tuned[1].recipe"]
     assert "dropout was tuned with other training: the data, the recipe, the precision or the method's code" in lines[0]
@@ -145,11 +145,11 @@ def test_a_seed_that_the_study_reports_is_refused(tmp_path, study):
     plain = study("dropout")
     path = tmp_path / "t.yaml"
     update_file(path, "s", entries(plain, seed=5), tmp_path / "lock")
-    apply(plain, path)
+    apply_tuned_values(plain, path)
     with pytest.raises(
         StudyError, match=r"tuned\[0\].seed: dropout was tuned with seed 5, one of the study's own \(4, 5\)"
     ):
-        apply(study("dropout", seeds=[4, 5]), path)
+        apply_tuned_values(study("dropout", seeds=[4, 5]), path)
 
 
 def test_the_order_is_stable_and_one_method_changes_its_entry_only(tmp_path, study):
@@ -172,7 +172,7 @@ def test_the_order_is_stable_and_one_method_changes_its_entry_only(tmp_path, stu
 def test_a_tuned_study_has_the_chosen_values_and_its_own_labels(tmp_path, study):
     plain = study("sgd", {"late": LATE}, f"deep_ensemble({LATE}, K=2)", "swa", seeds=[0, 1])
     path = write(tmp_path, plain, late={"start": 0.25, "sigma0": 0.1}, swa={"start": 0.5})
-    tuned = apply(plain, path)
+    tuned = apply_tuned_values(plain, path)
     assert tuned.name == "s · tuned"
     cells = {(cell.label, cell.run.seed): str(cell.run.method) for cell in tuned.cells()}
     late = "late_phase_bn(K=2, start=0.25, sigma0=0.1)"
@@ -200,20 +200,20 @@ def test_the_caption(tmp_path, study):
     assert {"start", "sigma0"} <= set(late.split(", "))
     ensemble = f"deep_ensemble({LATE}, K=2)"
     end = f"Values: {path}. Not tuned: sgd."
-    assert apply(plain, path).caption == (
+    assert apply_tuned_values(plain, path).caption == (
         f"Tuned on validation data ({how}): late: {late}; {ensemble}: {late}; swa: {swa}. {end}"
     )
     raw = yaml.safe_load(path.read_text())
     raw["tuned"] = [e for e in raw["tuned"] if (e["method"], e["architecture"]) != ("swa", "wrn-10-1")]
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
     but = "(not on rows validation=15 · wrn-10-1)"
-    assert apply(plain, path).caption == (
+    assert apply_tuned_values(plain, path).caption == (
         f"Tuned on validation data ({how}): late: {late}; {ensemble}: {late}; swa {but}: {swa}. {end}"
     )
     raw["tuned"][0]["trials"] = 5
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
     less = how.replace("20 trials", "5 trials")
-    assert apply(plain, path).caption == (
+    assert apply_tuned_values(plain, path).caption == (
         f"Tuned on validation data ({less}): late: {late}; {ensemble}: {late}. Tuned on validation data ({how}): "
         f"late: {late}; {ensemble}: {late}; swa {but}: {swa}. {end}"
     )
@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_an_error_with_its_place(tmp_path, study, change, r
     path = write(tmp_path, plain)
     spoil(path, change)
     with pytest.raises(StudyError) as caught:
-        apply(plain, path)
+        apply_tuned_values(plain, path)
     message = str(caught.value)
     assert reason in message
     line = message.splitlines()[1].strip()

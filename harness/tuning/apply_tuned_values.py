@@ -17,7 +17,7 @@ from harness.tuning.trial_journal import Metric
 from harness.tuning.tuned_values_file import Place, TunedEntry, fingerprint, raise_any, read_file
 
 
-def apply(study: Study, path: Path) -> Study:
+def apply_tuned_values(study: Study, path: Path) -> Study:
     """Give a study whose methods have the values that a file chose; those without an entry run as written.
 
     A method that trains nothing itself combines runs of the method inside it with the values chosen for that one. The
