@@ -67,7 +67,7 @@ def tune(
         TuningEngine | None, typer.Option(help="Where trials run. Default: inline, or processes for several workers.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="TrialSchedule at once. Default: 1; processes: one a core.")
+        int | None, typer.Option(min=1, help="Trials at once. Default: 1; processes: one a core.")
     ] = None,
     threads: Threads = None,
     device: Device = None,
@@ -158,7 +158,7 @@ def tune(
 def check_output(path: Path, study: str) -> None:
     """Refuse before anything starts a file that could not be written later."""
     from harness.parsing.yaml_errors import StudyError
-    from harness.tuning.values_file import read_file
+    from harness.tuning.tuned_values_file import read_file
 
     try:
         found = read_file(path)[0].study if path.exists() else study
@@ -178,7 +178,7 @@ class Keeper:
 
     def keep(self) -> None:
         """Write the entries of the searches that are over."""
-        from harness.tuning.values_file import entry_of, update_file
+        from harness.tuning.tuned_values_file import entry_of, update_file
 
         over = [key for key in self.schedule.searches if key not in self.kept and self.schedule.complete(key)]
         entries = [

@@ -27,7 +27,7 @@ from methods import Method
 from methods.core.streams import stream
 
 STARTUP = 5
-"""TrialSchedule that are drawn at random before TPE begins, the defaults counted: half of Optuna's ten, for short searches."""
+"""Trials that are drawn at random before TPE begins, the defaults counted: half of Optuna's ten, for short searches."""
 VERSION = 2
 """Raised whenever the same search would try or prune other values; part of a search's key."""
 
@@ -159,7 +159,7 @@ class Search:
     def draw(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         """Draw values by the tree-structured Parzen estimator: a function of the seed and the trials so far.
 
-        TrialSchedule that run count as bad ones meanwhile (`constant_liar`), so that workers do not crowd at one place.
+        Trials that run count as bad ones meanwhile (`constant_liar`), so that workers do not crowd at one place.
         After a duplicate values are drawn at random, for the estimator may give the same ones again and again.
         """
         seed = stream(self.run.seed, f"tuning {self.key}", len(trials)).initial_seed() % 2**32

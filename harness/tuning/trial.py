@@ -116,7 +116,7 @@ class Trial(Execution):
     def judge(self) -> None:
         """Report the last epoch to the journal, once the method's own phase has begun, and decide whether to go on.
 
-        TrialSchedule of one search are compared at equal epochs only. One that has not begun what its method does is plain
+        Trials of one search are compared at equal epochs only. One that has not begun what its method does is plain
         training so far: it is neither judged nor compared with.
 
         Raises:

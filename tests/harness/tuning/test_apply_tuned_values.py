@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from harness.tuning.values_file import entry_of, read_file, update_file
+from harness.tuning.tuned_values_file import entry_of, read_file, update_file
 from optuna.trial import TrialState, create_trial
 
 from harness.parsing.yaml_errors import StudyError

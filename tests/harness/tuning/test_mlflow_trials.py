@@ -1,4 +1,4 @@
-"""TrialSchedule in MLflow: under their search, with their true status, once each, and apart from all leaderboards."""
+"""Trials in MLflow: under their search, with their true status, once each, and apart from all leaderboards."""
 
 import shutil
 import threading

@@ -170,7 +170,7 @@ def test_the_studys_own_values_are_tried_even_if_they_alone_are_too_dear(study, 
 
 
 def told(search, *ends):
-    """TrialSchedule with values drawn at random, of which the first are told to have ended so."""
+    """Trials with values drawn at random, of which the first are told to have ended so."""
     drawn = [0.05 * (1 + n) for n in range(8)]
     trials = []
     for n, p in enumerate(drawn):
