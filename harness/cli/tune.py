@@ -178,7 +178,7 @@ class Keeper:
 
     def keep(self) -> None:
         """Write the entries of the searches that are over."""
-        from harness.tuning.tuned_values_file import entry_of, update_file
+        from harness.tuning.tuned_values_file import entry_of, update_tuned_values
 
         over = [key for key in self.schedule.searches if key not in self.kept and self.schedule.complete(key)]
         entries = [
@@ -187,7 +187,7 @@ class Keeper:
         self.kept.update(over)
         if found := [entry for entry in entries if entry]:
             lock = self.schedule.folder / "tuning" / "tuned.lock"
-            update_file(self.path, self.study, found, lock)
+            update_tuned_values(self.path, self.study, found, lock)
 
 
 def search_all(

@@ -119,7 +119,7 @@ def versions(spec: MethodSpec, search: Search) -> dict[str, int]:
     return {level.spec.name: level.spec.version for level in levels(spec, str(spec), search.methods)}
 
 
-def update_file(path: Path, study: str, entries: Sequence[TunedEntry], lock: Path) -> None:
+def update_tuned_values(path: Path, study: str, entries: Sequence[TunedEntry], lock: Path) -> None:
     """Put entries into a file of tuned values, in the place of older ones of the same methods; the others stay.
 
     Args:

@@ -2,7 +2,6 @@
 
 import pytest
 import yaml
-from harness.tuning.tuned_values_file import entry_of, read_file, update_file
 from optuna.trial import TrialState, create_trial
 
 from harness.parsing.yaml_errors import StudyError
@@ -11,6 +10,7 @@ from harness.studies.study import load
 from harness.tuning.apply_tuned_values import apply_tuned_values
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
+from harness.tuning.tuned_values_file import entry_of, read_file, update_tuned_values
 
 BUDGET = Budget(20, 20.0)
 LATE = "late_phase_bn(K=2)"
@@ -51,7 +51,7 @@ def entries(study, seed=1000, **chosen):
 
 def write(tmp_path, study, **chosen):
     path = tmp_path / "tuned" / "s.yaml"
-    update_file(path, study.name, entries(study, **chosen), tmp_path / "lock")
+    update_tuned_values(path, study.name, entries(study, **chosen), tmp_path / "lock")
     return path
 
 
@@ -144,7 +144,7 @@ def test_values_for_other_training_are_refused(tmp_path, study, changes):
 def test_a_seed_that_the_study_reports_is_refused(tmp_path, study):
     plain = study("dropout")
     path = tmp_path / "t.yaml"
-    update_file(path, "s", entries(plain, seed=5), tmp_path / "lock")
+    update_tuned_values(path, "s", entries(plain, seed=5), tmp_path / "lock")
     apply_tuned_values(plain, path)
     with pytest.raises(
         StudyError, match=r"tuned\[0\].seed: dropout was tuned with seed 5, one of the study's own \(4, 5\)"
@@ -159,14 +159,16 @@ def test_the_order_is_stable_and_one_method_changes_its_entry_only(tmp_path, stu
     assert [entry["method"] for entry in yaml.safe_load(before)["tuned"]] == ["dropout", "swa"]
     assert before.startswith("# Written by `econ tune s`; used by `econ run s --tuned ")
     (dropout,) = [e for e in entries(both, dropout={"p": 0.35}) if e.method == "dropout"]
-    update_file(path, "s", [dropout], tmp_path / "lock")
+    update_tuned_values(path, "s", [dropout], tmp_path / "lock")
     after = path.read_text()
     changed = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
     assert changed == [("    p: 0.3", "    p: 0.35")]
-    update_file(path, "s", [dropout.model_copy(update={"date": "2000-01-01", "commit": "x"})], tmp_path / "lock")
+    update_tuned_values(
+        path, "s", [dropout.model_copy(update={"date": "2000-01-01", "commit": "x"})], tmp_path / "lock"
+    )
     assert path.read_text() == after, "another day is no reason for a diff"
     with pytest.raises(StudyError, match=r"holds the tuned values of study 's', not of 'other'"):
-        update_file(path, "other", [dropout], tmp_path / "lock")
+        update_tuned_values(path, "other", [dropout], tmp_path / "lock")
 
 
 def test_a_tuned_study_has_the_chosen_values_and_its_own_labels(tmp_path, study):
