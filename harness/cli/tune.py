@@ -158,10 +158,10 @@ def tune(
 def check_output(path: Path, study: str) -> None:
     """Refuse before anything starts a file that could not be written later."""
     from harness.parsing.yaml_errors import StudyError
-    from harness.tuning.tuned_values_file import read_file
+    from harness.tuning.tuned_values_file import read_tuned_values
 
     try:
-        found = read_file(path)[0].study if path.exists() else study
+        found = read_tuned_values(path)[0].study if path.exists() else study
     except StudyError as error:
         raise Refusal(str(error)) from error
     if found != study:

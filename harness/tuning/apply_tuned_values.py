@@ -14,7 +14,7 @@ from harness.tuning.search import trained
 from harness.tuning.search_space import as_written, levels, with_values
 from harness.tuning.study_searches import seeds_of, tuning_run
 from harness.tuning.trial_journal import Metric
-from harness.tuning.tuned_values_file import Place, TunedEntry, fingerprint, raise_any, read_file
+from harness.tuning.tuned_values_file import Place, TunedEntry, fingerprint, raise_any, read_tuned_values
 
 
 def apply_tuned_values(study: Study, path: Path) -> Study:
@@ -27,7 +27,7 @@ def apply_tuned_values(study: Study, path: Path) -> Study:
         StudyError: for an entry that fits nothing in the study, or not its methods, data and recipe of today, or that
             was chosen with a seed of the study's, with its place.
     """
-    file, errors = read_file(path)
+    file, errors = read_tuned_values(path)
     places = find_places(study)
     runs = dict(places.values())
     seeds = seeds_of(study)

@@ -133,7 +133,7 @@ def update_tuned_values(path: Path, study: str, entries: Sequence[TunedEntry], l
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        known = read_file(path)[0] if path.exists() else TunedFile(study=study)
+        known = read_tuned_values(path)[0] if path.exists() else TunedFile(study=study)
         if known.study != study:
             raise StudyError(f"{path}: holds the tuned values of study {known.study!r}, not of {study!r}")
         found = {entry.place: entry for entry in known.tuned}
@@ -149,7 +149,7 @@ def update_tuned_values(path: Path, study: str, entries: Sequence[TunedEntry], l
             write(path, lambda file: file.write(text.encode()))
 
 
-def read_file(path: Path) -> tuple[TunedFile, Errors]:
+def read_tuned_values(path: Path) -> tuple[TunedFile, Errors]:
     """Read a file of tuned values.
 
     Returns:

@@ -10,7 +10,7 @@ from harness.studies.study import load
 from harness.tuning.apply_tuned_values import apply_tuned_values
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.tuned_values_file import entry_of, read_file, update_tuned_values
+from harness.tuning.tuned_values_file import entry_of, read_tuned_values, update_tuned_values
 
 BUDGET = Budget(20, 20.0)
 LATE = "late_phase_bn(K=2)"
@@ -275,4 +275,4 @@ def test_files_that_are_none(tmp_path, text, reason):
     if text is not None:
         path.write_text(text)
     with pytest.raises(StudyError, match=reason):
-        read_file(path)
+        read_tuned_values(path)
