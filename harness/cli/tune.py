@@ -178,11 +178,11 @@ class Keeper:
 
     def keep(self) -> None:
         """Write the entries of the searches that are over."""
-        from harness.tuning.tuned_values_file import entry_of, update_tuned_values
+        from harness.tuning.tuned_values_file import tuned_entry, update_tuned_values
 
         over = [key for key in self.schedule.searches if key not in self.kept and self.schedule.complete(key)]
         entries = [
-            entry_of(self.schedule.searches[key], self.schedule.trials(key), self.schedule.budget) for key in over
+            tuned_entry(self.schedule.searches[key], self.schedule.trials(key), self.schedule.budget) for key in over
         ]
         self.kept.update(over)
         if found := [entry for entry in entries if entry]:

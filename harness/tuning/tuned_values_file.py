@@ -77,7 +77,7 @@ class TunedFile(BaseModel):
     tuned: list[TunedEntry] = Field(default_factory=list)
 
 
-def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> TunedEntry | None:
+def tuned_entry(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> TunedEntry | None:
     """Describe what a search chose; None if no trial finished."""
     best = search.best(trials)
     if best is None:

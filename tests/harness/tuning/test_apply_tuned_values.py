@@ -10,7 +10,7 @@ from harness.studies.study import load
 from harness.tuning.apply_tuned_values import apply_tuned_values
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.tuned_values_file import entry_of, read_tuned_values, update_tuned_values
+from harness.tuning.tuned_values_file import read_tuned_values, tuned_entry, update_tuned_values
 
 BUDGET = Budget(20, 20.0)
 LATE = "late_phase_bn(K=2)"
@@ -45,7 +45,7 @@ def entries(study, seed=1000, **chosen):
     for search in find_searches(study, "nll", seed).found:
         values = chosen.get(search.label, {})
         trials = [trial(search, 0, value=0.5), trial(search, 1, value=0.25, **values), trial(search, 2, "pruned")]
-        found.append(entry_of(search, trials, BUDGET))
+        found.append(tuned_entry(search, trials, BUDGET))
     return found
 
 
@@ -63,7 +63,7 @@ def test_an_entry_says_what_was_chosen_and_how(study):
         trial(search, 1, value=0.123456789, **values),
         *(trial(search, n, state) for n, state in enumerate(("pruned", "failed", "diverged", "refused"), 2)),
     ]
-    entry = entry_of(search, trials, BUDGET)
+    entry = tuned_entry(search, trials, BUDGET)
     assert entry.place == ("rows validation=15", "lenet5", f"swa({LATE})")
     assert entry.values == {**search.defaults, **values}
     assert (entry.metric, entry.value, entry.default) == ("nll", 0.123457, 0.5)
@@ -73,7 +73,7 @@ def test_an_entry_says_what_was_chosen_and_how(study):
     assert entry.versions == {"swa": 1, "late_phase_bn": 2}
     assert entry.recipe == search.run.key[:12]
     assert entry.date == max(t.datetime_complete for t in trials).date().isoformat()
-    assert entry_of(search, [trial(search, 0, "failed")], BUDGET) is None
+    assert tuned_entry(search, [trial(search, 0, "failed")], BUDGET) is None
 
 
 def test_an_entry_says_what_was_really_used(study):
@@ -82,10 +82,10 @@ def test_an_entry_says_what_was_really_used(study):
     trials = [trial(search, n, value=0.5 - n / 1000, p=0.05 + n / 200) for n in range(50)]
     asked = [(Budget(5, 5.0), 50, 50.0), (Budget(60, 5.0), 60, 50.0), (Budget(60, 70.0), 60, 70.0)]
     for budget, tried, cost in asked:
-        entry = entry_of(search, trials, budget)
+        entry = tuned_entry(search, trials, budget)
         assert (entry.trials, entry.trainings) == (tried, cost)
     swa = [trial(search, n, value=0.5 - n / 1000, p=0.05 + n / 200, cost=1.002) for n in range(20)]
-    assert entry_of(search, swa, BUDGET).trainings == 20.0, "a pass over the data is no training"
+    assert tuned_entry(search, swa, BUDGET).trainings == 20.0, "a pass over the data is no training"
 
 
 def test_the_default_is_that_of_the_last_try(study):
@@ -95,7 +95,7 @@ def test_the_default_is_that_of_the_last_try(study):
         trial(search, 1, value=0.4, key="own"),
         trial(search, 2, value=0.3),
     ]
-    assert entry_of(search, trials, BUDGET).default == 0.4
+    assert tuned_entry(search, trials, BUDGET).default == 0.4
 
 
 def test_what_the_study_writes_out_stays_even_if_it_is_the_default(tmp_path, study):
