@@ -110,7 +110,7 @@ def tune(
     except (StudyError, ValueError) as error:
         raise Refusal(str(error)) from error
     say_left(searches)
-    if dry_run or not searches.found:
+    if dry_run or not searches.searches:
         show_plan(searches, budget, runs)
         return
     from harness.running.settings import Settings
@@ -140,7 +140,7 @@ def tune(
     check_output(output, loaded.name)
     mirror = Sender(TuningMirror(store_uri(store, runs), loaded.name, runs))
     try:
-        schedule = TrialSchedule(searches.found, runs, budget, driver)
+        schedule = TrialSchedule(searches.searches, runs, budget, driver)
         keeper = Keeper(schedule, output, loaded.name)
         search_all(schedule, settings, mirror, chosen.engine, keeper)
     except KeyboardInterrupt:
@@ -208,7 +208,7 @@ def search_all(
 def say_left(searches: "StudySearches") -> None:
     """Say which methods stay as they are, and why; a reason once for all datasets and architectures it holds for."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for (place, label), reason in searches.left.items():
+    for (place, label), reason in searches.untuned.items():
         reasons.setdefault((label, reason), []).append(place)
     for (label, reason), places in reasons.items():
         console.print(
@@ -222,7 +222,7 @@ def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
     from harness.tuning.trial_journal import read_trials
     from harness.tuning.tuning_display import tuning_table
 
-    used = {search.key: budget_used(read_trials(runs, search.key)).counted for search in searches.found}
+    used = {search.key: budget_used(read_trials(runs, search.key)).counted for search in searches.searches}
     console.print(tuning_table(searches, budget, used))
 
 

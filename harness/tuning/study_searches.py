@@ -22,12 +22,12 @@ class StudySearches:
     """What a study tunes.
 
     Attributes:
-        found: the searches, in the order of the study.
-        left: (dataset and architecture, label) → why this method stays as the study writes it.
+        searches: in the order of the study.
+        untuned: (dataset and architecture, label) → why this method stays as the study writes it.
     """
 
-    found: list[Search]
-    left: dict[tuple[str, str], str]
+    searches: list[Search]
+    untuned: dict[tuple[str, str], str]
 
 
 def find_searches(

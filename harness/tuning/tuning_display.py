@@ -163,7 +163,7 @@ def tuning_table(searches: StudySearches, budget: Budget, used: Mapping[str, int
         table.add_column(column, justify="right")
     totals = [0, 0, 0, 0.0]
     place = ""
-    for search in searches.found:
+    for search in searches.searches:
         if search.place != place:
             place = search.place
             table.add_row(escape(place), style="bold")

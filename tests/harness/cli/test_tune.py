@@ -55,7 +55,7 @@ def test_a_dry_run_says_what_it_would_take_and_starts_nothing(call, study, tmp_p
     assert ["batch_ensemble(K=2)", "init,", "sigma,", "lr_scale", "3", "0", "9", "6.0"] in rows
     assert ["total", "9", "0", "27", "12.0"] in rows
     assert sorted(tmp_path.rglob("*")) == before
-    (search,) = find_searches(load(str(study)), "nll", 1000, ["late"]).found
+    (search,) = find_searches(load(str(study)), "nll", 1000, ["late"]).searches
     (tmp_path / "runs" / "tuning" / search.key).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     assert call("tune", study, "--trials", 6, "--dry-run")[0] == 0
@@ -122,7 +122,7 @@ def test_a_full_disk_stops_tuning_and_the_same_command_goes_on(call, study, tmp_
 def test_a_search_that_is_not_over_is_named_and_no_success(study, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli_options.console, "_width", 200)
     trials = TrialSchedule(
-        find_searches(load(str(study)), "nll", 1000, ["late"]).found, tmp_path / "runs", Budget(1, 1.0)
+        find_searches(load(str(study)), "nll", 1000, ["late"]).searches, tmp_path / "runs", Budget(1, 1.0)
     )
     trials.fill()
 

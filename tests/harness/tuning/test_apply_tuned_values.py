@@ -42,7 +42,7 @@ def trial(search, number, state="finished", value=None, key="", cost=1.0, **valu
 def entries(study, seed=1000, **chosen):
     """An entry for each search, whose best trial has the chosen values."""
     found = []
-    for search in find_searches(study, "nll", seed).found:
+    for search in find_searches(study, "nll", seed).searches:
         values = chosen.get(search.label, {})
         trials = [trial(search, 0, value=0.5), trial(search, 1, value=0.25, **values), trial(search, 2, "pruned")]
         found.append(tuned_entry(search, trials, BUDGET))
@@ -56,7 +56,7 @@ def write(tmp_path, study, **chosen):
 
 
 def test_an_entry_says_what_was_chosen_and_how(study):
-    (search,) = find_searches(study(f"swa({LATE})"), "nll", 1000).found
+    (search,) = find_searches(study(f"swa({LATE})"), "nll", 1000).searches
     values = {"start": 0.9, "late_phase_bn.sigma0": 0.1}
     trials = [
         trial(search, 0, value=0.5),
@@ -78,7 +78,7 @@ def test_an_entry_says_what_was_chosen_and_how(study):
 
 def test_an_entry_says_what_was_really_used(study):
     """Fifty trials done and then asked for five: the values were chosen from fifty."""
-    (search,) = find_searches(study("dropout"), "nll", 1000).found
+    (search,) = find_searches(study("dropout"), "nll", 1000).searches
     trials = [trial(search, n, value=0.5 - n / 1000, p=0.05 + n / 200) for n in range(50)]
     asked = [(Budget(5, 5.0), 50, 50.0), (Budget(60, 5.0), 60, 50.0), (Budget(60, 70.0), 60, 70.0)]
     for budget, tried, cost in asked:
@@ -89,7 +89,7 @@ def test_an_entry_says_what_was_really_used(study):
 
 
 def test_the_default_is_that_of_the_last_try(study):
-    (search,) = find_searches(study("dropout"), "nll", 1000).found
+    (search,) = find_searches(study("dropout"), "nll", 1000).searches
     trials = [
         trial(search, 0, "failed", key="own"),
         trial(search, 1, value=0.4, key="own"),

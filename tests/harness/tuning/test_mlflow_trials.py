@@ -43,7 +43,7 @@ def tuning(tmp_path, write_study, npz):
     held_out = [{"name": f"npz:{npz}", "validation": 15}]
     path = write_study(tmp_path / "odd.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])
     study = load(str(path))
-    searches = find_searches(study, "nll", 1000).found
+    searches = find_searches(study, "nll", 1000).searches
     settings = Settings(tmp_path / "runs", plugins=study.plugins)
 
     def tune(store, trials=4, before=lambda mirror: mirror):
@@ -148,7 +148,7 @@ def test_a_trial_that_is_tried_again_is_a_run_of_its_own(tmp_path, write_study, 
     (tmp_path / "odd.py").write_text(plugin)
     held_out = [{"name": f"npz:{npz}", "validation": 15}]
     study = load(str(write_study(tmp_path / "odd.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])))
-    searches = find_searches(study, "nll", 1000).found
+    searches = find_searches(study, "nll", 1000).searches
     for launch in range(3):
         if launch == 2:
             (tmp_path / "mark").touch()

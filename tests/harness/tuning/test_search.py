@@ -72,8 +72,8 @@ def fill(search, runs, count, end=lambda n: ("finished", 1.0 / (n + 1), "", 1.0)
 
 def test_the_studys_own_values_come_first_and_nothing_of_the_study_is_touched(study):
     found = searches(study("dropout", "sgd", seeds=[0, 3]))
-    (search,) = found.found
-    assert found.left == {("rows validation=15 · lenet5", "sgd"): "nothing to search"}
+    (search,) = found.searches
+    assert found.untuned == {("rows validation=15 · lenet5", "sgd"): "nothing to search"}
     first = search.propose([], Budget(1, 1.0))
     assert (first.values, str(first.run.method), first.cost) == ({"p": 0.2}, "dropout", 1.0)
     assert first.run.seed == 1000
@@ -82,20 +82,20 @@ def test_the_studys_own_values_come_first_and_nothing_of_the_study_is_touched(st
 
 
 def test_what_comes_next_is_a_function_of_seed_and_trials(study, tmp_path):
-    (search,) = searches(study("late_phase_bn(K=2)")).found
+    (search,) = searches(study("late_phase_bn(K=2)")).searches
     trials = fill(search, tmp_path / "a", 9)
     assert [t.params for t in trials] == [t.params for t in fill(search, tmp_path / "b", 9)]
     assert len({str(t.params) for t in trials}) == 9
     for number in range(1, 9):  # whatever process asks, and how often it was begun
         assert search.propose(trials[:number], Budget(99, 99.0)).values == trials[number].params
-    (other,) = searches(study("late_phase_bn(K=2)"), seed=1001).found
+    (other,) = searches(study("late_phase_bn(K=2)"), seed=1001).searches
     assert other.propose(trials[:1], Budget(99, 99.0)).values != trials[1].params
     assert other.key != search.key
 
 
 def test_the_search_learns(study, tmp_path):
     """After enough trials whose best value is known, it comes near it more often than chance does."""
-    (search,) = searches(study("dropout")).found
+    (search,) = searches(study("dropout")).searches
     journal = Journal(tmp_path, search.key, "nll")
     for n in range(25):
         proposal = search.propose(journal.trials(), Budget(99, 99.0))
@@ -123,14 +123,14 @@ def test_refused_values_cost_nothing_and_are_bounded(make_run, tmp_path):
 
 
 def test_a_method_of_three_plain_trainings_gets_a_third_of_the_trials(study, tmp_path):
-    (search,) = searches(study("batch_ensemble(K=3)")).found
+    (search,) = searches(study("batch_ensemble(K=3)")).searches
     budget = Budget(9, 9.0)
     used = budget_used(search_through(search, tmp_path, budget))
     assert (used.counted, used.cost) == (3, 9.0)
 
 
 def test_values_that_do_not_fit_into_what_is_left_are_refused(study, tmp_path):
-    (search,) = searches(study("batch_ensemble")).found
+    (search,) = searches(study("batch_ensemble")).searches
     assert "K" in search.space
     trials = fill(search, tmp_path, 30, budget=Budget(30, 8.0), end=lambda n: ("finished", 1.0, "", 4.0))
     reasons = [t.user_attrs["end"]["reason"] for t in trials if t.user_attrs["end"]["state"] == "refused"]
@@ -152,18 +152,18 @@ def search_through(search, runs, budget):
 
 def test_nothing_is_spent_beyond_the_budget_but_passes_over_the_data(study, tmp_path):
     """K is searched: its trials cost 2 to 8 plain trainings, and half a trial too many were up to 4 of them."""
-    (search,) = searches(study("batch_ensemble")).found
+    (search,) = searches(study("batch_ensemble")).searches
     for cost in (10.0, 11.0, 13.0):
         used = budget_used(search_through(search, tmp_path / str(cost), Budget(30, cost)))
         assert used.counted > 1
         assert used.cost <= cost
-    (search,) = searches(study("swa", recipe={"epochs": 100, "batch_size": 16, "lr": 0.05})).found
+    (search,) = searches(study("swa", recipe={"epochs": 100, "batch_size": 16, "lr": 0.05})).searches
     used = budget_used(search_through(search, tmp_path, Budget(20, 20.0)))
     assert (used.counted, used.cost) == (20, pytest.approx(20 * (1 + 1 / 300))), "a pass at the end of each is allowed"
 
 
 def test_the_studys_own_values_are_tried_even_if_they_alone_are_too_dear(study, tmp_path):
-    (search,) = searches(study("batch_ensemble(K=4)")).found
+    (search,) = searches(study("batch_ensemble(K=4)")).searches
     trials = search_through(search, tmp_path, Budget(3, 2.0))
     assert [trial.params for trial in trials] == [search.defaults]
     assert budget_used(trials).cost == 4.0
@@ -191,7 +191,7 @@ def told(search, *ends):
 
 def test_what_the_sampler_is_told(study):
     """A duplicate is nothing new, and a diverged trial is as bad as can be."""
-    (search,) = searches(study("dropout")).found
+    (search,) = searches(study("dropout")).searches
     plain = told(search)
     assert as_seen(plain[0]) is plain[0]
     assert as_seen(told(search, ("refused", {"same_as": 0}))[0]) is None
@@ -207,7 +207,7 @@ def test_what_the_sampler_is_told(study):
 
 def test_running_trials_keep_a_search_from_trying_the_same_again(study):
     """Of many draws beside seven running trials, fewer fall near them than if nobody knew of these."""
-    (one,) = searches(study("dropout")).found
+    (one,) = searches(study("dropout")).searches
     near = {}
     for known in (True, False):
         found = []
@@ -224,7 +224,7 @@ def test_running_trials_keep_a_search_from_trying_the_same_again(study):
 
 def test_written_defaults_make_a_search_of_their_own(study):
     """The value 10 is the default, and the study says that it must stay: another search than that of any K."""
-    found = searches(study({"pinned": "mc_dropout(K=10)"}, {"free": "mc_dropout"})).found
+    found = searches(study({"pinned": "mc_dropout(K=10)"}, {"free": "mc_dropout"})).searches
     assert [(search.label, search.text) for search in found] == [("pinned", "mc_dropout(K=10)"), ("free", "mc_dropout")]
     assert found[0].run == found[1].run
     assert found[1].space.keys() - found[0].space.keys() == {"K"}
@@ -250,7 +250,7 @@ def test_how_a_method_is_written(text, written):
 
 
 def test_accounts(study, tmp_path):
-    (search,) = searches(study("dropout")).found
+    (search,) = searches(study("dropout")).searches
     ends = [("finished", 1.0, "", 1.0), ("pruned", None, "x", 0.5), ("failed", None, "x", 0.0)]
     ends += [("diverged", None, "x", 0.25)]
     trials = fill(search, tmp_path, 4, end=lambda n: ends[n])
@@ -264,7 +264,7 @@ def test_accounts(study, tmp_path):
 
 def test_the_best_is_the_earliest_of_equal_ones(study, tmp_path):
     for metric, best in (("nll", 2), ("accuracy", 1)):
-        (search,) = searches(study("dropout"), metric=metric).found
+        (search,) = searches(study("dropout"), metric=metric).searches
         values = [2.0, 3.0, 1.0, 1.0, 3.0]
         trials = fill(search, tmp_path, 5, end=lambda n, values=values: ("finished", values[n], "", 1.0))
         assert search.best(trials).number == best
@@ -282,15 +282,15 @@ def test_the_best_is_the_earliest_of_equal_ones(study, tmp_path):
 )
 def test_what_is_left_as_it_is(study, methods, reason):
     found = searches(study(*methods))
-    assert found.found == []
-    assert list(found.left.values()) == [reason]
+    assert found.searches == []
+    assert list(found.untuned.values()) == [reason]
 
 
 def test_a_deep_ensemble_is_tuned_as_what_it_is_made_of(study):
     text = "late_phase_bn(K=2)"
-    (search,) = searches(study({"late": text}, f"deep_ensemble({text}, K=2)")).found
+    (search,) = searches(study({"late": text}, f"deep_ensemble({text}, K=2)")).searches
     assert (search.label, str(search.run.method)) == ("late", text)
-    (alone,) = searches(study(f"deep_ensemble({text}, K=2)")).found
+    (alone,) = searches(study(f"deep_ensemble({text}, K=2)")).searches
     assert (alone.key, alone.label) == (search.key, text)
 
 
@@ -307,15 +307,15 @@ def test_what_cannot_be_tuned_is_refused_with_what_to_write(study, npz):
 
 def test_the_key_holds_what_decides_a_search(study):
     keys = [
-        searches(study("dropout")).found[0].key,
-        searches(study("dropout"), metric="accuracy").found[0].key,
-        searches(study("dropout", recipe={"epochs": 4, "batch_size": 16, "lr": 0.05})).found[0].key,
-        find_searches(study("dropout"), "nll", 1000, prune=False).found[0].key,
-        searches(study("mc_dropout")).found[0].key,
-        searches(study("mc_dropout(K=10)")).found[0].key,
+        searches(study("dropout")).searches[0].key,
+        searches(study("dropout"), metric="accuracy").searches[0].key,
+        searches(study("dropout", recipe={"epochs": 4, "batch_size": 16, "lr": 0.05})).searches[0].key,
+        find_searches(study("dropout"), "nll", 1000, prune=False).searches[0].key,
+        searches(study("mc_dropout")).searches[0].key,
+        searches(study("mc_dropout(K=10)")).searches[0].key,
     ]
     assert len(set(keys)) == len(keys)
-    assert searches(study("dropout", seeds=[5, 6])).found[0].key == keys[0], "the study's seeds do not"
+    assert searches(study("dropout", seeds=[5, 6])).searches[0].key == keys[0], "the study's seeds do not"
 
 
 def test_a_made_up_space(make_run):

@@ -34,7 +34,7 @@ def begin(tmp_path, write_study, held_out):
     def make(method, *values, epochs=6, metric="nll", runs="runs", prune=True, **settings):
         recipe = {"epochs": epochs, "batch_size": 16, "lr": 0.05}
         study = load(str(write_study(tmp_path / "s.yaml", datasets=held_out, methods=[method], recipe=recipe)))
-        (search,) = find_searches(study, metric, 1000, prune=prune).found
+        (search,) = find_searches(study, metric, 1000, prune=prune).searches
         trials = TrialSchedule([search], tmp_path / runs, Budget(99, 99.0))
         trials.fill()
         for key in list(trials.waiting):
@@ -281,7 +281,7 @@ def test_a_trial_that_diverges_is_a_result_and_one_that_fails_is_none(begin, tmp
     )
     file = write_study(tmp_path / "s.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])
     study = load(str(file))
-    (search,) = find_searches(study, "nll", 1000).found
+    (search,) = find_searches(study, "nll", 1000).searches
     trials = TrialSchedule([search], tmp_path / "runs", Budget(9, 9.0))
     trials.fill()
     settings = Settings(tmp_path / "runs", plugins=study.plugins)
@@ -313,7 +313,7 @@ def test_text_is_tuned_too(tmp_path):
         "datasets: [{name: 'text:poem.txt', segment: 8}]\narchitectures: [lstm-4]\nseeds: [0]\n"
         "methods: [label_smoothing]\nrecipe: {epochs: 3, batch_size: 16}\n"
     )
-    (search,) = find_searches(load(str(tmp_path / "s.yaml")), "nll", 1000).found
+    (search,) = find_searches(load(str(tmp_path / "s.yaml")), "nll", 1000).searches
     trials = TrialSchedule([search], tmp_path / "runs", Budget(1, 1.0))
     planned = trials.runs[trials.take()]
     assert execute_trial(planned, Settings(tmp_path / "runs"), nothing) == ("finished", "")

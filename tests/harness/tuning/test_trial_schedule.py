@@ -42,7 +42,7 @@ def searches(tmp_path, write_study, npz):
     def make(*methods, plugins=(), **changes):
         held_out = [{"name": f"npz:{npz}", "validation": 15}]
         file = write_study(tmp_path / "s.yaml", datasets=held_out, methods=[*methods], **changes)
-        return find_searches(load(str(file), plugins), "nll", 1000).found
+        return find_searches(load(str(file), plugins), "nll", 1000).searches
 
     return make
 

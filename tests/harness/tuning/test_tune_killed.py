@@ -29,7 +29,7 @@ TRIALS = 5
 def story(study, runs):
     """What must be the same however often tuning was interrupted."""
     found = {}
-    for search in find_searches(load(str(study)), "nll", 1000).found:
+    for search in find_searches(load(str(study)), "nll", 1000).searches:
         journal = Journal(runs, search.key, "nll")
         found[str(search.run.method)] = [
             (t.number, t.state, t.params, t.values, t.intermediate_values, trial_end(t)) for t in journal.trials()
