@@ -250,8 +250,8 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keepe
         first = (
             default_trial(trials).values if trials and trial_end(default_trial(trials))["state"] == "finished" else None
         )
-        if search.place != place:
-            place = search.place
+        if search.dataset_and_architecture != place:
+            place = search.dataset_and_architecture
             table.add_row(escape(place), style="bold")
         table.add_row(
             escape(search.text),

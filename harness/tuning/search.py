@@ -91,13 +91,13 @@ class Search:
         )
 
     @property
-    def place(self) -> str:
+    def dataset_and_architecture(self) -> str:
         """Name what is trained, but for the method."""
         return f"{self.run.dataset.label} · {self.run.architecture}"
 
     def __str__(self) -> str:
         """Name the search for people."""
-        return f"{self.text} · {self.place}"
+        return f"{self.text} · {self.dataset_and_architecture}"
 
     def better(self, value: float, than: float) -> bool:
         """Compare two values of the metric."""

@@ -164,8 +164,8 @@ def tuning_table(searches: StudySearches, budget: Budget, used: Mapping[str, int
     totals = [0, 0, 0, 0.0]
     place = ""
     for search in searches.searches:
-        if search.place != place:
-            place = search.place
+        if search.dataset_and_architecture != place:
+            place = search.dataset_and_architecture
             table.add_row(escape(place), style="bold")
         cost = search.expected(search.run)
         trials = min(budget.trials, max(1, int(budget.most / cost)))
