@@ -254,7 +254,7 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keepe
             place = search.dataset_and_architecture
             table.add_row(escape(place), style="bold")
         table.add_row(
-            escape(search.text),
+            escape(search.expression),
             escape(best.user_attrs["method"]) if best else "nothing: no trial finished",
             f"{best.values[0]:.4f}" if best else "",
             f"{first[0]:.4f}" if first else "",

@@ -70,7 +70,7 @@ class Search:
         metric: what is made better, on validation data.
         prune: whether trials that do badly are stopped early; the defaults never are.
         methods: every method by name.
-        text: the method with all that the study writes out, also what equals its default.
+        expression: the method with all that the study writes out, also what equals its default.
     """
 
     run: Run
@@ -80,7 +80,7 @@ class Search:
     metric: Metric
     prune: bool
     methods: Mapping[str, type[Method]] = field(repr=False)
-    text: str
+    expression: str
 
     @cached_property
     def key(self) -> str:
@@ -97,7 +97,7 @@ class Search:
 
     def __str__(self) -> str:
         """Name the search for people."""
-        return f"{self.text} · {self.dataset_and_architecture}"
+        return f"{self.expression} · {self.dataset_and_architecture}"
 
     def better(self, value: float, than: float) -> bool:
         """Compare two values of the metric."""

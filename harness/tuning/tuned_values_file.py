@@ -87,7 +87,7 @@ def tuned_entry(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -
     return TunedEntry(
         dataset=search.run.dataset.label,
         architecture=search.run.architecture,
-        method=search.text,
+        method=search.expression,
         values=dict(sorted(best.params.items())),
         metric=search.metric,
         value=float(f"{best.values[0]:.6g}"),

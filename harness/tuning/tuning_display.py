@@ -171,7 +171,7 @@ def tuning_table(searches: StudySearches, budget: Budget, used: Mapping[str, int
         trials = min(budget.trials, max(1, int(budget.most / cost)))
         figures = [trials, used.get(search.key, 0), trials * search.run.recipe.epochs, trials * cost]
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
-        table.add_row(escape(search.text), escape(", ".join(search.space)), *map(write, figures))
+        table.add_row(escape(search.expression), escape(", ".join(search.space)), *map(write, figures))
     table.add_section()
     table.add_row("total", "", *map(write, totals), style="bold")
     return table

@@ -225,7 +225,10 @@ def test_running_trials_keep_a_search_from_trying_the_same_again(study):
 def test_written_defaults_make_a_search_of_their_own(study):
     """The value 10 is the default, and the study says that it must stay: another search than that of any K."""
     found = searches(study({"pinned": "mc_dropout(K=10)"}, {"free": "mc_dropout"})).searches
-    assert [(search.label, search.text) for search in found] == [("pinned", "mc_dropout(K=10)"), ("free", "mc_dropout")]
+    assert [(search.label, search.expression) for search in found] == [
+        ("pinned", "mc_dropout(K=10)"),
+        ("free", "mc_dropout"),
+    ]
     assert found[0].run == found[1].run
     assert found[1].space.keys() - found[0].space.keys() == {"K"}
 
