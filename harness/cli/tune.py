@@ -198,7 +198,7 @@ def search_all(
 
     with TuningShow(schedule, mirror, console, keeper.keep) as show:
         while True:
-            schedule.fill()
+            schedule.ensure_waiting()
             engine.run(schedule, settings, show)
             if not schedule.by_other_drivers():
                 return

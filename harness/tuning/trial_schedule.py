@@ -28,7 +28,7 @@ class TrialSchedule(Schedule):
     """
 
     def __init__(self, searches: Sequence[Search], runs: Path, budget: Budget, driver: str = "") -> None:
-        """Open the searches' journals; no trial begins before `fill`.
+        """Open the searches' journals; no trial begins before `ensure_waiting`.
 
         Args:
             searches: what is tuned.
@@ -86,15 +86,15 @@ class TrialSchedule(Schedule):
         else:
             self.failed[key] = outcome
             self.journals[planned.search].tell(planned.number, "failed", None, outcome.reason, 0.0)
-        self.fill()
+        self.ensure_waiting()
 
     def look(self, root: Path) -> Iterator[tuple[str, Outcome]]:
         """Forget what other drivers ended, who have told the journal of it, and see what is left to do."""
         self.elsewhere.clear()
-        self.fill()
+        self.ensure_waiting()
         return iter(())
 
-    def fill(self) -> None:
+    def ensure_waiting(self) -> None:
         """Have a trial waiting when nothing runs, so that an engine sees that there is work."""
         if not self.running and not self.waiting and (planned := self.next()):
             self.runs[planned.key] = planned

@@ -124,7 +124,7 @@ def test_a_search_that_is_not_over_is_named_and_no_success(study, tmp_path, caps
     trials = TrialSchedule(
         find_searches(load(str(study)), "nll", 1000, ["late"]).searches, tmp_path / "runs", Budget(1, 1.0)
     )
-    trials.fill()
+    trials.ensure_waiting()
 
     class Mirror:
         unsent: frozenset[str] = frozenset()

@@ -48,7 +48,7 @@ def tuning(tmp_path, write_study, npz):
 
     def tune(store, trials=4, before=lambda mirror: mirror):
         schedule = TrialSchedule(searches, tmp_path / "runs", Budget(trials, float(trials)))
-        schedule.fill()
+        schedule.ensure_waiting()
         mirror = before(TuningMirror(store, "odd", tmp_path / "runs"))
         with TuningShow(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, settings, show)
@@ -153,7 +153,7 @@ def test_a_trial_that_is_tried_again_is_a_run_of_its_own(tmp_path, write_study, 
         if launch == 2:
             (tmp_path / "mark").touch()
         schedule = TrialSchedule(searches, tmp_path / "runs", Budget(1, 1.0))
-        schedule.fill()
+        schedule.ensure_waiting()
         mirror = TuningMirror(store, "odd", tmp_path / "runs")
         with TuningShow(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, Settings(tmp_path / "runs", plugins=study.plugins), show)

@@ -36,7 +36,7 @@ def begin(tmp_path, write_study, held_out):
         study = load(str(write_study(tmp_path / "s.yaml", datasets=held_out, methods=[method], recipe=recipe)))
         (search,) = find_searches(study, metric, 1000, prune=prune).searches
         trials = TrialSchedule([search], tmp_path / runs, Budget(99, 99.0))
-        trials.fill()
+        trials.ensure_waiting()
         for key in list(trials.waiting):
             trials.take()
             planned = trials.runs[key]
@@ -283,7 +283,7 @@ def test_a_trial_that_diverges_is_a_result_and_one_that_fails_is_none(begin, tmp
     study = load(str(file))
     (search,) = find_searches(study, "nll", 1000).searches
     trials = TrialSchedule([search], tmp_path / "runs", Budget(9, 9.0))
-    trials.fill()
+    trials.ensure_waiting()
     settings = Settings(tmp_path / "runs", plugins=study.plugins)
     for a, state in ((0.0, "finished"), (0.4, "diverged"), (0.7, "failed")):
         if a:

@@ -50,7 +50,7 @@ def searches(tmp_path, write_study, npz):
 def begun(*arguments):
     """Give a schedule that has a trial waiting, as a launch does."""
     trials = TrialSchedule(*arguments)
-    trials.fill()
+    trials.ensure_waiting()
     return trials
 
 
