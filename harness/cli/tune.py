@@ -200,7 +200,7 @@ def search_all(
         while True:
             schedule.ensure_waiting()
             engine.run(schedule, settings, show)
-            if not schedule.by_other_drivers():
+            if not schedule.count_on_other_drivers():
                 return
             time.sleep(POLL)
 

@@ -104,7 +104,7 @@ class TrialSchedule(Schedule):
         """Say whether no other driver finished a trial meanwhile."""
         return not self.trials(planned.search)[planned.number].state.is_finished()
 
-    def by_other_drivers(self) -> int:
+    def count_on_other_drivers(self) -> int:
         """Count the trials that other drivers work on."""
         ours = {(planned.search, planned.number) for planned in self.runs.values()}
         return sum(

@@ -131,13 +131,13 @@ def test_what_another_driver_works_on_is_left_to_it(tmp_path, searches):
     key = first.take()
     second = begun(searches("dropout"), tmp_path, Budget(2, 2.0))
     other = second.take()
-    assert (second.runs[other].number, second.by_other_drivers(), first.by_other_drivers()) == (1, 1, 1)
+    assert (second.runs[other].number, second.count_on_other_drivers(), first.count_on_other_drivers()) == (1, 1, 1)
     assert second.take() is None
     assert not second.complete(second.runs[other].search)
     finish(second, other)
     assert second.take() is None
     finish(first, key)
-    assert second.by_other_drivers() == 0
+    assert second.count_on_other_drivers() == 0
     assert second.complete(second.runs[other].search)
     assert [t.state for t in second.trials(second.runs[other].search)] == [TrialState.COMPLETE] * 2
 
@@ -160,13 +160,13 @@ def test_a_trial_of_another_machine_is_taken_over_once_its_claim_is_silent(tmp_p
     for beat in range(1, 8):
         os.utime(claim, (beat, beat))
         assert second.take() is None, "it gives signs of life"
-        assert second.by_other_drivers() == 1
+        assert second.count_on_other_drivers() == 1
         time.sleep(0.1)
     deadline = time.monotonic() + 10
     while (taken := second.take()) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert taken == key
-    assert second.by_other_drivers() == 0
+    assert second.count_on_other_drivers() == 0
     with RunFolder(tmp_path, key).claim():
         pass  # it can be claimed, too
 
@@ -190,14 +190,14 @@ def test_a_trial_that_another_driver_took_over_is_its_own_now(tmp_path, searches
     key = first.take()
     orphan(first, key, machine="another machine", token="x")
     claim_elsewhere(first, key)
-    assert first.by_other_drivers() == 0
+    assert first.count_on_other_drivers() == 0
     first.end(key, Outcome("elsewhere", "another process took it over"))
-    assert first.by_other_drivers() == 1
+    assert first.count_on_other_drivers() == 1
     (other,) = first.waiting
     assert first.runs[other].number == 1
     assert first.take() == other
     finish(first, other)
-    assert (first.left, first.by_other_drivers()) == (False, 1), "not over, and nothing to do but wait"
+    assert (first.left, first.count_on_other_drivers()) == (False, 1), "not over, and nothing to do but wait"
 
 
 def test_an_engine_goes_on_where_the_waiting_trial_ended_elsewhere(tmp_path, searches):
