@@ -180,7 +180,7 @@ class Keeper:
         """Write the entries of the searches that are over."""
         from harness.tuning.tuned_values_file import tuned_entry, update_tuned_values
 
-        over = [key for key in self.schedule.searches if key not in self.kept and self.schedule.complete(key)]
+        over = [key for key in self.schedule.searches if key not in self.kept and self.schedule.is_complete(key)]
         entries = [
             tuned_entry(self.schedule.searches[key], self.schedule.trials(key), self.schedule.budget) for key in over
         ]
@@ -265,7 +265,7 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keepe
     for failed_key, outcome in schedule.failed.items():
         name = f"{schedule.runs[failed_key].run}"
         console.print(f"{outcome.state}: {name}: {outcome.reason}", markup=False, highlight=False, soft_wrap=True)
-    unfinished = [search for key, search in schedule.searches.items() if not schedule.complete(key)]
+    unfinished = [search for key, search in schedule.searches.items() if not schedule.is_complete(key)]
     for search in unfinished:
         reason = f"{search}: its trials have not all ended, and nothing was chosen; the same command goes on"
         console.print(f"not over: {reason}", markup=False, highlight=False, soft_wrap=True)

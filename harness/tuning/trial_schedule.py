@@ -48,7 +48,7 @@ class TrialSchedule(Schedule):
         """Read a search's trials."""
         return self.journals[search].trials()
 
-    def complete(self, search: str) -> bool:
+    def is_complete(self, search: str) -> bool:
         """Say whether a search is over: nothing runs, and the budget allows no more."""
         trials = self.trials(search)
         running = any(trial.state == TrialState.RUNNING for trial in trials)

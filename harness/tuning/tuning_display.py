@@ -132,13 +132,13 @@ class TuningShow:
             if trial_end(trial)["state"] == "refused":
                 self.send_trial(key, trial.number)
         self.refused[key] = len(trials)
-        self.mirror.send(track_search(search, trials, complete=self.trials.complete(key)))
+        self.mirror.send(track_search(search, trials, complete=self.trials.is_complete(key)))
 
     def count(self) -> None:
         """Bring the bar of all trials up to date; a search that is over needs no more of them."""
         used = {key: budget_used(self.trials.trials(key)) for key in self.trials.searches}
         counts = {key: each.counted - each.running for key, each in used.items()}
-        total = sum(n if self.trials.complete(key) else self.trials.budget.trials for key, n in counts.items())
+        total = sum(n if self.trials.is_complete(key) else self.trials.budget.trials for key, n in counts.items())
         self.bars.update(self.total, completed=sum(counts.values()), total=total)
 
     def warn(self) -> None:

@@ -85,7 +85,7 @@ def test_one_search_after_the_other_and_each_until_its_budget_is_used(tmp_path, 
     assert labels[:3] == ["dropout"] * 3
     assert set(labels[3:]) == {"swa"}
     assert labels.count("swa") >= 2
-    assert all(trials.complete(key) for key in trials.searches)
+    assert all(trials.is_complete(key) for key in trials.searches)
     told = story(trials)
     again = begun(searches("dropout", "swa"), tmp_path / "runs", Budget(3, 3.0))
     assert story(again) == told
@@ -133,12 +133,12 @@ def test_what_another_driver_works_on_is_left_to_it(tmp_path, searches):
     other = second.take()
     assert (second.runs[other].number, second.count_on_other_drivers(), first.count_on_other_drivers()) == (1, 1, 1)
     assert second.take() is None
-    assert not second.complete(second.runs[other].search)
+    assert not second.is_complete(second.runs[other].search)
     finish(second, other)
     assert second.take() is None
     finish(first, key)
     assert second.count_on_other_drivers() == 0
-    assert second.complete(second.runs[other].search)
+    assert second.is_complete(second.runs[other].search)
     assert [t.state for t in second.trials(second.runs[other].search)] == [TrialState.COMPLETE] * 2
 
 
@@ -210,7 +210,7 @@ def test_an_engine_goes_on_where_the_waiting_trial_ended_elsewhere(tmp_path, sea
         finish(second, second.take())
         Inline(1).run(first, Settings(runs), log := Silent())
         assert [number for _, number, _ in log.ended_trials] == rest
-        assert first.complete(next(iter(first.searches)))
+        assert first.is_complete(next(iter(first.searches)))
 
 
 def test_a_trial_that_another_driver_ended_is_neither_taken_nor_told_again(tmp_path, searches):
@@ -265,7 +265,7 @@ def test_a_search_stops_where_the_studys_own_values_fail_and_the_next_launch_tri
     told = trials.trials(found[0].key)
     assert [trial_end(t)["reason"] for t in told[:2]] == ["OSError: the disk is full"] * 2
     assert [t.params["a"] for t in told[:3]] == [0.5] * 3, "the same values, with a number of their own"
-    assert trials.complete(found[0].key)
+    assert trials.is_complete(found[0].key)
 
 
 def test_values_that_fail_are_no_trials_but_bounded(tmp_path, searches):
@@ -277,7 +277,7 @@ def test_values_that_fail_are_no_trials_but_bounded(tmp_path, searches):
     assert [state for *_, state in log.ended_trials] == ["finished"] + ["failed"] * 10
     assert Budget(2, 2.0).free == 10
     assert Budget(30, 2.0).free == 30
-    assert trials.complete(found[0].key)
+    assert trials.is_complete(found[0].key)
 
 
 def test_a_worker_that_always_dies_fails_its_trial_and_no_other(tmp_path, searches):
