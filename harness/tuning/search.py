@@ -115,7 +115,7 @@ class Search:
         """Say what a trial should cost, in plain trainings."""
         return expected_cost(run.method, self.methods, run.recipe.epochs)
 
-    def open(self, trials: Sequence[FrozenTrial], budget: Budget) -> bool:
+    def can_begin_trial(self, trials: Sequence[FrozenTrial], budget: Budget) -> bool:
         """Say whether one more trial may begin.
 
         The cheapest one seen must fit into the budget. If the study's own values failed, so would most others (a full

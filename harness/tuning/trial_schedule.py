@@ -52,7 +52,9 @@ class TrialSchedule(Schedule):
         """Say whether a search is over: nothing runs, and the budget allows no more."""
         trials = self.trials(search)
         running = any(trial.state == TrialState.RUNNING for trial in trials)
-        return not running and not self.to_retry(search) and not self.searches[search].open(trials, self.budget)
+        return (
+            not running and not self.to_retry(search) and not self.searches[search].can_begin_trial(trials, self.budget)
+        )
 
     def take(self) -> str | None:
         """Take the next trial, or None."""
@@ -133,7 +135,7 @@ class TrialSchedule(Schedule):
                 kept = {name: failed.user_attrs[name] for name in ("key", "method", "expected")}
                 journal.begin(failed.params, failed.distributions, kept)
                 return self.plan(search, journal.trials()[-1])
-            while search.open(journal.trials(), self.budget):
+            while search.can_begin_trial(journal.trials(), self.budget):
                 proposal = search.propose(journal.trials(), self.budget)
                 if proposal.run is None:
                     journal.refuse(proposal.values, search.space, proposal.attributes, proposal.refused)

@@ -118,8 +118,8 @@ def test_refused_values_cost_nothing_and_are_bounded(make_run, tmp_path):
     trials = fill(search, tmp_path, 8)
     assert budget_used(trials).counted == 4, "after a duplicate it looks elsewhere"
     assert budget_used(trials).free == 16
-    assert search.open(trials, Budget(17, 99.0))
-    assert not search.open(trials, Budget(16, 99.0)), "the bound on refused values ends it"
+    assert search.can_begin_trial(trials, Budget(17, 99.0))
+    assert not search.can_begin_trial(trials, Budget(16, 99.0)), "the bound on refused values ends it"
 
 
 def test_a_method_of_three_plain_trainings_gets_a_third_of_the_trials(study, tmp_path):
@@ -140,7 +140,7 @@ def test_values_that_do_not_fit_into_what_is_left_are_refused(study, tmp_path):
 def search_through(search, runs, budget):
     """Search until the budget is used, where every trial costs what it should."""
     journal = Journal(runs, search.key, search.metric)
-    while search.open(journal.trials(), budget):
+    while search.can_begin_trial(journal.trials(), budget):
         proposal = search.propose(journal.trials(), budget)
         if proposal.run is None:
             journal.refuse(proposal.values, search.space, proposal.attributes, proposal.refused)
