@@ -17,8 +17,7 @@ import yaml
 from harness.cli import options as cli_options
 from harness.cli.tune import Keeper, conclude
 from harness.studies.study import load
-from harness.tuning import trial
-from harness.tuning import trial_schedule as tune
+from harness.tuning import trial, trial_schedule
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
 from harness.tuning.trial_journal import AtomicJournalFile
@@ -105,7 +104,7 @@ def test_a_full_disk_stops_tuning_and_the_same_command_goes_on(call, study, tmp_
         "tuning was stopped: no space is left for the file: free some; trials are kept, and the same command goes on"
     )
     command = ("tune", study, "--trials", 2, "--threads", 1, "--method", "late")
-    monkeypatch.setattr(tune, "PATIENCE", 0.0)  # the process that began the trial is this one, and lives
+    monkeypatch.setattr(trial_schedule, "START_TIMEOUT", 0.0)  # the process that began the trial is this one, and lives
     for place, name in ((trial, "write_json"), (AtomicJournalFile, "append_logs")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, full)

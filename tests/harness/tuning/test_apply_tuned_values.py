@@ -64,7 +64,7 @@ def test_an_entry_says_what_was_chosen_and_how(study):
         *(trial(search, n, state) for n, state in enumerate(("pruned", "failed", "diverged", "refused"), 2)),
     ]
     entry = tuned_entry(search, trials, BUDGET)
-    assert entry.place == ("rows validation=15", "lenet5", f"swa({LATE})")
+    assert entry.key == ("rows validation=15", "lenet5", f"swa({LATE})")
     assert entry.values == {**search.defaults, **values}
     assert (entry.metric, entry.value, entry.default) == ("nll", 0.123457, 0.5)
     assert (entry.finished, entry.pruned, entry.failed, entry.refused) == (2, 1, 2, 1)
@@ -112,13 +112,13 @@ def test_what_the_study_writes_out_stays_even_if_it_is_the_default(tmp_path, stu
         "free": "mc_dropout(p=0.3, K=33)",
     }
     spoil(path, lambda raw: raw["tuned"][1]["values"].update(K=33))
-    with pytest.raises(StudyError, match=r"tuned\[1\].values: mc_dropout\(K=10\) has K written out already"):
+    with pytest.raises(StudyError, match=r"tuned\[1\].values: mc_dropout\(K=10\) already has K written out"):
         apply_tuned_values(plain, path)
     spoil(path, lambda raw: raw["tuned"].pop(1))
     tuned = apply_tuned_values(plain, path)
     assert {cell.label: str(cell.run.method) for cell in tuned.cells()}["pinned"] == "mc_dropout"
     assert tuned.caption.endswith("Not tuned: pinned.")
-    with pytest.raises(StudyError, match=r"tuned\[0\]: .* · mc_dropout: nothing in the study is trained so"):
+    with pytest.raises(StudyError, match=r"tuned\[0\]: .* · mc_dropout: nothing in the study is trained in this way"):
         apply_tuned_values(study("mc_dropout(K=10)"), path)
 
 
@@ -240,7 +240,8 @@ def spoil(path, change):
         (lambda raw: raw["tuned"][0].update(values={"p": 7}), "tuned[0].values: dropout: p = 7"),
         (
             lambda raw: raw["tuned"][0].update(versions={"dropout": 7}),
-            "tuned[0].versions: dropout was tuned at {'dropout': 7}, it is {'dropout': 1} today: tune it again",
+            "tuned[0].versions: dropout was tuned at versions {'dropout': 7}; "
+            "they are now {'dropout': 1}: tune it again",
         ),
         (lambda raw: raw["tuned"].append(raw["tuned"][0]), "tuned[2]: rows validation=15 · lenet5 · dropout: there is"),
         (lambda raw: raw["tuned"][1].update(values={"start": 0.1, "ratio": None, "rate": "cyclic"}), "tuned[1].values"),

@@ -11,10 +11,10 @@ from harness.parsing.method_expression import parse
 from harness.parsing.yaml_errors import StudyError
 from harness.studies.run import Run
 from harness.studies.study import load
-from harness.tuning.search import Search, as_seen
-from harness.tuning.search_space import as_written
+from harness.tuning.search import Search, trial_for_sampler
+from harness.tuning.search_space import normalize_expression
 from harness.tuning.study_searches import find_searches
-from harness.tuning.trial_budget import Account, Budget, budget_used
+from harness.tuning.trial_budget import Budget, BudgetUse, budget_used
 from harness.tuning.trial_journal import Journal
 from methods import METHODS, Method
 
@@ -113,11 +113,11 @@ def test_refused_values_cost_nothing_and_are_bounded(make_run, tmp_path):
     assert any(reason.endswith("and b=True do not go together") for reason in reasons)
     assert any(reason.startswith("the same as trial") for reason in reasons)
     used = budget_used(trials)
-    assert used.counted + used.free == 12
+    assert used.counted + used.uncounted == 12
     assert used.cost == used.counted <= 4, "four values of a can be trained, each once"
     trials = fill(search, tmp_path, 8)
     assert budget_used(trials).counted == 4, "after a duplicate it looks elsewhere"
-    assert budget_used(trials).free == 16
+    assert budget_used(trials).uncounted == 16
     assert search.can_begin_trial(trials, Budget(17, 99.0))
     assert not search.can_begin_trial(trials, Budget(16, 99.0)), "the bound on refused values ends it"
 
@@ -193,14 +193,15 @@ def test_what_the_sampler_is_told(study):
     """A duplicate is nothing new, and a diverged trial is as bad as can be."""
     (search,) = searches(study("dropout")).searches
     plain = told(search)
-    assert as_seen(plain[0]) is plain[0]
-    assert as_seen(told(search, ("refused", {"same_as": 0}))[0]) is None
+    assert trial_for_sampler(plain[0]) is plain[0]
+    assert trial_for_sampler(told(search, ("refused", {"same_as": 0}))[0]) is None
     refused = told(search, ("refused", {}))[0]
-    assert as_seen(refused) is refused
+    assert trial_for_sampler(refused) is refused
     nan = told(search, ("diverged", {}))[0]
-    assert (as_seen(nan).state, as_seen(nan).params) == (TrialState.PRUNED, nan.params)
+    assert (trial_for_sampler(nan).state, trial_for_sampler(nan).params) == (TrialState.PRUNED, nan.params)
     drawn = {
-        state: search.draw(told(search, *[("finished", {})] * 4, (state, {})))["p"] for state in ("refused", "diverged")
+        state: search.sample(told(search, *[("finished", {})] * 4, (state, {})))["p"]
+        for state in ("refused", "diverged")
     }
     assert drawn["diverged"] == drawn["refused"], "the worst of all"
 
@@ -217,7 +218,7 @@ def test_running_trials_keep_a_search_from_trying_the_same_again(study):
             running = [
                 create_trial(state=TrialState.RUNNING, params={"p": 0.25}, distributions=search.space) for _ in range(7)
             ]
-            found.append(search.draw([*trials, *(running if known else [])])["p"])
+            found.append(search.sample([*trials, *(running if known else [])])["p"])
         near[known] = sum(abs(p - 0.25) < 0.03 for p in found)
     assert near[True] < near[False] / 2
 
@@ -247,9 +248,9 @@ def test_written_defaults_make_a_search_of_their_own(study):
 )
 def test_how_a_method_is_written(text, written):
     spec = parse(text, METHODS)[0]
-    assert as_written(spec, text, METHODS) == written
+    assert normalize_expression(spec, text, METHODS) == written
     assert parse(written, METHODS)[0] == spec
-    assert as_written(spec, written, METHODS) == written
+    assert normalize_expression(spec, written, METHODS) == written
 
 
 def test_accounts(study, tmp_path):
@@ -257,12 +258,14 @@ def test_accounts(study, tmp_path):
     ends = [("finished", 1.0, "", 1.0), ("pruned", None, "x", 0.5), ("failed", None, "x", 0.0)]
     ends += [("diverged", None, "x", 0.25)]
     trials = fill(search, tmp_path, 4, end=lambda n: ends[n])
-    assert budget_used(trials) == Account(counted=3, running=0, free=1, cost=1.75)
+    assert budget_used(trials) == BudgetUse(counted=3, running=0, uncounted=1, cost=1.75)
     assert search.best(trials).number == 0
     journal = Journal(tmp_path, search.key, "nll")
     journal.begin(trials[2].params, search.space, {"key": trials[2].user_attrs["key"], "expected": 1.0})
-    assert budget_used(journal.trials()) == Account(counted=4, running=1, free=0, cost=2.75), "tried again, and it runs"
-    assert search.not_tried_again(journal.trials()) == []
+    assert budget_used(journal.trials()) == BudgetUse(counted=4, running=1, uncounted=0, cost=2.75), (
+        "tried again, and it runs"
+    )
+    assert search.unretried_failures(journal.trials()) == []
 
 
 def test_the_best_is_the_earliest_of_equal_ones(study, tmp_path):
@@ -280,7 +283,7 @@ def test_the_best_is_the_earliest_of_equal_ones(study, tmp_path):
         (["deep_ensemble(K=2)"], "it combines runs of plain training, which has nothing to search"),
         (["sgd"], "nothing to search"),
         (["dropout(p=0.2)"], "nothing to search: all its hyperparameters are written out"),
-        (["early_stopping(dropout, criterion=test)"], "it is chosen on test data, which tuning never opens"),
+        (["early_stopping(dropout, criterion=test)"], "it selects on test data, which tuning never reads"),
     ],
 )
 def test_what_is_left_as_it_is(study, methods, reason):
@@ -301,7 +304,7 @@ def test_what_cannot_be_tuned_is_refused_with_what_to_write(study, npz):
     with pytest.raises(StudyError) as caught:
         searches(study("dropout", datasets=[f"npz:{npz}"], seeds=[0, 1]), "swe", seed=1)
     text = str(caught.value)
-    assert f"rows holds no validation data out to tune on: write `datasets: [{{name: npz:{npz}, validation: " in text
+    assert f"rows holds out no validation data to tune on: write `datasets: [{{name: npz:{npz}, validation: " in text
     assert "--method swe: the study has dropout" in text
     assert "--seed 1 is one of the study's own (0, 1)" in text
     with pytest.raises(StudyError, match=r"--seed 3 is one of the study's own \(0, 1, 2, 3\)"):
@@ -325,4 +328,4 @@ def test_a_made_up_space(make_run):
     """The float that TPE draws is rounded, and stays inside."""
     run: Run = make_run("dropout")
     search = Search(run, "dropout", {"p": FloatDistribution(0.1, 0.10004)}, {"p": 0.1}, "nll", True, METHODS, "dropout")
-    assert 0.1 <= search.draw([])["p"] <= 0.10004
+    assert 0.1 <= search.sample([])["p"] <= 0.10004

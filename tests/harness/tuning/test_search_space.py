@@ -7,7 +7,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from harness.costs.expected_cost import expected_cost
 from harness.parsing.method_expression import parse
-from harness.tuning.search_space import default_values, search_space, tidy, with_values
+from harness.tuning.search_space import default_values, round_drawn, search_space, with_values
 from methods import METHODS, Method
 from methods.core.late_phase import LatePhase
 from methods.swa import SWA
@@ -59,7 +59,7 @@ def test_a_default_outside_of_its_space_is_refused():
             super().__init__(make_net, recipe)
 
     methods = {**METHODS, "odd": Odd}
-    with pytest.raises(ValueError, match=r"odd: the default a=None lies outside of its space"):
+    with pytest.raises(ValueError, match=r"odd: the default a=None is outside its space"):
         default_values(parse("odd", methods)[0], "odd", methods)
 
 
@@ -85,12 +85,12 @@ def test_values_that_it_does_not_have_are_refused(values, reason):
 
 
 def test_drawn_numbers_can_be_read_and_stay_in_their_range():
-    assert tidy(0.123456789, FloatDistribution(0.0, 1.0)) == 0.1235
-    assert tidy(1.23456e-5, FloatDistribution(1e-6, 1.0, log=True)) == 1.235e-5
-    assert tidy(0.9999999, FloatDistribution(0.0, 0.99995)) == 0.99995
-    assert tidy(0.3, FloatDistribution(0.0, 1.0, step=0.1)) == 0.3
-    assert tidy(7, IntDistribution(1, 10)) == 7
-    assert tidy("1/K", CategoricalDistribution([1.0, "1/K"])) == "1/K"
+    assert round_drawn(0.123456789, FloatDistribution(0.0, 1.0)) == 0.1235
+    assert round_drawn(1.23456e-5, FloatDistribution(1e-6, 1.0, log=True)) == 1.235e-5
+    assert round_drawn(0.9999999, FloatDistribution(0.0, 0.99995)) == 0.99995
+    assert round_drawn(0.3, FloatDistribution(0.0, 1.0, step=0.1)) == 0.3
+    assert round_drawn(7, IntDistribution(1, 10)) == 7
+    assert round_drawn("1/K", CategoricalDistribution([1.0, "1/K"])) == "1/K"
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from harness.studies.build_method import make_method
 from harness.studies.study import load
+from harness.tuning.pruning import departure_epoch, rungs, survives_rung
 from harness.tuning.study_searches import find_searches
-from harness.tuning.trial import PlannedTrial, departure, execute_trial, goes_on, rungs
+from harness.tuning.trial import PlannedTrial, execute_trial
 from harness.tuning.trial_budget import Budget
 from harness.tuning.trial_schedule import TrialSchedule
 from methods import METHODS
@@ -44,7 +45,7 @@ def begin(tmp_path, write_study, held_out):
         for each in values:
             attributes = {"key": str(each), "expected": 1.0}
             trials.journals[search.key].begin({**search.defaults, **each}, search.space, attributes)
-            plans.append(trials.plan(search, trials.trials(search.key)[-1]))
+            plans.append(trials.plan_trial(search, trials.trials(search.key)[-1]))
         made = Settings(tmp_path / runs, checkpoint_seconds=0.0, **settings)
         return trials, plans, made
 
@@ -88,7 +89,7 @@ def test_the_rule_is_optunas_successive_halving(direction):
             trial.report(value, epoch)
             if theirs is None and trial.should_prune():
                 theirs = epoch
-            if epoch in rungs(epochs) and not goes_on(value, seen[epoch], lower=direction == "minimize"):
+            if epoch in rungs(epochs) and not survives_rung(value, seen[epoch], lower=direction == "minimize"):
                 mine = epoch
             seen[epoch].append(value)
             if theirs is not None or mine is not None:
@@ -114,7 +115,7 @@ def test_the_rule_is_optunas_successive_halving(direction):
 def test_departure(make_run, text, epoch):
     run = make_run(text, epochs=6)
     method = make_method(run, METHODS, data.shape(run.dataset.name, **run.dataset.options()))
-    assert departure(method) == epoch
+    assert departure_epoch(method) == epoch
 
 
 # --- a trial --------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def test_a_trial_that_diverges_is_a_result_and_one_that_fails_is_none(begin, tmp
     for a, state in ((0.0, "finished"), (0.4, "diverged"), (0.7, "failed")):
         if a:
             trials.journals[search.key].begin({"a": a}, search.space, {"key": str(a), "expected": 1.0})
-        planned = trials.plan(search, trials.trials(search.key)[-1])
+        planned = trials.plan_trial(search, trials.trials(search.key)[-1])
         trials.runs[planned.key] = planned
         outcome = execute_trial(planned, settings, nothing)
         assert outcome.state == ("failed" if state == "failed" else "finished")

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from harness.store.claim import Owner
 from harness.store.run_folder import trouble
-from harness.tuning.trial_journal import Journal, owner_of, read_trials, trial_end
+from harness.tuning.trial_journal import Journal, read_trials, trial_end, trial_owner
 
 SPACE = {"p": FloatDistribution(0.0, 1.0), "q": FloatDistribution(0.0, 1.0)}
 
@@ -34,7 +34,7 @@ def test_a_trial_begins_with_all_its_values_in_one_line(journal):
     assert len(journal.path.read_text().splitlines()) == lines + 1
     (trial,) = journal.trials()
     assert (trial.number, trial.state, trial.params) == (0, TrialState.RUNNING, {"p": 0.5, "q": 0.25})
-    assert (owner_of(trial).process, owner_of(trial).dead()) == (os.getpid(), False)
+    assert (trial_owner(trial).process, trial_owner(trial).dead()) == (os.getpid(), False)
     assert trial_end(trial) == {"state": "running", "reason": "", "cost": 0.0}
 
 
@@ -176,5 +176,5 @@ def test_owners_are_those_of_claims(tmp_path):
         begin(journal)
         owner = {**journal.trials()[0].user_attrs["owner"], **changes}
         assert owner.keys() == vars(here).keys()
-        journal.storage.set_trial_user_attr(journal.identity(0), "owner", owner)
-        assert owner_of(journal.trials()[0]).dead() == dead
+        journal.storage.set_trial_user_attr(journal.storage_id(0), "owner", owner)
+        assert trial_owner(journal.trials()[0]).dead() == dead

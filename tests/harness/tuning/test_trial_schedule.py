@@ -14,7 +14,7 @@ from harness.store.claim import Lookout, Owner, place
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
-from harness.tuning import trial_schedule as tune
+from harness.tuning import trial_schedule
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
 from harness.tuning.trial_journal import trial_end
@@ -74,7 +74,7 @@ def orphan(trials, key, **changes):
     planned = trials.runs[key]
     journal = trials.journals[planned.search]
     owner = {**journal.trials()[planned.number].user_attrs["owner"], **changes}
-    journal.storage.set_trial_user_attr(journal.identity(planned.number), "owner", owner)
+    journal.storage.set_trial_user_attr(journal.storage_id(planned.number), "owner", owner)
 
 
 def test_one_search_after_the_other_and_each_until_its_budget_is_used(tmp_path, searches):
@@ -173,8 +173,8 @@ def test_a_trial_of_another_machine_is_taken_over_once_its_claim_is_silent(tmp_p
 
 def test_a_trial_that_nobody_claims_is_left_to_who_began_it_for_a_while(tmp_path, searches, monkeypatch):
     """Clocks of machines differ: the time at which the other one says that it began says nothing."""
-    assert tune.PATIENCE >= 60
-    monkeypatch.setattr(tune, "PATIENCE", 0.3)
+    assert trial_schedule.START_TIMEOUT >= 60
+    monkeypatch.setattr(trial_schedule, "START_TIMEOUT", 0.3)
     first = begun(searches("dropout"), tmp_path, Budget(1, 1.0))
     key = first.take()
     orphan(first, key, machine="another machine", token="x", since=0.0)
@@ -275,8 +275,8 @@ def test_values_that_fail_are_no_trials_but_bounded(tmp_path, searches):
     trials = begun(found, tmp_path / "runs", Budget(2, 2.0))
     Inline(1).run(trials, settings, log := Silent())
     assert [state for *_, state in log.ended_trials] == ["finished"] + ["failed"] * 10
-    assert Budget(2, 2.0).free == 10
-    assert Budget(30, 2.0).free == 30
+    assert Budget(2, 2.0).max_uncounted == 10
+    assert Budget(30, 2.0).max_uncounted == 30
     assert trials.is_complete(found[0].key)
 
 
@@ -293,5 +293,5 @@ def test_a_worker_that_always_dies_fails_its_trial_and_no_other(tmp_path, search
     assert states == {"dropout": "finished", "killer(mark=nowhere)": "failed"}
     key = next(key for key, search in trials.searches.items() if search.label.startswith("killer"))
     assert "its worker process died 3 times" in trial_end(trials.trials(key)[0])["reason"]
-    failure = RunFolder(tmp_path / "runs", trials.plan(trials.searches[key], trials.trials(key)[0]).key).failure
+    failure = RunFolder(tmp_path / "runs", trials.plan_trial(trials.searches[key], trials.trials(key)[0]).key).failure
     assert json.loads(failure.read_text())["state"] == "failed"
