@@ -1,7 +1,7 @@
-"""Modes of compiling: which is the fastest, and how those that are compare with each other.
+"""Finds the fastest mode of torch.compile for a kind of training, and compares kinds in their fastest modes.
 
-The fastest mode is looked for first; what is compared is timed in turns afterwards, with nothing between that a device
-which grows warm, or slows down, could change.
+The fastest modes are found first. The comparison then times the kinds in turns, so that a device that warms up or slows
+down affects all of them.
 """
 
 import math
@@ -11,73 +11,73 @@ import torch
 
 from harness.running.worker_process import free_memory
 from methods import MakeMethod
-from tests.benchmarks.cells import Cell, harness_epoch
-from tests.benchmarks.comparison import Epoch, Timing, in_turns
+from tests.benchmarks.epochs import TrainingSetup, harness_epoch
+from tests.benchmarks.timing import Epoch, Timing, time_in_turns
 
 MODES = ("off", "default", "reduce-overhead")
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A kind of training that was tried in some modes.
+class ModeTimes:
+    """The durations of a kind of training in several modes of torch.compile.
 
     Attributes:
-        cell: what is trained.
-        make: by which method.
-        found: the seconds of an epoch in each mode, or why it could not be trained.
+        setup: what is trained.
+        make: the constructor of the method.
+        found: mode → seconds of an epoch, or the error of a mode that cannot be trained.
     """
 
-    cell: Cell
+    setup: TrainingSetup
     make: MakeMethod
     found: dict[str, float | str]
 
     @property
     def seconds(self) -> float:
-        """Those of the fastest mode; infinite if there is none."""
+        """The seconds of an epoch in the fastest mode; infinite if no mode can be trained."""
         return min((taken for taken in self.found.values() if isinstance(taken, float)), default=math.inf)
 
     @property
-    def fastest(self) -> Cell:
-        """The cell in its fastest mode.
+    def fastest(self) -> TrainingSetup:
+        """The setup in its fastest mode.
 
         Raises:
-            RuntimeError: if no mode could be trained; with the reasons.
+            RuntimeError: if no mode can be trained. The message has the errors.
         """
         for mode, taken in self.found.items():
             if taken == self.seconds:
-                return replace(self.cell, compile=mode)
-        raise RuntimeError(f"{self.cell.architecture}: no mode trains: {self.found}")
+                return replace(self.setup, compile=mode)
+        raise RuntimeError(f"{self.setup.architecture}: no mode trains: {self.found}")
 
     def epoch(self) -> Epoch:
-        """An epoch in the fastest mode."""
+        """Return an epoch in the fastest mode."""
         return harness_epoch(self.fastest, self.make)
 
 
-def try_modes(cell: Cell, make: MakeMethod, modes: tuple[str, ...], rounds: int = 3) -> Tried:
-    """Time an epoch in each mode."""
+def time_modes(setup: TrainingSetup, make: MakeMethod, modes: tuple[str, ...], rounds: int = 3) -> ModeTimes:
+    """Time an epoch in each mode of torch.compile."""
     found: dict[str, float | str] = {}
     for mode in modes:
         try:
-            found[mode] = time_mode(replace(cell, compile=mode), make, rounds)
-        except Exception as error:  # shown in the row
+            found[mode] = time_mode(replace(setup, compile=mode), make, rounds)
+        except Exception as error:  # the row shows it
             found[mode] = f"{type(error).__name__}: {error}"[:300]
-        forget()
-    return Tried(cell, make, found)
+        free_compiled()
+    return ModeTimes(setup, make, found)
 
 
-def time_mode(cell: Cell, make: MakeMethod, rounds: int) -> float:
-    """Time an epoch, of which nothing is held on return, so that it can be forgotten."""
-    return in_turns({cell.compile: harness_epoch(cell, make)}, cell.device, rounds).median(cell.compile)
+def time_mode(setup: TrainingSetup, make: MakeMethod, rounds: int) -> float:
+    """Time an epoch in one mode. Nothing keeps it alive afterwards, so its memory can be freed."""
+    return time_in_turns({setup.compile: harness_epoch(setup, make)}, setup.device, rounds).median(setup.compile)
 
 
-def fastest_in_turns(kinds: dict[str, Tried], device: str, rounds: int) -> Timing:
-    """Compare kinds of training, each in its fastest mode."""
-    timing = in_turns({name: tried.epoch() for name, tried in kinds.items()}, device, rounds)
-    forget()
+def time_fastest_in_turns(kinds: dict[str, ModeTimes], device: str, rounds: int) -> Timing:
+    """Time kinds of training in turns, each in its fastest mode."""
+    timing = time_in_turns({name: tried.epoch() for name, tried in kinds.items()}, device, rounds)
+    free_compiled()
     return timing
 
 
-def forget() -> None:
-    """Drop compiled programs, of which torch keeps a few a function, and the memory of what was timed."""
+def free_compiled() -> None:
+    """Free compiled programs, of which torch keeps a few for each function, and the memory of ended timings."""
     torch.compiler.reset()
     free_memory()

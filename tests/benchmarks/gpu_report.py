@@ -1,4 +1,4 @@
-"""What is measured on a GPU, at full size or tiny, and the rows that come of it."""
+"""The sizes of a measurement on a GPU, and the report of its results."""
 
 import json
 from collections.abc import Sequence
@@ -6,32 +6,32 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.cells import Cell
-from tests.benchmarks.comparison import Judge, Measured
-from tests.benchmarks.modes import MODES
+from tests.benchmarks.compile_modes import MODES
+from tests.benchmarks.epochs import TrainingSetup
+from tests.benchmarks.timing import BoundChecker, Measurement
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """The sizes of a measurement.
 
     Attributes:
-        large: the WRN-28-10.
-        small: the cResNet20.
-        loops: other cells whose loop is compared with a bare one.
-        methods: what methods are compared on.
-        modes: of compiling.
-        rounds: of each comparison.
+        large: setup of the large network, WRN-28-10.
+        small: setup of the small network, cResNet20.
+        loops: further setups whose loop is compared with a bare loop.
+        methods: setup on which methods are compared.
+        modes: of torch.compile.
+        rounds: number of rounds of each comparison.
         packed: numbers of processes that share the device.
-        packed_modes: of compiling, which they are tried in.
-        seconds: for which they train.
-        side: of the matrices whose product is the peak; 0 for what keeps the device busy.
+        packed_modes: modes of torch.compile for these processes.
+        seconds: for which these processes train.
+        side: number of rows of the matrices that measure the peak speed; 0 for a size that keeps the device busy.
     """
 
-    large: Cell
-    small: Cell
-    loops: list[Cell]
-    methods: Cell
+    large: TrainingSetup
+    small: TrainingSetup
+    loops: list[TrainingSetup]
+    methods: TrainingSetup
     modes: tuple[str, ...] = MODES
     rounds: int = 7
     packed: tuple[int, ...] = (1, 4, 8)
@@ -40,22 +40,22 @@ class Sizes:
     side: int = 0
 
 
-def full() -> Sizes:
-    """Give the sizes of a measurement: epochs of some tenths of a second."""
-    large = Cell("wrn-28-10", minibatches=20, device="cuda", precision="bfloat16")
-    small = Cell("cresnet20", minibatches=100, device="cuda", precision="bfloat16")
+def full_sizes() -> Sizes:
+    """Return the sizes of a measurement, with epochs of some tenths of a second."""
+    large = TrainingSetup("wrn-28-10", minibatches=20, device="cuda", precision="bfloat16")
+    small = TrainingSetup("cresnet20", minibatches=100, device="cuda", precision="bfloat16")
     loops = [
         small,
         replace(small, precision="float32"),
-        Cell("lenet5", minibatches=200, device="cuda"),
-        Cell("wrn-16-4", minibatches=50, device="cuda", precision="bfloat16"),
+        TrainingSetup("lenet5", minibatches=200, device="cuda"),
+        TrainingSetup("wrn-16-4", minibatches=50, device="cuda", precision="bfloat16"),
     ]
     return Sizes(large, small, loops, methods=replace(small, minibatches=40))
 
 
-def rehearsed() -> Sizes:
-    """Give sizes that take a CPU less than a minute."""
-    large = Cell("wrn-10-1", batch_size=16, channels=1, side=8, precision="bfloat16")
+def rehearsal_sizes() -> Sizes:
+    """Return sizes that take less than a minute on a CPU."""
+    large = TrainingSetup("wrn-10-1", batch_size=16, channels=1, side=8, precision="bfloat16")
     small = replace(large, batch_size=32, precision="float32")
     loops = [replace(small, architecture="lenet5")]
     modes = ("off",)
@@ -64,45 +64,46 @@ def rehearsed() -> Sizes:
 
 @dataclass
 class Report:
-    """The rows measured so far.
+    """The results so far.
 
     Attributes:
-        peaks: operations a second that the device does at most, in each precision.
-        part: what is being measured.
-        rows: name, value, bound and what else was found.
-        cells: rates, as `harness.planning.scaling_forecast` reads them.
-        judge: compares with bounds.
+        peaks: peak speed of the device for each precision, in operations a second.
+        part: name of the part that is being measured.
+        rows: name, value, bound and details of each figure.
+        cells: speeds, in the form that `harness.planning.scaling_forecast` reads.
+        checker: compares figures with bounds.
     """
 
     peaks: dict[str, float]
     part: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
-    judge: Judge = field(default_factory=Judge)
+    checker: BoundChecker = field(default_factory=BoundChecker)
 
-    def add(self, name: str, measured: Measured, **found: object) -> None:
-        """Note and print a row."""
+    def add(self, name: str, measured: Measurement, **found: object) -> None:
+        """Add and print a row."""
         self.rows.append({"part": self.part, "name": name, **measured.describe(), **found})
-        print(f"{name:66} {self.judge(name, measured)}  {found or ''}", flush=True)
+        print(f"{name:66} {self.checker(name, measured)}  {found or ''}", flush=True)
 
     def add_cell(self, row: dict[str, Any], **found: object) -> None:
-        """Note a rate."""
+        """Add a speed."""
         self.cells.append({"part": self.part, **row, **found})
 
 
 def other_parts(path: Path, parts: Sequence[str], made: dict[str, Any]) -> dict[str, Any]:
-    """Read what an earlier command measured of other parts than these.
+    """Read the results of earlier commands for other parts than those about to be measured.
 
     Args:
-        path: of its file; where there is none, nothing was measured.
-        parts: those that are about to be measured.
-        made: where that is, and from which commit, which must be the same.
+        path: of the file of results. Without a file there are no earlier results.
+        parts: the parts that are about to be measured.
+        made: the device and commit of this command. Those of the file must be the same.
 
     Returns:
-        "parts", "rows" and "cells" of a file.
+        "parts", "rows" and "cells" of the file.
 
     Raises:
-        SystemExit: if the file is from elsewhere; or if one of both is a rehearsal, even where no part would be kept.
+        SystemExit: if earlier results are from another device or commit; or if either the file or this command is a
+            rehearsal and the other is not, even if no earlier result would be kept.
     """
     if not path.exists():
         return {"parts": {}, "rows": [], "cells": []}

@@ -1,8 +1,8 @@
-"""Several runs that share a GPU, each in a process of its own, as `--per-gpu` lets them.
+"""Measures the speed of several runs that share a GPU, each in a process of its own, as with `--per-gpu`.
 
-    python -m tests.benchmarks.packed CELL SECONDS
+    python -m tests.benchmarks.shared_gpu SETUP SECONDS
 
-is one of the processes: it says when it is ready, trains for so long when told to, and says how many images a second.
+is one of the processes. It prints when it is ready, waits for a command to train for SECONDS, and prints its speed.
 """
 
 import json
@@ -16,78 +16,78 @@ from typing import IO
 
 import torch
 
-from tests.benchmarks.cells import Cell, harness_epoch
-from tests.benchmarks.comparison import seconds
+from tests.benchmarks.epochs import TrainingSetup, harness_epoch
+from tests.benchmarks.timing import time_epoch
 
 READY, GO, RATE = "ready", "go", "images/s"
 ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
-"""How a traceback names what was raised; compilers print advice after it."""
+"""The line of a traceback that names the exception. Compilers print advice after it."""
 
 
-class Worker:
-    """A process, seen from the one that starts it."""
+class TrainingProcess:
+    """One of the processes, as its parent sees it."""
 
     def __init__(self, command: Sequence[str], errors: IO[str]) -> None:
-        """Start it; what it says of errors goes to a file that all of them share."""
+        """Start the process. All processes write errors to the same file."""
         self.errors = errors
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         )
 
     def read(self, word: str) -> str:
-        """Wait for a line that begins with a word, past what libraries print; give the rest of it.
+        """Wait for a line that begins with a word, and return the rest of the line. Skip the output of libraries.
 
         Raises:
-            RuntimeError: if the process ended; with its last error.
+            RuntimeError: if the process ended. The message has its last error.
         """
         assert self.process.stdout is not None
         for line in self.process.stdout:
             first, _, rest = line.strip().partition(" ")
             if first == word:
                 return rest
-        raise self.ended()
+        raise self.make_error()
 
     def go(self) -> None:
-        """Let it train.
+        """Tell the process to train.
 
         Raises:
-            RuntimeError: if the process ended; with its last error.
+            RuntimeError: if the process ended. The message has its last error.
         """
         assert self.process.stdin is not None
         try:
             print(GO, file=self.process.stdin, flush=True)
         except BrokenPipeError:
-            raise self.ended() from None
+            raise self.make_error() from None
 
-    def ended(self) -> RuntimeError:
-        """Say why it ended: by the last error of the file, or its last line where none is named."""
+    def make_error(self) -> RuntimeError:
+        """Return an error with the last exception in the file of errors, or with its last line if there is none."""
         self.errors.seek(0)
         said = self.errors.read().strip().splitlines() or ["it said nothing"]
         named = [line for line in said if ERROR.match(line)]
         return RuntimeError(f"a process that shares the device ended: {(named or said)[-1][:300]}")
 
     def end(self) -> None:
-        """End it, if it did not."""
+        """Kill the process, if it has not ended."""
         self.process.kill()
         self.process.wait()
 
 
-def packed_rate(cell: Cell, count: int, duration: float, errors: IO[str]) -> float:
-    """Give the images a second of so many processes together.
+def shared_gpu_rate(setup: TrainingSetup, count: int, duration: float, errors: IO[str]) -> float:
+    """Measure the total images a second of several processes that train at once.
 
     Args:
-        cell: what each of them trains.
-        count: how many there are.
+        setup: what each process trains.
+        count: number of processes.
         duration: seconds for which they train at once, when all are ready.
-        errors: an empty file for what they say of errors.
+        errors: an empty file for their errors.
 
     Raises:
-        RuntimeError: if one of them ended early.
+        RuntimeError: if a process ended early.
     """
-    command = [sys.executable, "-m", "tests.benchmarks.packed", json.dumps(asdict(cell)), str(duration)]
-    workers: list[Worker] = []
+    command = [sys.executable, "-m", "tests.benchmarks.shared_gpu", json.dumps(asdict(setup)), str(duration)]
+    workers: list[TrainingProcess] = []
     try:
-        workers.extend(Worker(command, errors) for _ in range(count))
+        workers.extend(TrainingProcess(command, errors) for _ in range(count))
         for worker in workers:
             worker.read(READY)
         for worker in workers:
@@ -98,22 +98,22 @@ def packed_rate(cell: Cell, count: int, duration: float, errors: IO[str]) -> flo
             worker.end()
 
 
-def work(cell: Cell, duration: float) -> None:
-    """Train beside others for a while, when told to; print the images a second."""
-    torch.set_num_threads(1)  # which several processes have for each other
+def train_when_told(setup: TrainingSetup, duration: float) -> None:
+    """Train for a while, when the parent tells it to, and print the images a second."""
+    torch.set_num_threads(1)  # as several processes share the cores
     torch.backends.cudnn.benchmark = True
-    epoch = harness_epoch(cell)
+    epoch = harness_epoch(setup)
     for _ in range(2):
-        seconds(epoch, cell.device)
+        time_epoch(epoch, setup.device)
     print(READY, flush=True)
     if sys.stdin.readline().strip() != GO:
-        return  # the one that started it has ended
+        return  # the parent has ended
     start, images = time.perf_counter(), 0
     while time.perf_counter() - start < duration:
-        seconds(epoch, cell.device)
-        images += cell.images
+        time_epoch(epoch, setup.device)
+        images += setup.images
     print(RATE, images / (time.perf_counter() - start), flush=True)
 
 
 if __name__ == "__main__":
-    work(Cell(**json.loads(sys.argv[1])), float(sys.argv[2]))
+    train_when_told(TrainingSetup(**json.loads(sys.argv[1])), float(sys.argv[2]))
