@@ -1,4 +1,4 @@
-"""Runs that lost their worker: how often, and when they are tried again."""
+"""Counts how often each run lost its worker process, and decides when the run is retried."""
 
 from collections import deque
 from collections.abc import Set
@@ -7,75 +7,81 @@ from pathlib import Path
 
 from harness.store.run_folder import RunFolder
 
-TRIES = 3
-"""How often a run may lose its worker without getting further before it counts as failed."""
+MAX_ATTEMPTS = 3
+"""A run fails if it loses its worker this often without progress in between."""
 
 
 @dataclass
-class Loss:
-    """How often a run lost its worker without getting further in between, and the checkpoint that it had then."""
+class WorkerLosses:
+    """How often a run lost its worker without progress.
 
-    times: int
-    mark: int
+    Attributes:
+        count: number of losses at the same checkpoint.
+        checkpoint: mark of the run's checkpoint at the last loss.
+    """
+
+    count: int
+    checkpoint: int
 
 
-class Losses:
-    """Suspects: each may be what killed its worker, and perhaps the machine with all that ran there.
+class RetryQueue:
+    """The runs that lost their workers, in the order in which they are retried.
 
-    A suspect waits until no other run can start, and is one until its checkpoint is another one than when it lost its
-    worker. No two are tried at the same time. So a run that kills machines does not take the same others with it again
-    and again; and of the runs that were lost because a machine was taken away, each one soon makes room for the next.
+    Each of them is a suspect: it may have killed its worker, and perhaps the machine with all its runs. It stays a
+    suspect until it has written a new checkpoint. A suspect is retried only if no other run can start and no other
+    suspect runs. A run that kills machines therefore does not take down the same other runs again and again. If the
+    machine itself went away, each suspect soon writes a checkpoint and the next one can start.
     """
 
     def __init__(self, runs: Path) -> None:
-        """Start with none.
+        """Start with an empty queue.
 
         Args:
             runs: the folder of run folders.
         """
         self.runs = runs
-        self.losses: dict[str, Loss] = {}
+        self.suspects: dict[str, WorkerLosses] = {}
         self.waiting: deque[str] = deque()
 
-    def count(self, key: str) -> int:
-        """Note that a run lost its worker.
+    def count_loss(self, key: str) -> int:
+        """Record that a run lost its worker.
 
         Returns:
-            How often it did so since it last got further.
+            How often it has lost a worker since its last progress.
         """
-        mark = self.mark(key)
-        before = self.losses.get(key)
-        times = before.times + 1 if before and before.mark == mark else 1
-        self.losses[key] = Loss(times, mark)
-        return times
+        checkpoint = self.checkpoint_mark(key)
+        before = self.suspects.get(key)
+        count = before.count + 1 if before and before.checkpoint == checkpoint else 1
+        self.suspects[key] = WorkerLosses(count, checkpoint)
+        return count
 
-    def defer(self, key: str) -> None:
-        """Let a run wait until it can be tried as a suspect."""
-        self.losses.setdefault(key, Loss(0, self.mark(key)))
+    def add(self, key: str) -> None:
+        """Add a run to the queue."""
+        self.suspects.setdefault(key, WorkerLosses(0, self.checkpoint_mark(key)))
         self.waiting.append(key)
 
-    def take(self, running: Set[str], alone: Set[str] = frozenset()) -> str | None:
-        """Take a suspect that can be tried now.
+    def take(self, running: Set[str], exclusive: Set[str] = frozenset()) -> str | None:
+        """Remove the next run from the queue if it can start now, and return its key.
 
         Args:
-            running: keys of the runs that run.
-            alone: keys of those that must not run beside any other.
+            running: keys of the running runs.
+            exclusive: keys of the runs that must run alone.
         """
-        for key, loss in list(self.losses.items()):
-            if key in running and self.mark(key) != loss.mark:
-                del self.losses[key]
-        if not self.waiting or running & self.losses.keys():
+        for key, losses in list(self.suspects.items()):
+            if key in running and self.checkpoint_mark(key) != losses.checkpoint:
+                del self.suspects[key]
+        if not self.waiting or running & self.suspects.keys():
             return None
-        if running and self.waiting[0] in alone:
+        if running and self.waiting[0] in exclusive:
             return None
         return self.waiting.popleft()
 
     def forget(self, key: str) -> None:
-        """Forget a run that ended."""
-        self.losses.pop(key, None)
+        """Forget a run that has ended."""
+        self.suspects.pop(key, None)
         if key in self.waiting:
             self.waiting.remove(key)
 
-    def mark(self, key: str) -> int:
-        """Tell a run's checkpoints from one another."""
+    def checkpoint_mark(self, key: str) -> int:
+        """Return a number that changes with every checkpoint of a run."""
         return RunFolder(self.runs, key).checkpoint_mark()

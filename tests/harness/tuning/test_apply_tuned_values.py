@@ -1,4 +1,4 @@
-"""The file of tuned values: what is written, and what `--tuned` makes of it."""
+"""The file of tuned values: what is written, and how `--tuned` applies it to a study."""
 
 import pytest
 import yaml
@@ -40,7 +40,7 @@ def trial(search, number, state="finished", value=None, key="", cost=1.0, **valu
 
 
 def entries(study, seed=1000, **chosen):
-    """An entry for each search, whose best trial has the chosen values."""
+    """Make an entry for each search, whose best trial has the chosen values."""
     found = []
     for search in find_searches(study, "nll", seed).searches:
         values = chosen.get(search.label, {})
@@ -55,7 +55,7 @@ def write(tmp_path, study, **chosen):
     return path
 
 
-def test_an_entry_says_what_was_chosen_and_how(study):
+def test_an_entry_has_the_chosen_values_and_how_they_were_found(study):
     (search,) = find_searches(study(f"swa({LATE})"), "nll", 1000).searches
     values = {"start": 0.9, "late_phase_bn.sigma0": 0.1}
     trials = [
@@ -76,8 +76,8 @@ def test_an_entry_says_what_was_chosen_and_how(study):
     assert tuned_entry(search, [trial(search, 0, "failed")], BUDGET) is None
 
 
-def test_an_entry_says_what_was_really_used(study):
-    """Fifty trials done and then asked for five: the values were chosen from fifty."""
+def test_an_entry_has_the_budget_that_was_used(study):
+    """With fifty trials done, a budget of five still chooses from fifty."""
     (search,) = find_searches(study("dropout"), "nll", 1000).searches
     trials = [trial(search, n, value=0.5 - n / 1000, p=0.05 + n / 200) for n in range(50)]
     asked = [(Budget(5, 5.0), 50, 50.0), (Budget(60, 5.0), 60, 50.0), (Budget(60, 70.0), 60, 70.0)]
@@ -85,10 +85,10 @@ def test_an_entry_says_what_was_really_used(study):
         entry = tuned_entry(search, trials, budget)
         assert (entry.trials, entry.trainings) == (tried, cost)
     swa = [trial(search, n, value=0.5 - n / 1000, p=0.05 + n / 200, cost=1.002) for n in range(20)]
-    assert tuned_entry(search, swa, BUDGET).trainings == 20.0, "a pass over the data is no training"
+    assert tuned_entry(search, swa, BUDGET).trainings == 20.0, "passes over the data do not count as a training"
 
 
-def test_the_default_is_that_of_the_last_try(study):
+def test_the_default_metric_is_that_of_the_last_retry(study):
     (search,) = find_searches(study("dropout"), "nll", 1000).searches
     trials = [
         trial(search, 0, "failed", key="own"),
@@ -98,7 +98,7 @@ def test_the_default_is_that_of_the_last_try(study):
     assert tuned_entry(search, trials, BUDGET).default == 0.4
 
 
-def test_what_the_study_writes_out_stays_even_if_it_is_the_default(tmp_path, study):
+def test_written_values_stay_even_if_they_equal_the_default(tmp_path, study):
     plain = study({"pinned": "mc_dropout(K=10)"}, {"free": "mc_dropout"})
     path = write(tmp_path, plain, free={"K": 33, "p": 0.3}, pinned={"p": 0.4})
     listed = yaml.safe_load(path.read_text())["tuned"]
@@ -111,10 +111,10 @@ def test_what_the_study_writes_out_stays_even_if_it_is_the_default(tmp_path, stu
         "pinned": "mc_dropout(p=0.4)",
         "free": "mc_dropout(p=0.3, K=33)",
     }
-    spoil(path, lambda raw: raw["tuned"][1]["values"].update(K=33))
+    edit(path, lambda raw: raw["tuned"][1]["values"].update(K=33))
     with pytest.raises(StudyError, match=r"tuned\[1\].values: mc_dropout\(K=10\) already has K written out"):
         apply_tuned_values(plain, path)
-    spoil(path, lambda raw: raw["tuned"].pop(1))
+    edit(path, lambda raw: raw["tuned"].pop(1))
     tuned = apply_tuned_values(plain, path)
     assert {cell.label: str(cell.run.method) for cell in tuned.cells()}["pinned"] == "mc_dropout"
     assert tuned.caption.endswith("Not tuned: pinned.")
@@ -141,7 +141,7 @@ def test_values_for_other_training_are_refused(tmp_path, study, changes):
     assert lines[0].endswith("tune it again, or remove the entry")
 
 
-def test_a_seed_that_the_study_reports_is_refused(tmp_path, study):
+def test_a_seed_of_the_study_is_refused(tmp_path, study):
     plain = study("dropout")
     path = tmp_path / "t.yaml"
     update_tuned_values(path, "s", entries(plain, seed=5), tmp_path / "lock")
@@ -152,7 +152,7 @@ def test_a_seed_that_the_study_reports_is_refused(tmp_path, study):
         apply_tuned_values(study("dropout", seeds=[4, 5]), path)
 
 
-def test_the_order_is_stable_and_one_method_changes_its_entry_only(tmp_path, study):
+def test_entries_have_a_fixed_order_and_an_update_changes_one_entry_only(tmp_path, study):
     both = study("swa", "dropout")
     path = write(tmp_path, both, dropout={"p": 0.3})
     before = path.read_text()
@@ -166,7 +166,7 @@ def test_the_order_is_stable_and_one_method_changes_its_entry_only(tmp_path, stu
     update_tuned_values(
         path, "s", [dropout.model_copy(update={"date": "2000-01-01", "commit": "x"})], tmp_path / "lock"
     )
-    assert path.read_text() == after, "another day is no reason for a diff"
+    assert path.read_text() == after, "another date alone does not change the file"
     with pytest.raises(StudyError, match=r"holds the tuned values of study 's', not of 'other'"):
         update_tuned_values(path, "other", [dropout], tmp_path / "lock")
 
@@ -186,14 +186,16 @@ def test_a_tuned_study_has_the_chosen_values_and_its_own_labels(tmp_path, study)
     }
     keys = {cell.label: cell.run.key for cell in tuned.cells() if cell.run.seed == 0}
     before = {cell.label: cell.run.key for cell in plain.cells() if cell.run.seed == 0}
-    assert keys["sgd"] == before["sgd"], "what is not tuned is the same run"
+    assert keys["sgd"] == before["sgd"], "a method that is not tuned has the same run"
     assert not {keys[name] for name in ("late", "swa")} & set(before.values())
     plan = Plan(tuned)
     assert set(plan.runs[keys[f"deep_ensemble({LATE}, K=2)"]].needs) <= set(plan.runs)
-    assert keys["late"] in plan.runs[keys[f"deep_ensemble({LATE}, K=2)"]].needs, "its members are the tuned runs"
+    assert keys["late"] in plan.runs[keys[f"deep_ensemble({LATE}, K=2)"]].needs, (
+        "the members of the ensemble are the tuned runs"
+    )
 
 
-def test_the_caption(tmp_path, study):
+def test_the_caption_of_a_tuned_study(tmp_path, study):
     plain = study("sgd", {"late": LATE}, f"deep_ensemble({LATE}, K=2)", "swa", architectures=["lenet5", "wrn-10-1"])
     path = write(tmp_path, plain, late={"start": 0.25, "sigma0": 0.1}, swa={"start": 0.5})
     how = "NLL, at most 20 trials and 20 plain trainings a method, the study's own values in any case, seed 1000"
@@ -221,7 +223,7 @@ def test_the_caption(tmp_path, study):
     )
 
 
-def spoil(path, change):
+def edit(path, change):
     raw = yaml.safe_load(path.read_text())
     change(raw)
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
@@ -249,10 +251,10 @@ def spoil(path, change):
         (lambda raw: raw["tuned"][0].update(luck=1), "tuned[0].luck: unknown key"),
     ],
 )
-def test_what_does_not_fit_is_an_error_with_its_place(tmp_path, study, change, reason):
+def test_an_entry_that_does_not_match_is_an_error_with_its_location(tmp_path, study, change, reason):
     plain = study("swa", "dropout")
     path = write(tmp_path, plain)
-    spoil(path, change)
+    edit(path, change)
     with pytest.raises(StudyError) as caught:
         apply_tuned_values(plain, path)
     message = str(caught.value)
@@ -271,7 +273,7 @@ def test_what_does_not_fit_is_an_error_with_its_place(tmp_path, study, change, r
         ("study: s\nstudy: s\ntuned: []\n", "this key is written twice"),
     ],
 )
-def test_files_that_are_none(tmp_path, text, reason):
+def test_invalid_files_are_refused(tmp_path, text, reason):
     path = tmp_path / "t.yaml"
     if text is not None:
         path.write_text(text)
