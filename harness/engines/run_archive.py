@@ -33,7 +33,7 @@ def pack(folder: RunFolder, *, without: frozenset[str] = frozenset()) -> Archive
         paths = [path for path in folder.path.iterdir() if is_packed(path) and path.name not in without]
     except FileNotFoundError:
         return {}
-    # Runs write the result last. Read first, it is no newer than the other files.
+    # A run writes its result last. Read first, the result is no newer than the other packed files.
     paths.sort(key=lambda path: path != folder.result)
     archive: Archive = {}
     for path in paths:

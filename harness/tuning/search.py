@@ -118,7 +118,7 @@ class Search:
     def can_begin_trial(self, trials: Sequence[FrozenTrial], budget: Budget) -> bool:
         """Check whether one more trial may begin.
 
-        The cheapest trial so far must fit into what is left of the budget. If the study's own values failed, other
+        The budget that is left must suffice for the cheapest trial so far. If the study's own values failed, other
         values would probably fail too, for example on a full disk or without data. The study's own values must then be
         retried first.
         """

@@ -152,7 +152,7 @@ class TrialSchedule(Schedule):
         return [trial for trial in failed if trial.number < self.trials_at_launch[search]]
 
     def is_abandoned(self, search: Search, trial: FrozenTrial) -> bool:
-        """Check whether no process works on a running trial. Call this again and again: it measures time between calls.
+        """Check whether no process works on a running trial. It must be called repeatedly, because it measures time.
 
         A process that works on a trial claims the trial's folder. An owner that has not claimed it has `START_TIMEOUT`
         to do so, unless its process is known to be dead.
@@ -180,7 +180,6 @@ class TrialSchedule(Schedule):
             search=search.key,
             number=trial.number,
             metric=search.metric,
-            prune=search.prune
-            and trial.params != search.defaults,  # the defaults are the reference for the chosen values
+            prune=search.prune and trial.params != search.defaults,  # the chosen values are compared with the defaults
             values=dict(trial.params),
         )

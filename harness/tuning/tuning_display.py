@@ -149,7 +149,7 @@ class TuningShow:
         """Print a problem of the tracking store, once."""
         if self.mirror.problem and self.mirror.problem != self.shown_warning:
             self.shown_warning = self.mirror.problem
-            self.console.print(f"warning: {self.shown_warning}; tuning goes on", markup=False, soft_wrap=True)
+            self.console.print(f"warning: {self.shown_warning}; tuning continues", markup=False, soft_wrap=True)
 
 
 def tuning_table(searches: StudySearches, budget: Budget, used: Mapping[str, int]) -> Table:
