@@ -74,9 +74,9 @@ class WorkerPool:
             for other in self.slots.slots_of(self.slots.devices[slot]):
                 self.workers[other].stop()  # frees the device memory that idle processes keep
             self.start_run(slot, key, alone=True)
-        while (free := self.slots.find_free_slot()) is not None and (key := self.schedule.take()) is not None:
-            self.slots.occupy(free, key)
-            self.start_run(free, key)
+        while (free := self.slots.find_free_slot()) is not None and (waiting := self.schedule.take()) is not None:
+            self.slots.occupy(free, waiting)
+            self.start_run(free, waiting)
 
     def start_run(self, slot: int, key: str, *, alone: bool = False) -> None:
         """Start a run in the worker of a slot."""
