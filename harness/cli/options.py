@@ -98,11 +98,11 @@ def check_plan(study: str, plugins: list[Path], tuned: Path | None, scale: str |
 
     loaded = load(study, plugins)
     if tuned:
-        from harness.tuning.tuned_study import apply
+        from harness.tuning.apply_tuned_values import apply_tuned_values
 
         if not isinstance(loaded, Study):
             raise Refusal(f"--tuned {tuned}: study {loaded.name} has no methods to tune")
-        loaded = apply(loaded, tuned)
+        loaded = apply_tuned_values(loaded, tuned)
     if scale is not None:
         from harness.studies.rehearsal import rehearse, rehearse_quadratic
         from harness.studies.scale import read_scale

@@ -105,6 +105,7 @@ def run(
         console.print(plan_table(plan, runs))
         return
     from harness.engines import EngineError
+    from harness.planning.plan_cache import with_specs
     from harness.planning.schedule import Schedule
     from harness.running.settings import Settings
     from harness.store.run_folder import RunFolder, describe_disk_error

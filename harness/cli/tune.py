@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from harness.running.settings import Settings
     from harness.tracking.background_sender import Sender
     from harness.tracking.mlflow_mirror import Mirror
-    from harness.tuning.study_searches import Searches
+    from harness.tuning.study_searches import StudySearches
     from harness.tuning.trial_budget import Budget
-    from harness.tuning.trial_schedule import Trials
+    from harness.tuning.trial_schedule import TrialSchedule
 
 SEED = 1000
 """Of tuning: far from the seeds that studies count up from 0."""
@@ -110,7 +110,7 @@ def tune(
     except (StudyError, ValueError) as error:
         raise Refusal(str(error)) from error
     say_left(searches)
-    if dry_run or not searches.found:
+    if dry_run or not searches.searches:
         show_plan(searches, budget, runs)
         return
     from harness.running.settings import Settings
@@ -119,7 +119,7 @@ def tune(
     from harness.tracking.mlflow_store import store_uri
     from harness.tracking.progress_display import StudyStoppedError
     from harness.tuning.mlflow_trials import TuningMirror
-    from harness.tuning.trial_schedule import Trials
+    from harness.tuning.trial_schedule import TrialSchedule
 
     engine = engine or (TuningEngine.processes if (workers or 1) > 1 else TuningEngine.inline)
     chosen = choose_engine(Wish(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
@@ -140,7 +140,7 @@ def tune(
     check_output(output, loaded.name)
     mirror = Sender(TuningMirror(store_uri(store, runs), loaded.name, runs))
     try:
-        schedule = Trials(searches.found, runs, budget, driver)
+        schedule = TrialSchedule(searches.searches, runs, budget, driver)
         keeper = Keeper(schedule, output, loaded.name)
         search_all(schedule, settings, mirror, chosen.engine, keeper)
     except KeyboardInterrupt:
@@ -158,10 +158,10 @@ def tune(
 def check_output(path: Path, study: str) -> None:
     """Refuse before anything starts a file that could not be written later."""
     from harness.parsing.yaml_errors import StudyError
-    from harness.tuning.values_file import read_file
+    from harness.tuning.tuned_values_file import read_tuned_values
 
     try:
-        found = read_file(path)[0].study if path.exists() else study
+        found = read_tuned_values(path)[0].study if path.exists() else study
     except StudyError as error:
         raise Refusal(str(error)) from error
     if found != study:
@@ -171,44 +171,44 @@ def check_output(path: Path, study: str) -> None:
 class Keeper:
     """Writes what searches chose as soon as they are over."""
 
-    def __init__(self, schedule: "Trials", path: Path, study: str) -> None:
+    def __init__(self, schedule: "TrialSchedule", path: Path, study: str) -> None:
         """Name the file."""
         self.schedule, self.path, self.study = schedule, path, study
         self.kept: set[str] = set()
 
     def keep(self) -> None:
         """Write the entries of the searches that are over."""
-        from harness.tuning.values_file import entry_of, update_file
+        from harness.tuning.tuned_values_file import tuned_entry, update_tuned_values
 
-        over = [key for key in self.schedule.searches if key not in self.kept and self.schedule.complete(key)]
+        over = [key for key in self.schedule.searches if key not in self.kept and self.schedule.is_complete(key)]
         entries = [
-            entry_of(self.schedule.searches[key], self.schedule.trials(key), self.schedule.budget) for key in over
+            tuned_entry(self.schedule.searches[key], self.schedule.trials(key), self.schedule.budget) for key in over
         ]
         self.kept.update(over)
         if found := [entry for entry in entries if entry]:
             lock = self.schedule.folder / "tuning" / "tuned.lock"
-            update_file(self.path, self.study, found, lock)
+            update_tuned_values(self.path, self.study, found, lock)
 
 
 def search_all(
-    schedule: "Trials", settings: "Settings", mirror: "Mirror | Sender", engine: "Engine", keeper: Keeper
+    schedule: "TrialSchedule", settings: "Settings", mirror: "Mirror | Sender", engine: "Engine", keeper: Keeper
 ) -> None:
     """Search until every search is over; where other drivers work on the last trials, wait for them."""
     from harness.tuning.tuning_display import TuningShow
 
     with TuningShow(schedule, mirror, console, keeper.keep) as show:
         while True:
-            schedule.fill()
+            schedule.ensure_waiting()
             engine.run(schedule, settings, show)
-            if not schedule.by_other_drivers():
+            if not schedule.count_on_other_drivers():
                 return
             time.sleep(POLL)
 
 
-def say_left(searches: "Searches") -> None:
+def say_left(searches: "StudySearches") -> None:
     """Say which methods stay as they are, and why; a reason once for all datasets and architectures it holds for."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for (place, label), reason in searches.left.items():
+    for (place, label), reason in searches.untuned.items():
         reasons.setdefault((label, reason), []).append(place)
     for (label, reason), places in reasons.items():
         console.print(
@@ -216,20 +216,20 @@ def say_left(searches: "Searches") -> None:
         )
 
 
-def show_plan(searches: "Searches", budget: "Budget", runs: Path) -> None:
+def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
     """Print what tuning would take."""
-    from harness.tuning.trial_budget import account
+    from harness.tuning.trial_budget import budget_used
     from harness.tuning.trial_journal import read_trials
     from harness.tuning.tuning_display import tuning_table
 
-    used = {search.key: account(read_trials(runs, search.key)).counted for search in searches.found}
+    used = {search.key: budget_used(read_trials(runs, search.key)).counted for search in searches.searches}
     console.print(tuning_table(searches, budget, used))
 
 
-def conclude(schedule: "Trials", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
+def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
     """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
-    from harness.tuning.trial_budget import account, first_of
-    from harness.tuning.trial_journal import end_of
+    from harness.tuning.trial_budget import budget_used, default_trial
+    from harness.tuning.trial_journal import trial_end
 
     if mirror.unsent:
         reason = mirror.problem or "it is slow to answer"
@@ -243,16 +243,18 @@ def conclude(schedule: "Trials", mirror: "Mirror | Sender", keeper: Keeper, stud
     empty, place = 0, ""
     for key, search in schedule.searches.items():
         trials = schedule.trials(key)
-        best, used = search.best(trials), account(trials)
+        best, used = search.best(trials), budget_used(trials)
         empty += best is None
-        states = [end_of(trial)["state"] for trial in trials]
+        states = [trial_end(trial)["state"] for trial in trials]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        first = first_of(trials).values if trials and end_of(first_of(trials))["state"] == "finished" else None
-        if search.place != place:
-            place = search.place
+        first = (
+            default_trial(trials).values if trials and trial_end(default_trial(trials))["state"] == "finished" else None
+        )
+        if search.dataset_and_architecture != place:
+            place = search.dataset_and_architecture
             table.add_row(escape(place), style="bold")
         table.add_row(
-            escape(search.text),
+            escape(search.expression),
             escape(best.user_attrs["method"]) if best else "nothing: no trial finished",
             f"{best.values[0]:.4f}" if best else "",
             f"{first[0]:.4f}" if first else "",
@@ -263,7 +265,7 @@ def conclude(schedule: "Trials", mirror: "Mirror | Sender", keeper: Keeper, stud
     for failed_key, outcome in schedule.failed.items():
         name = f"{schedule.runs[failed_key].run}"
         console.print(f"{outcome.state}: {name}: {outcome.reason}", markup=False, highlight=False, soft_wrap=True)
-    unfinished = [search for key, search in schedule.searches.items() if not schedule.complete(key)]
+    unfinished = [search for key, search in schedule.searches.items() if not schedule.is_complete(key)]
     for search in unfinished:
         reason = f"{search}: its trials have not all ended, and nothing was chosen; the same command goes on"
         console.print(f"not over: {reason}", markup=False, highlight=False, soft_wrap=True)

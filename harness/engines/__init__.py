@@ -1,8 +1,11 @@
-"""Engines: where runs are executed. One grid, one definition of a run, several ways to spread it."""
+"""Engines: execute runs in this process, in worker processes of this machine, or on a Ray cluster.
+
+The command line chooses an engine. All engines execute the same planned runs and give the same results.
+"""
 
 from collections.abc import Sequence
 
-from harness.engines.engine import Engine, EngineError, Watch, work
+from harness.engines.engine import Engine, EngineError, RunObserver, execute_planned
 from harness.engines.inline import Inline
 from harness.engines.processes import Processes
 from harness.engines.ray import Ray
@@ -10,13 +13,13 @@ from harness.engines.ray_cluster import Cluster
 
 
 def make_engine(name: str, workers: int, threads: int, devices: Sequence[str] = ()) -> Engine:
-    """Make an engine of this machine by its name.
+    """Make an engine that uses this machine only.
 
     Args:
         name: "inline" or "processes".
-        workers: runs at once.
-        threads: of each run.
-        devices: of each worker; all on the device of the settings if there are none.
+        workers: number of runs at once.
+        threads: CPU threads of each run.
+        devices: device of each worker. If empty, all workers use the device of the settings.
 
     Raises:
         ValueError: for an unknown name.
@@ -28,4 +31,14 @@ def make_engine(name: str, workers: int, threads: int, devices: Sequence[str] = 
     raise ValueError(f"unknown engine {name!r}; there are inline, processes")
 
 
-__all__ = ["Cluster", "Engine", "EngineError", "Inline", "Processes", "Ray", "Watch", "make_engine", "work"]
+__all__ = [
+    "Cluster",
+    "Engine",
+    "EngineError",
+    "Inline",
+    "Processes",
+    "Ray",
+    "RunObserver",
+    "execute_planned",
+    "make_engine",
+]

@@ -1,88 +1,99 @@
-"""Slots: which run is on which device, and which device is kept for one run alone."""
+"""Assigns runs to device slots, and keeps a device free for a run that must have it alone."""
 
 from collections import deque
 from collections.abc import Sequence
 
 
-class Slots:
-    """Gives runs their places: each device has one slot or more, each slot at most one run."""
+class DeviceSlots:
+    """The slots of all devices: each device has one or more slots, and each slot at most one run.
+
+    Attributes:
+        devices: the device of each slot.
+        runs: slot → key of its run.
+        reserved: device → keys of the runs that wait to have the device alone.
+        exclusive: device → key of the run that has the device alone.
+    """
 
     def __init__(self, devices: Sequence[str]) -> None:
         """Start with free slots.
 
         Args:
-            devices: of each slot; a device that takes several runs at once is there several times.
+            devices: the device of each slot. A device that takes several runs at once is listed several times.
         """
         self.devices = tuple(devices)
         self.runs: dict[int, str] = {}
-        self.to_be_alone: dict[str, deque[str]] = {device: deque() for device in devices}
-        self.alone: dict[str, str] = {}
+        self.reserved: dict[str, deque[str]] = {device: deque() for device in devices}
+        self.exclusive: dict[str, str] = {}
 
-    def on(self, device: str) -> list[int]:
+    def slots_of(self, device: str) -> list[int]:
         """List the slots of a device."""
         return [slot for slot, name in enumerate(self.devices) if name == device]
 
-    def load(self, device: str) -> int:
+    def count_runs(self, device: str) -> int:
         """Count the runs on a device."""
-        return sum(slot in self.runs for slot in self.on(device))
+        return sum(slot in self.runs for slot in self.slots_of(device))
 
-    def free(self) -> int | None:
-        """Give a slot for any run, on the device with the fewest; None if there is none now."""
-        open_devices = [name for name in self.to_be_alone if not self.to_be_alone[name] and name not in self.alone]
-        slots = [slot for name in open_devices for slot in self.on(name) if slot not in self.runs]
-        return min(slots, key=lambda slot: (self.load(self.devices[slot]), slot), default=None)
+    def find_free_slot(self) -> int | None:
+        """Return a free slot on the device with the fewest runs. Return None if no slot is free."""
+        shared = [name for name in self.reserved if not self.reserved[name] and name not in self.exclusive]
+        slots = [slot for name in shared for slot in self.slots_of(name) if slot not in self.runs]
+        return min(slots, key=lambda slot: (self.count_runs(self.devices[slot]), slot), default=None)
 
-    def begin(self, slot: int, key: str) -> None:
-        """Put a run into a free slot."""
+    def occupy(self, slot: int, key: str) -> None:
+        """Assign a run to a free slot."""
         self.runs[slot] = key
 
-    def end(self, slot: int) -> str:
-        """Take the run out of a slot."""
+    def release(self, slot: int) -> str:
+        """Free a slot. Return the key of its run."""
         key = self.runs.pop(slot)
         device = self.devices[slot]
-        if self.alone.get(device) == key:
-            del self.alone[device]
+        if self.exclusive.get(device) == key:
+            del self.exclusive[device]
         return key
 
-    def ask_alone(self, device: str, key: str) -> None:
-        """Keep a device for a run: it takes no others until that run was on it alone."""
-        self.to_be_alone[device].append(key)
+    def reserve(self, device: str, key: str) -> None:
+        """Reserve a device for a run. The device takes no other run until that run has had it alone."""
+        self.reserved[device].append(key)
 
-    def begin_alone(self) -> list[tuple[int, str]]:
-        """Put runs onto the devices that are kept for them, where nothing is left; give their slots."""
-        begun = []
-        for device, keys in self.to_be_alone.items():
-            if keys and not self.load(device):
-                slot, key = self.on(device)[0], keys.popleft()
-                self.begin(slot, key)
-                self.alone[device] = key
-                begun.append((slot, key))
-        return begun
+    def occupy_reserved(self) -> list[tuple[int, str]]:
+        """Assign runs to the devices that are reserved for them and have no other run left.
+
+        Returns:
+            Slot and key of each assigned run.
+        """
+        assigned = []
+        for device, keys in self.reserved.items():
+            if keys and not self.count_runs(device):
+                slot, key = self.slots_of(device)[0], keys.popleft()
+                self.occupy(slot, key)
+                self.exclusive[device] = key
+                assigned.append((slot, key))
+        return assigned
 
 
 def gpu_slots(device: str, gpus: str | None, per_gpu: int, visible: int) -> list[str]:
-    """List the devices of slots on GPUs, one run of each GPU first.
+    """List the devices of all slots on GPUs: each GPU once, then each GPU again until it has `per_gpu` slots.
 
     Args:
-        device: "cuda" for all, or one, as "cuda:1".
-        gpus: numbers as "0,1,3"; None for what `device` says.
-        per_gpu: runs a GPU at once.
-        visible: how many GPUs there are.
+        device: "cuda" for all GPUs, or one GPU such as "cuda:1".
+        gpus: numbers of GPUs, such as "0,1,3"; None to use `device`.
+        per_gpu: number of runs at once on each GPU.
+        visible: number of visible GPUs.
 
     Raises:
-        ValueError: for numbers that are none, are there twice, or name no GPU.
+        ValueError: if the numbers are malformed, repeated, or not those of visible GPUs.
     """
     _, _, number = device.partition(":")
     if gpus is not None and number:
-        raise ValueError(f"--gpus {gpus}: --device {device} names one already; use one of the two")
+        raise ValueError(f"--gpus {gpus}: --device {device} already names a GPU; use one of the two options")
     wanted = (gpus or number).split(",") if gpus is not None or number else [str(i) for i in range(visible)]
     if not all(name.strip().isdecimal() for name in wanted):
         if gpus is None:
-            raise ValueError(f"--device {device}: a GPU has a number, as cuda:1")
-        raise ValueError(f"--gpus {gpus}: numbers with commas between are needed, as 0,1,3")
+            raise ValueError(f"--device {device}: write the number of a GPU, such as cuda:1")
+        raise ValueError(f"--gpus {gpus}: write numbers separated by commas, such as 0,1,3")
     numbers = [int(name) for name in wanted]
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f"--gpus {gpus}: a GPU is there twice; --per-gpu 2 puts two runs on each")
+        raise ValueError(f"--gpus {gpus}: a GPU is repeated; --per-gpu 2 executes two runs at once on each")
     if absent := [i for i in numbers if i >= visible]:
-        raise ValueError(f"GPU {absent[0]} is not there: {visible} are visible, counted from 0")
+        raise ValueError(f"there is no GPU {absent[0]}: {visible} are visible, counted from 0")
     return [f"cuda:{i}" for i in numbers] * per_gpu

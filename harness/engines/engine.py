@@ -1,4 +1,4 @@
-"""What an engine is: it executes what a schedule hands out, and tells who watches."""
+"""The interface of an engine, and what all engines share: they execute the runs that a schedule hands out."""
 
 import time
 from collections.abc import Callable
@@ -14,84 +14,87 @@ from harness.tuning.trial import PlannedTrial, execute_trial
 
 
 class EngineError(Exception):
-    """An engine cannot work; the message says why, and what to do."""
+    """An engine cannot work. The message says why, and what to do about it."""
 
 
-class WatchError(BaseException):
-    """Who watches a run failed, which is no failure of the run."""
+class ObserverError(BaseException):
+    """An observer of a run raised an error. The run itself has not failed."""
 
 
-class Watch(Protocol):
-    """Is told what happens."""
+class RunObserver(Protocol):
+    """Receives the events of an engine, for example to show progress."""
 
     def started(self, planned: Planned) -> None:
-        """A run starts or resumes."""
+        """Called when a run starts or resumes."""
 
     def ended(self, planned: Planned, outcome: Outcome) -> None:
-        """A run ended."""
+        """Called when a run has ended."""
 
     def tick(self) -> None:
-        """Time passed: called at least every second or every epoch."""
+        """Called at least every second or every epoch."""
 
 
 class Engine(Protocol):
-    """Executes what a schedule hands out."""
+    """Executes the runs that a schedule hands out."""
 
-    def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
-        """Execute until nothing is left."""
-
-
-MOMENT = 0.2
-"""Seconds to wait where there is nothing to do."""
+    def run(self, schedule: Schedule, settings: Settings, observer: RunObserver) -> None:
+        """Execute runs until the schedule has none left."""
 
 
-def end(schedule: Schedule, watch: Watch, key: str, outcome: Outcome) -> None:
-    """Note how a run ended; one that is elsewhere has not, and is looked after by `look`."""
+IDLE_SECONDS = 0.2
+"""Seconds to wait if there is nothing to do."""
+
+
+def record_end(schedule: Schedule, observer: RunObserver, key: str, outcome: Outcome) -> None:
+    """Record how a run ended, and tell the observer.
+
+    A run that is "elsewhere" has not ended: another driver works on it. `record_ends_elsewhere` records its end.
+    """
     schedule.end(key, outcome)
     if outcome.state != "elsewhere":
-        watch.ended(schedule.runs[key], outcome)
+        observer.ended(schedule.runs[key], outcome)
 
 
-def look(schedule: Schedule, settings: Settings, watch: Watch) -> None:
-    """Note what other drivers have ended; to be called again and again."""
+def record_ends_elsewhere(schedule: Schedule, settings: Settings, observer: RunObserver) -> None:
+    """Record the runs that other drivers have ended. Engines call this regularly."""
     for key, outcome in schedule.look(settings.runs):
-        watch.ended(schedule.runs[key], outcome)
+        observer.ended(schedule.runs[key], outcome)
 
 
-def rest(schedule: Schedule, settings: Settings, watch: Watch) -> None:
-    """Wait a moment for other drivers.
+def wait_for_other_drivers(schedule: Schedule, settings: Settings, observer: RunObserver) -> None:
+    """Wait a moment for runs of other drivers.
 
     Raises:
-        RuntimeError: if nothing runs here or there that what is left could wait for.
+        RuntimeError: if the runs that are left wait for runs that no driver executes.
     """
     if not schedule.running and not schedule.elsewhere:
         names = ", ".join(str(schedule.runs[key].run) for key in schedule.waiting)
-        raise RuntimeError(f"what these runs need is neither finished nor part of the plan: {names}")
-    time.sleep(MOMENT)
-    look(schedule, settings, watch)
-    watch.tick()
+        raise RuntimeError(f"the runs that these need are neither finished nor part of the plan: {names}")
+    time.sleep(IDLE_SECONDS)
+    record_ends_elsewhere(schedule, settings, observer)
+    observer.tick()
 
 
-def work(planned: Planned, settings: Settings, report: Callable[[], None] = lambda: None) -> Outcome:
-    """Execute one planned run, in whatever process.
+def execute_planned(planned: Planned, settings: Settings, on_epoch: Callable[[], None] = lambda: None) -> Outcome:
+    """Execute one planned run or trial in this process.
 
     Args:
-        planned: the run.
-        settings: where and on what.
-        report: called at the end of every epoch; what it raises stops the run, as Ctrl-C does, and is raised.
+        planned: the run or trial.
+        settings: where and on which device to execute.
+        on_epoch: called at the end of every epoch. An error that it raises interrupts the run and is raised again.
     """
 
-    def tell() -> None:
+    def notify() -> None:
         try:
-            report()
+            on_epoch()
         except Exception as error:
-            raise WatchError from error
+            raise ObserverError from error
 
     try:
         if isinstance(planned, PlannedTrial):
-            return execute_trial(planned, settings, tell)
-        return execute(planned.run, settings, [*planned.needs, *planned.reference_runs], tell, list(planned.trunks))
-    except WatchError as error:
+            return execute_trial(planned, settings, notify)
+        return execute(planned.run, settings, [*planned.needs, *planned.reference_runs], notify, list(planned.trunks))
+    except ObserverError as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None
     finally:

@@ -1,10 +1,16 @@
-"""One run after another in the driver's own process."""
+"""The engine that executes one run after another in the driver's own process."""
 
 from dataclasses import replace
 
 import torch
 
-from harness.engines.engine import Watch, end, look, rest, work
+from harness.engines.engine import (
+    RunObserver,
+    execute_planned,
+    record_end,
+    record_ends_elsewhere,
+    wait_for_other_drivers,
+)
 from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.run_data import load_task
@@ -14,30 +20,31 @@ from harness.store.outcome import Outcome
 
 
 class Inline:
-    """One run after another in this process."""
+    """Executes one run after another in this process."""
 
     def __init__(self, threads: int) -> None:
-        """Compute with this many threads."""
+        """Configure the number of CPU threads."""
         self.threads = threads
 
-    def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
-        """Execute until nothing is left; what another driver works on is waited for last."""
+    def run(self, schedule: Schedule, settings: Settings, observer: RunObserver) -> None:
+        """Execute runs until the schedule has none left. Wait for runs of other drivers last."""
         torch.set_num_threads(self.threads)
         keep_freed_memory()
         while schedule.left:
             key = schedule.take()
             if key is None:
-                rest(schedule, settings, watch)
+                wait_for_other_drivers(schedule, settings, observer)
                 continue
-            watch.started(schedule.runs[key])
-            end(schedule, watch, key, self.work(schedule.runs[key], settings, watch))
-            look(schedule, settings, watch)
+            observer.started(schedule.runs[key])
+            outcome = self.execute_with_memory_retry(schedule.runs[key], settings, observer)
+            record_end(schedule, observer, key, outcome)
+            record_ends_elsewhere(schedule, settings, observer)
 
-    def work(self, planned: Planned, settings: Settings, watch: Watch) -> Outcome:
-        """Execute a run; one that runs out of memory is tried again without what earlier runs left there."""
-        outcome = work(planned, settings, watch.tick)
+    def execute_with_memory_retry(self, planned: Planned, settings: Settings, observer: RunObserver) -> Outcome:
+        """Execute a run. If it runs out of memory, free the memory of earlier runs and retry it once."""
+        outcome = execute_planned(planned, settings, observer.tick)
         if outcome.state != "out of memory":
             return outcome
         load_task.cache_clear()
         free_memory()
-        return work(planned, replace(settings, alone=True), watch.tick)
+        return execute_planned(planned, replace(settings, alone=True), observer.tick)

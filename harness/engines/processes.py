@@ -1,4 +1,4 @@
-"""Several runs at once on one machine, each in a worker process of its slot, which takes one run after another."""
+"""The engine that executes several runs at once on one machine, each in a worker process."""
 
 import multiprocessing
 from collections.abc import Sequence
@@ -9,9 +9,15 @@ from dataclasses import replace
 
 import torch
 
-from harness.engines.device_slots import Slots
-from harness.engines.engine import Watch, end, look, rest, work
-from harness.engines.lost_workers import TRIES, Losses
+from harness.engines.device_slots import DeviceSlots
+from harness.engines.engine import (
+    RunObserver,
+    execute_planned,
+    record_end,
+    record_ends_elsewhere,
+    wait_for_other_drivers,
+)
+from harness.engines.retry_queue import MAX_ATTEMPTS, RetryQueue
 from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import give_up
@@ -23,130 +29,131 @@ from harness.store.run_folder import RunFolder
 
 
 class Processes:
-    """Several runs at once, each in a process of its own that takes one run after another."""
+    """Executes several runs at once. Each slot has a worker process that executes one run after another."""
 
     def __init__(self, workers: int, threads: int, devices: Sequence[str] = ()) -> None:
-        """Use one process a slot.
+        """Configure the slots.
 
         Args:
-            workers: how many slots, all on the device of the settings; not used if there are `devices`.
-            threads: of each process.
-            devices: of each slot; a device that takes several runs at once is there several times.
+            workers: number of slots on the device of the settings. Ignored if there are `devices`.
+            threads: CPU threads of each process.
+            devices: the device of each slot. A device that takes several runs at once is listed several times.
         """
         self.workers, self.threads, self.devices = workers, threads, tuple(devices)
 
-    def run(self, schedule: Schedule, settings: Settings, watch: Watch) -> None:
-        """Execute until nothing is left; a run whose process died goes on from its checkpoint."""
-        crew = Crew(self.devices or [settings.device] * self.workers, self.threads, schedule, settings, watch)
+    def run(self, schedule: Schedule, settings: Settings, observer: RunObserver) -> None:
+        """Execute runs until the schedule has none left. A run whose process died resumes from its checkpoint."""
+        devices = self.devices or [settings.device] * self.workers
+        pool = WorkerPool(devices, self.threads, schedule, settings, observer)
         try:
             while schedule.left:
-                crew.fill()
-                crew.collect()
-                look(schedule, settings, watch)
-                watch.tick()
+                pool.start_runs()
+                pool.handle_ended_runs()
+                record_ends_elsewhere(schedule, settings, observer)
+                observer.tick()
         finally:
-            crew.stop()
+            pool.stop()
 
 
-class Crew:
-    """The workers of one execution of a schedule, one a slot."""
+class WorkerPool:
+    """The worker processes that execute one schedule, one for each slot."""
 
     def __init__(
-        self, devices: Sequence[str], threads: int, schedule: Schedule, settings: Settings, watch: Watch
+        self, devices: Sequence[str], threads: int, schedule: Schedule, settings: Settings, observer: RunObserver
     ) -> None:
-        """Start no process yet."""
-        self.schedule, self.settings, self.watch = schedule, settings, watch
-        self.slots = Slots(devices)
-        self.workers = [Worker(device, threads) for device in devices]
-        self.working: dict[Future[Outcome], int] = {}
-        self.losses = Losses(settings.runs)
+        """Prepare the workers without starting a process."""
+        self.schedule, self.settings, self.observer = schedule, settings, observer
+        self.slots = DeviceSlots(devices)
+        self.workers = [WorkerProcess(device, threads) for device in devices]
+        self.slot_of: dict[Future[Outcome], int] = {}
+        self.retries = RetryQueue(settings.runs)
 
-    def fill(self) -> None:
-        """Put runs into free slots; those that must be alone go first."""
-        for slot, key in self.slots.begin_alone():
-            for other in self.slots.on(self.slots.devices[slot]):
-                self.workers[other].stop()  # which frees what idle processes keep of the device's memory
-            self.start(slot, key, alone=True)
-        while (free := self.slots.free()) is not None and (left := self.schedule.take()) is not None:
-            self.slots.begin(free, left)
-            self.start(free, left)
+    def start_runs(self) -> None:
+        """Start runs in free slots. Start those that must have their device alone first."""
+        for slot, key in self.slots.occupy_reserved():
+            for other in self.slots.slots_of(self.slots.devices[slot]):
+                self.workers[other].stop()  # frees the device memory that idle processes keep
+            self.start_run(slot, key, alone=True)
+        while (free := self.slots.find_free_slot()) is not None and (waiting := self.schedule.take()) is not None:
+            self.slots.occupy(free, waiting)
+            self.start_run(free, waiting)
 
-    def start(self, slot: int, key: str, *, alone: bool = False) -> None:
-        """Let the worker of a slot execute a run."""
+    def start_run(self, slot: int, key: str, *, alone: bool = False) -> None:
+        """Start a run in the worker of a slot."""
         planned = self.schedule.runs[key]
         settings = replace(self.settings, device=self.slots.devices[slot], alone=alone)
-        self.working[self.workers[slot].start(planned, settings)] = slot
-        self.watch.started(planned)
+        self.slot_of[self.workers[slot].submit(planned, settings)] = slot
+        self.observer.started(planned)
 
-    def collect(self) -> None:
-        """Wait until some run ends, or for a moment, and see to what ended."""
-        if not self.working:
-            rest(self.schedule, self.settings, self.watch)
+    def handle_ended_runs(self) -> None:
+        """Wait a moment, or until a run ends. Handle every run that has ended."""
+        if not self.slot_of:
+            wait_for_other_drivers(self.schedule, self.settings, self.observer)
             return
-        done, _ = wait(self.working, timeout=0.5, return_when=FIRST_COMPLETED)
+        done, _ = wait(self.slot_of, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in done:
-            slot = self.working.pop(future)
-            key = self.slots.end(slot)
+            slot = self.slot_of.pop(future)
+            key = self.slots.release(slot)
             if isinstance(future.exception(), BrokenProcessPool):
-                self.died(slot, key)
+                self.handle_worker_death(slot, key)
             else:
-                self.ended(slot, key, future.result())
+                self.handle_outcome(slot, key, future.result())
 
-    def ended(self, slot: int, key: str, outcome: Outcome) -> None:
-        """See to a run that ended: one that ran out of memory is tried again alone on its device."""
+    def handle_outcome(self, slot: int, key: str, outcome: Outcome) -> None:
+        """Record the outcome of a run. Retry a run that is out of memory alone on its device."""
         device = self.slots.devices[slot]
         if outcome.state not in ("finished", "elsewhere") and torch.device(device).type != "cpu":
-            self.workers[slot].stop()  # after some errors a process can use its GPU no more
+            self.workers[slot].stop()  # after some errors a process cannot use its GPU any more
         if outcome.state == "out of memory":
-            self.slots.ask_alone(device, key)
+            self.slots.reserve(device, key)
         else:
-            end(self.schedule, self.watch, key, outcome)
+            record_end(self.schedule, self.observer, key, outcome)
 
-    def died(self, slot: int, key: str) -> None:
-        """See to a run whose process died: it is tried again, the last time alone on its device."""
+    def handle_worker_death(self, slot: int, key: str) -> None:
+        """Retry a run whose process died. The last attempt is alone on its device."""
         self.workers[slot].stop()
-        deaths = self.losses.count(key)
+        losses = self.retries.count_loss(key)
         folder = RunFolder(self.settings.runs, key)
         if folder.finished:
-            end(self.schedule, self.watch, key, Outcome("finished"))
-        elif deaths == TRIES:
-            reason = f"its worker process died {TRIES} times (killed, or out of memory)"
-            end(self.schedule, self.watch, key, give_up(folder, reason, self.settings))
-        elif deaths == TRIES - 1:
-            self.slots.ask_alone(self.slots.devices[slot], key)
+            record_end(self.schedule, self.observer, key, Outcome("finished"))
+        elif losses == MAX_ATTEMPTS:
+            reason = f"its worker process died {MAX_ATTEMPTS} times (killed, or out of memory)"
+            record_end(self.schedule, self.observer, key, give_up(folder, reason, self.settings))
+        elif losses == MAX_ATTEMPTS - 1:
+            self.slots.reserve(self.slots.devices[slot], key)
         else:
             self.schedule.again(key)
 
     def stop(self) -> None:
-        """End the workers at once, and leave what they worked on to other drivers."""
+        """Kill the workers, and free the claims of their runs for other drivers."""
         for worker in self.workers:
             worker.stop()
-        for slot in self.working.values():
-            with suppress(OSError):  # they see for themselves, if later
+        for slot in self.slot_of.values():
+            with suppress(OSError):  # other drivers find out by themselves, only later
                 free_if_owner_dead(RunFolder(self.settings.runs, self.slots.runs[slot]).path)
 
 
-class Worker:
-    """A process that executes one run after another; it is started when it is needed, again and again."""
+class WorkerProcess:
+    """A process that executes one run after another. It starts with the next run, again after every stop."""
 
     def __init__(self, device: str, threads: int) -> None:
-        """Note what it uses."""
+        """Configure the process without starting it."""
         self.device, self.threads = device, threads
         self.pool: ProcessPoolExecutor | None = None
 
-    def start(self, planned: Planned, settings: Settings) -> Future[Outcome]:
+    def submit(self, planned: Planned, settings: Settings) -> Future[Outcome]:
         """Execute a run in the process."""
         if self.pool is not None:
             try:
-                return self.pool.submit(work, planned, settings)
+                return self.pool.submit(execute_planned, planned, settings)
             except BrokenProcessPool:  # it died while it was idle
                 self.stop()
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(1, context, initializer=begin_worker, initargs=(self.threads,))
-        return self.pool.submit(work, planned, settings)
+        return self.pool.submit(execute_planned, planned, settings)
 
     def stop(self) -> None:
-        """End the process at once; what it had not saved is redone."""
+        """Kill the process. Work since the last checkpoint is lost."""
         if self.pool is None:
             return
         processes = list((self.pool._processes or {}).values())

@@ -1,4 +1,4 @@
-"""The Ray cluster that an engine uses: one that is there, or one on this machine that ends with the driver."""
+"""Connects to a Ray cluster, or starts one on this machine that ends with the driver."""
 
 import logging
 import math
@@ -19,22 +19,22 @@ from harness.engines.engine import EngineError
 from harness.store.environment import COMMIT_VARIABLE, git_commit
 from harness.store.process_identity import process_start_ticks
 
-CODE = (methods, models, data, harness)
-"""What a worker computes with."""
+SHIPPED_PACKAGES = (methods, models, data, harness)
+"""The packages that are sent to the machines of a cluster."""
 
-STORE = 100 * 2**20
-"""Bytes of Ray's object store on this machine, where results come home through the run folders."""
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Size of Ray's object store on this machine. It is small because results pass through the run folders."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which cluster, and what of it each run takes.
+    """A Ray cluster, and the resources that each run takes of it.
 
     Attributes:
-        address: `HOST:PORT`, `auto` for the one that this machine belongs to, `ray://HOST:PORT` for one that it does
-            not belong to, or None to start one here.
-        cpus: CPUs a run.
-        gpus: GPUs a run; several runs share a GPU if it is below 1.
+        address: `HOST:PORT`; `auto` for the cluster of this machine; `ray://HOST:PORT` for a cluster that this machine
+            does not belong to; None to start a cluster on this machine.
+        cpus: CPUs of each run.
+        gpus: GPUs of each run. Several runs share a GPU if it is below 1.
     """
 
     address: str | None = None
@@ -43,24 +43,24 @@ class Cluster:
 
     @property
     def local(self) -> bool:
-        """Whether it is started here, and ends with the driver."""
+        """Whether the driver starts the cluster on this machine, and ends it."""
         return self.address in (None, "local")
 
     def fits(self, resources: Mapping[str, float]) -> int:
-        """Count the runs that a machine has room for at once.
+        """Count the runs for which a machine has room at once.
 
         Args:
-            resources: what it has, by Ray's names "CPU" and "GPU".
+            resources: of the machine, by Ray's names "CPU" and "GPU".
         """
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        rooms = [share(cpus, self.cpus)] if self.cpus else []
+        rooms = [count_shares(cpus, self.cpus)] if self.cpus else []
         if self.gpus:  # a run never takes parts of two GPUs
-            rooms.append(int(gpus) * share(1.0, self.gpus) if self.gpus < 1 else share(gpus, self.gpus))
+            rooms.append(int(gpus) * count_shares(1.0, self.gpus) if self.gpus < 1 else count_shares(gpus, self.gpus))
         return min(rooms, default=0)
 
 
-def share(whole: float, part: float) -> int:
-    """Say how often a part goes into the whole; 0.1 goes into 1 ten times."""
+def count_shares(whole: float, part: float) -> int:
+    """Return how many whole parts fit, tolerant to rounding errors: 0.1 fits into 1 ten times."""
     return math.floor(whole / part + 1e-6)
 
 
@@ -71,13 +71,17 @@ for each in "$@"; do
     test "$start" = "${each#*:}" && kill -9 "${each%:*}"
 done
 """
+"""A shell script that waits for the end of its standard input, then kills the processes in its arguments.
+
+An argument is PID:START, where START is the process's start time in `/proc/PID/stat`.
+"""
 
 
 def import_ray() -> Any:
-    """Import Ray, which is an extra.
+    """Import Ray, which is an optional dependency.
 
     Raises:
-        EngineError: if it is not installed; says how to.
+        EngineError: if it is not installed. The message says how to install it.
     """
     try:
         import ray
@@ -90,16 +94,16 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(cluster: Cluster, workers: int | None) -> Iterator[Any]:
-    """Connect to a cluster, or start one; give the module `ray`.
+    """Connect to a cluster, or start one. Yield the module `ray`.
 
-    A connection that the process has already is used as it is, and left open.
+    An existing connection of this process is used as it is, and left open.
 
     Args:
-        cluster: which one.
-        workers: runs at once on one that is started here.
+        cluster: which cluster.
+        workers: number of runs at once on a cluster that is started here.
 
     Raises:
-        EngineError: if there is no Ray, or no such cluster.
+        EngineError: if Ray is not installed, or the cluster cannot be reached.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -109,25 +113,25 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[Any]:
     guard = None
     try:
         if cluster.local:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # which is what the workers inherit
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # workers inherit it
             ray.init(
                 address="local",
                 num_cpus=math.ceil((workers or 1) * cluster.cpus),
                 num_gpus=None if cluster.gpus else 0,
                 include_dashboard=False,
-                object_store_memory=STORE,
+                object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
             guard = start_guard()
         else:
             check_reachable(cluster.address or "")
-            ray.init(address=cluster.address, runtime_env=shipped(), **common)
+            ray.init(address=cluster.address, runtime_env=runtime_environment(), **common)
     except (ConnectionError, RuntimeError, ValueError, ImportError, OSError) as error:
         where = "of this machine" if cluster.local else cluster.address
         hint = "" if cluster.local else "; if it asks for a token, export RAY_AUTH_MODE=token here, too"
         raise EngineError(f"no connection to the Ray cluster {where}: {error}{hint}") from error
     try:
-        quieten(ray)
+        silence_worker_reports(ray)
         yield ray
     finally:
         ray.shutdown()
@@ -136,45 +140,49 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[Any]:
             guard.wait()
 
 
-def quieten(ray: Any) -> None:
-    """Keep Ray's accounts of dead workers off the terminal: the driver itself says what becomes of their runs.
+def silence_worker_reports(ray: Any) -> None:
+    """Keep Ray's reports of dead workers off the terminal. The driver itself reports what happens to their runs.
 
-    Ray prints them whatever `log_to_driver` says. Should a release of it do so in another way, they are seen again.
+    Ray prints its reports regardless of `log_to_driver`. If a later release prints them in another way, they appear
+    again.
     """
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def check_reachable(address: str) -> None:
-    """Refuse an address where nothing answers; Ray itself tries for a minute and then ends the process.
+    """Check that an address answers. Ray itself would try for a minute and then end the process.
 
     Raises:
-        OSError: if there is no connection, or the address has no port.
+        OSError: if it does not answer, or has no port.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address == "auto":  # which Ray finds out, and refuses at once if there is none
+    if address == "auto":  # Ray finds the address, or raises at once
         return
     if not port.isdecimal():
         raise OSError("expected HOST:PORT, ray://HOST:PORT or auto")
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def shipped() -> dict[str, Any]:
-    """Give the runtime environment that brings this code to a cluster's machines.
+def runtime_environment() -> dict[str, Any]:
+    """Return the Ray runtime environment that sends this project's code to the machines of a cluster.
 
-    All of them compute with the driver's own code, also where another version is installed: a run's key does not
-    name the version, so that an older copy on one machine would spoil results unseen. What the code depends on must
-    be installed there.
+    All machines use the driver's code, even if they have another version installed. A run's key does not contain the
+    version, so an older copy on one machine would change results unnoticed. The dependencies of the code must be
+    installed on every machine.
     """
-    folders = [str(Path(module.__file__ or "").parent) for module in CODE]
+    folders = [str(Path(module.__file__ or "").parent) for module in SHIPPED_PACKAGES]
     return {"py_modules": folders, "excludes": ["**/__pycache__"], "env_vars": {COMMIT_VARIABLE: git_commit()}}
 
 
 def start_guard() -> "subprocess.Popen[bytes] | None":
-    """Start what ends the cluster's processes when the driver is killed.
+    """Start a process that kills the local cluster's processes when the driver is killed.
 
-    Most of them end by themselves at once, but two that Ray starts indirectly only after a minute. The guard reads
-    from the driver, which never writes: reading ends with the driver. It knows processes by number and start, for
-    numbers are used again.
+    Most of them end by themselves at once, but two that Ray starts indirectly take a minute. The guard reads from a
+    pipe to which the driver never writes, so reading ends when the driver does. It identifies processes by number and
+    start time, because numbers are reused.
+
+    Returns:
+        The guard, or None on a system without `/proc`.
     """
     if not Path("/proc/self/stat").exists():
         return None
@@ -184,12 +192,12 @@ def start_guard() -> "subprocess.Popen[bytes] | None":
 
 
 def descendants(pid: int) -> set[int]:
-    """List the processes that a process started, and those that they did."""
+    """Return the process numbers of all descendants of a process."""
     children: dict[int, set[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             continue
         children.setdefault(parent, set()).add(int(path.parent.name))
     found: set[int] = set()

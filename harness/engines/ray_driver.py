@@ -1,14 +1,20 @@
-"""The driver of a Ray cluster: it hires workers, hands them runs, and brings home what they did."""
+"""The driver of a Ray cluster: it assigns runs to workers, and collects their progress and results."""
 
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
-from harness.engines.engine import EngineError, Watch, end, look, rest
-from harness.engines.lost_workers import TRIES, Losses
+from harness.engines.engine import (
+    EngineError,
+    RunObserver,
+    record_end,
+    record_ends_elsewhere,
+    wait_for_other_drivers,
+)
 from harness.engines.ray_cluster import Cluster
-from harness.engines.ray_worker import Greeting, Orders, Worker
+from harness.engines.ray_worker import WorkerSetup
+from harness.engines.ray_worker_pool import RayWorkerPool, WorkerHandle
+from harness.engines.retry_queue import MAX_ATTEMPTS, RetryQueue
 from harness.engines.run_archive import Archive, pack, unpack
 from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
@@ -18,319 +24,201 @@ from harness.store.claim import AlreadyClaimedError, Claim, ClaimError, ClaimLos
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, describe_disk_error
 
-COUNTED = 5.0
-"""Seconds between two looks at the cluster's machines."""
-LOOKED = 1.0
-"""Seconds between two looks at a run that trains apart from the driver's folder."""
-PATIENCE = 30.0
-"""Seconds without any worker after which the driver says what it waits for."""
-
-
-@dataclass(eq=False)
-class Hand:
-    """A worker as the driver knows it.
-
-    Attributes:
-        actor: Ray's handle of it.
-        greeting: what it has not answered yet, as `job` and `look` are.
-        job: the run that it executes.
-        look: how far it is.
-        key: of the run; "" for none.
-        apart: whether it shares no storage with the driver.
-        host: the machine's name.
-        look_at: when to look next.
-        checkpoint_at: when to ask for a checkpoint next.
-    """
-
-    actor: Any
-    greeting: Any
-    job: Any = None
-    look: Any = None
-    key: str = ""
-    apart: bool = False
-    host: str = ""
-    look_at: float = 0.0
-    checkpoint_at: float = 0.0
-
-    @property
-    def idle(self) -> bool:
-        """Whether it can take a run."""
-        return self.greeting is None and not self.key
+PROGRESS_INTERVAL = 1.0
+"""Seconds between two readings of the progress of a run without shared storage."""
 
 
 class Driver:
-    """Drives one schedule on one cluster."""
+    """Executes one schedule on one cluster."""
 
     def __init__(
         self,
         ray: Any,
         cluster: Cluster,
-        workers: int | None,
-        orders: Orders,
+        max_workers: int | None,
+        setup: WorkerSetup,
         schedule: Schedule,
         settings: Settings,
-        watch: Watch,
-        home: float,
+        observer: RunObserver,
+        checkpoint_interval: float,
     ) -> None:
-        """Start with no workers; the arguments are those of `Ray` and its `run`."""
-        self.ray, self.cluster, self.workers, self.orders = ray, cluster, workers, orders
-        self.schedule, self.settings, self.watch, self.home = schedule, settings, watch, home
-        self.hands: list[Hand] = []
-        self.losses = Losses(settings.runs)
-        self.alone: set[str] = set()
+        """Start with no workers. The arguments are those of the engine `Ray` and of its `run`."""
+        self.ray, self.cluster = ray, cluster
+        self.schedule, self.settings, self.observer = schedule, settings, observer
+        self.checkpoint_interval = checkpoint_interval
+        self.pool = RayWorkerPool(ray, cluster, max_workers, setup)
+        self.retries = RetryQueue(settings.runs)
+        self.exclusive: set[str] = set()  # keys of the runs that were out of memory
         self.claims: dict[str, Claim] = {}
-        self.room, self.counted_at = 0, 0.0
-        self.began: float | None = time.monotonic()
-        self.stillborn = 0
-        # One retry policy, which is this class's: Ray starts nothing again by itself.
-        self.hire_one: Any = ray.remote(Worker).options(
-            num_cpus=cluster.cpus,
-            num_gpus=cluster.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=2,  # one executes, the other looks
-        )
 
-    def work(self) -> None:
-        """Go on until nothing is left."""
+    def execute_all(self) -> None:
+        """Execute runs until the schedule has none left."""
         try:
             while self.schedule.left:
-                self.hire()
-                self.hand_out()
-                self.look()
-                self.listen()
-                look(self.schedule, self.settings, self.watch)
-                self.watch.tick()
-            self.dismiss(0)
+                self.pool.resize(len(self.schedule.waiting) + len(self.schedule.running))
+                self.assign_runs()
+                self.pool.request_progress()
+                self.handle_answers()
+                record_ends_elsewhere(self.schedule, self.settings, self.observer)
+                self.observer.tick()
+            self.pool.stop_idle(0)
         finally:
-            for hand in self.hands:
-                self.ray.kill(hand.actor)
+            self.pool.kill_all()
             for claim in self.claims.values():
                 claim.release()
 
-    def hire(self) -> None:
-        """Have as many workers as there is room and work for."""
-        if time.monotonic() >= self.counted_at:
-            self.room, self.counted_at = self.count_room(), time.monotonic() + COUNTED
-        wanted = min(self.room, len(self.schedule.waiting) + len(self.schedule.running))
-        while len(self.hands) < wanted:
-            actor = self.hire_one.remote(self.orders)
-            self.hands.append(Hand(actor, actor.greet.remote()))
-        self.dismiss(wanted)
-        if self.began and time.monotonic() - self.began > PATIENCE:
-            self.began = None
-            print(
-                f"waiting for the Ray cluster: no worker has started in {PATIENCE:g} s; a run asks for "
-                f"{self.cluster.cpus:g} CPUs and {self.cluster.gpus:g} GPUs, which others may use (see `ray status`)",
-                file=sys.stderr,
-            )
+    def assign_runs(self) -> None:
+        """Assign a run to every idle worker, as long as runs can start."""
+        for worker in list(self.pool.workers):
+            if worker.idle and (key := self.take_run()):
+                self.assign(worker, key)
 
-    def count_room(self) -> int:
-        """Count the runs that the cluster has room for at once.
+    def take_run(self) -> str | None:
+        """Return the key of the next run that can start, or None.
 
-        Raises:
-            EngineError: if it has none.
+        Runs that lost their worker come last, one at a time. A run that was out of memory waits until no other runs.
         """
-        if self.workers and not self.cluster.local:
-            return self.workers  # also more than there is room for, so that a cluster that can grow does
-        room = sum(self.cluster.fits(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
-        if not room and not self.hands:
-            raise EngineError(
-                f"no machine of the Ray cluster has the {self.cluster.cpus:g} CPUs and {self.cluster.gpus:g} GPUs that "
-                "a run asks for: ask for less (--cpus-per-run, --gpus-per-run), or start machines (`ray start`)"
-            )
-        return min(room, self.workers or room)
-
-    def dismiss(self, wanted: int) -> None:
-        """Let go those that nothing is left for: Ray ends a worker that nobody knows any more, after its last task."""
-        idle = [hand for hand in self.hands if hand.idle][: max(0, len(self.hands) - wanted)]
-        leaving = [hand.actor.leave.remote() for hand in idle]
-        self.hands = [hand for hand in self.hands if hand not in idle]
-        if leaving:
-            self.ray.wait(leaving, num_returns=len(leaving), timeout=1.0)
-
-    def hand_out(self) -> None:
-        """Give every idle worker a run."""
-        for hand in list(self.hands):
-            if hand.idle and (key := self.take()):
-                self.give(hand, key)
-
-    def take(self) -> str | None:
-        """Take the next run, None if there is none now.
-
-        Those that lost their worker come last, one at a time, and those that ran out of memory when nothing else runs.
-        """
-        running = {hand.key for hand in self.hands if hand.key}
-        if running & self.alone:
+        running = {worker.key for worker in self.pool.workers if worker.key}
+        if running & self.exclusive:
             return None
-        return self.schedule.take() or self.losses.take(running, self.alone)
+        return self.schedule.take() or self.retries.take(running, self.exclusive)
 
-    def give(self, hand: Hand, key: str) -> None:
-        """Hand a worker a run, and where it shares no storage, all that the run starts from."""
+    def assign(self, worker: WorkerHandle, key: str) -> None:
+        """Start a run in a worker. Without shared storage, send everything that the run starts from."""
         planned = self.schedule.runs[key]
         try:
-            archives = self.prepare(planned) if hand.apart else {}
+            archives = {} if worker.shares_storage else self.claim_and_pack(planned)
         except AlreadyClaimedError as error:
-            self.end(key, Outcome("elsewhere", str(error)))
+            self.end_run(key, Outcome("elsewhere", str(error)))
             return
         except OSError as error:
-            self.end(key, Outcome("blocked", describe_disk_error(error) or str(error)))
+            self.end_run(key, Outcome("blocked", describe_disk_error(error) or str(error)))
             return
-        if alone := key in self.alone:
-            for other in [other for other in self.hands if other is not hand]:
-                self.fire(other)  # which frees what idle processes keep of a GPU's memory
-        hand.key, hand.job = key, hand.actor.work.remote(planned, archives, alone=alone)
-        hand.look_at, hand.checkpoint_at = time.monotonic() + LOOKED, time.monotonic() + self.home
-        self.watch.started(planned)
+        if alone := key in self.exclusive:
+            for other in [other for other in self.pool.workers if other is not worker]:
+                self.pool.kill(other)  # frees the GPU memory that idle processes keep
+        worker.key, worker.job = key, worker.actor.execute.remote(planned, archives, alone=alone)
+        now = time.monotonic()
+        worker.next_progress, worker.next_checkpoint = now + PROGRESS_INTERVAL, now + self.checkpoint_interval
+        self.observer.started(planned)
 
-    def prepare(self, planned: Planned) -> dict[str, Archive]:
-        """Claim a run for a worker that shares no storage, and pack what it starts from.
+    def claim_and_pack(self, planned: Planned) -> dict[str, Archive]:
+        """Claim a run for a worker without shared storage, and pack the run folders that it starts from.
 
         Raises:
-            AlreadyClaimedError: if another driver works on it.
+            AlreadyClaimedError: if another driver works on the run.
             OSError: if the folder cannot be read or written.
         """
         folder = self.folder(planned.key)
         self.claims[planned.key] = acquire_claim(folder.path, self.settings.driver)
         folder.remove_leftovers()
-        return {key: pack(self.folder(key)) for key in (*self.started_from(planned), planned.key)}
+        return {key: pack(self.folder(key)) for key in (*self.list_inputs(planned), planned.key)}
 
-    def started_from(self, planned: Planned) -> list[str]:
-        """List the runs that a run needs, and the latest of its trunks that is there unless it has begun itself."""
+    def list_inputs(self, planned: Planned) -> list[str]:
+        """List the runs that a run needs. If the run has no checkpoint yet, include its latest trunk that has one."""
         begun = self.folder(planned.key).checkpoint.exists()
-        states = [] if begun else [key for key in planned.trunks if self.folder(key).checkpoint.exists()]
+        trunks = [] if begun else [key for key in planned.trunks if self.folder(key).checkpoint.exists()]
         diverged = [key for key in planned.trunks if self.folder(key).failure.exists()]
-        return [*planned.needs, *planned.reference_runs, *states[:1], *diverged]
+        return [*planned.needs, *planned.reference_runs, *trunks[:1], *diverged]
 
-    def look(self) -> None:
-        """Ask those that work apart how far they are, and now and then for a checkpoint."""
-        now = time.monotonic()
-        for hand in self.hands:
-            if hand.apart and hand.key and hand.look is None and now >= hand.look_at:
-                hand.look = hand.actor.look.remote(hand.key, checkpoint=now >= hand.checkpoint_at)
-
-    def listen(self) -> None:
-        """Wait a moment for an answer."""
-        asked = {ref: hand for hand in self.hands for ref in (hand.greeting, hand.job, hand.look) if ref is not None}
-        if not asked:
-            rest(self.schedule, self.settings, self.watch)
+    def handle_answers(self) -> None:
+        """Wait a moment, or until a worker answers. Handle all answers, results before progress."""
+        calls = self.pool.pending_calls()
+        if not calls:
+            wait_for_other_drivers(self.schedule, self.settings, self.observer)
             return
-        self.ray.wait(list(asked), timeout=0.5)
-        answered, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=0)
-        for ref in sorted(answered, key=lambda ref: ref == asked[ref].look):  # ends first
-            hand = asked[ref]
-            if ref == hand.greeting:
-                self.hear_greeting(hand)
-            elif ref == hand.job:
-                self.hear_end(hand)
-            elif ref == hand.look:  # not one of a run whose end was heard just now
-                self.hear_look(hand)
+        self.ray.wait(list(calls), timeout=0.5)
+        answered, _ = self.ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        for ref in sorted(answered, key=lambda ref: ref == calls[ref].progress):
+            worker = calls[ref]
+            if ref == worker.description:
+                self.pool.finish_start(worker)
+            elif ref == worker.job:
+                self.handle_result(worker)
+            elif ref == worker.progress:  # skips the progress of a run whose result was handled just now
+                self.handle_progress(worker)
 
-    def hear_greeting(self, hand: Hand) -> None:
-        """Take a worker in.
+    def handle_progress(self, worker: WorkerHandle) -> None:
+        """Save the progress of a run in the driver's run folder.
 
         Raises:
-            EngineError: if workers cannot be started, or lack what runs need.
+            EngineError: if it cannot be written.
         """
-        try:
-            greeting: Greeting = self.ray.get(hand.greeting)
-        except self.ray.exceptions.RayError as error:
-            self.hands.remove(hand)
-            self.stillborn += 1
-            if self.stillborn >= TRIES:
-                raise EngineError(f"no worker could be started on the Ray cluster: {error}") from error
-            return
-        if greeting.problems:
-            raise EngineError("\n".join(greeting.problems))
-        hand.greeting, hand.apart, hand.host = None, greeting.apart, greeting.host
-        self.stillborn, self.began = 0, None
-
-    def hear_look(self, hand: Hand) -> None:
-        """Keep how far a run is.
-
-        Raises:
-            EngineError: if there is no room for it.
-        """
-        folder, ref = self.folder(hand.key), hand.look
-        hand.look, hand.look_at = None, time.monotonic() + LOOKED
+        folder, ref = self.folder(worker.key), worker.progress
+        worker.progress, worker.next_progress = None, time.monotonic() + PROGRESS_INTERVAL
         try:
             archive: Archive = self.ray.get(ref)
         except self.ray.exceptions.RayError:
-            return  # its worker or machine is lost, which the answer to its run will say too; or the next look works
+            return  # either the worker is lost, and the call that executes the run fails too, or the next call works
         try:
             unpack(archive, folder, whole=False)
         except ClaimLostError as error:
-            self.fire(hand)
-            self.end(folder.key, Outcome("elsewhere", str(error)))
+            self.pool.kill(worker)
+            self.end_run(folder.key, Outcome("elsewhere", str(error)))
             return
         except OSError as error:
-            raise EngineError(f"a checkpoint could not be brought home: {error}") from error
+            raise EngineError(f"a checkpoint from a worker could not be saved: {error}") from error
         if folder.checkpoint.name in archive:
-            hand.checkpoint_at = time.monotonic() + self.home
+            worker.next_checkpoint = time.monotonic() + self.checkpoint_interval
 
-    def hear_end(self, hand: Hand) -> None:
-        """Bring a run home that ended, however it did."""
-        key, ref = hand.key, hand.job
-        hand.key, hand.job, hand.look = "", None, None
+    def handle_result(self, worker: WorkerHandle) -> None:
+        """Save the result of a run that has ended, and record or retry the run."""
+        key, ref = worker.key, worker.job
+        worker.key, worker.job, worker.progress = "", None, None
         folder = self.folder(key)
         try:
             outcome, archive = self.ray.get(ref)
             unpack(archive, folder, whole=bool(archive))
-            if outcome.state == "blocked" and hand.apart:
-                outcome = Outcome("blocked", f"on {hand.host}, {outcome.reason}")
-        except self.ray.exceptions.RayTaskError as error:  # the worker lives: the trouble was around the run
+            if outcome.state == "blocked" and not worker.shares_storage:
+                outcome = Outcome("blocked", f"on {worker.host}, {outcome.reason}")
+        except self.ray.exceptions.RayTaskError as error:  # an error outside the run; the worker is alive
             if reason := describe_disk_error(error.cause):
-                outcome = Outcome("blocked", f"on {hand.host}, {reason}")
+                outcome = Outcome("blocked", f"on {worker.host}, {reason}")
             else:
                 outcome = fail(folder, Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), str(error))
         except self.ray.exceptions.RayError:
-            self.lose(hand, key)
+            self.handle_worker_death(worker, key)
             return
         except ClaimError as error:
             outcome = Outcome("elsewhere", str(error))
         except OSError as error:
-            outcome = Outcome("blocked", f"it could not be brought home: {describe_disk_error(error) or error}")
+            outcome = Outcome("blocked", f"its result could not be saved: {describe_disk_error(error) or error}")
         if outcome.state not in ("finished", "elsewhere") and self.cluster.gpus:
-            self.fire(hand)  # after some errors a process can use its GPU no more
+            self.pool.kill(worker)  # after some errors a process cannot use its GPU any more
         if outcome.state == "out of memory":
-            self.alone.add(key)
-            self.release(key)
-            self.losses.defer(key)
+            self.exclusive.add(key)
+            self.release_claim(key)
+            self.retries.add(key)
         else:
-            self.end(key, outcome)
+            self.end_run(key, outcome)
 
-    def lose(self, hand: Hand, key: str) -> None:
-        """Put a run back whose worker died, unless it did so too often without getting further."""
-        self.fire(hand)  # should it be alive and only out of reach
-        self.release(key)
-        if self.folder(key).finished:  # it died after that
-            self.end(key, Outcome("finished"))
+    def handle_worker_death(self, worker: WorkerHandle, key: str) -> None:
+        """Retry a run whose worker died, or let it fail if that happened too often without progress."""
+        self.pool.kill(worker)  # it may be alive and only unreachable
+        self.release_claim(key)
+        if self.folder(key).finished:  # the worker died after it
+            self.end_run(key, Outcome("finished"))
             return
-        if self.losses.count(key) < TRIES:
-            self.losses.defer(key)
+        if self.retries.count_loss(key) < MAX_ATTEMPTS:
+            self.retries.add(key)
             run = self.schedule.runs[key].run
-            print(f"{run}: its worker process died; it goes on from its last checkpoint later", file=sys.stderr)
+            print(f"{run}: its worker process died; the run will resume from its last checkpoint", file=sys.stderr)
             return
-        reason = f"its worker process died {TRIES} times (killed, or out of memory)"
-        self.end(key, give_up(self.folder(key), reason, self.settings))
+        reason = f"its worker process died {MAX_ATTEMPTS} times (killed, or out of memory)"
+        self.end_run(key, give_up(self.folder(key), reason, self.settings))
 
-    def fire(self, hand: Hand) -> None:
-        """End a worker at once."""
-        self.hands.remove(hand)
-        self.ray.kill(hand.actor)
+    def end_run(self, key: str, outcome: Outcome) -> None:
+        """Release the claim of a run, and record how it ended."""
+        self.release_claim(key)
+        if outcome.state != "elsewhere":  # such a run may come back: a lost machine may still hold its claim
+            self.retries.forget(key)
+        record_end(self.schedule, self.observer, key, outcome)
 
-    def end(self, key: str, outcome: Outcome) -> None:
-        """Note how a run ended."""
-        self.release(key)
-        if outcome.state != "elsewhere":  # where it may have to wait because a machine was lost with its claim
-            self.losses.forget(key)
-        end(self.schedule, self.watch, key, outcome)
-
-    def release(self, key: str) -> None:
-        """Give up the claim of a run, if the driver holds it."""
+    def release_claim(self, key: str) -> None:
+        """Release the claim of a run, if the driver holds it."""
         if claim := self.claims.pop(key, None):
             claim.release()
 
     def folder(self, key: str) -> RunFolder:
-        """Give the driver's own folder of a run."""
+        """Return the driver's own folder of a run."""
         return RunFolder(self.settings.runs, key)

@@ -1,4 +1,7 @@
-"""What a process of a Ray cluster does: it says hello, then executes one run after another. Knows nothing of Ray."""
+"""The worker process on a Ray cluster: it describes its machine, then executes one run after another.
+
+This module does not import Ray.
+"""
 
 import os
 import shutil
@@ -14,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import data
-from harness.engines.engine import work
+from harness.engines.engine import execute_planned
 from harness.engines.run_archive import Archive, pack, unpack
 from harness.planning.planned_runs import Planned
 from harness.running.settings import Settings
@@ -22,126 +25,129 @@ from harness.running.worker_process import keep_freed_memory
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
 
-IDENTITY = ".identity"
-"""The file in a folder of run folders that tells it from other machines' folders of the same path."""
+FOLDER_ID = ".identity"
+"""Name of the file with the identifier of a folder of run folders.
+
+The identifier distinguishes the driver's folder from a folder with the same path on another machine.
+"""
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a worker is told once.
+class WorkerSetup:
+    """What a worker receives when it starts.
 
     Attributes:
-        settings: the driver's, with absolute paths.
-        threads: CPU threads to compute with.
-        cwd: the driver's working folder, from which relative paths of datasets start.
-        identity: of the driver's folder of run folders: the content of its file `IDENTITY`.
-        plugins: names and contents of the files of the user's own methods.
-        own_data: names and digests of the datasets and OOD datasets given by a path.
-        apart: work in a folder of its own even where the driver's can be seen.
+        settings: of the driver, with absolute paths.
+        threads: number of CPU threads to compute with.
+        cwd: the driver's working folder. Relative paths of datasets start there.
+        folder_id: identifier of the driver's folder of run folders.
+        plugins: names and contents of the files with the user's own methods.
+        datasets: names and digests of the datasets and OOD datasets that are given by a path.
+        share_storage: whether to use the driver's folder of run folders where the worker sees it.
     """
 
     settings: Settings
     threads: int
     cwd: Path
-    identity: str
+    folder_id: str
     plugins: tuple[tuple[str, bytes], ...]
-    own_data: tuple[tuple[str, str], ...] = ()
-    apart: bool = False
+    datasets: tuple[tuple[str, str], ...] = ()
+    share_storage: bool = True
 
 
-class Greeting(NamedTuple):
-    """What a worker finds where it is.
+class WorkerDescription(NamedTuple):
+    """What a worker reports after its start.
 
     Attributes:
         host: the machine's name.
-        apart: whether it works in a folder of its own because it does not see the driver's.
-        problems: what is missing.
+        shares_storage: whether it works in the driver's folder of run folders, and not in one of its own.
+        problems: what the machine lacks.
     """
 
     host: str
-    apart: bool
+    shares_storage: bool
     problems: list[str]
 
 
 class Worker:
-    """Executes runs in the driver's folder where it is shared, else in one of its own."""
+    """Executes runs in the driver's folder of run folders if it sees that folder, and in one of its own otherwise."""
 
-    def __init__(self, orders: Orders) -> None:
-        """Look around, and make a folder of its own."""
-        with suppress(OSError):  # it may not exist here: then own datasets are missing too, and `greet` says which
-            os.chdir(orders.cwd)
-        self.orders = orders
-        self.sent = 0
-        self.apart = orders.apart or not shares(orders.settings.runs, orders.identity)
+    def __init__(self, setup: WorkerSetup) -> None:
+        """Check for shared storage, and create a private folder."""
+        with suppress(OSError):  # without this folder, datasets are missing too, and `describe` reports them
+            os.chdir(setup.cwd)
+        self.setup = setup
+        self.sent_checkpoint = 0
+        self.shares_storage = setup.share_storage and sees_folder(setup.settings.runs, setup.folder_id)
         base = Path(tempfile.gettempdir()) / f"economical-ensembles-{os.getuid()}"
-        self.folder, self.lock = make_folder(base)
-        plugins = tuple(self.folder / str(i) / name for i, (name, _) in enumerate(orders.plugins))
-        for path, (_, content) in zip(plugins, orders.plugins, strict=True):
+        self.folder, self.lock = make_private_folder(base)
+        plugins = tuple(self.folder / str(i) / name for i, (name, _) in enumerate(setup.plugins))
+        for path, (_, content) in zip(plugins, setup.plugins, strict=True):
             path.parent.mkdir()
             path.write_bytes(content)
-        self.settings = replace(orders.settings, plugins=plugins)
-        if self.apart:
+        self.settings = replace(setup.settings, plugins=plugins)
+        if not self.shares_storage:
             downloads = self.settings.downloads if self.settings.downloads.is_dir() else base / "downloads"
             self.settings = replace(self.settings, runs=self.folder / "runs", downloads=downloads)
 
-    def greet(self) -> Greeting:
-        """Say what is found here."""
+    def describe(self) -> WorkerDescription:
+        """Describe this worker and its machine."""
         host = socket.gethostname()
-        found = (problem_with(name, digest) for name, digest in self.orders.own_data)
-        return Greeting(host, self.apart, [f"{host}: {problem}" for problem in found if problem])
+        found = (find_problem(name, digest) for name, digest in self.setup.datasets)
+        return WorkerDescription(host, self.shares_storage, [f"{host}: {problem}" for problem in found if problem])
 
-    def work(
+    def execute(
         self, planned: Planned, archives: Mapping[str, Archive], *, alone: bool = False
     ) -> tuple[Outcome, Archive]:
         """Execute a run.
 
         Args:
             planned: the run.
-            archives: where storage is not shared, the runs that it needs, and where it stands itself.
-            alone: it ran out of memory before.
+            archives: without shared storage, the run folders of the run itself and of the runs that it needs, by key.
+            alone: whether the run was out of memory before and now has the device alone.
 
         Returns:
-            How it ended; where storage is not shared, the run's folder, too.
+            How the run ended, and without shared storage its run folder.
         """
-        torch.set_num_threads(self.orders.threads)
+        torch.set_num_threads(self.setup.threads)
         keep_freed_memory()
         settings = replace(self.settings, alone=alone)
-        if not self.apart:
-            return work(planned, settings), {}
+        if self.shares_storage:
+            return execute_planned(planned, settings), {}
         try:
-            self.sent = 0
+            self.sent_checkpoint = 0
             for key, archive in archives.items():
                 unpack(archive, RunFolder(self.settings.runs, key), whole=True)
-            outcome = work(planned, settings)
+            outcome = execute_planned(planned, settings)
             return outcome, pack(RunFolder(self.settings.runs, planned.key))
         finally:
             shutil.rmtree(self.settings.runs, ignore_errors=True)
 
-    def look(self, key: str, *, checkpoint: bool) -> Archive:
-        """Give how far the run is that this worker executes apart.
+    def read_progress(self, key: str, *, checkpoint: bool) -> Archive:
+        """Return the progress of a run that this worker executes without shared storage.
 
         Args:
             key: of the run.
-            checkpoint: give its checkpoint too, if it is another one than last time.
+            checkpoint: whether to include the checkpoint, if it has changed since the last call that did.
         """
         folder = RunFolder(self.settings.runs, key)
         without = {folder.result, folder.failure, folder.predictions, folder.arrays}
-        mark = folder.checkpoint_version() if checkpoint else self.sent
-        if mark == self.sent:
+        mark = folder.checkpoint_version() if checkpoint else self.sent_checkpoint
+        if mark == self.sent_checkpoint:
             without |= {folder.checkpoint, folder.spec}
-        self.sent = mark
+        self.sent_checkpoint = mark
         return pack(folder, without=frozenset(path.name for path in without))
 
-    def leave(self) -> None:
-        """Remove the folder of its own."""
+    def clean_up(self) -> None:
+        """Remove the private folder."""
         self.lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def shares(runs: Path, identity: str) -> bool:
-    """Say whether this machine sees the driver's folder of run folders, and can write to it."""
+def sees_folder(runs: Path, folder_id: str) -> bool:
+    """Check whether this machine sees the driver's folder of run folders, and can write to it."""
     try:
-        if (runs / IDENTITY).read_text() != identity:
+        if (runs / FOLDER_ID).read_text() != folder_id:
             return False
         with tempfile.TemporaryFile(dir=runs):
             return True
@@ -149,26 +155,29 @@ def shares(runs: Path, identity: str) -> bool:
         return False
 
 
-def problem_with(dataset: str, digest: str) -> str:
-    """Say what is wrong with a dataset that is given by a path, "" if it is the driver's."""
+def find_problem(dataset: str, digest: str) -> str:
+    """Return what is wrong with a dataset that is given by a path, or "" if its content is that of the driver's."""
     path = Path(dataset.partition(":")[2]).absolute()
     try:
         if data.digest(dataset) == digest:
             return ""
     except (OSError, ValueError) as error:
-        return f"{path} cannot be read ({error}); put it there, or on storage that all machines share"
-    return f"{path} is not the driver's, it has other content; put the same there"
+        return f"{path} cannot be read ({error}); copy it there, or to storage that all machines share"
+    return f"{path} differs from the driver's file; copy the driver's file there"
 
 
-def make_folder(base: Path) -> tuple[Path, FileLock]:
-    """Make a folder that is this process's alone, and remove those of processes that were killed.
+def make_private_folder(base: Path) -> tuple[Path, FileLock]:
+    """Create a folder for this process alone, and remove the folders of processes that were killed.
+
+    Returns:
+        The folder, and the lock that marks it as used.
 
     Raises:
-        PermissionError: if another user made the folder around it.
+        PermissionError: if `base` belongs to another user.
     """
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     if base.stat().st_uid != os.getuid():
-        raise PermissionError(f"{base} is not yours; remove it, or set TMPDIR to a folder that is")
+        raise PermissionError(f"{base} belongs to another user; remove it, or set TMPDIR to a folder of yours")
     with FileLock(base / "lock"):
         for lock in base.glob("worker-*/lock"):
             with suppress(Timeout), FileLock(lock).acquire(timeout=0):

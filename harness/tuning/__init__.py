@@ -1,4 +1,4 @@
-"""Tuning: which values are tried next, the trials, and the file of values that were chosen.
+"""Tuning: chooses hyperparameters of methods on validation data, and keeps the chosen values in a file.
 
-The command line asks for a schedule of trials; engines execute them as they execute runs.
+The command line asks for a schedule of trials. Engines execute trials in the same way as runs.
 """

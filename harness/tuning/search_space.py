@@ -1,4 +1,7 @@
-"""What is searched for a method: the hyperparameters in its `space`, and in the spaces of the methods inside it."""
+"""The search space of a method expression, and methods with values from that space.
+
+The search space contains the `space` of the method and of every method inside it.
+"""
 
 import ast
 from collections.abc import Mapping
@@ -13,17 +16,17 @@ from harness.parsing.method_expression import MethodSpec, format_value, hyperpar
 from methods import Method
 
 DIGITS = 4
-"""Significant digits of a searched number: what is written into files is exactly what was trained with."""
+"""Significant digits of a drawn number. Rounding it first makes files contain exactly the value of the training."""
 
 
 @dataclass(frozen=True)
-class Level:
-    """A method of an expression, and where in it it stands.
+class NestedMethod:
+    """One method of an expression such as `swa(late_phase_bn)`.
 
     Attributes:
-        spec: the method, with what is inside it.
-        prefix: what its hyperparameters' names begin with: nothing for the outermost, `late_phase_bn.` inside of it.
-        written: the names of the hyperparameters that the study writes out.
+        spec: the method, with the methods inside it.
+        prefix: prefix of its hyperparameters' names: "" for the outermost method, `late_phase_bn.` for one inside.
+        written: names of the hyperparameters that the study writes out.
     """
 
     spec: MethodSpec
@@ -31,90 +34,93 @@ class Level:
     written: frozenset[str]
 
 
-def levels(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> list[Level]:
+def nested_methods(spec: MethodSpec, expression: str, methods: Mapping[str, type[Method]]) -> list[NestedMethod]:
     """List the methods of an expression, the outermost first.
 
     Args:
-        spec: what the expression means.
-        text: the expression as the study writes it; a value equal to its default is written out in it, not in `spec`.
+        spec: the parsed expression.
+        expression: as the study writes it. It also has the written values that equal their defaults; `spec` does not.
         methods: every method by name.
     """
-    found: list[Level] = []
-    node: ast.expr | None = ast.parse(text.strip(), mode="eval").body
+    found: list[NestedMethod] = []
+    node: ast.expr | None = ast.parse(expression.strip(), mode="eval").body
     current: MethodSpec | None = spec
     prefix = ""
     while current:
         call = node if isinstance(node, ast.Call) else None
         written = frozenset(keyword.arg or "" for keyword in call.keywords) if call else frozenset()
-        found.append(Level(current, prefix, written))
+        found.append(NestedMethod(current, prefix, written))
         node = call.args[0] if call and call.args else None
         current = inner_method(current, methods)
         prefix = f"{prefix}{current.name}." if current else ""
     return found
 
 
-def as_written(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> str:
-    """Write a method with all that the study writes out, also what equals its default: two searches may differ in it.
+def normalize_expression(spec: MethodSpec, expression: str, methods: Mapping[str, type[Method]]) -> str:
+    """Return an expression in a fixed order, with every hyperparameter that the study writes out.
+
+    It includes written values that equal their defaults, because searches of `mc_dropout(K=10)` and `mc_dropout` differ
+    even if 10 is the default.
 
     Args:
-        spec: what the expression means.
-        text: the expression as the study writes it, in any order.
+        spec: the parsed expression.
+        expression: as the study writes it, with hyperparameters in any order.
         methods: every method by name.
     """
     inner = ""
-    for level in reversed(levels(spec, text, methods)):
-        given = level.spec.hyperparameters
-        known = hyperparameters(methods[level.spec.name])
-        arguments = [inner] if inner and (level.spec.of or "(" in inner) else []
+    for method in reversed(nested_methods(spec, expression, methods)):
+        given = method.spec.hyperparameters
+        known = hyperparameters(methods[method.spec.name])
+        arguments = [inner] if inner and (method.spec.of or "(" in inner) else []
         for name, (_, default) in known.items():
-            if name in given or name in level.written:
+            if name in given or name in method.written:
                 arguments.append(f"{name}={format_value(given.get(name, default))}")
-        inner = f"{level.spec.name}({', '.join(arguments)})" if arguments else level.spec.name
+        inner = f"{method.spec.name}({', '.join(arguments)})" if arguments else method.spec.name
     return inner
 
 
-def search_space(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> dict[str, BaseDistribution]:
-    """Give the distribution of each hyperparameter that the study does not write out, by its name with prefix."""
+def search_space(spec: MethodSpec, expression: str, methods: Mapping[str, type[Method]]) -> dict[str, BaseDistribution]:
+    """Return the distribution of each hyperparameter that the study does not write out, by its name with prefix."""
     return {
-        f"{level.prefix}{name}": distribution
-        for level in levels(spec, text, methods)
-        for name, distribution in methods[level.spec.name].space.items()
-        if name not in level.written
+        f"{nested.prefix}{name}": distribution
+        for nested in nested_methods(spec, expression, methods)
+        for name, distribution in methods[nested.spec.name].space.items()
+        if name not in nested.written
     }
 
 
-def default_values(spec: MethodSpec, text: str, methods: Mapping[str, type[Method]]) -> dict[str, Any]:
-    """Give the values that the searched hyperparameters have by default.
+def default_values(spec: MethodSpec, expression: str, methods: Mapping[str, type[Method]]) -> dict[str, Any]:
+    """Return the default value of each searched hyperparameter, by its name with prefix.
 
     Raises:
-        ValueError: for a default outside of its own range.
+        ValueError: if a default is outside its own range.
     """
     values = {}
-    for level in levels(spec, text, methods):
-        method = methods[level.spec.name]
+    for nested in nested_methods(spec, expression, methods):
+        method = methods[nested.spec.name]
         for name, distribution in method.space.items():
-            if name in level.written:
+            if name in nested.written:
                 continue
             value = hyperparameters(method)[name][1]
-            try:  # what Optuna says to a value outside of its range
+            try:  # Optuna raises for a value outside its range
                 create_trial(state=TrialState.RUNNING, params={name: value}, distributions={name: distribution})
             except (TypeError, ValueError) as error:
-                message = f"{level.spec.name}: the default {name}={value!r} lies outside of its space, {distribution}"
+                message = f"{nested.spec.name}: the default {name}={value!r} is outside its space, {distribution}"
                 raise ValueError(message) from error
-            values[f"{level.prefix}{name}"] = value
+            values[f"{nested.prefix}{name}"] = value
     return values
 
 
 def with_values(spec: MethodSpec, values: Mapping[str, Any], methods: Mapping[str, type[Method]]) -> MethodSpec:
-    """Give a method with values for some of its hyperparameters, and of those inside it.
+    """Return a method with other values for some hyperparameters of it and of the methods inside it.
 
     Args:
         spec: the method.
-        values: by name with prefix, as `search_space` gives them.
+        values: by name with prefix, as in `search_space`.
         methods: every method by name.
 
     Raises:
-        ValueError: for names that it does not have, and for values that are not of their type.
+        ValueError: for an unknown name, or a value of the wrong type.
     """
     inner = inner_method(spec, methods)
     prefix = f"{inner.name}." if inner else None
@@ -129,15 +135,15 @@ def with_values(spec: MethodSpec, values: Mapping[str, Any], methods: Mapping[st
     return found
 
 
-def tidy(value: Any, distribution: BaseDistribution) -> Any:
-    """Round a number that was drawn from a continuous range, so that it can be read, inside of the range."""
+def round_drawn(value: Any, distribution: BaseDistribution) -> Any:
+    """Round a value drawn from a continuous range to `DIGITS`, but not out of the range. Return other values as is."""
     if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), distribution.low), distribution.high)
 
 
 def search_range(distribution: BaseDistribution) -> str:
-    """Say in which range a hyperparameter is searched."""
+    """Describe the range in which a hyperparameter is searched."""
     if isinstance(distribution, CategoricalDistribution):
         return " or ".join(map(format_value, distribution.choices))
     known: Any = distribution

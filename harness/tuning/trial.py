@@ -1,8 +1,8 @@
-"""One trial: a run that is scored on validation data only, after every epoch, and stopped if it does badly."""
+"""Execution of one trial: a run that is scored on validation data after every epoch, and may be pruned."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,18 +18,12 @@ from harness.store.environment import describe_environment
 from harness.store.outcome import DivergenceError, Outcome
 from harness.store.run_folder import RunFolder, write_json, write_json_lines
 from harness.studies.run import Run
-from harness.tuning.trial_journal import Ended, Journal, Metric, folder_of
-from methods import Method
-from methods.core.wrapper import methods_within
-
-FACTOR = 2
-"""At each judgement the better half goes on (η of successive halving)."""
-FIRST = 1 / 3
-"""Of all epochs, before the first judgement: earlier, at the full learning rate, ranks say little about the end."""
+from harness.tuning.pruning import REDUCTION_FACTOR, departure_epoch, rungs, survives_rung
+from harness.tuning.trial_journal import EndState, Journal, Metric, search_folder
 
 
-class Pruned(Exception):  # noqa: N818 - an early end, no error
-    """A trial does worse than others at the same epoch."""
+class Pruned(Exception):  # noqa: N818 - an early end, not an error
+    """A trial is worse than other trials at the same epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +31,11 @@ class PlannedTrial(Planned):
     """One trial of a search.
 
     Attributes:
-        search: the search's key.
-        number: of the trial.
-        metric: what is made better.
-        prune: whether it is stopped if it does badly.
-        values: of the searched hyperparameters.
+        search: key of the search.
+        number: of the trial, in its search.
+        metric: the metric to optimize.
+        prune: whether the trial may be pruned.
+        values: searched hyperparameters, by name.
     """
 
     run: Run
@@ -53,37 +47,37 @@ class PlannedTrial(Planned):
 
     @property
     def key(self) -> str:
-        """The name of its folder, inside of its search's, and of its MLflow run."""
-        return f"{folder_of(self.search)}/{self.run.key}"
+        """The folder of the trial, inside that of its search. Its MLflow run has the same name."""
+        return f"{search_folder(self.search)}/{self.run.key}"
 
 
 def execute_trial(planned: PlannedTrial, settings: Settings, report: Callable[[], None]) -> Outcome:
-    """Execute a trial: start it or go on with it; whatever goes wrong in it is recorded in its folder and never raised.
+    """Start or resume a trial. Errors in it are recorded in its folder and not raised.
 
     Args:
-        planned: the trial, which is in its search's journal.
-        settings: where and on what.
+        planned: the trial. The journal of its search must contain it.
+        settings: where and on which device to execute.
         report: called at the end of every epoch.
 
     Returns:
-        "finished" also for a trial that was pruned or diverged: `result.json` says so.
+        How the trial ended. A pruned or diverged trial is "finished" too; its `result.json` has the difference.
     """
     folder = RunFolder(settings.runs, planned.key)
-    outcome = guard(planned.run, settings, folder, lambda: Trial(planned, settings, folder, report).finish([]))
-    if outcome.state == "finished":  # its states are of no further use
+    outcome = guard(planned.run, settings, folder, lambda: TrialExecution(planned, settings, folder, report).finish([]))
+    if outcome.state == "finished":  # its checkpoint is not needed any more
         folder.checkpoint.unlink(missing_ok=True)
         folder.progress.unlink(missing_ok=True)
     return outcome
 
 
-class Trial(Execution):
-    """A trial in one process. The test set and the OOD datasets of the task are never asked for."""
+class TrialExecution(Execution):
+    """Executes a trial in one process. It never loads the test set or the OOD datasets."""
 
     def __init__(
         self, planned: PlannedTrial, settings: Settings, folder: RunFolder, report: Callable[[], None]
     ) -> None:
-        """Load the data, build the method, open the journal."""
-        self.planned, self.watched = planned, report
+        """Load the data, build the method and open the journal."""
+        self.planned, self.on_epoch_end = planned, report
         self.journal = Journal(settings.runs, planned.search, planned.metric)
         super().__init__(planned.run, settings, folder, self.end_epoch)
 
@@ -93,7 +87,7 @@ class Trial(Execution):
         return EpochEvaluator(("validation",), self.method, validation, self.data.for_statistics("prepare"))
 
     def finish(self, needed: list[str]) -> None:
-        """Do what is left of the trial; early ends are results too."""
+        """Train what is left of the trial, and write its result. Being pruned or diverging is a result too."""
         try:
             super().finish(needed)
         except Pruned as pruned:
@@ -102,27 +96,30 @@ class Trial(Execution):
             self.write_end("diverged", {}, reason=str(error))
 
     def resume(self) -> bool:
-        """Go on from the checkpoint; its last epoch is judged again, for a kill may have come before the judgement."""
+        """Load the checkpoint.
+
+        The pruning decision of its last epoch is repeated, because the trial may have been killed before it.
+        """
         prepared = super().resume()
         if self.history and not prepared:
-            self.judge()
+            self.prune_if_worse()
         return prepared
 
     def end_epoch(self) -> None:
-        """Tell who watches, then judge."""
-        self.watched()
-        self.judge()
+        """Report the end of an epoch, then decide whether to continue."""
+        self.on_epoch_end()
+        self.prune_if_worse()
 
-    def judge(self) -> None:
-        """Report the last epoch to the journal, once the method's own phase has begun, and decide whether to go on.
+    def prune_if_worse(self) -> None:
+        """Report the last epoch to the journal, and stop the trial if it is worse than others at the same epoch.
 
-        Trials of one search are compared at equal epochs only. One that has not begun what its method does is plain
-        training so far: it is neither judged nor compared with.
+        Before the method departs from plain training, nothing is reported and the trial is not compared: until then
+        all trials train alike.
 
         Raises:
-            Pruned: if it is to stop.
+            Pruned: if the trial is to stop.
         """
-        if self.epoch >= self.method.epochs or self.epoch <= departure(self.method):
+        if self.epoch >= self.method.epochs or self.epoch <= departure_epoch(self.method):
             return
         value = self.history[-1][f"validation/{self.planned.metric}"]
         self.journal.report(self.planned.number, self.epoch, value)
@@ -133,10 +130,10 @@ class Trial(Execution):
             for trial in self.journal.trials()
             if trial.number != self.planned.number and self.epoch in trial.intermediate_values
         ]
-        if not goes_on(value, others, lower=self.planned.metric == "nll"):
+        if not survives_rung(value, others, lower=self.planned.metric == "nll"):
             raise Pruned(
                 f"validation {self.planned.metric} {value:.4g} after epoch {self.epoch}: "
-                f"not in the better 1/{FACTOR} of {len(others) + 1} trials"
+                f"not in the better 1/{REDUCTION_FACTOR} of {len(others) + 1} trials"
             )
 
     def write_result(self, parts: list[RunFolder], around: Landscape) -> None:
@@ -147,8 +144,8 @@ class Trial(Execution):
             raise DivergenceError(f"not a number at the end: {', '.join(bad)}")
         self.write_end("finished", score)
 
-    def write_end(self, state: Ended, score: dict[str, float], reason: str = "") -> None:
-        """Write how the trial ended, and what it cost; the result last."""
+    def write_end(self, state: EndState, score: dict[str, float], reason: str = "") -> None:
+        """Write the epochs, then the result: how the trial ended, its score and its cost."""
         write_json_lines(self.folder.metrics, self.history)
         cost = self.counter.cost
         plain = (1 + 2) * self.data.augmented.examples * self.run.recipe.epochs
@@ -168,34 +165,3 @@ class Trial(Execution):
                 "provenance": describe_environment(self.device) | self.ways(),
             },
         )
-
-
-def departure(method: Method) -> int:
-    """Give the epoch in which the last of a method's parts departs from plain training; 0 if none departs later."""
-    return max((part.start_epoch for part in methods_within(method) if part.start_epoch < part.epochs), default=0)
-
-
-def rungs(epochs: int) -> list[int]:
-    """List the epochs after which trials are judged: a third of all, and FACTOR times as many while training lasts."""
-    found, rung = [], max(1, math.ceil(FIRST * epochs))
-    while rung < epochs:
-        found.append(rung)
-        rung *= FACTOR
-    return found
-
-
-def goes_on(value: float, others: Sequence[float], *, lower: bool) -> bool:
-    """Say whether a trial is in the better part of those that came as far: asynchronous successive halving.
-
-    The rule is that of Optuna's `SuccessiveHalvingPruner` (Li et al., A system for massively parallel hyperparameter
-    tuning, MLSys 2020), as a function of what was reported. Optuna's own notes that a trial was compared before
-    the trial stops, so that one killed in between would go on.
-
-    Args:
-        value: the trial's.
-        others: of all others at the same epoch.
-        lower: whether lower values are better.
-    """
-    sign = 1.0 if lower else -1.0
-    ranked = sorted(sign * each for each in (value, *others))
-    return sign * value <= ranked[max(len(ranked) // FACTOR, 1) - 1]

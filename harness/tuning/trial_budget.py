@@ -1,73 +1,76 @@
-"""What a search may use, and what its trials have used."""
+"""The budget of a search, and how much of it the search's trials have used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from harness.tuning.trial_journal import end_of
+from harness.tuning.trial_journal import trial_end
 
 TOLERANCE = 0.01
-"""Share of the budget that may be used beyond it: a pass or two over the data at the end of each training."""
+"""Share of the budgeted cost by which a search may exceed it: some passes over the data at the end of each training."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every method may use; the study's own values are tried in any case.
+    """The limits of one search. The study's own values are tried even if they exceed the limits.
 
     Attributes:
-        trials: how many values are tried.
-        cost: of their training, in plain trainings of one network.
+        trials: maximum number of trials.
+        cost: maximum cost of their training, in plain trainings of one network.
     """
 
     trials: int
     cost: float
 
     @property
-    def most(self) -> float:
-        """What training may cost, with the tolerance."""
+    def max_cost(self) -> float:
+        """The maximum cost, tolerance included, in plain trainings of one network."""
         return self.cost * (1 + TOLERANCE)
 
     @property
-    def free(self) -> int:
-        """How many values may be refused or fail, which count as no trials, before a search gives up."""
+    def max_uncounted(self) -> int:
+        """The number of refused and failed trials after which a search ends. They do not count as trials."""
         return max(self.trials, 10)
 
 
 @dataclass(frozen=True)
-class Account:
-    """What a search has used.
+class BudgetUse:
+    """How much of its budget a search has used.
 
     Attributes:
-        counted: trials that count: finished, pruned, diverged, running.
-        running: those that run.
-        free: trials that do not: refused, failed.
-        cost: spent, and expected of those that run.
+        counted: number of trials that count: finished, pruned, diverged or running.
+        running: number of running trials.
+        uncounted: number of trials that do not count: refused, or failed and not retried.
+        cost: cost of the ended trials plus expected cost of the running ones, in plain trainings of one network.
     """
 
     counted: int
     running: int
-    free: int
+    uncounted: int
     cost: float
 
 
-def first_of(trials: Sequence[FrozenTrial]) -> FrozenTrial:
-    """Give the trial of the study's own values: the last of them, should they have been tried again."""
+def default_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial:
+    """Return the trial of the study's own values. If they were retried, return the last retry."""
     return [trial for trial in trials if trial.user_attrs.get("key") == trials[0].user_attrs.get("key")][-1]
 
 
-def failed_last(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
-    """Say whether a trial failed and its values were not tried again."""
+def failed_without_retry(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Check whether a trial failed and no later trial has the same values."""
     later = trials[trial.number + 1 :]
-    failed = end_of(trial)["state"] == "failed"
+    failed = trial_end(trial)["state"] == "failed"
     return failed and all(other.user_attrs.get("key") != trial.user_attrs["key"] for other in later)
 
 
-def account(trials: Sequence[FrozenTrial]) -> Account:
-    """Sum up what trials have used."""
-    states = [end_of(trial)["state"] for trial in trials]
+def budget_used(trials: Sequence[FrozenTrial]) -> BudgetUse:
+    """Return how much of the budget the trials of a search have used."""
+    states = [trial_end(trial)["state"] for trial in trials]
     counted = sum(state not in ("refused", "failed") for state in states)
-    free = sum(state == "refused" or failed_last(trial, trials) for trial, state in zip(trials, states, strict=True))
-    spent = sum(end_of(trial)["cost"] for trial in trials)
+    uncounted = sum(
+        state == "refused" or failed_without_retry(trial, trials) for trial, state in zip(trials, states, strict=True)
+    )
+    spent = sum(trial_end(trial)["cost"] for trial in trials)
     running = [trial for trial, state in zip(trials, states, strict=True) if state == "running"]
-    return Account(counted, len(running), free, spent + sum(trial.user_attrs["expected"] for trial in running))
+    expected = sum(trial.user_attrs["expected"] for trial in running)
+    return BudgetUse(counted, len(running), uncounted, spent + expected)

@@ -1,4 +1,7 @@
-"""The trials of one search, in Optuna's journal file: many processes and machines append to it, none overwrites."""
+"""The journal of one search: an Optuna journal file with all trials.
+
+Many processes and machines append to the file. None overwrites it.
+"""
 
 import json
 import os
@@ -23,27 +26,32 @@ from harness.store.claim import Owner
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Metric = Literal["nll", "accuracy"]
-Ended = Literal["finished", "pruned", "failed", "diverged", "refused"]
-STATES: dict[str, TrialState] = {
+"""The metric that a search optimizes, on validation data."""
+EndState = Literal["finished", "pruned", "failed", "diverged", "refused"]
+"""How a trial ended."""
+OPTUNA_STATES: dict[str, TrialState] = {
     "finished": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
-    "diverged": TrialState.FAIL,  # as Optuna itself takes a value that is no number
+    "diverged": TrialState.FAIL,  # as Optuna itself treats a value that is not a number
     "refused": TrialState.PRUNED,
 }
-"""What Optuna calls the ways in which trials end."""
+"""The Optuna state for each end state."""
 
 
-def folder_of(key: str) -> Path:
-    """Give the folder of a search, below the folder of run folders; its trials' folders are inside."""
+def search_folder(key: str) -> Path:
+    """Return the folder of a search, relative to the folder of run folders. It contains the folders of its trials."""
     return Path("tuning") / key
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait until a journal is written: Optuna's lock would be left behind, or fail in being freed."""
-    known = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or known is None:
+def delay_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C until the block has ended.
+
+    An interrupt while a journal is written would leave Optuna's lock behind, or make its release fail.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
         yield
         return
     caught: list[tuple[int, FrameType | None]] = []
@@ -51,30 +59,33 @@ def undisturbed() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, known)
-        if caught and callable(known):
-            known(*caught[0])
+        signal.signal(signal.SIGINT, handler)
+        if caught and callable(handler):
+            handler(*caught[0])
 
 
-class WholeLines(JournalFileBackend):  # type: ignore[misc]  # Optuna's types are not read
-    """Optuna's journal file, in which a kill, a full disk or a power cut leaves no half line for the next to go on."""
+class AtomicJournalFile(JournalFileBackend):  # type: ignore[misc]  # Optuna's types are not read
+    """Optuna's journal file, with appends that are complete or have no effect.
+
+    A kill, a full disk or a power cut may leave an incomplete last line. The next append removes that line.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or begin it."""
+        """Open the file, or create it."""
         self.path, self.lock = path, JournalFileSymlinkLock(str(path))
         super().__init__(str(path), self.lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append lines after the last whole one, all of them or none.
+        """Append all the lines, or none of them, after the last complete line.
 
         Raises:
-            OSError: that names the file, if they cannot be written.
+            OSError: if the lines cannot be written. The error names the file.
         """
         content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         self.lock.acquire()
         try:
-            with self.path.open("rb+", buffering=0) as file:  # a buffer would try again where the file is closed
-                end = file.truncate(end_of_lines(file))
+            with self.path.open("rb+", buffering=0) as file:  # a buffer would write again when the file is closed
+                end = file.truncate(end_of_complete_lines(file))
                 try:
                     file.seek(end)
                     left = memoryview(content)
@@ -92,21 +103,21 @@ class WholeLines(JournalFileBackend):  # type: ignore[misc]  # Optuna's types ar
 
 
 class Journal:
-    """The journal of one search."""
+    """Reads and writes the trials of one search."""
 
-    @undisturbed()
+    @delay_interrupts()
     def __init__(self, runs: Path, key: str, metric: Metric, driver: str = "") -> None:
-        """Open the journal, or begin it.
+        """Open the journal, or create it.
 
         Args:
             runs: the folder of run folders.
             key: of the search.
-            metric: what is made better.
-            driver: who begins trials in it, for people.
+            metric: the metric to optimize.
+            driver: readable name of the driver that begins trials.
         """
-        self.path, self.driver = path_of(runs, key), driver
+        self.path, self.driver = journal_path(runs, key), driver
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.storage = JournalStorage(WholeLines(self.path))
+        self.storage = JournalStorage(AtomicJournalFile(self.path))
         if key in {study.study_name for study in self.storage.get_all_studies()}:
             self.study = optuna.load_study(study_name=key, storage=self.storage)
         else:
@@ -116,35 +127,35 @@ class Journal:
             )
 
     def trials(self) -> list[FrozenTrial]:
-        """Read all trials, in the order of their numbers; they are not to be changed."""
-        self.storage.get_all_studies()  # reads what others appended
+        """Read all trials, ordered by number. The caller must not change them."""
+        self.storage.get_all_studies()  # reads what other processes appended
         return list(self.study.get_trials(deepcopy=False))
 
-    def me(self) -> dict[str, Any]:
-        """Name this process as a claim does."""
+    def describe_process(self) -> dict[str, Any]:
+        """Describe this process in the same way as a claim does."""
         return asdict(Owner.current_process(self.driver))
 
-    @undisturbed()
+    @delay_interrupts()
     def begin(
         self, values: Mapping[str, Any], space: Mapping[str, BaseDistribution], attributes: Mapping[str, Any]
     ) -> None:
-        """Add a trial with all its values as one line: after a kill it is there whole, or not at all."""
+        """Add a running trial. All its values are one line, so a kill leaves the whole trial or none of it."""
         self.study.add_trial(
             create_trial(
                 state=TrialState.RUNNING,
                 params=dict(values),
                 distributions=dict(space),
-                user_attrs={**attributes, "owner": self.me()},
+                user_attrs={**attributes, "owner": self.describe_process()},
             )
         )
 
-    @undisturbed()
-    def adopt(self, number: int) -> None:
-        """Note that this process has a running trial from now on."""
+    @delay_interrupts()
+    def take_over(self, number: int) -> None:
+        """Record this process as the owner of a running trial."""
         with suppress(UpdateFinishedTrialError):
-            self.storage.set_trial_user_attr(self.identity(number), "owner", self.me())
+            self.storage.set_trial_user_attr(self.storage_id(number), "owner", self.describe_process())
 
-    @undisturbed()
+    @delay_interrupts()
     def refuse(
         self,
         values: Mapping[str, Any],
@@ -152,7 +163,7 @@ class Journal:
         attributes: Mapping[str, Any],
         reason: str,
     ) -> None:
-        """Note values that are not tried, and why, as a pruned trial: the search turns away from them."""
+        """Add a pruned trial for values that are not tried, with the reason. The sampler then avoids such values."""
         self.study.add_trial(
             create_trial(
                 state=TrialState.PRUNED,
@@ -162,53 +173,56 @@ class Journal:
             )
         )
 
-    @undisturbed()
+    @delay_interrupts()
     def report(self, number: int, epoch: int, value: float) -> None:
-        """Note the metric of a running trial after an epoch; the same value again is left out."""
+        """Record the metric of a running trial after an epoch, unless the same value is recorded already."""
         if self.trials()[number].intermediate_values.get(epoch) != value:
-            self.storage.set_trial_intermediate_value(self.identity(number), epoch, value)
+            self.storage.set_trial_intermediate_value(self.storage_id(number), epoch, value)
 
-    @undisturbed()
-    def tell(self, number: int, state: Ended, value: float | None, reason: str, cost: float) -> None:
-        """Note how a trial ended, once: another process may have done so meanwhile.
+    @delay_interrupts()
+    def tell(self, number: int, state: EndState, value: float | None, reason: str, cost: float) -> None:
+        """Record how a trial ended, unless another process has done so.
 
         Args:
             number: the trial's.
             state: how it ended.
             value: the metric, if it finished.
             reason: why it did not finish.
-            cost: in plain trainings.
+            cost: in plain trainings of one network.
         """
         if self.trials()[number].state.is_finished():
             return
         with suppress(UpdateFinishedTrialError):
             end = {"state": state, "reason": reason, "cost": cost}
-            self.storage.set_trial_user_attr(self.identity(number), "end", end)
-            self.study.tell(number, value, state=STATES[state], skip_if_finished=True)
+            self.storage.set_trial_user_attr(self.storage_id(number), "end", end)
+            self.study.tell(number, value, state=OPTUNA_STATES[state], skip_if_finished=True)
 
-    def identity(self, number: int) -> int:
-        """Give the storage's own number of a trial."""
+    def storage_id(self, number: int) -> int:
+        """Return the identifier that Optuna's storage gave to a trial."""
         study = self.storage.get_study_id_from_name(self.study.study_name)
         return int(self.storage.get_trial_id_from_study_id_trial_number(study, number))
 
 
-def path_of(runs: Path, key: str) -> Path:
-    """Give the journal of a search; absolute, for Optuna's lock is a link to it, and a relative one leads astray."""
-    return (runs / folder_of(key)).absolute() / "journal.log"
+def journal_path(runs: Path, key: str) -> Path:
+    """Return the absolute path of a search's journal.
+
+    Optuna's lock is a symbolic link to the journal, and a relative link would point to the wrong folder.
+    """
+    return (runs / search_folder(key)).absolute() / "journal.log"
 
 
 def read_trials(runs: Path, key: str) -> list[FrozenTrial]:
-    """Read the trials of a search that may never have begun; nothing is written."""
-    path = path_of(runs, key)
+    """Read the trials of a search without writing anything. Return [] if the search has not begun."""
+    path = journal_path(runs, key)
     if not path.exists():
         return []
-    storage = JournalStorage(WholeLines(path))
+    storage = JournalStorage(AtomicJournalFile(path))
     known = {study.study_name for study in storage.get_all_studies()}
     return list(storage.get_all_trials(storage.get_study_id_from_name(key))) if key in known else []
 
 
-def end_of_lines(file: BinaryIO) -> int:
-    """Find where the last whole line of a file ends."""
+def end_of_complete_lines(file: BinaryIO) -> int:
+    """Return the position after the last complete line of a file."""
     size = file.seek(0, os.SEEK_END)
     if not size:
         return 0
@@ -219,13 +233,13 @@ def end_of_lines(file: BinaryIO) -> int:
     return file.read().rfind(b"\n") + 1
 
 
-def owner_of(trial: FrozenTrial) -> Owner:
-    """Give the process that began a trial, or took it over."""
+def trial_owner(trial: FrozenTrial) -> Owner:
+    """Return the process that began a trial or took it over."""
     return Owner(**trial.user_attrs["owner"])
 
 
-def end_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Give how a trial ended: state, reason, cost; of one that runs, the state "running" and no cost."""
+def trial_end(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the state, reason and cost with which a trial ended. A running trial has state "running" and no cost."""
     if not trial.state.is_finished():
         return {"state": "running", "reason": "", "cost": 0.0}
     return dict(trial.user_attrs["end"])

@@ -1,4 +1,4 @@
-"""What a person sees while a study is tuned, and the moments at which MLflow is brought up to date."""
+"""Shows the progress of tuning, and sends trials and searches to MLflow when they change."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,28 +16,32 @@ from harness.tracking.background_sender import Sender
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.progress_display import SHOWN, StudyStoppedError
 from harness.tuning.mlflow_trials import track_search, track_trial
-from harness.tuning.study_searches import Searches
+from harness.tuning.study_searches import StudySearches
 from harness.tuning.trial import PlannedTrial
-from harness.tuning.trial_budget import Budget, account
-from harness.tuning.trial_journal import end_of
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_budget import Budget, budget_used
+from harness.tuning.trial_journal import trial_end
+from harness.tuning.trial_schedule import TrialSchedule
 
 
 class TuningShow:
-    """Progress bars on a terminal, one line a trial elsewhere."""
+    """Shows progress bars on a terminal, and prints one line for each trial elsewhere."""
 
     def __init__(
-        self, trials: Trials, mirror: Mirror | Sender, console: Console, keep: Callable[[], None] = lambda: None
+        self,
+        trials: TrialSchedule,
+        mirror: Mirror | Sender,
+        console: Console,
+        save_chosen: Callable[[], None] = lambda: None,
     ) -> None:
-        """Show the trials of some searches.
+        """Configure the display.
 
         Args:
-            trials: the schedule.
-            mirror: to MLflow.
-            console: where to.
-            keep: called after each trial, to write down what was chosen.
+            trials: the schedule of trials.
+            mirror: sends to MLflow.
+            console: to print to.
+            save_chosen: called after each trial, to save the values chosen so far.
         """
-        self.keep = keep
+        self.save_chosen = save_chosen
         self.trials, self.mirror, self.console = trials, mirror, console
         self.bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -47,70 +51,70 @@ class TuningShow:
             console=console,
             disable=not console.is_terminal,
         )
-        self.since: dict[str, float] = {}
+        self.started_at: dict[str, float] = {}
         self.bar_of: dict[str, TaskID] = {}
-        self.refused: dict[str, int] = {}
-        self.looked = 0.0
-        self.warned = ""
+        self.checked_for_refused: dict[str, int] = {}  # by search, how many of its trials
+        self.updated_at = 0.0
+        self.shown_warning = ""
 
     def __enter__(self) -> "TuningShow":
-        """Start showing; send what an earlier start left unsent."""
+        """Start the display, and send what an earlier launch did not send."""
         self.bars.start()
         self.total = self.bars.add_task("trials", total=len(self.trials.searches) * self.trials.budget.trials)
         for key in self.trials.searches:
             for trial in self.trials.trials(key):
-                if trial.state.is_finished() and end_of(trial)["state"] != "refused":
+                if trial.state.is_finished() and trial_end(trial)["state"] != "refused":
                     self.send_trial(key, trial.number)
             self.send_search(key)
-        self.keep()
-        self.count()
+        self.save_chosen()
+        self.update_total()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop showing."""
+        """Stop the display."""
         self.bars.stop()
 
     def started(self, planned: Planned) -> None:
-        """A trial starts or resumes."""
-        self.since[planned.key] = time.monotonic()
+        """Show a trial that starts or resumes."""
+        self.started_at[planned.key] = time.monotonic()
         if planned.key not in self.bar_of and isinstance(planned, PlannedTrial):
             name = f"  {planned.number}: {planned.run.method} · {planned.run.setup}"
             self.bar_of[planned.key] = self.bars.add_task(name, total=planned.epochs)
 
     def ended(self, planned: Planned, outcome: Outcome) -> None:
-        """A trial ended.
+        """Print how a trial ended, and send it.
 
         Raises:
-            StudyStoppedError: if it could not write its files: every other trial would train for nothing.
+            StudyStoppedError: if it could not write its files. Every other trial would train in vain.
         """
         assert isinstance(planned, PlannedTrial)
         if outcome.state == "blocked":
             raise StudyStoppedError(outcome.reason)
-        seconds = time.monotonic() - self.since[planned.key]
+        seconds = time.monotonic() - self.started_at[planned.key]
         if planned.key in self.bar_of:
             self.bars.remove_task(self.bar_of.pop(planned.key))
         end = read_json(RunFolder(self.mirror.runs, planned.key).result) if outcome.state == "finished" else {}
         state, reason = (end["state"], end["reason"]) if end else outcome
-        told = f": {planned.metric} {end['value']:.4f}" if end and end["value"] is not None else ""
-        used = account(self.trials.trials(planned.search))
+        metric = f": {planned.metric} {end['value']:.4f}" if end and end["value"] is not None else ""
+        used = budget_used(self.trials.trials(planned.search))
         self.console.print(
             f"[{used.counted - used.running}/{self.trials.budget.trials}] {planned.run} · trial {planned.number}: "
-            f"{state} in {seconds:.1f} s{told}{f': {reason}' if reason else ''}",
+            f"{state} in {seconds:.1f} s{metric}{f': {reason}' if reason else ''}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
         self.send_trial(planned.search, planned.number)
         self.send_search(planned.search)
-        self.keep()
-        self.count()
+        self.save_chosen()
+        self.update_total()
         self.warn()
 
     def tick(self) -> None:
-        """Look how far the running trials are."""
-        if time.monotonic() - self.looked < SHOWN:
+        """Show and send the progress of the running trials."""
+        if time.monotonic() - self.updated_at < SHOWN:
             return
-        self.looked = time.monotonic()
+        self.updated_at = time.monotonic()
         for key in self.bar_of.keys() - self.trials.running:  # another driver has taken them over
             self.bars.remove_task(self.bar_of.pop(key))
         for key in list(self.trials.running):
@@ -122,39 +126,39 @@ class TuningShow:
         self.warn()
 
     def send_trial(self, key: str, number: int, *, live: bool = False) -> None:
-        """Send one trial of a search as the journal has it."""
+        """Send a trial of a search as it is in the journal."""
         self.mirror.send(track_trial(self.trials.searches[key], self.trials.trials(key), number), live=live)
 
     def send_search(self, key: str) -> None:
-        """Send how far a search is, and the values that were refused in it."""
+        """Send the state of a search, and the values that it refused since the last call."""
         search, trials = self.trials.searches[key], self.trials.trials(key)
-        for trial in trials[self.refused.get(key, 0) :]:
-            if end_of(trial)["state"] == "refused":
+        for trial in trials[self.checked_for_refused.get(key, 0) :]:
+            if trial_end(trial)["state"] == "refused":
                 self.send_trial(key, trial.number)
-        self.refused[key] = len(trials)
-        self.mirror.send(track_search(search, trials, complete=self.trials.complete(key)))
+        self.checked_for_refused[key] = len(trials)
+        self.mirror.send(track_search(search, trials, complete=self.trials.is_complete(key)))
 
-    def count(self) -> None:
-        """Bring the bar of all trials up to date; a search that is over needs no more of them."""
-        used = {key: account(self.trials.trials(key)) for key in self.trials.searches}
+    def update_total(self) -> None:
+        """Update the progress bar of all trials. A search that is over counts with the trials it had."""
+        used = {key: budget_used(self.trials.trials(key)) for key in self.trials.searches}
         counts = {key: each.counted - each.running for key, each in used.items()}
-        total = sum(n if self.trials.complete(key) else self.trials.budget.trials for key, n in counts.items())
+        total = sum(n if self.trials.is_complete(key) else self.trials.budget.trials for key, n in counts.items())
         self.bars.update(self.total, completed=sum(counts.values()), total=total)
 
     def warn(self) -> None:
-        """Say once what is wrong with the tracking store."""
-        if self.mirror.problem and self.mirror.problem != self.warned:
-            self.warned = self.mirror.problem
-            self.console.print(f"warning: {self.warned}; tuning goes on", markup=False, soft_wrap=True)
+        """Print a problem of the tracking store, once."""
+        if self.mirror.problem and self.mirror.problem != self.shown_warning:
+            self.shown_warning = self.mirror.problem
+            self.console.print(f"warning: {self.shown_warning}; tuning continues", markup=False, soft_wrap=True)
 
 
-def tuning_table(searches: Searches, budget: Budget, used: Mapping[str, int]) -> Table:
-    """Tabulate what tuning would take.
+def tuning_table(searches: StudySearches, budget: Budget, used: Mapping[str, int]) -> Table:
+    """Return a table of the searches, with the maximum number of trials, epochs and plain trainings of each.
 
     Args:
         searches: of the study.
-        budget: of each.
-        used: trials that are done, by the key of their search.
+        budget: of each search.
+        used: number of trials so far, by the key of the search.
     """
     table = Table(title=f"at most {budget.trials} trials and {budget.cost:g} plain trainings a method")
     table.add_column("method", overflow="fold")
@@ -163,20 +167,20 @@ def tuning_table(searches: Searches, budget: Budget, used: Mapping[str, int]) ->
         table.add_column(column, justify="right")
     totals = [0, 0, 0, 0.0]
     place = ""
-    for search in searches.found:
-        if search.place != place:
-            place = search.place
+    for search in searches.searches:
+        if search.dataset_and_architecture != place:
+            place = search.dataset_and_architecture
             table.add_row(escape(place), style="bold")
-        cost = search.expected(search.run)
-        trials = min(budget.trials, max(1, int(budget.most / cost)))
+        cost = search.expected_cost(search.run)
+        trials = min(budget.trials, max(1, int(budget.max_cost / cost)))
         figures = [trials, used.get(search.key, 0), trials * search.run.recipe.epochs, trials * cost]
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
-        table.add_row(escape(search.text), escape(", ".join(search.space)), *map(write, figures))
+        table.add_row(escape(search.expression), escape(", ".join(search.space)), *map(format_number, figures))
     table.add_section()
-    table.add_row("total", "", *map(write, totals), style="bold")
+    table.add_row("total", "", *map(format_number, totals), style="bold")
     return table
 
 
-def write(figure: float) -> str:
-    """Write a count, or a cost with one decimal."""
+def format_number(figure: float) -> str:
+    """Format a count, or a cost with one decimal."""
     return f"{figure:,}" if isinstance(figure, int) else f"{figure:,.1f}"

@@ -1,4 +1,4 @@
-"""What is measured on: its peak, its memory, its name; and the file of what was measured."""
+"""Measures the peak speed and memory of a device, describes it, and writes the file of results."""
 
 import json
 import platform
@@ -14,24 +14,24 @@ from torch import nn
 
 from harness.running.worker_process import free_memory
 from harness.store.environment import git_commit
-from tests.benchmarks.comparison import Epoch, Measured, seconds
+from tests.benchmarks.timing import Epoch, Measurement, time_epoch
 
 SIDES = {"cpu": 4096, "cuda": 8192}
-"""Rows of the matrices whose product is timed."""
+"""Number of rows of the multiplied matrices, for each device."""
 WARM_UP = 0.5
-"""Seconds of work before anything is timed, for which an idle device raises its clock."""
+"""Seconds of work before timing, in which an idle device raises its clock."""
 
 
 def matrix_peak(device: str, precision: str, side: int = 0) -> float:
-    """Measure the most floating-point operations a second that the device does in a large product of matrices.
+    """Measure the peak speed of a device in a large matrix product, in floating-point operations a second.
 
-    On a CPU also in a large convolution, which another library computes there, and a faster one. On a GPU, float32
-    means TF32, as it does for the convolutions of the harness there.
+    On a CPU, a large convolution is measured too, because a different and faster library computes it. On a GPU, float32
+    means TF32, as in the convolutions of the harness.
 
     Args:
         device: "cpu" or "cuda".
         precision: "float32" or "bfloat16".
-        side: rows of the matrices; 0 for what keeps the device busy.
+        side: number of rows of the matrices; 0 for a size that keeps the device busy.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     n = side or SIDES[device]
@@ -39,7 +39,7 @@ def matrix_peak(device: str, precision: str, side: int = 0) -> float:
     if device == "cpu":
         x = torch.randn(16, 512, n // 128, n // 128, dtype=dtype).contiguous(memory_format=torch.channels_last)
         kernel = torch.randn(512, 512, 3, 3, dtype=dtype)
-        count = 2.0 * x.numel() * kernel[0].numel()  # as many channels come out as go in
+        count = 2.0 * x.numel() * kernel[0].numel()  # as many output as input channels
         convolved = fastest(lambda: nn.functional.conv2d(x, kernel, padding=1), device, repeats=1, timings=5)
         return max(2.0 * n**3 / fastest(lambda: torch.mm(a, b), device, repeats=1, timings=5), count / convolved)
     before = torch.get_float32_matmul_precision()
@@ -51,7 +51,7 @@ def matrix_peak(device: str, precision: str, side: int = 0) -> float:
 
 
 def fastest(run: Epoch, device: str, repeats: int, timings: int = 10) -> float:
-    """Give the seconds of one call, in the fastest of some timings of so many calls each."""
+    """Return the seconds of one call, from the fastest of several timings of `repeats` calls each."""
 
     def calls() -> None:
         for _ in range(repeats):
@@ -59,21 +59,24 @@ def fastest(run: Epoch, device: str, repeats: int, timings: int = 10) -> float:
 
     warm = 0.0
     while warm < WARM_UP:
-        warm += seconds(calls, device)
-    return min(seconds(calls, device) for _ in range(timings)) / repeats
+        warm += time_epoch(calls, device)
+    return min(time_epoch(calls, device) for _ in range(timings)) / repeats
 
 
-def with_peak_memory(build: Callable[[], Epoch], device: str) -> tuple[Epoch, int]:
-    """Build what trains, let it train, and give the most bytes that it held.
+def measure_peak_memory(build: Callable[[], Epoch], device: str) -> tuple[Epoch, int]:
+    """Build an epoch, train it, and measure its peak memory.
 
-    On a CPU this is what the process grew by, so that it must not have trained before. Pages of libraries that are read
-    for the first time are part of it: tens of megabytes.
+    On a CPU, this is the growth of the process, which therefore must not have trained before. It includes pages of
+    libraries that are read for the first time: tens of megabytes.
+
+    Returns:
+        The epoch, and its peak memory in bytes.
     """
     if device == "cuda":
         free_memory()
         before = torch.cuda.memory_allocated()
         epoch = build()
-        epoch()  # cuDNN tries algorithms here, in memory that is not needed later
+        epoch()  # cuDNN tries algorithms here, with memory that is not needed later
         torch.cuda.reset_peak_memory_stats()
         epoch()
         return epoch, torch.cuda.max_memory_allocated() - before
@@ -85,7 +88,7 @@ def with_peak_memory(build: Callable[[], Epoch], device: str) -> tuple[Epoch, in
 
 
 def device_name(device: str) -> str:
-    """Name what was measured on."""
+    """Return the name of the GPU or CPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -93,8 +96,8 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.machine()
 
 
-def where(device: str) -> dict[str, Any]:
-    """Say where is measured, and from which commit."""
+def describe_environment(device: str) -> dict[str, Any]:
+    """Describe the device and the commit of a measurement."""
     described = {
         "name": device_name(device),
         "type": device,
@@ -105,20 +108,20 @@ def where(device: str) -> dict[str, Any]:
 
 
 def command() -> str:
-    """Write the command that was given."""
+    """Return the command line of this process."""
     spec = sys.modules["__main__"].__spec__
     return shlex.join(["python", "-m", spec.name if spec else sys.argv[0], *sys.argv[1:]])
 
 
 def write_results(path: Path, device: str, results: dict[str, Any]) -> None:
-    """Write what was measured as JSON, with where, by which command and from which commit."""
+    """Write results as JSON, with the device, the command and the commit."""
 
     def plain(value: object) -> dict[str, Any]:
-        if isinstance(value, Measured):
+        if isinstance(value, Measurement):
             return value.describe()
         raise TypeError(f"{value!r} has no form in JSON")
 
-    made = {**where(device), "command": command(), **results}
+    made = {**describe_environment(device), "command": command(), **results}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made, indent=1, default=plain) + "\n")
     print(f"\nwritten to {path}")

@@ -1,12 +1,12 @@
-"""Time the engines side by side: how much faster two workers finish what one process does.
+"""Compares the engines: how much faster two workers finish a study than one process.
 
-They train a part of the study `digits`: six of its methods on both networks with its three seeds, which takes a process
-some minutes; everything else is as in the study, evaluation on corrupted and foreign images included. Each run has
-one thread. Seconds are those of the whole command `econ run`, with the start of Python, of the workers and of Ray,
-which takes about ten of them. How many runs were under way at a time, on average over those seconds, tells what start,
-end and waiting leave of the two workers, also on a machine that does other things.
+The study is a part of `digits`: six of its methods on both networks with its three seeds. It takes one process some
+minutes. Everything else is as in `digits`, including evaluation on corrupted images and OOD datasets. Each run has one
+thread. The seconds are those of the whole command `econ run`, including the start of Python, of the workers and of Ray,
+which alone takes about ten seconds. The average number of runs at a time tells how well the two workers are used, even
+if the machine has other load.
 
-Run it by hand on a machine that does nothing else; it takes about ten minutes: `python -m tests.benchmarks.engines`.
+Run it on a machine without other load: `python -m tests.benchmarks.engines`. It takes about ten minutes.
 """
 
 import argparse
@@ -35,18 +35,18 @@ ENGINES = {
     "ray": ["--engine", "ray", "--workers", "2", "--threads", "1"],
 }
 BOUNDS = {"processes": 1.6, "ray": 1.6}
-"""The least times that two workers are to be faster."""
+"""Minimum speed-up of two workers over one process, for each engine."""
 
 
-def write_part(path: Path) -> Plan:
-    """Write the part of the study, and expand it."""
+def write_study(path: Path) -> Plan:
+    """Write the study, and return its plan."""
     raw = yaml.safe_load((STUDIES / "digits.yaml").read_text())
     path.write_text(yaml.safe_dump({**raw, "architectures": ARCHITECTURES, "seeds": SEEDS, "methods": METHODS}))
     return Plan(load(str(path)))
 
 
-def seconds(study: Path, runs: Path, options: list[str]) -> tuple[float, float]:
-    """Train the part of the study anew; give how long it took, and how long its runs did one by one."""
+def time_study(study: Path, runs: Path, options: list[str]) -> tuple[float, float]:
+    """Run the study from the start. Return the seconds of the command, and the sum of the seconds of its runs."""
     shutil.rmtree(runs, ignore_errors=True)
     command = [sys.executable, "-m", "harness.cli", "run", str(study), "--runs", str(runs), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -57,19 +57,19 @@ def seconds(study: Path, runs: Path, options: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the seconds of each engine, in turns, and the medians of the ratios beside their bounds."""
+    """Print the seconds of each engine, measured in turns, and the medians of the speed-ups with their bounds."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--rounds", type=int, default=1, help="How often each engine trains the part of the study.")
+    parser.add_argument("--rounds", type=int, default=1, help="How often each engine runs the study.")
     rounds = parser.parse_args().rounds
     times: dict[str, list[float]] = {name: [] for name in ENGINES}
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "part.yaml"
-        plan = write_part(study)
+        plan = write_study(study)
         epochs = sum(planned.epochs for planned in plan.runs.values())
         print(f"{len(plan.runs)} runs, {epochs:,} epochs; seconds of each round", flush=True)
         for _ in range(rounds):
             for name, options in ENGINES.items():
-                taken, runs = seconds(study, Path(folder) / "runs", options)
+                taken, runs = time_study(study, Path(folder) / "runs", options)
                 times[name].append(taken)
                 print(f"{name:10} {taken:7.1f} s, {runs / taken:.2f} runs at a time", flush=True)
     good = True

@@ -1,10 +1,10 @@
-"""Time what brings images to the network: the augmentation in memory, and the decoding of files.
+"""Measures the speed of data loading: augmentation of images in memory, and decoding of image files.
 
-Rates are in images a second. A device that waits stands in for a GPU, which leaves the CPUs to the decoders.
-Training on the CPU itself shares the cores with the decoders, so that there the best possible rate is that of doing
-one after the other with all cores: 1 / (1 / loader + 1 / training).
+Speeds are in images a second. A simulated device that only waits replaces a GPU, and leaves the CPU cores to the
+decoders. Training on the CPU shares the cores with the decoders. The best possible speed is then that of loading and
+training one after the other with all cores: 1 / (1 / loading + 1 / training).
 
-Run it by hand on a machine that does nothing else; it takes two minutes: `python -m tests.benchmarks.loading`.
+Run it on a machine without other load: `python -m tests.benchmarks.loading`. It takes two minutes.
 """
 
 import statistics
@@ -29,20 +29,20 @@ from data.tasks.file_batches import ImageFileBatches
 from data.tasks.image_dataset import Augmentation, Split
 from methods.core.random_streams import stream
 
-AUGMENTED, MILLISECONDS, THREADS = 512, 4.0, 2
-"""Images of CIFAR's size in a batch, the most time that it may take, and the CPU threads it is given."""
+AUGMENTED, MAX_MILLISECONDS, THREADS = 512, 4.0, 2
+"""Images of CIFAR's size in an augmented batch, its maximum duration, and its number of CPU threads."""
 
-WRITTEN, SIZE = 128, (500, 375)
-"""JPEG files, and their width and height: the typical ones of ImageNet."""
+FILES, SIZE = 128, (500, 375)
+"""Number of JPEG files, and their width and height, which are typical of ImageNet."""
 
-BOUND = 0.9
-"""The least share of the best possible rate that loading and training reach together."""
+MIN_SHARE = 0.9
+"""Minimum share of the best possible speed that loading and training must reach together."""
 
 ROUNDS = 5
 
 
-def median_of_batches(cutout: int, batches: int = 200) -> float:
-    """Milliseconds that a batch in memory takes, cut out of padded images, mirrored and masked: the median."""
+def median_batch_milliseconds(cutout: int, batches: int = 200) -> float:
+    """Return the median milliseconds of a batch in memory, with random crops, flips and cutout."""
     n = 20 * AUGMENTED
     images = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=stream(0, "images"))
     passes = ImageBatches(
@@ -56,7 +56,7 @@ def median_of_batches(cutout: int, batches: int = 200) -> float:
     times: list[float] = []
     while len(times) < batches:
         iterator = iter(passes)
-        next(iterator)  # what a pass draws at its start is not a batch's
+        next(iterator)  # not counted: it includes random draws for the whole pass
         start = time.perf_counter()
         for _ in iterator:
             times.append(time.perf_counter() - start)
@@ -65,11 +65,11 @@ def median_of_batches(cutout: int, batches: int = 200) -> float:
 
 
 def write_photographs(folder: Path) -> list[str]:
-    """Write JPEG files of ImageNet's typical size: cuts of two photographs."""
+    """Write JPEG files of a size typical of ImageNet: crops of two photographs. Return their names."""
     draws = np.random.default_rng(0)
     photographs = [Image.fromarray(image).resize((832, 555)) for image in load_sample_images().images]
     names = []
-    for i in range(WRITTEN):
+    for i in range(FILES):
         photograph = photographs[i % len(photographs)]
         x, y = draws.integers(0, (photograph.width - SIZE[0], photograph.height - SIZE[1])).tolist()
         names.append(f"{i}.jpg")
@@ -77,8 +77,10 @@ def write_photographs(folder: Path) -> list[str]:
     return names
 
 
-def loader(folder: Path, names: list[str], count: int, side: int, batch_size: int, device: str) -> ImageFileBatches:
-    """Training batches of `count` images, the files again and again, decoded by all CPUs."""
+def make_loader(
+    folder: Path, names: list[str], count: int, side: int, batch_size: int, device: str
+) -> ImageFileBatches:
+    """Return training batches of `count` images, which repeat the files. All CPU cores decode."""
     chosen = [names[i % len(names)].encode() for i in range(count)]
     return ImageFileBatches(
         Split(ImageFiles(folder, np.array(chosen), side), torch.zeros(count, dtype=torch.int64)).to(device),
@@ -92,21 +94,21 @@ def loader(folder: Path, names: list[str], count: int, side: int, batch_size: in
 
 
 def rate(batches: Iterable[tuple[Tensor, Tensor]], step: Callable[[Tensor], object]) -> float:
-    """Images a second that pass through `step`."""
+    """Return the images a second that pass through `step`."""
     images = 0
     start = time.perf_counter()
     for x, _ in batches:
         step(x)
         images += len(x)
-    if isinstance(step, WaitingDevice):
+    if isinstance(step, SimulatedDevice):
         step.synchronize()
     elif torch.cuda.is_available():
         torch.cuda.synchronize()
     return images / (time.perf_counter() - start)
 
 
-def trainer(net: nn.Module, device: str) -> Callable[[Tensor], None]:
-    """A step of training."""
+def make_training_step(net: nn.Module, device: str) -> Callable[[Tensor], None]:
+    """Return a function that trains one step on a batch."""
     net = net.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
@@ -120,10 +122,10 @@ def trainer(net: nn.Module, device: str) -> Callable[[Tensor], None]:
     return step
 
 
-class WaitingDevice:
-    """A device that needs no CPU: a batch takes it the time that its rate asks, while the host prepares the next one.
+class SimulatedDevice:
+    """A device that processes batches at a given speed without using the CPU.
 
-    Like a GPU it is given work ahead: the host waits only when a whole batch is still queued.
+    Like a GPU, it has a queue: the host prepares the next batch meanwhile, and waits only if a whole batch is queued.
     """
 
     def __init__(self, images_a_second: float) -> None:
@@ -131,28 +133,33 @@ class WaitingDevice:
         self.busy_until = 0.0
 
     def __call__(self, x: Tensor) -> None:
-        """Queue a batch."""
+        """Queue a batch. Wait for earlier ones."""
         queued = self.busy_until
         self.busy_until = max(queued, time.perf_counter()) + len(x) / self.rate
         sleep_until(queued)
 
     def synchronize(self) -> None:
-        """Wait for all that is queued."""
+        """Wait for all queued batches."""
         sleep_until(self.busy_until)
 
 
 def sleep_until(moment: float) -> None:
-    """Sleep up to a moment of `time.perf_counter`."""
+    """Sleep until a time of `time.perf_counter`."""
     time.sleep(max(0.0, moment - time.perf_counter()))
 
 
-def compare(
+def compare_speeds(
     batches: ImageFileBatches, step: Callable[[Tensor], object], best: Callable[[float, float], float]
 ) -> tuple[float, float, float, float]:
-    """Time loading alone, the step alone and both together, in turns.
+    """Measure loading alone, the step alone and both together, in turns.
+
+    Args:
+        batches: to load.
+        step: processes a batch.
+        best: returns the best possible speed from those of loading and of the step.
 
     Returns:
-        The three rates, and the rate together as a share of the best possible one of the round: medians.
+        The three speeds, and the speed of both together as a share of the best possible one: medians over rounds.
     """
     fixed = next(iter(batches))
     repeated = [fixed] * len(batches)
@@ -166,49 +173,53 @@ def compare(
     return loading, alone, together, share
 
 
-def shared(loading: float, training: float) -> float:
-    """The best rate where both need the same cores."""
+def best_shared(loading: float, training: float) -> float:
+    """Return the best possible speed if loading and training share the same cores."""
     return 1 / (1 / loading + 1 / training)
 
 
 def print_loading(folder: Path) -> bool:
-    """Print the rates of decoding, loading and training; say whether all bounds hold."""
+    """Print the speeds of decoding, loading and training. Return whether all bounds hold."""
     names = write_photographs(folder)
     paths = [str(folder / name) for name in names]
-    jobs = [DecodeJob(paths[i : i + 32], 224, list(range(i, i + 32)), flip=True) for i in range(0, WRITTEN, 32)]
+    jobs = [DecodeJob(paths[i : i + 32], 224, list(range(i, i + 32)), flip=True) for i in range(0, FILES, 32)]
     one = statistics.median(rate(((decode_images(job), torch.empty(0)) for job in jobs), len) for _ in range(ROUNDS))
     print(f"{'decoder alone, one process, 224 px':45} {one:6.0f}/s", flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    large = loader(folder, names, 40 * 32, 224, 32, "cpu")
+    large = make_loader(folder, names, 40 * 32, 224, 32, "cpu")
     speed = statistics.median(rate(large, lambda x: None) for _ in range(ROUNDS))
     compared = {
-        f"a device that waits, {factor:g} x the loader's rate": compare(large, WaitingDevice(factor * speed), min)
+        f"a simulated device, {factor:g} x the loader's speed": compare_speeds(
+            large, SimulatedDevice(factor * speed), min
+        )
         for factor in (0.5, 1.0)
     }
     if device == "cuda":
-        on_gpu = loader(folder, names, 100 * 128, 224, 128, device)
-        compared["resnet50 on the GPU, 224 px"] = compare(on_gpu, trainer(resnet50(), device), min)
+        on_gpu = make_loader(folder, names, 100 * 128, 224, 128, device)
+        compared["resnet50 on the GPU, 224 px"] = compare_speeds(on_gpu, make_training_step(resnet50(), device), min)
     else:
-        small = loader(folder, names, 16 * 32, 64, 32, device)
-        compared["resnet18 on the same cores, 64 px"] = compare(small, trainer(resnet18(), device), shared)
+        small = make_loader(folder, names, 16 * 32, 64, 32, device)
+        compared["resnet18 on the same cores, 64 px"] = compare_speeds(
+            small, make_training_step(resnet18(), device), best_shared
+        )
     print(f"{f'{usable_cpus()} decoders; images a second':45} {'loader':>7} {'device':>7} {'both':>7} {'of best':>8}")
     for name, (loading, alone, together, share) in compared.items():
-        verdict = "" if share >= BOUND else "  below the bound"
-        print(f"{name:45} {loading:7.0f} {alone:7.0f} {together:7.0f} {share:8.3f} >= {BOUND}{verdict}", flush=True)
-    return all(share >= BOUND for *_, share in compared.values())
+        verdict = "" if share >= MIN_SHARE else "  below the bound"
+        print(f"{name:45} {loading:7.0f} {alone:7.0f} {together:7.0f} {share:8.3f} >= {MIN_SHARE}{verdict}", flush=True)
+    return all(share >= MIN_SHARE for *_, share in compared.values())
 
 
 def main() -> None:
-    """Print every figure beside its bound."""
+    """Print every figure with its bound. Exit with an error if a bound does not hold."""
     threads = torch.get_num_threads()
     torch.set_num_threads(min(THREADS, usable_cpus()))
     good = True
     for cutout in (0, 16):
-        found = median_of_batches(cutout)
-        good &= found <= MILLISECONDS
-        verdict = "" if found <= MILLISECONDS else "  above the bound"
+        found = median_batch_milliseconds(cutout)
+        good &= found <= MAX_MILLISECONDS
+        verdict = "" if found <= MAX_MILLISECONDS else "  above the bound"
         name = f"{AUGMENTED} images in memory, cutout={cutout}, {torch.get_num_threads()} threads"
-        print(f"{name:55} {found:6.2f} ms <= {MILLISECONDS} ms{verdict}", flush=True)
+        print(f"{name:55} {found:6.2f} ms <= {MAX_MILLISECONDS} ms{verdict}", flush=True)
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         good &= print_loading(Path(folder))

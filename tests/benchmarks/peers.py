@@ -1,14 +1,13 @@
-"""Time epochs of the harness against torch-uncertainty's own trainer: the same network, images and threads.
+"""Compares epochs of the harness with those of torch-uncertainty's own trainer: same network, images and threads.
 
-Each contestant is a process of its own, as its users start it, and trains an epoch when it is its turn; all are started
-twice, for a process may be slow as a whole. Compared are the medians over rounds of the ratios within a round, with
-their quartiles. The network is torch-uncertainty's ResNet
-of 8 layers (blocks [1, 1, 1] of 16, 32 and 64 channels); its BatchEnsemble form is its own, ours is `batch_ensemble`
-over the plain one. The images are random, of CIFAR-10's size and number of classes, which changes nothing about the
-time.
+Each contestant is a process of its own, as users start it. It trains an epoch in its turn. All contestants are started
+twice, because a whole process may be slow. The figures are medians over rounds of the ratios within a round, with
+quartiles. The network is torch-uncertainty's ResNet of 8 layers (blocks [1, 1, 1] of 16, 32 and 64 channels). For
+BatchEnsemble, torch-uncertainty uses its own form of the network, and the harness uses `batch_ensemble` on the plain
+one. The images are random, with the size and number of classes of CIFAR-10, which does not affect the time.
 
-torch-uncertainty 0.13 needs other versions of some packages than this project, so that it has an environment of its
-own: `make benchmark-peers` makes it and runs this, in about five minutes on two cores.
+torch-uncertainty 0.13 needs other versions of some packages than this project, so it has an environment of its own.
+`make benchmark-peers` creates it and runs this module, in about five minutes on two cores.
 """
 
 import argparse
@@ -29,9 +28,9 @@ from torchvision.transforms import v2
 
 from harness.running.worker_process import keep_freed_memory
 from methods import METHODS, SGD, MakeMethod
-from tests.benchmarks.cells import Cell, harness_epoch
-from tests.benchmarks.comparison import Judge, Measured, Timing
 from tests.benchmarks.device import write_results
+from tests.benchmarks.epochs import TrainingSetup, harness_epoch
+from tests.benchmarks.timing import BoundChecker, Measurement, Timing
 
 CLASSES, BATCH, K = 10, 128, 4
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -43,26 +42,28 @@ BOUNDS = {
     ("batched", "harness batched"): 1.5,
     ("memory", "bare"): None,
 }
-"""The least times that ours, the second of a pair, must be faster than theirs, the first one. That their trainer takes
-no less than a bare loop, with images that are ready for both, is how still the machine was."""
+"""(theirs, ours) → minimum ratio of the duration of theirs to that of ours.
+
+The last pair has no bound: it compares their trainer with a bare loop, on images that are prepared for both.
+"""
 
 
 def random_images(minibatches: int) -> tuple[Tensor, Tensor]:
-    """Random images, (N, 3, 32, 32) uint8, and classes, (N,)."""
+    """Return random images, (N, 3, 32, 32) uint8, and classes, (N,)."""
     n = minibatches * BATCH
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
     return x, torch.randint(CLASSES, (n,), generator=generator)
 
 
-def ready(images: Tensor) -> Tensor:
-    """Normalise images: (N, 3, 32, 32) float32."""
+def normalize(images: Tensor) -> Tensor:
+    """Return normalized images, (N, 3, 32, 32) float32."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (images / 255 - mean) / std
 
 
 def plain_net() -> nn.Module:
-    """torch-uncertainty's ResNet of 8 layers."""
+    """Return torch-uncertainty's ResNet of 8 layers."""
     from torch_uncertainty.models.classification.resnet import std
 
     torch.manual_seed(0)
@@ -71,7 +72,7 @@ def plain_net() -> nn.Module:
 
 
 def batched_net() -> nn.Module:
-    """Its BatchEnsemble of K members."""
+    """Return torch-uncertainty's BatchEnsemble of that ResNet, with K members."""
     from torch_uncertainty.models.classification.resnet import batched
 
     torch.manual_seed(0)
@@ -91,19 +92,19 @@ def batched_net() -> nn.Module:
     )
 
 
-class Theirs(Cell):
-    """A cell of the harness whose network is torch-uncertainty's."""
+class PeerNetworkSetup(TrainingSetup):
+    """A setup of the harness with torch-uncertainty's network."""
 
     def network(self, **options: float) -> nn.Module:
-        """Draw it, in the layout of the harness."""
+        """Make the network, in the memory layout of the harness."""
         return plain_net().to(memory_format=torch.channels_last)
 
 
 def bare(minibatches: int) -> Iterator[None]:
-    """A loop as one would write it by hand, on normalised images in memory."""
+    """Train epochs with a hand-written loop, on normalized images in memory."""
     net = plain_net()
     images, y = random_images(minibatches)
-    x = ready(images)
+    x = normalize(images)
     optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
     while True:
         for index in torch.randperm(len(y)).split(BATCH):
@@ -114,16 +115,16 @@ def bare(minibatches: int) -> Iterator[None]:
 
 
 def harness(minibatches: int, method: MakeMethod = SGD) -> Iterator[None]:
-    """An epoch of the harness; images are augmented, which of the others the data module's are."""
+    """Train epochs with the harness. Its images are augmented, as in the contestants "loader" and "module"."""
     keep_freed_memory()
-    epoch = harness_epoch(Theirs("resnet8", minibatches, BATCH), method)
+    epoch = harness_epoch(PeerNetworkSetup("resnet8", minibatches, BATCH), method)
     while True:
         epoch()
         yield
 
 
 def theirs(minibatches: int, data: Callable[[int], dict[str, Any]], *, batched: bool = False) -> None:
-    """Let torch-uncertainty's trainer train; between two epochs it waits for its turn."""
+    """Train with torch-uncertainty's trainer, which waits for its turn before every epoch."""
     from lightning.pytorch.callbacks import Callback
     from torch_uncertainty import TUTrainer
     from torch_uncertainty.routines import ClassificationRoutine
@@ -132,9 +133,9 @@ def theirs(minibatches: int, data: Callable[[int], dict[str, Any]], *, batched: 
     class Turns(Callback):
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             if trainer.current_epoch:
-                say_and_wait(time.perf_counter() - self.start)
+                report_and_wait(time.perf_counter() - self.start)
             else:
-                say_and_wait(READY)
+                report_and_wait(READY)
             self.start = time.perf_counter()
 
     net = batched_net() if batched else plain_net()
@@ -160,14 +161,15 @@ def theirs(minibatches: int, data: Callable[[int], dict[str, Any]], *, batched: 
     trainer.fit(routine, **data(minibatches))
 
 
-def loader(minibatches: int, *, augmented: bool = True) -> Iterable[Any]:
-    """A DataLoader of images in memory, in the trainer's own process, as torch has it by default.
+def make_loader(minibatches: int, *, augmented: bool = True) -> Iterable[Any]:
+    """Return a DataLoader of images in memory that works in the trainer's process, as by default.
 
-    They are augmented one by one by torchvision, as ours are together; or normalised beforehand and left as they are.
+    Torchvision augments the images one by one; the harness augments whole batches in the same way. Without
+    augmentation, the images are normalized beforehand.
     """
     images, y = random_images(minibatches)
     if not augmented:
-        return DataLoader(TensorDataset(ready(images), y), BATCH, shuffle=True)
+        return DataLoader(TensorDataset(normalize(images), y), BATCH, shuffle=True)
     change = v2.Compose(
         [
             v2.RandomCrop(32, padding=4),
@@ -180,12 +182,12 @@ def loader(minibatches: int, *, augmented: bool = True) -> Iterable[Any]:
 
 
 def collate(change: Callable[[Tensor], Tensor], examples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Change each image, and make a minibatch."""
+    """Augment each image, and make a minibatch."""
     return torch.stack([change(x) for x, _ in examples]), torch.stack([y for _, y in examples])
 
 
 def data_module(minibatches: int) -> Any:
-    """torch-uncertainty's data module of CIFAR-10, all its settings its own, over our images."""
+    """Return torch-uncertainty's data module of CIFAR-10, with its default settings, on random images."""
     from PIL import Image
     from torch_uncertainty.datamodules import CIFAR10DataModule
 
@@ -193,7 +195,7 @@ def data_module(minibatches: int) -> Any:
     stored, classes = images.permute(0, 2, 3, 1).numpy(), y.tolist()
 
     class Images(Dataset[Any]):
-        """As torchvision's CIFAR10 gives them, read already."""
+        """Images in the form of torchvision's CIFAR10, already in memory."""
 
         def __init__(self, root: object, transform: Callable[[Any], Any], **_: object) -> None:
             self.transform = transform
@@ -213,33 +215,33 @@ def data_module(minibatches: int) -> Any:
 CONTESTANTS: dict[str, Callable[[int], Any]] = {
     "bare": bare,
     "harness": harness,
-    "memory": partial(theirs, data=lambda n: {"train_dataloaders": loader(n, augmented=False)}),
-    "loader": partial(theirs, data=lambda n: {"train_dataloaders": loader(n)}),
+    "memory": partial(theirs, data=lambda n: {"train_dataloaders": make_loader(n, augmented=False)}),
+    "loader": partial(theirs, data=lambda n: {"train_dataloaders": make_loader(n)}),
     "module": partial(theirs, data=lambda n: {"datamodule": data_module(n)}),
     "harness batched": lambda n: harness(n, lambda make_net, recipe: METHODS["batch_ensemble"](make_net, recipe, K=K)),
-    "batched": partial(theirs, data=lambda n: {"train_dataloaders": loader(n)}, batched=True),
+    "batched": partial(theirs, data=lambda n: {"train_dataloaders": make_loader(n)}, batched=True),
 }
 
 
-def say_and_wait(what: object) -> None:
-    """Tell the referee something, then wait for the next turn; end where there is none."""
-    print(what, flush=True)
+def report_and_wait(message: object) -> None:
+    """Print a message to the parent process, then wait for the next turn. Exit if there is none."""
+    print(message, flush=True)
     if sys.stdin.readline().strip() != TURN:
         sys.exit()
 
 
-def contest(name: str, minibatches: int) -> None:
-    """Train an epoch at each turn, and say how long it took."""
-    epochs = CONTESTANTS[name](minibatches)  # torch-uncertainty's never return
-    say_and_wait(READY)
+def train_in_turns(name: str, minibatches: int) -> None:
+    """Train an epoch at each turn, and print its seconds."""
+    epochs = CONTESTANTS[name](minibatches)  # those of torch-uncertainty never return
+    report_and_wait(READY)
     while True:
         start = time.perf_counter()
         next(epochs)
-        say_and_wait(time.perf_counter() - start)
+        report_and_wait(time.perf_counter() - start)
 
 
 class Contestant:
-    """A contestant's process, seen from the referee."""
+    """The process of a contestant, as its parent sees it."""
 
     def __init__(self, name: str, minibatches: int, threads: int) -> None:
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--contestant", name]
@@ -257,7 +259,7 @@ class Contestant:
         raise RuntimeError(f"a contestant ended: {self.process.stderr.read()[-2000:]}")
 
     def epoch(self) -> float:
-        """Let it train an epoch; its seconds."""
+        """Let the contestant train an epoch. Return its seconds."""
         assert self.process.stdin is not None
         print(TURN, file=self.process.stdin, flush=True)
         return float(self.wait_for(lambda line: line.replace(".", "", 1).replace("e-", "").isdigit()))
@@ -267,8 +269,8 @@ class Contestant:
         self.process.wait()
 
 
-def compete(names: list[str], minibatches: int, rounds: int, threads: int) -> Timing:
-    """Seconds of each contestant's epochs, in turns, after one to warm up."""
+def time_contestants(names: list[str], minibatches: int, rounds: int, threads: int) -> Timing:
+    """Time the epochs of all contestants in turns, after one epoch each to warm up."""
     contestants: dict[str, Contestant] = {}
     try:
         for name in names:
@@ -286,7 +288,7 @@ def compete(names: list[str], minibatches: int, rounds: int, threads: int) -> Ti
 
 
 def main() -> None:
-    """Print each contestant's seconds and images a second, and the ratios beside their bounds."""
+    """Print the seconds and speed of each contestant, and the ratios with their bounds."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--minibatches", type=int, default=30, help="Of an epoch, 128 images each.")
@@ -295,13 +297,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.contestant:
         torch.set_num_threads(options.threads)
-        contest(options.contestant, options.minibatches)
-    judge = Judge()
+        train_in_turns(options.contestant, options.minibatches)
+    checker = BoundChecker()
     seconds: dict[str, list[float]] = {}
-    ratios: dict[str, Measured] = {}
+    ratios: dict[str, Measurement] = {}
     for names in (["bare", "memory", "loader", "module", "harness"], ["batched", "harness batched"]):
         part = options.minibatches if len(names) > 2 else max(1, options.minibatches // 3)
-        start = partial(compete, names, part, options.rounds, options.threads)
+        start = partial(time_contestants, names, part, options.rounds, options.threads)
         timing = start() + start()
         seconds |= timing.seconds
         for name in names:
@@ -310,12 +312,12 @@ def main() -> None:
         for (other, own), bound in BOUNDS.items():
             if own in names:
                 what = f"{other} / {own}"
-                ratios[what] = Measured.of(timing.ratios(other, own), bound, least=True)
-                print(f"{what:26} {judge(what, ratios[what])}", flush=True)
+                ratios[what] = Measurement.of(timing.ratios(other, own), bound, at_least=True)
+                print(f"{what:26} {checker(what, ratios[what])}", flush=True)
     versions = {name: version(name) for name in ("torch-uncertainty", "lightning", "torchvision")}
     results = {"versions": versions, "seconds": seconds, "ratios": ratios}
     write_results(Path("results/speed-peers.json"), "cpu", results)
-    judge.end()
+    checker.exit_if_violated()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Time the harness: against a bare PyTorch loop, methods against plain training, fast paths against plain ones.
+"""Measures the speed of the harness on a CPU: its loop, its methods, and fused late-phase members.
 
-Everything is timed in turns within a process, so that ratios say whether something became slower; rates say what this
-machine can do. Each row's rounds are those of two processes, which differ by more than rounds of one do. There are as
-many as some seconds allow: epochs are short, because many short rounds scatter less than few long ones. The bare loop
-is also timed against itself: what that differs from one is noise. A ratio that does not keep its bound gets twice as
-much time again, if some is left at the end; its median is then that of all rounds. Prints a table and writes all of it
-as JSON. `make benchmark` runs it on the CPU, in less than five minutes on two cores; what needs a GPU is in
-`tests.benchmarks.gpu`.
+The loop is compared with a bare PyTorch loop, methods with plain training, and fused with sequential members. Compared
+kinds are timed in turns in the same process, so their ratio tells whether one became slower. Speeds tell what this
+machine can do. The rounds of each row come from two processes, because processes differ by more than rounds of one
+process. Rounds fill a fixed time with short epochs, because many short rounds scatter less than few long ones. The
+bare loop is also timed against itself: the deviation of that ratio from one is noise. A ratio that violates its bound
+is measured for twice as long again, if time is left at the end. Its median is then that of all rounds.
+
+The command prints a table and writes it as JSON. `make benchmark` runs it, in less than five minutes on two cores.
+Measurements on a GPU are in `tests.benchmarks.gpu`.
 """
 
 import argparse
@@ -22,41 +24,48 @@ from typing import Any, TypeVar
 
 from harness.running.fusing_limit import CPU_PIXELS
 from harness.running.worker_process import keep_freed_memory
-from tests.benchmarks.cells import (
-    Cell,
+from tests.benchmarks.device import matrix_peak, write_results
+from tests.benchmarks.epochs import (
+    TrainingSetup,
     bare_epoch,
     build,
     harness_epoch,
     loop_row,
     method_row,
-    rates,
+    speed_of,
     time_loop,
     time_method,
 )
-from tests.benchmarks.comparison import MORE, Judge, Measured, Timing, in_turns, with_more_rounds
-from tests.benchmarks.device import matrix_peak, write_results
+from tests.benchmarks.timing import (
+    EXTRA_MEASUREMENTS,
+    BoundChecker,
+    Measurement,
+    Timing,
+    time_in_turns,
+    with_more_rounds,
+)
 
-CONTROL = Cell("lenet5", minibatches=5)
-"""The network whose bare loop is also timed against itself."""
-CELLS = {
+CONTROL = TrainingSetup("lenet5", minibatches=5)
+"""The setup whose bare loop is also timed against itself."""
+LOOP_SETUPS = {
     CONTROL: 4,
-    Cell("cresnet20", minibatches=1): 5,
-    Cell("wrn-16-4", minibatches=1): 7,
-    Cell("wrn-28-10", minibatches=1, batch_size=4): 7,  # 128 images take half a minute on two cores
+    TrainingSetup("cresnet20", minibatches=1): 5,
+    TrainingSetup("wrn-16-4", minibatches=1): 7,
+    TrainingSetup("wrn-28-10", minibatches=1, batch_size=4): 7,  # 128 images take half a minute on two cores
 }
-"""Networks, and the seconds for which the rounds of each last in a process."""
-LEAST = 2
-"""Rounds in a process, at least."""
-LOOP = 1.02
-"""How many times as long as the bare loop the harness's may take."""
-ON = Cell("cresnet20", minibatches=2, batch_size=32)
-"""What methods are compared on."""
+"""Setups whose loop is compared with a bare loop → seconds of rounds in each process."""
+MIN_ROUNDS = 2
+"""Minimum number of rounds in a process."""
+MAX_LOOP_RATIO = 1.02
+"""Maximum ratio of the time of the harness's loop to that of the bare loop."""
+ON = TrainingSetup("cresnet20", minibatches=2, batch_size=32)
+"""The setup on which methods are compared, unless another one is given."""
 CYCLE = replace(ON, minibatches=4)
-"""What late-phase methods are compared on: a cycle of four members. Updates in one of ten cost no more."""
+"""The setup for late-phase methods: a cycle of four members. Updates in a cycle of ten cost no more."""
 LARGER = replace(ON, batch_size=64)
-"""What subspaces are compared on: what they do for each update, whatever the size of a minibatch, is bounded at 64."""
+"""The setup for subspaces. Their cost of an update does not depend on the minibatch; its bound is for size 64."""
 LONGER = replace(LARGER, minibatches=4)
-"""What averages are compared on, which collect once in an epoch, of hundreds of minibatches elsewhere."""
+"""The setup for averages of weights. They collect once an epoch; real epochs have hundreds of minibatches."""
 COMPARED = {
     "dropout": (ON, None, 2),
     "late_phase_bn(K=4, start=500)": (CYCLE, 1.03, 6),
@@ -68,50 +77,52 @@ COMPARED = {
     "swa(start=500)": (LONGER, 1.02, 7),
     "swag(start=500)": (LONGER, 1.02, 7),
 }
-"""Methods, what each is compared on, how many times as long as plain training it may take, and the seconds for which
-its rounds last in a process: more where a bound is close."""
-SMALL = Cell("wrn-10-1", minibatches=10, batch_size=32, channels=1, side=8)
-"""A network and the size of images of the study `digits`, small enough to be fused on a CPU."""
+"""Method → its setup, its maximum time relative to plain training, and the seconds of its rounds in each process.
+
+Methods close to their bound have more seconds.
+"""
+SMALL = TrainingSetup("wrn-10-1", minibatches=10, batch_size=32, channels=1, side=8)
+"""A setup with images of the size of the study `digits`, small enough for fused members on a CPU."""
 FUSE_UP_TO = CPU_PIXELS // SMALL.side**2
-FUSED = 1.2
-"""How many times as fast fused members must be there."""
-FUSING = 1.5
-"""Seconds for which rounds of fused members last in a process."""
-END = 280.0
-"""Seconds by which the last of more rounds must be expected to end, so that everything takes less than five minutes."""
-PRELOADED = ["tests.benchmarks.cells", "torch._dynamo"]
-"""What is imported once, for all processes; optimizers import the second one when they are made."""
+MIN_FUSED_GAIN = 1.2
+"""Minimum ratio of the time of sequential members to that of fused members."""
+FUSING_SECONDS = 1.5
+"""Seconds of rounds with fused members in each process."""
+TIME_LIMIT = 280.0
+"""Seconds after which no further rounds may end, so that the whole measurement takes less than five minutes."""
+PRELOADED = ["tests.benchmarks.epochs", "torch._dynamo"]
+"""Modules that are imported once for all processes. Optimizers import the second one when they are made."""
 Result = TypeVar("Result")
 
 
-def time_control(cell: Cell, lasting: float) -> Timing:
+def time_control(setup: TrainingSetup, lasting: float) -> Timing:
     """Time the bare loop against itself."""
-    epochs = {"bare": bare_epoch(cell), "other": bare_epoch(cell)}
-    return in_turns(epochs, cell.device, LEAST, warm_up=1, lasting=lasting)
+    epochs = {"bare": bare_epoch(setup), "other": bare_epoch(setup)}
+    return time_in_turns(epochs, setup.device, MIN_ROUNDS, warm_up=1, lasting=lasting)
 
 
-def time_fusing(written: str) -> Timing:
-    """Time members one by one ("sequential") against members as one batch ("fused"), as they are fused on a CPU."""
+def time_fusing(expression: str) -> Timing:
+    """Time members one by one ("sequential") and as one batch ("fused"), with the limit of fusing on a CPU."""
     fused = replace(SMALL, fuse_up_to=FUSE_UP_TO)
-    epochs = {"sequential": harness_epoch(SMALL, build(written)), "fused": harness_epoch(fused, build(written))}
-    return in_turns(epochs, SMALL.device, LEAST, lasting=FUSING)
+    epochs = {"sequential": harness_epoch(SMALL, build(expression)), "fused": harness_epoch(fused, build(expression))}
+    return time_in_turns(epochs, SMALL.device, MIN_ROUNDS, lasting=FUSING_SECONDS)
 
 
-def control_row(cell: Cell, timing: Timing) -> dict[str, Any]:
-    """Sum up what `time_control` gave."""
-    over = Measured.of(timing.ratios("other", "bare"))
-    return {**cell.describe("bare loop"), **rates(cell, timing.median("bare")), "over_itself": over}
+def control_row(setup: TrainingSetup, timing: Timing) -> dict[str, Any]:
+    """Summarize the timing of `time_control`."""
+    over = Measurement.of(timing.ratios("other", "bare"))
+    return {**setup.describe("bare loop"), **speed_of(setup, timing.median("bare")), "over_itself": over}
 
 
-def fusing_row(written: str, timing: Timing) -> dict[str, Any]:
-    """Sum up what `time_fusing` gave."""
-    cell = replace(SMALL, fuse_up_to=FUSE_UP_TO)
-    gain = Measured.of(timing.ratios("sequential", "fused"), FUSED, least=True)
-    return {**cell.describe(written), **rates(cell, timing.median("fused")), "sequential_over_fused": gain}
+def fusing_row(expression: str, timing: Timing) -> dict[str, Any]:
+    """Summarize the timing of `time_fusing`."""
+    setup = replace(SMALL, fuse_up_to=FUSE_UP_TO)
+    gain = Measurement.of(timing.ratios("sequential", "fused"), MIN_FUSED_GAIN, at_least=True)
+    return {**setup.describe(expression), **speed_of(setup, timing.median("fused")), "sequential_over_fused": gain}
 
 
-def apart(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a function in a process that has trained nothing so far, and keeps freed memory as the harness's do."""
+def call_in_new_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a new process that keeps freed memory, as workers of the harness do."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(PRELOADED)
     with context.Pool(1, initializer=keep_freed_memory) as pool:
@@ -120,83 +131,92 @@ def apart(function: Callable[..., Result], *arguments: object) -> Result:
 
 @dataclass
 class Row:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
-        key: of the figure that may have a bound.
-        sum_up: makes what the JSON file says of all rounds.
-        time_it: gives the rounds of a process.
-        arguments: of it.
+        key: of the figure that may have a bound, in the summary.
+        summarize: makes the summary of all rounds for the JSON file.
+        measure: returns the rounds of one process.
+        arguments: of `measure`.
         timing: all rounds so far.
-        took: seconds for the first ones.
+        seconds: that the first rounds took.
     """
 
     key: str
-    sum_up: Callable[[Timing], dict[str, Any]]
-    time_it: Callable[..., Timing]
+    summarize: Callable[[Timing], dict[str, Any]]
+    measure: Callable[..., Timing]
     arguments: tuple[object, ...]
     timing: Timing = field(init=False)
-    took: float = field(init=False)
+    seconds: float = field(init=False)
 
     def rounds(self) -> Timing:
-        """Time in two processes."""
-        return apart(self.time_it, *self.arguments) + apart(self.time_it, *self.arguments)
+        """Measure rounds in two processes."""
+        return call_in_new_process(self.measure, *self.arguments) + call_in_new_process(self.measure, *self.arguments)
 
-    def begin(self) -> None:
-        """Time the first rounds."""
+    def measure_first(self) -> None:
+        """Measure the first rounds."""
         start = time.monotonic()
         self.timing = self.rounds()
-        self.took = time.monotonic() - start
+        self.seconds = time.monotonic() - start
 
-    def go_on(self) -> None:
-        """Time more rounds."""
-        self.timing = with_more_rounds(self.timing, self.rounds, lambda timing: self.sum_up(timing)[self.key].kept)
-
-    @property
-    def made(self) -> dict[str, Any]:
-        """What the JSON file says."""
-        return self.sum_up(self.timing)
+    def measure_more(self) -> None:
+        """Measure more rounds if the bound does not hold."""
+        self.timing = with_more_rounds(self.timing, self.rounds, lambda timing: self.summarize(timing)[self.key].kept)
 
     @property
-    def figure(self) -> Measured:
-        """What may have a bound."""
-        measured: Measured = self.made[self.key]
+    def summary(self) -> dict[str, Any]:
+        """The row for the JSON file."""
+        return self.summarize(self.timing)
+
+    @property
+    def figure(self) -> Measurement:
+        """The figure that may have a bound."""
+        measured: Measurement = self.summary[self.key]
         return measured
 
     @property
     def name(self) -> str:
-        """What is timed."""
-        return f"{self.made['architecture']}, {self.made['method']}, {self.key}"
+        """The architecture, the method and the figure."""
+        return f"{self.summary['architecture']}, {self.summary['method']}, {self.key}"
 
     def __str__(self) -> str:
-        """Write the line."""
-        made = self.made
-        line = f"{made['architecture']:10} {made['batch_size']:5} {made['method']:34} "
-        line += f"{made['images_per_second']:8,.0f} {made['ms_per_update']:9,.1f} "
-        if "of_matrix_peak" in made:
-            line += f"{made['of_matrix_peak']:5.0%} {made['peak_memory_bytes'] / 1e9:5.2f} GB "
+        """Return the row as a line of text."""
+        summary = self.summary
+        line = f"{summary['architecture']:10} {summary['batch_size']:5} {summary['method']:34} "
+        line += f"{summary['images_per_second']:8,.0f} {summary['ms_per_update']:9,.1f} "
+        if "of_matrix_peak" in summary:
+            line += f"{summary['of_matrix_peak']:5.0%} {summary['peak_memory_bytes'] / 1e9:5.2f} GB "
         return f"{line} {self.figure}"
 
 
-def sections(peak: float) -> dict[str, list[Row]]:
-    """Say what is timed, below headings, on a CPU that does so many operations a second at most."""
-    control = Row("over_itself", partial(control_row, CONTROL), time_control, (CONTROL, CELLS[CONTROL]))
+def make_rows(peak: float) -> dict[str, list[Row]]:
+    """Return the rows to measure, by heading.
+
+    Args:
+        peak: peak speed of the CPU, in operations a second.
+    """
+    control = Row("over_itself", partial(control_row, CONTROL), time_control, (CONTROL, LOOP_SETUPS[CONTROL]))
     loops = [
-        Row("over_bare_loop", partial(loop_row, cell, peak=peak, bound=LOOP), time_loop, (cell, LEAST, lasting))
-        for cell, lasting in CELLS.items()
+        Row(
+            "over_bare_loop",
+            partial(loop_row, setup, peak=peak, bound=MAX_LOOP_RATIO),
+            time_loop,
+            (setup, MIN_ROUNDS, lasting),
+        )
+        for setup, lasting in LOOP_SETUPS.items()
     ]
     methods = [
         Row(
             "over_sgd",
-            partial(method_row, cell, written, bound=bound),
+            partial(method_row, setup, expression, bound=bound),
             time_method,
-            (cell, written, LEAST, lasting),
+            (setup, expression, MIN_ROUNDS, lasting),
         )
-        for written, (cell, bound, lasting) in COMPARED.items()
+        for expression, (setup, bound, lasting) in COMPARED.items()
     ]
     fused = [
-        Row("sequential_over_fused", partial(fusing_row, written), time_fusing, (written,))
-        for written in ("late_phase_bn(K=10, start=500)", "late_phase_rank1(K=10, start=500)")
+        Row("sequential_over_fused", partial(fusing_row, expression), time_fusing, (expression,))
+        for expression in ("late_phase_bn(K=10, start=500)", "late_phase_rank1(K=10, start=500)")
     ]
     return {
         "the bare loop / itself; then plain training / bare loop, with the share of the peak, and memory": [
@@ -209,44 +229,44 @@ def sections(peak: float) -> dict[str, list[Row]]:
 
 
 def main() -> None:
-    """Print ratios beside their bounds, and write the JSON file; fail if a bound does not hold."""
+    """Print ratios with their bounds, and write the JSON file. Exit with an error if a bound does not hold."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", type=Path, default=Path("results/speed-cpu.json"), help="Default: %(default)s")
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") == "1":
         print("warning: OMP_NUM_THREADS=1 leaves all but one core idle")
     start = time.monotonic()
-    peak = apart(matrix_peak, "cpu", "float32")
-    print(f"the most in a large product or convolution, float32: {peak / 1e9:.0f} GFLOP/s")
+    peak = call_in_new_process(matrix_peak, "cpu", "float32")
+    print(f"peak speed in a large matrix product or convolution, float32: {peak / 1e9:.0f} GFLOP/s")
     print("at the end of a line: ratios of seconds, median [quartiles], and the bound")
     print(f"\n{'network':10} batch {'method':34} images/s ms/update")
     rows: list[Row] = []
-    for heading, below in sections(peak).items():
+    for heading, below in make_rows(peak).items():
         print(heading)
         for row in below:
-            row.begin()
+            row.measure_first()
             print(row, flush=True)
         rows += below
     for row in (row for row in rows if row.figure.kept is False):
-        if time.monotonic() - start + MORE * row.took > END:
+        if time.monotonic() - start + EXTRA_MEASUREMENTS * row.seconds > TIME_LIMIT:
             print(f"no time is left for more rounds of {row.name}")
             continue
         print("with more rounds:")
-        row.go_on()
+        row.measure_more()
         print(row, flush=True)
-    write_results(options.output, "cpu", {"matrix_peak": {"float32": peak}, "cells": [row.made for row in rows]})
+    write_results(options.output, "cpu", {"matrix_peak": {"float32": peak}, "cells": [row.summary for row in rows]})
     print(f"measured in {(time.monotonic() - start) / 60:.1f} minutes")
-    judge = Judge()
+    checker = BoundChecker()
     for row in rows:
-        judge(row.name, row.figure)
-    judge.end()
+        checker(row.name, row.figure)
+    checker.exit_if_violated()
 
 
 PAIRS = {
     "harness / bare loop": (bare_epoch, harness_epoch),
     "late_phase_bn(K=10) / sgd": (harness_epoch, partial(harness_epoch, make=build("late_phase_bn(K=10, start=500)"))),
 }
-"""What tests compare: the second of each pair with the first."""
+"""Pairs for tests. The second of each pair is compared with the first."""
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""The measurement on a GPU, rehearsed on the CPU: what it writes, puts together, and says of what fails."""
+"""The measurement on a GPU, rehearsed on the CPU: what it writes, how it merges files, and how it reports errors."""
 
 import json
 import sys
@@ -11,21 +11,21 @@ import torch
 
 from harness.planning.device_rates import read_rates
 from methods import SGD
-from tests.benchmarks import gpu, modes
-from tests.benchmarks.cells import Cell
-from tests.benchmarks.gpu import packed_gain
-from tests.benchmarks.modes import Tried, try_modes
-from tests.benchmarks.packed import RATE, READY, Worker, packed_rate
-from tests.benchmarks.report import Report, other_parts, rehearsed
+from tests.benchmarks import compile_modes, gpu
+from tests.benchmarks.compile_modes import ModeTimes, time_modes
+from tests.benchmarks.epochs import TrainingSetup
+from tests.benchmarks.gpu import sharing_gain
+from tests.benchmarks.gpu_report import Report, other_parts, rehearsal_sizes
+from tests.benchmarks.shared_gpu import RATE, READY, TrainingProcess, shared_gpu_rate
 
-TINY = Cell("lenet5", minibatches=2, batch_size=4, channels=1, side=8)
+TINY = TrainingSetup("lenet5", minibatches=2, batch_size=4, channels=1, side=8)
 
 
 @contextmanager
 def started(program):
-    """A process that shares the device, of a program of ours."""
+    """Start a process that shares the device, with the given program."""
     with tempfile.TemporaryFile("w+") as errors:
-        worker = Worker([sys.executable, "-c", program], errors)
+        worker = TrainingProcess([sys.executable, "-c", program], errors)
         try:
             yield worker
         finally:
@@ -34,7 +34,7 @@ def started(program):
 
 @pytest.fixture
 def rehearse(tmp_path, monkeypatch):
-    """Rehearse some parts, all into one file; give what it holds."""
+    """Return a function that rehearses some parts into one file, and returns the contents and the path of the file."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
     def run(*parts):
@@ -47,7 +47,7 @@ def rehearse(tmp_path, monkeypatch):
     return run
 
 
-def test_parts_measured_apart_are_put_together(rehearse):
+def test_parts_of_several_commands_are_merged(rehearse):
     first, _ = rehearse("loops")
     second, path = rehearse("methods")
     assert list(second["parts"]) == ["loops", "methods"] and first["parts"].items() <= second["parts"].items()
@@ -62,11 +62,11 @@ def test_parts_measured_apart_are_put_together(rehearse):
     (rates,) = read_rates(path)
     assert [cell.images_per_second for cell in rates.cells] == [again["cells"][-1]["images_per_second"]]
     cell = again["cells"][-1]
-    assert cell["over_bare_loop"]["rounds"] == rehearsed().rounds and cell["over_bare_loop"]["bound"] == 1.02
+    assert cell["over_bare_loop"]["rounds"] == rehearsal_sizes().rounds and cell["over_bare_loop"]["bound"] == 1.02
     assert cell["ms_per_update"] == pytest.approx(1e3 * cell["batch_size"] / cell["images_per_second"])
 
 
-def test_a_file_from_elsewhere_is_refused_where_it_would_be_mixed(tmp_path):
+def test_results_of_another_commit_are_not_merged(tmp_path):
     path, parts = tmp_path / "gpu.json", {"loops": {}, "small": {}}
     rows = [{"part": "loops", "name": "a"}, {"part": "small", "name": "b"}]
     path.write_text(json.dumps({"commit": "abc", "device": {}, "parts": parts, "rows": rows, "cells": []}))
@@ -97,7 +97,7 @@ def test_a_rehearsal_has_a_file_of_its_own(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["speed-gpu-rehearsed.json"]
 
 
-def test_a_part_that_fails_is_named_and_loses_no_other(rehearse, monkeypatch):
+def test_a_part_that_fails_is_named_and_others_are_measured(rehearse, monkeypatch):
     def fail(sizes, report):
         raise ValueError("no kernel")
 
@@ -108,62 +108,63 @@ def test_a_part_that_fails_is_named_and_loses_no_other(rehearse, monkeypatch):
 
 
 class TestModes:
-    def test_one_that_fails_is_named(self, monkeypatch):
-        whole = modes.harness_epoch
+    def test_a_mode_that_fails_is_named(self, monkeypatch):
+        whole = compile_modes.harness_epoch
 
         def epoch(cell, make):
             if cell.compile == "default":
                 raise RuntimeError("no compiler")
             return whole(cell, make)
 
-        monkeypatch.setattr(modes, "harness_epoch", epoch)
-        tried = try_modes(TINY, SGD, ("default", "off"))
+        monkeypatch.setattr(compile_modes, "harness_epoch", epoch)
+        tried = time_modes(TINY, SGD, ("default", "off"))
         assert tried.found["default"] == "RuntimeError: no compiler"
         assert tried.fastest == TINY and tried.seconds == tried.found["off"] > 0
 
     def test_a_mode_is_freed_before_the_next(self, monkeypatch):
-        whole, made, alive = modes.harness_epoch, [], []
+        whole, made, alive = compile_modes.harness_epoch, [], []
 
         def epoch(cell, make):
             made.append(weakref.ref(run := whole(cell, make)))
             return run
 
-        monkeypatch.setattr(modes, "harness_epoch", epoch)
-        monkeypatch.setattr(modes, "forget", lambda: alive.append([ref() is not None for ref in made]))
-        try_modes(TINY, SGD, ("off", "off"), rounds=1)
+        monkeypatch.setattr(compile_modes, "harness_epoch", epoch)
+        monkeypatch.setattr(compile_modes, "free_compiled", lambda: alive.append([ref() is not None for ref in made]))
+        time_modes(TINY, SGD, ("off", "off"), rounds=1)
         assert alive == [[False], [False, False]]
 
-    def test_the_fastest(self):
+    def test_the_fastest_mode(self):
         assert (
-            Tried(TINY, SGD, {"off": 2.0, "default": 1.0, "reduce-overhead": "too large"}).fastest.compile == "default"
+            ModeTimes(TINY, SGD, {"off": 2.0, "default": 1.0, "reduce-overhead": "too large"}).fastest.compile
+            == "default"
         )
 
-    def test_none_trains(self):
-        tried = Tried(TINY, SGD, {"off": "too large"})
+    def test_no_mode_can_be_trained(self):
+        tried = ModeTimes(TINY, SGD, {"off": "too large"})
         assert tried.seconds == float("inf")
         with pytest.raises(RuntimeError, match=r"lenet5: no mode trains: \{'off': 'too large'\}"):
             _ = tried.fastest
 
 
 class TestPacked:
-    def test_the_most_of_several_against_the_fastest_alone(self):
+    def test_the_gain_is_relative_to_the_fastest_single_run(self):
         rates = {"off": {1: 100.0, 4: 330.0, 8: "out of memory"}, "default": {1: 110.0, 4: "out of memory"}}
-        found = packed_gain(rates)
+        found = sharing_gain(rates)
         assert (found.value, found.bound, found.kept) == (3, 3, True)
         with pytest.raises(RuntimeError, match="no run trains alone: .*out of memory"):
-            packed_gain({"off": {1: "out of memory", 4: 1.0}})
+            sharing_gain({"off": {1: "out of memory", 4: 1.0}})
 
     def test_two_processes(self):
         with tempfile.TemporaryFile("w+") as errors:
-            assert packed_rate(TINY, 2, 0.1, errors) > 0
+            assert shared_gpu_rate(TINY, 2, 0.1, errors) > 0
 
-    def test_what_libraries_print_is_skipped(self):
+    def test_output_of_libraries_is_skipped(self):
         with started("print('a notice\\n\\nready'); print('images/s: many\\nimages/s 2.5')") as worker:
             assert (worker.read(READY), worker.read(RATE)) == ("", "2.5")
             with pytest.raises(RuntimeError, match="a process that shares the device ended: it said nothing"):
                 worker.read(RATE)
 
-    def test_the_error_is_named_and_not_the_advice_after_it(self):
+    def test_the_exception_is_named_and_not_the_advice_after_it(self):
         raised = "raise torch.OutOfMemoryError('CUDA: 3 GiB\\n\\nSet TORCH_LOGS to see more')"
         with started(f"import torch; print('ready', flush=True); {raised}") as worker:
             worker.read(READY)
@@ -172,22 +173,22 @@ class TestPacked:
                 with pytest.raises(RuntimeError, match="device ended: torch.OutOfMemoryError: CUDA: 3 GiB$"):
                     ask()
 
-    def test_each_rate_is_shown_when_it_is_known_and_each_failure(self, monkeypatch, capsys):
+    def test_each_speed_and_each_error_is_printed_at_once(self, monkeypatch, capsys):
         def rate(cell, count, duration, errors):
             if count == 2:
                 raise ValueError("no number")
             return 1234.5
 
-        monkeypatch.setattr(gpu, "packed_rate", rate)
+        monkeypatch.setattr(gpu, "shared_gpu_rate", rate)
         report = Report({})
-        gpu.measure_packed(rehearsed(), report)
+        gpu.measure_packed(rehearsal_sizes(), report)
         assert report.rows[0]["images_per_second"] == {"off": {1: 1234.5, 2: "ValueError: no number"}}
         shown = capsys.readouterr().out.splitlines()[:2]
         assert shown == ["compile off, at once 1: 1,234 images/s", "compile off, at once 2: ValueError: no number"]
 
-    def test_a_process_that_ends_says_why(self):
+    def test_a_process_that_ends_is_reported_with_its_error(self):
         with tempfile.TemporaryFile("w+") as errors, pytest.raises(RuntimeError, match="ended: .*unknown architecture"):
-            packed_rate(Cell("vgg"), 1, 0.1, errors)
+            shared_gpu_rate(TrainingSetup("vgg"), 1, 0.1, errors)
 
 
 @pytest.mark.slow

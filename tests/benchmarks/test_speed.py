@@ -1,6 +1,6 @@
-"""Bounds on speed, as ratios of epochs timed in turns in this process.
+"""Bounds on ratios of epochs that are timed in turns in this process.
 
-A loaded machine disturbs single rounds, so where a bound does not hold there are more of them, and all count.
+Other load on the machine disturbs single rounds. If a bound does not hold, more rounds are measured, and all count.
 """
 
 import time
@@ -9,16 +9,19 @@ from functools import partial
 import pytest
 import torch
 
-from tests.benchmarks.cells import Cell
-from tests.benchmarks.comparison import Measured, Timing, in_turns, with_more_rounds
+from tests.benchmarks.epochs import TrainingSetup
 from tests.benchmarks.speed import PAIRS, SMALL
+from tests.benchmarks.timing import Measurement, Timing, time_in_turns, with_more_rounds
 
 pytestmark = pytest.mark.alone
 
 BOUNDS = {"harness / bare loop": 1.03, "late_phase_bn(K=10) / sgd": 1.10}
-CELLS = {"lenet5": Cell("lenet5", batch_size=64), "wrn-10-1": SMALL}
-"""An update of LeNet-5 on the digits takes 1.5 ms: the harness's own 30 µs are 2 % of it, as much as two medians taken
-in one process differ by. On images of CIFAR's size they are none."""
+CELLS = {"lenet5": TrainingSetup("lenet5", batch_size=64), "wrn-10-1": SMALL}
+"""An update of LeNet-5 on images of the digits' size takes 1.5 ms.
+
+The 30 µs of the harness itself are 2 % of that, as much as two medians of one process differ. On images of CIFAR's size
+they are negligible.
+"""
 
 
 @pytest.mark.parametrize("architecture", CELLS)
@@ -27,13 +30,13 @@ def test_ratio(name, architecture):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
-    def measured(timing: Timing) -> Measured:
-        return Measured.of(timing.ratios("other", "base"), BOUNDS[name])
+    def measured(timing: Timing) -> Measurement:
+        return Measurement.of(timing.ratios("other", "base"), BOUNDS[name])
 
     try:
         base, other = (make(CELLS[architecture]) for make in PAIRS[name])
-        # the time of one thread: what else the machine does counts less
-        timed = partial(in_turns, {"base": base, "other": other}, "cpu", rounds=40, clock=time.process_time)
+        # process time of one thread is less sensitive to other load
+        timed = partial(time_in_turns, {"base": base, "other": other}, "cpu", rounds=40, clock=time.process_time)
         timing = with_more_rounds(timed(), timed, lambda timing: measured(timing).kept)
     finally:
         torch.set_num_threads(threads)

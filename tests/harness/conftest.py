@@ -1,4 +1,4 @@
-"""A tiny dataset, studies made of it, and ways to run them."""
+"""Fixtures: a tiny dataset, studies on it, and functions that run them."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ N_TRAIN, N_TEST = 60, 24
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Compute as one worker does."""
+    """Compute with one thread, as a worker does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 60 + 24 images of three classes, 8 x 8, that differ in the bright rows, and noise as the OOD dataset."""
+    """Write 60 + 24 images, 8 x 8, of three classes with different bright rows, and noise as OOD OOD dataset."""
     random = np.random.default_rng(0)
 
     def images(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +59,7 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_run(npz: Path) -> Callable[..., Run]:
-    """Give a function that makes the spec of a small run: `make_run("swa(start=1)", seed=2, epochs=4)`."""
+    """Return a function that makes the spec of a small run: `make_run("swa(start=1)", seed=2, epochs=4)`."""
 
     def make(
         method: str = "sgd", seed: int = 0, methods: Any = METHODS, run: dict[str, Any] | None = None, **recipe: Any
@@ -80,7 +80,7 @@ def make_run(npz: Path) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def write_study(npz: Path) -> Callable[..., Path]:
-    """Give a function that writes a study's YAML: `write_study(tmp_path / "s.yaml", seeds=[0, 1])`."""
+    """Return a function that writes a study's YAML: `write_study(tmp_path / "s.yaml", seeds=[0, 1])`."""
 
     def write(path: Path, **changes: Any) -> Path:
         raw = {
@@ -99,8 +99,8 @@ def write_study(npz: Path) -> Callable[..., Path]:
     return write
 
 
-class Log:
-    """A `Watch` that remembers."""
+class EventLog:
+    """A `RunObserver` that records events."""
 
     def __init__(self) -> None:
         self.starts: list[str] = []
@@ -122,31 +122,31 @@ class Log:
 
 
 @pytest.fixture
-def log() -> Log:
-    return Log()
+def log() -> EventLog:
+    return EventLog()
 
 
 @pytest.fixture(scope="session")
 def run_study() -> Callable[..., SimpleNamespace]:
-    """Give a function that runs what is left of a study and returns its plan, schedule and settings."""
+    """Return a function that runs what is left of a study, and returns its plan, schedule, settings and log."""
 
     def run(
-        study: Path, runs: Path, engine: Any = None, watch: Any = None, share: bool = False, **settings: Any
+        study: Path, runs: Path, engine: Any = None, observer: Any = None, share: bool = False, **settings: Any
     ) -> SimpleNamespace:
         plugins = settings.pop("plugins", ())
         plan = Plan(load(str(study), plugins), share=share)
         schedule = Schedule(plan.runs, plan.finished(runs))
         made = Settings(runs, checkpoint_seconds=0.0, plugins=plan.study.plugins, **settings)
-        watch = watch or Log()
-        (engine or Inline(1)).run(schedule, made, watch)
-        return SimpleNamespace(plan=plan, schedule=schedule, settings=made, log=watch)
+        observer = observer or EventLog()
+        (engine or Inline(1)).run(schedule, made, observer)
+        return SimpleNamespace(plan=plan, schedule=schedule, settings=made, log=observer)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def read_result() -> Callable[..., dict[str, Any]]:
-    """Give a function that reads of a run folder what must be the same however often the run was interrupted."""
+    """Return a function that reads the parts of a run folder that must not depend on interruptions."""
 
     def read(runs: Path, key: str) -> dict[str, Any]:
         folder = RunFolder(runs, key)
@@ -160,7 +160,7 @@ def read_result() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def econ() -> list[str]:
-    """Give the command line, to be started as a process of its own."""
+    """Return the command that starts the command line in a process of its own."""
     return [sys.executable, "-m", "harness.cli"]
 
 
@@ -168,7 +168,7 @@ def econ() -> list[str]:
 def run_here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Give a function that runs the command line in this process: exit code and what it printed."""
+    """Return a function that runs the command line in this process. It returns the exit code and both outputs."""
     monkeypatch.setattr(cli_options.console, "_width", 200)
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -187,7 +187,7 @@ def run_here(
 
 @pytest.fixture(scope="session")
 def call(econ: list[str]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Give a function that runs the command line and waits."""
+    """Return a function that runs the command line in a process, and waits for it."""
 
     def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -198,13 +198,13 @@ def call(econ: list[str]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
 
 
 def project() -> Path:
-    """Give the folder that holds the packages."""
+    """Return the root of the repository."""
     return Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """Give an environment of one thread, wide lines and no tracking server, in which the packages are found."""
+    """Return environment variables: one thread, wide lines, no tracking server, and the packages on the path."""
     import os
 
     kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
@@ -213,7 +213,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an MLflow database once: copying it is far quicker."""
+    """Create an empty MLflow database once. Tests copy it, which is much faster than creating one."""
     from harness.tracking.mlflow_mirror import Mirror
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"

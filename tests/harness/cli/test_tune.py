@@ -17,12 +17,11 @@ import yaml
 from harness.cli import options as cli_options
 from harness.cli.tune import Keeper, conclude
 from harness.studies.study import load
-from harness.tuning import trial
-from harness.tuning import trial_schedule as tune
+from harness.tuning import trial, trial_schedule
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_journal import WholeLines
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_journal import AtomicJournalFile
+from harness.tuning.trial_schedule import TrialSchedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -55,7 +54,7 @@ def test_a_dry_run_says_what_it_would_take_and_starts_nothing(call, study, tmp_p
     assert ["batch_ensemble(K=2)", "init,", "sigma,", "lr_scale", "3", "0", "9", "6.0"] in rows
     assert ["total", "9", "0", "27", "12.0"] in rows
     assert sorted(tmp_path.rglob("*")) == before
-    (search,) = find_searches(load(str(study)), "nll", 1000, ["late"]).found
+    (search,) = find_searches(load(str(study)), "nll", 1000, ["late"]).searches
     (tmp_path / "runs" / "tuning" / search.key).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     assert call("tune", study, "--trials", 6, "--dry-run")[0] == 0
@@ -105,8 +104,8 @@ def test_a_full_disk_stops_tuning_and_the_same_command_goes_on(call, study, tmp_
         "tuning was stopped: no space is left for the file: free some; trials are kept, and the same command goes on"
     )
     command = ("tune", study, "--trials", 2, "--threads", 1, "--method", "late")
-    monkeypatch.setattr(tune, "PATIENCE", 0.0)  # the process that began the trial is this one, and lives
-    for place, name in ((trial, "write_json"), (WholeLines, "append_logs")):
+    monkeypatch.setattr(trial_schedule, "START_TIMEOUT", 0.0)  # the process that began the trial is this one, and lives
+    for place, name in ((trial, "write_json"), (AtomicJournalFile, "append_logs")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, full)
             code, out, err = call(*command)
@@ -121,8 +120,10 @@ def test_a_full_disk_stops_tuning_and_the_same_command_goes_on(call, study, tmp_
 
 def test_a_search_that_is_not_over_is_named_and_no_success(study, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli_options.console, "_width", 200)
-    trials = Trials(find_searches(load(str(study)), "nll", 1000, ["late"]).found, tmp_path / "runs", Budget(1, 1.0))
-    trials.fill()
+    trials = TrialSchedule(
+        find_searches(load(str(study)), "nll", 1000, ["late"]).searches, tmp_path / "runs", Budget(1, 1.0)
+    )
+    trials.ensure_waiting()
 
     class Mirror:
         unsent: frozenset[str] = frozenset()

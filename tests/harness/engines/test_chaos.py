@@ -1,4 +1,4 @@
-"""Kill a study and its workers again and again, and start it again: it ends as if nothing had happened."""
+"""Kill a study's driver and workers at random, and restart it: the results are those of an uninterrupted study."""
 
 import json
 import os
@@ -34,22 +34,22 @@ STUDY = {
     ],
 }
 RUNS = 30
-"""Of which five are seeds of plain training that only the ensembles need."""
+"""Number of runs. Five of them are seeds of plain training that only the ensembles need."""
 OPTIONS = {"processes": ["--workers", "2"], "ray": ["--workers", "2"]}
-"""What starts two workers, of each engine."""
-WORKER = {"processes": b"spawn_main", "ray": b"ray::Worker"}
-"""What tells a worker, by its command line, from the other processes below the driver."""
-DRIVERS = {"processes": 4, "ray": 2}
-"""How many drivers are killed; two die in either way, and Ray takes long to start one."""
-WORKERS = 2
-"""How many workers of each driver are killed before it; a run fails that loses three to one driver."""
-MARKS = ("checkpoint.pt", "progress.json", "result.json")
+"""Options that start two workers, for each engine."""
+WORKER_COMMAND = {"processes": b"spawn_main", "ray": b"ray::Worker"}
+"""Text in the command line of a worker, but not of the other descendants of the driver."""
+DRIVER_KILLS = {"processes": 4, "ray": 2}
+"""How many drivers are killed: at least two, one alone and one with its workers. Ray takes long to start one."""
+WORKER_KILLS = 2
+"""How many workers of each driver are killed before the driver. A run that loses three workers of a driver fails."""
+PROGRESS_FILES = ("checkpoint.pt", "progress.json", "result.json")
 
 
-def activity(runs: Path, since: float) -> bool:
-    """Whether some run went on since then."""
-    for mark in MARKS:
-        for path in runs.rglob(mark):
+def any_progress(runs: Path, since: float) -> bool:
+    """Check whether some run made progress since a time."""
+    for name in PROGRESS_FILES:
+        for path in runs.rglob(name):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime > since:
                     return True
@@ -57,7 +57,7 @@ def activity(runs: Path, since: float) -> bool:
 
 
 def processes() -> Iterator[SimpleNamespace]:
-    """The processes that run."""
+    """Yield the running processes."""
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             state, parent, group = (path / "stat").read_text().rpartition(")")[2].split()[:3]
@@ -66,8 +66,8 @@ def processes() -> Iterator[SimpleNamespace]:
                 yield SimpleNamespace(number=int(path.name), parent=int(parent), group=int(group), line=line)
 
 
-def below(driver: int) -> list[SimpleNamespace]:
-    """The processes that a process has started, and those that they have, and so on."""
+def descendants(driver: int) -> list[SimpleNamespace]:
+    """List the running descendants of a process."""
     everything, found, parents = list(processes()), [], {driver}
     while children := [process for process in everything if process.parent in parents]:
         found += children
@@ -76,10 +76,10 @@ def below(driver: int) -> list[SimpleNamespace]:
 
 
 class Chaos:
-    """A study whose drivers are started, and with their workers killed, at random."""
+    """Starts drivers of a study, and kills them and their workers at random times."""
 
-    def __init__(self, command: list[str], runs: Path, worker: bytes, **options: object) -> None:
-        self.command, self.runs, self.worker, self.options = command, runs, worker, options
+    def __init__(self, command: list[str], runs: Path, worker_command: bytes, **options: object) -> None:
+        self.command, self.runs, self.worker_command, self.options = command, runs, worker_command, options
         self.output = runs.parent / "output.txt"
         self.draw = random.Random(8)
         self.started: set[int] = set()
@@ -94,10 +94,10 @@ class Chaos:
         self.started.add(self.driver.pid)
 
     def wait(self, *, soon: bool) -> None:
-        """Wait for any moment; if `soon`, for one soon after some run went on."""
+        """Wait for a random time; if `soon`, until shortly after some run has made progress."""
         now = time.time()
         if soon:
-            while self.driver.poll() is None and not activity(self.runs, now):
+            while self.driver.poll() is None and not any_progress(self.runs, now):
                 time.sleep(0.01)
             time.sleep(self.draw.uniform(0.0, 0.4))
         else:
@@ -112,14 +112,14 @@ class Chaos:
 
     def kill_worker(self) -> None:
         """Kill one worker, if there is one."""
-        found = [process.number for process in below(self.driver.pid) if self.worker in process.line]
+        found = [process.number for process in descendants(self.driver.pid) if self.worker_command in process.line]
         if found:
             with suppress(ProcessLookupError):
                 os.kill(self.draw.choice(found), signal.SIGKILL)
                 self.killed += 1
 
     def kill_driver(self, *, alone: bool) -> None:
-        """Kill the driver, and its workers with it unless it is to die alone."""
+        """Kill the driver; unless `alone`, its workers too."""
         if alone:
             self.driver.kill()
         else:
@@ -127,13 +127,13 @@ class Chaos:
         self.driver.wait()
 
     def finish(self) -> str:
-        """Start a last driver, and wait for it; give what it printed."""
+        """Start a last driver, and wait for it. Return its output."""
         self.launch()
         assert self.driver.wait(timeout=300) == 0, self.output.read_text()
         return self.output.read_text()
 
     def left(self) -> list[int]:
-        """What still runs of all that was started."""
+        """List the running processes of all drivers."""
         return [process.number for process in processes() if process.group in self.started]
 
 
@@ -146,7 +146,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(study, tmp_path_factory, run_study):
-    """The run folders of the study, never killed."""
+    """Execute the study without kills. Return its run folders."""
     runs = tmp_path_factory.mktemp("never killed")
     assert not run_study(study, runs).schedule.failed
     return runs
@@ -154,7 +154,7 @@ def reference(study, tmp_path_factory, run_study):
 
 @pytest.mark.parametrize("engine", OPTIONS)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_killed_at_any_moment_a_study_ends_as_if_never_killed(
+def test_a_study_killed_at_any_time_ends_with_the_same_results(
     engine, tmp_path, econ, environment, study, reference, read_result
 ):
     plan = Plan(load(str(study)), share=True)
@@ -162,15 +162,15 @@ def test_killed_at_any_moment_a_study_ends_as_if_never_killed(
     runs = tmp_path / "runs"
     options = ["--engine", engine, *OPTIONS[engine], "--threads", "1", "--checkpoint-seconds", "0"]
     command = [*econ, "run", str(study), "--runs", str(runs), *options]
-    chaos = Chaos(command, runs, WORKER[engine], env=environment, cwd=tmp_path)
-    for i in range(DRIVERS[engine]):
+    chaos = Chaos(command, runs, WORKER_COMMAND[engine], env=environment, cwd=tmp_path)
+    for i in range(DRIVER_KILLS[engine]):
         chaos.launch()
-        for k in range(WORKERS):
+        for k in range(WORKER_KILLS):
             chaos.wait(soon=(i + k) % 2 == 0)
             chaos.kill_worker()
         chaos.wait(soon=i % 2 == 0)
         chaos.kill_driver(alone=i % 2 == 0)
-    assert chaos.killed >= DRIVERS[engine]
+    assert chaos.killed >= DRIVER_KILLS[engine]
     assert plan.finished(runs) != set(plan.runs), "there was work left to lose"
     chaos.finish()
     deadline = time.monotonic() + 30
@@ -195,7 +195,7 @@ def test_killed_at_any_moment_a_study_ends_as_if_never_killed(
 
 
 def check_store(runs: Path, plan: Plan) -> None:
-    """The store holds every run once, and each of its metrics once."""
+    """Check that the store has every run once, and each of its metrics once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")

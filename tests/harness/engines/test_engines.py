@@ -1,4 +1,4 @@
-"""Engines: the same results whoever computes them, and nothing stops the others."""
+"""Engines: all give the same results, and a run that fails does not stop others."""
 
 import json
 import time
@@ -9,15 +9,15 @@ from typing import ClassVar
 import pytest
 
 from harness.engines import Inline, Processes, make_engine, processes
-from harness.engines.lost_workers import TRIES
-from harness.engines.processes import Worker
+from harness.engines.processes import WorkerProcess
+from harness.engines.retry_queue import MAX_ATTEMPTS
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.settings import Settings
 from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder
 from harness.studies.study import load
-from tests.harness.conftest import Log
+from tests.harness.conftest import EventLog
 
 METHODS = ["sgd", "swa(late_phase_bn(K=2, start=1), start=2)", "mc_dropout(K=2)", "deep_ensemble(K=2)"]
 
@@ -35,7 +35,7 @@ from pathlib import Path
 from methods import Method
 
 class Killed(Method):
-    'Kills its worker in epoch 1: as often as `times`.'
+    'Kills its worker in epoch 1, `times` times.'
     def __init__(self, make_net, recipe, *, times: int = 1, mark: str = ""):
         super().__init__(make_net, recipe)
         self.times, self.mark = times, Path(mark)
@@ -48,7 +48,7 @@ class Killed(Method):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 class Slow(Method):
-    'Works whenever the killed one does.'
+    'Takes its time, so that it runs while the killed one does.'
     def begin_epoch(self, epoch):
         super().begin_epoch(epoch)
         time.sleep(0.4)
@@ -64,7 +64,9 @@ def plugin(tmp_path):
     return path
 
 
-def test_processes_give_the_same_bits_even_if_one_is_killed(tmp_path, plugin, write_study, run_study, read_result):
+def test_processes_give_the_same_bits_as_inline_even_if_one_is_killed(
+    tmp_path, plugin, write_study, run_study, read_result
+):
     mark = tmp_path / "mark"
     killed = f"killed(times=1, mark={str(mark)!r})"
     study = write_study(tmp_path / "s.yaml", methods=[*METHODS, killed])
@@ -81,19 +83,19 @@ def test_processes_give_the_same_bits_even_if_one_is_killed(tmp_path, plugin, wr
         assert read_result(tmp_path / "runs", key) == read_result(tmp_path / "whole", key), whole.plan.runs[key].run
 
 
-def test_a_run_that_always_kills_its_worker_fails_alone(tmp_path, plugin, write_study, run_study):
+def test_a_run_that_always_kills_its_worker_fails_and_others_do_not(tmp_path, plugin, write_study, run_study):
     mark = tmp_path / "mark"
     killer = f"killed(times=99, mark={str(mark)!r})"
     study = write_study(
         tmp_path / "s.yaml", methods=[killer, "slow", f"deep_ensemble({killer}, K=1)"], recipe={"epochs": 4}
     )
     done = run_study(study, tmp_path / "runs", Processes(2, 1), plugins=[plugin])
-    assert len(mark.read_text()) == TRIES == 3
+    assert len(mark.read_text()) == MAX_ATTEMPTS == 3
     reason = "its worker process died 3 times (killed, or out of memory)"
     found = {str(done.plan.runs[key].run.method): outcome for key, outcome in done.schedule.failed.items()}
     ensemble = next(name for name in found if name.startswith("deep_ensemble"))
     assert found.pop(ensemble)[1].endswith(f"which did not finish: {reason}")
-    assert found == {killer: ("failed", reason)}, "the slow one ran beside it and is innocent"
+    assert found == {killer: ("failed", reason)}, "the slow run, at the same time, does not fail"
     assert sorted(state for _, state in done.log.ends) == ["failed", "failed", "finished"]
     key = next(key for key, p in done.plan.runs.items() if str(p.run.method) == killer)
     assert json.loads(RunFolder(tmp_path / "runs", key).failure.read_text())["reason"] == reason
@@ -107,7 +109,7 @@ class Broken(Method):
 """
 
 
-def test_a_failing_method_stops_nothing_but_what_needs_it(tmp_path, write_study, run_study):
+def test_a_failing_method_stops_only_the_runs_that_need_it(tmp_path, write_study, run_study):
     plugin = tmp_path / "broken.py"
     plugin.write_text(BROKEN)
     study = write_study(tmp_path / "s.yaml", methods=["broken", "deep_ensemble(broken, K=2)", "sgd"])
@@ -131,8 +133,8 @@ def test_a_failing_method_stops_nothing_but_what_needs_it(tmp_path, write_study,
     )
 
 
-class Scripted:
-    """Stands in for worker processes: notes what they are given, and ends it as the test says."""
+class ScriptedWorker:
+    """Replaces a worker process: records the runs it is given, and ends them as the script of the test says."""
 
     script: ClassVar[dict[str, list[str]]] = {}
     given: ClassVar[list[tuple[str, str, bool, int]]] = []
@@ -141,7 +143,7 @@ class Scripted:
     def __init__(self, device, threads):
         self.device, self.stops = device, 0
 
-    def start(self, planned, settings):
+    def submit(self, planned, settings):
         assert settings.device == self.device
         name, future = planned.label, Future()
         self.given.append(
@@ -155,7 +157,7 @@ class Scripted:
 
     @classmethod
     def step(cls):
-        """End the run that started first."""
+        """End the run that started first, as its script says."""
         future, name, _ = cls.pending.pop(0)
         left = cls.script.get(name, [])
         state = left.pop(0) if left else "finished"
@@ -164,24 +166,26 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch, tmp_path, write_study):
-    """Give a function that runs eight scripted runs on slots, and returns what the workers were given."""
+    """Return a function that executes eight scripted runs on slots, and returns what the workers were given."""
 
     def run(script, devices):
-        monkeypatch.setattr(processes, "Worker", Scripted)
-        monkeypatch.setattr(Scripted, "script", script)
-        monkeypatch.setattr(Scripted, "given", [])
-        monkeypatch.setattr(Scripted, "pending", [])
-        monkeypatch.setattr(processes, "wait", lambda working, **_: (Scripted.step(), wait(working, timeout=0))[1])
+        monkeypatch.setattr(processes, "WorkerProcess", ScriptedWorker)
+        monkeypatch.setattr(ScriptedWorker, "script", script)
+        monkeypatch.setattr(ScriptedWorker, "given", [])
+        monkeypatch.setattr(ScriptedWorker, "pending", [])
+        monkeypatch.setattr(
+            processes, "wait", lambda working, **_: (ScriptedWorker.step(), wait(working, timeout=0))[1]
+        )
         methods = [{f"run {i}": f"mc_dropout(K={i + 2})"} for i in range(8)]
         plan = Plan(load(str(write_study(tmp_path / "s.yaml", methods=methods))))
         schedule = Schedule(plan.runs, set())
-        Processes(0, 1, devices).run(schedule, Settings(tmp_path / "runs"), Log())
-        return Scripted.given, schedule
+        Processes(0, 1, devices).run(schedule, Settings(tmp_path / "runs"), EventLog())
+        return ScriptedWorker.given, schedule
 
     return run
 
 
-def test_runs_are_bound_to_the_devices_of_their_slots(scripted):
+def test_runs_use_the_devices_of_their_slots(scripted):
     given, schedule = scripted({}, ["cpu:0", "cpu:1", "cpu:1"])
     assert [device for _, device, _, _ in given[:3]] == ["cpu:0", "cpu:1", "cpu:1"]
     assert sorted(name for name, *_ in given) == [f"run {i}" for i in range(8)]
@@ -189,12 +193,12 @@ def test_runs_are_bound_to_the_devices_of_their_slots(scripted):
     assert len(schedule.finished) == 8
 
 
-def test_other_devices_go_on_while_a_run_waits_to_be_alone_on_its_own(scripted):
-    """On two devices of two slots, where runs end in the order they began, the first one runs out of memory."""
+def test_other_devices_take_runs_while_a_run_waits_for_its_device(scripted):
+    """Two devices have two slots each, runs end in the order in which they began, and the first is out of memory."""
     given, schedule = scripted({"run 0": ["out of memory"]}, ["cpu:0", "cpu:1", "cpu:0", "cpu:1"])
     assert given[:4] == [("run 0", "cpu:0", False, 0), ("run 1", "cpu:1", False, 0), *given[2:4]]
     again = next(i for i, (name, _, alone, _) in enumerate(given) if name == "run 0" and alone)
-    assert given[again] == ("run 0", "cpu:0", True, 0), "nothing else was on its device"
+    assert given[again] == ("run 0", "cpu:0", True, 0), "its device had no other run"
     between = given[4:again]
     assert between and all(device == "cpu:1" for _, device, _, _ in between)
     assert len(given) == 9
@@ -202,13 +206,13 @@ def test_other_devices_go_on_while_a_run_waits_to_be_alone_on_its_own(scripted):
     assert len(schedule.finished) == 8
 
 
-def test_a_run_that_is_out_of_memory_even_alone_fails(scripted):
+def test_a_run_that_is_out_of_memory_alone_fails(scripted):
     given, schedule = scripted({"run 0": ["out of memory", "failed"]}, ["cpu", "cpu"])
     assert [alone for name, _, alone, _ in given if name == "run 0"] == [False, True]
     assert [outcome.state for outcome in schedule.failed.values()] == ["failed"]
 
 
-def test_a_run_whose_worker_dies_is_tried_thrice_the_last_time_alone(scripted):
+def test_a_run_whose_worker_dies_has_three_attempts_the_last_one_alone(scripted):
     given, schedule = scripted({"run 0": ["dies"] * 3, "run 1": ["dies"]}, ["cpu", "cpu"])
     assert [alone for name, _, alone, _ in given if name == "run 0"] == [False, False, True]
     assert [alone for name, _, alone, _ in given if name == "run 1"] == [False, False]
@@ -217,37 +221,37 @@ def test_a_run_whose_worker_dies_is_tried_thrice_the_last_time_alone(scripted):
     assert len(given) == 8 + 2 + 1
 
 
-def test_a_worker_that_died_while_it_was_idle_is_replaced(tmp_path, write_study, run_study):
+def test_an_idle_worker_that_died_is_replaced(tmp_path, write_study, run_study):
     done = run_study(write_study(tmp_path / "s.yaml"), tmp_path / "runs")
     (planned,) = done.plan.runs.values()
-    worker = Worker("cpu", 1)
+    worker = WorkerProcess("cpu", 1)
     try:
-        assert worker.start(planned, done.settings).result(timeout=120) == ("finished", ALREADY_FINISHED)
+        assert worker.submit(planned, done.settings).result(timeout=120) == ("finished", ALREADY_FINISHED)
         (process,) = worker.pool._processes.values()
         process.kill()
         process.join()
         while not worker.pool._broken:
             time.sleep(0.01)
-        assert worker.start(planned, done.settings).result(timeout=120) == ("finished", ALREADY_FINISHED)
+        assert worker.submit(planned, done.settings).result(timeout=120) == ("finished", ALREADY_FINISHED)
     finally:
         worker.stop()
 
 
-def test_what_nothing_can_start_is_said(tmp_path, write_study, run_study):
+def test_runs_that_can_never_start_are_named(tmp_path, write_study, run_study):
     plan = Plan(load(str(write_study(tmp_path / "s.yaml", methods=["deep_ensemble(K=2)"]))))
     schedule = Schedule({key: planned for key, planned in plan.runs.items() if planned.needs}, set())
     with pytest.raises(RuntimeError, match=r"neither finished nor part of the plan: deep_ensemble\(K=2\) · lenet5"):
-        Inline(1).run(schedule, Settings(tmp_path / "runs"), Log())
+        Inline(1).run(schedule, Settings(tmp_path / "runs"), EventLog())
 
 
-def test_who_watches_may_fail_and_the_run_does_not(tmp_path, write_study, run_study):
-    class Broken(Log):
+def test_an_observer_that_fails_does_not_fail_the_run(tmp_path, write_study, run_study):
+    class BrokenObserver(EventLog):
         def tick(self):
-            raise ZeroDivisionError("a defect of who watches")
+            raise ZeroDivisionError("a defect of the observer")
 
     study = write_study(tmp_path / "s.yaml", methods=["sgd"])
-    with pytest.raises(ZeroDivisionError, match="a defect of who watches"):
-        run_study(study, tmp_path / "runs", Inline(1), Broken())
+    with pytest.raises(ZeroDivisionError, match="a defect of the observer"):
+        run_study(study, tmp_path / "runs", Inline(1), BrokenObserver())
     assert not list((tmp_path / "runs").glob("*/failure.json"))
     assert run_study(study, tmp_path / "runs", Inline(1)).log.ends == [("sgd", "finished")]
 

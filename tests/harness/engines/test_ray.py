@@ -1,4 +1,4 @@
-"""The engine on a Ray cluster: the same results, whatever dies and whatever storage is shared."""
+"""The engine for Ray clusters: the same results as in one process, if workers die and without shared storage."""
 
 import json
 import signal
@@ -11,9 +11,9 @@ import ray
 from ray.cluster_utils import Cluster as Machines
 
 from harness.engines import Cluster, EngineError, Inline, Ray, ray_driver
-from harness.engines.lost_workers import TRIES
 from harness.engines.ray_cluster import descendants
-from harness.engines.run_archive import is_content
+from harness.engines.retry_queue import MAX_ATTEMPTS
+from harness.engines.run_archive import is_run_file
 from harness.store.run_folder import RunFolder
 
 METHODS = ["sgd", "swa(late_phase_bn(K=2, start=1), start=2)", "mc_dropout(K=2)", "deep_ensemble(K=2)"]
@@ -24,7 +24,7 @@ from pathlib import Path
 from methods import Method
 
 class Killed(Method):
-    'Kills its worker at the start of epoch `at`: as often as `times`. Notes every epoch that it starts.'
+    'Kills its worker at the start of epoch `at`, `times` times. Records every epoch that it starts.'
     def __init__(self, make_net, recipe, *, times: int = 1, at: int = 1, seconds: float = 0.0, mark: str = ""):
         super().__init__(make_net, recipe)
         self.times, self.at, self.seconds, self.mark = times, at, seconds, Path(mark)
@@ -42,7 +42,7 @@ METHODS = {"killed": Killed}
 
 @pytest.fixture(scope="module", autouse=True)
 def machines():
-    """A cluster of two machines with a CPU each; the engine uses the connection that is there."""
+    """Start a cluster of two machines with a CPU each. The engine uses the existing connection."""
     cluster = Machines()
     noticed = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
     cluster.add_node(num_cpus=1, include_dashboard=False, _system_config=noticed)
@@ -53,8 +53,8 @@ def machines():
     cluster.shutdown()
 
 
-def check_goes_on(mark, epochs):
-    """A run that was interrupted once went on from its last checkpoint, written at the end of every epoch."""
+def check_resumed(mark, epochs):
+    """Check that a run that was interrupted once resumed from the checkpoint of its last epoch."""
     noted = [int(epoch) for epoch in mark.read_text().split()]
     assert noted == sorted(noted)
     assert set(noted) == set(range(epochs))
@@ -73,40 +73,40 @@ def plugin(tmp_path):
 
 
 def check_same(study, done, tmp_path, run_study, read_result, **options):
-    """The runs of a study are what one process makes of it."""
+    """Check that the runs of a study equal those of one process."""
     assert done.schedule.failed == {}
     assert done.schedule.finished == set(done.plan.runs)
     whole = run_study(study, tmp_path / "whole", Inline(1), **options)
     for key, planned in whole.plan.runs.items():
         assert read_result(done.settings.runs, key) == read_result(tmp_path / "whole", key), planned.run
-        files = {path.name for path in RunFolder(done.settings.runs, key).path.iterdir() if is_content(path.name)}
+        files = {path.name for path in RunFolder(done.settings.runs, key).path.iterdir() if is_run_file(path.name)}
         assert files == {"spec.json", "checkpoint.pt", "metrics.jsonl", "predictions.npz", "result.json"}
 
 
-def test_on_two_machines_the_same_bits_even_if_a_worker_is_killed(
+def test_two_machines_give_the_same_bits_as_one_process_even_if_a_worker_is_killed(
     tmp_path, plugin, write_study, run_study, read_result
 ):
     mark = tmp_path / "mark"
     study = write_study(tmp_path / "s.yaml", methods=[*METHODS, f"killed(mark={str(mark)!r})"])
     done = run_study(study, tmp_path / "runs", engine(), plugins=[plugin])
-    assert mark.read_text() == "0 1 1 2 ", "it went on from its checkpoint"
+    assert mark.read_text() == "0 1 1 2 ", "it resumed from its checkpoint"
     names = [str(planned.run.method) for planned in done.plan.runs.values()]
     assert sorted(done.log.ends) == sorted((name, "finished") for name in names)
     assert sum(name.startswith("killed") for name in done.log.starts) == 2
-    mark.write_text("1 1")  # so that it kills nothing any more
+    mark.write_text("1 1")  # so that the reference run is not killed
     check_same(study, done, tmp_path, run_study, read_result, plugins=[plugin])
 
 
-def test_without_shared_storage_runs_come_home_and_so_do_checkpoints(
+def test_without_shared_storage_results_and_checkpoints_are_fetched(
     tmp_path, plugin, write_study, run_study, read_result, monkeypatch
 ):
-    monkeypatch.setattr(ray_driver, "LOOKED", 0.1)
+    monkeypatch.setattr(ray_driver, "PROGRESS_INTERVAL", 0.1)
     mark = tmp_path / "mark"
     killed = f"killed(mark={str(mark)!r}, at=9, seconds=0.3)"
     study = write_study(tmp_path / "s.yaml", methods=["deep_ensemble(K=2)", killed], recipe={"epochs": 10})
     seen = []
 
-    class Watch:
+    class Observer:
         def started(self, planned):
             pass
 
@@ -117,21 +117,23 @@ def test_without_shared_storage_runs_come_home_and_so_do_checkpoints(
             for path in (tmp_path / "runs").glob("*/progress.json"):
                 seen.append((path.parent.name, json.loads(path.read_text())["epoch"]))
 
-    done = run_study(study, tmp_path / "runs", engine(apart=True, home=0.0), Watch(), plugins=[plugin])
+    done = run_study(
+        study, tmp_path / "runs", engine(share_storage=False, checkpoint_interval=0.0), Observer(), plugins=[plugin]
+    )
     epochs = [int(epoch) for epoch in mark.read_text().split()]
     again = epochs.index(9) + 1
-    assert epochs[:again] == list(range(10)), "lost at the start of its last epoch"
+    assert epochs[:again] == list(range(10)), "killed at the start of its last epoch"
     assert epochs[again:] == list(range(epochs[again], 10))
-    assert epochs[again] > 1, "it went on from a checkpoint that had come home"
+    assert epochs[again] > 1, "it resumed from a fetched checkpoint"
     key = next(key for key, planned in done.plan.runs.items() if str(planned.run.method).startswith("killed"))
-    assert len({epoch for name, epoch in seen if name == key}) > 2, "its progress came home while it trained"
+    assert len({epoch for name, epoch in seen if name == key}) > 2, "its progress was fetched while it trained"
     mark.write_text("9 9")
     check_same(study, done, tmp_path, run_study, read_result, plugins=[plugin])
 
 
-def test_trunks_travel_to_those_who_go_on_from_them(tmp_path, write_study, run_study, read_result):
+def test_trunks_are_sent_to_the_runs_that_start_from_them(tmp_path, write_study, run_study, read_result):
     study = write_study(tmp_path / "s.yaml", methods=METHODS, recipe={"epochs": 4})
-    shared = run_study(study, tmp_path / "runs", engine(apart=True), share=True)
+    shared = run_study(study, tmp_path / "runs", engine(share_storage=False), share=True)
     assert shared.schedule.failed == {}
     whole = run_study(study, tmp_path / "whole", Inline(1)).plan
     spent = set()
@@ -142,12 +144,12 @@ def test_trunks_travel_to_those_who_go_on_from_them(tmp_path, write_study, run_s
     assert min(spent) < 1.0, "some of the training came from trunks"
 
 
-def test_a_run_that_always_kills_its_worker_fails_alone(tmp_path, plugin, write_study, run_study):
+def test_a_run_that_always_kills_its_worker_fails_and_others_do_not(tmp_path, plugin, write_study, run_study):
     mark = tmp_path / "mark"
     killer = f"killed(times=99, mark={str(mark)!r})"
     study = write_study(tmp_path / "s.yaml", methods=[killer, "sgd", f"deep_ensemble({killer}, K=1)"])
     done = run_study(study, tmp_path / "runs", engine(), plugins=[plugin])
-    assert mark.read_text().split() == ["0", *["1"] * TRIES]
+    assert mark.read_text().split() == ["0", *["1"] * MAX_ATTEMPTS]
     reason = "its worker process died 3 times (killed, or out of memory)"
     found = {str(done.plan.runs[key].run.method): outcome for key, outcome in done.schedule.failed.items()}
     ensemble = next(name for name in found if name.startswith("deep_ensemble"))
@@ -158,31 +160,31 @@ def test_a_run_that_always_kills_its_worker_fails_alone(tmp_path, plugin, write_
     assert json.loads(RunFolder(tmp_path / "runs", key).failure.read_text())["reason"] == reason
 
 
-def test_the_run_of_a_lost_machine_goes_on_elsewhere(
+def test_the_run_of_a_lost_machine_resumes_on_another(
     tmp_path, plugin, write_study, run_study, read_result, machines, log
 ):
-    """Two more machines have a GPU each, by their word, so that the run must be on one of them, then on the other."""
+    """Two more machines declare a GPU each, so the run must be on one of them first, and then on the other."""
     mark = tmp_path / "mark"
     slow = f"killed(times=0, seconds=0.3, mark={str(mark)!r})"
     study = write_study(tmp_path / "s.yaml", methods=[slow], recipe={"epochs": 12})
     with_gpus = [machines.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
 
-    class Watch(type(log)):
+    class Observer(type(log)):
         def tick(self):
             if mark.exists() and "2" in mark.read_text().split() and set(with_gpus) <= machines.worker_nodes:
                 (used,) = [machine for machine in with_gpus if workers_of(machine)]
                 machines.remove_node(used, allow_graceful=False)
 
-    watch = Watch()
-    done = run_study(study, tmp_path / "runs", Ray(None, 1, Cluster("auto", gpus=1)), watch, plugins=[plugin])
+    observer = Observer()
+    done = run_study(study, tmp_path / "runs", Ray(None, 1, Cluster("auto", gpus=1)), observer, plugins=[plugin])
     assert len(machines.worker_nodes & set(with_gpus)) == 1
-    assert len(watch.starts) == 2
-    check_goes_on(mark, 12)
+    assert len(observer.starts) == 2
+    check_resumed(mark, 12)
     check_same(study, done, tmp_path, run_study, read_result, plugins=[plugin])
 
 
 def workers_of(machine):
-    """The processes on a simulated machine that execute runs."""
+    """Return the worker processes on a simulated machine."""
     (raylet,) = machine.all_processes["raylet"]
     names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(raylet.process.pid)}
     return [pid for pid, name in names.items() if name.startswith("ray::Worker")]
@@ -190,21 +192,23 @@ def workers_of(machine):
 
 def test_a_machine_without_the_data_is_refused(tmp_path, write_study, run_study, npz, monkeypatch):
     study = write_study(tmp_path / "s.yaml")
-    monkeypatch.setattr("harness.engines.ray.own_data", lambda _: ((f"npz:{npz}", "0" * 64), ("npz:/no/x.npz", "1")))
+    monkeypatch.setattr(
+        "harness.engines.ray.datasets_by_path", lambda _: ((f"npz:{npz}", "0" * 64), ("npz:/no/x.npz", "1"))
+    )
     with pytest.raises(EngineError) as refused:
         run_study(study, tmp_path / "runs", engine())
     first, second = str(refused.value).splitlines()
-    assert first.endswith(f": {npz} is not the driver's, it has other content; put the same there")
+    assert first.endswith(f": {npz} differs from the driver's file; copy the driver's file there")
     assert "/no/x.npz cannot be read" in second
 
 
-def test_more_than_any_machine_has_is_refused(tmp_path, write_study, run_study):
-    with pytest.raises(EngineError, match=r"no machine of the Ray cluster has the 2 CPUs and 0 GPUs that a run asks"):
+def test_a_run_that_needs_more_than_any_machine_has_is_refused(tmp_path, write_study, run_study):
+    with pytest.raises(EngineError, match=r"no machine of the Ray cluster has the 2 CPUs and 0 GPUs that a run needs"):
         run_study(write_study(tmp_path / "s.yaml"), tmp_path / "runs", Ray(None, 1, Cluster("auto", cpus=2)))
 
 
 def alive(pids):
-    """Those of some processes that still run."""
+    """Return which of the processes are still running."""
     found = set()
     for pid in pids:
         try:
@@ -217,7 +221,7 @@ def alive(pids):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_nothing_outlives_a_killed_driver_and_the_same_command_goes_on(
+def test_no_process_outlives_a_killed_driver_and_the_same_command_resumes(
     tmp_path, econ, environment, plugin, write_study, run_study, read_result
 ):
     mark = tmp_path / "mark"
@@ -229,7 +233,7 @@ def test_nothing_outlives_a_killed_driver_and_the_same_command_goes_on(
     driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while driver.poll() is None and not list(runs.glob("*/checkpoint.pt")):
         time.sleep(0.05)
-    started = descendants(driver.pid)  # before it is killed, as they have other parents afterwards
+    started = descendants(driver.pid)  # after the kill they have other parents
     assert len(started) > 5, driver.communicate()
     driver.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
@@ -240,6 +244,6 @@ def test_nothing_outlives_a_killed_driver_and_the_same_command_goes_on(
 
     again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (again.returncode, again.stderr) == (0, ""), again.stdout
-    check_goes_on(mark, 15)
+    check_resumed(mark, 15)
     assert "all 1 runs are finished" in again.stdout
     assert [line for line in again.stdout.splitlines() if "ray" in line.lower()] == [], "no log of Ray's"

@@ -1,4 +1,4 @@
-"""The parts of the Ray engine that need no cluster: archives, losses, room, options, a worker by itself."""
+"""The parts of the Ray engine that need no cluster: archives, the retry queue, options, a worker, and the driver."""
 
 import errno
 import sys
@@ -11,11 +11,11 @@ import torch
 from harness.cli.engine_options import share_cluster
 from harness.cli.options import Refusal
 from harness.engines import Cluster, EngineError, Ray, ray_driver
-from harness.engines.lost_workers import Losses
-from harness.engines.ray import identify, own_data
+from harness.engines.ray import datasets_by_path, read_folder_id
 from harness.engines.ray_cluster import connected
 from harness.engines.ray_driver import Driver
-from harness.engines.ray_worker import Greeting, Orders, Worker, make_folder
+from harness.engines.ray_worker import Worker, WorkerDescription, WorkerSetup, make_private_folder
+from harness.engines.retry_queue import RetryQueue
 from harness.engines.run_archive import ArchiveError, pack, unpack
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
@@ -24,7 +24,7 @@ from harness.store.environment import COMMIT_VARIABLE, git_commit
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, describe_disk_error
 from harness.studies.study import load
-from tests.harness.conftest import Log
+from tests.harness.conftest import EventLog
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def names(folder):
     return {path.name for path in folder.path.iterdir()}
 
 
-def test_an_archive_holds_the_run_and_nothing_else(folder, tmp_path):
+def test_an_archive_has_the_files_of_the_run_and_no_others(folder, tmp_path):
     contents = {"spec.json": b"{}", "checkpoint.pt": b"\0\1", "result.json": b'{"a": 1}'}
     for name, content in {**contents, "claim.1": b"", ".spec.json.7.tmp": b"half"}.items():
         (folder.path / name).write_bytes(content)
@@ -50,7 +50,7 @@ def test_an_archive_holds_the_run_and_nothing_else(folder, tmp_path):
     assert {path.name: path.read_bytes() for path in other.path.iterdir()} == contents
 
 
-def test_a_whole_archive_removes_an_earlier_progress_and_failure_and_a_part_does_not(folder):
+def test_only_a_whole_archive_removes_progress_and_failure_files(folder):
     folder.progress.write_text("{}")
     folder.failure.write_text("{}")
     unpack({"metrics.jsonl": b""}, folder, whole=False)
@@ -68,39 +68,39 @@ def test_the_result_is_written_last(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", "", ".hidden", "claim.3", "a\n"])
-def test_an_archive_never_leaves_its_folder(folder, name):
-    with pytest.raises(ArchiveError, match="which is no file of a run's folder"):
+def test_an_archive_cannot_write_outside_its_folder(folder, name):
+    with pytest.raises(ArchiveError, match="which is not a file of a run folder"):
         unpack({"spec.json": b"{}", name: b""}, folder, whole=True)
     assert names(folder) == set()
 
 
-def test_losses_count_until_the_run_gets_further(tmp_path):
-    losses = Losses(tmp_path)
-    assert [losses.count("a") for _ in range(2)] == [1, 2]
+def test_losses_are_counted_until_the_run_makes_progress(tmp_path):
+    retries = RetryQueue(tmp_path)
+    assert [retries.count_loss("a") for _ in range(2)] == [1, 2]
     folder = RunFolder(tmp_path, "a")
     folder.path.mkdir()
     folder.checkpoint.write_text("further")
-    assert losses.count("a") == 1
-    assert losses.count("a") == 2
-    losses.forget("a")
-    assert losses.count("a") == 1
+    assert retries.count_loss("a") == 1
+    assert retries.count_loss("a") == 2
+    retries.forget("a")
+    assert retries.count_loss("a") == 1
 
 
-def test_suspects_are_tried_one_at_a_time_until_they_got_further(tmp_path):
-    losses = Losses(tmp_path)
+def test_suspects_are_retried_one_at_a_time_until_they_make_progress(tmp_path):
+    retries = RetryQueue(tmp_path)
     for key in "abc":
-        losses.count(key)
-        losses.defer(key)
-    assert losses.take({"x"}) == "a"
-    assert losses.take({"x", "a"}) is None
+        retries.count_loss(key)
+        retries.add(key)
+    assert retries.take({"x"}) == "a"
+    assert retries.take({"x", "a"}) is None
     folder = RunFolder(tmp_path, "a")
     folder.path.mkdir()
     folder.checkpoint.write_text("further")
-    assert losses.take({"x", "a"}) == "b", "a is no suspect any more"
-    assert losses.take({"a", "b"}) is None
-    losses.forget("b")
-    assert losses.take({"a"}) == "c"
-    assert losses.take({"a"}) is None, "none is left"
+    assert retries.take({"x", "a"}) == "b", "a is not a suspect any more"
+    assert retries.take({"a", "b"}) is None
+    retries.forget("b")
+    assert retries.take({"a"}) == "c"
+    assert retries.take({"a"}) is None, "the queue is empty"
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_suspects_are_tried_one_at_a_time_until_they_got_further(tmp_path):
         (0.1, 0, {"CPU": 1.0}, 10),
     ],
 )
-def test_room(cpus, gpus, machine, runs):
+def test_how_many_runs_fit_on_a_machine(cpus, gpus, machine, runs):
     assert Cluster(None, cpus, gpus).fits(machine) == runs
 
 
-def shares(*arguments, gpus=0):
-    """What options mean on a machine of 8 cores."""
+def resolve(*arguments, gpus=0):
+    """Return the meaning of options on a machine with 8 cores."""
     share = share_cluster(*arguments, cores=8)
     return share.workers, share.threads, share.cluster.cpus, share.cluster.gpus, share.device
 
@@ -140,9 +140,9 @@ def shares(*arguments, gpus=0):
         (0, ("auto", 4.0, None, 9, None, "cpu"), (9, 4, 4, 0, "cpu")),
     ],
 )
-def test_what_options_mean(monkeypatch, here, arguments, meant):
+def test_the_meaning_of_options(monkeypatch, here, arguments, meant):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
-    assert shares(*arguments) == meant
+    assert resolve(*arguments) == meant
 
 
 @pytest.mark.parametrize(
@@ -156,20 +156,20 @@ def test_what_options_mean(monkeypatch, here, arguments, meant):
         ((None, None, 1.0, None, None, None), "this machine has 0; --ray-address names another cluster"),
     ],
 )
-def test_options_that_contradict_each_other(monkeypatch, arguments, reason):
+def test_contradictory_options_are_refused(monkeypatch, arguments, reason):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(Refusal, match=reason):
-        shares(*arguments)
+        resolve(*arguments)
 
 
 @pytest.mark.parametrize(("address", "reason"), [("127.0.0.1:1", "refused"), ("here", "expected HOST:PORT, ")])
-def test_no_such_cluster(address, reason):
+def test_an_unreachable_cluster_is_refused(address, reason):
     refused = pytest.raises(EngineError, match=rf"no connection to the Ray cluster {address}: .*{reason}")
     with refused, connected(Cluster(address), None):
         pass
 
 
-def test_without_ray_the_extra_is_named(monkeypatch):
+def test_without_ray_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     refused = pytest.raises(EngineError, match=r"needs Ray .* pip install -c constraints.txt '\.\[ray\]'")
     with refused, connected(Cluster(), 1):
@@ -177,96 +177,96 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
 
 @pytest.fixture
-def orders(tmp_path, write_study, monkeypatch):
-    """What a worker is told for a study of one run, and the plan."""
+def setup(tmp_path, write_study, monkeypatch):
+    """Return a function that makes the setup of a worker for a study, and the plan of the study."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.chdir(tmp_path)
     plan = Plan(load(str(write_study(tmp_path / "s.yaml", methods=["sgd", "deep_ensemble(K=1)"]))))
     settings = Settings(tmp_path / "runs", tmp_path / "downloads", checkpoint_seconds=0.0)
-    own = own_data(Schedule(plan.runs, set()))
+    datasets = datasets_by_path(Schedule(plan.runs, set()))
 
     def make(**changes):
-        values = {"settings": settings, "threads": 1, "cwd": tmp_path, "identity": identify(settings.runs)}
-        return Orders(**{**values, "plugins": (), "own_data": own, **changes})
+        values = {"settings": settings, "threads": 1, "cwd": tmp_path, "folder_id": read_folder_id(settings.runs)}
+        return WorkerSetup(**{**values, "plugins": (), "datasets": datasets, **changes})
 
     return make, plan
 
 
-def test_a_worker_that_shares_storage_works_in_the_drivers_folder(orders, tmp_path):
-    make, plan = orders
+def test_a_worker_that_shares_storage_works_in_the_drivers_folder(setup, tmp_path):
+    make, plan = setup
     worker = Worker(make())
-    assert (worker.apart, worker.greet().problems) == (False, [])
+    assert (worker.shares_storage, worker.describe().problems) == (True, [])
     for key, planned in plan.runs.items():
-        outcome, archive = worker.work(planned, {})
+        outcome, archive = worker.execute(planned, {})
         assert (outcome.state, archive) == ("finished", {})
         assert RunFolder(tmp_path / "runs", key).finished
 
 
-def test_a_worker_that_does_not_is_sent_what_it_needs_and_leaves_nothing(orders, tmp_path):
-    make, plan = orders
-    worker = Worker(make(identity="another folder of the same path"))
-    assert worker.greet().apart
-    home = tmp_path / "home"
+def test_a_worker_without_shared_storage_is_sent_what_it_needs_and_leaves_no_files(setup, tmp_path):
+    make, plan = setup
+    worker = Worker(make(folder_id="another folder with the same path"))
+    assert not worker.describe().shares_storage
+    driver_runs = tmp_path / "of the driver"
     for key, planned in plan.runs.items():
-        needed = {other: pack(RunFolder(home, other)) for other in planned.after}
-        outcome, archive = worker.work(planned, needed)
+        needed = {other: pack(RunFolder(driver_runs, other)) for other in planned.after}
+        outcome, archive = worker.execute(planned, needed)
         assert outcome.state == "finished"
-        unpack(archive, RunFolder(home, key), whole=True)
-        assert RunFolder(home, key).finished
+        unpack(archive, RunFolder(driver_runs, key), whole=True)
+        assert RunFolder(driver_runs, key).finished
     assert not list((tmp_path / "runs").glob("*/*"))
-    assert worker.look("none", checkpoint=True) == {}
-    worker.leave()
+    assert worker.read_progress("none", checkpoint=True) == {}
+    worker.clean_up()
     assert not list((tmp_path / "tmp").glob("*/worker-*"))
 
 
-def test_a_checkpoint_is_looked_at_once(orders):
-    make, _ = orders
-    worker = Worker(make(apart=True))
+def test_a_checkpoint_is_fetched_once(setup):
+    make, _ = setup
+    worker = Worker(make(share_storage=False))
     folder = RunFolder(worker.settings.runs, "key")
     folder.path.mkdir(parents=True)
     for name in ("spec.json", "checkpoint.pt", "progress.json", "predictions.npz", "result.json"):
         (folder.path / name).write_text(name)
     small = {"progress.json": b"progress.json"}
-    assert worker.look("key", checkpoint=False) == small
-    assert worker.look("key", checkpoint=True) == {
+    assert worker.read_progress("key", checkpoint=False) == small
+    assert worker.read_progress("key", checkpoint=True) == {
         **small,
         "spec.json": b"spec.json",
         "checkpoint.pt": b"checkpoint.pt",
     }
-    assert worker.look("key", checkpoint=True) == small
-    worker.leave()
+    assert worker.read_progress("key", checkpoint=True) == small
+    worker.clean_up()
 
 
-def test_plugins_are_sent_by_content(orders, tmp_path):
-    make, _ = orders
+def test_plugins_are_sent_by_content(setup, tmp_path):
+    make, _ = setup
     worker = Worker(make(plugins=(("mine.py", b"one"), ("mine.py", b"two"))))
     assert [path.read_bytes() for path in worker.settings.plugins] == [b"one", b"two"]
     assert {path.name for path in worker.settings.plugins} == {"mine.py"}
 
 
-def test_data_that_is_missing_or_another_is_named(orders, tmp_path, npz):
-    make, _ = orders
-    found = own_data(Schedule(orders[1].runs, set()))
+def test_missing_or_different_data_is_named(setup, tmp_path, npz):
+    make, _ = setup
+    found = datasets_by_path(Schedule(setup[1].runs, set()))
     assert [name for name, _ in found] == [f"npz:{npz}"]
     missing = tmp_path / "there" / "x.npz"
-    worker = Worker(make(own_data=((f"npz:{npz}", "0" * 64), ("npz:there/x.npz", "1" * 64), *found)))
-    first, second = worker.greet().problems
-    assert first.endswith(f": {npz} is not the driver's, it has other content; put the same there")
+    worker = Worker(make(datasets=((f"npz:{npz}", "0" * 64), ("npz:there/x.npz", "1" * 64), *found)))
+    first, second = worker.describe().problems
+    assert first.endswith(f": {npz} differs from the driver's file; copy the driver's file there")
     assert f": {missing} cannot be read (" in second
 
 
-def test_a_folder_of_runs_has_one_identity(tmp_path):
-    first = identify(tmp_path / "runs")
+def test_a_folder_of_runs_has_one_identifier(tmp_path):
+    first = read_folder_id(tmp_path / "runs")
     assert len(first) == 32
-    assert identify(tmp_path / "runs") == first
-    assert identify(tmp_path / "others") != first
+    assert read_folder_id(tmp_path / "runs") == first
+    assert read_folder_id(tmp_path / "others") != first
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="the folder of runs cannot be used: .*file"):
-        identify(tmp_path / "file" / "runs")
+        read_folder_id(tmp_path / "file" / "runs")
 
 
-def test_a_finished_study_needs_no_cluster(tmp_path, monkeypatch, orders):
-    _, plan = orders
+def test_a_finished_study_needs_no_cluster(tmp_path, monkeypatch, setup):
+    _, plan = setup
     monkeypatch.setitem(sys.modules, "ray", None)
     Ray(None, 1).run(Schedule(plan.runs, set(plan.runs)), Settings(tmp_path / "runs"), None)
     assert not (tmp_path / "runs").exists()
@@ -276,16 +276,16 @@ def test_folders_of_killed_workers_are_removed(tmp_path):
     left = tmp_path / "base" / "worker-left"
     left.mkdir(parents=True)
     (left / "lock").write_text("")
-    mine, held = make_folder(tmp_path / "base")
-    other, _ = make_folder(tmp_path / "base")
+    mine, held = make_private_folder(tmp_path / "base")
+    other, _ = make_private_folder(tmp_path / "base")
     assert {path.name for path in (tmp_path / "base").glob("worker-*")} == {mine.name, other.name}
     held.release()
-    make_folder(tmp_path / "base")
+    make_private_folder(tmp_path / "base")
     assert not mine.exists()
     assert other.exists()
 
 
-def test_code_that_was_sent_is_known_by_the_drivers_commit(monkeypatch, tmp_path):
+def test_shipped_code_reports_the_commit_of_the_driver(monkeypatch, tmp_path):
     monkeypatch.setattr("harness.store.environment.ROOT", tmp_path)
     git_commit.cache_clear()
     monkeypatch.setenv(COMMIT_VARIABLE, "abc")
@@ -297,26 +297,27 @@ def test_code_that_was_sent_is_known_by_the_drivers_commit(monkeypatch, tmp_path
 
 
 class Answer:
-    """What a call of a worker will give."""
+    """The future result of a call to a worker."""
 
     def __init__(self, value=None, ready=True, label=""):
         self.value, self.ready, self.label = value, ready, label
 
 
-class Stand:
-    """Stands in for Ray: a cluster whose workers do what `behave` and `looked` say."""
+class FakeRay:
+    """Replaces Ray: a cluster whose workers answer as `behave` and `progress` say."""
 
     exceptions = ray.exceptions
 
-    def __init__(self, behave, apart, looked=None):
-        self.behave, self.apart, self.looked = behave, apart, looked or (lambda: Answer({}))
+    def __init__(self, behave, shares_storage, progress=None):
+        self.behave, self.shares_storage = behave, shares_storage
+        self.progress = progress or (lambda: Answer({}))
         self.given, self.busy, self.time = [], set(), 0
 
     def remote(self, _):
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda _: self.worker()))
 
     def worker(self):
-        def work(planned, archives, alone=False):
+        def execute(planned, archives, alone=False):
             self.given.append((planned.label, alone, sorted(self.busy)))
             answer = self.behave(planned, alone)
             answer.label = planned.label
@@ -324,10 +325,10 @@ class Stand:
             return answer
 
         calls = {
-            "greet": lambda: Answer(Greeting("far", self.apart, [])),
-            "leave": Answer,
-            "work": work,
-            "look": lambda key, checkpoint: self.looked(),
+            "describe": lambda: Answer(WorkerDescription("far", self.shares_storage, [])),
+            "clean_up": Answer,
+            "execute": execute,
+            "read_progress": lambda key, checkpoint: self.progress(),
         }
         return SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
 
@@ -351,48 +352,53 @@ class Stand:
 
 @pytest.fixture
 def drive(tmp_path, write_study, monkeypatch):
-    """Give a function that drives plain training and dropout on a stand-in; gives it, and how runs ended."""
-    monkeypatch.setattr(ray_driver, "LOOKED", 0.0)
+    """Return a function that executes plain training and dropout on a fake cluster.
 
-    def drive(behave, *, apart=False, looked=None, watch=None):
+    It returns the fake cluster, and how the failed runs ended.
+    """
+    monkeypatch.setattr(ray_driver, "PROGRESS_INTERVAL", 0.0)
+
+    def drive(behave, *, shares_storage=True, progress=None, observer=None):
         plan = Plan(load(str(write_study(tmp_path / "s.yaml", methods=["sgd", "dropout"]))))
-        schedule, stand = Schedule(plan.runs, set()), Stand(behave, apart, looked)
+        schedule, fake = Schedule(plan.runs, set()), FakeRay(behave, shares_storage, progress)
         settings = Settings(tmp_path / "runs", device="cuda")
         cluster = Cluster("auto", 1, 0.5)
-        Driver(stand, cluster, None, None, schedule, settings, watch or Log(), 30.0).work()
-        return stand, {plan.runs[key].label: outcome for key, outcome in schedule.failed.items()}
+        Driver(fake, cluster, None, None, schedule, settings, observer or EventLog(), 30.0).execute_all()
+        return fake, {plan.runs[key].label: outcome for key, outcome in schedule.failed.items()}
 
     return drive
 
 
-def test_a_run_without_memory_is_tried_again_when_nothing_else_runs(drive):
+def test_a_run_that_is_out_of_memory_is_retried_when_no_other_runs(drive):
     def behave(planned, alone):
         if planned.label == "dropout":
             return Answer((Outcome("finished" if alone else "out of memory"), {}))
         return Answer((Outcome("finished"), {}), ready=False)
 
-    stand, failed = drive(behave)
+    fake, failed = drive(behave)
     assert failed == {}
-    assert stand.given == [("sgd", False, []), ("dropout", False, ["sgd"]), ("dropout", True, [])]
+    assert fake.given == [("sgd", False, []), ("dropout", False, ["sgd"]), ("dropout", True, [])]
 
 
-def test_a_look_that_is_lost_with_its_machine_ends_nothing(drive):
+def test_progress_that_is_lost_with_its_machine_ends_no_run(drive):
     lost = ray.exceptions.ObjectLostError("00" * 14, None, "")
     _, failed = drive(
-        lambda planned, alone: Answer((Outcome("finished"), {}), ready=False), apart=True, looked=lambda: Answer(lost)
+        lambda planned, alone: Answer((Outcome("finished"), {}), ready=False),
+        shares_storage=False,
+        progress=lambda: Answer(lost),
     )
     assert failed == {}
 
 
-@pytest.mark.parametrize("where", ["around the run", "in the run"])
-def test_a_full_disk_of_a_machine_that_shares_nothing_is_named(drive, where):
-    """It stops the study, and fails no run."""
+@pytest.mark.parametrize("where", ["outside the run", "in the run"])
+def test_a_full_disk_of_a_machine_without_shared_storage_is_named(drive, where):
+    """The outcome is "blocked": it stops the study, and no run fails."""
     full = OSError(errno.ENOSPC, "No space left on device", "/tmp/spec.json")
 
     def behave(planned, alone):
         if where == "in the run":
             return Answer((Outcome("blocked", describe_disk_error(full)), {}))
-        return Answer(ray.exceptions.RayTaskError("Worker.work", "trace", full).as_instanceof_cause())
+        return Answer(ray.exceptions.RayTaskError("Worker.execute", "trace", full).as_instanceof_cause())
 
-    _, outcomes = drive(behave, apart=True)
+    _, outcomes = drive(behave, shares_storage=False)
     assert set(outcomes.values()) == {Outcome("blocked", "on far, no space is left for /tmp/spec.json: free some")}

@@ -1,4 +1,4 @@
-"""Two `econ run` of one study at once divide its runs: each is trained once, and tracked once."""
+"""Two `econ run` commands for one study at the same time: each run is trained once, and tracked once."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ from methods import Method
 from methods.core.declarations import Sharing
 
 class Counted(Method):
-    'Notes each training from the start, and takes its time.'
+    'Records each training from the start, and takes its time.'
     sharing = Sharing()
     def __init__(self, make_net, recipe, *, mark: str = "", number: int = 0):
         super().__init__(make_net, recipe)
@@ -48,7 +48,7 @@ SEEDS, NUMBERS = (0, 1), (0, 1, 2)
 
 @pytest.fixture
 def study(tmp_path, write_study):
-    """Six runs that count themselves, two that share epochs with two of them, and two ensembles."""
+    """Write a study of six runs that record themselves, two that share epochs with two of them, and two ensembles."""
     (tmp_path / "counted.py").write_text(COUNTED)
     mark = str(tmp_path / "mark")
     methods = [f"counted(mark={mark!r}, number={i})" for i in NUMBERS]
@@ -58,7 +58,7 @@ def study(tmp_path, write_study):
 
 @pytest.fixture
 def launch(tmp_path, study, econ, environment, empty_store):
-    """Give a function that starts a driver."""
+    """Return a function that starts a driver."""
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
     drivers = []
@@ -90,7 +90,7 @@ def plan(tmp_path, study):
 
 
 def check_store(tmp_path, plan):
-    """Every run is in the store once, whole, and each of its points once."""
+    """Check that the store has every run completely and once, and each of its points once."""
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     tracked = client.search_runs([client.get_experiment_by_name("two").experiment_id])
     assert Counter(run.data.tags["key"] for run in tracked) == Counter(plan.runs.keys())
@@ -120,7 +120,7 @@ def test_two_drivers_train_each_run_once(tmp_path, launch, plan, engine):
     assert "warning" not in "".join(outputs)
 
 
-def test_the_other_driver_finishes_all_when_one_is_killed(tmp_path, launch, plan):
+def test_one_driver_finishes_the_study_when_the_other_is_killed(tmp_path, launch, plan):
     victim, survivor = launch("processes"), launch("processes")
 
     def of_victim():
@@ -141,7 +141,7 @@ def test_the_other_driver_finishes_all_when_one_is_killed(tmp_path, launch, plan
     check_store(tmp_path, plan)
 
 
-# What a driver does about the runs of another one, step by step.
+# How a driver handles the runs of another one, step by step.
 
 
 @pytest.fixture
@@ -150,8 +150,8 @@ def schedule(tmp_path, plan, monkeypatch):
     return Schedule(plan.runs, set(), "this driver")
 
 
-def give_elsewhere(schedule, root):
-    """Take a run that another process, of another machine, works on."""
+def take_elsewhere(schedule, root):
+    """Take a run, and let a process of another machine claim it."""
     key = schedule.take()
     folder = RunFolder(root, key)
     assert write_claim(folder.path, 1, '{"machine": "another machine", "driver": "another"}')
@@ -164,25 +164,25 @@ def give_elsewhere(schedule, root):
 
 
 def test_a_result_of_another_driver_counts_as_finished(tmp_path, schedule):
-    key, folder = give_elsewhere(schedule, tmp_path)
+    key, folder = take_elsewhere(schedule, tmp_path)
     write_json(folder.result, {"key": key})
     assert list(schedule.look(tmp_path)) == [(key, Outcome("finished", "by another driver"))]
     assert (schedule.elsewhere, schedule.finished, schedule.by_others) == (set(), {key}, {key})
 
 
-def test_a_failure_of_another_driver_counts_when_it_has_let_the_run_go(tmp_path, schedule):
-    key, folder = give_elsewhere(schedule, tmp_path)
+def test_a_failure_of_another_driver_counts_when_its_claim_is_released(tmp_path, schedule):
+    key, folder = take_elsewhere(schedule, tmp_path)
     fail(folder, Outcome("diverged", "boo"))
-    assert list(schedule.look(tmp_path)) == [], "it may be an old one"
+    assert list(schedule.look(tmp_path)) == [], "it may be an old failure"
     write_claim(folder.path, 2, "")
     outcome = Outcome("diverged", "boo (another driver tried it)")
     assert list(schedule.look(tmp_path)) == [(key, outcome)]
     assert (schedule.failed, schedule.by_others) == ({key: outcome}, {key})
 
 
-@pytest.mark.parametrize("why", ["let go", "silent", "out of memory"])
-def test_a_run_that_another_driver_left_is_taken_again(tmp_path, schedule, why):
-    key, folder = give_elsewhere(schedule, tmp_path)
+@pytest.mark.parametrize("why", ["released", "silent", "out of memory"])
+def test_a_run_that_another_driver_abandoned_is_taken_again(tmp_path, schedule, why):
+    key, folder = take_elsewhere(schedule, tmp_path)
     if why == "silent":
         schedule.claim_observer.timeout = 0.0
     else:
@@ -195,7 +195,7 @@ def test_a_run_that_another_driver_left_is_taken_again(tmp_path, schedule, why):
     assert schedule.take() == key
 
 
-def test_what_was_finished_before_a_worker_came_to_it_is_another_drivers(schedule):
+def test_a_run_found_finished_counts_as_one_of_another_driver(schedule):
     first, second = schedule.take(), schedule.take()
     schedule.end(first, Outcome("finished", ALREADY_FINISHED))
     schedule.end(second, Outcome("finished"))
@@ -203,8 +203,8 @@ def test_what_was_finished_before_a_worker_came_to_it_is_another_drivers(schedul
     assert schedule.by_others == {first}
 
 
-def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedule):
-    """And while it lasts, it is shown how far it is, but not sent either."""
+def test_runs_of_another_driver_are_not_sent(tmp_path, plan, schedule):
+    """While such a run is running, its progress is displayed but not sent either."""
     sent, left, text = [], [], StringIO()
     mirror = SimpleNamespace(
         runs=tmp_path, problem="", send=lambda planned, live=False: sent.append((planned.key, live)), leave=left.append
@@ -214,9 +214,9 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
     mine, busy = schedule.take(), schedule.take()
     for key in (mine, busy, schedule.waiting[0]):
         show.started(plan.runs[key])
-    other, folder = give_elsewhere(schedule, tmp_path)
+    other, folder = take_elsewhere(schedule, tmp_path)
     theirs = '{"machine": "another machine", "driver": "another"}'
-    write_claim(RunFolder(tmp_path, busy).path, 1, theirs)  # and no worker has come to it yet
+    write_claim(RunFolder(tmp_path, busy).path, 1, theirs)  # and no worker of this driver has started it yet
     for key in (mine, busy, other):
         write_json(RunFolder(tmp_path, key).progress, {"epoch": 2})
     show.looked = show.looked_elsewhere = 0.0
@@ -240,15 +240,15 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
     assert lines[2].endswith(": by another driver")
 
 
-def test_runs_are_looked_at_now_and_then(tmp_path, schedule, monkeypatch):
-    key, folder = give_elsewhere(schedule, tmp_path)
+def test_runs_of_other_drivers_are_checked_at_intervals(tmp_path, schedule, monkeypatch):
+    key, folder = take_elsewhere(schedule, tmp_path)
     write_json(folder.result, {"key": key})
     monkeypatch.setattr(planning, "LOOK", 60.0)
     assert list(schedule.look(tmp_path)) == []
 
 
-def test_two_drivers_that_make_the_experiment_at_once_share_it(tmp_path, empty_store, monkeypatch):
-    """Both see that there is none; the second to make it finds the first one's."""
+def test_two_drivers_that_create_the_experiment_at_once_share_it(tmp_path, empty_store, monkeypatch):
+    """Both see that there is none. The second to create it finds that of the first."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     first, second = (Mirror(f"sqlite:///{tmp_path / 'mlflow.db'}", "s", tmp_path) for _ in range(2))
     find = MlflowClient.get_experiment_by_name

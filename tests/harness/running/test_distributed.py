@@ -24,15 +24,15 @@ from harness.studies.study import with_digest
 from methods import METHODS, Recipe
 from models.shake_drop import ShakeDrop
 from tests.conftest import SETTINGS
-from tests.harness import pair as jobs
-from tests.harness.pair import Pair
+from tests.harness import two_ranks as jobs
+from tests.harness.two_ranks import TwoRanks
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 
 @pytest.fixture(scope="module")
 def pair():
-    made = Pair()
+    made = TwoRanks()
     yield made
     made.close()
 
@@ -61,8 +61,8 @@ def test_batch_norm_sees_the_whole_minibatch(pair, layer, shape):
         tuple((3 * torch.randn(shape, generator=generator).double() + 7).contiguous(memory_format=layout) for _ in "xd")
         for _ in range(3)
     ]
-    expected = jobs.normalize(Group(), layer, batches)
-    first, second = pair(jobs.normalize, layer, batches)
+    expected = jobs.run_layer(Group(), layer, batches)
+    first, second = pair(jobs.run_layer, layer, batches)
     for (y, by_x, by_weights, buffers), one, two in zip(expected, first, second, strict=True):
         torch.testing.assert_close(torch.cat([one[0], two[0]]), y, **EXACT)
         torch.testing.assert_close(torch.cat([one[1], two[1]]), by_x, **EXACT)
@@ -75,8 +75,8 @@ def test_batch_norm_sees_the_whole_minibatch(pair, layer, shape):
 
 def test_batch_norm_of_half_precision(pair):
     layer, x = nn.BatchNorm2d(4), torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(1)) + 300
-    exact = jobs.normalize(Group(), layer, [(x.bfloat16().float(), x)])[0]
-    (one,), (two,) = pair(jobs.normalize, layer, [(x.bfloat16(), x.bfloat16())])
+    exact = jobs.run_layer(Group(), layer, [(x.bfloat16().float(), x)])[0]
+    (one,), (two,) = pair(jobs.run_layer, layer, [(x.bfloat16(), x.bfloat16())])
     assert one[0].dtype == one[1].dtype == torch.bfloat16
     torch.testing.assert_close(torch.cat([one[0], two[0]]).float(), exact[0], rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(one[3], exact[3])
@@ -87,8 +87,8 @@ def test_batch_norm_of_half_precision(pair):
 def test_what_is_drawn_for_each_example_is_what_one_process_draws(pair, layer, layout):
     x = torch.ones(9, 4, 3, 3).contiguous(memory_format=layout)
     for joined in (True, False):
-        y, gradient, after = jobs.draws(Group(), layer, x, joined)
-        one, two = pair(jobs.draws, layer, x, joined)
+        y, gradient, after = jobs.run_random_layer(Group(), layer, x, joined)
+        one, two = pair(jobs.run_random_layer, layer, x, joined)
         if joined:
             assert torch.equal(torch.cat([one[0], two[0]]), y)
             assert torch.equal(torch.cat([one[1], two[1]]), gradient)
@@ -99,7 +99,7 @@ def test_what_is_drawn_for_each_example_is_what_one_process_draws(pair, layer, l
 
 @pytest.mark.parametrize("bucket", [1, 30, 2**24])
 def test_averages(pair, bucket):
-    for found in pair(jobs.average, bucket):
+    for found in pair(jobs.average_tensors, bucket):
         assert torch.equal(found[0], torch.full((3, 2), 0.5, dtype=torch.float64))
         assert torch.equal(found[1], torch.arange(24.0).view(2, 3, 2, 2) * 1.5)
         assert found[1].is_contiguous(memory_format=torch.channels_last)
@@ -108,7 +108,7 @@ def test_averages(pair, bucket):
 
 
 def test_in_turn(pair, tmp_path):
-    assert pair(jobs.one_by_one, tmp_path) == [[], ["rank 0"]]
+    assert pair(jobs.list_in_turn, tmp_path) == [[], ["rank 0"]]
 
 
 # --- every method ---------------------------------------------------------------------------------------------
@@ -155,23 +155,23 @@ def test_adam(pair):
 
 
 def test_all_ranks_see_that_one_diverges(pair):
-    one, two = pair(jobs.diverge, RECIPE)
+    one, two = pair(jobs.train_on_nan, RECIPE)
     assert one == two == "the training loss became nan in epoch 1 at learning rate 0.02"
 
 
 def test_what_cannot_be_divided_is_refused(pair):
-    for said in pair(jobs.refuse, METHODS["line"], RECIPE, {"samples": 2}):
+    for said in pair(jobs.share_gradients, METHODS["line"], RECIPE, {"samples": 2}):
         assert said.startswith(
             "Line, as it is set here, looks at examples of a minibatch together, which 2 ranks would"
         )
     inner = {"of": METHODS["line"]}
-    assert pair(jobs.refuse, METHODS["swa"], RECIPE, inner) == ["shared", "shared"]
+    assert pair(jobs.share_gradients, METHODS["swa"], RECIPE, inner) == ["shared", "shared"]
 
 
 def test_names_stay(pair, make_run):
     for name in ("sgd", "late_phase_bn(K=2, start=1)", "swag(mc_dropout, start=1)"):
         arguments = (make_run(name), METHODS, DatasetShape(1, 8, 3, 60))
-        assert pair(jobs.names, *arguments)[0] == jobs.names(Group(), *arguments)
+        assert pair(jobs.state_names, *arguments)[0] == jobs.state_names(Group(), *arguments)
 
 
 # --- whole runs -----------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_a_run_has_the_results_of_one_process(pair, exact, method):
     make, settings = exact
     run = make(method, evaluate={"each_epoch": ["test"], "training_loss": True})
     assert execute(run, settings("one"), []) == ("finished", "")
-    pair(jobs.perform, run, settings("two"), [])
+    pair(jobs.execute_run, run, settings("two"), [])
     compare(settings("two"), settings("one"), run.key)
 
 
@@ -261,7 +261,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(pair, exact):
 
     assert execute(run, settings("pieces"), [], stop).state == "failed"
     assert checkpoints.load(RunFolder(settings("pieces").runs, run.key).checkpoint, run.key).epoch == 2
-    pair(jobs.perform, run, settings("pieces"), [])
+    pair(jobs.execute_run, run, settings("pieces"), [])
     compare(settings("pieces"), settings("whole"), run.key)
 
 
@@ -272,7 +272,7 @@ def test_deep_ensembles(pair, exact):
     for run in [*parts, whole]:
         needed = [part.key for part in parts] if run is whole else []
         assert execute(run, settings("one"), needed) == ("finished", "")
-        pair(jobs.perform, run, settings("two"), needed)
+        pair(jobs.execute_run, run, settings("two"), needed)
         compare(settings("two"), settings("one"), run.key)
 
 
@@ -281,7 +281,7 @@ def test_a_checkpoint_that_cannot_be_read_is_put_aside_once(pair, make_run, tmp_
     folder = RunFolder(tmp_path, run.key)
     folder.path.mkdir(parents=True)
     folder.checkpoint.write_bytes(b"rubbish")
-    pair(jobs.perform, run, Settings(tmp_path), [])
+    pair(jobs.execute_run, run, Settings(tmp_path), [])
     assert folder.finished
     assert folder.checkpoint.with_name("checkpoint.corrupt.pt").read_bytes() == b"rubbish"
 
@@ -289,7 +289,7 @@ def test_a_checkpoint_that_cannot_be_read_is_put_aside_once(pair, make_run, tmp_
 def test_too_small_a_last_minibatch_is_refused(pair, make_run, tmp_path):
     run = make_run(epochs=1, batch_size=1)
     with pytest.raises(AssertionError, match="a minibatch of 1 examples cannot be divided into 2 parts"):
-        pair(jobs.perform, run, Settings(tmp_path), [])
+        pair(jobs.execute_run, run, Settings(tmp_path), [])
 
 
 def test_a_rank_that_dies_takes_the_run_down_and_the_run_goes_on(exact):
@@ -314,7 +314,7 @@ def test_text(pair, make_run, tmp_path):
     run = spec.model_copy(update={"dataset": with_digest(dataset), "architecture": "lstm-8"})
     one, two = Settings(tmp_path / "one"), Settings(tmp_path / "two")
     assert execute(run, one, []) == ("finished", "")
-    pair(jobs.perform, run, two, [])
+    pair(jobs.execute_run, run, two, [])
     compare(two, one, run.key, rtol=1e-4, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Trials in MLflow: under their search, with their true status, once each, and apart from all leaderboards."""
+"""Trials in MLflow: each is one child run of its search, with its status, outside every leaderboard."""
 
 import shutil
 import threading
@@ -13,7 +13,7 @@ from harness.tracking.background_sender import Sender
 from harness.tuning.mlflow_trials import PARENT, TuningMirror
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_schedule import TrialSchedule
 from harness.tuning.tuning_display import TuningShow
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -38,17 +38,17 @@ class Odd(Method):
 
 @pytest.fixture
 def tuning(tmp_path, write_study, npz):
-    """Give a function that tunes a study whose trials end in every way there is."""
+    """Return a function that tunes a study whose trials end in every possible way."""
     (tmp_path / "odd.py").write_text(ODD)
     held_out = [{"name": f"npz:{npz}", "validation": 15}]
     path = write_study(tmp_path / "odd.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])
     study = load(str(path))
-    searches = find_searches(study, "nll", 1000).found
+    searches = find_searches(study, "nll", 1000).searches
     settings = Settings(tmp_path / "runs", plugins=study.plugins)
 
     def tune(store, trials=4, before=lambda mirror: mirror):
-        schedule = Trials(searches, tmp_path / "runs", Budget(trials, float(trials)))
-        schedule.fill()
+        schedule = TrialSchedule(searches, tmp_path / "runs", Budget(trials, float(trials)))
+        schedule.ensure_waiting()
         mirror = before(TuningMirror(store, "odd", tmp_path / "runs"))
         with TuningShow(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, settings, show)
@@ -65,7 +65,7 @@ def store(tmp_path, empty_store):
 
 
 def read(store):
-    """All runs of the experiment of tuning, by key."""
+    """Return the MLflow client, and all runs of the tuning experiment by key."""
     from mlflow import MlflowClient
 
     client = MlflowClient(store)
@@ -74,11 +74,11 @@ def read(store):
     experiment = client.get_experiment_by_name("odd · tuning")
     found = client.search_runs([experiment.experiment_id])
     by_key = {run.data.tags["key"]: run for run in found}
-    assert len(by_key) == len(found), "each once"
+    assert len(by_key) == len(found), "each key once"
     return client, by_key
 
 
-def test_every_way_to_end_has_its_status(tuning, store, capsys):
+def test_every_end_state_has_its_mlflow_status(tuning, store, capsys):
     schedule, _ = tuning(store)
     (key,) = schedule.searches
     client, runs = read(store)
@@ -115,7 +115,7 @@ def test_every_way_to_end_has_its_status(tuning, store, capsys):
     assert float(parent.data.tags["best.value"]) == schedule.searches[key].best(trials).values[0]
 
 
-def test_nothing_is_sent_twice_and_what_was_missed_is_sent_later(tuning, store, empty_store, tmp_path, capsys):
+def test_nothing_is_sent_twice_and_unsent_trials_are_sent_later(tuning, store, empty_store, tmp_path, capsys):
     away = "http://127.0.0.1:9"
     _, mirror = tuning(away, trials=2)
     assert mirror.unsent
@@ -132,7 +132,7 @@ def test_nothing_is_sent_twice_and_what_was_missed_is_sent_later(tuning, store, 
         assert len(history) == len({m.step for m in history})
 
 
-def test_a_search_that_goes_on_with_a_larger_budget_is_running_again_and_then_finished(tuning, store):
+def test_a_larger_budget_reopens_a_finished_search(tuning, store):
     tuning(store, trials=1)
     schedule, _ = tuning(store, trials=3)
     (key,) = schedule.searches
@@ -141,19 +141,19 @@ def test_a_search_that_goes_on_with_a_larger_budget_is_running_again_and_then_fi
     assert sum(int(v) for n, v in runs[key].data.tags.items() if n.startswith("trials.")) == len(schedule.trials(key))
 
 
-def test_a_trial_that_is_tried_again_is_a_run_of_its_own(tmp_path, write_study, npz, store):
-    """The first launch fails with the study's own values; the next one tries them again, with a number of their own."""
+def test_a_retried_trial_is_a_run_of_its_own(tmp_path, write_study, npz, store):
+    """Two launches fail with the study's own values. The third retries them as a new trial, which finishes."""
     there = f'__import__("pathlib").Path({str(tmp_path / "mark")!r}).exists()'
     plugin = ODD.replace('a == "no"', "False").replace('self.a == "bad"', f"not {there}")
     (tmp_path / "odd.py").write_text(plugin)
     held_out = [{"name": f"npz:{npz}", "validation": 15}]
     study = load(str(write_study(tmp_path / "odd.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])))
-    searches = find_searches(study, "nll", 1000).found
+    searches = find_searches(study, "nll", 1000).searches
     for launch in range(3):
         if launch == 2:
             (tmp_path / "mark").touch()
-        schedule = Trials(searches, tmp_path / "runs", Budget(1, 1.0))
-        schedule.fill()
+        schedule = TrialSchedule(searches, tmp_path / "runs", Budget(1, 1.0))
+        schedule.ensure_waiting()
         mirror = TuningMirror(store, "odd", tmp_path / "runs")
         with TuningShow(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, Settings(tmp_path / "runs", plugins=study.plugins), show)
@@ -172,7 +172,7 @@ def test_a_trial_that_is_tried_again_is_a_run_of_its_own(tmp_path, write_study, 
     assert len(runs) == 4
 
 
-def test_a_store_that_hangs_does_not_hold_tuning_up(tuning, store, tmp_path, monkeypatch):
+def test_a_store_that_hangs_does_not_delay_tuning(tuning, store, tmp_path, monkeypatch):
     opened = threading.Event()
     connect = TuningMirror.connect
 
@@ -182,7 +182,7 @@ def test_a_store_that_hangs_does_not_hold_tuning_up(tuning, store, tmp_path, mon
 
     monkeypatch.setattr(TuningMirror, "connect", hang)
     schedule, sender = tuning(store, trials=2, before=lambda mirror: Sender(mirror, moment=0.01, opening=0.01))
-    assert all(schedule.complete(key) for key in schedule.searches)
+    assert all(schedule.is_complete(key) for key in schedule.searches)
     assert sender.behind
     assert len(sender.unsent) == 1 + len(schedule.trials(next(iter(schedule.searches))))
     opened.set()

@@ -1,4 +1,4 @@
-"""What a search tries next, and when it ends."""
+"""A search: which values it tries next, when it ends, and which searches a study has."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -11,16 +11,16 @@ from harness.parsing.method_expression import parse_method
 from harness.parsing.yaml_errors import StudyError
 from harness.studies.run import Run
 from harness.studies.study import load
-from harness.tuning.search import Search, as_seen
-from harness.tuning.search_space import as_written
+from harness.tuning.search import Search, trial_for_sampler
+from harness.tuning.search_space import normalize_expression
 from harness.tuning.study_searches import find_searches
-from harness.tuning.trial_budget import Account, Budget, account
+from harness.tuning.trial_budget import Budget, BudgetUse, budget_used
 from harness.tuning.trial_journal import Journal
 from methods import METHODS, Method
 
 
 class Picky(Method):
-    """Refuses some of its space."""
+    """A method that refuses some values of its space."""
 
     space: ClassVar = {"a": IntDistribution(1, 4), "b": CategoricalDistribution([False, True])}
 
@@ -57,7 +57,7 @@ AMPLE = Budget(100, 100.0)
 
 
 def fill(search, runs, count, end=lambda n: ("finished", 1.0 / (n + 1), "", 1.0), budget=AMPLE):
-    """Try `count` times, as a schedule does."""
+    """Make `count` proposals and end their trials, as a schedule does."""
     journal = Journal(runs, search.key, search.metric)
     for _ in range(count):
         trials = journal.trials()
@@ -70,77 +70,77 @@ def fill(search, runs, count, end=lambda n: ("finished", 1.0 / (n + 1), "", 1.0)
     return journal.trials()
 
 
-def test_the_studys_own_values_come_first_and_nothing_of_the_study_is_touched(study):
+def test_the_first_trial_has_the_studys_own_values_but_another_seed(study):
     found = searches(study("dropout", "sgd", seeds=[0, 3]))
-    (search,) = found.found
-    assert found.left == {("rows validation=15 · lenet5", "sgd"): "nothing to search"}
+    (search,) = found.searches
+    assert found.untuned == {("rows validation=15 · lenet5", "sgd"): "nothing to search"}
     first = search.propose([], Budget(1, 1.0))
     assert (first.values, str(first.run.method), first.cost) == ({"p": 0.2}, "dropout", 1.0)
     assert first.run.seed == 1000
-    assert (first.run.dataset.ood, first.run.dataset.corruptions) == ((), "none"), "OOD datasets are not even loaded"
+    assert (first.run.dataset.ood, first.run.dataset.corruptions) == ((), "none"), "OOD datasets are not loaded"
     assert search.run.dataset.label == "rows validation=15"
 
 
-def test_what_comes_next_is_a_function_of_seed_and_trials(study, tmp_path):
-    (search,) = searches(study("late_phase_bn(K=2)")).found
+def test_the_next_values_are_a_function_of_seed_and_trials(study, tmp_path):
+    (search,) = searches(study("late_phase_bn(K=2)")).searches
     trials = fill(search, tmp_path / "a", 9)
     assert [t.params for t in trials] == [t.params for t in fill(search, tmp_path / "b", 9)]
     assert len({str(t.params) for t in trials}) == 9
-    for number in range(1, 9):  # whatever process asks, and how often it was begun
+    for number in range(1, 9):  # in every process, and after any number of restarts
         assert search.propose(trials[:number], Budget(99, 99.0)).values == trials[number].params
-    (other,) = searches(study("late_phase_bn(K=2)"), seed=1001).found
+    (other,) = searches(study("late_phase_bn(K=2)"), seed=1001).searches
     assert other.propose(trials[:1], Budget(99, 99.0)).values != trials[1].params
     assert other.key != search.key
 
 
-def test_the_search_learns(study, tmp_path):
-    """After enough trials whose best value is known, it comes near it more often than chance does."""
-    (search,) = searches(study("dropout")).found
+def test_the_search_improves_on_chance(study, tmp_path):
+    """After some trials, proposals are near the known optimum more often than by chance."""
+    (search,) = searches(study("dropout")).searches
     journal = Journal(tmp_path, search.key, "nll")
     for n in range(25):
         proposal = search.propose(journal.trials(), Budget(99, 99.0))
         journal.begin(proposal.values, search.space, {"key": str(n), "expected": 1.0})
         journal.tell(n, "finished", abs(proposal.values["p"] - 0.4), "", 1.0)
     near = sum(abs(trial.params["p"] - 0.4) < 0.05 for trial in journal.trials()[10:])
-    assert near >= 8, "by chance it were 3 of 15"
+    assert near >= 8, "by chance, 3 of 15 would be near"
 
 
-def test_refused_values_cost_nothing_and_are_bounded(make_run, tmp_path):
+def test_refused_values_cost_nothing_and_their_number_is_limited(make_run, tmp_path):
     methods = {**METHODS, "picky": Picky}
     search = picky(make_run("sgd"), methods)
     trials = fill(search, tmp_path, 12)
     reasons = {t.user_attrs["end"]["reason"] for t in trials if t.user_attrs["end"]["state"] == "refused"}
     assert any(reason.endswith("and b=True do not go together") for reason in reasons)
     assert any(reason.startswith("the same as trial") for reason in reasons)
-    used = account(trials)
-    assert used.counted + used.free == 12
-    assert used.cost == used.counted <= 4, "four values of a can be trained, each once"
+    used = budget_used(trials)
+    assert used.counted + used.uncounted == 12
+    assert used.cost == used.counted <= 4, "four values of a can be trained, once each"
     trials = fill(search, tmp_path, 8)
-    assert account(trials).counted == 4, "after a duplicate it looks elsewhere"
-    assert account(trials).free == 16
-    assert search.open(trials, Budget(17, 99.0))
-    assert not search.open(trials, Budget(16, 99.0)), "the bound on refused values ends it"
+    assert budget_used(trials).counted == 4, "after a duplicate, values are drawn at random"
+    assert budget_used(trials).uncounted == 16
+    assert search.can_begin_trial(trials, Budget(17, 99.0))
+    assert not search.can_begin_trial(trials, Budget(16, 99.0)), "the limit of refused values ends the search"
 
 
-def test_a_method_of_three_plain_trainings_gets_a_third_of_the_trials(study, tmp_path):
-    (search,) = searches(study("batch_ensemble(K=3)")).found
+def test_a_method_that_costs_three_plain_trainings_gets_a_third_of_the_trials(study, tmp_path):
+    (search,) = searches(study("batch_ensemble(K=3)")).searches
     budget = Budget(9, 9.0)
-    used = account(search_through(search, tmp_path, budget))
+    used = budget_used(search_until_done(search, tmp_path, budget))
     assert (used.counted, used.cost) == (3, 9.0)
 
 
-def test_values_that_do_not_fit_into_what_is_left_are_refused(study, tmp_path):
-    (search,) = searches(study("batch_ensemble")).found
+def test_values_that_exceed_the_rest_of_the_budget_are_refused(study, tmp_path):
+    (search,) = searches(study("batch_ensemble")).searches
     assert "K" in search.space
     trials = fill(search, tmp_path, 30, budget=Budget(30, 8.0), end=lambda n: ("finished", 1.0, "", 4.0))
     reasons = [t.user_attrs["end"]["reason"] for t in trials if t.user_attrs["end"]["state"] == "refused"]
     assert any("plain trainings, and " in reason and reason.endswith("are left") for reason in reasons)
 
 
-def search_through(search, runs, budget):
-    """Search until the budget is used, where every trial costs what it should."""
+def search_until_done(search, runs, budget):
+    """Search until the budget is used. Every trial costs what was expected."""
     journal = Journal(runs, search.key, search.metric)
-    while search.open(journal.trials(), budget):
+    while search.can_begin_trial(journal.trials(), budget):
         proposal = search.propose(journal.trials(), budget)
         if proposal.run is None:
             journal.refuse(proposal.values, search.space, proposal.attributes, proposal.refused)
@@ -150,27 +150,29 @@ def search_through(search, runs, budget):
     return journal.trials()
 
 
-def test_nothing_is_spent_beyond_the_budget_but_passes_over_the_data(study, tmp_path):
-    """K is searched: its trials cost 2 to 8 plain trainings, and half a trial too many were up to 4 of them."""
-    (search,) = searches(study("batch_ensemble")).found
+def test_only_passes_over_the_data_may_exceed_the_budget(study, tmp_path):
+    """Trials that search K cost 2 to 8 plain trainings, so half a trial more would be up to 4 of them."""
+    (search,) = searches(study("batch_ensemble")).searches
     for cost in (10.0, 11.0, 13.0):
-        used = account(search_through(search, tmp_path / str(cost), Budget(30, cost)))
+        used = budget_used(search_until_done(search, tmp_path / str(cost), Budget(30, cost)))
         assert used.counted > 1
         assert used.cost <= cost
-    (search,) = searches(study("swa", recipe={"epochs": 100, "batch_size": 16, "lr": 0.05})).found
-    used = account(search_through(search, tmp_path, Budget(20, 20.0)))
-    assert (used.counted, used.cost) == (20, pytest.approx(20 * (1 + 1 / 300))), "a pass at the end of each is allowed"
+    (search,) = searches(study("swa", recipe={"epochs": 100, "batch_size": 16, "lr": 0.05})).searches
+    used = budget_used(search_until_done(search, tmp_path, Budget(20, 20.0)))
+    assert (used.counted, used.cost) == (20, pytest.approx(20 * (1 + 1 / 300))), (
+        "a pass at the end of each trial is allowed"
+    )
 
 
-def test_the_studys_own_values_are_tried_even_if_they_alone_are_too_dear(study, tmp_path):
-    (search,) = searches(study("batch_ensemble(K=4)")).found
-    trials = search_through(search, tmp_path, Budget(3, 2.0))
+def test_the_studys_own_values_are_tried_even_if_they_alone_exceed_the_budget(study, tmp_path):
+    (search,) = searches(study("batch_ensemble(K=4)")).searches
+    trials = search_until_done(search, tmp_path, Budget(3, 2.0))
     assert [trial.params for trial in trials] == [search.defaults]
-    assert account(trials).cost == 4.0
+    assert budget_used(trials).cost == 4.0
 
 
-def told(search, *ends):
-    """Trials with values drawn at random, of which the first are told to have ended so."""
+def make_trials(search, *ends):
+    """Make eight trials, of which the first have the given end states and attributes."""
     drawn = [0.05 * (1 + n) for n in range(8)]
     trials = []
     for n, p in enumerate(drawn):
@@ -189,49 +191,53 @@ def told(search, *ends):
     return trials
 
 
-def test_what_the_sampler_is_told(study):
-    """A duplicate is nothing new, and a diverged trial is as bad as can be."""
-    (search,) = searches(study("dropout")).found
-    plain = told(search)
-    assert as_seen(plain[0]) is plain[0]
-    assert as_seen(told(search, ("refused", {"same_as": 0}))[0]) is None
-    refused = told(search, ("refused", {}))[0]
-    assert as_seen(refused) is refused
-    nan = told(search, ("diverged", {}))[0]
-    assert (as_seen(nan).state, as_seen(nan).params) == (TrialState.PRUNED, nan.params)
+def test_the_trials_that_the_sampler_is_told_of(study):
+    """A duplicate is left out, and a diverged trial ranks as the worst."""
+    (search,) = searches(study("dropout")).searches
+    plain = make_trials(search)
+    assert trial_for_sampler(plain[0]) is plain[0]
+    assert trial_for_sampler(make_trials(search, ("refused", {"same_as": 0}))[0]) is None
+    refused = make_trials(search, ("refused", {}))[0]
+    assert trial_for_sampler(refused) is refused
+    nan = make_trials(search, ("diverged", {}))[0]
+    assert (trial_for_sampler(nan).state, trial_for_sampler(nan).params) == (TrialState.PRUNED, nan.params)
     drawn = {
-        state: search.draw(told(search, *[("finished", {})] * 4, (state, {})))["p"] for state in ("refused", "diverged")
+        state: search.sample(make_trials(search, *[("finished", {})] * 4, (state, {})))["p"]
+        for state in ("refused", "diverged")
     }
-    assert drawn["diverged"] == drawn["refused"], "the worst of all"
+    assert drawn["diverged"] == drawn["refused"], "both rank as the worst"
 
 
-def test_running_trials_keep_a_search_from_trying_the_same_again(study):
-    """Of many draws beside seven running trials, fewer fall near them than if nobody knew of these."""
-    (one,) = searches(study("dropout")).found
+def test_running_trials_keep_a_search_away_from_their_values(study):
+    """With seven running trials, fewer of many draws are near them than without."""
+    (one,) = searches(study("dropout")).searches
     near = {}
     for known in (True, False):
         found = []
         for seed in range(1000, 1040):
             search = replace(one, run=one.run.model_copy(update={"seed": seed}))
-            trials = told(search)
+            trials = make_trials(search)
             running = [
                 create_trial(state=TrialState.RUNNING, params={"p": 0.25}, distributions=search.space) for _ in range(7)
             ]
-            found.append(search.draw([*trials, *(running if known else [])])["p"])
+            found.append(search.sample([*trials, *(running if known else [])])["p"])
         near[known] = sum(abs(p - 0.25) < 0.03 for p in found)
     assert near[True] < near[False] / 2
 
 
-def test_written_defaults_make_a_search_of_their_own(study):
-    """The value 10 is the default, and the study says that it must stay: another search than that of any K."""
-    found = searches(study({"pinned": "mc_dropout(K=10)"}, {"free": "mc_dropout"})).found
-    assert [(search.label, search.text) for search in found] == [("pinned", "mc_dropout(K=10)"), ("free", "mc_dropout")]
+def test_a_written_default_makes_another_search(study):
+    """A study that writes K=10, the default, fixes K. The method without K is another search."""
+    found = searches(study({"pinned": "mc_dropout(K=10)"}, {"free": "mc_dropout"})).searches
+    assert [(search.label, search.expression) for search in found] == [
+        ("pinned", "mc_dropout(K=10)"),
+        ("free", "mc_dropout"),
+    ]
     assert found[0].run == found[1].run
     assert found[1].space.keys() - found[0].space.keys() == {"K"}
 
 
 @pytest.mark.parametrize(
-    ("text", "written"),
+    ("text", "normalized"),
     [
         ("sgd", "sgd"),
         ("mc_dropout(K=10)", "mc_dropout(K=10)"),
@@ -242,29 +248,31 @@ def test_written_defaults_make_a_search_of_their_own(study):
         ("swa(sgd)", "swa"),
     ],
 )
-def test_how_a_method_is_written(text, written):
+def test_normalize_expression(text, normalized):
     spec = parse_method(text, METHODS)[0]
-    assert as_written(spec, text, METHODS) == written
-    assert parse_method(written, METHODS)[0] == spec
-    assert as_written(spec, written, METHODS) == written
+    assert normalize_expression(spec, text, METHODS) == normalized
+    assert parse_method(normalized, METHODS)[0] == spec
+    assert normalize_expression(spec, normalized, METHODS) == normalized
 
 
-def test_accounts(study, tmp_path):
-    (search,) = searches(study("dropout")).found
+def test_budget_used(study, tmp_path):
+    (search,) = searches(study("dropout")).searches
     ends = [("finished", 1.0, "", 1.0), ("pruned", None, "x", 0.5), ("failed", None, "x", 0.0)]
     ends += [("diverged", None, "x", 0.25)]
     trials = fill(search, tmp_path, 4, end=lambda n: ends[n])
-    assert account(trials) == Account(counted=3, running=0, free=1, cost=1.75)
+    assert budget_used(trials) == BudgetUse(counted=3, running=0, uncounted=1, cost=1.75)
     assert search.best(trials).number == 0
     journal = Journal(tmp_path, search.key, "nll")
     journal.begin(trials[2].params, search.space, {"key": trials[2].user_attrs["key"], "expected": 1.0})
-    assert account(journal.trials()) == Account(counted=4, running=1, free=0, cost=2.75), "tried again, and it runs"
-    assert search.not_tried_again(journal.trials()) == []
+    assert budget_used(journal.trials()) == BudgetUse(counted=4, running=1, uncounted=0, cost=2.75), (
+        "it is retried, and the retry runs"
+    )
+    assert search.unretried_failures(journal.trials()) == []
 
 
-def test_the_best_is_the_earliest_of_equal_ones(study, tmp_path):
+def test_of_equally_good_trials_the_earliest_is_best(study, tmp_path):
     for metric, best in (("nll", 2), ("accuracy", 1)):
-        (search,) = searches(study("dropout"), metric=metric).found
+        (search,) = searches(study("dropout"), metric=metric).searches
         values = [2.0, 3.0, 1.0, 1.0, 3.0]
         trials = fill(search, tmp_path, 5, end=lambda n, values=values: ("finished", values[n], "", 1.0))
         assert search.best(trials).number == best
@@ -277,49 +285,49 @@ def test_the_best_is_the_earliest_of_equal_ones(study, tmp_path):
         (["deep_ensemble(K=2)"], "it combines runs of plain training, which has nothing to search"),
         (["sgd"], "nothing to search"),
         (["dropout(p=0.2)"], "nothing to search: all its hyperparameters are written out"),
-        (["early_stopping(dropout, criterion=test)"], "it is chosen on test data, which tuning never opens"),
+        (["early_stopping(dropout, criterion=test)"], "it selects on test data, which tuning never reads"),
     ],
 )
-def test_what_is_left_as_it_is(study, methods, reason):
+def test_methods_without_a_search(study, methods, reason):
     found = searches(study(*methods))
-    assert found.found == []
-    assert list(found.left.values()) == [reason]
+    assert found.searches == []
+    assert list(found.untuned.values()) == [reason]
 
 
-def test_a_deep_ensemble_is_tuned_as_what_it_is_made_of(study):
+def test_a_deep_ensemble_shares_the_search_of_its_members(study):
     text = "late_phase_bn(K=2)"
-    (search,) = searches(study({"late": text}, f"deep_ensemble({text}, K=2)")).found
+    (search,) = searches(study({"late": text}, f"deep_ensemble({text}, K=2)")).searches
     assert (search.label, str(search.run.method)) == ("late", text)
-    (alone,) = searches(study(f"deep_ensemble({text}, K=2)")).found
+    (alone,) = searches(study(f"deep_ensemble({text}, K=2)")).searches
     assert (alone.key, alone.label) == (search.key, text)
 
 
-def test_what_cannot_be_tuned_is_refused_with_what_to_write(study, npz):
+def test_what_cannot_be_tuned_is_refused_with_a_remedy(study, npz):
     with pytest.raises(StudyError) as caught:
         searches(study("dropout", datasets=[f"npz:{npz}"], seeds=[0, 1]), "swe", seed=1)
     text = str(caught.value)
-    assert f"rows holds no validation data out to tune on: write `datasets: [{{name: npz:{npz}, validation: " in text
+    assert f"rows holds out no validation data to tune on: write `datasets: [{{name: npz:{npz}, validation: " in text
     assert "--method swe: the study has dropout" in text
     assert "--seed 1 is one of the study's own (0, 1)" in text
     with pytest.raises(StudyError, match=r"--seed 3 is one of the study's own \(0, 1, 2, 3\)"):
         searches(study("deep_ensemble(dropout, K=2)", seeds=[0, 1]), seed=3)
 
 
-def test_the_key_holds_what_decides_a_search(study):
+def test_the_key_depends_on_everything_that_determines_a_search(study):
     keys = [
-        searches(study("dropout")).found[0].key,
-        searches(study("dropout"), metric="accuracy").found[0].key,
-        searches(study("dropout", recipe={"epochs": 4, "batch_size": 16, "lr": 0.05})).found[0].key,
-        find_searches(study("dropout"), "nll", 1000, prune=False).found[0].key,
-        searches(study("mc_dropout")).found[0].key,
-        searches(study("mc_dropout(K=10)")).found[0].key,
+        searches(study("dropout")).searches[0].key,
+        searches(study("dropout"), metric="accuracy").searches[0].key,
+        searches(study("dropout", recipe={"epochs": 4, "batch_size": 16, "lr": 0.05})).searches[0].key,
+        find_searches(study("dropout"), "nll", 1000, prune=False).searches[0].key,
+        searches(study("mc_dropout")).searches[0].key,
+        searches(study("mc_dropout(K=10)")).searches[0].key,
     ]
     assert len(set(keys)) == len(keys)
-    assert searches(study("dropout", seeds=[5, 6])).found[0].key == keys[0], "the study's seeds do not"
+    assert searches(study("dropout", seeds=[5, 6])).searches[0].key == keys[0], "the study's seeds do not matter"
 
 
-def test_a_synthetic_space(make_run):
-    """The float that TPE draws is rounded, and stays inside."""
+def test_a_draw_from_a_tiny_range(make_run):
+    """The float that TPE draws is rounded but stays in its range."""
     run: Run = make_run("dropout")
     search = Search(run, "dropout", {"p": FloatDistribution(0.1, 0.10004)}, {"p": 0.1}, "nll", True, METHODS, "dropout")
-    assert 0.1 <= search.draw([])["p"] <= 0.10004
+    assert 0.1 <= search.sample([])["p"] <= 0.10004

@@ -1,4 +1,4 @@
-"""What is searched, and what the values mean in an expression."""
+"""The search space of an expression, and expressions with values from it."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from harness.costs.expected_cost import expected_cost
 from harness.parsing.method_expression import parse_method
-from harness.tuning.search_space import default_values, search_space, tidy, with_values
+from harness.tuning.search_space import default_values, round_drawn, search_space, with_values
 from methods import METHODS, Method
 from methods.core.late_phase import LatePhase
 from methods.swa import SWA
@@ -23,7 +23,7 @@ def space(text):
     return search_space(spec(text), text, METHODS)
 
 
-def test_a_composed_methods_space_is_that_of_all_its_parts():
+def test_a_composed_method_has_the_spaces_of_all_its_parts():
     found = space("swa(late_phase_bn)")
     inner = {f"late_phase_bn.{name}": each for name, each in LatePhase.space.items()}
     assert found == {**SWA.space, **inner}
@@ -32,20 +32,20 @@ def test_a_composed_methods_space_is_that_of_all_its_parts():
 
 
 @pytest.mark.parametrize("text", ["late_phase_bn(K=5)", "late_phase_bn(K=10)"])
-def test_what_the_study_writes_out_is_not_searched_even_if_it_is_the_default(text):
+def test_written_values_are_not_searched_even_if_they_equal_the_default(text):
     assert "K" not in space(text)
     assert set(space(text)) == {"start", "sigma0", "gamma_theta"}
     assert "late_phase_bn.K" not in space(f"swa({text})")
 
 
-def test_nothing_to_search():
+def test_an_empty_search_space():
     assert space("sgd") == {}
     assert space("swa(sgd, start=0.9, ratio=0.3)") == {}
     assert space("mc_dropout(p=0.1, K=4)") == {}
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_defaults_of_every_method_are_its_own_spec(name):
+def test_the_default_values_of_every_method_leave_its_spec_unchanged(name):
     values = default_values(spec(name), name, METHODS)
     assert set(values) == set(space(name)) == set(METHODS[name].space)
     assert with_values(spec(name), values, METHODS) == spec(name)
@@ -59,11 +59,11 @@ def test_a_default_outside_of_its_space_is_refused():
             super().__init__(make_net, recipe)
 
     methods = {**METHODS, "odd": Odd}
-    with pytest.raises(ValueError, match=r"odd: the default a=None lies outside of its space"):
+    with pytest.raises(ValueError, match=r"odd: the default a=None is outside its space"):
         default_values(parse_method("odd", methods)[0], "odd", methods)
 
 
-def test_values_stand_in_the_expression():
+def test_values_are_part_of_the_expression():
     values = {"start": 0.9, "late_phase_bn.sigma0": 0.25, "late_phase_bn.gamma_theta": "1/K"}
     found = with_values(spec("swa(late_phase_bn(K=5))"), values, METHODS)
     assert str(found) == "swa(late_phase_bn(K=5, sigma0=0.25, gamma_theta='1/K'), start=0.9)"
@@ -79,18 +79,18 @@ def test_values_stand_in_the_expression():
         ({"start": 1.5}, "start = 1.5"),
     ],
 )
-def test_values_that_it_does_not_have_are_refused(values, reason):
+def test_invalid_values_are_refused(values, reason):
     with pytest.raises(ValueError, match=reason):
         with_values(spec("swa(late_phase_bn)"), values, METHODS)
 
 
-def test_drawn_numbers_can_be_read_and_stay_in_their_range():
-    assert tidy(0.123456789, FloatDistribution(0.0, 1.0)) == 0.1235
-    assert tidy(1.23456e-5, FloatDistribution(1e-6, 1.0, log=True)) == 1.235e-5
-    assert tidy(0.9999999, FloatDistribution(0.0, 0.99995)) == 0.99995
-    assert tidy(0.3, FloatDistribution(0.0, 1.0, step=0.1)) == 0.3
-    assert tidy(7, IntDistribution(1, 10)) == 7
-    assert tidy("1/K", CategoricalDistribution([1.0, "1/K"])) == "1/K"
+def test_drawn_values_are_rounded_and_stay_in_their_range():
+    assert round_drawn(0.123456789, FloatDistribution(0.0, 1.0)) == 0.1235
+    assert round_drawn(1.23456e-5, FloatDistribution(1e-6, 1.0, log=True)) == 1.235e-5
+    assert round_drawn(0.9999999, FloatDistribution(0.0, 0.99995)) == 0.99995
+    assert round_drawn(0.3, FloatDistribution(0.0, 1.0, step=0.1)) == 0.3
+    assert round_drawn(7, IntDistribution(1, 10)) == 7
+    assert round_drawn("1/K", CategoricalDistribution([1.0, "1/K"])) == "1/K"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One trial: scored on validation data alone, judged after some epochs, and the same after any interruption."""
+"""A trial: scored on validation data alone, pruned after some epochs, and the same after any interruption."""
 
 import json
 
@@ -15,10 +15,11 @@ from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from harness.studies.build_method import make_method
 from harness.studies.study import load
+from harness.tuning.pruning import departure_epoch, rungs, survives_rung
 from harness.tuning.study_searches import find_searches
-from harness.tuning.trial import PlannedTrial, departure, execute_trial, goes_on, rungs
+from harness.tuning.trial import PlannedTrial, execute_trial
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_schedule import Trials
+from harness.tuning.trial_schedule import TrialSchedule
 from methods import METHODS
 
 
@@ -29,14 +30,14 @@ def held_out(npz):
 
 @pytest.fixture
 def begin(tmp_path, write_study, held_out):
-    """Give a function that begins trials of a method: their plans, and the settings to execute them."""
+    """Return a function that begins trials of a method. It returns the schedule, the trials and their settings."""
 
     def make(method, *values, epochs=6, metric="nll", runs="runs", prune=True, **settings):
         recipe = {"epochs": epochs, "batch_size": 16, "lr": 0.05}
         study = load(str(write_study(tmp_path / "s.yaml", datasets=held_out, methods=[method], recipe=recipe)))
-        (search,) = find_searches(study, metric, 1000, prune=prune).found
-        trials = Trials([search], tmp_path / runs, Budget(99, 99.0))
-        trials.fill()
+        (search,) = find_searches(study, metric, 1000, prune=prune).searches
+        trials = TrialSchedule([search], tmp_path / runs, Budget(99, 99.0))
+        trials.ensure_waiting()
         for key in list(trials.waiting):
             trials.take()
             planned = trials.runs[key]
@@ -44,7 +45,7 @@ def begin(tmp_path, write_study, held_out):
         for each in values:
             attributes = {"key": str(each), "expected": 1.0}
             trials.journals[search.key].begin({**search.defaults, **each}, search.space, attributes)
-            plans.append(trials.plan(search, trials.trials(search.key)[-1]))
+            plans.append(trials.plan_trial(search, trials.trials(search.key)[-1]))
         made = Settings(tmp_path / runs, checkpoint_seconds=0.0, **settings)
         return trials, plans, made
 
@@ -55,11 +56,11 @@ def result(settings, planned):
     return json.loads(RunFolder(settings.runs, planned.key).result.read_text())
 
 
-def nothing():
+def ignore():
     pass
 
 
-# --- the rule -------------------------------------------------------------------------------------------------
+# --- the pruning rule -------------------------------------------------------------------------------------------------
 
 
 def test_rungs():
@@ -71,8 +72,8 @@ def test_rungs():
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_the_rule_is_optunas_successive_halving(direction):
-    """One trial after another, with the same values, stops at the same epoch as by Optuna's own pruner."""
+def test_the_pruning_rule_is_optunas_successive_halving(direction):
+    """Trials with the same values, one after another, stop at the same epochs as with Optuna's own pruner."""
     generator = torch.Generator().manual_seed(0)
     epochs = 30
     first, _ = rungs(epochs)
@@ -88,7 +89,7 @@ def test_the_rule_is_optunas_successive_halving(direction):
             trial.report(value, epoch)
             if theirs is None and trial.should_prune():
                 theirs = epoch
-            if epoch in rungs(epochs) and not goes_on(value, seen[epoch], lower=direction == "minimize"):
+            if epoch in rungs(epochs) and not survives_rung(value, seen[epoch], lower=direction == "minimize"):
                 mine = epoch
             seen[epoch].append(value)
             if theirs is not None or mine is not None:
@@ -111,19 +112,19 @@ def test_the_rule_is_optunas_successive_halving(direction):
         ("line", 0),
     ],
 )
-def test_departure(make_run, text, epoch):
+def test_departure_epoch(make_run, text, epoch):
     run = make_run(text, epochs=6)
     method = make_method(run, METHODS, data.dataset_shape(run.dataset.name, **run.dataset.options()))
-    assert departure(method) == epoch
+    assert departure_epoch(method) == epoch
 
 
 # --- a trial --------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_is_scored_on_validation_data_as_the_run_itself_would_be(begin, tmp_path):
-    """The value is the likelihood of the held-out images by the method trained alone, found by other means."""
+def test_a_trial_is_scored_on_validation_data_as_its_run_would_be(begin, tmp_path):
+    """The value equals the NLL of the held-out images, computed here for the same method in a run of its own."""
     _, (planned,), settings = begin("swa(start=2)", epochs=4)
-    assert execute_trial(planned, settings, nothing) == ("finished", "")
+    assert execute_trial(planned, settings, ignore) == ("finished", "")
     found = result(settings, planned)
     alone = Settings(tmp_path / "alone", checkpoint_seconds=0.0)
     assert execute.execute(planned.run, alone, []).state == "finished"
@@ -147,7 +148,7 @@ def test_a_trial_is_scored_on_validation_data_as_the_run_itself_would_be(begin, 
     assert all({"validation/nll", "validation/accuracy", "train/loss"} <= set(line) for line in epochs)
     assert epochs[-1]["validation/nll"] == pytest.approx(found["value"])
     losses = [line["train/loss"] for line in RunFolder(alone.runs, planned.run.key).read_epochs()]
-    assert [line["train/loss"] for line in epochs] == losses, "being scored changes nothing"
+    assert [line["train/loss"] for line in epochs] == losses, "scoring does not change training"
 
 
 def test_the_test_set_is_never_opened(begin, monkeypatch):
@@ -163,7 +164,7 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
         raise AssertionError("something of the test set was opened")
 
     class Closed:
-        """What stands for the images and labels of the test set, and may not be touched."""
+        """Replaces the images and labels of the test set. Any use of it is an error."""
 
         def __getattr__(self, name):
             if name.startswith("__"):
@@ -183,29 +184,29 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
     monkeypatch.setattr(execution, "load_task", without_test)
     _, plans, settings = begin("swag(late_phase_bn(K=2, start=1), N=2)", {"start": 0.51}, epochs=12)
     for planned in plans:
-        assert execute_trial(planned, settings, nothing) == ("finished", "")
+        assert execute_trial(planned, settings, ignore) == ("finished", "")
     assert set(opened) == {"validation"}
     outcome = execute.execute(plans[0].run.model_copy(update={"seed": 1}), settings, [])
-    assert "the test set was opened" in outcome.reason, "a run that is evaluated opens it"
+    assert "the test set was opened" in outcome.reason, "a run that is evaluated does open it"
 
 
-def test_costs_are_in_plain_trainings(begin):
+def test_costs_are_measured_in_plain_trainings(begin):
     for method, cost in (
         ("dropout", 1.0),
         ("batch_ensemble(K=3)", 3.0),
         ("late_independent(K=2, start=2)", 1 / 3 + 4 / 3),
     ):
         _, (planned,), settings = begin(method, runs=method[:4], prune=False)
-        assert execute_trial(planned, settings, nothing).state == "finished"
+        assert execute_trial(planned, settings, ignore).state == "finished"
         assert result(settings, planned)["plain_trainings"] == pytest.approx(cost, rel=0.02)
 
 
-def test_a_bad_trial_is_pruned_and_says_why(begin):
+def test_a_bad_trial_is_pruned_with_a_reason(begin):
     trials, (good, bad), settings = begin("snapshot(M=6)", {"ratio": 0.25}, epochs=6)
     journal = trials.journals[good.search]
     for epoch in range(1, 6):
         journal.report(good.number, epoch, 0.0)
-    assert execute_trial(bad, settings, nothing) == ("finished", "")
+    assert execute_trial(bad, settings, ignore) == ("finished", "")
     end = result(settings, bad)
     assert (end["state"], end["epoch"], end["value"]) == ("pruned", 2, None)
     assert end["plain_trainings"] == pytest.approx(2 / 6)
@@ -217,18 +218,18 @@ def test_a_bad_trial_is_pruned_and_says_why(begin):
     assert not RunFolder(settings.runs, bad.key).checkpoint.exists()
 
 
-def test_nobody_is_judged_before_its_own_phase_begins_nor_if_pruning_is_off(begin):
+def test_no_trial_is_pruned_before_its_departure_epoch_or_if_pruning_is_off(begin):
     trials, (good, late), settings = begin("late_phase_bn(K=2)", {"start": 0.7}, epochs=6)
     journal = trials.journals[good.search]
     for epoch in range(1, 6):
         journal.report(good.number, epoch, 0.0)
-    assert execute_trial(late, settings, nothing).state == "finished"
+    assert execute_trial(late, settings, ignore).state == "finished"
     assert result(settings, late)["state"] == "finished"
     assert list(journal.trials()[late.number].intermediate_values) == [5], "T0 is epoch 4, counted from 0"
     trials, (good, bad), settings = begin("dropout", {"p": 0.5}, epochs=6, prune=False, runs="unpruned")
     for epoch in range(1, 6):
         trials.journals[good.search].report(good.number, epoch, 0.0)
-    execute_trial(bad, settings, nothing)
+    execute_trial(bad, settings, ignore)
     assert result(settings, bad)["state"] == "finished"
 
 
@@ -236,13 +237,13 @@ def test_the_studys_own_values_are_never_pruned(begin):
     trials, (first, other), settings = begin("dropout", {"p": 0.5}, epochs=6)
     for epoch in range(1, 6):
         trials.journals[first.search].report(other.number, epoch, 0.0)
-    execute_trial(first, settings, nothing)
+    execute_trial(first, settings, ignore)
     assert result(settings, first)["state"] == "finished"
     assert (first.prune, other.prune) == (False, True)
 
 
-def test_a_kill_between_the_checkpoint_and_the_judgement_changes_nothing(begin, monkeypatch):
-    """The journal has the value, or not even that; the trial is stopped where it would have been."""
+def test_a_kill_between_checkpoint_and_pruning_changes_nothing(begin, monkeypatch):
+    """With or without the value in the journal, the trial is pruned after the same epoch as without the kill."""
     for keep_report in (False, True):
         trials, (good, bad), settings = begin("dropout", {"p": 0.5}, epochs=6, runs=f"runs{keep_report}")
         journal = trials.journals[good.search]
@@ -261,13 +262,13 @@ def test_a_kill_between_the_checkpoint_and_the_judgement_changes_nothing(begin, 
         with pytest.raises(KeyboardInterrupt):
             execute_trial(bad, settings, killed)
         assert not RunFolder(settings.runs, bad.key).finished
-        assert execute_trial(bad, settings, nothing).state == "finished"
+        assert execute_trial(bad, settings, ignore).state == "finished"
         end = result(settings, bad)
         assert (end["state"], end["epoch"]) == ("pruned", 2)
         assert [line["epoch"] for line in RunFolder(settings.runs, bad.key).read_epochs()] == [1, 2]
 
 
-def test_a_trial_that_diverges_is_a_result_and_one_that_fails_is_none(begin, tmp_path, write_study, held_out):
+def test_a_diverged_trial_has_a_result_and_a_failed_one_has_none(begin, tmp_path, write_study, held_out):
     (tmp_path / "odd.py").write_text(
         "from optuna.distributions import FloatDistribution\n"
         "from methods import Method\n"
@@ -283,16 +284,16 @@ def test_a_trial_that_diverges_is_a_result_and_one_that_fails_is_none(begin, tmp
     )
     file = write_study(tmp_path / "s.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])
     study = load(str(file))
-    (search,) = find_searches(study, "nll", 1000).found
-    trials = Trials([search], tmp_path / "runs", Budget(9, 9.0))
-    trials.fill()
+    (search,) = find_searches(study, "nll", 1000).searches
+    trials = TrialSchedule([search], tmp_path / "runs", Budget(9, 9.0))
+    trials.ensure_waiting()
     settings = Settings(tmp_path / "runs", plugins=study.plugins)
     for a, state in ((0.0, "finished"), (0.4, "diverged"), (0.7, "failed")):
         if a:
             trials.journals[search.key].begin({"a": a}, search.space, {"key": str(a), "expected": 1.0})
-        planned = trials.plan(search, trials.trials(search.key)[-1])
+        planned = trials.plan_trial(search, trials.trials(search.key)[-1])
         trials.runs[planned.key] = planned
-        outcome = execute_trial(planned, settings, nothing)
+        outcome = execute_trial(planned, settings, ignore)
         assert outcome.state == ("failed" if state == "failed" else "finished")
         trials.running.add(planned.key)
         trials.waiting.clear()
@@ -309,22 +310,22 @@ def test_a_trial_that_diverges_is_a_result_and_one_that_fails_is_none(begin, tmp
             )
 
 
-def test_text_is_tuned_too(tmp_path):
+def test_tuning_on_text(tmp_path):
     (tmp_path / "poem.txt").write_bytes(b"roses are red, violets are blue " * 100)
     (tmp_path / "s.yaml").write_text(
         "datasets: [{name: 'text:poem.txt', segment: 8}]\narchitectures: [lstm-4]\nseeds: [0]\n"
         "methods: [label_smoothing]\nrecipe: {epochs: 3, batch_size: 16}\n"
     )
-    (search,) = find_searches(load(str(tmp_path / "s.yaml")), "nll", 1000).found
-    trials = Trials([search], tmp_path / "runs", Budget(1, 1.0))
+    (search,) = find_searches(load(str(tmp_path / "s.yaml")), "nll", 1000).searches
+    trials = TrialSchedule([search], tmp_path / "runs", Budget(1, 1.0))
     planned = trials.runs[trials.take()]
-    assert execute_trial(planned, Settings(tmp_path / "runs"), nothing) == ("finished", "")
+    assert execute_trial(planned, Settings(tmp_path / "runs"), ignore) == ("finished", "")
     found = result(Settings(tmp_path / "runs"), planned)
     assert found["plain_trainings"] == pytest.approx(1.0)
     assert set(found["metrics"]) == {"validation/accuracy", "validation/nll", "validation/bpc"}
 
 
-def test_a_trials_folder_is_in_its_searchs(begin):
+def test_the_folder_of_a_trial_is_inside_that_of_its_search(begin):
     _, (planned,), _ = begin("dropout")
     assert isinstance(planned, PlannedTrial)
     assert planned.key == f"tuning/{planned.search}/{planned.run.key}"

@@ -1,4 +1,4 @@
-"""The journal of a search: nothing is lost, doubled or spoiled."""
+"""The journal of a search: no trial is lost, duplicated or corrupted."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from harness.store.claim import Owner
 from harness.store.run_folder import describe_disk_error
-from harness.tuning.trial_journal import Journal, end_of, owner_of, read_trials
+from harness.tuning.trial_journal import Journal, read_trials, trial_end, trial_owner
 
 SPACE = {"p": FloatDistribution(0.0, 1.0), "q": FloatDistribution(0.0, 1.0)}
 
@@ -34,11 +34,11 @@ def test_a_trial_begins_with_all_its_values_in_one_line(journal):
     assert len(journal.path.read_text().splitlines()) == lines + 1
     (trial,) = journal.trials()
     assert (trial.number, trial.state, trial.params) == (0, TrialState.RUNNING, {"p": 0.5, "q": 0.25})
-    assert (owner_of(trial).process, owner_of(trial).is_dead()) == (os.getpid(), False)
-    assert end_of(trial) == {"state": "running", "reason": "", "cost": 0.0}
+    assert (trial_owner(trial).process, trial_owner(trial).is_dead()) == (os.getpid(), False)
+    assert trial_end(trial) == {"state": "running", "reason": "", "cost": 0.0}
 
 
-def test_trials_end_once_and_as_they_did(journal, tmp_path):
+def test_the_first_recorded_end_of_a_trial_stays(journal, tmp_path):
     for p in (0.1, 0.2, 0.3, 0.4):
         begin(journal, p)
     journal.refuse({"p": 0.5, "q": 0.5}, SPACE, {}, "no such thing")
@@ -50,14 +50,14 @@ def test_trials_end_once_and_as_they_did(journal, tmp_path):
     journal.tell(2, "failed", None, "broken", 0.0)
     journal.tell(3, "diverged", None, "nan", 0.7)
     trials = Journal(tmp_path, "k" * 64, "nll").trials()
-    assert [(t.state.name, t.values, end_of(t)["state"], end_of(t)["cost"]) for t in trials] == [
+    assert [(t.state.name, t.values, trial_end(t)["state"], trial_end(t)["cost"]) for t in trials] == [
         ("COMPLETE", [1.5], "finished", 1.0),
         ("PRUNED", [2.5], "pruned", 0.4),
         ("FAIL", None, "failed", 0.0),
         ("FAIL", None, "diverged", 0.7),
         ("PRUNED", None, "refused", 0.0),
     ]
-    assert end_of(trials[1])["reason"] == "bad"
+    assert trial_end(trials[1])["reason"] == "bad"
 
 
 def test_opening_and_reporting_again_writes_nothing(journal, tmp_path):
@@ -71,7 +71,7 @@ def test_opening_and_reporting_again_writes_nothing(journal, tmp_path):
     assert journal.trials()[0].intermediate_values == {1: 2.5, 2: 2.0}
 
 
-def test_a_line_that_was_cut_short_is_cut_off(journal, tmp_path):
+def test_an_incomplete_last_line_is_removed(journal, tmp_path):
     begin(journal)
     whole = journal.path.read_bytes()
     for cut in (b'{"op_code":4,"wor', b"{", whole.splitlines()[-1]):
@@ -84,7 +84,7 @@ def test_a_line_that_was_cut_short_is_cut_off(journal, tmp_path):
         journal.path.write_bytes(whole)
 
 
-def test_ctrl_c_waits_until_the_journal_is_written(journal, monkeypatch):
+def test_ctrl_c_is_delayed_until_the_journal_is_written(journal, monkeypatch):
     begin(journal)
     append = journal.storage._backend.append_logs
 
@@ -101,14 +101,14 @@ def test_ctrl_c_waits_until_the_journal_is_written(journal, monkeypatch):
 
 
 def test_the_journal_is_found_from_any_folder(tmp_path, monkeypatch):
-    """Optuna's lock is a link to the journal: a relative one would be broken, and never be freed after a kill."""
+    """Optuna's lock is a link to the journal. A relative link would be broken, and never be freed after a kill."""
     monkeypatch.chdir(tmp_path)
     journal = Journal(Path("runs"), "k" * 64, "nll")
     assert journal.path == tmp_path / "runs" / "tuning" / ("k" * 64) / "journal.log"
 
 
-class Full:
-    """A file on a disk that has room for a few bytes more."""
+class FileOnFullDisk:
+    """A file on a disk that has room for a few more bytes."""
 
     def __init__(self, file, room):
         self.file, self.room = file, room
@@ -128,12 +128,12 @@ class Full:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was_and_says_so(journal, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_journal_unchanged_and_is_named(journal, tmp_path, monkeypatch):
     begin(journal)
     whole = journal.path.read_bytes()
     opened = Path.open
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda path, *a, **k: Full(opened(path, *a, **k), 17))
+        patch.setattr(Path, "open", lambda path, *a, **k: FileOnFullDisk(opened(path, *a, **k), 17))
         with pytest.raises(OSError, match="No space left") as caught:
             begin(journal, 0.75)
     assert describe_disk_error(caught.value) == f"no space is left for {journal.path}: free some"
@@ -142,8 +142,8 @@ def test_a_full_disk_leaves_the_journal_as_it_was_and_says_so(journal, tmp_path,
     assert [t.params["p"] for t in Journal(tmp_path, "k" * 64, "nll").trials()] == [0.5, 0.75]
 
 
-def test_half_a_line_is_cut_off_by_whoever_appends_next(journal, tmp_path):
-    """A process that had the journal open all the time must not go on with the line of one that was killed."""
+def test_the_next_append_removes_an_incomplete_line(journal, tmp_path):
+    """A process that already had the journal open must not continue the line of a killed process."""
     begin(journal)
     with journal.path.open("ab") as file:
         file.write(b'{"op_code":4,"wor')
@@ -161,8 +161,8 @@ def test_reading_trials_writes_nothing(journal, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_owners_are_those_of_claims(tmp_path):
-    """A journal names who began a trial as a claim does: a process number that came again is another process."""
+def test_owners_are_described_as_in_claims(tmp_path):
+    """An owner is a process number and a start time, so a reused process number is another process."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     here = Owner.current_process("")
@@ -176,5 +176,5 @@ def test_owners_are_those_of_claims(tmp_path):
         begin(journal)
         owner = {**journal.trials()[0].user_attrs["owner"], **changes}
         assert owner.keys() == vars(here).keys()
-        journal.storage.set_trial_user_attr(journal.identity(0), "owner", owner)
-        assert owner_of(journal.trials()[0]).is_dead() == dead
+        journal.storage.set_trial_user_attr(journal.storage_id(0), "owner", owner)
+        assert trial_owner(journal.trials()[0]).is_dead() == dead

@@ -1,4 +1,4 @@
-"""Kill `econ tune` again and again, and start it again: it ends as if nothing had happened."""
+"""Kill and restart `econ tune` at random: the results are those of uninterrupted tuning."""
 
 import os
 import random
@@ -14,7 +14,7 @@ import yaml
 
 from harness.studies.study import load
 from harness.tuning.study_searches import find_searches
-from harness.tuning.trial_journal import Journal, end_of
+from harness.tuning.trial_journal import Journal, trial_end
 
 STUDY = {
     "datasets": [{"name": "digits", "train_size": 200}],
@@ -26,19 +26,19 @@ STUDY = {
 TRIALS = 5
 
 
-def story(study, runs):
-    """What must be the same however often tuning was interrupted."""
+def history(study, runs):
+    """Return what must not depend on interruptions: all that the journals have of the trials."""
     found = {}
-    for search in find_searches(load(str(study)), "nll", 1000).found:
+    for search in find_searches(load(str(study)), "nll", 1000).searches:
         journal = Journal(runs, search.key, "nll")
         found[str(search.run.method)] = [
-            (t.number, t.state, t.params, t.values, t.intermediate_values, end_of(t)) for t in journal.trials()
+            (t.number, t.state, t.params, t.values, t.intermediate_values, trial_end(t)) for t in journal.trials()
         ]
     return found
 
 
 def tracked(runs):
-    """Every MLflow run of tuning: its key, state, status and the epochs of its metric."""
+    """Return the status, tags and metrics of every MLflow run of tuning by key, and how often each key occurs."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
@@ -59,7 +59,7 @@ def tracked(runs):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
 @pytest.mark.parametrize(("workers", "kills"), [(1, 5), (2, 1)])
-def test_tuning_that_was_killed_ends_as_if_it_never_was(tmp_path, econ, environment, empty_store, workers, kills):
+def test_killed_tuning_ends_with_the_same_results(tmp_path, econ, environment, empty_store, workers, kills):
     study = tmp_path / "killed.yaml"
     study.write_text(yaml.safe_dump(STUDY))
 
@@ -78,7 +78,7 @@ def test_tuning_that_was_killed_ends_as_if_it_never_was(tmp_path, econ, environm
     for folder in (whole, runs):
         folder.mkdir()
         shutil.copy(empty_store, folder / "mlflow.db")
-    if workers == 1:  # several at once learn from each other in the order in which they end
+    if workers == 1:  # with several workers, results depend on the order in which trials end
         assert launch(whole).wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()
     draw = random.Random(3)
     killed = 0
@@ -100,9 +100,9 @@ def test_tuning_that_was_killed_ends_as_if_it_never_was(tmp_path, econ, environm
         process.wait()
     assert killed >= (kills + 1) // 2
     assert launch(runs).wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()
-    mine = story(study, runs)
+    mine = history(study, runs)
     if workers == 1:
-        assert mine == story(study, whole)
+        assert mine == history(study, whole)
         text = (runs / "chosen.yaml").read_text().replace(str(runs), "")
         assert text == (whole / "chosen.yaml").read_text().replace(str(whole), "")
     for trials in mine.values():
@@ -115,9 +115,9 @@ def test_tuning_that_was_killed_ends_as_if_it_never_was(tmp_path, econ, environm
     assert len(counts) == sum(map(len, mine.values())) + len(mine)
     if workers == 1:
         assert runs_tracked == tracked(whole)[0]
-    assert not list(runs.glob("tuning/*/*/checkpoint.pt")), "the states of trials are of no further use"
+    assert not list(runs.glob("tuning/*/*/checkpoint.pt")), "checkpoints of ended trials are removed"
 
 
 def journal_size(runs: Path) -> int:
-    """The characters of all journals."""
+    """Return the size of all journals, in bytes."""
     return sum(path.stat().st_size for path in runs.glob("tuning/*/journal.log"))

@@ -1,4 +1,7 @@
-"""The YAML file in which tuning writes what it chose: small, in a stable order, made to be kept with a study."""
+"""Reads and writes the YAML file of tuned values.
+
+The file is small and its entries have a fixed order, so it can be kept under version control beside the study.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,46 +19,48 @@ from harness.store.environment import git_commit
 from harness.store.run_folder import write_atomically
 from harness.studies.run import Run
 from harness.tuning.search import Search
-from harness.tuning.search_space import levels, search_range
-from harness.tuning.trial_budget import Budget, account, first_of
-from harness.tuning.trial_journal import Metric, end_of
+from harness.tuning.search_space import nested_methods, search_range
+from harness.tuning.trial_budget import Budget, budget_used, default_trial
+from harness.tuning.trial_journal import Metric, trial_end
 from methods.core.recipe import FrozenModel
 
 HEAD = "# Written by `econ tune {study}`; used by `econ run {study} --tuned {file}`.\n"
-CellGroupName = tuple[str, str, str]
-"""Dataset, architecture, method."""
-UNIMPORTANT = {"commit", "date", "optuna"}
-"""What alone is no reason to write an entry anew."""
+CellName = tuple[str, str, str]
+"""Dataset, architecture, and the study's label of a method."""
+EntryKey = tuple[str, str, str]
+"""Dataset, architecture, and method as written. The file has at most one entry for each."""
+NOT_COMPARED = {"commit", "date", "optuna"}
+"""Fields whose change alone is no reason to rewrite an entry."""
 
 
 class TunedEntry(FrozenModel):
-    """What was chosen for one method."""
+    """The chosen values of one method, and how they were found."""
 
     dataset: str
     architecture: str
     method: str
-    """As the study has it, with all that it writes out."""
+    """The expression in the study, with every hyperparameter that the study writes out."""
     values: dict[str, Any]
-    """Chosen, by name; of a method inside, its name and a dot come first."""
+    """The chosen values by name. The name of an inner method and a dot precede the names of its values."""
     metric: Metric
     value: float
-    """Of the metric on validation data, with these values."""
+    """The metric on validation data, with the chosen values."""
     default: float | None
-    """The same with the study's own values; None if they did not finish."""
+    """The metric on validation data, with the study's own values; None if their trial did not finish."""
     finished: int
     pruned: int
     failed: int
     refused: int
     cost: float
-    """Spent, in plain trainings of one network."""
+    """The cost of all trials, in plain trainings of one network."""
     trials: int
-    """Allowed, or as many as an earlier, larger budget has used."""
+    """The maximum number of trials; the used number if an earlier, larger budget used more."""
     trainings: float
-    """Allowed or used, in plain trainings of one network."""
+    """The maximum cost, in plain trainings of one network; the used cost if that is larger."""
     seed: int
     space: dict[str, str]
     versions: dict[str, int]
-    """Of the methods that the expression names."""
+    """The versions of the methods in the expression."""
     recipe: str
     """The beginning of the SHA-256 of the run that was tuned: its data, architecture, recipe, precision and method."""
     optuna: str
@@ -63,13 +68,13 @@ class TunedEntry(FrozenModel):
     date: str
 
     @property
-    def cell_group_name(self) -> CellGroupName:
-        """What there is one entry for."""
+    def key(self) -> EntryKey:
+        """The key of the entry in the file."""
         return self.dataset, self.architecture, self.method
 
 
 class TunedFile(BaseModel):
-    """What a file of tuned values holds."""
+    """The contents of a file of tuned values."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -77,31 +82,31 @@ class TunedFile(BaseModel):
     tuned: list[TunedEntry] = Field(default_factory=list)
 
 
-def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> TunedEntry | None:
-    """Describe what a search chose; None if no trial finished."""
+def tuned_entry(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> TunedEntry | None:
+    """Return the entry for the values that a search chose, or None if no trial finished."""
     best = search.best(trials)
     if best is None:
         return None
-    states = [end_of(trial)["state"] for trial in trials]
-    first, used = first_of(trials), account(trials)
+    states = [trial_end(trial)["state"] for trial in trials]
+    first, used = default_trial(trials), budget_used(trials)
     return TunedEntry(
         dataset=search.run.dataset.label,
         architecture=search.run.architecture,
-        method=search.text,
+        method=search.expression,
         values=dict(sorted(best.params.items())),
         metric=search.metric,
         value=float(f"{best.values[0]:.6g}"),
-        default=float(f"{first.values[0]:.6g}") if end_of(first)["state"] == "finished" else None,
+        default=float(f"{first.values[0]:.6g}") if trial_end(first)["state"] == "finished" else None,
         finished=states.count("finished"),
         pruned=states.count("pruned"),
         failed=states.count("failed") + states.count("diverged"),
         refused=states.count("refused"),
         cost=float(f"{used.cost:.6g}"),
         trials=max(budget.trials, used.counted),
-        trainings=budget.cost if used.cost <= budget.most else float(f"{used.cost:.6g}"),
+        trainings=budget.cost if used.cost <= budget.max_cost else float(f"{used.cost:.6g}"),
         seed=search.run.seed,
         space={name: search_range(each) for name, each in sorted(search.space.items())},
-        versions=versions(search.run.method, search),
+        versions=method_versions(search.run.method, search),
         recipe=fingerprint(search.run),
         optuna=optuna.__version__,
         commit=git_commit(),
@@ -110,37 +115,37 @@ def entry_of(search: Search, trials: Sequence[FrozenTrial], budget: Budget) -> T
 
 
 def fingerprint(run: Run) -> str:
-    """Give what tells one tuned run from another in the file."""
+    """Return the short key by which the file identifies a tuned run."""
     return run.key[:12]
 
 
-def versions(spec: MethodSpec, search: Search) -> dict[str, int]:
-    """Give the versions of a method and of those inside it."""
-    return {level.spec.name: level.spec.version for level in levels(spec, str(spec), search.methods)}
+def method_versions(spec: MethodSpec, search: Search) -> dict[str, int]:
+    """Return the versions of a method and of the methods inside it, by name."""
+    return {each.spec.name: each.spec.version for each in nested_methods(spec, str(spec), search.methods)}
 
 
-def update_file(path: Path, study: str, entries: Sequence[TunedEntry], lock: Path) -> None:
-    """Put entries into a file of tuned values, in the place of older ones of the same methods; the others stay.
+def update_tuned_values(path: Path, study: str, entries: Sequence[TunedEntry], lock: Path) -> None:
+    """Add entries to a file of tuned values, and replace older entries with the same keys.
 
     Args:
-        path: of the file, which is made if there is none.
-        study: whose methods were tuned.
-        entries: new ones; one that differs in nothing but when and with which commit it was made stays as it was.
-        lock: held meanwhile, for another driver may write too.
+        path: of the file. It is created if it does not exist.
+        study: name of the tuned study.
+        entries: to add. An entry that differs only in the fields of `NOT_COMPARED` is not replaced.
+        lock: path of a lock file, held meanwhile because another driver may write too.
 
     Raises:
-        StudyError: if there is another file, or one of another study.
+        StudyError: if the existing file is not a file of tuned values, or belongs to another study.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        known = read_file(path)[0] if path.exists() else TunedFile(study=study)
+        known = read_tuned_values(path)[0] if path.exists() else TunedFile(study=study)
         if known.study != study:
             raise StudyError(f"{path}: holds the tuned values of study {known.study!r}, not of {study!r}")
-        found = {entry.cell_group_name: entry for entry in known.tuned}
+        found = {entry.key: entry for entry in known.tuned}
         for entry in entries:
-            old = found.get(entry.cell_group_name)
-            if old is None or old.model_dump(exclude=UNIMPORTANT) != entry.model_dump(exclude=UNIMPORTANT):
-                found[entry.cell_group_name] = entry
+            old = found.get(entry.key)
+            if old is None or old.model_dump(exclude=NOT_COMPARED) != entry.model_dump(exclude=NOT_COMPARED):
+                found[entry.key] = entry
         listed = [entry.model_dump() for _, entry in sorted(found.items())]
         text = HEAD.format(study=study, file=path) + yaml.safe_dump(
             {"study": study, "tuned": listed}, sort_keys=False, allow_unicode=True, width=120
@@ -149,14 +154,14 @@ def update_file(path: Path, study: str, entries: Sequence[TunedEntry], lock: Pat
             write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def read_file(path: Path) -> tuple[TunedFile, Errors]:
+def read_tuned_values(path: Path) -> tuple[TunedFile, Errors]:
     """Read a file of tuned values.
 
     Returns:
-        What it holds, and where to note what is wrong with it.
+        The contents, and a collector for further errors in the file.
 
     Raises:
-        StudyError: if it is none, with the place of every error.
+        StudyError: if it is not a file of tuned values, with the location of every error.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -179,6 +184,6 @@ def read_file(path: Path) -> tuple[TunedFile, Errors]:
 
 
 def raise_any(errors: Errors) -> None:
-    """Raise `StudyError` if something is wrong with the tuned values."""
+    """Raise `StudyError` if errors were reported."""
     if errors.messages:
         raise StudyError("the tuned values cannot be used\n" + "\n".join(f"  {error}" for error in errors.messages))

@@ -1,4 +1,7 @@
-"""Two ranks that stay, and what tests let them do: each function here runs in both, and may run alone as well."""
+"""Two ranks that live as long as a test module, and the functions that tests call in both.
+
+Each function also works in a single process, with a group of one rank.
+"""
 
 import threading
 import traceback
@@ -34,7 +37,7 @@ Tensors = dict[str, Tensor]
 
 
 def serve(connections: Sequence[Connection], *, group: Group, report: Report) -> None:
-    """Be a rank that calls what it is asked to."""
+    """Call the functions that arrive over the connection of this rank, and send back their results."""
     while (asked := connections[group.rank].recv()) is not None:
         function, arguments = asked
         try:
@@ -44,8 +47,8 @@ def serve(connections: Sequence[Connection], *, group: Group, report: Report) ->
         connections[group.rank].send(answer)
 
 
-class Pair:
-    """Two ranks on the CPU."""
+class TwoRanks:
+    """Two ranks on the CPU, each a process."""
 
     def __init__(self) -> None:
         pipes = [torch.multiprocessing.get_context("spawn").Pipe() for _ in range(2)]
@@ -55,7 +58,7 @@ class Pair:
         self.thread.start()
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Let both ranks call a function of the group and of these arguments; give their answers."""
+        """Call a function in both ranks, with the group and these arguments. Return both results."""
         for connection in self.connections:
             connection.send((function, arguments))
         answers = []
@@ -68,14 +71,14 @@ class Pair:
         return answers
 
     def close(self) -> None:
-        """Let both end, and wait."""
+        """End both ranks."""
         for connection in self.connections:
             connection.send(None)
         self.thread.join()
 
 
 class Rows(list[tuple[Tensor, Tensor]]):
-    """A rank's rows of some minibatches, always in this order."""
+    """The rows of one rank, for minibatches in a fixed order."""
 
     def __init__(self, group: Group, examples: int, batch_size: int, seed: int = 0) -> None:
         self.examples = examples
@@ -85,15 +88,15 @@ class Rows(list[tuple[Tensor, Tensor]]):
             self.append((x[own].double(), y[own]))
 
     def with_stream(self, stream: Callable[[], Generator]) -> Self:
-        """Stay as they are."""
+        """Return the same minibatches."""
         return self
 
     def shard(self, part: int, parts: int) -> Self:
-        """Stay as they are."""
+        """Return the same minibatches."""
         return self
 
 
-def make(group: Group, maker: Callable[..., Method], recipe: Recipe, net: str, hyperparameters: Any) -> Method:
+def build_method(group: Group, maker: Callable[..., Method], recipe: Recipe, net: str, hyperparameters: Any) -> Method:
     """Build a method in float64."""
 
     def draw(**options: Any) -> nn.Module:
@@ -105,8 +108,8 @@ def make(group: Group, maker: Callable[..., Method], recipe: Recipe, net: str, h
 def train(
     group: Group, maker: Callable[..., Method], recipe: Recipe, net: str, hyperparameters: Any
 ) -> tuple[Tensors, list[float], Any]:
-    """Train and prepare a method in float64 on minibatches of 9 and a last one of 7; give state, losses and cost."""
-    method = make(group, maker, recipe, net, hyperparameters)
+    """Train and prepare a method in float64, on minibatches of 9 and a last one of 7. Return state, losses and cost."""
+    method = build_method(group, maker, recipe, net, hyperparameters)
     counter = CostCounter()
     method.net.register_forward_pre_hook(counter)
     optimizer = make_optimizer(method, method.recipe)
@@ -131,8 +134,8 @@ def train(
     return state, losses, (cost.forward_examples, cost.backward_examples, cost.optimizer_steps)
 
 
-def normalize(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> list[Any]:
-    """Run a layer on a rank's rows of minibatches (x, dy) in training mode; give y, gradients and buffers."""
+def run_layer(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> list[Any]:
+    """Run a layer in training mode on a rank's rows of minibatches (x, dy). Return y, gradients and buffers."""
     layer = synchronize(deepcopy(layer), group)
     found: list[Any] = []
     group.joined = group.size > 1
@@ -141,17 +144,20 @@ def normalize(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Te
         mine = x[own].clone().requires_grad_()
         y = layer(mine)
         parameters = list(layer.parameters())
-        by_x, *others = torch.autograd.grad(y, [mine, *parameters], dy[own])
+        x_gradient, *others = torch.autograd.grad(y, [mine, *parameters], dy[own])
         if group.size > 1 and others:
             others = [gradient.contiguous() * group.size for gradient in others]
-            group.average(others)  # the mean over ranks of a gradient weighted by their number: the sum
-        found.append((y.detach(), by_x, others, [buffer.clone() for buffer in layer.buffers()]))
+            group.average(others)  # the mean of gradients multiplied by the number of ranks is their sum
+        found.append((y.detach(), x_gradient, others, [buffer.clone() for buffer in layer.buffers()]))
     group.joined = False
     return found
 
 
-def draws(group: Group, layer: nn.Module, x: Tensor, joined: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a layer that draws numbers, from a seeded generator; give outputs, gradients by x, and the next number."""
+def run_random_layer(group: Group, layer: nn.Module, x: Tensor, joined: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a layer that draws random numbers, after seeding.
+
+    Return its outputs, the gradients of x, and the next random number.
+    """
     layer = synchronize(deepcopy(layer), group)
     own = slice(*shard_bounds(0, len(x), group.rank, group.size))
     mine = x[own].clone().requires_grad_()
@@ -164,8 +170,8 @@ def draws(group: Group, layer: nn.Module, x: Tensor, joined: bool) -> tuple[Tens
     return y.detach(), mine.grad, torch.rand(1)
 
 
-def average(group: Group, bucket: int) -> list[Tensor]:
-    """Average tensors of several types and layouts that say which rank they are from."""
+def average_tensors(group: Group, bucket: int) -> list[Tensor]:
+    """Average tensors of several types and layouts over the ranks. Their values depend on the rank."""
     tensors = [
         torch.full((3, 2), float(group.rank), dtype=torch.float64),
         torch.arange(24.0).view(2, 3, 2, 2).to(memory_format=torch.channels_last) * (group.rank + 1),
@@ -180,11 +186,11 @@ def average(group: Group, bucket: int) -> list[Tensor]:
     return tensors
 
 
-def diverge(group: Group, recipe: Recipe) -> str:
-    """Train on rows of which one rank's hold something that is no number; give what it says."""
+def train_on_nan(group: Group, recipe: Recipe) -> str:
+    """Train on rows that contain NaN in one rank only. Return the message of the divergence, or "finished"."""
     from methods import SGD
 
-    method = make(group, SGD, recipe, "tiny", {})
+    method = build_method(group, SGD, recipe, "tiny", {})
     optimizer = make_optimizer(method, recipe)
     group.share_gradients(method, optimizer)
     rows = Rows(group, 61, 9)
@@ -198,9 +204,9 @@ def diverge(group: Group, recipe: Recipe) -> str:
     return "finished"
 
 
-def refuse(group: Group, maker: Callable[..., Method], recipe: Recipe, hyperparameters: Any) -> str:
-    """Let the optimizer of a method share gradients; give what the group says."""
-    method = make(group, maker, recipe, "tiny", hyperparameters)
+def share_gradients(group: Group, maker: Callable[..., Method], recipe: Recipe, hyperparameters: Any) -> str:
+    """Share the gradients of a method between ranks. Return the message of an error, or "shared"."""
+    method = build_method(group, maker, recipe, "tiny", hyperparameters)
     try:
         group.share_gradients(method, make_optimizer(method, recipe))
     except ValueError as error:
@@ -208,20 +214,20 @@ def refuse(group: Group, maker: Callable[..., Method], recipe: Recipe, hyperpara
     return "shared"
 
 
-def perform(group: Group, run: Run, settings: Settings, needed: list[str]) -> None:
-    """Execute a run, without the process that records failures."""
+def execute_run(group: Group, run: Run, settings: Settings, needed: list[str]) -> None:
+    """Execute a run without recording failures."""
     folder = RunFolder(settings.runs, run.key)
     finish(run, settings, folder, needed, (), group=group, report=lambda: None)
 
 
-def names(group: Group, run: Run, methods: Any, shape: Any) -> list[str]:
-    """Name what is in the state of a run's method."""
+def state_names(group: Group, run: Run, methods: Any, shape: Any) -> list[str]:
+    """List the names in the state of a run's method."""
     method = make_method(run, methods, shape, lambda net: synchronize(net, group))
     return list(method.state_dict())
 
 
-def one_by_one(group: Group, folder: Path) -> list[str]:
-    """Let ranks do something in turn; give what was there when each did."""
+def list_in_turn(group: Group, folder: Path) -> list[str]:
+    """List a folder and add a file to it, one rank after the other. Return what this rank listed."""
     with group.in_turn():
         there = sorted(path.name for path in folder.iterdir())
         (folder / f"rank {group.rank}").touch()

@@ -1,4 +1,4 @@
-"""What benchmarks time: epochs of the harness, and of the bare loop that does the same work, on random images."""
+"""The epochs that benchmarks time, on random images: those of the harness, and those of a bare PyTorch loop."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,28 +20,28 @@ from harness.running.training_loop import train_epoch
 from methods import METHODS, SGD, MakeMethod, MakeNet, Method, Recipe
 from methods.core.random_streams import stream
 from methods.core.wrapper import methods_within
-from tests.benchmarks.comparison import Epoch, Measured, Timing, in_turns
-from tests.benchmarks.device import with_peak_memory
+from tests.benchmarks.device import measure_peak_memory
+from tests.benchmarks.timing import Epoch, Measurement, Timing, time_in_turns
 
 CLASSES = 10
 START = 500
-"""The epoch from which methods are timed, past T0 of those that have one."""
+"""The first timed epoch of methods. It is not before T0 of the methods that have one."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A network, its data, and where and how it is trained.
+class TrainingSetup:
+    """An architecture, its data, and how and on which device it is trained.
 
     Attributes:
-        architecture: its name.
-        minibatches: of an epoch.
-        batch_size: images of each.
+        architecture: name of the architecture.
+        minibatches: number of minibatches in an epoch.
+        batch_size: number of images in a minibatch.
         device: "cpu" or "cuda".
         precision: "float32" or "bfloat16".
-        compile: how torch compiles the network of the harness.
-        fuse_up_to: the largest minibatch of which members are run as one batch.
-        channels: of an image.
-        side: of an image, in pixels.
+        compile: mode of torch.compile for the network of the harness, or "off".
+        fuse_up_to: the largest minibatch whose late-phase members are run as one batch.
+        channels: number of channels of an image.
+        side: width and height of an image, in pixels.
     """
 
     architecture: str
@@ -56,21 +56,21 @@ class Cell:
 
     @property
     def images(self) -> int:
-        """Images of an epoch."""
+        """Number of images in an epoch."""
         return self.minibatches * self.batch_size
 
     @property
     def recipe(self) -> Recipe:
-        """How it is trained: a small rate, so that nothing diverges."""
+        """The recipe, with a small learning rate so that nothing diverges."""
         return Recipe(epochs=1000, batch_size=self.batch_size, lr=0.01)
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of an image's training: forward, and twice as many backward."""
+        """Floating-point operations to train on one image: forward, and twice as many backward."""
         return 3 * operations(self.architecture, DatasetShape(self.channels, self.side, CLASSES, 1), 0)
 
     def describe(self, method: str) -> dict[str, Any]:
-        """Say what was timed, as `harness.planning.scaling_forecast` reads it."""
+        """Describe the setup in the form that `harness.planning.scaling_forecast` reads."""
         return {
             "architecture": self.architecture,
             "image": [self.channels, self.side, self.side],
@@ -83,7 +83,7 @@ class Cell:
         }
 
     def data(self) -> ImageBatches:
-        """Make random images, augmented as CIFAR's are."""
+        """Make minibatches of random images, with the augmentation of CIFAR."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.images, self.channels, self.side, self.side)
         images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
@@ -98,14 +98,14 @@ class Cell:
         )
 
     def network(self, **options: float) -> nn.Module:
-        """Draw the network, in the layout of the harness."""
+        """Make the network, in the memory layout of the harness."""
         net = models.build(
             self.architecture, in_channels=self.channels, classes=CLASSES, image_size=self.side, **options
         )
         return net.to(memory_format=torch.channels_last)
 
     def method(self, make: MakeMethod = SGD, counter: CostCounter | None = None) -> Method:
-        """Build a method as the harness does: its networks compiled, counted and in their precision."""
+        """Build a method as the harness does: with compiled networks, cost counters and precision."""
 
         def attach(**options: float) -> nn.Module:
             net = self.network(**options)
@@ -125,34 +125,34 @@ class Cell:
         return method
 
 
-def build(written: str) -> MakeMethod:
-    """Make a method of its expression."""
-    spec, errors = parse_method(written, METHODS)
+def build(expression: str) -> MakeMethod:
+    """Return the constructor of a method from its expression."""
+    spec, errors = parse_method(expression, METHODS)
     if spec is None:
         raise ValueError("; ".join(errors))
     return spec.make(METHODS)
 
 
-def bare_epoch(cell: Cell, build: Callable[[], nn.Module] | None = None) -> Epoch:
-    """An epoch as one would write it by hand: the same data, network and optimizer, and nothing else.
+def bare_epoch(setup: TrainingSetup, build: Callable[[], nn.Module] | None = None) -> Epoch:
+    """Return an epoch of a hand-written loop: the same data, network and optimizer, and nothing else.
 
     Args:
-        cell: what is trained.
-        build: draws another network than the cell's.
+        setup: what to train.
+        build: makes a network to train in place of the setup's.
     """
-    batches, recipe = cell.data(), cell.recipe
-    net = (build or cell.network)().to(cell.device, memory_format=torch.channels_last)
+    batches, recipe = setup.data(), setup.recipe
+    net = (build or setup.network)().to(setup.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         net.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True
     )
-    half = cell.precision == "bfloat16"
+    half = setup.precision == "bfloat16"
 
     def epoch() -> None:
         net.train()
-        total = torch.zeros((), device=cell.device)
+        total = torch.zeros((), device=setup.device)
         for x, y in batches:
             optimizer.zero_grad()
-            with torch.autocast(cell.device, torch.bfloat16) if half else contextlib.nullcontext():
+            with torch.autocast(setup.device, torch.bfloat16) if half else contextlib.nullcontext():
                 logits = net(x)
             loss = nn.functional.cross_entropy(logits.float(), y)
             loss.backward()
@@ -163,52 +163,61 @@ def bare_epoch(cell: Cell, build: Callable[[], nn.Module] | None = None) -> Epoc
     return epoch
 
 
-def harness_epoch(cell: Cell, make: MakeMethod = SGD) -> Epoch:
-    """An epoch of the harness, cost hooks and all, from `START` on (past T0 of the late-phase methods)."""
-    counter, batches = CostCounter(), cell.data()
-    method = cell.method(make, counter)
-    optimizer = make_optimizer(method, cell.recipe)
+def harness_epoch(setup: TrainingSetup, make: MakeMethod = SGD) -> Epoch:
+    """Return an epoch of the harness, with its cost hooks. Methods with a T0 begin at it, at most at `START`."""
+    counter, batches = CostCounter(), setup.data()
+    method = setup.method(make, counter)
+    optimizer = make_optimizer(method, setup.recipe)
     optimizer.register_step_post_hook(counter.step)
-    epochs = iter(range(min(method.start_epoch, START), cell.recipe.epochs))
+    epochs = iter(range(min(method.start_epoch, START), setup.recipe.epochs))
 
     def epoch() -> None:
-        with counter.training(torch.device(cell.device)):
+        with counter.training(torch.device(setup.device)):
             train_epoch(method, optimizer, lambda order: batches, next(epochs))
 
     return epoch
 
 
-def time_loop(cell: Cell, rounds: int, lasting: float = 0.0) -> Timing:
-    """Time plain training by the harness ("harness") and by the bare loop ("bare"), and the memory of the former."""
-    epoch, memory = with_peak_memory(lambda: harness_epoch(cell), cell.device)
-    timing = in_turns({"harness": epoch, "bare": bare_epoch(cell)}, cell.device, rounds, warm_up=1, lasting=lasting)
+def time_loop(setup: TrainingSetup, rounds: int, lasting: float = 0.0) -> Timing:
+    """Time plain training in the harness ("harness") and in a bare loop ("bare"). Measure the memory of the former."""
+    epoch, memory = measure_peak_memory(lambda: harness_epoch(setup), setup.device)
+    timing = time_in_turns(
+        {"harness": epoch, "bare": bare_epoch(setup)}, setup.device, rounds, warm_up=1, lasting=lasting
+    )
     return Timing(timing.seconds, memory)
 
 
-def time_method(cell: Cell, written: str, rounds: int, lasting: float = 0.0) -> Timing:
+def time_method(setup: TrainingSetup, expression: str, rounds: int, lasting: float = 0.0) -> Timing:
     """Time a method ("method") and plain training ("sgd")."""
-    epochs = {"method": harness_epoch(cell, build(written)), "sgd": harness_epoch(cell)}
-    return in_turns(epochs, cell.device, rounds, warm_up=1, lasting=lasting)
+    epochs = {"method": harness_epoch(setup, build(expression)), "sgd": harness_epoch(setup)}
+    return time_in_turns(epochs, setup.device, rounds, warm_up=1, lasting=lasting)
 
 
-def rates(cell: Cell, taken: float) -> dict[str, float]:
-    """Say how fast an epoch is that takes so many seconds."""
-    return {"images_per_second": cell.images / taken, "ms_per_update": 1e3 * taken / cell.minibatches}
+def speed_of(setup: TrainingSetup, taken: float) -> dict[str, float]:
+    """Return the speed of an epoch that takes `taken` seconds."""
+    return {"images_per_second": setup.images / taken, "ms_per_update": 1e3 * taken / setup.minibatches}
 
 
-def loop_row(cell: Cell, timing: Timing, peak: float, bound: float) -> dict[str, Any]:
-    """Sum up what `time_loop` gave, on a device that does so many operations a second at most."""
+def loop_row(setup: TrainingSetup, timing: Timing, peak: float, bound: float) -> dict[str, Any]:
+    """Summarize the timing of `time_loop`.
+
+    Args:
+        setup: what was timed.
+        timing: of "harness" and "bare".
+        peak: peak speed of the device, in operations a second.
+        bound: maximum ratio of the harness to the bare loop.
+    """
     taken = timing.median("harness")
     return {
-        **cell.describe("sgd"),
-        **rates(cell, taken),
-        "of_matrix_peak": cell.images * cell.operations / taken / peak,
+        **setup.describe("sgd"),
+        **speed_of(setup, taken),
+        "of_matrix_peak": setup.images * setup.operations / taken / peak,
         "peak_memory_bytes": timing.memory,
-        "over_bare_loop": Measured.of(timing.ratios("harness", "bare"), bound),
+        "over_bare_loop": Measurement.of(timing.ratios("harness", "bare"), bound),
     }
 
 
-def method_row(cell: Cell, written: str, timing: Timing, bound: float | None) -> dict[str, Any]:
-    """Sum up what `time_method` gave."""
-    over = Measured.of(timing.ratios("method", "sgd"), bound)
-    return {**cell.describe(written), **rates(cell, timing.median("method")), "over_sgd": over}
+def method_row(setup: TrainingSetup, expression: str, timing: Timing, bound: float | None) -> dict[str, Any]:
+    """Summarize the timing of `time_method`."""
+    over = Measurement.of(timing.ratios("method", "sgd"), bound)
+    return {**setup.describe(expression), **speed_of(setup, timing.median("method")), "over_sgd": over}

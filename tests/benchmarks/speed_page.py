@@ -1,4 +1,4 @@
-"""Write what was measured into docs/speed.md: `python -m tests.benchmarks.page`, from results/measured."""
+"""Writes the measured figures into docs/speed.md: `python -m tests.benchmarks.speed_page`, from results/measured."""
 
 import json
 import textwrap
@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGE, MEASURED = ROOT / "docs" / "speed.md", ROOT / "results" / "measured"
-BEGIN = "<!-- measured: written by `python -m tests.benchmarks.page` from results/measured -->\n"
+BEGIN = "<!-- measured: written by `python -m tests.benchmarks.speed_page` from results/measured -->\n"
 END = "<!-- end of what was measured -->\n"
 PEERS = {
     "loader / harness": "plain training, images from a DataLoader",
@@ -19,12 +19,12 @@ PEERS = {
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    """Write a Markdown table."""
+    """Yield the lines of a Markdown table."""
     yield from ("| " + " | ".join(row) + " |\n" for row in [head, ["---"] * len(head), *rows])
 
 
-def compared(figure: dict[str, Any]) -> list[str]:
-    """Write a figure, its quartiles, its bound and whether it keeps it, each for a column of its own."""
+def format_figure(figure: dict[str, Any]) -> list[str]:
+    """Return a figure, its quartiles, and its bound with a mark if it is missed, for three columns."""
     lower, upper = figure["quartiles"]
     cells = [f"{figure['value']:.3f}", f"{lower:.3f} to {upper:.3f} of {figure['rounds']}"]
     if figure["bound"] is None:
@@ -33,8 +33,8 @@ def compared(figure: dict[str, Any]) -> list[str]:
     return [*cells, bound if figure["kept"] else f"{bound} **missed**"]
 
 
-def missed(figures: dict[str, dict[str, Any]]) -> str:
-    """Say which figures do not keep their bounds."""
+def describe_missed(figures: dict[str, dict[str, Any]]) -> str:
+    """Say which figures miss their bounds."""
     bad = [name for name, figure in figures.items() if figure["kept"] is False]
     bounds = sum(figure["bound"] is not None for figure in figures.values())
     if not bad:
@@ -44,11 +44,11 @@ def missed(figures: dict[str, dict[str, Any]]) -> str:
 
 COLUMNS = ["quartiles of rounds", "bound"]
 LOOP, ITSELF, METHOD, FUSED = "over_bare_loop", "over_itself", "over_sgd", "sequential_over_fused"
-"""The figures of cells."""
+"""Keys of the figures in the file of results."""
 
 
-def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
-    """Write the section."""
+def section_lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the measured section."""
     device, cells = speed["device"], speed["cells"]
     figures = {
         f"{cell['architecture']}, {what}": cell[key]
@@ -63,7 +63,7 @@ def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
         "of two processes, within which all that is compared is timed in turns. The peak is the most that a large "
         f"product or convolution reaches, {speed['matrix_peak']['float32'] / 1e9:.0f} GFLOP/s."
     )
-    yield from (textwrap.fill(part, 120) + "\n\n" for part in (about, missed(figures)))
+    yield from (textwrap.fill(part, 120) + "\n\n" for part in (about, describe_missed(figures)))
     yield from table(
         ["32 × 32 pixels", "batch", "images/s", "ms an update", "of the peak", "time / bare loop's", *COLUMNS],
         [
@@ -73,7 +73,7 @@ def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
                 f"{cell['images_per_second']:,.0f}",
                 f"{cell['ms_per_update']:,.0f}",
                 f"{cell['of_matrix_peak']:.0%}" if LOOP in cell else "",
-                *compared(cell[LOOP] if LOOP in cell else cell[ITSELF]),
+                *format_figure(cell[LOOP] if LOOP in cell else cell[ITSELF]),
             ]
             for cell in cells
             if LOOP in cell or ITSELF in cell
@@ -83,7 +83,7 @@ def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
     yield "\n"
     yield from table(
         [methods[0]["architecture"], "batch", "time / plain training's", *COLUMNS],
-        [[f"`{cell['method']}`", str(cell["batch_size"]), *compared(cell[METHOD])] for cell in methods],
+        [[f"`{cell['method']}`", str(cell["batch_size"]), *format_figure(cell[METHOD])] for cell in methods],
     )
     fused = [cell for cell in cells if FUSED in cell]
     first, side = fused[0], fused[0]["image"][1]
@@ -94,22 +94,22 @@ def lines(speed: dict[str, Any], peers: dict[str, Any]) -> Iterator[str]:
             "one by one / fused",
             *COLUMNS,
         ],
-        [[f"`{cell['method']}`", *compared(cell[FUSED])] for cell in fused],
+        [[f"`{cell['method']}`", *format_figure(cell[FUSED])] for cell in fused],
     )
     yield "\n"
     yield from table(
         ["ResNet of 8 layers, minibatches of 128", "times as fast as torch-uncertainty 0.13", *COLUMNS],
-        [[what, *compared(peers["ratios"][name])] for name, what in PEERS.items()],
+        [[what, *format_figure(peers["ratios"][name])] for name, what in PEERS.items()],
     )
 
 
-def written(page: str) -> str:
-    """Put what was measured into the page."""
+def update_page(page: str) -> str:
+    """Return the page with the measured section from results/measured."""
     before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2]
     read = (json.loads((MEASURED / f"speed-{name}.json").read_text()) for name in ("cpu", "peers"))
-    return before + BEGIN + "".join(lines(*read)) + END + after
+    return before + BEGIN + "".join(section_lines(*read)) + END + after
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text()))
+    PAGE.write_text(update_page(PAGE.read_text()))
