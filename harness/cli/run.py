@@ -112,7 +112,7 @@ def run(
     from harness.tracking.background_sender import Sender
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tracking.mlflow_store import store_uri
-    from harness.tracking.progress_display import Show, StudyStoppedError
+    from harness.tracking.progress_display import ProgressDisplay, StudyStoppedError
     from harness.tracking.system_metrics import missing
 
     wish = Wish(engine, workers, threads, device, gpus, per_gpu, ranks, ray_address, cpus_per_run, gpus_per_run)
@@ -142,7 +142,7 @@ def run(
         if RunFolder(runs, key).finished:  # not a trunk that need not be trained
             mirror.send(plan.runs[key])
     try:
-        with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
+        with ProgressDisplay(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
             chosen.engine.run(schedule, settings, show)
     except EngineError as error:
         raise Refusal(f"--engine {engine.value}: {error}") from error

@@ -194,9 +194,9 @@ def search_all(
     schedule: "Trials", settings: "Settings", mirror: "Mirror | Sender", engine: "Engine", keeper: Keeper
 ) -> None:
     """Search until every search is over; where other drivers work on the last trials, wait for them."""
-    from harness.tuning.tuning_display import TuningShow
+    from harness.tuning.tuning_display import TuningDisplay
 
-    with TuningShow(schedule, mirror, console, keeper.keep) as show:
+    with TuningDisplay(schedule, mirror, console, keeper.keep) as show:
         while True:
             schedule.fill()
             engine.run(schedule, settings, show)

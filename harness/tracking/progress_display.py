@@ -29,7 +29,7 @@ class StudyStoppedError(Exception):
     """No run can go on: its message says why, and what to do."""
 
 
-class Show:
+class ProgressDisplay:
     """Progress bars on a terminal; elsewhere a line a finished run, and now and then one about all."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Show:
         self.warned = ""
         self.said_waiting = self.said_small = False
 
-    def __enter__(self) -> "Show":
+    def __enter__(self) -> "ProgressDisplay":
         """Start showing."""
         self.bars.start()
         self.total = self.bars.add_task("runs", total=len(self.plan.runs), detail="")

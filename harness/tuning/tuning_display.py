@@ -23,7 +23,7 @@ from harness.tuning.trial_journal import end_of
 from harness.tuning.trial_schedule import Trials
 
 
-class TuningShow:
+class TuningDisplay:
     """Progress bars on a terminal, one line a trial elsewhere."""
 
     def __init__(
@@ -53,7 +53,7 @@ class TuningShow:
         self.looked = 0.0
         self.warned = ""
 
-    def __enter__(self) -> "TuningShow":
+    def __enter__(self) -> "TuningDisplay":
         """Start showing; send what an earlier start left unsent."""
         self.bars.start()
         self.total = self.bars.add_task("trials", total=len(self.trials.searches) * self.trials.budget.trials)

@@ -21,7 +21,7 @@ from harness.store.outcome import FOUND, Outcome
 from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.progress_display import Show
+from harness.tracking.progress_display import ProgressDisplay
 
 COUNTED = """
 import time
@@ -209,7 +209,7 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
     mirror = SimpleNamespace(
         runs=tmp_path, problem="", send=lambda planned, live=False: sent.append((planned.key, live)), leave=left.append
     )
-    show = Show(plan, schedule, mirror, Console(file=text, width=200))
+    show = ProgressDisplay(plan, schedule, mirror, Console(file=text, width=200))
     show.total = show.bars.add_task("runs")
     mine, busy = schedule.take(), schedule.take()
     for key in (mine, busy, schedule.waiting[0]):

@@ -23,7 +23,7 @@ from harness.store import checkpoint
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, trouble, write
 from harness.tracking import background_sender as sender
-from harness.tracking.progress_display import Show
+from harness.tracking.progress_display import ProgressDisplay
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -344,7 +344,7 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
 ):
     uri, _, group = server
     study = study.rename(tmp_path / "slow.yaml")
-    ended, finish, calls = Show.ended, sender.Sender.finish, []
+    ended, finish, calls = ProgressDisplay.ended, sender.Sender.finish, []
 
     def ending(self, planned, outcome):
         calls.append(planned.key)
@@ -356,7 +356,7 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
         os.killpg(group, signal.SIGCONT)
         finish(self, seconds)
 
-    monkeypatch.setattr(Show, "ended", ending)
+    monkeypatch.setattr(ProgressDisplay, "ended", ending)
     monkeypatch.setattr(sender.Sender, "finish", finishing)
     code, out, _ = econ("run", study, "--store", uri)
     assert code == 0
@@ -370,7 +370,7 @@ def test_a_server_that_is_killed_in_mid_run(server, impatient, econ, check, stud
     """The last one to use the server."""
     uri, store, group = server
     study = study.rename(tmp_path / "killed.yaml")
-    ended, calls = Show.ended, []
+    ended, calls = ProgressDisplay.ended, []
 
     def ending(self, planned, outcome):
         calls.append(planned.key)
@@ -380,7 +380,7 @@ def test_a_server_that_is_killed_in_mid_run(server, impatient, econ, check, stud
             os.killpg(group, signal.SIGKILL)
         ended(self, planned, outcome)
 
-    monkeypatch.setattr(Show, "ended", ending)
+    monkeypatch.setattr(ProgressDisplay, "ended", ending)
     command = ["run", study, "--store", uri]
     code, out, _ = econ(*command)
     assert code == 0, out

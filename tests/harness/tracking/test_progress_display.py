@@ -14,7 +14,7 @@ from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
 from harness.tracking import progress_display as watch
-from harness.tracking.progress_display import Show, StudyStoppedError
+from harness.tracking.progress_display import ProgressDisplay, StudyStoppedError
 
 
 class Store:
@@ -36,7 +36,7 @@ def watched(tmp_path, write_study, monkeypatch):
     def make(terminal=True, height=12, finished=0):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=100, height=height, legacy_windows=False)
         schedule = Schedule(plan.runs, set(list(plan.runs)[:finished]))
-        return Show(plan, schedule, Store(tmp_path), console)
+        return ProgressDisplay(plan, schedule, Store(tmp_path), console)
 
     yield SimpleNamespace(make=make, plan=plan, root=tmp_path)
     for held in list(claim.HELD.values()):

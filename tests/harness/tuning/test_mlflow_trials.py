@@ -14,7 +14,7 @@ from harness.tuning.mlflow_trials import PARENT, TuningMirror
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
 from harness.tuning.trial_schedule import Trials
-from harness.tuning.tuning_display import TuningShow
+from harness.tuning.tuning_display import TuningDisplay
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -50,7 +50,7 @@ def tuning(tmp_path, write_study, npz):
         schedule = Trials(searches, tmp_path / "runs", Budget(trials, float(trials)))
         schedule.fill()
         mirror = before(TuningMirror(store, "odd", tmp_path / "runs"))
-        with TuningShow(schedule, mirror, Console(width=200)) as show:
+        with TuningDisplay(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, settings, show)
         return schedule, mirror
 
@@ -155,7 +155,7 @@ def test_a_trial_that_is_tried_again_is_a_run_of_its_own(tmp_path, write_study, 
         schedule = Trials(searches, tmp_path / "runs", Budget(1, 1.0))
         schedule.fill()
         mirror = TuningMirror(store, "odd", tmp_path / "runs")
-        with TuningShow(schedule, mirror, Console(width=200)) as show:
+        with TuningDisplay(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, Settings(tmp_path / "runs", plugins=study.plugins), show)
     client, runs = read(store)
     (key,) = schedule.searches
