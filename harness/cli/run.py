@@ -42,7 +42,7 @@ from harness.cli.options import (
 if TYPE_CHECKING:
     from harness.planning.plan import Plan
     from harness.planning.schedule import Schedule
-    from harness.tracking.background_sender import Sender
+    from harness.tracking.background_mirror import BackgroundMirror
 
 PROBE = 4096
 """Bytes that are written to see whether there is room."""
@@ -109,7 +109,7 @@ def run(
     from harness.planning.schedule import Schedule
     from harness.running.settings import Settings
     from harness.store.run_folder import RunFolder, trouble
-    from harness.tracking.background_sender import Sender
+    from harness.tracking.background_mirror import BackgroundMirror
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tracking.mlflow_store import store_uri
     from harness.tracking.progress_display import ProgressDisplay, StudyStoppedError
@@ -136,7 +136,7 @@ def run(
         raise Refusal(f"--system-metrics needs what is not installed: pip install {absent}")
     if plan.alone.keys() - finished:
         check_runs(runs)
-    mirror = Sender(Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner))
+    mirror = BackgroundMirror(Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner))
     schedule = Schedule(plan.runs, finished, driver)
     for key in finished:
         if RunFolder(runs, key).finished:  # not a trunk that need not be trained
@@ -178,7 +178,7 @@ def check_runs(runs: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def conclude(plan: "Plan", schedule: "Schedule", mirror: "Sender", study: str) -> None:
+def conclude(plan: "Plan", schedule: "Schedule", mirror: "BackgroundMirror", study: str) -> None:
     """Say how a study ended; a failure is an exit code other than 0."""
     failed = {key: outcome for key, outcome in schedule.failed.items() if key in plan.alone}
     if mirror.unsent:

@@ -13,7 +13,7 @@ from harness.planning.schedule import Schedule
 from harness.planning.trunk_storage import awaited, keep_within
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
-from harness.tracking.background_sender import Sender
+from harness.tracking.background_mirror import BackgroundMirror
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.status import RunStatus, look, seconds_left, spell, to_do
 
@@ -36,7 +36,7 @@ class ProgressDisplay:
         self,
         plan: Plan,
         schedule: Schedule,
-        mirror: Mirror | Sender,
+        mirror: Mirror | BackgroundMirror,
         console: Console,
         trunk_bytes: float = math.inf,
     ) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from harness.planning.plan import Planned
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, read_json
-from harness.tracking.background_sender import Sender
+from harness.tracking.background_mirror import BackgroundMirror
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.progress_display import SHOWN, StudyStoppedError
 from harness.tuning.mlflow_trials import track_search, track_trial
@@ -27,7 +27,11 @@ class TuningDisplay:
     """Progress bars on a terminal, one line a trial elsewhere."""
 
     def __init__(
-        self, trials: Trials, mirror: Mirror | Sender, console: Console, keep: Callable[[], None] = lambda: None
+        self,
+        trials: Trials,
+        mirror: Mirror | BackgroundMirror,
+        console: Console,
+        keep: Callable[[], None] = lambda: None,
     ) -> None:
         """Show the trials of some searches.
 

@@ -22,7 +22,7 @@ from harness.running.settings import Settings
 from harness.store import checkpoint
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, trouble, write
-from harness.tracking import background_sender as sender
+from harness.tracking import background_mirror as sender
 from harness.tracking.progress_display import ProgressDisplay
 
 pytestmark = [
@@ -328,14 +328,14 @@ def impatient(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(sender, "FAREWELL", 3.0)
-    waits, send = [], sender.Sender.send
+    waits, send = [], sender.BackgroundMirror.send
 
     def timed(self, planned, *, live=False):
         start = time.monotonic()
         send(self, planned, live=live)
         waits.append(time.monotonic() - start)
 
-    monkeypatch.setattr(sender.Sender, "send", timed)
+    monkeypatch.setattr(sender.BackgroundMirror, "send", timed)
     return waits
 
 
@@ -344,7 +344,7 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
 ):
     uri, _, group = server
     study = study.rename(tmp_path / "slow.yaml")
-    ended, finish, calls = ProgressDisplay.ended, sender.Sender.finish, []
+    ended, finish, calls = ProgressDisplay.ended, sender.BackgroundMirror.finish, []
 
     def ending(self, planned, outcome):
         calls.append(planned.key)
@@ -357,7 +357,7 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
         finish(self, seconds)
 
     monkeypatch.setattr(ProgressDisplay, "ended", ending)
-    monkeypatch.setattr(sender.Sender, "finish", finishing)
+    monkeypatch.setattr(sender.BackgroundMirror, "finish", finishing)
     code, out, _ = econ("run", study, "--store", uri)
     assert code == 0
     assert out.count("warning: ") <= 1

@@ -9,7 +9,7 @@ from rich.console import Console
 from harness.engines import Inline
 from harness.running.settings import Settings
 from harness.studies.study import load
-from harness.tracking.background_sender import Sender
+from harness.tracking.background_mirror import BackgroundMirror
 from harness.tuning.mlflow_trials import PARENT, TuningMirror
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
@@ -181,7 +181,9 @@ def test_a_store_that_hangs_does_not_hold_tuning_up(tuning, store, tmp_path, mon
         connect(self)
 
     monkeypatch.setattr(TuningMirror, "connect", hang)
-    schedule, sender = tuning(store, trials=2, before=lambda mirror: Sender(mirror, moment=0.01, opening=0.01))
+    schedule, sender = tuning(
+        store, trials=2, before=lambda mirror: BackgroundMirror(mirror, moment=0.01, opening=0.01)
+    )
     assert all(schedule.complete(key) for key in schedule.searches)
     assert sender.behind
     assert len(sender.unsent) == 1 + len(schedule.trials(next(iter(schedule.searches))))

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.tracking import background_sender as sender_module
-from harness.tracking.background_sender import Sender
+from harness.tracking import background_mirror as sender_module
+from harness.tracking.background_mirror import BackgroundMirror
 
 pytestmark = pytest.mark.alone
 
@@ -64,7 +64,7 @@ def seconds(action):
 
 
 def test_a_healthy_store_has_everything_when_send_returns(store):
-    sender = Sender(store)
+    sender = BackgroundMirror(store)
     for key in "abc":
         sender.send(run(key))
         assert store.sent[-1] == (key, False)
@@ -73,7 +73,7 @@ def test_a_healthy_store_has_everything_when_send_returns(store):
 
 
 def test_a_store_that_does_not_answer_is_waited_for_once_and_gets_all_later(store):
-    sender = Sender(store, moment=0.3)
+    sender = BackgroundMirror(store, moment=0.3)
     store.answers.clear()
     assert 0.25 < seconds(lambda: sender.send(run("a"))) < 2
     assert seconds(lambda: [sender.send(run(key)) for key in "bcd"]) < 0.2, "it is behind already"
@@ -87,12 +87,12 @@ def test_a_store_that_does_not_answer_is_waited_for_once_and_gets_all_later(stor
 
 def test_the_opening_is_not_waited_for_for_ever(store):
     store.answers.clear()
-    assert 0.15 < seconds(lambda: Sender(store, opening=0.2)) < 2
+    assert 0.15 < seconds(lambda: BackgroundMirror(store, opening=0.2)) < 2
     store.answers.set()
 
 
 def test_updates_that_wait_become_one_and_the_last_one_is_no_passing_one(store):
-    sender = Sender(store, moment=0.05)
+    sender = BackgroundMirror(store, moment=0.05)
     store.answers.clear()
     sender.send(run("first"))
     for live in (True, False, True):
@@ -104,7 +104,7 @@ def test_updates_that_wait_become_one_and_the_last_one_is_no_passing_one(store):
 
 
 def test_what_was_refused_is_tried_again_at_the_end(store):
-    sender = Sender(store)
+    sender = BackgroundMirror(store)
     store.away = True
     for key in "ab":
         sender.send(run(key))
@@ -119,7 +119,7 @@ def test_what_was_refused_is_tried_again_at_the_end(store):
 
 
 def test_a_defect_is_not_hidden(store):
-    sender = Sender(store)
+    sender = BackgroundMirror(store)
     store.defect = ZeroDivisionError("a defect")
     with pytest.raises(ZeroDivisionError, match="a defect"):
         sender.send(run("a"))
@@ -132,7 +132,7 @@ def test_the_waits_are_short():
 
 
 def test_what_other_drivers_trained_is_unsent_too_while_the_store_is_away(store):
-    sender = Sender(store)
+    sender = BackgroundMirror(store)
     store.away = True
     sender.leave(run("a"))
     assert sender.unsent == {"a"}

@@ -15,7 +15,7 @@ FAREWELL = 30.0
 """Seconds that what is left is waited for at the end."""
 
 
-class Sender:
+class BackgroundMirror:
     """Stands before a `Mirror`, and has a thread do what the mirror would do at once.
 
     Whoever sends waits for a moment, as long as the thread keeps up; once it is behind, nobody waits for it at all.
