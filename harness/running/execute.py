@@ -14,7 +14,7 @@ from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import simulate_run
 from harness.running.distributed.group import ALONE, Group
 from harness.running.distributed.ranks import device_of, run_together
-from harness.running.lifecycle import Execution, NeedError
+from harness.running.lifecycle import NeedError, RunLifecycle
 from harness.running.out_of_memory import advice, ran_out_of_memory
 from harness.running.settings import Settings
 from harness.store.claim import ClaimError, confirm
@@ -163,9 +163,9 @@ def finish(
         settings = replace(settings, device=device_of(settings.device, group.rank), decoders=share)
     with group.in_turn():
         if isinstance(run, Trunk):
-            execution = Execution(run.run, settings, folder, report, trunks, group, until=run.epochs)
+            execution = RunLifecycle(run.run, settings, folder, report, trunks, group, until=run.epochs)
         else:
-            execution = Execution(run, settings, folder, report, trunks, group)
+            execution = RunLifecycle(run, settings, folder, report, trunks, group)
     if isinstance(run, Trunk):
         execution.finish_trunk(run, needed)
     else:

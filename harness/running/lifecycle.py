@@ -47,7 +47,7 @@ class NeedError(Exception):
     """A run that another one starts from is not there."""
 
 
-class Execution:
+class RunLifecycle:
     """One run in one process, which may be one of several ranks; rank 0 writes and evaluates."""
 
     def __init__(

@@ -11,7 +11,7 @@ from harness.evaluation.landscape import Landscape
 from harness.evaluation.weight_space import tally
 from harness.planning.plan import Planned
 from harness.running.execute import guard
-from harness.running.lifecycle import Execution
+from harness.running.lifecycle import RunLifecycle
 from harness.running.result import COUNTED, TIMED, part_of
 from harness.running.settings import Settings
 from harness.store.environment import provenance
@@ -76,7 +76,7 @@ def execute_trial(planned: PlannedTrial, settings: Settings, report: Callable[[]
     return outcome
 
 
-class Trial(Execution):
+class Trial(RunLifecycle):
     """A trial in one process. The test set and the companions of the task are never asked for."""
 
     def __init__(

@@ -11,7 +11,7 @@ from data import Shape
 from harness.planning.study_cost import operations
 from harness.running.execute import execute
 from harness.running.fusing_limit import CPU_PIXELS, GPU_OPERATIONS, fuse_up_to
-from harness.running.lifecycle import Execution
+from harness.running.lifecycle import RunLifecycle
 from harness.running.settings import Settings
 from harness.store.checkpoint import load
 from harness.store.run_folder import RunFolder
@@ -44,7 +44,7 @@ def test_always_and_never_mean_it_but_ranks_and_text_are_never_fused(make_run):
 
 def test_the_innermost_method_is_told_and_copies_too(make_run, tmp_path):
     run = make_run("swa(late_phase_bn(K=2, start=1, prediction=members), start=2)")
-    execution = Execution(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
+    execution = RunLifecycle(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
     parts = methods_within(execution.method)
     assert len(parts) == 3
     assert {part.fuse_up_to for part in parts} == {CPU_PIXELS // execution.task.shape.image_size**2}

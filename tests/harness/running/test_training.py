@@ -13,7 +13,7 @@ from data import Augmentation, Batches
 from harness.running import lifecycle as executing
 from harness.running.distributed.group import ALONE
 from harness.running.execute import execute
-from harness.running.lifecycle import Execution
+from harness.running.lifecycle import RunLifecycle
 from harness.running.optimizers import make_optimizer
 from harness.running.run_data import RunData
 from harness.running.settings import Settings
@@ -361,7 +361,7 @@ def test_seeds_and_threads(make_run, tmp_path, read_result):
 def test_statistics_are_re_estimated_on_augmented_or_plain_data(where, make_run, tmp_path):
     run = make_run("swa(start=1)")
     run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"reestimate_on": where})})
-    execution = Execution(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
+    execution = RunLifecycle(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
     task = replace(execution.task, augmentation=Augmentation(padding=2))
     given = RunData(task, run, ALONE, lambda: 0)
     plain = Batches(task.train, 1000, mean=task.mean, std=task.std)
