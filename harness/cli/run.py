@@ -113,7 +113,7 @@ def run(
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tracking.mlflow_store import store_uri
     from harness.tracking.progress_display import ProgressDisplay, StudyStoppedError
-    from harness.tracking.system_metrics import missing
+    from harness.tracking.system_metrics import missing_packages
 
     wish = Wish(engine, workers, threads, device, gpus, per_gpu, ranks, ray_address, cpus_per_run, gpus_per_run)
     chosen = choose_engine(wish)
@@ -132,7 +132,7 @@ def run(
         began=time.time(),
         system_metrics=system_metrics,
     )
-    if system_metrics and (absent := missing(chosen.device)):
+    if system_metrics and (absent := missing_packages(chosen.device)):
         raise Refusal(f"--system-metrics needs what is not installed: pip install {absent}")
     if plan.alone.keys() - finished:
         check_runs(runs)

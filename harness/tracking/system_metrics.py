@@ -15,7 +15,7 @@ MEGABYTE = 1e6
 Sample = dict[str, float]
 
 
-def missing(device: str) -> str:
+def missing_packages(device: str) -> str:
     """Say what must be installed to sample a device, "" if it is there.
 
     Args:

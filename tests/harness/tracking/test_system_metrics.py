@@ -18,7 +18,15 @@ from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from harness.studies.study import load
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.system_metrics import MEGABYTE, mend, missing, read_gpu, read_machine, read_samples, sampling
+from harness.tracking.system_metrics import (
+    MEGABYTE,
+    mend,
+    missing_packages,
+    read_gpu,
+    read_machine,
+    read_samples,
+    sampling,
+)
 
 pytestmark = pytest.mark.alone
 
@@ -156,11 +164,11 @@ def test_they_are_tracked_where_mlflow_looks_for_them_once(tmp_path, write_study
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
-    assert missing("cpu") == ""
+    assert missing_packages("cpu") == ""
     for module in ("psutil", "pynvml"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert missing("cpu") == "psutil"
-    assert missing("cuda:1") == "psutil nvidia-ml-py"
+    assert missing_packages("cpu") == "psutil"
+    assert missing_packages("cuda:1") == "psutil nvidia-ml-py"
 
 
 class NVMLError(Exception):
