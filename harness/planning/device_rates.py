@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data import Shape
-from harness.planning.study_cost import HOURS, MEASURED, operations
+from harness.planning.study_cost import HOURS, MEASURED, forward_flops
 from harness.planning.workload import Network
 
 FROM_FLOPS = "from FLOPs"
@@ -44,7 +44,7 @@ class Cell(BaseModel):
     @property
     def operations(self) -> float:
         """Count the floating-point operations of one image's forward pass."""
-        return operations(self.architecture, Shape(self.image[0], self.image[1], self.classes, 1), 0)
+        return forward_flops(self.architecture, Shape(self.image[0], self.image[1], self.classes, 1), 0)
 
 
 class Device(BaseModel):

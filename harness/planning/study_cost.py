@@ -126,17 +126,17 @@ def trained(planned: Planned) -> Run:
 def hours_of(run: Run, epochs: int) -> float:
     """Estimate the GPU-hours of so many epochs of plain training with the data and the network of a run."""
     architecture, known, length = MEASURED
-    work = operations_of(run) * shape(run).train * epochs
-    return HOURS * work / (operations(architecture, known, 0) * known.train * length)
+    work = forward_flops_of_run(run) * shape(run).train * epochs
+    return HOURS * work / (forward_flops(architecture, known, 0) * known.train * length)
 
 
-def operations_of(run: Run) -> float:
+def forward_flops_of_run(run: Run) -> float:
     """Count the floating-point operations of one example's forward pass in a run."""
-    return operations(run.architecture, shape(run), run.dataset.segment or SEGMENT)
+    return forward_flops(run.architecture, shape(run), run.dataset.segment or SEGMENT)
 
 
 @lru_cache(maxsize=64)
-def operations(architecture: str, data: Shape, segment: int) -> float:
+def forward_flops(architecture: str, data: Shape, segment: int) -> float:
     """Count the floating-point operations of one example's forward pass, of matrices and convolutions.
 
     Args:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.planning.plan import Plan, shape
-from harness.planning.study_cost import digest, operations_of, plain_epochs, trained
+from harness.planning.study_cost import digest, forward_flops_of_run, plain_epochs, trained
 from harness.planning.trunks import FOLDER, Trunk
 from harness.studies.study import Study, load
 from harness.studies.study_files import names
@@ -100,7 +100,7 @@ def task_of(plan: Plan, key: str) -> Task:
     run = trained(planned)
     data = shape(run)
     image = (data.in_channels, data.image_size, data.image_size) if data.in_channels and data.image_size else None
-    network = Network(run.architecture, image, data.classes, run.recipe.batch_size, operations_of(run))
+    network = Network(run.architecture, image, data.classes, run.recipe.batch_size, forward_flops_of_run(run))
     name = "trunk" if isinstance(planned.run, Trunk) else planned.label
     label = f"{name} · {run.architecture} · {run.dataset.label}"
     examples = round(plain_epochs(plan, key) * data.train, 1)

@@ -9,7 +9,7 @@ import sys
 import torch
 
 from data import Shape
-from harness.planning.study_cost import operations
+from harness.planning.study_cost import forward_flops
 from harness.running.settings import Settings
 from harness.studies.run import Run
 
@@ -34,5 +34,5 @@ def fuse_up_to(settings: Settings, run: Run, shape: Shape) -> int:
     if settings.fuse == "always":
         return sys.maxsize
     if torch.device(settings.device).type == "cuda":
-        return int(GPU_OPERATIONS / operations(run.architecture, shape, 0))
+        return int(GPU_OPERATIONS / forward_flops(run.architecture, shape, 0))
     return CPU_PIXELS // shape.image_size**2

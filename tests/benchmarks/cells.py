@@ -12,7 +12,7 @@ import models
 from data import Augmentation, Batches, Shape, Split
 from harness.costs.cost import Counter
 from harness.parsing.method_expression import parse
-from harness.planning.study_cost import operations
+from harness.planning.study_cost import forward_flops
 from harness.running.compilation import compile_forward, own_gradients
 from harness.running.optimizers import make_optimizer
 from harness.running.precision import use_bfloat16
@@ -67,7 +67,7 @@ class Cell:
     @property
     def operations(self) -> float:
         """Floating-point operations of an image's training: forward, and twice as many backward."""
-        return 3 * operations(self.architecture, Shape(self.channels, self.side, CLASSES, 1), 0)
+        return 3 * forward_flops(self.architecture, Shape(self.channels, self.side, CLASSES, 1), 0)
 
     def describe(self, method: str) -> dict[str, Any]:
         """Say what was timed, as `harness.planning.scaling_forecast` reads it."""

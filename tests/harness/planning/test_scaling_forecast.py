@@ -16,7 +16,7 @@ from harness.planning import scaling_forecast as scaling
 from harness.planning import workload as work
 from harness.planning.device_rates import Rates, RatesError, on_cifar10, paper_rates, read_rates, target_rates
 from harness.planning.scaling_forecast import folder_of, page, predict
-from harness.planning.study_cost import HOURS, operations, read_costs
+from harness.planning.study_cost import HOURS, forward_flops, read_costs
 from harness.planning.workload import (
     Network,
     Task,
@@ -32,8 +32,8 @@ from harness.planning.workload import (
 from harness.studies.study_files import STUDIES, names
 
 PAGE = Path(__file__).parents[3] / "docs" / "scaling.md"
-WRN = Network("wrn-28-10", (3, 32, 32), 10, 128, operations("wrn-28-10", Shape(3, 32, 10, 1), 0))
-SMALL = Network("cresnet20", (3, 32, 32), 10, 128, operations("cresnet20", Shape(3, 32, 10, 1), 0))
+WRN = Network("wrn-28-10", (3, 32, 32), 10, 128, forward_flops("wrn-28-10", Shape(3, 32, 10, 1), 0))
+SMALL = Network("cresnet20", (3, 32, 32), 10, 128, forward_flops("cresnet20", Shape(3, 32, 10, 1), 0))
 
 
 def graph(**tasks):

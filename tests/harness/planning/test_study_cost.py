@@ -6,7 +6,7 @@ import torchvision
 from data import Shape
 from harness.planning import study_cost
 from harness.planning.plan import Plan
-from harness.planning.study_cost import HOURS, StudyCost, count_cost, digest, operations, read_costs
+from harness.planning.study_cost import HOURS, StudyCost, count_cost, digest, forward_flops, read_costs
 from harness.studies.study import load
 from harness.studies.study_files import names
 
@@ -51,10 +51,10 @@ def test_less_data_costs_less(tmp_path):
 
 def test_operations_are_counted_as_published():
     """Twice the multiply-adds: 5.24 billion of a WRN-28-10, torchvision's own count of its ResNet-50, and an LSTM."""
-    assert operations("wrn-28-10", CIFAR, 0) == pytest.approx(2 * 5.24e9, rel=0.01)
+    assert forward_flops("wrn-28-10", CIFAR, 0) == pytest.approx(2 * 5.24e9, rel=0.01)
     gflops = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["_ops"]
-    assert operations("resnet50", Shape(3, 224, 1000, 1), 0) == pytest.approx(2e9 * gflops, rel=0.01)
-    own = operations("lstm-500", Shape(None, None, 205, 1), 100)
+    assert forward_flops("resnet50", Shape(3, 224, 1000, 1), 0) == pytest.approx(2e9 * gflops, rel=0.01)
+    own = forward_flops("lstm-500", Shape(None, None, 205, 1), 100)
     assert own == 2 * 100 * (4 * 500 * (500 + 206) + 500 * 205 + 205)
 
 

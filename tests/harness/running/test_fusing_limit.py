@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data import Shape
-from harness.planning.study_cost import operations
+from harness.planning.study_cost import forward_flops
 from harness.running.execute import execute
 from harness.running.fusing_limit import CPU_PIXELS, GPU_OPERATIONS, fuse_up_to
 from harness.running.lifecycle import RunLifecycle
@@ -28,7 +28,7 @@ def test_on_a_cpu_pixels_decide(make_run, shape, expected):
 def test_on_a_gpu_operations_decide(make_run):
     run = make_run().model_copy(update={"architecture": "cresnet20"})
     limit = fuse_up_to(Settings(device="cuda:1"), run, CIFAR)
-    one = operations("cresnet20", CIFAR, 0)
+    one = forward_flops("cresnet20", CIFAR, 0)
     assert limit * one <= GPU_OPERATIONS < (limit + 1) * one
     large = make_run().model_copy(update={"architecture": "wrn-28-10"})
     assert fuse_up_to(Settings(device="cuda"), large, CIFAR) < 128 < limit
