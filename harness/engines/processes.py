@@ -14,7 +14,7 @@ from harness.engines.engine import Watch, end, look, rest, work
 from harness.engines.lost_workers import TRIES, Losses
 from harness.planning.plan import Planned
 from harness.planning.schedule import Schedule
-from harness.running.execute import give_up
+from harness.running.execute import record_dead_run
 from harness.running.settings import Settings
 from harness.running.worker_process import begin_worker
 from harness.store.claim import free_if_dead
@@ -111,7 +111,7 @@ class Crew:
             end(self.schedule, self.watch, key, Outcome("finished"))
         elif deaths == TRIES:
             reason = f"its worker process died {TRIES} times (killed, or out of memory)"
-            end(self.schedule, self.watch, key, give_up(folder, reason, self.settings))
+            end(self.schedule, self.watch, key, record_dead_run(folder, reason, self.settings))
         elif deaths == TRIES - 1:
             self.slots.ask_alone(self.slots.devices[slot], key)
         else:

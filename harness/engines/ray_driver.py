@@ -12,7 +12,7 @@ from harness.engines.ray_worker import Greeting, Orders, Worker
 from harness.engines.run_archive import Archive, pack, unpack
 from harness.planning.plan import Planned
 from harness.planning.schedule import Schedule
-from harness.running.execute import fail, give_up
+from harness.running.execute import record_dead_run, record_failure
 from harness.running.settings import Settings
 from harness.store.claim import Claim, ClaimError, LostError, TakenError, take
 from harness.store.outcome import Outcome
@@ -282,7 +282,9 @@ class Driver:
             if reason := trouble(error.cause):
                 outcome = Outcome("blocked", f"on {hand.host}, {reason}")
             else:
-                outcome = fail(folder, Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), str(error))
+                outcome = record_failure(
+                    folder, Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), str(error)
+                )
         except self.ray.exceptions.RayError:
             self.lose(hand, key)
             return
@@ -312,7 +314,7 @@ class Driver:
             print(f"{run}: its worker process died; it goes on from its last checkpoint later", file=sys.stderr)
             return
         reason = f"its worker process died {TRIES} times (killed, or out of memory)"
-        self.end(key, give_up(self.folder(key), reason, self.settings))
+        self.end(key, record_dead_run(self.folder(key), reason, self.settings))
 
     def fire(self, hand: Hand) -> None:
         """End a worker at once."""

@@ -54,10 +54,12 @@ def execute(
         else:
             finish(run, settings, folder, needed, trunks, group=ALONE, report=report)
 
-    return guard(run, settings, folder, start)
+    return run_claimed(run, settings, folder, start)
 
 
-def guard(run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, start: Callable[[], None]) -> Outcome:
+def run_claimed(
+    run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, start: Callable[[], None]
+) -> Outcome:
     """Start what finishes a run, alone in its folder, and record there what goes wrong in it.
 
     Args:
@@ -107,7 +109,7 @@ def finish_claimed(
         raise
     except Exception as error:
         outcome = outcome_of(error, settings)
-        return outcome if outcome.state == "blocked" else fail(folder, outcome, traceback.format_exc())
+        return outcome if outcome.state == "blocked" else record_failure(folder, outcome, traceback.format_exc())
     return Outcome("finished")
 
 
@@ -131,7 +133,7 @@ def outcome_of(error: Exception, settings: Settings) -> Outcome:
     return Outcome("failed", f"{reason} ({advice(settings.device)})")
 
 
-def give_up(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
+def record_dead_run(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
     """Record that a run failed whose process can do so no more.
 
     Returns:
@@ -139,7 +141,7 @@ def give_up(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
     """
     try:
         with folder.claim(settings.driver):
-            return Outcome("finished") if folder.finished else fail(folder, Outcome("failed", reason))
+            return Outcome("finished") if folder.finished else record_failure(folder, Outcome("failed", reason))
     except ClaimError as error:
         return Outcome("elsewhere", str(error))
     except OSError as error:
@@ -172,7 +174,7 @@ def finish(
         execution.finish(needed)
 
 
-def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
+def record_failure(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
     """Record in a run's folder how it failed."""
     try:
         write_json(folder.failure, {**outcome._asdict(), "traceback": trace, "time": time.time()})

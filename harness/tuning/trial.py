@@ -10,7 +10,7 @@ from harness.evaluation.each_epoch import EachEpoch
 from harness.evaluation.landscape import Landscape
 from harness.evaluation.weight_space import tally
 from harness.planning.plan import Planned
-from harness.running.execute import guard
+from harness.running.execute import run_claimed
 from harness.running.lifecycle import RunLifecycle
 from harness.running.result import COUNTED, TIMED, part_of
 from harness.running.settings import Settings
@@ -69,7 +69,7 @@ def execute_trial(planned: PlannedTrial, settings: Settings, report: Callable[[]
         "finished" also for a trial that was pruned or diverged: `result.json` says so.
     """
     folder = RunFolder(settings.runs, planned.key)
-    outcome = guard(planned.run, settings, folder, lambda: Trial(planned, settings, folder, report).finish([]))
+    outcome = run_claimed(planned.run, settings, folder, lambda: Trial(planned, settings, folder, report).finish([]))
     if outcome.state == "finished":  # its states are of no further use
         folder.checkpoint.unlink(missing_ok=True)
         folder.progress.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 from harness.planning import plan as planning
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
-from harness.running.execute import fail
+from harness.running.execute import record_failure
 from harness.store.claim import place, see
 from harness.store.outcome import FOUND, Outcome
 from harness.store.run_folder import RunFolder, write_json
@@ -172,7 +172,7 @@ def test_a_result_of_another_driver_counts_as_finished(tmp_path, schedule):
 
 def test_a_failure_of_another_driver_counts_when_it_has_let_the_run_go(tmp_path, schedule):
     key, folder = give_elsewhere(schedule, tmp_path)
-    fail(folder, Outcome("diverged", "boo"))
+    record_failure(folder, Outcome("diverged", "boo"))
     assert list(schedule.look(tmp_path)) == [], "it may be an old one"
     place(folder.path, 2, "")
     outcome = Outcome("diverged", "boo (another driver tried it)")
@@ -188,7 +188,7 @@ def test_a_run_that_another_driver_left_is_taken_again(tmp_path, schedule, why):
     else:
         place(folder.path, 2, "")
     if why == "out of memory":
-        fail(folder, Outcome("out of memory", "boo"))
+        record_failure(folder, Outcome("out of memory", "boo"))
     assert list(schedule.look(tmp_path)) == []
     assert (schedule.elsewhere, schedule.waiting[0], schedule.by_others) == (set(), key, set())
     assert see(folder.path).owner is None

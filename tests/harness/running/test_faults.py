@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from harness.planning.plan import Plan
-from harness.running.execute import execute, fail
+from harness.running.execute import execute, record_failure
 from harness.running.settings import Settings
 from harness.store import checkpoint
 from harness.store.outcome import Outcome
@@ -186,10 +186,10 @@ def test_a_failure_that_cannot_be_recorded_is_told(disk):
     folder.path.mkdir(parents=True)
     disk.fill()
     why = f"no space is left for {folder.failure}: free some"
-    told = fail(folder, Outcome("failed", "ValueError: no"), "trace")
+    told = record_failure(folder, Outcome("failed", "ValueError: no"), "trace")
     assert told == ("blocked", f"ValueError: no (and the failure could not be recorded: {why})")
     disk.free()
-    assert fail(folder, Outcome("failed", "ValueError: no"), "trace") == ("failed", "ValueError: no")
+    assert record_failure(folder, Outcome("failed", "ValueError: no"), "trace") == ("failed", "ValueError: no")
 
 
 def test_a_write_that_fails_names_the_file_and_leaves_nothing(disk):

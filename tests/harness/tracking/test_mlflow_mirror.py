@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from harness.planning.plan import Plan
-from harness.running.execute import fail
+from harness.running.execute import record_failure
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, read_json, write_json, write_lines
 from harness.studies.study import load
@@ -223,7 +223,7 @@ def test_live_updates_come_only_now_and_then(store, planned, tmp_path):
 @pytest.mark.parametrize("state", ["failed", "diverged"])
 def test_a_failed_run_and_its_second_try(store, planned, tmp_path, state):
     folder = RunFolder(tmp_path / "runs", planned.run.key)
-    fail(folder, Outcome(state, "ValueError: " + 5000 * "x"), "trace")
+    record_failure(folder, Outcome(state, "ValueError: " + 5000 * "x"), "trace")
     mirror = Mirror(store, "rows", tmp_path / "runs")
     mirror.send(planned)
     _, by_key = tracked(store)

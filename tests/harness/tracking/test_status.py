@@ -16,7 +16,7 @@ from rich.console import Console
 from harness.cli import app as cli
 from harness.cli import status as cli_watch
 from harness.planning.plan import Plan
-from harness.running.execute import execute, fail
+from harness.running.execute import execute, record_failure
 from harness.running.settings import Settings
 from harness.store import progress
 from harness.store.outcome import Outcome
@@ -77,7 +77,7 @@ def test_every_state(plan, tmp_path, run_study):
     finished, running, stopped, failed, new = plan.runs.values()
     assert execute(finished.run, Settings(runs), []).state == "finished"
     write_json(RunFolder(runs, stopped.key).progress, {"stage": "training", "epoch": 2, "epochs": 3, "time": 50.0})
-    fail(RunFolder(runs, failed.key), Outcome("failed", "ValueError: no"))
+    record_failure(RunFolder(runs, failed.key), Outcome("failed", "ValueError: no"))
     with worked_on(runs, running.key) as pid:
         before = time.time()
         found = look_at_all(plan, runs)
