@@ -16,9 +16,9 @@ from harness.studies.run import Run
 from methods import Method
 from methods.core.wrapper import methods_within
 
-COUNTED = ("forward_examples", "backward_examples", "optimizer_steps")
+COUNTED_COSTS = ("forward_examples", "backward_examples", "optimizer_steps")
 """What of a cost is the same whenever a run is repeated."""
-TIMED = ("train_seconds", "peak_memory_bytes")
+TIMED_COSTS = ("train_seconds", "peak_memory_bytes")
 """What of a cost differs from machine to machine."""
 
 
@@ -63,15 +63,15 @@ def make_result(
         **({"left_out": around.left_out} if around.left_out else {}),
         "members": found.curves,
         "cost": {
-            **part_of(alone, COUNTED),
+            **select_costs(alone, COUNTED_COSTS),
             "parameters_trained": trained,
             "parameters_kept": found.parameters_kept,
             "forwards_per_example": found.forwards_per_example,
         },
-        "spent": part_of(spent, COUNTED),
+        "spent": select_costs(spent, COUNTED_COSTS),
         "timing": {
-            **part_of(alone, TIMED, "cost/"),
-            **part_of(spent, TIMED, "spent/"),
+            **select_costs(alone, TIMED_COSTS, "cost/"),
+            **select_costs(spent, TIMED_COSTS, "spent/"),
             "cost/seconds_per_1000_predictions": found.seconds_per_1000,
             "finished": time.time(),
         },
@@ -94,14 +94,18 @@ def make_trunk_result(trunk: Trunk, cost: Cost, spent: Cost, device: torch.devic
         "spec": trunk.spec(),
         "metrics": {},
         "members": {},
-        "cost": part_of(cost, COUNTED),
-        "spent": part_of(spent, COUNTED),
-        "timing": {**part_of(cost, TIMED, "cost/"), **part_of(spent, TIMED, "spent/"), "finished": time.time()},
+        "cost": select_costs(cost, COUNTED_COSTS),
+        "spent": select_costs(spent, COUNTED_COSTS),
+        "timing": {
+            **select_costs(cost, TIMED_COSTS, "cost/"),
+            **select_costs(spent, TIMED_COSTS, "spent/"),
+            "finished": time.time(),
+        },
         "provenance": provenance(device),
     }
 
 
-def part_of(cost: Cost, names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+def select_costs(cost: Cost, names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
     """Give some of a cost's figures as JSON values; memory only where it was measured."""
     values = {f"{prefix}{name}": getattr(cost, name) for name in names}
     return {name: value for name, value in values.items() if value or not name.endswith("peak_memory_bytes")}
@@ -109,5 +113,5 @@ def part_of(cost: Cost, names: tuple[str, ...], prefix: str = "") -> dict[str, A
 
 def cost_of(result: Mapping[str, Any]) -> Cost:
     """Read from a finished run's result what it would have cost alone."""
-    timing = {name: result["timing"].get(f"cost/{name}", 0) for name in TIMED}
-    return Cost(**{name: result["cost"][name] for name in COUNTED}, **timing)
+    timing = {name: result["timing"].get(f"cost/{name}", 0) for name in TIMED_COSTS}
+    return Cost(**{name: result["cost"][name] for name in COUNTED_COSTS}, **timing)

@@ -12,7 +12,7 @@ from harness.evaluation.weight_space import tally
 from harness.planning.plan import Planned
 from harness.running.execute import run_claimed
 from harness.running.lifecycle import RunLifecycle
-from harness.running.result import COUNTED, TIMED, part_of
+from harness.running.result import COUNTED_COSTS, TIMED_COSTS, select_costs
 from harness.running.settings import Settings
 from harness.store.environment import provenance
 from harness.store.outcome import DivergenceError, Outcome
@@ -163,8 +163,8 @@ class Trial(RunLifecycle):
                 "metrics": score,
                 "epoch": self.epoch,
                 "plain_trainings": (cost.forward_examples + 2 * cost.backward_examples) / plain,
-                "cost": part_of(cost, COUNTED),
-                "timing": {**part_of(cost, TIMED, "cost/"), "finished": time.time()},
+                "cost": select_costs(cost, COUNTED_COSTS),
+                "timing": {**select_costs(cost, TIMED_COSTS, "cost/"), "finished": time.time()},
                 "provenance": provenance(self.device) | self.ways(),
             },
         )
