@@ -161,7 +161,7 @@ class RunLifecycle:
                 self.save()
             cost = self.counter.cost
             result = make_trunk_result(trunk, cost, cost - self.inherited, self.device)
-            result["provenance"] |= self.ways()
+            result["provenance"] |= self.execution_details()
             write_json(self.folder.result, result)
             self.folder.progress.unlink(missing_ok=True)
         self.group.wait()
@@ -307,7 +307,7 @@ class RunLifecycle:
             plain = Anchor(dict(other.to(self.device).net.named_parameters()))
         return explore(self.method, self.run.evaluate, examples, plain)
 
-    def ways(self) -> dict[str, str]:
+    def execution_details(self) -> dict[str, str]:
         """Say in which of several ways the same was computed."""
         ranks = {"ranks": str(self.group.size)} if self.group.size > 1 else {}
         return {"compile": self.compile, "fuse_up_to": str(self.fuse_up_to), **ranks}
@@ -328,7 +328,7 @@ class RunLifecycle:
         needed = [read_json(part.result) for part in parts]
         cost = self.counter.cost
         result = make_result(self.run, self.method, found, around, cost, cost - self.inherited, needed, self.device)
-        result["provenance"] |= self.ways()
+        result["provenance"] |= self.execution_details()
         write_json(self.folder.result, result)
 
 

@@ -165,7 +165,7 @@ class Trial(RunLifecycle):
                 "plain_trainings": (cost.forward_examples + 2 * cost.backward_examples) / plain,
                 "cost": select_costs(cost, COUNTED_COSTS),
                 "timing": {**select_costs(cost, TIMED_COSTS, "cost/"), "finished": time.time()},
-                "provenance": provenance(self.device) | self.ways(),
+                "provenance": provenance(self.device) | self.execution_details(),
             },
         )
 
