@@ -8,7 +8,7 @@ from harness.planning.plan import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import execute
 from harness.running.settings import Settings
-from harness.running.worker_process import trim
+from harness.running.worker_process import trim_heap
 from harness.store.outcome import Outcome
 from harness.tuning.trial import PlannedTrial, execute_trial
 
@@ -95,4 +95,4 @@ def work(planned: Planned, settings: Settings, report: Callable[[], None] = lamb
         assert error.__cause__ is not None
         raise error.__cause__ from None
     finally:
-        trim()
+        trim_heap()

@@ -16,7 +16,7 @@ from harness.planning.plan import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import record_dead_run
 from harness.running.settings import Settings
-from harness.running.worker_process import begin_worker
+from harness.running.worker_process import initialize_worker
 from harness.store.claim import free_if_dead
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
@@ -142,7 +142,7 @@ class Worker:
             except BrokenProcessPool:  # it died while it was idle
                 self.stop()
         context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(1, context, initializer=begin_worker, initargs=(self.threads,))
+        self.pool = ProcessPoolExecutor(1, context, initializer=initialize_worker, initargs=(self.threads,))
         return self.pool.submit(work, planned, settings)
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 import torch
 
 
-def begin_worker(threads: int) -> None:
+def initialize_worker(threads: int) -> None:
     """Set up a worker process: it leaves Ctrl-C to the driver, and ends when the driver does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
@@ -40,7 +40,7 @@ KEEP = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}
 def free_memory() -> None:
     """Give memory back that earlier runs of this process used."""
     gc.collect()
-    trim()
+    trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -60,7 +60,7 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def trim() -> None:
+def trim_heap() -> None:
     """Give back to the system what this process keeps, as between runs, of which one may need far more than others."""
     malloc_trim = from_glibc("malloc_trim")
     if malloc_trim is not None:

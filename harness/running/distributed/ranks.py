@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from harness.running.distributed.group import Group
-from harness.running.worker_process import begin_worker
+from harness.running.worker_process import initialize_worker
 
 NEVER = timedelta(days=365)
 """A rank waits for the others as long as they live: an evaluation may be long, and deaths are noticed elsewhere."""
@@ -135,7 +135,7 @@ def device_of(device: str, rank: int) -> str:
 
 def be_rank(job: Job, rank: int, ranks: int, device: str, threads: int, store: Path, sender: Connection) -> None:
     """Be a rank, in a process of its own; whatever goes wrong is sent to the process that started it."""
-    begin_worker(threads)
+    initialize_worker(threads)
     try:
         cuda = device.startswith("cuda")
         if cuda:
