@@ -13,7 +13,7 @@ from harness.planning.trunks import Trunk
 from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import simulate_run
 from harness.running.distributed.group import ALONE, Group
-from harness.running.distributed.ranks import device_of, run_together
+from harness.running.distributed.ranks import rank_device, run_together
 from harness.running.lifecycle import NeedError, RunLifecycle
 from harness.running.out_of_memory import advice, ran_out_of_memory
 from harness.running.settings import Settings
@@ -162,7 +162,7 @@ def finish(
     if group.size > 1:
         decoders = usable_cpus() if settings.decoders is None else settings.decoders
         share = decoders and max(1, decoders // group.size)
-        settings = replace(settings, device=device_of(settings.device, group.rank), decoders=share)
+        settings = replace(settings, device=rank_device(settings.device, group.rank), decoders=share)
     with group.in_turn():
         if isinstance(run, Trunk):
             execution = RunLifecycle(run.run, settings, folder, report, trunks, group, until=run.epochs)

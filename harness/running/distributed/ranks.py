@@ -70,7 +70,7 @@ def run_together(job: Job, ranks: int, device: str, report: Report) -> None:
         try:
             for rank in range(ranks):
                 receiver, sender = context.Pipe(duplex=False)
-                arguments = (job, rank, ranks, device_of(device, rank), threads, Path(folder, "store"), sender)
+                arguments = (job, rank, ranks, rank_device(device, rank), threads, Path(folder, "store"), sender)
                 process = context.Process(target=be_rank, args=arguments, name=f"rank {rank}")
                 process.start()
                 processes.append(process)
@@ -127,7 +127,7 @@ def how(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def device_of(device: str, rank: int) -> str:
+def rank_device(device: str, rank: int) -> str:
     """Name the device of a rank, given that of rank 0."""
     kind, _, index = device.partition(":")
     return f"{kind}:{int(index or 0) + rank}" if kind == "cuda" else device

@@ -14,7 +14,7 @@ from harness.cli.options import Refusal
 from harness.parsing.plugins import available
 from harness.running.distributed import ranks
 from harness.running.distributed.group import Group
-from harness.running.distributed.ranks import RankError, device_of, portable, watch
+from harness.running.distributed.ranks import RankError, portable, rank_device, watch
 from harness.running.execute import execute
 from harness.running.settings import Settings
 from harness.store import checkpoint as checkpoints
@@ -366,9 +366,9 @@ def test_errors_travel():
 
 
 def test_devices(monkeypatch):
-    assert [device_of("cuda", rank) for rank in range(2)] == ["cuda:0", "cuda:1"]
-    assert [device_of("cuda:2", rank) for rank in range(2)] == ["cuda:2", "cuda:3"]
-    assert device_of("cpu", 1) == "cpu"
+    assert [rank_device("cuda", rank) for rank in range(2)] == ["cuda:0", "cuda:1"]
+    assert [rank_device("cuda:2", rank) for rank in range(2)] == ["cuda:2", "cuda:3"]
+    assert rank_device("cpu", 1) == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     check_ranks("cpu", 9, 2)
     check_ranks("cuda:2", 2, 1)
