@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from harness.planning.plan import Planned
 from harness.store.run_folder import RunFolder, read_json
-from harness.tracking.mlflow_store import TrackingError, make_database, reachable
+from harness.tracking.mlflow_store import TrackingError, make_database, tracking_errors
 from harness.tracking.system_metrics import read_samples
 
 PATIENCE = 60.0
@@ -123,7 +123,7 @@ class Mirror:
             raise TrackingError(f"mlflow is not installed ({error})") from error
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is told in a line
-        with reachable(self.store):
+        with tracking_errors(self.store):
             if self.store.startswith("sqlite:///"):
                 make_database(Path(self.store.removeprefix("sqlite:///").partition("?")[0]))
             client = MlflowClient(self.store)
@@ -152,7 +152,7 @@ class Mirror:
         Raises:
             TrackingError: if the store cannot be reached.
         """
-        with reachable(self.store):
+        with tracking_errors(self.store):
             self.known |= self.read_runs(self.client)
 
     def read_runs(self, client: Any) -> dict[str, tuple[str, dict[str, str]]]:
@@ -181,7 +181,7 @@ class Mirror:
         tags = {"label": planned.label, "role": planned.role, "state": state}
         if failure and not result:
             tags["reason"] = failure["reason"][:4000]
-        with reachable(self.store):
+        with tracking_errors(self.store):
             run_id, old = self.known.get(planned.key) or self.find_or_create(planned)
             if "state" not in old:  # it is new, or a kill came between its making and its first update
                 self.set_params(run_id, flatten(planned.run.model_dump(mode="json")))

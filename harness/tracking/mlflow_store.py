@@ -54,7 +54,7 @@ def make_database(path: Path) -> None:
 
 
 @contextmanager
-def reachable(store: str) -> Iterator[None]:
+def tracking_errors(store: str) -> Iterator[None]:
     """Turn every way in which a store can fail into `TrackingError`, naming the store."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException

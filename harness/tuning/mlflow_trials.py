@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from harness.planning.plan import Planned
 from harness.store.run_folder import RunFolder, read_json
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.mlflow_store import reachable
+from harness.tracking.mlflow_store import tracking_errors
 from harness.tuning.search import Search
 from harness.tuning.trial_budget import account
 from harness.tuning.trial_journal import end_of, folder_of
@@ -103,7 +103,7 @@ class TuningMirror(Mirror):
             TrackingError: if the store cannot be reached.
         """
         assert isinstance(planned, Tracked)
-        with reachable(self.store):
+        with tracking_errors(self.store):
             if planned.number is None:
                 self.update_search(planned)
             else:
