@@ -57,7 +57,7 @@ def compile_forward(net: nn.Module, mode: str) -> None:
     net.__dict__["forward"] = CompiledForward(net, run)
 
 
-def own_gradients(method: Method) -> None:
+def clone_gradients(method: Method) -> None:
     """Let gradients be copied out of the memory of CUDA graphs, whose next replay overwrites them.
 
     Without that, several backward passes before a step would add up what is no longer there.

@@ -20,7 +20,7 @@ from harness.evaluation.evaluate_text import evaluate_text
 from harness.evaluation.landscape import Examples, Landscape, explore
 from harness.parsing.plugins import available
 from harness.planning.trunks import Trunk
-from harness.running.compilation import compile_forward, own_gradients
+from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.distributed.group import ALONE, Group
 from harness.running.distributed.synchronized import DividedRecipe, synchronize
 from harness.running.fusing_limit import fuse_up_to
@@ -94,7 +94,7 @@ class RunLifecycle:
             self.optimizer = make_optimizer(self.method, self.method.recipe)
             self.optimizer.register_step_post_hook(self.counter.step)
         if self.compile == "reduce-overhead":
-            own_gradients(self.method)
+            clone_gradients(self.method)
         self.fuse_up_to = fuse_up_to(settings, run, self.task.shape)
         for part in methods_within(self.method):
             part.fuse_up_to = self.fuse_up_to

@@ -13,7 +13,7 @@ from data import Augmentation, Batches, Shape, Split
 from harness.costs.cost import Counter
 from harness.parsing.method_expression import parse
 from harness.planning.study_cost import forward_flops
-from harness.running.compilation import compile_forward, own_gradients
+from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.optimizers import make_optimizer
 from harness.running.precision import use_bfloat16
 from harness.running.training_loop import train_epoch
@@ -119,7 +119,7 @@ class Cell:
 
         method = make(MakeNet(attach, seed=0), self.recipe).to(self.device)
         if self.compile == "reduce-overhead":
-            own_gradients(method)
+            clone_gradients(method)
         for part in methods_within(method):
             part.fuse_up_to = self.fuse_up_to
         return method

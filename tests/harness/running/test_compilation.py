@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from harness.running.compilation import compile_forward, own_gradients
+from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.execute import execute
 from harness.running.optimizers import make_optimizer
 from harness.running.settings import Settings
@@ -210,7 +210,7 @@ def test_any_number_of_runs_in_a_process_is_compiled(make_run, tmp_path):
 
 def test_gradients_are_copied_out_of_the_memory_of_graphs():
     method = METHODS["sgd"](MakeNet(TinyNet, seed=0), Recipe(epochs=1))
-    own_gradients(method)
+    clone_gradients(method)
     given = torch.ones(3)
     method.net.head.bias.backward(given)
     assert torch.equal(method.net.head.bias.grad, given)

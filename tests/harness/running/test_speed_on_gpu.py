@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import models
-from harness.running.compilation import compile_forward, own_gradients
+from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.optimizers import make_optimizer
 from harness.running.precision import use_bfloat16
 from harness.running.training_loop import grouped
@@ -49,7 +49,7 @@ def on_gpu(make, architecture, mode="off", dtype=torch.float64, *, half=False):
 
     method = make(MakeNet(network, seed=0), RECIPE).to("cuda", dtype)
     if mode == "reduce-overhead":
-        own_gradients(method)
+        clone_gradients(method)
     method.begin_epoch(0)
     return method.train()
 
