@@ -54,7 +54,7 @@ def end(schedule: Schedule, watch: Watch, key: str, outcome: Outcome) -> None:
 
 def look(schedule: Schedule, settings: Settings, watch: Watch) -> None:
     """Note what other drivers have ended; to be called again and again."""
-    for key, outcome in schedule.look(settings.runs):
+    for key, outcome in schedule.check_elsewhere(settings.runs):
         watch.ended(schedule.runs[key], outcome)
 
 

@@ -115,7 +115,7 @@ class Crew:
         elif deaths == TRIES - 1:
             self.slots.ask_alone(self.slots.devices[slot], key)
         else:
-            self.schedule.again(key)
+            self.schedule.put_back(key)
 
     def stop(self) -> None:
         """End the workers at once, and leave what they worked on to other drivers."""

@@ -63,12 +63,12 @@ class Schedule:
         if outcome == Outcome("finished", FOUND):
             self.by_others.add(key)
 
-    def again(self, key: str) -> None:
+    def put_back(self, key: str) -> None:
         """Put a run back whose worker died."""
         self.running.discard(key)
         self.waiting.appendleft(key)
 
-    def look(self, root: Path) -> Iterator[tuple[str, Outcome]]:
+    def check_elsewhere(self, root: Path) -> Iterator[tuple[str, Outcome]]:
         """Look after the runs that are elsewhere, now and then; those that others have left wait to be taken again.
 
         Args:

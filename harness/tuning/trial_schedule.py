@@ -88,7 +88,7 @@ class Trials(Schedule):
             self.journals[planned.search].tell(planned.number, "failed", None, outcome.reason, 0.0)
         self.fill()
 
-    def look(self, root: Path) -> Iterator[tuple[str, Outcome]]:
+    def check_elsewhere(self, root: Path) -> Iterator[tuple[str, Outcome]]:
         """Forget what other drivers ended, who have told the journal of it, and see what is left to do."""
         self.elsewhere.clear()
         self.fill()

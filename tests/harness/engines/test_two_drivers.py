@@ -158,7 +158,7 @@ def give_elsewhere(schedule, root):
     schedule.end(key, Outcome("elsewhere"))
     assert schedule.elsewhere == {key}
     assert schedule.left
-    assert list(schedule.look(root)) == []
+    assert list(schedule.check_elsewhere(root)) == []
     assert schedule.elsewhere == {key}
     return key, folder
 
@@ -166,17 +166,17 @@ def give_elsewhere(schedule, root):
 def test_a_result_of_another_driver_counts_as_finished(tmp_path, schedule):
     key, folder = give_elsewhere(schedule, tmp_path)
     write_json(folder.result, {"key": key})
-    assert list(schedule.look(tmp_path)) == [(key, Outcome("finished", "by another driver"))]
+    assert list(schedule.check_elsewhere(tmp_path)) == [(key, Outcome("finished", "by another driver"))]
     assert (schedule.elsewhere, schedule.finished, schedule.by_others) == (set(), {key}, {key})
 
 
 def test_a_failure_of_another_driver_counts_when_it_has_let_the_run_go(tmp_path, schedule):
     key, folder = give_elsewhere(schedule, tmp_path)
     record_failure(folder, Outcome("diverged", "boo"))
-    assert list(schedule.look(tmp_path)) == [], "it may be an old one"
+    assert list(schedule.check_elsewhere(tmp_path)) == [], "it may be an old one"
     place(folder.path, 2, "")
     outcome = Outcome("diverged", "boo (another driver tried it)")
-    assert list(schedule.look(tmp_path)) == [(key, outcome)]
+    assert list(schedule.check_elsewhere(tmp_path)) == [(key, outcome)]
     assert (schedule.failed, schedule.by_others) == ({key: outcome}, {key})
 
 
@@ -189,7 +189,7 @@ def test_a_run_that_another_driver_left_is_taken_again(tmp_path, schedule, why):
         place(folder.path, 2, "")
     if why == "out of memory":
         record_failure(folder, Outcome("out of memory", "boo"))
-    assert list(schedule.look(tmp_path)) == []
+    assert list(schedule.check_elsewhere(tmp_path)) == []
     assert (schedule.elsewhere, schedule.waiting[0], schedule.by_others) == (set(), key, set())
     assert see(folder.path).owner is None
     assert schedule.take() == key
@@ -230,7 +230,7 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
     show.looked = 0.0
     show.tick()
     write_json(folder.result, {"key": other})
-    for key, outcome in schedule.look(tmp_path):
+    for key, outcome in schedule.check_elsewhere(tmp_path):
         show.ended(plan.runs[key], outcome)
     assert sent == [(mine, True), (mine, False)]
     assert left == [plan.runs[other]]
@@ -244,7 +244,7 @@ def test_runs_are_looked_at_now_and_then(tmp_path, schedule, monkeypatch):
     key, folder = give_elsewhere(schedule, tmp_path)
     write_json(folder.result, {"key": key})
     monkeypatch.setattr(planning, "LOOK", 60.0)
-    assert list(schedule.look(tmp_path)) == []
+    assert list(schedule.check_elsewhere(tmp_path)) == []
 
 
 def test_two_drivers_that_make_the_experiment_at_once_share_it(tmp_path, empty_store, monkeypatch):

@@ -145,7 +145,7 @@ def test_a_run_whose_worker_died_is_the_next(chain):
     (a, b, c, _), runs = chain
     schedule = Schedule(runs, {a, b})
     assert schedule.take() == c
-    schedule.again(c)
+    schedule.put_back(c)
     assert schedule.running == set()
     assert schedule.take() == c
 
