@@ -80,10 +80,10 @@ class BackgroundMirror:
             self.changed.notify_all()
         self.wait(moment)
 
-    def leave(self, planned: Planned) -> None:
+    def leave_to_other_driver(self, planned: Planned) -> None:
         """Leave a run to the driver that trained it; `finish` makes sure that it was sent."""
         self.planned[planned.key] = planned
-        self.mirror.leave(planned)
+        self.mirror.leave_to_other_driver(planned)
 
     def wait(self, seconds: float) -> None:
         """Wait until everything is sent, but not longer than this.

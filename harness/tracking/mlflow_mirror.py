@@ -65,7 +65,7 @@ class Mirror:
         self.updated[key] = time.monotonic()
         self.attempt(key, lambda: self.update(planned))
 
-    def leave(self, planned: Planned) -> None:
+    def leave_to_other_driver(self, planned: Planned) -> None:
         """Leave a run to the driver that trained it; `close` makes sure that it was sent."""
         self.left[planned.key] = planned
 

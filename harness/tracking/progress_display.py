@@ -105,7 +105,7 @@ class ProgressDisplay:
                 soft_wrap=True,
             )
         if key in self.schedule.by_others:
-            self.mirror.leave(planned)
+            self.mirror.leave_to_other_driver(planned)
         else:
             self.mirror.send(planned)
         wanted = awaited(self.schedule)

@@ -26,7 +26,7 @@ class Store:
     def open(self):
         self.answers.wait(30)
 
-    def leave(self, planned):
+    def leave_to_other_driver(self, planned):
         self.left[planned.key] = planned
 
     def close(self):
@@ -134,7 +134,7 @@ def test_the_waits_are_short():
 def test_what_other_drivers_trained_is_unsent_too_while_the_store_is_away(store):
     sender = BackgroundMirror(store)
     store.away = True
-    sender.leave(run("a"))
+    sender.leave_to_other_driver(run("a"))
     assert sender.unsent == {"a"}
     sender.finish(1.0)
     assert sender.unsent == {"a"}

@@ -182,7 +182,7 @@ def test_a_store_that_hangs_does_not_hold_tuning_up(tuning, store, tmp_path, mon
 
     monkeypatch.setattr(TuningMirror, "connect", hang)
     schedule, sender = tuning(
-        store, trials=2, before=lambda mirror: BackgroundMirror(mirror, moment=0.01, opening=0.01)
+        store, trials=2, before=lambda mirror: BackgroundMirror(mirror, send_seconds=0.01, open_seconds=0.01)
     )
     assert all(schedule.complete(key) for key in schedule.searches)
     assert sender.behind
