@@ -127,7 +127,7 @@ class Mirror:
             if self.store.startswith("sqlite:///"):
                 make_database(Path(self.store.removeprefix("sqlite:///").partition("?")[0]))
             client = MlflowClient(self.store)
-            self.experiment = self.find_or_create_experiment(client)
+            self.experiment_id = self.find_or_create_experiment(client)
             self.known |= self.read_runs(client)
         self.client = client
 
@@ -160,7 +160,7 @@ class Mirror:
         found: dict[str, tuple[str, dict[str, str]]] = {}
         token = None
         while True:
-            page = client.search_runs([self.experiment], max_results=1000, page_token=token)
+            page = client.search_runs([self.experiment_id], max_results=1000, page_token=token)
             found |= {
                 run.data.tags["key"]: (run.info.run_id, dict(run.data.tags)) for run in page if "key" in run.data.tags
             }
@@ -207,7 +207,7 @@ class Mirror:
         """Find the MLflow run of a run, which another driver may have made meanwhile, or make it."""
         key = planned.key
         with FileLock(self.runs / "tracking.lock"):
-            found = self.client.search_runs([self.experiment], filter_string=f"tags.key = '{key}'")
+            found = self.client.search_runs([self.experiment_id], filter_string=f"tags.key = '{key}'")
             if not found:
                 return self.create(planned)
         self.known[key] = (found[0].info.run_id, dict(found[0].data.tags))
@@ -223,7 +223,7 @@ class Mirror:
             **run.tags(),
             **({"banner": self.banner} if self.banner else {}),
         }
-        made = self.client.create_run(self.experiment, tags=tags, run_name=f"{planned.label} · {run.place}")
+        made = self.client.create_run(self.experiment_id, tags=tags, run_name=f"{planned.label} · {run.place}")
         self.known[run.key] = (made.info.run_id, tags)
         return self.known[run.key]
 

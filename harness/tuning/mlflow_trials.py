@@ -186,11 +186,11 @@ class TuningMirror(Mirror):
         if key not in self.known:
             name, tags = describe()
             with FileLock(self.runs / "tracking.lock"):
-                found = self.client.search_runs([self.experiment], filter_string=f"tags.key = '{key}'")
+                found = self.client.search_runs([self.experiment_id], filter_string=f"tags.key = '{key}'")
                 if found:
                     self.known[key] = (found[0].info.run_id, dict(found[0].data.tags))
                 else:
-                    made = self.client.create_run(self.experiment, tags={"key": key, **tags}, run_name=name)
+                    made = self.client.create_run(self.experiment_id, tags={"key": key, **tags}, run_name=name)
                     self.known[key] = (made.info.run_id, {"key": key, **tags})
         return self.known[key]
 
