@@ -56,11 +56,15 @@ def test_imports_point_one_way(name):
         assert not names & FORBIDDEN[name], path
 
 
-def test_only_the_mirror_and_the_reader_import_mlflow():
+def test_only_the_tracking_files_and_the_reader_import_mlflow():
     users = {
         path.relative_to(ROOT).as_posix()
         for name in PACKAGES
         for path, names in imports(name).items()
         if "mlflow" in names
     }
-    assert users == {"harness/tracking/mlflow_mirror.py", "harness/tracking/mlflow_store.py", "analysis/frame/runs.py"}
+    assert users == {
+        "harness/tracking/mlflow_experiment.py",
+        "harness/tracking/mlflow_store.py",
+        "analysis/frame/runs.py",
+    }

@@ -1,4 +1,4 @@
-"""Sends to the tracking store in a thread of its own, so that nobody waits for one that is slow or away."""
+"""Sends runs to the tracking store in a background thread, so that training never waits long for a slow store."""
 
 import threading
 import time
@@ -7,37 +7,44 @@ from pathlib import Path
 from harness.planning.plan import Planned
 from harness.tracking.mlflow_mirror import Mirror
 
-MOMENT = 2.0
-"""Seconds that a sending is waited for: a healthy store is done by then, and the next run trains undisturbed."""
-OPENING = 15.0
-"""Seconds that the opening is waited for: a new database takes some."""
-FAREWELL = 30.0
-"""Seconds that what is left is waited for at the end."""
+SEND_SECONDS = 2.0
+"""Seconds that `send` waits. A healthy store has taken a run by then, so that the next run trains undisturbed."""
+OPEN_SECONDS = 15.0
+"""Seconds that the constructor waits for the store to be opened; creating a database takes some."""
+FINISH_SECONDS = 30.0
+"""Seconds that `finish` waits for the runs that are still to be sent."""
 
 
 class BackgroundMirror:
-    """Stands before a `Mirror`, and has a thread do what the mirror would do at once.
+    """Wraps a `Mirror` and calls it in a thread of its own.
 
-    Whoever sends waits for a moment, as long as the thread keeps up; once it is behind, nobody waits for it at all.
+    `send` waits for a moment while the thread keeps up. Once the thread is behind, `send` only adds to its queue.
+
+    Attributes:
+        queue: runs to send, by key, each with whether it is still running.
+        known: all runs that were ever passed to this object, by key.
+        sending: the key of the run that is being sent; "" while the store is opened or closed; None while idle.
+        closing: whether the thread is to close the mirror once the queue is empty.
+        error: what ended the thread; None while it works.
     """
 
-    def __init__(self, mirror: Mirror, moment: float = MOMENT, opening: float = OPENING) -> None:
+    def __init__(self, mirror: Mirror, send_seconds: float = SEND_SECONDS, open_seconds: float = OPEN_SECONDS) -> None:
         """Start the thread, which opens the store.
 
         Args:
             mirror: does the sending.
-            moment: seconds that a sending is waited for.
-            opening: seconds that the opening of the store is waited for.
+            send_seconds: the longest that `send` waits.
+            open_seconds: the longest that this constructor waits.
         """
-        self.mirror, self.moment = mirror, moment
-        self.waiting: dict[str, tuple[Planned, bool]] = {}
-        self.planned: dict[str, Planned] = {}
-        self.busy: str | None = ""  # the key that is being sent, "" while the store is opened
+        self.mirror, self.send_seconds = mirror, send_seconds
+        self.queue: dict[str, tuple[Planned, bool]] = {}
+        self.known: dict[str, Planned] = {}
+        self.sending: str | None = ""
         self.closing = False
         self.error: BaseException | None = None
         self.changed = threading.Condition()
-        threading.Thread(target=self.work, name="tracking", daemon=True).start()
-        self.wait(opening)
+        threading.Thread(target=self.run_thread, name="tracking", daemon=True).start()
+        self.wait(open_seconds)
 
     @property
     def runs(self) -> Path:
@@ -46,50 +53,50 @@ class BackgroundMirror:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the store; "" if nothing is, as far as is known."""
+        """What is wrong with the store; "" if nothing is known to be wrong."""
         return self.mirror.problem
 
     @property
     def unsent(self) -> set[str]:
-        """Keys of the runs that the store does not have as they are now."""
+        """Keys of the runs that the store lacks, or has in an older state."""
         with self.changed:
             return (
                 self.mirror.unsent
-                | self.mirror.left.keys()
-                | self.waiting.keys()
-                | ({self.busy} if self.busy else set())
+                | self.mirror.left_to_others.keys()
+                | self.queue.keys()
+                | ({self.sending} if self.sending else set())
             )
 
     @property
     def behind(self) -> bool:
-        """Whether the thread is not done with what it was given."""
-        return bool(self.waiting) or self.closing or self.busy is not None
+        """Whether the thread still has something to do."""
+        return bool(self.queue) or self.closing or self.sending is not None
 
     def send(self, planned: Planned, *, live: bool = False) -> None:
-        """Have sent what is new in a run's folder.
+        """Queue a run, so that what is new in its folder is sent.
 
         Args:
             planned: the run.
-            live: it is still running; send only now and then.
+            live: whether it is still running; then it is sent only now and then.
         """
         with self.changed:
-            moment = 0.0 if self.behind else self.moment
-            _, lively = self.waiting.get(planned.key, (planned, True))
-            self.waiting[planned.key] = planned, live and lively
-            self.planned[planned.key] = planned
+            seconds = 0.0 if self.behind else self.send_seconds
+            _, queued_live = self.queue.get(planned.key, (planned, True))
+            self.queue[planned.key] = planned, live and queued_live
+            self.known[planned.key] = planned
             self.changed.notify_all()
-        self.wait(moment)
+        self.wait(seconds)
 
     def leave_to_other_driver(self, planned: Planned) -> None:
-        """Leave a run to the driver that trained it; `finish` makes sure that it was sent."""
-        self.planned[planned.key] = planned
+        """Leave the sending of a run to the driver that trained it; `finish` sends it if that driver did not."""
+        self.known[planned.key] = planned
         self.mirror.leave_to_other_driver(planned)
 
     def wait(self, seconds: float) -> None:
-        """Wait until everything is sent, but not longer than this.
+        """Wait until the thread has nothing left to do, but at most this long.
 
         Raises:
-            BaseException: what went wrong in the thread and is no trouble of the store's, but a defect.
+            BaseException: what ended the thread. Troubles of the store do not, so that this is a defect.
         """
         with self.changed:
             self.changed.wait_for(lambda: self.error or not self.behind, seconds)
@@ -97,8 +104,12 @@ class BackgroundMirror:
                 raise self.error
 
     def finish(self, seconds: float | None = None) -> None:
-        """Send what other drivers did not, and once more what the store did not take; wait no longer than this."""
-        seconds = FAREWELL if seconds is None else seconds
+        """Send the runs that other drivers did not send, then try those again that the store did not accept.
+
+        Args:
+            seconds: the longest to wait; None for `FINISH_SECONDS`.
+        """
+        seconds = FINISH_SECONDS if seconds is None else seconds
         end = time.monotonic() + seconds
         with self.changed:
             self.closing = True
@@ -107,21 +118,21 @@ class BackgroundMirror:
         if self.mirror.unsent and not self.behind:
             self.mirror.retry_at = 0.0
             with self.changed:
-                self.waiting |= {key: (self.planned[key], False) for key in self.mirror.unsent}
+                self.queue |= {key: (self.known[key], False) for key in self.mirror.unsent}
                 self.changed.notify_all()
             self.wait(max(0.0, end - time.monotonic()))
 
-    def work(self) -> None:
-        """Open the store, then send what waits, for ever."""
+    def run_thread(self) -> None:
+        """Open the store, then send queued runs for ever."""
         try:
             self.mirror.open()
             while True:
                 with self.changed:
-                    self.busy = None
+                    self.sending = None
                     self.changed.notify_all()
-                    self.changed.wait_for(lambda: self.waiting or self.closing)
-                    self.busy = next(iter(self.waiting), "")
-                    planned, live = self.waiting.pop(self.busy) if self.busy else (None, False)
+                    self.changed.wait_for(lambda: self.queue or self.closing)
+                    self.sending = next(iter(self.queue), "")
+                    planned, live = self.queue.pop(self.sending) if self.sending else (None, False)
                 if planned:
                     self.mirror.send(planned, live=live)
                 else:

@@ -62,7 +62,7 @@ class Trials(Schedule):
                 self.running.add(key)
                 return key
             del self.runs[key]
-            self.elsewhere.add(key)  # until `look`: an engine that finds no work must not think that none can come
+            self.elsewhere.add(key)  # until `check_elsewhere`: an engine without work must not think that none can come
         planned = self.next()
         if planned is None:
             return None

@@ -14,7 +14,7 @@ from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, read_json
 from harness.tracking.background_mirror import BackgroundMirror
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.progress_display import SHOWN, StudyStoppedError
+from harness.tracking.progress_display import REFRESH_SECONDS, StudyStoppedError
 from harness.tuning.mlflow_trials import track_search, track_trial
 from harness.tuning.study_searches import Searches
 from harness.tuning.trial import PlannedTrial
@@ -112,7 +112,7 @@ class TuningDisplay:
 
     def tick(self) -> None:
         """Look how far the running trials are."""
-        if time.monotonic() - self.looked < SHOWN:
+        if time.monotonic() - self.looked < REFRESH_SECONDS:
             return
         self.looked = time.monotonic()
         for key in self.bar_of.keys() - self.trials.running:  # another driver has taken them over

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from harness.planning import plan as planning
+from harness.planning import schedule as scheduling
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.execute import record_failure
@@ -146,7 +146,7 @@ def test_the_other_driver_finishes_all_when_one_is_killed(tmp_path, launch, plan
 
 @pytest.fixture
 def schedule(tmp_path, plan, monkeypatch):
-    monkeypatch.setattr(planning, "LOOK", 0.0)
+    monkeypatch.setattr(scheduling, "CHECK_SECONDS", 0.0)
     return Schedule(plan.runs, set(), "this driver")
 
 
@@ -243,7 +243,7 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
 def test_runs_are_looked_at_now_and_then(tmp_path, schedule, monkeypatch):
     key, folder = give_elsewhere(schedule, tmp_path)
     write_json(folder.result, {"key": key})
-    monkeypatch.setattr(planning, "LOOK", 60.0)
+    monkeypatch.setattr(scheduling, "CHECK_SECONDS", 60.0)
     assert list(schedule.check_elsewhere(tmp_path)) == []
 
 
@@ -263,7 +263,7 @@ def test_two_drivers_that_make_the_experiment_at_once_share_it(tmp_path, empty_s
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", overtaken)
     second.open()
     assert (first.problem, second.problem) == ("", "")
-    assert first.experiment == second.experiment
+    assert first.experiment_id == second.experiment_id
 
 
 def test_runs_of_another_driver_are_sent_only_if_it_did_not(tmp_path, write_study, run_study, monkeypatch):
@@ -282,6 +282,6 @@ def test_runs_of_another_driver_are_sent_only_if_it_did_not(tmp_path, write_stud
     mine.close()
     assert sendings == [forgotten]
     assert (mine.problem, mine.unsent) == ("", set())
-    tracked = MlflowClient(store).search_runs([mine.experiment])
+    tracked = MlflowClient(store).search_runs([mine.experiment_id])
     assert Counter(run.data.tags["key"] for run in tracked) == Counter(done.plan.runs.keys())
     assert {run.data.tags["state"] for run in tracked} == {"finished"}

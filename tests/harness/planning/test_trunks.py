@@ -11,7 +11,7 @@ from harness.engines import Inline, Processes
 from harness.planning.dry_run import plan_table
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
-from harness.planning.trunk_storage import awaited, keep_within
+from harness.planning.trunk_storage import limit_trunk_storage, needed_trunks
 from harness.planning.trunks import Histories, Trunk, find_trunks
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
@@ -249,7 +249,7 @@ def test_a_state_that_was_removed_or_damaged_is_trained_again(
 BROKEN = """
 from methods import SGD
 from methods.core.declarations import PLAIN
-from methods.trunk import Sharing, Trunk
+from methods.core.forking import Sharing, Trunk
 
 class Broken(SGD):
     'Cannot be trained, though it says that it is plain training.'
@@ -261,8 +261,8 @@ class Broken(SGD):
 
 FINE_TUNING = """
 from methods import SGD
-from methods.base import Need
-from methods.trunk import Sharing
+from methods import Need
+from methods.core.forking import Sharing
 
 class FineTuning(SGD):
     'Trains on from a finished run.'
@@ -345,19 +345,19 @@ def state(root, name, size, age):
 
 def test_states_are_kept_within_a_budget(tmp_path):
     folders = {name: state(tmp_path, name, 100, age) for name, age in (("old", 3), ("new", 1), ("awaited", 2))}
-    assert keep_within(tmp_path, 300, {"trunks/awaited"}) == []
-    assert keep_within(tmp_path, 200, {"trunks/awaited"}) == ["trunks/old"]
-    assert keep_within(tmp_path, 100, {"trunks/awaited"}) == ["trunks/new"]
+    assert limit_trunk_storage(tmp_path, 300, {"trunks/awaited"}) == []
+    assert limit_trunk_storage(tmp_path, 200, {"trunks/awaited"}) == ["trunks/old"]
+    assert limit_trunk_storage(tmp_path, 100, {"trunks/awaited"}) == ["trunks/new"]
     assert folders["awaited"].checkpoint.exists()
-    assert keep_within(tmp_path, 99, {"trunks/awaited"}) == ["trunks/awaited"]
+    assert limit_trunk_storage(tmp_path, 99, {"trunks/awaited"}) == ["trunks/awaited"]
     assert all(folder.finished for folder in folders.values()), "what is known of it stays"
-    assert keep_within(tmp_path / "nowhere", 0, set()) == []
+    assert limit_trunk_storage(tmp_path / "nowhere", 0, set()) == []
 
 
 def test_a_state_that_is_being_trained_is_not_removed(tmp_path):
     folder = state(tmp_path, "half", 100, 1)
     folder.result.unlink()
-    assert keep_within(tmp_path, 0, set()) == []
+    assert limit_trunk_storage(tmp_path, 0, set()) == []
     assert folder.checkpoint.exists()
 
 
@@ -365,9 +365,9 @@ def test_which_trunks_are_awaited(write_study, tmp_path):
     plan = plan_of(write_study, tmp_path, methods=["sgd", "late_phase_bn(K=2, start=4)"])
     schedule = Schedule(plan.runs, set())
     (trunk,) = trunks(plan).values()
-    assert awaited(schedule) == {trunk.key}
+    assert needed_trunks(schedule) == {trunk.key}
     for _ in range(3):
         schedule.end(schedule.take(), Outcome("finished"))
-    assert awaited(schedule) == set()
+    assert needed_trunks(schedule) == set()
     assert isinstance(trunk.run, Trunk)
     assert str(trunk.run) == "trunk of 4 epochs · lenet5 · rows · seed 0"

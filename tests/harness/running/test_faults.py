@@ -22,7 +22,8 @@ from harness.running.settings import Settings
 from harness.store import checkpoint
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, trouble, write
-from harness.tracking import background_mirror as sender
+from harness.tracking import background_mirror
+from harness.tracking.background_mirror import BackgroundMirror
 from harness.tracking.progress_display import ProgressDisplay
 
 pytestmark = [
@@ -278,7 +279,7 @@ def test_a_store_on_a_full_disk_lacks_runs_until_there_is_room(disk, econ, check
     code, out, err = econ(*command)
     assert (code, err) == (0, ""), "no traceback of the store's"
     what = f"cannot use the tracking store sqlite:///{database}: (sqlite3.OperationalError) database or disk is full"
-    assert out.count("warning: ") == out.count(f"warning: {what}; training goes on") == 1
+    assert out.count("warning: ") == out.count(f"warning: {what}; training continues") == 1
     assert f"the tracking store lacks 6 of the runs and trunks: {what}; `econ sync {study}` sends them" in out
     disk.free()
     code, out, _ = econ(*command)
@@ -327,15 +328,15 @@ def impatient(monkeypatch):
     """Give up on a server soon, and measure how long the driver is kept waiting by a single sending."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(sender, "FAREWELL", 3.0)
-    waits, send = [], sender.BackgroundMirror.send
+    monkeypatch.setattr(background_mirror, "FINISH_SECONDS", 3.0)
+    waits, send = [], BackgroundMirror.send
 
     def timed(self, planned, *, live=False):
         start = time.monotonic()
         send(self, planned, live=live)
         waits.append(time.monotonic() - start)
 
-    monkeypatch.setattr(sender.BackgroundMirror, "send", timed)
+    monkeypatch.setattr(BackgroundMirror, "send", timed)
     return waits
 
 
@@ -344,7 +345,7 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
 ):
     uri, _, group = server
     study = study.rename(tmp_path / "slow.yaml")
-    ended, finish, calls = ProgressDisplay.ended, sender.BackgroundMirror.finish, []
+    ended, finish, calls = ProgressDisplay.ended, BackgroundMirror.finish, []
 
     def ending(self, planned, outcome):
         calls.append(planned.key)
@@ -357,7 +358,7 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
         finish(self, seconds)
 
     monkeypatch.setattr(ProgressDisplay, "ended", ending)
-    monkeypatch.setattr(sender.BackgroundMirror, "finish", finishing)
+    monkeypatch.setattr(BackgroundMirror, "finish", finishing)
     code, out, _ = econ("run", study, "--store", uri)
     assert code == 0
     assert out.count("warning: ") <= 1
@@ -389,7 +390,7 @@ def test_a_server_that_is_killed_in_mid_run(server, impatient, econ, check, stud
     assert re.search(
         r"the tracking store lacks [2345] of the runs and trunks: .*Connection refused; `econ sync", out
     ), out
-    assert max(impatient) < sender.MOMENT + 2, "the driver waited for a moment only"
+    assert max(impatient) < background_mirror.SEND_SECONDS + 2, "the driver waited for a moment only"
     code, out, _ = econ("run", study, "--store", store)  # where the server kept what it had
     assert (code, out) == (0, "study killed: all 4 runs are finished\n")
     check(study, tmp_path / "runs", store)

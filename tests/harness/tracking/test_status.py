@@ -1,4 +1,4 @@
-"""How far a study is: read from run folders, in every state, and what is left."""
+"""The status of a study: read from run folders, in every state, with an estimate of the time left."""
 
 import io
 import json
@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from harness.cli import app as cli
-from harness.cli import status as cli_watch
+from harness.cli import status as cli_status
 from harness.planning.plan import Plan
 from harness.running.execute import execute, record_failure
 from harness.running.settings import Settings
@@ -23,14 +23,23 @@ from harness.store.outcome import Outcome
 from harness.store.progress import Progress
 from harness.store.run_folder import RunFolder, read_json, write_json
 from harness.studies.study import load
-from harness.tracking.status import RunStatus, clock, count, look, look_at_all, seconds_left, spell, to_do
+from harness.tracking.status import (
+    RunStatus,
+    clock,
+    count,
+    look_at_all,
+    read_status,
+    seconds_left,
+    spell,
+    unstarted_status,
+)
 
 METHODS = ["sgd", "swa(start=1)", "late_phase_bn(K=2, start=1)", "dropout", "mc_dropout"]
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.folder import RunFolder
-from harness.progress import Progress
+from harness.store.run_folder import RunFolder
+from harness.store.progress import Progress
 folder = RunFolder(Path(sys.argv[1]), sys.argv[2])
 with folder.claim("waiting"):
     Progress(folder.progress, "cpu")
@@ -40,8 +49,8 @@ with folder.claim("waiting"):
 
 
 @contextmanager
-def worked_on(root, key):
-    """Have another process work on a run."""
+def claimed_by_another_process(root, key):
+    """Let another process claim a run; give its process id."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), key], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
@@ -78,7 +87,7 @@ def test_every_state(plan, tmp_path, run_study):
     assert execute(finished.run, Settings(runs), []).state == "finished"
     write_json(RunFolder(runs, stopped.key).progress, {"stage": "training", "epoch": 2, "epochs": 3, "time": 50.0})
     record_failure(RunFolder(runs, failed.key), Outcome("failed", "ValueError: no"))
-    with worked_on(runs, running.key) as pid:
+    with claimed_by_another_process(runs, running.key) as pid:
         before = time.time()
         found = look_at_all(plan, runs)
     states = ["finished", "running", "stopped", "failed", "to do"]
@@ -90,24 +99,24 @@ def test_every_state(plan, tmp_path, run_study):
     assert found[1].sign == pytest.approx(before, abs=5)
     assert (found[2].epoch, found[2].sign) == (2, 50.0)
     assert found[3].reason == "ValueError: no"
-    assert found[4] == to_do(new)
+    assert found[4] == unstarted_status(new)
     after = look_at_all(plan, runs)
     assert [status.state for status in after] == ["finished", "stopped", "stopped", "failed", "to do"], (
         "its end is seen"
     )
 
 
-def test_a_run_tells_what_it_does(plan, tmp_path):
+def test_a_run_writes_its_progress(plan, tmp_path):
     planned = next(iter(plan.runs.values()))
     folder = RunFolder(tmp_path, planned.key)
     seen, stages, enter = [], [], Progress.enter
 
     def entering(self, stage):
         enter(self, stage)
-        stages.append(look(to_do(planned), tmp_path, "running"))
+        stages.append(read_status(unstarted_status(planned), tmp_path, "running"))
 
     def report():
-        seen.append((read_json(folder.progress), look(to_do(planned), tmp_path, "running")))
+        seen.append((read_json(folder.progress), read_status(unstarted_status(planned), tmp_path, "running")))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Progress, "enter", entering)
@@ -129,7 +138,7 @@ def test_a_run_tells_what_it_does(plan, tmp_path):
     assert not folder.progress.exists()
 
 
-def test_pace_counts_from_the_resume(tmp_path, monkeypatch):
+def test_pace_is_measured_since_the_resume(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "time", lambda: now[0])
     path = tmp_path / "progress.json"
@@ -166,11 +175,11 @@ def test_time_left_is_unknown_where_nothing_runs_or_has_a_pace(statuses):
 
 def draw(found, now=0.0, width=200):
     console = Console(width=width, file=io.StringIO())
-    console.print(cli_watch.draw_status("s", found, now))
+    console.print(cli_status.draw_status("s", found, now))
     return console.file.getvalue()
 
 
-def test_the_image(statuses):
+def test_the_tables(statuses):
     named = [replace(status, host="node7", pid=12, device="cuda:3", sign=880.0) for status in statuses]
     lines = draw(
         [replace(status, reason="[/red] no") if status.state == "failed" else status for status in named], 940.0
@@ -203,7 +212,7 @@ def test_for_scripts_and_while_a_driver_runs(plan, tmp_path, monkeypatch, capsys
         cli.main()
 
     key = next(iter(plan.runs))
-    with worked_on(tmp_path / "runs", key) as pid, pytest.raises(SystemExit) as end:
+    with claimed_by_another_process(tmp_path / "runs", key) as pid, pytest.raises(SystemExit) as end:
         econ("--runs", tmp_path / "runs", "--json")
     assert end.value.code == 0
     found = json.loads(capsys.readouterr().out)
@@ -223,11 +232,11 @@ def test_for_scripts_and_while_a_driver_runs(plan, tmp_path, monkeypatch, capsys
 
 def test_watching_ends_with_the_study(plan, tmp_path, monkeypatch, capsys):
     looks = iter([["running"], ["running"], ["finished"]])
-    new = to_do(next(iter(plan.runs.values())))
+    new = unstarted_status(next(iter(plan.runs.values())))
     monkeypatch.setattr(
         "harness.tracking.status.look_at_all", lambda plan, runs: [replace(new, state=state) for state in next(looks)]
     )
-    monkeypatch.setattr(cli_watch, "console", Console(width=120))
-    cli_watch.status(str(tmp_path / "rows.yaml"), tmp_path, None, watch=True, every=0.01, as_json=False)
+    monkeypatch.setattr(cli_status, "console", Console(width=120))
+    cli_status.status(str(tmp_path / "rows.yaml"), tmp_path, None, watch=True, every=0.01, as_json=False)
     assert "1 finished, 0 running" in capsys.readouterr().out
     assert next(looks, None) is None
