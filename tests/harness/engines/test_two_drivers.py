@@ -27,7 +27,7 @@ COUNTED = """
 import time
 from pathlib import Path
 from methods import Method
-from methods.trunk import Sharing
+from methods.core.declarations import Sharing
 
 class Counted(Method):
     'Notes each training from the start, and takes its time.'

@@ -249,7 +249,7 @@ def test_a_state_that_was_removed_or_damaged_is_trained_again(
 BROKEN = """
 from methods import SGD
 from methods.core.declarations import PLAIN
-from methods.core.forking import Sharing, Trunk
+from methods.core.declarations import Sharing, Trunk
 
 class Broken(SGD):
     'Cannot be trained, though it says that it is plain training.'
@@ -262,7 +262,7 @@ class Broken(SGD):
 FINE_TUNING = """
 from methods import SGD
 from methods import Need
-from methods.core.forking import Sharing
+from methods.core.declarations import Sharing
 
 class FineTuning(SGD):
     'Trains on from a finished run.'
