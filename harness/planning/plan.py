@@ -1,4 +1,4 @@
-"""The plan of a study: which runs it takes, in which order, and which of them are done."""
+"""The plan of a study: all runs that it takes, their order, and which of them are left."""
 
 from collections import Counter
 from collections.abc import Sequence, Set
@@ -8,7 +8,7 @@ from typing import Literal
 
 import data
 from harness.parsing.yaml_errors import StudyError
-from harness.planning.trunks import Histories, Trunk, find_trunks
+from harness.planning.trunks import StateHashes, Trunk, find_trunks
 from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import QuadraticStudy
 from harness.store.run_folder import RunFolder
@@ -24,16 +24,16 @@ class Planned:
     """One run of a plan.
 
     Attributes:
-        run: its spec.
-        labels: what the study calls its method; more than one name if it stands there more than once.
-        role: a "cell" of the study, a "component" that only exists because a cell needs it, a "trunk", the state that
-            several of them go on from, or a "trial" of tuning.
+        run: the run's spec.
+        labels: the study's names for its method; several if the study lists it several times.
+        role: "cell" for a cell of the study; "component" for a run that only exists because a cell needs it; "trunk"
+            for training that several runs share; "trial" for a trial of tuning.
         needs: keys of the finished runs that it starts from.
-        epochs: that it trains itself, or of a trunk all.
-        warning: what its author may not have meant.
-        beside: keys of the finished runs that its evaluation looks at too; they are no part of its cost.
-        trunks: keys of the trunks that it can go on from, the latest first.
-        first: how many of its epochs the latest of these has trained.
+        epochs: the epochs of its training, with those that a trunk trains for it.
+        warning: a warning about a setting that is probably a mistake; "" for none.
+        beside: keys of other finished runs that its evaluation uses. They are no part of its cost.
+        trunks: keys of the trunks that it can be forked from, the latest first.
+        first: the epochs of the latest of these trunks: so many it need not train itself.
     """
 
     run: Run | QuadraticRun | Trunk
@@ -48,29 +48,34 @@ class Planned:
 
     @property
     def key(self) -> str:
-        """The name of its folder, and of its MLflow run."""
+        """The key of the run: the name of its folder, and the tag of its MLflow run."""
         return self.run.key
 
     @property
     def label(self) -> str:
-        """What the study calls its method first."""
+        """The study's first name for the run's method."""
         return self.labels[0]
 
     @property
     def after(self) -> tuple[str, ...]:
-        """Keys of the runs that must be finished first."""
+        """Keys of the runs and trunks that must be finished before this run starts."""
         return (*self.needs, *self.beside, *self.trunks[:1])
 
 
 class Plan:
-    """All runs of a study by key, needed ones before those that need them."""
+    """All runs of a study.
+
+    Attributes:
+        study: the study.
+        runs: the planned runs by key. Each comes after the runs that it needs.
+    """
 
     def __init__(self, study: Study | QuadraticStudy, *, share: bool = False) -> None:
-        """Expand the study's cells and what they need.
+        """Plan the study's cells and the runs that they need.
 
         Args:
-            study: a checked study.
-            share: train what runs have in common once, as trunks of which they are forks.
+            study: a valid study.
+            share: whether to train what several runs have in common once, as trunks from which they are forked.
         """
         self.study = study
         self.runs: dict[str, Planned] = {}
@@ -84,7 +89,11 @@ class Plan:
             self.add_trunks()
 
     def add(self, run: Run, label: str, role: Literal["cell", "component"]) -> str:
-        """Add a run and the runs it needs; give its key."""
+        """Add a run and the runs that it needs; return its key.
+
+        Raises:
+            StudyError: if the run needs a state that no run keeps.
+        """
         known = self.runs.get(run.key)
         if known:
             if role == "cell":
@@ -106,10 +115,10 @@ class Plan:
         return run.key
 
     def add_trunks(self) -> None:
-        """Find what runs have in common, and let them go on from there."""
-        histories = Histories()
+        """Find the training that runs share, add it as trunks, and fork the runs from these."""
+        state_hashes = StateHashes()
         of_runs = {
-            key: histories.of(planned.run, self.imagine(planned.run))
+            key: state_hashes.of(planned.run, self.imagine(planned.run))
             for key, planned in self.runs.items()
             if isinstance(planned.run, Run) and planned.epochs
         }
@@ -128,7 +137,7 @@ class Plan:
             self.runs[key] = on_top(planned, trunks)
 
     def add_beside(self, run: Run, method: Method) -> tuple[str, ...]:
-        """Add the run of plain training where it is the third anchor of the run's plane."""
+        """Add the run of plain training if it is the third anchor of the run's loss plane; return its key, if so."""
         wanted = run.evaluate.plane and run.evaluate.plane.third
         if not wanted or count_anchors(method) not in (2, None):
             return ()
@@ -136,27 +145,34 @@ class Plan:
         return (self.add(plain, str(plain.method), "component"),)
 
     def imagine(self, run: Run) -> Method:
-        """Build a run's method without memory, once for all seeds."""
+        """Return a run's method, built without memory for its parameters, once for all seeds."""
         return self.imagined(run, shape(run))
 
     @property
     def alone(self) -> dict[str, Planned]:
-        """The runs that have results of their own: all but trunks."""
+        """The runs without the trunks, by key."""
         return {key: planned for key, planned in self.runs.items() if planned.role != "trunk"}
 
     def epochs_as_written(self, key: str) -> int:
-        """Count the epochs of a run if everything it needs were trained for it alone."""
+        """Return the epochs of a run and of everything it needs, if nothing were shared with other runs."""
         planned = self.runs[key]
         return planned.epochs + sum(self.epochs_as_written(need) for need in planned.needs)
 
     def finished(self, root: Path) -> set[str]:
-        """List the runs whose result is there, and the trunks that need not be trained."""
+        """Return the keys of the finished runs, and of the trunks that need not be trained.
+
+        Args:
+            root: the folder of run folders.
+        """
         return self.runs.keys() - self.left(root).keys()
 
     def left(self, root: Path) -> dict[str, int]:
-        """Give for each run that is left, trunks too, how many epochs it trains itself.
+        """Return for each unfinished run, and for each trunk to be trained, the epochs that it trains itself.
 
-        A trunk is trained if two runs or more that are left go on from it; a single one trains its epochs itself.
+        A trunk is trained if at least two unfinished runs are forked from it. A single run trains its epochs itself.
+
+        Args:
+            root: the folder of run folders.
         """
         left = {key for key in self.alone if not RunFolder(root, key).finished}
         waiting = Counter(
@@ -165,7 +181,7 @@ class Plan:
             if self.runs[key].trunks and not RunFolder(root, key).checkpoint.exists()
         )
         there = set()
-        for key, planned in reversed(self.runs.items()):  # later trunks come after those that they go on from
+        for key, planned in reversed(self.runs.items()):  # later trunks come after those they are forked from
             if planned.role != "trunk":
                 continue
             folder = RunFolder(root, key)
@@ -181,24 +197,24 @@ class Plan:
         }
 
     def begins_at(self, planned: Planned, trunks: Set[str]) -> int:
-        """Say after how many epochs a run goes on from the latest of its trunks that there will be."""
+        """Return the epochs of the latest trunk in `trunks` that a run can be forked from; 0 if there is none."""
         return next((self.runs[key].epochs for key in planned.trunks if key in trunks), 0)
 
 
 def on_top(planned: Planned, trunks: Sequence[Planned]) -> Planned:
-    """Let a run go on from trunks, given the latest first."""
+    """Return a planned run that is forked from trunks, given the latest first."""
     first = trunks[0].epochs if trunks else 0
     return replace(planned, trunks=tuple(trunk.key for trunk in trunks), first=first)
 
 
 def shape(run: Run) -> data.Shape:
-    """Give the shape of a run's data without loading it."""
+    """Return the shape of a run's data without loading the data."""
     return data.shape(run.dataset.name, **run.dataset.options())
 
 
 def warning(run: Run, method: Method) -> str:
-    """Warn of cycles that no epoch is long enough for."""
-    for part in methods_within(method):  # a wrapper's inner method has an epoch of its own
+    """Return a warning if a cycle of the method needs more minibatches than an epoch has; else ""."""
+    for part in methods_within(method):  # a wrapper's inner method counts its epochs itself
         part.epoch = max(part.epochs - 1, 0)
     batches = method.data_orders() * -(-shape(run).train // run.recipe.batch_size)
     cycle = method.batches_per_update()

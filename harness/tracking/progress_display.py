@@ -122,9 +122,7 @@ class ProgressDisplay:
         removed = limit_trunk_storage(self.mirror.runs, self.trunk_bytes, needed)
         if needed.intersection(removed) and not self.said_trunks_too_large:
             self.said_trunks_too_large = True
-            self.console.print(
-                "warning: --trunk-gb is too small: shared training is repeated", highlight=False
-            )
+            self.console.print("warning: --trunk-gb is too small: shared training is repeated", highlight=False)
         self.tick()
 
     def tick(self) -> None:

@@ -6,7 +6,7 @@ import torchvision
 from data import Shape
 from harness.planning import study_cost
 from harness.planning.plan import Plan
-from harness.planning.study_cost import HOURS, StudyCost, count_cost, digest, forward_flops, read_costs
+from harness.planning.study_cost import REFERENCE_HOURS, StudyCost, count_cost, forward_flops, read_costs, study_digest
 from harness.studies.study import load
 from harness.studies.study_files import names
 
@@ -23,7 +23,7 @@ def write(tmp_path, methods, **more):
 def test_the_measured_run_costs_what_was_measured(tmp_path):
     cost = count_cost(write(tmp_path, "sgd"))
     assert (cost.runs, cost.written, cost.shared) == (1, 200, 200)
-    assert cost.hours_written == cost.hours_shared == pytest.approx(HOURS, abs=1e-3)
+    assert cost.hours_written == cost.hours_shared == pytest.approx(REFERENCE_HOURS, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_methods_cost_what_they_say(tmp_path, methods, runs, written, shared, ho
     methods = methods if "'" in methods or "," not in methods.split("(")[-1] else f'"{methods}"'
     cost = count_cost(write(tmp_path, methods))
     assert (cost.runs, cost.written, cost.shared) == (runs, written, shared)
-    assert cost.hours_written / HOURS == pytest.approx(hours_written, rel=0.02)
-    assert cost.hours_shared / HOURS == pytest.approx(hours_shared, rel=0.02)
+    assert cost.hours_written / REFERENCE_HOURS == pytest.approx(hours_written, rel=0.02)
+    assert cost.hours_shared / REFERENCE_HOURS == pytest.approx(hours_shared, rel=0.02)
 
 
 def test_less_data_costs_less(tmp_path):
     cost = count_cost(write(tmp_path, "sgd", datasets="[{name: cifar10, train_size: 10000}]"))
-    assert cost.hours_written == pytest.approx(HOURS / 5, abs=1e-3)
+    assert cost.hours_written == pytest.approx(REFERENCE_HOURS / 5, abs=1e-3)
 
 
 def test_operations_are_counted_as_published():
@@ -75,7 +75,7 @@ def test_the_costs_that_are_kept_are_of_todays_files():
 @pytest.mark.parametrize("name", ["late-phase/table-17", "late-phase/table-5", "digits"])
 def test_the_costs_that_are_kept_are_right(name):
     assert read_costs()[name] == count_cost(name)
-    assert read_costs()[name].digest == digest(name)
+    assert read_costs()[name].digest == study_digest(name)
 
 
 def test_the_epochs_are_the_dry_runs(tmp_path):
@@ -86,10 +86,10 @@ def test_the_epochs_are_the_dry_runs(tmp_path):
 
 def test_a_cost_is_of_the_study_and_of_the_recipes_that_it_names(tmp_path, monkeypatch):
     path = write(tmp_path, "sgd")
-    before = digest(path)
+    before = study_digest(path)
     known, other = study_cost.recipes(), {"epochs": 7}
     monkeypatch.setattr(study_cost, "recipes", lambda: known | {"late-phase/swa": other, "own/new": other})
-    assert digest(path) == before
+    assert study_digest(path) == before
     monkeypatch.setattr(study_cost, "recipes", lambda: known | {"late-phase/sgd": other})
-    assert digest(path) != before
-    assert digest(write(tmp_path, "swa")) != before
+    assert study_digest(path) != before
+    assert study_digest(write(tmp_path, "swa")) != before

@@ -12,7 +12,7 @@ from harness.planning.dry_run import plan_table
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.planning.trunk_storage import limit_trunk_storage, needed_trunks
-from harness.planning.trunks import Histories, Trunk, find_trunks
+from harness.planning.trunks import StateHashes, Trunk, find_trunks
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
 from harness.studies.build_method import Imagined
@@ -68,7 +68,7 @@ def history(make_run, method, run=None, **recipe):
     made = make_run(method, run=run, **recipe)
     plan = Plan.__new__(Plan)
     plan.study, plan.imagined = type("Study", (), {"methods": METHODS}), Imagined(METHODS)
-    return Histories().of(made, plan.imagine(made))
+    return StateHashes().of(made, plan.imagine(made))
 
 
 def common(one, other):
