@@ -1,4 +1,4 @@
-"""Two ranks that stay, and what tests let them do: each function here runs in both, and may run alone as well."""
+"""Two permanent ranks for tests, and the functions that tests call in both of them, or in a single process."""
 
 import threading
 import traceback
@@ -17,9 +17,9 @@ from data.tasks.task import share
 from harness.costs.cost import Counter
 from harness.running.distributed import group as distributed
 from harness.running.distributed.group import Group
-from harness.running.distributed.ranks import Report, run_together
+from harness.running.distributed.ranks import Report, run_ranks
 from harness.running.distributed.synchronized import DividedRecipe, synchronize
-from harness.running.execute import finish
+from harness.running.execute import finish_in_process
 from harness.running.optimizers import make_optimizer
 from harness.running.settings import Settings
 from harness.running.training_loop import train_epoch
@@ -34,7 +34,7 @@ Tensors = dict[str, Tensor]
 
 
 def serve(connections: Sequence[Connection], *, group: Group, report: Report) -> None:
-    """Be a rank that calls what it is asked to."""
+    """Call in a rank the functions that arrive on its connection."""
     while (asked := connections[group.rank].recv()) is not None:
         function, arguments = asked
         try:
@@ -51,11 +51,11 @@ class Pair:
         pipes = [torch.multiprocessing.get_context("spawn").Pipe() for _ in range(2)]
         self.connections = [here for here, _ in pipes]
         job = partial(serve, [there for _, there in pipes])
-        self.thread = threading.Thread(target=run_together, args=(job, 2, "cpu", lambda: None), daemon=True)
+        self.thread = threading.Thread(target=run_ranks, args=(job, 2, "cpu", lambda: None), daemon=True)
         self.thread.start()
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Let both ranks call a function of the group and of these arguments; give their answers."""
+        """Call a function of the group and of these arguments in both ranks; return their answers."""
         for connection in self.connections:
             connection.send((function, arguments))
         answers = []
@@ -68,7 +68,7 @@ class Pair:
         return answers
 
     def close(self) -> None:
-        """Let both end, and wait."""
+        """End both ranks, and wait for them."""
         for connection in self.connections:
             connection.send(None)
         self.thread.join()
@@ -111,17 +111,17 @@ def train(
     method.net.register_forward_pre_hook(counter)
     optimizer = make_optimizer(method, method.recipe)
     optimizer.register_step_post_hook(counter.step)
-    group.share_gradients(method, optimizer)
+    group.synchronize_gradients(method, optimizer)
     losses = []
     cpu = torch.device("cpu")
     for epoch in range(recipe.epochs):
-        with group.together(counter), counter.training(cpu):
+        with group.joint_training(counter), counter.training(cpu):
             orders = [Rows(group, 61, 9, seed=10 * epoch + order) for order in range(4)]
             losses.append(train_epoch(method, optimizer, orders.__getitem__, epoch, group.mean)[0])
             if method.watches:
-                method.watch(group.apart(Rows(Group(), 20, 8, seed=99), counter), Rows(group, 61, 9, seed=98))
-        group.agree(method)
-    with group.together(counter), counter.training(cpu):
+                method.watch(group.whole_batches(Rows(Group(), 20, 8, seed=99), counter), Rows(group, 61, 9, seed=98))
+        group.average_carried_gradients(method)
+    with group.joint_training(counter), counter.training(cpu):
         method.prepare(Rows(group, 61, 9, seed=97))
     method.eval()
     state = {name: value for name, value in method.state_dict().items() if isinstance(value, Tensor)}
@@ -135,7 +135,7 @@ def normalize(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Te
     """Run a layer on a rank's rows of minibatches (x, dy) in training mode; give y, gradients and buffers."""
     layer = synchronize(deepcopy(layer), group)
     found: list[Any] = []
-    group.joined = group.size > 1
+    group.joint = group.size > 1
     for x, dy in batches:
         own = slice(*share(0, len(x), group.rank, group.size))
         mine = x[own].clone().requires_grad_()
@@ -146,7 +146,7 @@ def normalize(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Te
             others = [gradient.contiguous() * group.size for gradient in others]
             group.average(others)  # the mean over ranks of a gradient weighted by their number: the sum
         found.append((y.detach(), by_x, others, [buffer.clone() for buffer in layer.buffers()]))
-    group.joined = False
+    group.joint = False
     return found
 
 
@@ -156,9 +156,9 @@ def draws(group: Group, layer: nn.Module, x: Tensor, joined: bool) -> tuple[Tens
     own = slice(*share(0, len(x), group.rank, group.size))
     mine = x[own].clone().requires_grad_()
     torch.manual_seed(3)
-    group.joined = joined and group.size > 1
+    group.joint = joined and group.size > 1
     y = layer(mine)
-    group.joined = False
+    group.joint = False
     y.sum().backward()
     assert mine.grad is not None
     return y.detach(), mine.grad, torch.rand(1)
@@ -186,12 +186,12 @@ def diverge(group: Group, recipe: Recipe) -> str:
 
     method = make(group, SGD, recipe, "tiny", {})
     optimizer = make_optimizer(method, recipe)
-    group.share_gradients(method, optimizer)
+    group.synchronize_gradients(method, optimizer)
     rows = Rows(group, 61, 9)
     if group.rank == 1:
         rows[-1][0].fill_(torch.nan)
     try:
-        with group.together(Counter()):
+        with group.joint_training(Counter()):
             train_epoch(method, optimizer, lambda _: rows, 0, group.mean)
     except DivergenceError as error:
         return str(error)
@@ -202,16 +202,16 @@ def refuse(group: Group, maker: Callable[..., Method], recipe: Recipe, hyperpara
     """Let the optimizer of a method share gradients; give what the group says."""
     method = make(group, maker, recipe, "tiny", hyperparameters)
     try:
-        group.share_gradients(method, make_optimizer(method, recipe))
+        group.synchronize_gradients(method, make_optimizer(method, recipe))
     except ValueError as error:
         return str(error)
     return "shared"
 
 
-def perform(group: Group, run: Run, settings: Settings, needed: list[str]) -> None:
+def execute_run(group: Group, run: Run, settings: Settings, needed: list[str]) -> None:
     """Execute a run, without the process that records failures."""
     folder = RunFolder(settings.runs, run.key)
-    finish(run, settings, folder, needed, (), group=group, report=lambda: None)
+    finish_in_process(run, settings, folder, needed, (), group=group, report=lambda: None)
 
 
 def names(group: Group, run: Run, methods: Any, shape: Any) -> list[str]:
@@ -220,9 +220,9 @@ def names(group: Group, run: Run, methods: Any, shape: Any) -> list[str]:
     return list(method.state_dict())
 
 
-def one_by_one(group: Group, folder: Path) -> list[str]:
-    """Let ranks do something in turn; give what was there when each did."""
-    with group.in_turn():
+def rank_0_first(group: Group, folder: Path) -> list[str]:
+    """Let rank 0 write a file before the others; return the files that each rank found."""
+    with group.rank_0_first():
         there = sorted(path.name for path in folder.iterdir())
         (folder / f"rank {group.rank}").touch()
     return there

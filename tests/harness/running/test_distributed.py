@@ -14,7 +14,7 @@ from harness.cli.options import Refusal
 from harness.parsing.plugins import available
 from harness.running.distributed import ranks
 from harness.running.distributed.group import Group
-from harness.running.distributed.ranks import RankError, portable, rank_device, watch
+from harness.running.distributed.ranks import RankError, make_picklable, rank_device, wait_for_ranks
 from harness.running.execute import execute
 from harness.running.settings import Settings
 from harness.store import checkpoint as checkpoints
@@ -107,8 +107,8 @@ def test_averages(pair, bucket):
         assert torch.equal(found[3], torch.ones(5))
 
 
-def test_in_turn(pair, tmp_path):
-    assert pair(jobs.one_by_one, tmp_path) == [[], ["rank 0"]]
+def test_rank_0_goes_first(pair, tmp_path):
+    assert pair(jobs.rank_0_first, tmp_path) == [[], ["rank 0"]]
 
 
 # --- every method ---------------------------------------------------------------------------------------------
@@ -161,9 +161,7 @@ def test_all_ranks_see_that_one_diverges(pair):
 
 def test_what_cannot_be_divided_is_refused(pair):
     for said in pair(jobs.refuse, METHODS["line"], RECIPE, {"samples": 2}):
-        assert said.startswith(
-            "Line, as it is set here, looks at examples of a minibatch together, which 2 ranks would"
-        )
+        assert said.startswith("Line, as it is set here, uses examples of a minibatch together, which 2 ranks would")
     inner = {"of": METHODS["line"]}
     assert pair(jobs.refuse, METHODS["swa"], RECIPE, inner) == ["shared", "shared"]
 
@@ -244,7 +242,7 @@ def test_a_run_has_the_results_of_one_process(pair, exact, method):
     make, settings = exact
     run = make(method, evaluate={"each_epoch": ["test"], "training_loss": True})
     assert execute(run, settings("one"), []) == ("finished", "")
-    pair(jobs.perform, run, settings("two"), [])
+    pair(jobs.execute_run, run, settings("two"), [])
     compare(settings("two"), settings("one"), run.key)
 
 
@@ -261,7 +259,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(pair, exact):
 
     assert execute(run, settings("pieces"), [], stop).state == "failed"
     assert checkpoints.load(RunFolder(settings("pieces").runs, run.key).checkpoint, run.key).epoch == 2
-    pair(jobs.perform, run, settings("pieces"), [])
+    pair(jobs.execute_run, run, settings("pieces"), [])
     compare(settings("pieces"), settings("whole"), run.key)
 
 
@@ -272,7 +270,7 @@ def test_deep_ensembles(pair, exact):
     for run in [*parts, whole]:
         needed = [part.key for part in parts] if run is whole else []
         assert execute(run, settings("one"), needed) == ("finished", "")
-        pair(jobs.perform, run, settings("two"), needed)
+        pair(jobs.execute_run, run, settings("two"), needed)
         compare(settings("two"), settings("one"), run.key)
 
 
@@ -281,7 +279,7 @@ def test_a_checkpoint_that_cannot_be_read_is_put_aside_once(pair, make_run, tmp_
     folder = RunFolder(tmp_path, run.key)
     folder.path.mkdir(parents=True)
     folder.checkpoint.write_bytes(b"rubbish")
-    pair(jobs.perform, run, Settings(tmp_path), [])
+    pair(jobs.execute_run, run, Settings(tmp_path), [])
     assert folder.finished
     assert folder.checkpoint.with_name("checkpoint.corrupt.pt").read_bytes() == b"rubbish"
 
@@ -289,7 +287,7 @@ def test_a_checkpoint_that_cannot_be_read_is_put_aside_once(pair, make_run, tmp_
 def test_too_small_a_last_minibatch_is_refused(pair, make_run, tmp_path):
     run = make_run(epochs=1, batch_size=1)
     with pytest.raises(AssertionError, match="a minibatch of 1 examples cannot be divided into 2 parts"):
-        pair(jobs.perform, run, Settings(tmp_path), [])
+        pair(jobs.execute_run, run, Settings(tmp_path), [])
 
 
 def test_a_rank_that_dies_takes_the_run_down_and_the_run_goes_on(exact):
@@ -314,7 +312,7 @@ def test_text(pair, make_run, tmp_path):
     run = spec.model_copy(update={"dataset": with_digest(dataset), "architecture": "lstm-8"})
     one, two = Settings(tmp_path / "one"), Settings(tmp_path / "two")
     assert execute(run, one, []) == ("finished", "")
-    pair(jobs.perform, run, two, [])
+    pair(jobs.execute_run, run, two, [])
     compare(two, one, run.key, rtol=1e-4, atol=1e-6)
 
 
@@ -323,25 +321,25 @@ def test_text(pair, make_run, tmp_path):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Give a function that watches imagined processes, by their exit codes and what they have said."""
-    monkeypatch.setattr(ranks, "GRACE", 0.1)
-    monkeypatch.setattr(ranks, "LOOK", 0.01)
+    """Give a function that waits for fake processes with these exit codes and messages."""
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(ranks, "POLL_SECONDS", 0.01)
 
     def run(codes, *messages):
         receivers, ticks = [], []
-        for said in messages:
+        for sent in messages:
             receiver, sender = torch.multiprocessing.get_context("spawn").Pipe(duplex=False)
-            for message in said:
+            for message in sent:
                 sender.send(message)
             sender.close()
             receivers.append(receiver)
-        watch([SimpleNamespace(exitcode=code) for code in codes], receivers, lambda: ticks.append(1))
+        wait_for_ranks([SimpleNamespace(exitcode=code) for code in codes], receivers, lambda: ticks.append(1))
         return len(ticks)
 
     return run
 
 
-def test_watch(watched):
+def test_waiting_for_ranks(watched):
     assert watched([0, 0], [None, None, None], []) == 3
     with pytest.raises(ZeroDivisionError, match="two"):
         watched([None, 1], [None], [None, ZeroDivisionError("two")])
@@ -359,9 +357,9 @@ class OddError(Exception):
 
 
 def test_errors_travel():
-    error = portable(ZeroDivisionError("why"), "in rank 1")
+    error = make_picklable(ZeroDivisionError("why"), "in rank 1")
     assert (type(error), str(error), error.__notes__) == (ZeroDivisionError, "why", ["in rank 1"])
-    odd = portable(OddError("why", 2), "in rank 1")
+    odd = make_picklable(OddError("why", 2), "in rank 1")
     assert (type(odd), str(odd), odd.__notes__) == (RuntimeError, "OddError: why", ["in rank 1"])
 
 

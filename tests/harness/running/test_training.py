@@ -11,13 +11,13 @@ import torch
 
 from data import Augmentation, Batches
 from harness.running import lifecycle as executing
-from harness.running.distributed.group import ALONE
+from harness.running.distributed.group import SINGLE_PROCESS
 from harness.running.execute import execute
 from harness.running.lifecycle import RunLifecycle
 from harness.running.optimizers import make_optimizer
 from harness.running.run_data import RunData
 from harness.running.settings import Settings
-from harness.running.training_loop import grouped, train_epoch
+from harness.running.training_loop import group_batches, train_epoch
 from harness.store.outcome import FOUND, DivergenceError
 from harness.store.run_folder import RunFolder
 from methods import SGD, Recipe
@@ -36,9 +36,9 @@ def batches(n=40, size=16):
 # --- the loop -------------------------------------------------------------------------------------------------
 
 
-def test_grouped():
-    assert list(grouped(iter(range(7)), lambda: 3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(grouped(iter([]), lambda: 3)) == []
+def test_group_batches():
+    assert list(group_batches(iter(range(7)), lambda: 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(group_batches(iter([]), lambda: 3)) == []
 
 
 def test_an_epoch_is_what_a_reader_would_write():
@@ -363,7 +363,7 @@ def test_statistics_are_re_estimated_on_augmented_or_plain_data(where, make_run,
     run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"reestimate_on": where})})
     execution = RunLifecycle(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
     task = replace(execution.task, augmentation=Augmentation(padding=2))
-    given = RunData(task, run, ALONE, lambda: 0)
+    given = RunData(task, run, SINGLE_PROCESS, lambda: 0)
     plain = Batches(task.train, 1000, mean=task.mean, std=task.std)
     ((x, _),) = plain
     seen = torch.cat([x for x, _ in given.for_statistics("prepare")])
