@@ -22,8 +22,8 @@ fast up to this size, and 0.64 to 1.1 times as fast beyond."""
 GPU_OPERATIONS = 3.2e10
 """Floating-point operations in the forward pass of the largest minibatch that is fused on a GPU.
 
-This is an estimate, not measured. Starting an operation takes about 10 µs. In a network of 20 layers, computing it takes
-about as long at this number. With a batch size of 128, a cResNet20 is below the limit, and a WRN above."""
+This is an estimate, not measured. Starting an operation takes about 10 µs. In a network of 20 layers, computing it
+takes about as long at this number. With a batch size of 128, a cResNet20 is below the limit, and a WRN above."""
 
 
 def fuse_up_to(settings: Settings, run: Run, shape: Shape) -> int:

@@ -215,8 +215,8 @@ class DividedRecipe(Recipe):
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the loss of this rank's rows. Its mean over ranks is the loss of the whole minibatch."""
         loss = super().criterion(logits, y)
-        return loss * (self._group.size * len(y) / self.examples(y)) if self._group.joined else loss
+        return loss * (self._group.size * len(y) / self.examples(y)) if self._group.joint else loss
 
     def examples(self, x: Tensor) -> int:
         """Return the number of examples in the whole minibatch."""
-        return sum(self._group.exchange(len(x))) if self._group.joined else len(x)
+        return sum(self._group.exchange(len(x))) if self._group.joint else len(x)
