@@ -207,7 +207,10 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
     """And while it lasts, it is shown how far it is, but not sent either."""
     sent, left, text = [], [], StringIO()
     mirror = SimpleNamespace(
-        runs=tmp_path, problem="", send=lambda planned, live=False: sent.append((planned.key, live)), leave=left.append
+        runs=tmp_path,
+        problem="",
+        send=lambda planned, live=False: sent.append((planned.key, live)),
+        leave_to_other_driver=left.append,
     )
     show = ProgressDisplay(plan, schedule, mirror, Console(file=text, width=200))
     show.total = show.bars.add_task("runs")
@@ -219,7 +222,7 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
     place(RunFolder(tmp_path, busy).path, 1, theirs)  # and no worker has come to it yet
     for key in (mine, busy, other):
         write_json(RunFolder(tmp_path, key).progress, {"epoch": 2})
-    show.looked = show.looked_elsewhere = 0.0
+    show.refreshed = show.searched_elsewhere = 0.0
     with RunFolder(tmp_path, mine).claim(schedule.driver):
         show.tick()
     assert sent == [(mine, True)]
@@ -227,7 +230,7 @@ def test_what_another_driver_ended_is_left_to_it_to_send(tmp_path, plan, schedul
     schedule.end(mine, Outcome("finished"))
     show.ended(plan.runs[mine], Outcome("finished"))
     schedule.end(busy, Outcome("elsewhere"))
-    show.looked = 0.0
+    show.refreshed = 0.0
     show.tick()
     write_json(folder.result, {"key": other})
     for key, outcome in schedule.check_elsewhere(tmp_path):
