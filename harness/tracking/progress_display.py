@@ -15,7 +15,7 @@ from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
 from harness.tracking.background_mirror import BackgroundMirror
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.status import RunStatus, read_status, seconds_left, spell, unstarted_status
+from harness.tracking.status import RunStatus, format_duration, read_status, seconds_left, unstarted_status
 
 REFRESH_SECONDS = 0.5
 """Seconds between two refreshes of the display."""
@@ -190,7 +190,7 @@ class ProgressDisplay:
         ended = self.schedule.finished | self.schedule.failed.keys()
         rest = [known.get(key, run) for key, run in self.runs.items() if key not in ended]
         seconds = seconds_left(rest, time.time())
-        left = "" if seconds is None else f", about {spell(seconds)} left"
+        left = "" if seconds is None else f", about {format_duration(seconds)} left"
         failed = f", {len(self.schedule.failed)} failed" if self.schedule.failed else ""
         elsewhere = f", {len(self.elsewhere)} elsewhere" if self.elsewhere else ""
         done = f"{len(self.schedule.finished)} of {len(self.plan.runs)} finished{failed}"
@@ -209,4 +209,4 @@ class ProgressDisplay:
 
 def describe_time_left(status: RunStatus) -> str:
     """Return how long a run still trains, as a phrase that follows its epoch; "" if that is unknown."""
-    return "" if status.ends is None else f", {spell(status.ends - time.time())} left"
+    return "" if status.ends is None else f", {format_duration(status.ends - time.time())} left"

@@ -132,7 +132,7 @@ def last_write_time(folder: RunFolder) -> float | None:
     return max(times, default=None)
 
 
-def look_at_all(plan: Plan, root: Path) -> list[RunStatus]:
+def read_statuses(plan: Plan, root: Path) -> list[RunStatus]:
     """Return the status of every run of a plan, and of every trunk that was trained or will be.
 
     Args:
@@ -149,7 +149,7 @@ def look_at_all(plan: Plan, root: Path) -> list[RunStatus]:
     return found
 
 
-def count(statuses: Iterable[RunStatus]) -> dict[State, int]:
+def count_states(statuses: Iterable[RunStatus]) -> dict[State, int]:
     """Return how many runs are in each state."""
     counts = dict.fromkeys(STATES, 0)
     for status in statuses:
@@ -188,7 +188,7 @@ def seconds_left(statuses: Sequence[RunStatus], now: float) -> float | None:
     return max(work / len(running), longest)
 
 
-def spell(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration as text: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 99.5:
         return f"{max(0, round(seconds))} s"
@@ -199,7 +199,7 @@ def spell(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def clock(time: float, now: float) -> str:
+def format_clock(time: float, now: float) -> str:
     """Return a time of day in the local time zone, with the date unless it is today.
 
     Args:

@@ -25,12 +25,11 @@ from harness.store.run_folder import RunFolder, read_json, write_json
 from harness.studies.study import load
 from harness.tracking.status import (
     RunStatus,
-    clock,
-    count,
-    look_at_all,
+    format_clock,
+    format_duration,
     read_status,
+    read_statuses,
     seconds_left,
-    spell,
     unstarted_status,
 )
 
@@ -89,18 +88,18 @@ def test_every_state(plan, tmp_path, run_study):
     record_failure(RunFolder(runs, failed.key), Outcome("failed", "ValueError: no"))
     with claimed_by_another_process(runs, running.key) as pid:
         before = time.time()
-        found = look_at_all(plan, runs)
+        found = read_statuses(plan, runs)
     states = ["finished", "running", "stopped", "failed", "to do"]
     assert [status.state for status in found] == states
     assert [status.key for status in found] == list(plan.runs)
     assert [status.epochs_left for status in found] == [0, 3, 1, 3, 3]
-    assert count(found) == dict.fromkeys(states, 1)
+    assert count_states(found) == dict.fromkeys(states, 1)
     assert (found[1].stage, found[1].host, found[1].pid) == ("starting", socket.gethostname(), pid)
     assert found[1].sign == pytest.approx(before, abs=5)
     assert (found[2].epoch, found[2].sign) == (2, 50.0)
     assert found[3].reason == "ValueError: no"
     assert found[4] == unstarted_status(new)
-    after = look_at_all(plan, runs)
+    after = read_statuses(plan, runs)
     assert [status.state for status in after] == ["finished", "stopped", "stopped", "failed", "to do"], (
         "its end is seen"
     )
@@ -186,9 +185,17 @@ def test_the_tables(statuses):
     )
     first, second, *_ = lines.splitlines()
     assert first == "1 finished, 2 running, 1 stopped, 1 failed, 2 to do"
-    assert second == f"about 70 s left, until {clock(1010.0, 940.0)}, without evaluation"
+    assert second == f"about 70 s left, until {format_clock(1010.0, 940.0)}, without evaluation"
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines.splitlines() if line[0] == "│"]
-    assert ["a", "epoch 6 of 10", "2 s", "60 s", clock(1000.0, 940.0), "node7:12 cuda:3", "60 s ago"] in rows
+    assert [
+        "a",
+        "epoch 6 of 10",
+        "2 s",
+        "60 s",
+        format_clock(1000.0, 940.0),
+        "node7:12 cuda:3",
+        "60 s ago",
+    ] in rows
     assert ["a", "failed", "", "node7:12 cuda:3", "60 s ago", "[/red] no"] in rows
     assert ["a", "1", "1", "1", "1", "1", "20"] in rows
     assert ["total", "1", "2", "1", "1", "2", "35"] in rows
@@ -200,10 +207,10 @@ def test_the_tables(statuses):
 def test_times_for_people():
     texts = {-3: "0 s", 5.4: "5 s", 99: "99 s", 100: "2 min", 5900: "98 min", 6000: "1 h 40 min", 12_000: "3 h 20 min"}
     texts |= {187_000: "2 d 3 h"}
-    assert {seconds: spell(seconds) for seconds in texts} == texts
+    assert {seconds: format_duration(seconds) for seconds in texts} == texts
     noon = time.mktime((2026, 11, 21, 12, 0, 0, 0, 0, -1))
-    assert clock(noon + 3660, noon) == "13:01"
-    assert clock(noon + 86400, noon) == "Nov 22 12:00"
+    assert format_clock(noon + 3660, noon) == "13:01"
+    assert format_clock(noon + 86400, noon) == "Nov 22 12:00"
 
 
 def test_for_scripts_and_while_a_driver_runs(plan, tmp_path, monkeypatch, capsys):
@@ -234,7 +241,7 @@ def test_watching_ends_with_the_study(plan, tmp_path, monkeypatch, capsys):
     looks = iter([["running"], ["running"], ["finished"]])
     new = unstarted_status(next(iter(plan.runs.values())))
     monkeypatch.setattr(
-        "harness.tracking.status.look_at_all", lambda plan, runs: [replace(new, state=state) for state in next(looks)]
+        "harness.tracking.status.read_statuses", lambda plan, runs: [replace(new, state=state) for state in next(looks)]
     )
     monkeypatch.setattr(cli_status, "console", Console(width=120))
     cli_status.status(str(tmp_path / "rows.yaml"), tmp_path, None, watch=True, every=0.01, as_json=False)
