@@ -1,4 +1,4 @@
-"""Schedules of runs on several GPUs, rates of networks, and the page that is made of both."""
+"""Makespans on several GPUs, rates of networks, and the page that combines them."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def best(hours, tasks, devices):
     return shortest
 
 
-class TestSchedule:
+class TestMakespan:
     @pytest.mark.parametrize(("devices", "hours"), [(1, 21), (2, 12), (3, 9), (7, 3), (100, 3)])
     def test_alike_and_independent(self, devices, hours):
         assert makespan(*graph(**{f"t{i}": (3,) for i in range(7)}), devices) == hours
@@ -146,7 +146,7 @@ def test_the_longest_chain_and_its_end():
     assert end_of_longest_chain(*graph(late=(2,), later=(2,))) == "late"
 
 
-class TestWork:
+class TestWorkload:
     def write(self, tmp_path, methods, **more):
         lines = {"datasets": "[cifar10]", "architectures": "[wrn-28-10]", "seeds": "[0]", "recipe": "late-phase/sgd"}
         path = tmp_path / "s.yaml"
@@ -175,7 +175,7 @@ class TestWork:
         networks = {task.network for task in read_workloads()["late-phase/table-6"].tasks.values()}
         assert {(network.architecture, network.image) for network in networks} == {("lstm-500", None)}
 
-    def test_what_is_written_is_read(self, tmp_path, monkeypatch):
+    def test_stored_workloads_are_read_back(self, tmp_path, monkeypatch):
         known = {name: count_workload(name) for name in ("landscape", "late-phase/table-17", "late-phase/figure-1")}
         write_workloads(known, tmp_path / "workloads.json")
         assert read_workloads(tmp_path / "workloads.json") == known
@@ -184,7 +184,7 @@ class TestWork:
         )
         assert read_workloads(tmp_path / "workloads.json").keys() == known.keys() - {"landscape"}
 
-    def test_only_what_was_edited_is_counted_anew(self, tmp_path, monkeypatch):
+    def test_only_edited_studies_are_counted_again(self, tmp_path, monkeypatch):
         known, path = read_workloads(), tmp_path / "workloads.json"
         written = []
         monkeypatch.setattr(workload, "read_workloads", lambda: {k: v for k, v in known.items() if k != "digits"})
@@ -197,12 +197,12 @@ class TestWork:
         monkeypatch.setattr(workload, "read_workloads", lambda: known)
         assert workload.load_workloads() == known and written == [None]
 
-    def test_the_work_that_is_kept_is_of_todays_files(self):
+    def test_the_stored_workloads_are_up_to_date(self):
         """Count it anew by `python -m harness.planning.scaling_forecast --output docs/scaling.md`."""
         assert set(read_workloads()) == set(names())
 
     @pytest.mark.parametrize("name", ["late-phase/table-17", "late-phase/table-6", "digits"])
-    def test_the_work_that_is_kept_is_right(self, name):
+    def test_stored_workloads_are_correct(self, name):
         assert read_workloads()[name] == count_workload(name)
 
     def test_a_run_of_two_studies_is_trained_once(self):
@@ -350,7 +350,7 @@ class TestPage:
         assert "- Not listed, because they train nothing (simulated on a CPU in minutes): `paper/none`." in lines
 
     def test_one_run_on_many_gpus(self, tmp_path):
-        path = TestWork().write(tmp_path, "'batch_ensemble(K=4)'")
+        path = TestWorkload().write(tmp_path, "'batch_ensemble(K=4)'")
         found = predict(count_workload(path).tasks, paper_rates())
         assert found.hours == found.chain == found.hours_on[64] == pytest.approx(4 * REFERENCE_HOURS)
 

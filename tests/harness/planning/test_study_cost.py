@@ -1,4 +1,4 @@
-"""What studies cost: runs and epochs counted, GPU-hours estimated."""
+"""The cost of studies: runs and epochs are counted, GPU-hours are estimated."""
 
 import pytest
 import torchvision
@@ -36,7 +36,7 @@ def test_the_measured_run_costs_what_was_measured(tmp_path):
         ("sgd, 'late_independent(K=5, start=120)'", 2, 400, 280, 1 + 2.6, 0.6 + 0.4 + 2.0),
     ],
 )
-def test_methods_cost_what_they_say(tmp_path, methods, runs, written, shared, hours_written, hours_shared):
+def test_methods_cost_what_they_declare(tmp_path, methods, runs, written, shared, hours_written, hours_shared):
     methods = methods if "'" in methods or "," not in methods.split("(")[-1] else f'"{methods}"'
     cost = count_cost(write(tmp_path, methods))
     assert (cost.runs, cost.written, cost.shared) == (runs, written, shared)
@@ -67,13 +67,13 @@ def test_it_is_written_on_one_line():
     assert str(cost) == "53 runs; 13,000 epochs as written, 6,485 after sharing; about 320 and 5.4 GPU-hours"
 
 
-def test_the_costs_that_are_kept_are_of_todays_files():
+def test_the_stored_costs_are_up_to_date():
     """Count them anew by `python -m harness.planning.study_cost`."""
     assert set(read_costs()) == set(names())
 
 
 @pytest.mark.parametrize("name", ["late-phase/table-17", "late-phase/table-5", "digits"])
-def test_the_costs_that_are_kept_are_right(name):
+def test_stored_costs_are_correct(name):
     assert read_costs()[name] == count_cost(name)
     assert read_costs()[name].digest == study_digest(name)
 

@@ -1,4 +1,4 @@
-"""Ranks: two processes that train one run have the results of one."""
+"""Ranks: two processes that train one run have the result of a single process."""
 
 import multiprocessing
 import signal
@@ -84,7 +84,7 @@ def test_batch_norm_of_half_precision(pair):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("layer", [nn.Dropout(0.4), ShakeDrop(0.5)], ids=str)
-def test_what_is_drawn_for_each_example_is_what_one_process_draws(pair, layer, layout):
+def test_random_numbers_per_example_are_those_of_one_process(pair, layer, layout):
     x = torch.ones(9, 4, 3, 3).contiguous(memory_format=layout)
     for joined in (True, False):
         y, gradient, after = jobs.draws(Group(), layer, x, joined)
@@ -154,19 +154,19 @@ def test_adam(pair):
         torch.testing.assert_close(first[0][key], value, rtol=1e-6, atol=1e-7)
 
 
-def test_all_ranks_see_that_one_diverges(pair):
+def test_all_ranks_notice_that_one_diverges(pair):
     one, two = pair(jobs.diverge, RECIPE)
     assert one == two == "the training loss became nan in epoch 1 at learning rate 0.02"
 
 
-def test_what_cannot_be_divided_is_refused(pair):
+def test_a_method_that_cannot_be_divided_is_refused(pair):
     for said in pair(jobs.refuse, METHODS["line"], RECIPE, {"samples": 2}):
         assert said.startswith("Line, as it is set here, uses examples of a minibatch together, which 2 ranks would")
     inner = {"of": METHODS["line"]}
     assert pair(jobs.refuse, METHODS["swa"], RECIPE, inner) == ["shared", "shared"]
 
 
-def test_names_stay(pair, make_run):
+def test_names_of_the_state_stay_the_same(pair, make_run):
     for name in ("sgd", "late_phase_bn(K=2, start=1)", "swag(mc_dropout, start=1)"):
         arguments = (make_run(name), METHODS, Shape(1, 8, 3, 60))
         assert pair(jobs.names, *arguments)[0] == jobs.names(Group(), *arguments)
@@ -246,7 +246,7 @@ def test_a_run_has_the_results_of_one_process(pair, exact, method):
     compare(settings("two"), settings("one"), run.key)
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(pair, exact):
+def test_a_run_resumes_with_another_number_of_ranks(pair, exact):
     make, settings = exact
     run = make("late_phase_rank1_x(K=3, start=1, leftover=carry)")
     execute(run, settings("whole"), [])
@@ -290,7 +290,7 @@ def test_too_small_a_last_minibatch_is_refused(pair, make_run, tmp_path):
         pair(jobs.execute_run, run, Settings(tmp_path), [])
 
 
-def test_a_rank_that_dies_takes_the_run_down_and_the_run_goes_on(exact):
+def test_the_death_of_a_rank_ends_the_run_which_then_resumes(exact):
     make, settings = exact
     run, ticks, before = make("killed"), [], set(multiprocessing.active_children())
     state, reason = execute(run, settings("pieces", ranks=2), [], lambda: ticks.append(1))
@@ -356,7 +356,7 @@ class OddError(Exception):
         super().__init__(one)
 
 
-def test_errors_travel():
+def test_errors_are_made_picklable():
     error = make_picklable(ZeroDivisionError("why"), "in rank 1")
     assert (type(error), str(error), error.__notes__) == (ZeroDivisionError, "why", ["in rank 1"])
     odd = make_picklable(OddError("why", 2), "in rank 1")

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, tracking servers that are away: said once, nothing lost, and it goes on."""
+"""Full or read-only disks and unavailable tracking servers: one message, nothing lost, and runs continue later."""
 
 import errno
 import os
@@ -159,7 +159,7 @@ FILES = [
 
 @pytest.mark.parametrize(("name", "n"), FILES)
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_run_that_cannot_write_goes_on_later(disk, before_writing, make_run, tmp_path, read_result, name, n, fault):
+def test_a_run_that_cannot_write_resumes_later(disk, before_writing, make_run, tmp_path, read_result, name, n, fault):
     run, runs = make_run("swa(late_phase_bn(K=2, start=1), start=2)"), disk.path / "runs"
     folder, settings = RunFolder(runs, run.key), Settings(runs, checkpoint_seconds=0.0)
     before_writing(name, n, disk.fill if fault == "full" else lambda: disk.lock(folder.path))
@@ -182,7 +182,7 @@ def test_a_run_that_cannot_write_goes_on_later(disk, before_writing, make_run, t
     assert not list(folder.path.glob(".*.tmp"))
 
 
-def test_a_failure_that_cannot_be_recorded_is_told(disk):
+def test_a_failure_that_cannot_be_recorded_is_returned(disk):
     folder = RunFolder(disk.path / "runs", "k")
     folder.path.mkdir(parents=True)
     disk.fill()
@@ -204,7 +204,7 @@ def test_a_write_that_fails_names_the_file_and_leaves_nothing(disk):
     assert [file.name for file in path.parent.iterdir()] == ["file"]
 
 
-def test_trouble():
+def test_disk_errors_are_explained():
     full = OSError(errno.ENOSPC, "No space left on device", "x/y")
     assert trouble(full) == "no space is left for x/y: free some"
     wrapped = ValueError("cannot unpack")

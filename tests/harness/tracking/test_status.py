@@ -23,7 +23,7 @@ from harness.store.outcome import Outcome
 from harness.store.progress import Progress
 from harness.store.run_folder import RunFolder, read_json, write_json
 from harness.studies.study import load
-from harness.tracking.status import count_states, (
+from harness.tracking.status import (
     RunStatus,
     count_states,
     format_clock,
