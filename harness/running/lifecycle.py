@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from data import ImageTask, TextTask
 from harness.costs.cost import Counter
@@ -22,28 +20,22 @@ from harness.evaluation.evaluate_text import evaluate_text
 from harness.evaluation.landscape import Examples, Landscape, explore
 from harness.parsing.plugins import available
 from harness.planning.trunks import Trunk
-from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.distributed.group import SINGLE_PROCESS, Group
-from harness.running.distributed.synchronized import DividedRecipe, synchronize
-from harness.running.fusing_limit import fuse_up_to
+from harness.running.method_setup import set_up_method
 from harness.running.needed_runs import find_finished, load_finished
-from harness.running.optimizers import make_optimizer
-from harness.running.precision import use_bfloat16
 from harness.running.result import make_result, make_trunk_result
 from harness.running.run_data import RunData, load_task
 from harness.running.run_state import RunState
 from harness.running.settings import Settings
 from harness.running.training_loop import train_epoch
 from harness.running.worker_process import warm_up
-from harness.store import checkpoint as checkpoints
 from harness.store.outcome import DivergenceError
 from harness.store.progress import Progress
 from harness.store.run_folder import RunFolder, read_json, write, write_json
 from harness.studies.build_method import make_method
 from harness.studies.extra_measures import Measures
 from harness.studies.run import Run
-from methods import Anchor, Method
-from methods.core.wrapper import methods_within
+from methods import Anchor
 
 
 class RunLifecycle:
@@ -78,7 +70,9 @@ class RunLifecycle:
         self.task = load_task(run.dataset, settings.downloads, self.device, settings.decoders)
         warm_up(self.device)
         self.memory, self.counter = PeakMemory(self.device), Counter()
-        self.method, self.optimizer = self.build()
+        self.methods = available(settings.plugins)
+        setup = set_up_method(run, settings, self.task, self.counter, group, self.methods)
+        self.method, self.optimizer, self.compile, self.fuse_up_to = setup
         self.state = RunState(
             self.method,
             self.optimizer,
@@ -100,41 +94,6 @@ class RunLifecycle:
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one per epoch."""
         return self.state.history
-
-    # --- building ---------------------------------------------------------------------------------------------
-
-    def build(self) -> tuple[Method, Optimizer | None]:
-        """Return the method, on the device, and its optimizer; None if the method trains nothing."""
-        self.compile = self.settings.compile if isinstance(self.task, ImageTask) else "off"
-        if self.compile != "off":
-            torch.compiler.reset()  # torch keeps few programs per process, and would not compile those of later runs
-        self.methods = available(self.settings.plugins)
-        recipe = DividedRecipe.of(self.run.recipe, self.group)
-        weights = self.settings.downloads / "weights"
-        method = make_method(self.run, self.methods, self.task.shape, self.set_up_network, weights, recipe)
-        method = method.to(self.device)
-        optimizer = None
-        if method.epochs:
-            checkpoints.check_names(method)
-            optimizer = make_optimizer(method, method.recipe)
-            optimizer.register_step_post_hook(self.counter.step)
-        if self.compile == "reduce-overhead":
-            clone_gradients(method)
-        self.fuse_up_to = fuse_up_to(self.settings, self.run, self.task.shape)
-        for part in methods_within(method):
-            part.fuse_up_to = self.fuse_up_to
-        self.group.synchronize_gradients(method, optimizer)
-        return method, optimizer
-
-    def set_up_network(self, net: nn.Module) -> nn.Module:
-        """Return a new network with synchronized layers, memory layout, compiled forward, cost hooks and precision."""
-        net = synchronize(net, self.group).to(memory_format=torch.channels_last)
-        if self.compile != "off":
-            compile_forward(net, self.compile)
-        net.register_forward_pre_hook(self.counter)
-        if self.run.precision == "bfloat16":
-            use_bfloat16(net, self.device.type)
-        return net
 
     # --- the whole life ---------------------------------------------------------------------------------------
 
