@@ -138,9 +138,9 @@ def check_ranks(device: str, ranks: int, workers: int) -> None:
         return
     import torch
 
-    from harness.running.distributed.ranks import device_of
+    from harness.running.distributed.ranks import rank_device
 
-    last, gpus = device_of(device, ranks - 1), torch.cuda.device_count()
+    last, gpus = rank_device(device, ranks - 1), torch.cuda.device_count()
     if int(last.partition(":")[2]) >= gpus:
         raise Refusal(f"--ranks {ranks}: each has a GPU of its own, the last one {last}, but there are {gpus}")
     if workers > 1:

@@ -42,7 +42,7 @@ from harness.cli.options import (
 if TYPE_CHECKING:
     from harness.planning.planned_runs import PlannedRuns
     from harness.planning.schedule import Schedule
-    from harness.tracking.background_sender import Sender
+    from harness.tracking.background_mirror import BackgroundMirror
 
 PROBE = 4096
 """Bytes that are written to see whether there is room."""
@@ -109,11 +109,11 @@ def run(
     from harness.planning.schedule import Schedule
     from harness.running.settings import Settings
     from harness.store.run_folder import RunFolder, describe_disk_error
-    from harness.tracking.background_sender import Sender
+    from harness.tracking.background_mirror import BackgroundMirror
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tracking.mlflow_store import store_uri
-    from harness.tracking.progress_display import Show, StudyStoppedError
-    from harness.tracking.system_metrics import missing
+    from harness.tracking.progress_display import ProgressDisplay, StudyStoppedError
+    from harness.tracking.system_metrics import missing_packages
 
     plan = with_specs(plan)
     finished = plan.finished(runs)
@@ -135,17 +135,17 @@ def run(
         began=time.time(),
         system_metrics=system_metrics,
     )
-    if system_metrics and (absent := missing(chosen.device)):
+    if system_metrics and (absent := missing_packages(chosen.device)):
         raise Refusal(f"--system-metrics needs what is not installed: pip install {absent}")
     if plan.alone.keys() - finished:
         check_runs(runs)
-    mirror = Sender(Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner))
+    mirror = BackgroundMirror(Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner))
     schedule = Schedule(plan.runs, finished, driver)
     for key in finished:
         if RunFolder(runs, key).finished:  # not a trunk that need not be trained
             mirror.send(plan.runs[key])
     try:
-        with Show(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
+        with ProgressDisplay(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
             chosen.engine.run(schedule, settings, show)
     except EngineError as error:
         raise Refusal(f"--engine {engine.value}: {error}") from error
@@ -181,7 +181,7 @@ def check_runs(runs: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "Sender", study: str) -> None:
+def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "BackgroundMirror", study: str) -> None:
     """Say how a study ended; a failure is an exit code other than 0."""
     failed = {key: outcome for key, outcome in schedule.failed.items() if key in plan.alone}
     if mirror.unsent:

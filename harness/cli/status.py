@@ -29,12 +29,12 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print it for scripts.")] = False,
 ) -> None:
     """Show how far a study is: what is done, runs (and until when), was stopped, failed, is to do."""
-    from harness.tracking.status import look_at_all
+    from harness.tracking.status import read_statuses
 
     if watch and as_json:
         raise Refusal("--watch is for people, --json for scripts: give one of them")
     plan = make_plan(study, plugin, tuned, scale, share=True)
-    found = look_at_all(plan, runs)
+    found = read_statuses(plan, runs)
     if as_json:
         print(json.dumps(as_values(plan.study.name, found, time.time()), indent=2))
     elif not watch:
@@ -46,7 +46,7 @@ def status(
                     time.sleep(every)
                 except KeyboardInterrupt:
                     break
-                found = look_at_all(plan, runs)
+                found = read_statuses(plan, runs)
                 live.update(draw_status(plan.study.name, found, time.time()), refresh=True)
 
 
@@ -58,15 +58,15 @@ def as_values(study: str, found: "list[RunStatus]", now: float) -> dict[str, Any
         found: the status of each run.
         now: seconds since 1970.
     """
-    from harness.tracking.status import count, seconds_left
+    from harness.tracking.status import count_states, seconds_left
 
     runs = without_trunks(found)
-    methods = {status.label: count(other for other in runs if other.label == status.label) for status in runs}
+    methods = {status.label: count_states(other for other in runs if other.label == status.label) for status in runs}
     left = seconds_left(found, now)
     return {
         "study": study,
         "time": now,
-        "counts": count(runs),
+        "counts": count_states(runs),
         "epochs_left": sum(status.epochs_left for status in found),
         "seconds_left": left,
         "ends": None if left is None else now + left,
@@ -83,13 +83,13 @@ def draw_status(study: str, found: "list[RunStatus]", now: float) -> Group:
         found: the status of each run.
         now: seconds since 1970.
     """
-    from harness.tracking.status import clock, count, seconds_left, spell
+    from harness.tracking.status import count_states, format_clock, format_duration, seconds_left
 
-    counts = count(without_trunks(found))
+    counts = count_states(without_trunks(found))
     parts: list[Any] = [", ".join(f"{number} {state}" for state, number in counts.items())]
     left = seconds_left(found, now)
     if left is not None:
-        parts.append(f"about {spell(left)} left, until {clock(now + left, now)}, without evaluation")
+        parts.append(f"about {format_duration(left)} left, until {format_clock(now + left, now)}, without evaluation")
     elif any(status.state == "running" for status in found):
         parts.append("time left: unknown until what runs has finished an epoch")
     elif counts["stopped"] or counts["to do"]:
@@ -103,26 +103,30 @@ def draw_status(study: str, found: "list[RunStatus]", now: float) -> Group:
 
 def running_table(found: "list[RunStatus]", now: float) -> Table:
     """Tabulate what runs now."""
-    from harness.tracking.status import clock, spell
+    from harness.tracking.status import format_clock, format_duration
 
     table = columns("running", "run", "at", "pace", "left", "training ends", "works on it", "last sign of life")
     for status in found:
         if status.state == "running":
             pace = "" if status.pace is None else f"{number(status.pace)} s"
-            ends = ("", "") if status.ends is None else (spell(status.ends - now), clock(status.ends, now))
-            sign = "" if status.sign is None else f"{spell(now - status.sign)} ago"
+            ends = (
+                ("", "")
+                if status.ends is None
+                else (format_duration(status.ends - now), format_clock(status.ends, now))
+            )
+            sign = "" if status.sign is None else f"{format_duration(now - status.sign)} ago"
             table.add_row(escape(status.run), status.describe(), pace, *ends, escape(status.where), sign)
     return table
 
 
 def broken_table(found: "list[RunStatus]", now: float) -> Table:
     """Tabulate what failed or was stopped."""
-    from harness.tracking.status import spell
+    from harness.tracking.status import format_duration
 
     table = columns("stopped or failed", "run", "state", "at", "last worked on by", "when", "reason")
     for status in found:
         if status.state in ("stopped", "failed"):
-            when = "" if status.sign is None else f"{spell(now - status.sign)} ago"
+            when = "" if status.sign is None else f"{format_duration(now - status.sign)} ago"
             at = status.describe() if status.stage else ""
             table.add_row(escape(status.run), status.state, at, escape(status.where), when, escape(status.reason))
     return table
@@ -130,7 +134,7 @@ def broken_table(found: "list[RunStatus]", now: float) -> Table:
 
 def methods_table(study: str, found: "list[RunStatus]") -> Table:
     """Count the runs of each method in each state, and their epochs that are left."""
-    from harness.tracking.status import STATES, count
+    from harness.tracking.status import STATES, count_states
 
     table = Table(title=f"study {study}")
     table.add_column("method", overflow="fold")
@@ -145,7 +149,7 @@ def methods_table(study: str, found: "list[RunStatus]") -> Table:
     if trunks := [status for status in found if status.role == "trunk"]:
         rows.append(("trunks, which several share", trunks))
     for name, statuses in rows:
-        numbers = [*count(statuses).values(), sum(status.epochs_left for status in statuses)]
+        numbers = [*count_states(statuses).values(), sum(status.epochs_left for status in statuses)]
         style = "bold" if statuses is runs else None
         table.add_row(escape(name), *(f"{number:,}" if number else "" for number in numbers), style=style)
     return table

@@ -18,7 +18,7 @@ from harness.cli.run import INTERRUPTED, check_runs
 if TYPE_CHECKING:
     from harness.engines import Engine
     from harness.running.settings import Settings
-    from harness.tracking.background_sender import Sender
+    from harness.tracking.background_mirror import BackgroundMirror
     from harness.tracking.mlflow_mirror import Mirror
     from harness.tuning.study_searches import StudySearches
     from harness.tuning.trial_budget import Budget
@@ -115,7 +115,7 @@ def tune(
         return
     from harness.running.settings import Settings
     from harness.store.run_folder import describe_disk_error
-    from harness.tracking.background_sender import Sender
+    from harness.tracking.background_mirror import BackgroundMirror
     from harness.tracking.mlflow_store import store_uri
     from harness.tracking.progress_display import StudyStoppedError
     from harness.tuning.mlflow_trials import TuningMirror
@@ -138,7 +138,7 @@ def tune(
     output = output or Path("tuned") / f"{loaded.name}.yaml"
     check_runs(runs)
     check_output(output, loaded.name)
-    mirror = Sender(TuningMirror(store_uri(store, runs), loaded.name, runs))
+    mirror = BackgroundMirror(TuningMirror(store_uri(store, runs), loaded.name, runs))
     try:
         schedule = TrialSchedule(searches.searches, runs, budget, driver)
         keeper = Keeper(schedule, output, loaded.name)
@@ -191,12 +191,16 @@ class Keeper:
 
 
 def search_all(
-    schedule: "TrialSchedule", settings: "Settings", mirror: "Mirror | Sender", engine: "Engine", keeper: Keeper
+    schedule: "TrialSchedule",
+    settings: "Settings",
+    mirror: "Mirror | BackgroundMirror",
+    engine: "Engine",
+    keeper: Keeper,
 ) -> None:
     """Search until every search is over; where other drivers work on the last trials, wait for them."""
-    from harness.tuning.tuning_display import TuningShow
+    from harness.tuning.tuning_display import TuningDisplay
 
-    with TuningShow(schedule, mirror, console, keeper.keep) as show:
+    with TuningDisplay(schedule, mirror, console, keeper.keep) as show:
         while True:
             schedule.ensure_waiting()
             engine.run(schedule, settings, show)
@@ -226,7 +230,7 @@ def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
     console.print(tuning_table(searches, budget, used))
 
 
-def conclude(schedule: "TrialSchedule", mirror: "Mirror | Sender", keeper: Keeper, study: str) -> None:
+def conclude(schedule: "TrialSchedule", mirror: "Mirror | BackgroundMirror", keeper: Keeper, study: str) -> None:
     """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
     from harness.tuning.trial_budget import budget_used, default_trial
     from harness.tuning.trial_journal import trial_end

@@ -8,7 +8,7 @@ from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import execute
 from harness.running.settings import Settings
-from harness.running.worker_process import trim
+from harness.running.worker_process import trim_heap
 from harness.store.outcome import Outcome
 from harness.tuning.trial import PlannedTrial, execute_trial
 
@@ -57,7 +57,7 @@ def record_end(schedule: Schedule, observer: RunObserver, key: str, outcome: Out
 
 def record_ends_elsewhere(schedule: Schedule, settings: Settings, observer: RunObserver) -> None:
     """Record the runs that other drivers have ended. Engines call this regularly."""
-    for key, outcome in schedule.look(settings.runs):
+    for key, outcome in schedule.check_elsewhere(settings.runs):
         observer.ended(schedule.runs[key], outcome)
 
 
@@ -98,4 +98,4 @@ def execute_planned(planned: Planned, settings: Settings, on_epoch: Callable[[],
         assert error.__cause__ is not None
         raise error.__cause__ from None
     finally:
-        trim()
+        trim_heap()

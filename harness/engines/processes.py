@@ -20,9 +20,9 @@ from harness.engines.engine import (
 from harness.engines.retry_queue import MAX_ATTEMPTS, RetryQueue
 from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
-from harness.running.execute import give_up
+from harness.running.execute import record_dead_run
 from harness.running.settings import Settings
-from harness.running.worker_process import begin_worker
+from harness.running.worker_process import initialize_worker
 from harness.store.claim import free_if_owner_dead
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
@@ -118,11 +118,11 @@ class WorkerPool:
             record_end(self.schedule, self.observer, key, Outcome("finished"))
         elif losses == MAX_ATTEMPTS:
             reason = f"its worker process died {MAX_ATTEMPTS} times (killed, or out of memory)"
-            record_end(self.schedule, self.observer, key, give_up(folder, reason, self.settings))
+            record_end(self.schedule, self.observer, key, record_dead_run(folder, reason, self.settings))
         elif losses == MAX_ATTEMPTS - 1:
             self.slots.reserve(self.slots.devices[slot], key)
         else:
-            self.schedule.again(key)
+            self.schedule.put_back(key)
 
     def stop(self) -> None:
         """Kill the workers, and free the claims of their runs for other drivers."""
@@ -149,7 +149,7 @@ class WorkerProcess:
             except BrokenProcessPool:  # it died while it was idle
                 self.stop()
         context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(1, context, initializer=begin_worker, initargs=(self.threads,))
+        self.pool = ProcessPoolExecutor(1, context, initializer=initialize_worker, initargs=(self.threads,))
         return self.pool.submit(execute_planned, planned, settings)
 
     def stop(self) -> None:

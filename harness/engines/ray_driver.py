@@ -18,7 +18,7 @@ from harness.engines.retry_queue import MAX_ATTEMPTS, RetryQueue
 from harness.engines.run_archive import Archive, pack, unpack
 from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
-from harness.running.execute import fail, give_up
+from harness.running.execute import record_dead_run, record_failure
 from harness.running.settings import Settings
 from harness.store.claim import AlreadyClaimedError, Claim, ClaimError, ClaimLostError, acquire_claim
 from harness.store.outcome import Outcome
@@ -175,7 +175,9 @@ class Driver:
             if reason := describe_disk_error(error.cause):
                 outcome = Outcome("blocked", f"on {worker.host}, {reason}")
             else:
-                outcome = fail(folder, Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), str(error))
+                outcome = record_failure(
+                    folder, Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), str(error)
+                )
         except self.ray.exceptions.RayError:
             self.handle_worker_death(worker, key)
             return
@@ -205,7 +207,7 @@ class Driver:
             print(f"{run}: its worker process died; the run will resume from its last checkpoint", file=sys.stderr)
             return
         reason = f"its worker process died {MAX_ATTEMPTS} times (killed, or out of memory)"
-        self.end_run(key, give_up(self.folder(key), reason, self.settings))
+        self.end_run(key, record_dead_run(self.folder(key), reason, self.settings))
 
     def end_run(self, key: str, outcome: Outcome) -> None:
         """Release the claim of a run, and record how it ended."""

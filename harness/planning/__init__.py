@@ -1,4 +1,4 @@
-"""Which runs a study takes, in which order, what they share, and what they will cost.
+"""The plan of a study: its runs, their order, the training that they share, and what they will cost.
 
-The command line makes a `Plan`; engines take runs from its `Schedule`.
+The command line builds a `Plan`. Engines take runs from its `Schedule`.
 """

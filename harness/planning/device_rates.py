@@ -1,4 +1,4 @@
-"""Rates of plain training: those that a benchmark measured on a device, and what they say of other networks."""
+"""Rates of plain training on a device, as a benchmark measured them, and estimates for networks it did not measure."""
 
 import json
 import math
@@ -10,18 +10,18 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data import DatasetShape
-from harness.planning.study_cost import HOURS, MEASURED, operations
+from harness.planning.study_cost import REFERENCE_HOURS, REFERENCE_TRAINING, forward_flops
 from harness.planning.workload import Network
 
 FROM_FLOPS = "from FLOPs"
-FAR = 10.0
-"""Times as many operations as a network's, from which on another one's rate says little of it."""
+OPTIMISTIC_RATIO = 10.0
+"""A rate is called optimistic if the network it is estimated from needs more than this many times the operations."""
 Precision = Literal["float32", "bfloat16"]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Cell(BaseModel):
-    """What a benchmark measured: one network, its data, and the rate of a method. Other keys are ignored."""
+class BenchmarkCell(BaseModel):
+    """One measurement of a benchmark: a network, its data, and the rate of training. Other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -34,28 +34,28 @@ class Cell(BaseModel):
     images_per_second: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
-    def counted(self) -> "Cell":
-        """Refuse a network that does not exist, or not for these images."""
+    def check_network(self) -> "BenchmarkCell":
+        """Raise an error for a network that does not exist, or not for these images."""
         if self.image[1] != self.image[2]:
             raise ValueError(f"image: expected as high as wide, got {list(self.image)}")
-        _ = self.operations
+        _ = self.forward_flops
         return self
 
     @property
-    def operations(self) -> float:
-        """Count the floating-point operations of one image's forward pass."""
-        return operations(self.architecture, DatasetShape(self.image[0], self.image[1], self.classes, 1), 0)
+    def forward_flops(self) -> float:
+        """The floating-point operations of one image's forward pass."""
+        return forward_flops(self.architecture, DatasetShape(self.image[0], self.image[1], self.classes, 1), 0)
 
 
 class Device(BaseModel):
-    """What a benchmark ran on. Other keys are ignored."""
+    """The device that a benchmark ran on. Other keys are ignored."""
 
     name: str
     type: Literal["cuda", "cpu"]
 
 
 class RatesFile(BaseModel):
-    """What a benchmark writes: where it ran, by which command, from which commit, and what it measured."""
+    """The file that a benchmark writes: its device, its command, its commit, and its measurements."""
 
     device: Device
     command: str
@@ -64,16 +64,16 @@ class RatesFile(BaseModel):
 
 
 class RatesError(ValueError):
-    """A file of rates that cannot be used."""
+    """A file of measured rates cannot be used."""
 
 
-class Rate(NamedTuple):
+class TrainingRate(NamedTuple):
     """The rate of a network's plain training.
 
     Attributes:
-        images_per_second: examples, of text segments.
-        origin: "measured" or "target" of the network's own rate; else, that it is in proportion to FLOPs.
-        network: whose rate was taken.
+        images_per_second: images per second; segments per second for text.
+        origin: "measured" or "target" if it is the network's own rate; else that it is estimated from FLOPs.
+        network: the name of the network from whose rate it is estimated, or its own name.
     """
 
     images_per_second: float
@@ -82,78 +82,79 @@ class Rate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rates:
+class DeviceRates:
     """The rates of one device in one precision.
 
     Attributes:
-        name: of device and precision, for a table's head.
-        kind: "measured", or "target".
-        about: where they are from, in a sentence.
-        cells: plain training of some networks.
-        unit: what there are several of.
+        name: device and precision, for the head of a table.
+        kind: "measured" or "target".
+        about: the source of the rates, in a sentence.
+        cells: the rates of plain training of some networks.
+        unit: the kind of device.
     """
 
     name: str
     kind: Literal["measured", "target"]
     about: str
-    cells: tuple[Cell, ...]
+    cells: tuple[BenchmarkCell, ...]
     unit: Literal["GPU", "CPU"] = "GPU"
 
-    def of(self, network: Network) -> Rate:
-        """Give a network's rate: its own, or that of the one whose number of operations is nearest, in proportion.
+    def rate_of(self, network: Network) -> TrainingRate:
+        """Return the rate of a network: its own if it is known, else an estimate from FLOPs.
 
-        Where a network has several, of the nearest batch size the fastest. From a far larger network, the rate is
-        optimistic: a small one keeps a device less busy.
+        The estimate scales the rate of the network whose number of operations is nearest. It is optimistic if that
+        network is far larger, because a small network keeps a device less busy. Of several rates of a network, the
+        one with the nearest batch size counts, and of these the fastest.
         """
 
-        def distance(cell: Cell) -> tuple[bool, float, float, float]:
+        def distance(cell: BenchmarkCell) -> tuple[bool, float, float, float]:
             return (
-                not same(cell, network),
-                abs(math.log(cell.operations / network.operations)),
+                not is_same_network(cell, network),
+                abs(math.log(cell.forward_flops / network.forward_flops)),
                 abs(math.log(cell.batch_size / network.batch_size)),
                 -cell.images_per_second,
             )
 
         cell = min(self.cells, key=distance)
-        if same(cell, network):
-            return Rate(cell.images_per_second, self.kind, cell.architecture)
-        ratio = cell.operations / network.operations
-        origin = f"{FROM_FLOPS} (optimistic)" if ratio > FAR else FROM_FLOPS
-        return Rate(cell.images_per_second * ratio, origin, cell.architecture)
+        if is_same_network(cell, network):
+            return TrainingRate(cell.images_per_second, self.kind, cell.architecture)
+        ratio = cell.forward_flops / network.forward_flops
+        origin = f"{FROM_FLOPS} (optimistic)" if ratio > OPTIMISTIC_RATIO else FROM_FLOPS
+        return TrainingRate(cell.images_per_second * ratio, origin, cell.architecture)
 
 
-def same(cell: Cell, network: Network) -> bool:
-    """Say whether a cell is of this network and size of images; what the number of classes adds is nothing."""
+def is_same_network(cell: BenchmarkCell, network: Network) -> bool:
+    """Return whether a cell has this architecture and image size. The number of classes hardly affects the rate."""
     return (cell.architecture, cell.image) == (network.architecture, network.image)
 
 
-def paper_rates() -> Rates:
-    """Give the one rate that the papers tell: of the training that the late-phase paper timed."""
-    architecture, data, epochs = MEASURED
-    rate = data.train * epochs / (HOURS * 3600)
-    return Rates(
+def paper_rates() -> DeviceRates:
+    """Return the only rate that the papers report: that of the training which the late-phase paper timed."""
+    architecture, data, epochs = REFERENCE_TRAINING
+    rate = data.train * epochs / (REFERENCE_HOURS * 3600)
+    return DeviceRates(
         "2080 Ti, float32",
         "measured",
         "measured by von Oswald et al. (2021, Table 17) on one NVIDIA GeForce 2080 Ti: 17,714 s, about 4.92 h, for 200 "
         "epochs of a WRN-28-10 on CIFAR-10",
-        (on_cifar10(architecture, "float32", rate),),
+        (cifar10_cell(architecture, "float32", rate),),
     )
 
 
-def target_rates() -> Rates:
-    """Give the rates that this project aims at; nobody has measured them."""
-    return Rates(
+def target_rates() -> DeviceRates:
+    """Return the rates that this project aims at. They are not measured."""
+    return DeviceRates(
         "H200, bfloat16, target",
         "target",
         "**a target, not measured**: what this project aims at on one NVIDIA H200, 9,000 images/s for a WRN-28-10, and "
         "160 epochs of a cResNet20 on CIFAR-10 in three minutes",
-        (on_cifar10("wrn-28-10", "bfloat16", 9000), on_cifar10("cresnet20", "bfloat16", 160 * 50_000 / 180)),
+        (cifar10_cell("wrn-28-10", "bfloat16", 9000), cifar10_cell("cresnet20", "bfloat16", 160 * 50_000 / 180)),
     )
 
 
-def on_cifar10(architecture: str, precision: Precision, images_per_second: float) -> Cell:
-    """Make the cell of a network on CIFAR-10, in the papers' minibatches of 128."""
-    return Cell(
+def cifar10_cell(architecture: str, precision: Precision, images_per_second: float) -> BenchmarkCell:
+    """Return the cell of a network on CIFAR-10, with the papers' batch size of 128."""
+    return BenchmarkCell(
         architecture=architecture,
         image=(3, 32, 32),
         classes=10,
@@ -163,11 +164,11 @@ def on_cifar10(architecture: str, precision: Precision, images_per_second: float
     )
 
 
-def read_rates(path: Path) -> list[Rates]:
-    """Read what a benchmark measured of plain training (`sgd`), each precision by itself.
+def read_rates(path: Path) -> list[DeviceRates]:
+    """Read the rates of plain training (`sgd`) from a benchmark's file, separately for each precision.
 
     Raises:
-        RatesError: for a file that is missing, is not of this form, or holds no such rate.
+        RatesError: if the file is missing, has another form, or holds no rate of plain training.
     """
     try:
         file = RatesFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -177,27 +178,33 @@ def read_rates(path: Path) -> list[Rates]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RatesError(f"{path}: not readable as JSON: {error}") from error
     except ValidationError as error:
-        raise RatesError(describe(path, (), error)) from error
+        raise RatesError(describe_errors(path, (), error)) from error
     if not plain:
         raise RatesError(f"{path}: none of its {len(file.cells)} cells is of the method sgd, whose rates are needed")
     cells = []
     for i, raw in plain:
         try:
-            cells.append(Cell.model_validate(raw))
+            cells.append(BenchmarkCell.model_validate(raw))
         except ValidationError as error:
-            raise RatesError(describe(path, ("cells", i), error)) from error
+            raise RatesError(describe_errors(path, ("cells", i), error)) from error
     about = f"measured by `{file.command}` at commit {file.commit} (`{path.as_posix()}`)"
     unit: Literal["GPU", "CPU"] = "GPU" if file.device.type == "cuda" else "CPU"
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     return [
-        Rates(f"{file.device.name}, {precision}", "measured", about, of_one, unit)
+        DeviceRates(f"{file.device.name}, {precision}", "measured", about, cells_of_precision, unit)
         for precision in precisions
-        if (of_one := tuple(cell for cell in cells if cell.precision == precision))
+        if (cells_of_precision := tuple(cell for cell in cells if cell.precision == precision))
     ]
 
 
-def describe(path: Path, place: Sequence[str | int], error: ValidationError) -> str:
-    """Say of each value that is wrong where it stands."""
+def describe_errors(path: Path, place: Sequence[str | int], error: ValidationError) -> str:
+    """Return a line for each wrong value: the file, where the value is in it, and what is wrong with it.
+
+    Args:
+        path: the file.
+        place: where in the file the validated part is.
+        error: what pydantic found.
+    """
     lines = []
     for each in error.errors(include_url=False):
         where = ".".join(map(str, [*place, *each["loc"]]))

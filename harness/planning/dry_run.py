@@ -1,4 +1,4 @@
-"""What a study trains, before anything starts: runs and epochs, as written, after sharing, and left."""
+"""The table of `econ run --dry-run`: how many runs and epochs a study takes, and how many are left."""
 
 from pathlib import Path
 
@@ -11,14 +11,13 @@ COLUMNS = ("cells", "epochs as written", "epochs after sharing", "runs left", "e
 
 
 def plan_table(plan: PlannedRuns, root: Path) -> Table:
-    """Tabulate the runs and epochs of each method.
+    """Return a table of the runs and epochs of each method.
 
-    "As written" counts for each cell, as often as the study names it, all that it needs. "After sharing" is what is
-    trained of that if every run is trained once, and what several have in common as a trunk of which they are forks;
-    "left" what is not finished.
+    "Epochs as written" counts every cell with everything it needs, as often as the study names it. "Epochs after
+    sharing" counts each run once, and training that several runs share (a trunk) once. "Left" is what is not finished.
 
     Args:
-        plan: of a study; its trunks are shown if it has any.
+        plan: the study's plan; its trunks get a row, too.
         root: the folder of run folders.
     """
     left = plan.left(root)
@@ -33,13 +32,13 @@ def plan_table(plan: PlannedRuns, root: Path) -> Table:
     table.add_column("method", overflow="fold")
     for column in COLUMNS:
         table.add_column(column, justify="right")
-    groups: dict[str, dict[str, list[tuple[str, int]]]] = {}
+    sections: dict[str, dict[str, list[tuple[str, int]]]] = {}
     for key in plan.runs:
-        for i, name in enumerate(names(plan, key)):
-            groups.setdefault(place(plan, key), {}).setdefault(name, []).append((key, i))
+        for i, name in enumerate(row_names(plan, key)):
+            sections.setdefault(section_name(plan, key), {}).setdefault(name, []).append((key, i))
     totals = [0] * len(COLUMNS)
-    for where, methods in groups.items():
-        table.add_row(escape(where), style="bold")
+    for section, methods in sections.items():
+        table.add_row(escape(section), style="bold")
         for name, listed in methods.items():
             once = [key for key, i in listed if i == 0]
             cells = [key for key, _ in listed if plan.runs[key].role == "cell"]
@@ -60,14 +59,14 @@ def plan_table(plan: PlannedRuns, root: Path) -> Table:
     return table
 
 
-def place(plan: PlannedRuns, key: str) -> str:
-    """Name the part of the table that a run stands in."""
+def section_name(plan: PlannedRuns, key: str) -> str:
+    """Return the dataset and architecture of a run, which head its section of the table."""
     tags = plan.runs[key].run.tags()
     return f"{tags['dataset']} · {tags['architecture']}"
 
 
-def names(plan: PlannedRuns, key: str) -> tuple[str, ...]:
-    """Give the rows that a run stands in: more than one if the study names its method more than once."""
+def row_names(plan: PlannedRuns, key: str) -> tuple[str, ...]:
+    """Return the names of a run's rows: several if the study names its method several times."""
     planned = plan.runs[key]
     if planned.role == "cell":
         return planned.labels

@@ -7,7 +7,7 @@ from typing import Literal
 import data
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.planned_runs import FigureSummary, Planned, PlannedRuns, StudySummary
-from harness.planning.trunks import Histories, Trunk, find_trunks
+from harness.planning.trunks import StateHashes, Trunk, find_trunks
 from harness.quadratic.quadratic_study import QuadraticStudy
 from harness.studies.build_method import MetaMethods, build_meta_method, count_anchors
 from harness.studies.run import Run
@@ -61,7 +61,7 @@ class Plan(PlannedRuns):
 
     def add_trunks(self) -> None:
         """Find what runs have in common, and let them go on from there."""
-        histories = Histories()
+        histories = StateHashes()
         of_runs = {
             key: histories.of(planned.run, self.meta_method(planned.run))
             for key, planned in self.runs.items()

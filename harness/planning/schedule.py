@@ -1,4 +1,4 @@
-"""The schedule of a plan: which run starts next, as soon as what it needs is finished."""
+"""The schedule of a plan: which run starts next. A run can start once everything it needs is finished."""
 
 import time
 from collections import deque
@@ -10,22 +10,32 @@ from harness.store.claim import ClaimObserver
 from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder, read_json
 
-LOOK = 1.0
-"""Seconds between two looks at the runs that other drivers work on."""
+CHECK_SECONDS = 1.0
+"""Seconds between two checks of the runs that other drivers work on."""
 
 
 class Schedule:
-    """Hands out the runs that are left, each as soon as what it needs is finished.
+    """Hands out the unfinished runs, each once everything it needs is finished.
 
     Attributes:
-        running: keys of the runs that workers of this driver have.
-        elsewhere: keys of the runs that another driver works on.
-        by_others: keys of the runs that another driver has ended since this one began.
-        driver: what claims of this driver's workers call it.
+        runs: all runs of the plan, by key.
+        finished: keys of the finished runs.
+        failed: how the runs ended that did not finish, by key.
+        waiting: keys of the runs that are to be started, in the plan's order.
+        running: keys of the runs that workers of this driver execute.
+        elsewhere: keys of the runs that another driver executes.
+        by_others: keys of the runs that another driver has ended since this driver began.
+        driver: this driver's name in the claims of its workers.
     """
 
     def __init__(self, runs: Mapping[str, Planned], finished: set[str], driver: str = "") -> None:
-        """Start from what is finished."""
+        """Make the schedule of a plan's runs.
+
+        Args:
+            runs: all runs of the plan, by key, needed ones before those that need them.
+            finished: keys of the runs that are finished already.
+            driver: this driver's name in the claims of its workers.
+        """
         self.runs, self.driver = runs, driver
         self.finished = set(finished)
         self.failed: dict[str, Outcome] = {}
@@ -34,15 +44,18 @@ class Schedule:
         self.elsewhere: set[str] = set()
         self.by_others: set[str] = set()
         self.claim_observer = ClaimObserver()
-        self.looked = time.monotonic()
+        self.checked = time.monotonic()
 
     @property
     def left(self) -> bool:
-        """Whether some run has not ended."""
+        """Whether a run has not ended."""
         return bool(self.waiting or self.running or self.elsewhere)
 
     def take(self) -> str | None:
-        """Take the next run that can start now, or None; one whose needs failed can start, and will say so."""
+        """Move the next run that can start to `running`, and return its key; None if none can start now.
+
+        A run also starts if a run that it needs has failed. Its execution then fails with that reason.
+        """
         ended = self.finished | self.failed.keys()
         for key in self.waiting:
             if ended.issuperset(self.runs[key].after):
@@ -52,7 +65,7 @@ class Schedule:
         return None
 
     def end(self, key: str, outcome: Outcome) -> None:
-        """Note how a run ended, or that it is elsewhere."""
+        """Note how a run ended, or that another driver executes it."""
         self.running.discard(key)
         if outcome.state == "elsewhere":
             self.elsewhere.add(key)
@@ -63,29 +76,31 @@ class Schedule:
         if outcome == Outcome("finished", ALREADY_FINISHED):
             self.by_others.add(key)
 
-    def again(self, key: str) -> None:
-        """Put a run back whose worker died."""
+    def put_back(self, key: str) -> None:
+        """Make a run, whose worker died, the next to start."""
         self.running.discard(key)
         self.waiting.appendleft(key)
 
-    def look(self, root: Path) -> Iterator[tuple[str, Outcome]]:
-        """Look after the runs that are elsewhere, now and then; those that others have left wait to be taken again.
+    def check_elsewhere(self, root: Path) -> Iterator[tuple[str, Outcome]]:
+        """Check the runs that other drivers execute, at most every `CHECK_SECONDS`.
+
+        A run that its driver has left unfinished is the next to start here.
 
         Args:
             root: the folder of run folders.
 
         Yields:
-            The runs that another driver has ended.
+            The key and outcome of each run that another driver has ended.
         """
-        if time.monotonic() - self.looked < LOOK:
+        if time.monotonic() - self.checked < CHECK_SECONDS:
             return
-        self.looked = time.monotonic()
+        self.checked = time.monotonic()
         for key in list(self.elsewhere):
             folder = RunFolder(root, key)
             free = self.claim_observer.is_free(
                 folder.path
-            )  # asked first: an owner writes its result, then frees the run
-            if outcome := ended_elsewhere(folder, free):
+            )  # before the result: an owner writes that, then frees the run
+            if outcome := read_outcome(folder, free):
                 self.elsewhere.remove(key)
                 self.by_others.add(key)
                 self.end(key, outcome)
@@ -95,16 +110,16 @@ class Schedule:
                 self.waiting.appendleft(key)
 
 
-def ended_elsewhere(folder: RunFolder, free: bool) -> Outcome | None:
-    """Say how another driver ended a run, None if it did not.
+def read_outcome(folder: RunFolder, free: bool) -> Outcome | None:
+    """Return how another driver ended a run; None if the run has not ended.
 
     Args:
-        folder: the run's.
-        free: whether nobody works on it.
+        folder: the run's folder.
+        free: whether no process works on the run.
     """
     if folder.finished:
         return Outcome("finished", "by another driver")
     failure = read_json(folder.failure) if free else {}
-    if failure and failure["state"] != "out of memory":  # that is tried again, by whoever comes first
+    if failure and failure["state"] != "out of memory":  # such a run is tried again, by the first driver to take it
         return Outcome(failure["state"], f"{failure['reason']} (another driver tried it)")
     return None

@@ -1,7 +1,7 @@
-"""What a study costs before it is run: runs, epochs, and an estimate of GPU-hours.
+"""The cost of a study before it is run: its runs, its epochs, and an estimate of GPU-hours.
 
-`python -m harness.planning.study_cost` counts the studies that were edited anew, for `econ list studies`; all of
-them once the file `costs.json` is removed, as after a change of what methods cost.
+`econ list studies` shows the costs that are stored in costs.json. `python -m harness.planning.study_cost` updates that
+file for studies that were edited. After a change to what methods cost, remove the file first: then all are counted.
 """
 
 import hashlib
@@ -27,27 +27,28 @@ from harness.studies.run import Run
 from harness.studies.study import Study, load
 from harness.studies.study_files import find_study, study_names
 
-LEAST = 0.1
-"""GPU-hours that are written as a number."""
-COSTS = Path(__file__).with_name("costs.json")
-HOURS = 4.92
-"""Hours of plain training of a WRN-28-10 on CIFAR-10, 200 epochs on one NVIDIA GeForce 2080 Ti (von Oswald et al. 2021,
-Table 17). All else is this times the ratio of floating-point operations."""
-MEASURED = ("wrn-28-10", DatasetShape(3, 32, 10, 50_000), 200)
-"""Architecture, data and epochs of that training."""
+LEAST_HOURS = 0.1
+"""The least GPU-hours that are written as a number; fewer are written as "under 0.1"."""
+COSTS_FILE = Path(__file__).with_name("costs.json")
+REFERENCE_HOURS = 4.92
+"""Hours of the reference training on one NVIDIA GeForce 2080 Ti (von Oswald et al. 2021, Table 17).
+
+The hours of any other training are these times the ratio of floating-point operations."""
+REFERENCE_TRAINING = ("wrn-28-10", DatasetShape(3, 32, 10, 50_000), 200)
+"""Architecture, data and epochs of the reference training: plain training of a WRN-28-10 on CIFAR-10."""
 
 
 @dataclass(frozen=True)
 class StudyCost:
-    """What a study costs.
+    """The cost of a study.
 
     Attributes:
-        digest: SHA-256 of the study's file and of the recipes named there, of which these are the costs.
-        runs: how many are trained; runs that others are made of count too.
-        written: epochs of all cells if everything that they need were trained for each alone.
-        shared: epochs that are trained, each trunk and each needed run once.
-        hours_written: estimated GPU-hours of the former.
-        hours_shared: of the latter.
+        digest: SHA-256 of the study's file and of the recipes that it names, when the cost was counted.
+        runs: the number of runs, with the runs that others need.
+        written: epochs of all cells if everything they need were trained for each cell alone.
+        shared: epochs that are trained if each trunk and each needed run is trained once.
+        hours_written: estimated GPU-hours of the epochs `written`.
+        hours_shared: estimated GPU-hours of the epochs `shared`.
     """
 
     digest: str
@@ -58,11 +59,13 @@ class StudyCost:
     hours_shared: float
 
     def __str__(self) -> str:
-        """Write it on one line."""
+        """Describe the cost in one line."""
         if not self.runs:
             return "simulated in minutes on a CPU"
-        written, shared = short(self.hours_written), short(self.hours_shared)
-        hours = f"about {written} and {shared}" if self.hours_written >= LEAST else short(self.hours_written)
+        written, shared = format_number(self.hours_written), format_number(self.hours_shared)
+        hours = (
+            f"about {written} and {shared}" if self.hours_written >= LEAST_HOURS else format_number(self.hours_written)
+        )
         return (
             f"{self.runs:,} run{'s' if self.runs > 1 else ''}; {self.written:,} epochs as written, "
             f"{self.shared:,} after sharing; "
@@ -70,42 +73,46 @@ class StudyCost:
         )
 
 
-def short(number: float) -> str:
-    """Write a number with two digits or more; very small ones as that."""
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}" if number >= LEAST else f"under {LEAST}"
+def format_number(number: float) -> str:
+    """Return a number with at least two digits; a very small one as "under 0.1"."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}" if number >= LEAST_HOURS else f"under {LEAST_HOURS}"
 
 
 def count_cost(name: str) -> StudyCost:
-    """Count what a study costs that comes with the project, or at a path."""
-    study = load(name)
+    """Count the cost of a study.
+
+    Args:
+        name: the name of a study that comes with the project, or the path of a study file.
+    """
+    study, digest = load(name), study_digest(name)
     if not isinstance(study, Study):
-        return StudyCost(digest(name), 0, 0, 0, 0.0, 0.0)
+        return StudyCost(digest, 0, 0, 0, 0.0, 0.0)
     plan = Plan(study, share=True)
     cells = [key for key, planned in plan.runs.items() for label in planned.labels if planned.role == "cell"]
     written = sum(plan.epochs_as_written(key) for key in cells)
     shared = sum(planned.epochs - planned.first for planned in plan.runs.values())
-    hours_shared = sum(hours(plan, key) for key in plan.runs)
+    hours_shared = sum(own_hours(plan, key) for key in plan.runs)
     hours_written = sum(hours_as_written(plan, key) for key in cells)
-    return StudyCost(digest(name), len(plan.alone), written, shared, round(hours_written, 3), round(hours_shared, 3))
+    return StudyCost(digest, len(plan.alone), written, shared, round(hours_written, 3), round(hours_shared, 3))
 
 
 def hours_as_written(plan: Plan, key: str) -> float:
-    """Estimate the GPU-hours of a run and of all that it needs, trained for it alone."""
+    """Estimate the GPU-hours of a run and of everything it needs, if nothing were shared with other runs."""
     planned = plan.runs[key]
-    alone = hours(plan, key) + hours_of(trained(planned), planned.first) if planned.epochs else 0.0
+    alone = own_hours(plan, key) + plain_training_hours(trained_run(planned), planned.first) if planned.epochs else 0.0
     return alone + sum(hours_as_written(plan, need) for need in planned.needs)
 
 
-def hours(plan: Plan, key: str) -> float:
-    """Estimate the GPU-hours of what a run or a trunk trains itself, beyond the trunk that it goes on from."""
-    epochs = plain_epochs(plan, key)
-    return hours_of(trained(plan.runs[key]), 1) * epochs if epochs else 0.0
+def own_hours(plan: Plan, key: str) -> float:
+    """Estimate the GPU-hours of the epochs that a run or a trunk trains itself, after those of its own trunk."""
+    epochs = plain_training_epochs(plan, key)
+    return plain_training_hours(trained_run(plan.runs[key]), 1) * epochs if epochs else 0.0
 
 
-def plain_epochs(plan: Plan, key: str) -> float:
-    """Say how many epochs of plain training cost as much as what a run or a trunk trains itself.
+def plain_training_epochs(plan: Plan, key: str) -> float:
+    """Return how many epochs of plain training cost as much as the epochs that a run or a trunk trains itself.
 
-    The method's share of the cost is what it says `about` itself; a trunk is plain training.
+    What a method costs relative to plain training stands in its `about`. A trunk costs as much as plain training.
     """
     planned = plan.runs[key]
     if not planned.epochs:
@@ -116,39 +123,39 @@ def plain_epochs(plan: Plan, key: str) -> float:
     return planned.epochs * factor - planned.first
 
 
-def trained(planned: Planned) -> Run:
-    """Give the run that is trained, of a trunk the one by which it is."""
+def trained_run(planned: Planned) -> Run:
+    """Return the spec of the run that is trained; for a trunk, that of the run which trains it."""
     run = planned.run.run if isinstance(planned.run, Trunk) else planned.run
     assert isinstance(run, Run), "of the noisy quadratic problem nothing is trained"
     return run
 
 
-def hours_of(run: Run, epochs: int) -> float:
-    """Estimate the GPU-hours of so many epochs of plain training with the data and the network of a run."""
-    architecture, known, length = MEASURED
-    work = operations_of(run) * shape(run).train * epochs
-    return HOURS * work / (operations(architecture, known, 0) * known.train * length)
+def plain_training_hours(run: Run, epochs: int) -> float:
+    """Estimate the GPU-hours of plain training with the data and the network of a run, for some epochs."""
+    architecture, data, length = REFERENCE_TRAINING
+    flops = forward_flops_of_run(run) * shape(run).train * epochs
+    return REFERENCE_HOURS * flops / (forward_flops(architecture, data, 0) * data.train * length)
 
 
-def operations_of(run: Run) -> float:
-    """Count the floating-point operations of one example's forward pass in a run."""
-    return operations(run.architecture, shape(run), run.dataset.segment or SEGMENT)
+def forward_flops_of_run(run: Run) -> float:
+    """Return the floating-point operations of one example's forward pass in a run."""
+    return forward_flops(run.architecture, shape(run), run.dataset.segment or SEGMENT)
 
 
 @lru_cache(maxsize=64)
-def operations(architecture: str, data: DatasetShape, segment: int) -> float:
-    """Count the floating-point operations of one example's forward pass, of matrices and convolutions.
+def forward_flops(architecture: str, data: DatasetShape, segment: int) -> float:
+    """Count the floating-point operations of one example's forward pass in matrix products and convolutions.
 
     Args:
         architecture: a network's name.
-        data: what it reads.
-        segment: of text, symbols of an example.
+        data: the shape of its data.
+        segment: symbols per example, for text.
     """
     with torch.device("meta"):
         net = models.build(
             architecture, in_channels=data.in_channels, classes=data.classes, image_size=data.image_size
         ).eval()
-    if data.in_channels is None or data.image_size is None:  # the counter does not know recurrent layers
+    if data.in_channels is None or data.image_size is None:  # torch's counter lacks recurrent layers
         layers = [module for module in net.modules() if isinstance(module, nn.LSTM | nn.Linear)]
         return 2.0 * segment * sum(weight.numel() for layer in layers for weight in layer.parameters())
     x = torch.empty(1, data.in_channels, data.image_size, data.image_size, device="meta")
@@ -157,28 +164,28 @@ def operations(architecture: str, data: DatasetShape, segment: int) -> float:
     return float(counter.get_total_flops())
 
 
-def digest(name: str) -> str:
-    """Give the SHA-256 of what decides a study's cost: its file and the recipes whose names stand in it."""
+def study_digest(name: str) -> str:
+    """Return the SHA-256 of what determines a study's cost: its file and the recipes that it names."""
     text = find_study(name).read_text(encoding="utf-8")
     named = {recipe: values for recipe, values in load_recipes().items() if recipe in text}
     return hashlib.sha256(json.dumps([text, named], sort_keys=True).encode()).hexdigest()
 
 
 def read_costs() -> dict[str, StudyCost]:
-    """Read the costs of the studies that come with the project, of those that have not been edited since."""
-    found = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
+    """Read the stored costs of the project's studies; leave out studies that were edited since."""
+    found = json.loads(COSTS_FILE.read_text(encoding="utf-8")) if COSTS_FILE.exists() else {}
     costs = {name: StudyCost(**values) for name, values in found.items()}
-    return {name: cost for name, cost in costs.items() if name in study_names() and cost.digest == digest(name)}
+    return {name: cost for name, cost in costs.items() if name in study_names() and cost.digest == study_digest(name)}
 
 
 def write_costs(costs: Iterable[tuple[str, StudyCost]]) -> None:
-    """Write the costs of the studies that come with the project."""
+    """Store the costs of the project's studies."""
     found = {name: asdict(cost) for name, cost in sorted(costs)}
-    COSTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    COSTS_FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Count the costs of the studies that come with the project, of those that were edited since."""
+    """Update the stored costs of the project's studies: count those that were edited."""
     from rich.progress import track
 
     known = read_costs()

@@ -1,4 +1,4 @@
-"""The states of trunks on the disk: kept within a budget."""
+"""Keeps the saved states of trunks within a limit of disk space."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -8,24 +8,25 @@ from harness.planning.trunks import FOLDER
 from harness.store.run_folder import RunFolder
 
 
-def awaited(schedule: Schedule) -> set[str]:
-    """List the trunks that runs which have not ended go on from."""
-    left = [*schedule.waiting, *schedule.running, *schedule.elsewhere]
-    return {trunk for key in left for trunk in schedule.runs[key].trunks[:1]}
+def needed_trunks(schedule: Schedule) -> set[str]:
+    """Return the keys of the trunks from which unfinished runs are forked."""
+    unfinished = [*schedule.waiting, *schedule.running, *schedule.elsewhere]
+    return {trunk for key in unfinished for trunk in schedule.runs[key].trunks[:1]}
 
 
-def keep_within(root: Path, most: float, needed: Collection[str]) -> list[str]:
-    """Remove states until all that are left fit into a budget; a run whose trunk is gone trains those epochs itself.
+def limit_trunk_storage(root: Path, limit: float, needed: Collection[str]) -> list[str]:
+    """Remove states of trunks until the rest fits into a limit.
 
-    Those that no run waits for go first, and of these the oldest.
+    States that no run needs are removed first, and among these the oldest. A run whose trunk is removed trains those
+    epochs itself.
 
     Args:
         root: the folder of run folders.
-        most: the budget in bytes.
-        needed: keys of trunks that runs wait for.
+        limit: the limit in bytes.
+        needed: keys of the trunks that runs still need.
 
     Returns:
-        The keys of those that were removed.
+        The keys of the trunks whose states were removed.
     """
     found = []
     for path in (root / FOLDER).glob("*/checkpoint.pt"):
@@ -33,11 +34,11 @@ def keep_within(root: Path, most: float, needed: Collection[str]) -> list[str]:
         try:
             status = path.stat()
         except FileNotFoundError:
-            continue  # removed by another driver
+            continue  # another driver removed it
         found.append((key in needed, status.st_mtime, key, status.st_size))
     total, removed = sum(size for *_, size in found), []
     for _, _, key, size in sorted(found):
-        if total <= most:
+        if total <= limit:
             break
         folder = RunFolder(root, key)
         if folder.finished and not folder.is_claimed():

@@ -1,8 +1,8 @@
-"""Which training the runs of a study have in common: each state that they share is trained once and forked from.
+"""Trunks: training that several runs of a study share. A trunk is trained once, and the runs are forked from its state.
 
-Two runs are the same computation up to an epoch if all that decides it is the same until then: data, architecture,
-precision, seed, the method (plain training, until it departs from that), and the learning rate of every epoch. Such a
-state is a trunk. Trunks fork from earlier trunks as runs do, so that a study's training is a forest.
+Two runs are the same computation up to an epoch if everything that determines their state is the same until then:
+data, architecture, precision, seed, method, and the learning rate of every epoch. A method counts as plain training
+until it departs from that. Trunks are forked from earlier trunks as runs are, so that a study's training is a forest.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from methods.core.forking import declared_sharing, training_source
 from methods.core.recipe import FrozenModel
 
 FOLDER = "trunks"
-"""Where their folders are, inside of the folder of run folders."""
-PLACES = (0.0, 0.5, 0.999)
-"""Where in an epoch learning rates are compared."""
-UNSEEN = {"epochs", "lr", "schedule", "reestimate_on"}
-"""Of a recipe: what a trunk with a name knows only by the rates that come of it, and what matters after training."""
+"""The folder of the trunks' folders, inside the folder of run folders."""
+COMPARED_POSITIONS = (0.0, 0.5, 0.999)
+"""Positions in an epoch at which learning rates are compared."""
+IGNORED_RECIPE_FIELDS = {"epochs", "lr", "schedule", "reestimate_on"}
+"""Fields of a recipe that do not distinguish trunks of a named kind of training.
+
+The first three only act through the learning rates, which are compared. The last one matters after training."""
 
 
 class Trunk(FrozenModel):
-    """The state after some epochs that several runs go on from.
+    """The first epochs of several runs, which train the same until then.
 
     Attributes:
-        run: one of the runs that share it, by which it is trained.
-        epochs: how many.
-        history: the hash of all that decides the state.
+        run: one of these runs; the trunk is trained as the beginning of this run.
+        epochs: the number of epochs.
+        history: the hash of everything that determines the state after these epochs.
     """
 
     run: Run
@@ -44,72 +46,81 @@ class Trunk(FrozenModel):
 
     @property
     def key(self) -> str:
-        """The name of its folder: the same whichever of the runs trains it."""
+        """The name of the trunk's folder. It is the same whichever of the runs trains the trunk."""
         return f"{FOLDER}/{self.history}"
 
     def spec(self) -> dict[str, Any]:
-        """Give the trunk as JSON values."""
+        """Return the trunk as JSON values."""
         return {"epochs": self.epochs, "history": self.history, "run": self.run.spec()}
 
     @property
     def setup(self) -> str:
-        """Name what is trained, but for the method."""
+        """The name of what is trained, without the method."""
         return self.run.setup
 
     def tags(self) -> dict[str, str]:
-        """Describe the trunk to the tracking store."""
+        """Return the tags of the trunk's MLflow run."""
         return {**self.run.tags(), "method": "trunk"}
 
     def __str__(self) -> str:
-        """Name the trunk for people."""
+        """Return the trunk's name for people."""
         return f"trunk of {self.epochs} epochs · {self.setup}"
 
 
-class Histories:
-    """What decides the state of a run after each of its epochs, as hashes."""
+class StateHashes:
+    """Computes a hash of a run's state after each of its epochs, from everything that determines the state.
+
+    Attributes:
+        known: the descriptions of the epochs made so far, by the run's spec without its seed.
+    """
 
     def __init__(self) -> None:
-        """Know none."""
+        """Start without any descriptions."""
         self.known: dict[str, list[str]] = {}
 
     def of(self, run: Run, method: Method) -> list[str]:
-        """Give the hash after 1, 2, … epochs; equal hashes are equal states."""
-        place = {"dataset": data_trained_on(run), "architecture": run.architecture, "precision": run.precision}
-        state = hashlib.sha256(canonical({**place, "seed": run.seed}))
+        """Return the hashes after 1, 2, … epochs. Equal hashes mean equal states.
+
+        Args:
+            run: the run's spec.
+            method: the run's method, built without memory.
+        """
+        start = {"dataset": training_data_spec(run), "architecture": run.architecture, "precision": run.precision}
+        state = hashlib.sha256(canonical_json({**start, "seed": run.seed}))
         found = []
-        for step in self.steps(run, method):
-            state.update(step.encode())
+        for epoch in self.describe_epochs(run, method):
+            state.update(epoch.encode())
             found.append(state.hexdigest())
         return found
 
-    def steps(self, run: Run, method: Method) -> list[str]:
-        """Say for each epoch what is trained in it, and at which rates; once for all seeds."""
+    def describe_epochs(self, run: Run, method: Method) -> list[str]:
+        """Return a description of each epoch: what is trained, and at which rates. It is made once for all seeds."""
         spec = run.spec()
         spec.pop("seed")
-        key = canonical(spec).decode()
+        key = canonical_json(spec).decode()
         if key not in self.known:
-            measured = run.evaluate.each_epoch  # which stands in the lines of the epochs
-            self.known[key] = [step(run, method, epoch, tuple(measured)) for epoch in range(method.epochs)]
+            measured = tuple(run.evaluate.each_epoch)  # these values are part of the epochs' lines
+            self.known[key] = [describe_epoch(run, method, epoch, measured) for epoch in range(method.epochs)]
         return self.known[key]
 
 
-def data_trained_on(run: Run) -> dict[str, Any]:
-    """Give of a dataset's spec what training sees of it."""
+def training_data_spec(run: Run) -> dict[str, Any]:
+    """Return the part of a dataset's spec that affects training."""
     return {k: v for k, v in run.dataset.portable().items() if k not in ("ood", "ood_digests", "corruptions")}
 
 
-def step(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str:
-    """Say what is trained in an epoch, and at which rates.
+def describe_epoch(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str:
+    """Return a description of an epoch: what is trained, and at which rates.
 
     Args:
-        run: whose training it is.
-        method: the run's method, on the meta device.
-        epoch: counted from 0.
-        measured: what is measured after each epoch.
+        run: the run's spec.
+        method: the run's method, built without memory.
+        epoch: the epoch, counted from 0.
+        measured: the measures that are taken after each epoch.
     """
     source = training_source(method, epoch)
     recipe = source.method.recipe
-    kept = recipe.model_dump(mode="json", exclude=UNSEEN if source.name and not measured else set())
+    kept = recipe.model_dump(mode="json", exclude=IGNORED_RECIPE_FIELDS if source.name and not measured else set())
     what: Any = source.name
     if not source.name:
         spec = spec_within(run.method, source.depth)
@@ -118,30 +129,30 @@ def step(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str
         own = spec.model_copy(update={"hyperparameters": values}).model_dump(mode="json")
         what = {"method": own, "kind": type(source.method).__name__}
     watched = [str(run.method), *measured] if measured else []
-    rates = [method.lr(epoch + place) for place in PLACES]
-    return canonical([what, kept, rates, method.recipe.resets_optimizer(epoch), watched]).decode()
+    rates = [method.lr(epoch + position) for position in COMPARED_POSITIONS]
+    return canonical_json([what, kept, rates, method.recipe.resets_optimizer(epoch), watched]).decode()
 
 
 def spec_within(spec: MethodSpec, depth: int) -> MethodSpec:
-    """Give the spec of the method that lies `depth` steps inside; plain training where none is written."""
+    """Return the spec of the method that is wrapped `depth` times; plain training if none is written there."""
     for _ in range(depth):
         spec = spec.of or MethodSpec(name="sgd")
     return spec
 
 
-def canonical(value: Any) -> bytes:
-    """Write JSON values in one way."""
+def canonical_json(value: Any) -> bytes:
+    """Return JSON values as bytes that are the same for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def find_trunks(histories: Mapping[str, list[str]]) -> dict[str, list[int]]:
-    """Find all states that two runs or more share and go on from in different ways, or end with.
+    """Find the states at which runs part that trained the same until then, or at which such runs end.
 
     Args:
-        histories: for each run the hashes after 1, 2, … epochs.
+        histories: the hashes of each run's state after 1, 2, … epochs, by the run's key.
 
     Returns:
-        For each run, after how many epochs such states are reached, the latest first.
+        For each run, the numbers of epochs after which it reaches such states, the latest first.
     """
     found: dict[str, list[int]] = {key: [] for key in histories}
 

@@ -1,7 +1,7 @@
-"""The work of a study: what is trained, on how many examples, what must wait for what; and a schedule of it.
+"""The workload of a study: a graph of what is trained, on how many examples; and how long a schedule of it takes.
 
-It says nothing of any device, so that it is kept, in `work.json`, and counted anew only for a study that was edited;
-for all once that file is removed, as after a change of what methods cost.
+A workload does not depend on a device, so that it is stored, in workloads.json. Only studies that were edited are
+counted again. After a change to what methods cost, remove the file: then all are counted.
 """
 
 import heapq
@@ -14,41 +14,41 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.planning.plan import Plan, shape
-from harness.planning.study_cost import digest, operations_of, plain_epochs, trained
+from harness.planning.study_cost import forward_flops_of_run, plain_training_epochs, study_digest, trained_run
 from harness.planning.trunks import FOLDER, Trunk
 from harness.studies.study import Study, load
 from harness.studies.study_files import study_names
 
-WORK = Path(__file__).with_name("work.json")
+WORKLOADS_FILE = Path(__file__).with_name("workloads.json")
 DIGITS = 12
-"""Hexadecimal digits of a key that are kept."""
+"""Hexadecimal digits of a key that are stored."""
 
 
 class Network(NamedTuple):
-    """What decides how many examples of plain training a device takes a second.
+    """A network and its minibatches: what determines how many examples per second a device trains.
 
     Attributes:
-        architecture: its name.
-        image: channels, height and width of what it reads; None for text.
-        classes: how many it tells apart.
-        batch_size: examples of a minibatch.
-        operations: floating-point operations of one example's forward pass.
+        architecture: the network's name.
+        image: channels, height and width of its images; None for text.
+        classes: the number of its classes.
+        batch_size: examples in a minibatch.
+        forward_flops: floating-point operations of one example's forward pass.
     """
 
     architecture: str
     image: tuple[int, int, int] | None
     classes: int
     batch_size: int
-    operations: float
+    forward_flops: float
 
 
-class Task(NamedTuple):
-    """One run or trunk.
+class TrainingTask(NamedTuple):
+    """The training of one run or trunk.
 
     Attributes:
-        network: that it trains.
-        label: its method, architecture and dataset, for people.
-        examples: with which plain training would cost as much.
+        network: the network that is trained.
+        label: method, architecture and dataset, for people.
+        examples: the number of examples with which plain training would cost as much.
         after: keys of the tasks that must be finished first.
     """
 
@@ -58,80 +58,88 @@ class Task(NamedTuple):
     after: tuple[str, ...]
 
 
-Tasks = dict[str, Task]
-"""Tasks by key, needed ones before those that need them."""
+TaskGraph = dict[str, TrainingTask]
+"""TaskGraph by key, needed ones before those that need them."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a study trains.
+class Workload:
+    """Everything that a study trains.
 
     Attributes:
-        digest: SHA-256 of the study's file and of the recipes named there, of which this is the work.
-        tasks: each run and each trunk once; none if nothing is trained.
+        digest: SHA-256 of the study's file and of the recipes that it names, when the workload was counted.
+        tasks: a task for each run and each trunk; empty if the study trains nothing.
     """
 
     digest: str
-    tasks: Tasks
+    tasks: TaskGraph
 
     @property
     def runs(self) -> int:
-        """How many tasks have results of their own: all but trunks."""
-        return sum(is_run(key) for key in self.tasks)
+        """The number of tasks that are runs, not trunks."""
+        return sum(is_run_key(key) for key in self.tasks)
 
 
-def is_run(key: str) -> bool:
-    """Say whether a task is a run, not a trunk."""
+def is_run_key(key: str) -> bool:
+    """Return whether a key is that of a run, not of a trunk."""
     return not key.startswith(FOLDER)
 
 
-def count_work(name: str) -> Work:
-    """Plan a study that comes with the project, or at a path, and note what it trains."""
+def count_workload(name: str) -> Workload:
+    """Return the workload of a study.
+
+    Args:
+        name: the name of a study that comes with the project, or the path of a study file.
+    """
     study = load(name)
     if not isinstance(study, Study):
-        return Work(digest(name), {})
+        return Workload(study_digest(name), {})
     plan = Plan(study, share=True)
-    return Work(digest(name), {short_key(key): task_of(plan, key) for key in plan.runs})
+    return Workload(study_digest(name), {short_key(key): make_task(plan, key) for key in plan.runs})
 
 
-def task_of(plan: Plan, key: str) -> Task:
-    """Note what a run or a trunk of a plan trains itself."""
+def make_task(plan: Plan, key: str) -> TrainingTask:
+    """Return the task of a plan's run or trunk: the training that it does itself."""
     planned = plan.runs[key]
-    run = trained(planned)
+    run = trained_run(planned)
     data = shape(run)
     image = (data.in_channels, data.image_size, data.image_size) if data.in_channels and data.image_size else None
-    network = Network(run.architecture, image, data.classes, run.recipe.batch_size, operations_of(run))
+    network = Network(run.architecture, image, data.classes, run.recipe.batch_size, forward_flops_of_run(run))
     name = "trunk" if isinstance(planned.run, Trunk) else planned.label
     label = f"{name} · {run.architecture} · {run.dataset.label}"
-    examples = round(plain_epochs(plan, key) * data.train, 1)
-    return Task(network, label, examples, tuple(map(short_key, planned.after)))
+    examples = round(plain_training_epochs(plan, key) * data.train, 1)
+    return TrainingTask(network, label, examples, tuple(map(short_key, planned.after)))
 
 
 def short_key(key: str) -> str:
-    """Keep the beginning of a run's or a trunk's key."""
+    """Return a shortened key of a run or a trunk."""
     folder, slash, digits = key.rpartition("/")
     return f"{folder}{slash}{digits[:DIGITS]}"
 
 
-def together(works: Iterable[Work]) -> Tasks:
-    """Put the work of studies into one folder of runs: a run that several of them have is trained once.
+def merge_workloads(workloads: Iterable[Workload]) -> TaskGraph:
+    """Return the tasks of several studies that use one folder of runs: a run that they share is trained once.
 
-    A trunk counts for the first study that has it, unless no run goes on from it that an earlier study has not trained.
+    The studies are trained in order. A trunk that only runs of earlier studies need is left out.
     """
-    found: Tasks = {}
-    for work in works:
-        wanted = {key for key in work.tasks if is_run(key)}
-        new: Tasks = {}
-        for key, task in reversed(work.tasks.items()):  # those that need others come first
-            if key in wanted and key not in found:
+    found: TaskGraph = {}
+    for workload in workloads:
+        needed = {key for key in workload.tasks if is_run_key(key)}
+        new: TaskGraph = {}
+        for key, task in reversed(workload.tasks.items()):  # those that need others come first
+            if key in needed and key not in found:
                 new[key] = task
-                wanted.update(task.after)
+                needed.update(task.after)
         found |= dict(reversed(new.items()))
     return found
 
 
-def longest_chains(hours: Mapping[str, float], tasks: Mapping[str, Task]) -> dict[str, float]:
-    """Give for each task the hours from its start to the end of all that waits for it, were there devices enough.
+def longest_chains(hours: Mapping[str, float], tasks: Mapping[str, TrainingTask]) -> dict[str, float]:
+    """Return for each task the hours from its start to the end of the longest chain of tasks that wait for it.
+
+    Args:
+        hours: the hours of each task, by key.
+        tasks: the tasks, by key.
 
     Raises:
         graphlib.CycleError: if tasks wait for each other.
@@ -144,8 +152,8 @@ def longest_chains(hours: Mapping[str, float], tasks: Mapping[str, Task]) -> dic
     return chains
 
 
-def end_of_longest_chain(hours: Mapping[str, float], tasks: Mapping[str, Task]) -> str:
-    """Give the last task of the chain that takes longest; of several, the plan's first."""
+def end_of_longest_chain(hours: Mapping[str, float], tasks: Mapping[str, TrainingTask]) -> str:
+    """Return the last task of the longest chain; of several such chains, that of the plan's first task."""
     chains = longest_chains(hours, tasks)
     followers: dict[str, list[str]] = {key: [] for key in tasks}
     for key, task in tasks.items():
@@ -162,19 +170,20 @@ def end_of_longest_chain(hours: Mapping[str, float], tasks: Mapping[str, Task]) 
     return last
 
 
-def schedule(hours: Mapping[str, float], tasks: Mapping[str, Task], devices: int) -> float:
-    """Say after how many hours the last task ends if devices take one at a time, and none idles while one could start.
+def makespan(hours: Mapping[str, float], tasks: Mapping[str, TrainingTask], devices: int) -> float:
+    """Return the makespan of a list schedule: the hours until the last task ends.
 
-    Of those that can start, the one goes first that the longest chain waits for. Whatever the order, such a schedule
-    takes at most 2 − 1/n times as long as the best one on n devices.
+    Each device executes one task at a time. No device idles while a task can start. Among the tasks that can start,
+    the one with the longest chain of waiting tasks starts first. In whatever order tasks start, such a schedule takes
+    at most 2 − 1/n times as long as the best one on n devices.
 
     Args:
-        hours: of each task.
-        tasks: which of them must be finished before each.
-        devices: how many there are.
+        hours: the hours of each task, by key.
+        tasks: the tasks, by key.
+        devices: the number of devices.
 
     Raises:
-        ValueError: without a device.
+        ValueError: if there is no device.
 
     References:
         Graham, Bounds on multiprocessing timing anomalies, SIAM Journal on Applied Mathematics 17, 1969.
@@ -194,54 +203,56 @@ def schedule(hours: Mapping[str, float], tasks: Mapping[str, Task], devices: int
             key = heapq.heappop(ready)[1]
             heapq.heappush(running, (now + hours[key], key))
         now = running[0][0]
-        while running and running[0][0] == now:  # all that end now make room before anything starts
+        while running and running[0][0] == now:  # every task that ends now frees its device before one starts
             waiting.done(heapq.heappop(running)[1])
     return now
 
 
-def read_work(path: Path = WORK) -> dict[str, Work]:
-    """Read the work of the studies that come with the project, of those that have not been edited since."""
+def read_workloads(path: Path = WORKLOADS_FILE) -> dict[str, Workload]:
+    """Read the stored workloads of the project's studies; leave out studies that were edited since."""
     raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known = {name: values for name, values in raw.items() if name in study_names() and values["digest"] == digest(name)}
+    known = {
+        name: values for name, values in raw.items() if name in study_names() and values["digest"] == study_digest(name)
+    }
     return {name: from_json(values) for name, values in known.items()}
 
 
-def all_work() -> dict[str, Work]:
-    """Give the work of every study that comes with the project; those that were edited are counted anew, and kept."""
+def load_workloads() -> dict[str, Workload]:
+    """Return the workload of each of the project's studies; count and store those of studies that were edited."""
     from rich.progress import track
 
-    known = read_work()
+    known = read_workloads()
     if known.keys() == set(study_names()):
         return known
-    works = {name: known.get(name) or count_work(name) for name in track(study_names(), description="studies")}
-    write_work(works)
-    return works
+    workloads = {name: known.get(name) or count_workload(name) for name in track(study_names(), description="studies")}
+    write_workloads(workloads)
+    return workloads
 
 
-def write_work(works: Mapping[str, Work], path: Path = WORK) -> None:
-    """Write the work of the studies that come with the project, one a line."""
-    lines = [f"{json.dumps(name)}: {json.dumps(to_json(work), ensure_ascii=False)}" for name, work in works.items()]
+def write_workloads(workloads: Mapping[str, Workload], path: Path = WORKLOADS_FILE) -> None:
+    """Store the workloads of the project's studies, one per line."""
+    lines = [f"{json.dumps(name)}: {json.dumps(to_json(each), ensure_ascii=False)}" for name, each in workloads.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def to_json(work: Work) -> dict[str, Any]:
-    """Give a study's work as JSON values: networks, labels and needed tasks by their number."""
-    networks = list(dict.fromkeys(task.network for task in work.tasks.values()))
-    labels = list(dict.fromkeys(task.label for task in work.tasks.values()))
-    number = {key: i for i, key in enumerate(work.tasks)}
+def to_json(workload: Workload) -> dict[str, Any]:
+    """Return a workload as JSON values, in which tasks refer to networks, labels and other tasks by number."""
+    networks = list(dict.fromkeys(task.network for task in workload.tasks.values()))
+    labels = list(dict.fromkeys(task.label for task in workload.tasks.values()))
+    number = {key: i for i, key in enumerate(workload.tasks)}
     tasks = [
         [key, networks.index(task.network), labels.index(task.label), task.examples, *(number[k] for k in task.after)]
-        for key, task in work.tasks.items()
+        for key, task in workload.tasks.items()
     ]
-    return {"digest": work.digest, "networks": networks, "labels": labels, "tasks": tasks}
+    return {"digest": workload.digest, "networks": networks, "labels": labels, "tasks": tasks}
 
 
-def from_json(raw: Mapping[str, Any]) -> Work:
-    """Make a study's work of what `to_json` gave."""
+def from_json(raw: Mapping[str, Any]) -> Workload:
+    """Return the workload of which `to_json` made these values."""
     networks = [Network(name, tuple(image) if image else None, *rest) for name, image, *rest in raw["networks"]]
     keys = [key for key, *_ in raw["tasks"]]
     tasks = {
-        key: Task(networks[network], raw["labels"][label], examples, tuple(keys[i] for i in after))
+        key: TrainingTask(networks[network], raw["labels"][label], examples, tuple(keys[i] for i in after))
         for key, network, label, examples, *after in raw["tasks"]
     }
-    return Work(raw["digest"], tasks)
+    return Workload(raw["digest"], tasks)

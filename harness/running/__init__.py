@@ -1,4 +1,4 @@
-"""One run in one process: its data, its method, the training loop, and the result that is written last.
+"""One run in one process: its data, its method, the training loop, the evaluation, and the result.
 
-Engines call `execute`; everything else here serves it.
+Engines call `execute`. Everything else here serves it.
 """

@@ -1,4 +1,4 @@
-"""Networks compiled by torch: kernels that do several operations at once, for the minibatches of training."""
+"""Compiles networks by `torch.compile`, for the minibatches of training."""
 
 from typing import Any
 
@@ -12,14 +12,15 @@ from methods.core.fused_members import FusedForwards, current_forwards
 class CompiledForward:
     """A network's forward, compiled for one size of minibatch in training, and for one cycle of fused members.
 
-    Only the forward is compiled, so that hooks of the network (cost, precision) stay as they are. All else is run as it
-    is written: other sizes, such as an epoch's last minibatch, would be compiled anew each, which takes longer than it
-    saves, and so would cycles whose order of members differs from epoch to epoch; in evaluation, networks see few
-    batches of each size. Members' weights that take the place of the network's are inputs of the same program.
+    Only the forward is compiled, so that the network's hooks (cost, precision) stay as they are. Everything else runs
+    uncompiled. Each other size, such as that of an epoch's last minibatch, would be compiled again, which takes longer
+    than it saves. The same holds for cycles whose order of members differs from epoch to epoch, and for evaluation,
+    where networks see few batches of each size. Members' weights that replace the network's are inputs of the same
+    program.
     """
 
     def __init__(self, net: nn.Module, run: Any) -> None:
-        """Take the place of a network's forward.
+        """Wrap a network's compiled forward.
 
         Args:
             net: the network.
@@ -29,11 +30,11 @@ class CompiledForward:
         self.programs: dict[bool, tuple[FusedForwards | None, torch.Size]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledForward":
-        """Be the forward of the copied network, with the same program."""
+        """Return the forward of the copied network, which shares the program."""
         return CompiledForward(memo[id(self.net)], self.run)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Run the network."""
+        """Run the network, compiled if this is the size and cycle for which it is compiled."""
         forward = type(self.net).forward
         forwards = current_forwards(self.net)
         if self.net.training and torch.is_grad_enabled() and (forwards is None or forwards.worth_compiling):
@@ -44,23 +45,23 @@ class CompiledForward:
 
 
 def compile_forward(net: nn.Module, mode: str) -> None:
-    """Let a network's forward be compiled when it first trains.
+    """Compile a network's forward when it first trains.
 
     Args:
         net: the network.
-        mode: of `torch.compile`: "default", or "reduce-overhead" for CUDA graphs.
+        mode: the mode of `torch.compile`: "default", or "reduce-overhead" for CUDA graphs.
     """
-    from torch._inductor import config  # here, as importing it takes a second or two
+    from torch._inductor import config  # imported here, because that takes a second or two
 
-    config.fallback_random = True  # dropout then draws the numbers that it draws uncompiled
+    config.fallback_random = True  # dropout then draws the same numbers as uncompiled
     run = torch.compile(type(net).forward, mode=mode, dynamic=False)
     net.__dict__["forward"] = CompiledForward(net, run)
 
 
-def own_gradients(method: Method) -> None:
-    """Let gradients be copied out of the memory of CUDA graphs, whose next replay overwrites them.
+def clone_gradients(method: Method) -> None:
+    """Copy gradients out of the memory of CUDA graphs, because the next replay of a graph overwrites that memory.
 
-    Without that, several backward passes before a step would add up what is no longer there.
+    Otherwise, several backward passes before a step would accumulate overwritten gradients.
     """
     for p in method.parameters():
         if p.requires_grad:

@@ -1,4 +1,4 @@
-"""Execute one run, alone in its folder, where whatever goes wrong in it is recorded."""
+"""Executes one run, alone in its folder. Whatever goes wrong is recorded there and never raised."""
 
 import time
 import traceback
@@ -12,9 +12,10 @@ from data.files.decoder_pool import usable_cpus
 from harness.planning.trunks import Trunk
 from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import simulate_run
-from harness.running.distributed.group import ALONE, Group
-from harness.running.distributed.ranks import device_of, run_together
-from harness.running.lifecycle import Execution, NeedError
+from harness.running.distributed.group import SINGLE_PROCESS, Group
+from harness.running.distributed.ranks import rank_device, run_ranks
+from harness.running.lifecycle import RunLifecycle
+from harness.running.needed_runs import NeededRunError
 from harness.running.out_of_memory import advice, ran_out_of_memory
 from harness.running.settings import Settings
 from harness.store.claim import ClaimError, check_still_owner
@@ -31,46 +32,52 @@ def execute(
     report: Callable[[], None] = lambda: None,
     trunks: Sequence[str] = (),
 ) -> Outcome:
-    """Execute a run; whatever goes wrong in it is recorded in its folder and never raised.
+    """Execute a run, unless it is finished or another process works on it.
 
     Args:
-        run: what to run.
-        settings: where and on what.
-        needed: keys of the finished runs it starts from, then of those that its evaluation looks at.
+        run: the run or trunk.
+        settings: folders, device and speed options.
+        needed: keys of the finished runs that it starts from, then of those that its evaluation uses.
         report: called at the end of every epoch.
-        trunks: keys of the trunks that it can go on from, the latest first; those that are not there are trained again.
+        trunks: keys of the trunks that it can be forked from, the latest first. Without their states, the run trains
+            those epochs itself.
 
     Returns:
-        How it ended. A run that was finished already is left alone, and so is one that another process works on.
+        How the run ended.
     """
     folder = RunFolder(settings.runs, run.key)
 
-    def start() -> None:
+    def finish() -> None:
         if isinstance(run, QuadraticRun):
             simulate_run(run, folder, report)
         elif settings.ranks > 1:
-            job = partial(finish, run, settings, folder, needed, trunks)
-            run_together(job, settings.ranks, settings.device, partial(confirm_and, report, folder))
+            job = partial(finish_in_process, run, settings, folder, needed, trunks)
+            run_ranks(job, settings.ranks, settings.device, partial(confirm_claim_and_report, folder, report))
         else:
-            finish(run, settings, folder, needed, trunks, group=ALONE, report=report)
+            finish_in_process(run, settings, folder, needed, trunks, group=SINGLE_PROCESS, report=report)
 
-    return guard(run, settings, folder, start)
+    return run_claimed(run, settings, folder, finish)
 
 
-def guard(run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, start: Callable[[], None]) -> Outcome:
-    """Start what finishes a run, alone in its folder, and record there what goes wrong in it.
+def run_claimed(
+    run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, finish: Callable[[], None]
+) -> Outcome:
+    """Claim a run's folder, and call the function that finishes the run; record its error if it fails.
 
     Args:
-        run: what to run.
-        settings: where and on what.
-        folder: its folder.
-        start: does it, unless it was finished already.
+        run: the run or trunk.
+        settings: folders, device and speed options.
+        folder: the run's folder.
+        finish: does what is left of the run; it is not called for a finished run.
+
+    Returns:
+        How the run ended.
     """
     try:
-        if is_there(run, folder):
+        if is_done(run, folder):
             return Outcome("finished", ALREADY_FINISHED)
         with folder.claim(settings.driver):
-            return finish_claimed(run, settings, folder, start)
+            return finish_claimed(run, settings, folder, finish)
     except ClaimError as error:
         return Outcome("elsewhere", str(error))
     except OSError as error:
@@ -79,74 +86,39 @@ def guard(run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder
         return Outcome("failed", f"{type(error).__name__}: {error} (and the failure could not be recorded)")
 
 
-def is_there(run: Run | QuadraticRun | Trunk, folder: RunFolder) -> bool:
-    """Say whether nothing is left to do; a trunk's state may have been removed for its size."""
+def is_done(run: Run | QuadraticRun | Trunk, folder: RunFolder) -> bool:
+    """Return whether nothing is left to do. A trunk is not done if its state was removed to save disk space."""
     return folder.finished and (not isinstance(run, Trunk) or folder.checkpoint.exists())
 
 
 def finish_claimed(
-    run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, start: Callable[[], None]
+    run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, finish: Callable[[], None]
 ) -> Outcome:
-    """Finish a run that this process has claimed.
+    """Finish a run that this process has claimed, and record its error if it fails.
 
     Raises:
-        ClaimLostError: if another process has taken it over.
+        ClaimLostError: if another process has taken the run over.
     """
-    if is_there(run, folder):  # by another process, just before
+    if is_done(run, folder):  # another process finished it just before the claim
         return Outcome("finished", ALREADY_FINISHED)
     failure = read_json(folder.failure)
     if failure.get("time", 0.0) > settings.began and failure["state"] != "out of memory":
         return Outcome(failure["state"], f"{failure['reason']} (another driver tried it)")
     try:
         folder.remove_leftovers()
-        folder.result.unlink(missing_ok=True)  # of a trunk whose state was removed
+        folder.result.unlink(missing_ok=True)  # that of a trunk whose state was removed
         write_json(folder.spec, run.spec())
         with sampling(folder.system, settings.system_metrics, torch.device(settings.device)):
-            start()
+            finish()
     except ClaimError:
         raise
     except Exception as error:
         outcome = outcome_of(error, settings)
-        return outcome if outcome.state == "blocked" else fail(folder, outcome, traceback.format_exc())
+        return outcome if outcome.state == "blocked" else record_failure(folder, outcome, traceback.format_exc())
     return Outcome("finished")
 
 
-def confirm_and(report: Callable[[], None], folder: RunFolder) -> None:
-    """Make sure of the claim, of which ranks do not know, being processes of their own; then report."""
-    check_still_owner(folder.path)
-    report()
-
-
-def outcome_of(error: Exception, settings: Settings) -> Outcome:
-    """Say how a run ended that raised an error."""
-    if reason := describe_disk_error(error):
-        return Outcome("blocked", reason)
-    if isinstance(error, DivergenceError | NeedError):
-        return Outcome("diverged" if isinstance(error, DivergenceError) else "failed", str(error))
-    reason = f"{type(error).__name__}: {error}"
-    if not ran_out_of_memory(error):
-        return Outcome("failed", reason)
-    if not settings.alone:
-        return Outcome("out of memory", reason)
-    return Outcome("failed", f"{reason} ({advice(settings.device)})")
-
-
-def give_up(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
-    """Record that a run failed whose process can do so no more.
-
-    Returns:
-        Its outcome: failed, unless it is finished after all, or another driver has taken it over.
-    """
-    try:
-        with folder.claim(settings.driver):
-            return Outcome("finished") if folder.finished else fail(folder, Outcome("failed", reason))
-    except ClaimError as error:
-        return Outcome("elsewhere", str(error))
-    except OSError as error:
-        return Outcome("blocked", describe_disk_error(error) or str(error))
-
-
-def finish(
+def finish_in_process(
     run: Run | Trunk,
     settings: Settings,
     folder: RunFolder,
@@ -156,27 +128,80 @@ def finish(
     group: Group,
     report: Callable[[], None],
 ) -> None:
-    """Do what is left of a run or a trunk in this process, perhaps as one of the ranks that share it."""
+    """Do what is left of a run or a trunk in this process, which may be one of several ranks.
+
+    Args:
+        run: the run or trunk.
+        settings: folders, device and speed options.
+        folder: the run's folder.
+        needed: keys of the finished runs that it starts from, then of those that its evaluation uses.
+        trunks: keys of the trunks that it can be forked from, the latest first.
+        group: the ranks that train the run together.
+        report: called at the end of every epoch.
+    """
     if group.size > 1:
         decoders = usable_cpus() if settings.decoders is None else settings.decoders
-        share = decoders and max(1, decoders // group.size)
-        settings = replace(settings, device=device_of(settings.device, group.rank), decoders=share)
-    with group.in_turn():
+        own_decoders = decoders and max(1, decoders // group.size)
+        settings = replace(settings, device=rank_device(settings.device, group.rank), decoders=own_decoders)
+    with group.rank_0_first():
         if isinstance(run, Trunk):
-            execution = Execution(run.run, settings, folder, report, trunks, group, until=run.epochs)
+            lifecycle = RunLifecycle(run.run, settings, folder, report, trunks, group, until=run.epochs)
         else:
-            execution = Execution(run, settings, folder, report, trunks, group)
+            lifecycle = RunLifecycle(run, settings, folder, report, trunks, group)
     if isinstance(run, Trunk):
-        execution.finish_trunk(run, needed)
+        lifecycle.finish_trunk(run, needed)
     else:
-        execution.finish(needed)
+        lifecycle.finish(needed)
 
 
-def fail(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
-    """Record in a run's folder how it failed."""
+def confirm_claim_and_report(folder: RunFolder, report: Callable[[], None]) -> None:
+    """Check that this process still holds the claim of a run, then report an epoch.
+
+    The ranks of a run are other processes, and cannot check the claim themselves.
+    """
+    check_still_owner(folder.path)
+    report()
+
+
+def outcome_of(error: Exception, settings: Settings) -> Outcome:
+    """Return the outcome of a run that raised an error."""
+    if reason := describe_disk_error(error):
+        return Outcome("blocked", reason)
+    if isinstance(error, DivergenceError | NeededRunError):
+        return Outcome("diverged" if isinstance(error, DivergenceError) else "failed", str(error))
+    reason = f"{type(error).__name__}: {error}"
+    if not ran_out_of_memory(error):
+        return Outcome("failed", reason)
+    if not settings.alone:
+        return Outcome("out of memory", reason)
+    return Outcome("failed", f"{reason} ({advice(settings.device)})")
+
+
+def record_failure(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outcome:
+    """Write to a run's folder how it failed; return the outcome, which says so if that could not be written."""
     try:
         write_json(folder.failure, {**outcome._asdict(), "traceback": trace, "time": time.time()})
     except OSError as error:
-        lost = f"{outcome.reason} (and the failure could not be recorded: {describe_disk_error(error) or error})"
-        return Outcome("blocked" if describe_disk_error(error) else outcome.state, lost)
+        unrecorded = f"{outcome.reason} (and the failure could not be recorded: {describe_disk_error(error) or error})"
+        return Outcome("blocked" if describe_disk_error(error) else outcome.state, unrecorded)
     return outcome
+
+
+def record_dead_run(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
+    """Record the failure of a run whose process has died.
+
+    Args:
+        folder: the run's folder.
+        reason: how the process died.
+        settings: the run's settings.
+
+    Returns:
+        The run's outcome: failed, unless it is finished after all, or another driver has taken it over.
+    """
+    try:
+        with folder.claim(settings.driver):
+            return Outcome("finished") if folder.finished else record_failure(folder, Outcome("failed", reason))
+    except ClaimError as error:
+        return Outcome("elsewhere", str(error))
+    except OSError as error:
+        return Outcome("blocked", describe_disk_error(error) or str(error))

@@ -1,4 +1,4 @@
-"""The optimizer of a run: the recipe's, over the method's parameter groups."""
+"""Builds the optimizer of a run from the recipe and the method's parameter groups."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,25 +8,25 @@ from torch.optim import SGD, Adam, Optimizer
 
 from methods import Method, Recipe
 
-KINDS = ("recipe", "sgd", "nesterov", "adam")
+UPDATES = ("recipe", "sgd", "nesterov", "adam")
 
 
 def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
-    """Make the optimizer of a method, in torch's fused implementation.
+    """Return the optimizer of a method, in torch's fused implementation.
 
-    A group's "optimizer" says which update it has: "sgd" without momentum, "nesterov", "adam", or "recipe" (the
-    default). Momentum is the recipe's, Adam's constants are torch's (0.9, 0.999, 1e-8).
+    A parameter group selects its update by "optimizer": "sgd" (without momentum), "nesterov", "adam", or "recipe", the
+    default. Momentum is the recipe's. Adam's constants are torch's (0.9, 0.999, 1e-8).
 
     Raises:
-        ValueError: for any other update.
+        ValueError: if a group selects any other update.
     """
     groups = [group for group in method.param_groups() if group["params"]]
-    places = {id(group["params"][0][1]): i for i, group in enumerate(groups)}
+    positions = {id(group["params"][0][1]): i for i, group in enumerate(groups)}
     sgd, adam = [], []
     for group in groups:
         kind = group.pop("optimizer", "recipe")
-        if kind not in KINDS:
-            raise ValueError(f"{type(method).__name__}.param_groups: unknown optimizer {kind!r}; there are {KINDS}")
+        if kind not in UPDATES:
+            raise ValueError(f"{type(method).__name__}.param_groups: unknown optimizer {kind!r}; there are {UPDATES}")
         if kind == "adam" or (kind == "recipe" and recipe.optimizer == "adam"):
             adam.append(group)
             continue
@@ -37,25 +37,26 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
         made.append(SGD(sgd, lr=recipe.lr, fused=True))
     if adam:
         made.append(Adam(adam, lr=recipe.lr, fused=True))
-    optimizer = made[0] if len(made) == 1 else Together(made, places)
+    optimizer = made[0] if len(made) == 1 else CombinedOptimizer(made, positions)
     if any(group["momentum"] for group in sgd):
         parameters = sum(len(group["params"]) for group in optimizer.param_groups)
-        made[0].register_step_pre_hook(partial(begin_momentum, optimizer, parameters))
+        made[0].register_step_pre_hook(partial(create_momentum_buffers, optimizer, parameters))
     return optimizer
 
 
-class Together(Optimizer):
-    """Two optimizers as one: each steps its own groups, all groups and states are in one place."""
+class CombinedOptimizer(Optimizer):
+    """Several optimizers as one. Each steps its own parameter groups; groups and states are listed together."""
 
-    def __init__(self, parts: Sequence[Optimizer], places: Mapping[int, int]) -> None:
-        """Join the optimizers.
+    def __init__(self, parts: Sequence[Optimizer], positions: Mapping[int, int]) -> None:
+        """Combine optimizers.
 
         Args:
-            parts: over different parameters.
-            places: of each group in the list of all, by the id of its first parameter.
+            parts: optimizers over different parameters.
+            positions: the position of each group in the combined list, by the id of its first parameter.
         """
         groups = sorted(
-            (group for part in parts for group in part.param_groups), key=lambda group: places[id(group["params"][0])]
+            (group for part in parts for group in part.param_groups),
+            key=lambda group: positions[id(group["params"][0])],
         )
         super().__init__([{"params": group["params"]} for group in groups], {})
         self.parts = parts
@@ -64,23 +65,25 @@ class Together(Optimizer):
             part.state = self.state
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Let each optimizer step."""
+        """Step each optimizer."""
         for part in self.parts:
             part.step()
 
 
-def begin_momentum(whole: Optimizer, parameters: int, optimizer: Optimizer, args: object, kwargs: object) -> None:
-    """Give a parameter's momentum its start, zero, at its first gradient.
+def create_momentum_buffers(
+    whole: Optimizer, parameters: int, optimizer: Optimizer, args: object, kwargs: object
+) -> None:
+    """Create a zero momentum buffer for each parameter that has its first gradient.
 
-    torch's fused SGD fails where some parameters of a group have had a gradient and others have not, as late-phase
-    members do in a short cycle.
+    torch's fused SGD fails if only some parameters of a group have had a gradient so far. This happens to late-phase
+    members in a short cycle.
 
     Args:
-        whole: holds the state of all parameters.
-        parameters: how many tensors these are.
-        optimizer: the part that is about to step.
-        args: of the step.
-        kwargs: of the step.
+        whole: the optimizer that holds the state of all parameters.
+        parameters: the number of parameter tensors.
+        optimizer: the SGD optimizer that is about to step.
+        args: the arguments of the step.
+        kwargs: the keyword arguments of the step.
     """
     if len(whole.state) == parameters:
         return

@@ -1,8 +1,8 @@
-"""Memory: kept for the next step, given back, or more of it needed than there is."""
+"""Recognizes errors of runs that ran out of memory, and advises what to do about them."""
 
 import torch
 
-SIGNS = (
+OUT_OF_MEMORY_TEXTS = (
     "CUDA out of memory",
     "CUDA error: out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
@@ -10,27 +10,27 @@ SIGNS = (
     "CUFFT_ALLOC_FAILED",
     "DefaultCPUAllocator",
 )
-"""What PyTorch writes into a RuntimeError where memory was refused by a library, a driver or the system."""
+"""Texts in a RuntimeError of PyTorch which say that a library, a driver or the system had no memory left."""
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that memory was refused."""
+    """Return whether an error, or the error that caused it, says that there was no memory left."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True
-        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS):
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
             return True
         error = error.__cause__
     return False
 
 
 def advice(device: str) -> str:
-    """Say what to do about a run that needs more memory than there is even where it is alone."""
+    """Return advice for a run that ran out of memory although no other run was on its device."""
     if torch.device(device).type == "cuda":
-        others = f"if another driver or program uses {device} too, leave it to one of them"
+        others = f"if another driver or program also uses {device}, run only one of them at a time"
     else:
-        others = "if other programs use the memory, end them or take fewer --workers"
+        others = "if other programs use the memory, end them, or use fewer --workers"
     return (
-        f"it was alone on {device}: a smaller batch_size, or fewer members, needs less, and so do late-phase members "
-        f"one by one (--fuse never); {others}"
+        f"it was alone on {device}: a smaller batch_size, or fewer members, needs less memory; so do late-phase "
+        f"members that are run one by one (--fuse never); {others}"
     )

@@ -1,4 +1,4 @@
-"""A run's result: what evaluation found, what it cost, and what it was made with."""
+"""Builds the result of a run: what the evaluation found, what the run cost, and how it was made."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from harness.studies.run import Run
 from methods import Method
 from methods.core.wrapper import methods_within
 
-COUNTED = ("forward_examples", "backward_examples", "optimizer_steps")
-"""What of a cost is the same whenever a run is repeated."""
-TIMED = ("train_seconds", "peak_memory_bytes")
-"""What of a cost differs from machine to machine."""
+COUNTED_COSTS = ("forward_examples", "backward_examples", "optimizer_steps")
+"""The parts of a cost that are the same whenever a run is repeated."""
+TIMED_COSTS = ("train_seconds", "peak_memory_bytes")
+"""The parts of a cost that differ from machine to machine."""
 
 
 def make_result(
@@ -32,22 +32,22 @@ def make_result(
     needed: Sequence[Mapping[str, Any]],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Put a run's result together, as JSON values.
+    """Return a run's result as JSON values.
 
     Args:
-        run: its spec.
-        method: prepared for prediction.
-        found: by evaluation.
+        run: the run's spec.
+        method: its method, prepared for prediction.
+        found: what the evaluation found.
         around: what else the study asked to be measured.
-        cost: of the run's own training, all of it.
-        spent: of that what no trunk had spent before.
-        needed: results of the runs it started from, whose cost is part of what the run costs alone.
-        device: that trained it.
+        cost: the cost of the run's own training, with the epochs that a trunk trained.
+        spent: the part of that cost which no trunk had spent before.
+        needed: results of the runs it started from. Their cost is part of what the run costs alone.
+        device: the device that trained it.
 
     Returns:
-        Everything that is the same whenever the run is repeated, but for what stands under "timing", and under
-        "spent", which depends on the trunks that were there. "chosen_on" is there only if its state was chosen on test
-        data, or that of a run it started from was; "arrays" and "left_out" only if the study asked for some.
+        The result. It is the same whenever the run is repeated, except for "timing", and for "spent", which depends on
+        the trunks that were available. It has "chosen_on" only if the run's state, or that of a run it started from,
+        was chosen on test data. It has "arrays" and "left_out" only if the study asked for arrays.
     """
     alone = sum((cost_of(result) for result in needed), cost)
     trained = parameters_trained(method) + sum(result["cost"]["parameters_trained"] for result in needed)
@@ -63,15 +63,15 @@ def make_result(
         **({"left_out": around.unavailable} if around.unavailable else {}),
         "members": found.curves,
         "cost": {
-            **part_of(alone, COUNTED),
+            **select_costs(alone, COUNTED_COSTS),
             "parameters_trained": trained,
             "parameters_kept": found.parameters_kept,
             "forwards_per_example": found.forwards_per_example,
         },
-        "spent": part_of(spent, COUNTED),
+        "spent": select_costs(spent, COUNTED_COSTS),
         "timing": {
-            **part_of(alone, TIMED, "cost/"),
-            **part_of(spent, TIMED, "spent/"),
+            **select_costs(alone, TIMED_COSTS, "cost/"),
+            **select_costs(spent, TIMED_COSTS, "spent/"),
             "cost/seconds_per_1000_predictions": found.seconds_per_1000,
             "finished": time.time(),
         },
@@ -80,13 +80,13 @@ def make_result(
 
 
 def make_trunk_result(trunk: Trunk, cost: Cost, spent: Cost, device: torch.device) -> dict[str, Any]:
-    """Put together what a trunk cost, as JSON values; there is nothing else to say of it.
+    """Return a trunk's result as JSON values: its cost. A trunk is not evaluated.
 
     Args:
-        trunk: its spec.
-        cost: of all its epochs.
-        spent: of that what no earlier trunk had spent before.
-        device: that trained it.
+        trunk: the trunk's spec.
+        cost: the cost of all its epochs.
+        spent: the part of that cost which no earlier trunk had spent before.
+        device: the device that trained it.
     """
     return {
         "key": trunk.key,
@@ -94,20 +94,30 @@ def make_trunk_result(trunk: Trunk, cost: Cost, spent: Cost, device: torch.devic
         "spec": trunk.spec(),
         "metrics": {},
         "members": {},
-        "cost": part_of(cost, COUNTED),
-        "spent": part_of(spent, COUNTED),
-        "timing": {**part_of(cost, TIMED, "cost/"), **part_of(spent, TIMED, "spent/"), "finished": time.time()},
+        "cost": select_costs(cost, COUNTED_COSTS),
+        "spent": select_costs(spent, COUNTED_COSTS),
+        "timing": {
+            **select_costs(cost, TIMED_COSTS, "cost/"),
+            **select_costs(spent, TIMED_COSTS, "spent/"),
+            "finished": time.time(),
+        },
         "provenance": describe_environment(device),
     }
 
 
-def part_of(cost: Cost, names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
-    """Give some of a cost's figures as JSON values; memory only where it was measured."""
+def select_costs(cost: Cost, names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    """Return parts of a cost as JSON values, without the peak memory if it was not measured.
+
+    Args:
+        cost: the cost.
+        names: the names of the parts.
+        prefix: put before each name.
+    """
     values = {f"{prefix}{name}": getattr(cost, name) for name in names}
     return {name: value for name, value in values.items() if value or not name.endswith("peak_memory_bytes")}
 
 
 def cost_of(result: Mapping[str, Any]) -> Cost:
-    """Read from a finished run's result what it would have cost alone."""
-    timing = {name: result["timing"].get(f"cost/{name}", 0) for name in TIMED}
-    return Cost(**{name: result["cost"][name] for name in COUNTED}, **timing)
+    """Return what a finished run would have cost alone, from its result."""
+    timing = {name: result["timing"].get(f"cost/{name}", 0) for name in TIMED_COSTS}
+    return Cost(**{name: result["cost"][name] for name in COUNTED_COSTS}, **timing)

@@ -1,4 +1,4 @@
-"""The data of a run: its orders of the training data, and what is held out of them."""
+"""The data of a run: its training data in several random orders, and its held-out data."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,49 +15,49 @@ from methods.core.random_streams import stream
 
 
 class RunData:
-    """The data of a run; the order of a pass is a function of (seed, purpose, epoch)."""
+    """The data of a run. The order and augmentation of a pass depend only on (seed, purpose, epoch)."""
 
     def __init__(self, task: Task, run: Run, group: Group, epoch: Callable[[], int]) -> None:
         """Prepare the training data.
 
         Args:
             task: the data, on the device.
-            run: whose seed and recipe are theirs.
-            group: the ranks that share the run.
-            epoch: says how many epochs are trained.
+            run: the run's spec, with its seed and recipe.
+            group: the ranks that train the run together.
+            epoch: returns how many epochs are done.
         """
         self.task, self.run, self.group, self.epoch = task, run, group, epoch
         self.augmented = self.batches("data")
 
     def batches(self, purpose: str, *, augmented: bool = True) -> Minibatches:
-        """Prepare the training data in the order of a purpose."""
+        """Return the training data in the order of a purpose, whole minibatches on every rank."""
         return self.task.training(
             self.run.recipe.batch_size, lambda: stream(self.run.seed, purpose, self.epoch()), augmented=augmented
         )
 
-    def in_order(self, order: int) -> Minibatches:
-        """Give the training data in one of its orders; order 0 is plain training's."""
-        return self.group.part(self.shuffled(f"data {order}" if order else "data"))
+    def training(self, order: int) -> Minibatches:
+        """Return this rank's part of the training data in one of its orders; order 0 is that of plain training."""
+        return self.group.divide(self.shuffled(f"data {order}" if order else "data"))
 
     def shuffled(self, purpose: str) -> Minibatches:
-        """Give the augmented training data in the order of a purpose."""
+        """Return the augmented training data in the order of a purpose."""
         return self.augmented.with_stream(lambda: stream(self.run.seed, purpose, self.epoch()))
 
     def for_statistics(self, purpose: str) -> Minibatches:
-        """Give the training data on which running statistics are re-estimated."""
+        """Return the training data on which running statistics are re-estimated, augmented or plain by the recipe."""
         if self.run.recipe.reestimate_on == "plain":
             return self.batches(purpose, augmented=False)
         return self.shuffled(purpose)
 
     def part(self, part: Part) -> Minibatches | None:
-        """Give each example of a part of the task once; None if there are none."""
+        """Return each example of a part of the task once; None if the part is empty."""
         return self.task.part(part, evaluation_batch_size(self.task))
 
     def held_out(self, part: Part) -> Minibatches:
-        """Give each example of a part that must be there once.
+        """Return each example of a part of the task once.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if the part is empty.
         """
         passes = self.part(part)
         if passes is None:
@@ -69,11 +69,18 @@ class RunData:
 
 @lru_cache(maxsize=2)
 def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decoders: int | None = None) -> Task:
-    """Load a dataset to the device; a worker keeps the last two."""
+    """Load a dataset to the device. A process keeps the last two datasets.
+
+    Args:
+        dataset: the dataset's spec.
+        downloads: the folder of datasets.
+        device: the device.
+        decoders: processes that decode image files; None for one per CPU, 0 to decode in this process.
+    """
     loaded = data.load(dataset.name, root=downloads, **dataset.options())
     if isinstance(loaded, ImageTask):
         for load in loaded.ood.values():
-            load()  # what evaluation needs must be there before training starts
+            load()  # loads or downloads before training starts what evaluation needs
         loaded = loaded.with_decoder_workers(decoders)
-        loaded.mean[0]  # measured at its first use, which must not be in a run's seconds
+        loaded.mean[0]  # the first use measures it; that must not count as a run's time
     return loaded.to(device)

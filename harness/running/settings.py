@@ -1,4 +1,4 @@
-"""Where and on what runs are executed, which changes nothing about what they compute."""
+"""Settings of the execution of runs: folders, devices and speed. They do not change what a run computes."""
 
 import math
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ Compile = Literal["off", "default", "reduce-overhead"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What may differ between two executions of the same run without changing what is computed.
+    """How runs are executed. Two executions of a run with different settings have the same result up to rounding.
 
     Attributes:
         runs: the folder of run folders.
         downloads: the folder of datasets.
         device: "cpu", "cuda", "cuda:1" …
-        checkpoint_seconds: the least time between two checkpoints of a run; 0 for one every epoch.
+        checkpoint_seconds: the least seconds between two checkpoints of a run; 0 to save one every epoch.
         plugins: files of the user's own methods.
-        decoders: processes that decode image files for a run; None for one a CPU, 0 for the run's own.
+        decoders: processes that decode image files for a run; None for one per CPU, 0 to decode in the run's process.
         ranks: processes that train a run together, on the CPU or on the CUDA devices from `device` on.
-        driver: who the run is executed for, in words; claims name it.
-        alone: no other run is on the device, so that one that runs out of memory has failed.
-        began: when the driver began, in seconds since 1970: what another one has failed since is not tried again.
-        fuse: whether members that share most of their weights are run as one batch: "auto" where that is faster.
-        compile: how torch compiles networks for training, "reduce-overhead" into CUDA graphs.
-        system_metrics: seconds between two samples of system metrics; None for none.
+        driver: the name of the driver for which the run is executed; claims show it.
+        alone: whether no other run uses the device. Then a run that runs out of memory has failed for good.
+        began: when the driver began, in seconds since 1970. A run that another driver failed since is not tried again.
+        fuse: whether members that share most of their weights are run as one batch; "auto" if that is faster.
+        compile: how torch compiles networks for training; "reduce-overhead" uses CUDA graphs.
+        system_metrics: seconds between two samples of system metrics; None to sample none.
     """
 
     runs: Path = Path("runs")

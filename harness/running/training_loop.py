@@ -1,4 +1,4 @@
-"""The training loop: one for all methods, naming none."""
+"""The training loop. It is the same for all methods and names none of them."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,12 +14,6 @@ from methods import Batch, Method
 from methods.core.random_streams import seed_torch, stream
 
 
-def grouped(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[Batch]]:
-    """Group minibatches, asking anew for the `size` of each group; the last group may be smaller."""
-    while group := list(islice(batches, size())):
-        yield group
-
-
 def train_epoch(
     method: Method,
     optimizer: Optimizer,
@@ -27,14 +21,14 @@ def train_epoch(
     epoch: int,
     mean: Callable[[Tensor], Tensor] = lambda losses: losses,
 ) -> tuple[float, float]:
-    """Train for one epoch.
+    """Train a method for one epoch.
 
     Args:
-        method: what to train.
-        optimizer: over its parameter groups.
-        data: gives one pass over the training data in each of its orders; order 0 is plain training's.
-        epoch: counted from 0.
-        mean: gives the means of losses over the processes that share minibatches.
+        method: the method.
+        optimizer: steps the method's parameter groups.
+        data: returns one pass over the training data in a given order; order 0 is that of plain training.
+        epoch: the epoch, counted from 0.
+        mean: returns the mean of losses over the processes that share minibatches.
 
     Returns:
         The mean training loss of the epoch's minibatches, and the last learning rate.
@@ -48,18 +42,25 @@ def train_epoch(
     method.begin_epoch(epoch)
     method.train()
     passes = [data(order) for order in range(method.data_orders())]
-    steps, done = sum(map(len, passes)), 0
+    minibatches = chain.from_iterable(zip(*passes, strict=True))  # one of each order in turn
+    total, done = sum(map(len, passes)), 0
     losses, sizes = [], []
-    for group in grouped(chain.from_iterable(zip(*passes, strict=True)), method.batches_per_update):
-        rate = method.lr(epoch + done / steps)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = rate * parameters["lr_scale"]
-        losses.append(method.update(group, optimizer))
-        sizes.append(len(group))
-        done += len(group)
-    values = mean(torch.stack(losses)).tolist()  # the one moment in which an epoch waits for the device
-    loss = math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / steps
+    for batches in group_batches(minibatches, method.batches_per_update):
+        rate = method.lr(epoch + done / total)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        losses.append(method.update(batches, optimizer))
+        sizes.append(len(batches))
+        done += len(batches)
+    values = mean(torch.stack(losses)).tolist()  # the only place where an epoch waits for the device
+    loss = math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / total
     if not math.isfinite(loss):
         raise DivergenceError(f"the training loss became {loss} in epoch {epoch + 1} at learning rate {rate:.3g}")
     method.end_epoch(epoch)
     return loss, rate
+
+
+def group_batches(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[Batch]]:
+    """Yield minibatches in groups, one per update; `size` is called before each group. The last one may be smaller."""
+    while group := list(islice(batches, size())):
+        yield group

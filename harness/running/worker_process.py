@@ -1,4 +1,4 @@
-"""What a process does first that executes runs for a driver."""
+"""Sets up the processes that execute runs: signals, threads, devices, and how freed memory is handled."""
 
 import ctypes
 import gc
@@ -7,14 +7,20 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 
 import torch
+from torch import nn
 
 
-def begin_worker(threads: int) -> None:
-    """Set up a worker process: it leaves Ctrl-C to the driver, and ends when the driver does."""
+def initialize_worker(threads: int) -> None:
+    """Set up a worker process. It leaves Ctrl-C to the driver, and ends when the driver ends.
+
+    Args:
+        threads: the number of threads that torch uses.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     torch.set_num_threads(threads)
@@ -22,51 +28,63 @@ def begin_worker(threads: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Wait for the driver's end, however it comes, and end too."""
+    """Wait until the driver ends, for any reason, then end this process."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
 
 
+@cache
+def warm_up(device: torch.device) -> None:
+    """Initialize a device with a throw-away training step, so that no run's seconds include this one-time work."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).to(device)
+    torch.backends.cudnn.benchmark = True  # shapes stay the same for a whole run: let cuDNN find its fastest algorithm
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
+    for _ in range(2):
+        net(torch.zeros(2, 1, 8, 8, device=device)).sum().backward()
+        optimizer.step()
+
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Options of glibc's `mallopt`, as its malloc.h numbers them."""
-
-
-KEEP = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}
-"""Never hand the end of the heap back, however much of it is free, and take no block from outside of it."""
+"""The numbers of two options of glibc's `mallopt`, from its malloc.h."""
+KEEP_FREED_MEMORY = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}
+"""Options by which the heap is never trimmed by itself, and every block is allocated in it."""
 
 
 def free_memory() -> None:
-    """Give memory back that earlier runs of this process used."""
+    """Return the memory that earlier runs of this process used to the system and to the GPU."""
     gc.collect()
-    trim()
+    trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees for the next step, where its allocator is glibc's.
+    """Let this process keep freed memory for its next step, if its allocator is glibc's.
 
-    That one gives large blocks back to the system, which clears them page by page when they are next asked for: a
-    step that allocates the same activations again and again spends a good part of its time there (a K = 4
-    BatchEnsemble step of a cResNet20 a third of it).
+    By default glibc returns large blocks to the system, which clears them page by page when they are allocated again.
+    A training step allocates the same activations each time, and can spend much of its time there: a third of a K = 4
+    BatchEnsemble step of a cResNet20.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
-        return  # the user's own settings
-    mallopt = from_glibc("mallopt")
+        return  # the user has set the allocator's options
+    mallopt = glibc_function("mallopt")
     if mallopt is not None:
-        for option, value in KEEP.items():
+        for option, value in KEEP_FREED_MEMORY.items():
             mallopt(option, value)
 
 
-def trim() -> None:
-    """Give back to the system what this process keeps, as between runs, of which one may need far more than others."""
-    malloc_trim = from_glibc("malloc_trim")
+def trim_heap() -> None:
+    """Return the freed memory that this process has kept to the system.
+
+    This is done between runs, because one run may need far more memory than the next.
+    """
+    malloc_trim = glibc_function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
-def from_glibc(name: str) -> Callable[..., int] | None:
-    """Find a function of glibc's allocator; None where another one is used."""
+def glibc_function(name: str) -> Callable[..., int] | None:
+    """Return a function of glibc's allocator; None if the process does not use glibc."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

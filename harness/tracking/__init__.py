@@ -1,4 +1,4 @@
-"""What others see of runs: the mirror in MLflow, status, the progress display, system metrics.
+"""What is reported about runs: their mirror in MLflow, their status, the progress display and system metrics.
 
-Run folders are the truth; all that is here can be made anew from them.
+The command line opens a mirror and a display. Everything is read from run folders, which stay the truth.
 """

@@ -1,19 +1,23 @@
-"""The tracking store: its URI, its database, and what is wrong with it in a line."""
+"""The MLflow tracking store: its URI, its database, its client, and a one-line message for each of its errors."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 
 def store_uri(store: str | None, runs: Path) -> str:
-    """Give the tracking URI of a folder of runs, a file's with its whole path: MLflow keeps stores by their URI.
+    """Return the tracking URI of a folder of runs.
+
+    The URI of a local database has its absolute path, because MLflow caches stores by their URI.
 
     Args:
-        store: a URI, or the path of an SQLite file; None for $MLFLOW_TRACKING_URI, else a database beside the runs.
+        store: a URI, or the path of an SQLite file; None for $MLFLOW_TRACKING_URI, else `mlflow.db` in `runs`.
         runs: the folder of run folders.
     """
     store = store or os.environ.get("MLFLOW_TRACKING_URI") or str(runs / "mlflow.db")
@@ -23,23 +27,52 @@ def store_uri(store: str | None, runs: Path) -> str:
 
 
 class TrackingError(Exception):
-    """The tracking store cannot be used now, or refuses what it is sent.
+    """The tracking store is unavailable, or rejects a request.
 
     Attributes:
-        away: it cannot be used at all, so that nothing else should be tried for a while.
+        unavailable: whether the store cannot be used at all, so that all requests should pause for a while.
     """
 
-    def __init__(self, message: str, *, away: bool = True) -> None:
-        """Say what is wrong."""
+    def __init__(self, message: str, *, unavailable: bool = True) -> None:
+        """Create the error from a message for the user."""
         super().__init__(message)
-        self.away = away
+        self.unavailable = unavailable
 
 
-def make_database(path: Path) -> None:
-    """Make an empty MLflow database, under another name first: one that a kill left half made is of no use."""
+def open_client(store: str) -> Any:
+    """Return an `MlflowClient` with short timeouts; create a local database that does not exist yet.
+
+    Args:
+        store: MLflow's tracking URI.
+
+    Raises:
+        TrackingError: if mlflow is not installed, or the store is unavailable.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    try:
+        from mlflow import MlflowClient
+    except ImportError as error:
+        raise TrackingError(f"mlflow is not installed ({error})") from error
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # We report database errors in one line; MLflow would log a traceback for each.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    with tracking_errors(store):
+        if store.startswith("sqlite:///"):
+            create_database(Path(store.removeprefix("sqlite:///").partition("?")[0]))
+        return MlflowClient(store)
+
+
+def create_database(path: Path) -> None:
+    """Create an empty MLflow database, unless it exists.
+
+    The database is built under a temporary name and then renamed. A process that is killed meanwhile leaves no
+    half-built database behind.
+    """
     from mlflow import MlflowClient
 
-    if path.exists():  # perhaps on a disk that can only be read
+    if path.exists():  # checked before the lock: the folder may be read-only
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -50,12 +83,19 @@ def make_database(path: Path) -> None:
                 MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
                 temporary.replace(path)
             finally:
-                temporary.unlink(missing_ok=True)  # a full disk needs its space
+                temporary.unlink(missing_ok=True)  # frees its space on a full disk
 
 
 @contextmanager
-def reachable(store: str) -> Iterator[None]:
-    """Turn every way in which a store can fail into `TrackingError`, naming the store."""
+def tracking_errors(store: str) -> Iterator[None]:
+    """Convert every error of a store into a `TrackingError` that names the store.
+
+    Args:
+        store: MLflow's tracking URI.
+
+    Raises:
+        TrackingError: for any error of MLflow, of the network, of the database or of the file system.
+    """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -63,12 +103,16 @@ def reachable(store: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
-        refused = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
-        raise TrackingError(f"cannot use the tracking store {store}: {brief(error)}", away=not refused) from error
+        rejected = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+        message = f"cannot use the tracking store {store}: {summarize_error(error)}"
+        raise TrackingError(message, unavailable=not rejected) from error
 
 
-def brief(error: Exception) -> str:
-    """Give an error in a line, the same each time: of a failed request, its cause without the request's address."""
+def summarize_error(error: Exception) -> str:
+    """Return an error's message in one line, without parts that change from one request to the next.
+
+    For a failed HTTP request, return the cause without the request's address.
+    """
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     cause = re.search(r"Caused by \w+\([\"'](?:.*?\): )?(.*?)[\"']\)\)", first)
     return (cause[1] if cause else first)[:300]

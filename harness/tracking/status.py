@@ -1,4 +1,4 @@
-"""How far a study is, read from its run folders while whoever works on them goes on."""
+"""The status of a study's runs, read from their folders at any time, also while processes work on them."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,31 +13,31 @@ from harness.store.run_folder import RunFolder, read_json
 State = Literal["finished", "running", "stopped", "failed", "to do"]
 STATES: tuple[State, ...] = ("finished", "running", "stopped", "failed", "to do")
 
-PARTS = ("stage", "epoch", "unit", "host", "pid", "device")
-"""What a status takes over from progress.json."""
+COPIED_FIELDS = ("stage", "epoch", "unit", "host", "pid", "device")
+"""Fields of progress.json that a status has too."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is.
+    """The state of a run, and how far it is.
 
     Attributes:
-        key: of the run.
+        key: the run's key.
         run: its name.
-        label: what the study calls its method.
-        role: "cell", or what else it is there for.
-        state: finished, running, stopped on its way, failed, or to do.
-        stage: of one that was begun: starting, training, preparing, evaluating.
+        label: the study's name for its method.
+        role: its role in the plan: "cell", "component", "trunk" or "trial".
+        state: finished, running, stopped (begun, but nobody works on it), failed, or to do.
+        stage: what it does or last did: starting, training, preparing or evaluating; "" if it was never begun.
         epoch: epochs done.
         epochs: epochs in all.
-        shared: how many of them it takes over from a trunk.
-        unit: what is counted: epochs, iterations.
-        pace: seconds an epoch took since it was started or resumed; None before the first one is done.
-        ends: when its last epoch ends at that pace, in seconds since 1970; None if unknown, or if it is done.
-        host: the machine that works, or worked, on it.
-        pid: the process there.
-        device: that computes.
-        sign: when it last gave a sign of life, in seconds since 1970.
+        shared: how many of the epochs a trunk trains for it.
+        unit: the name of what `epoch` counts: epoch or iteration.
+        pace: mean seconds per epoch since it was started or resumed; None before its first epoch is done.
+        ends: when its last epoch ends at that pace, in seconds since 1970; None if unknown, or after training.
+        host: the machine that works, or last worked, on it.
+        pid: the process on that machine.
+        device: the device of that process.
+        sign: when it last wrote a file, in seconds since 1970.
         reason: why it failed.
     """
 
@@ -61,44 +61,44 @@ class RunStatus:
 
     @property
     def epochs_left(self) -> int:
-        """Epochs that it still trains itself."""
+        """How many epochs it still has to train itself."""
         return 0 if self.state == "finished" else self.epochs - max(self.epoch, self.shared)
 
     @property
     def where(self) -> str:
-        """Say on which machine, in which process and on what it computes."""
+        """Its machine, process and device, as `host:pid device`; "" if unknown."""
         return f"{self.host}:{self.pid} {self.device}" if self.pid is not None else ""
 
     def describe(self) -> str:
-        """Say how far it is."""
+        """Return its stage, or during training its epoch, as a phrase for people."""
         done = f"{self.unit} {self.epoch:,} of {self.epochs:,}"
         if self.stage != "training":
             return f"{self.stage}, {done}" if self.epoch and self.stage == "starting" else self.stage
         return done if self.pace is not None or self.state != "running" else f"{done}, then no {self.unit} yet"
 
 
-def to_do(planned: Planned) -> RunStatus:
-    """Give the status of a run that was never begun."""
+def unstarted_status(planned: Planned) -> RunStatus:
+    """Return the status of a run that was never started."""
     return RunStatus(planned.key, str(planned.run), planned.label, planned.role, "to do", epochs=planned.epochs)
 
 
-def look(status: RunStatus, root: Path, state: State | None = None) -> RunStatus:
-    """Look how far a run is.
+def read_status(status: RunStatus, root: Path, state: State | None = None) -> RunStatus:
+    """Read the status of a run from its folder.
 
     Args:
-        status: of the run, if it were still to do.
+        status: the run's status as if it had not been started.
         root: the folder of run folders.
-        state: in which it is known to be.
+        state: the run's state if the caller knows it; None to read it, too.
     """
     if state == "finished":
         return replace(status, state="finished", epoch=status.epochs)
     folder = RunFolder(root, status.key)
     progress = read_json(folder.progress)
-    state, reason = (state, "") if state else state_of(folder, begun=bool(progress))
-    known: dict[str, Any] = {name: progress[name] for name in PARTS if name in progress}
+    state, reason = (state, "") if state else read_state(folder, begun=bool(progress))
+    known: dict[str, Any] = {name: progress[name] for name in COPIED_FIELDS if name in progress}
     known["epochs"] = progress.get("epochs") or status.epochs
     if state == "running":
-        known |= {"sign": last_sign(folder), "pace": progress.get("pace")}
+        known |= {"sign": last_write_time(folder), "pace": progress.get("pace")}
         if known["pace"] is not None and progress["stage"] == "training":
             known["ends"] = progress["time"] + progress["pace"] * (progress["epochs"] - progress["epoch"])
     elif progress:
@@ -106,41 +106,51 @@ def look(status: RunStatus, root: Path, state: State | None = None) -> RunStatus
     return replace(status, **known, state=state, reason=reason)
 
 
-def state_of(folder: RunFolder, *, begun: bool) -> tuple[State, str]:
-    """Say in which state an unfinished run is, and why it failed if it did."""
+def read_state(folder: RunFolder, *, begun: bool) -> tuple[State, str]:
+    """Return the state of an unfinished run, and the reason if it failed.
+
+    Args:
+        folder: the run's folder.
+        begun: whether it holds a progress.json.
+    """
     if not folder.path.exists():
         return "to do", ""
     if folder.is_claimed():
         return "running", ""
     if failure := read_json(folder.failure):
-        again = failure["state"] == "out of memory"  # it is tried again alone
-        return "stopped" if again else "failed", str(failure["reason"])
+        retried = failure["state"] == "out of memory"  # such a run is tried again, alone on its device
+        return "stopped" if retried else "failed", str(failure["reason"])
     return "stopped" if begun or folder.checkpoint.exists() else "to do", ""
 
 
-def last_sign(folder: RunFolder) -> float | None:
-    """Say when anything in the folder was last written; None if there is nothing."""
+def last_write_time(folder: RunFolder) -> float | None:
+    """Return when a file of a folder was last written, in seconds since 1970; None for an empty folder."""
     times = []
     for path in folder.path.glob("*"):
-        with suppress(FileNotFoundError):  # it was replaced at this moment
+        with suppress(FileNotFoundError):  # the file was replaced at this moment
             times.append(path.stat().st_mtime)
     return max(times, default=None)
 
 
-def look_at_all(plan: PlannedRuns, root: Path) -> list[RunStatus]:
-    """Look how far every run of a plan is, and every trunk that was trained or will be."""
+def read_statuses(plan: PlannedRuns, root: Path) -> list[RunStatus]:
+    """Return the status of every run of a plan, and of every trunk that was trained or will be.
+
+    Args:
+        plan: the study's plan.
+        root: the folder of run folders.
+    """
     left = plan.left(root)
     found = []
     for key, planned in plan.runs.items():
         if key in left:
-            found.append(look(replace(to_do(planned), shared=planned.epochs - left[key]), root))
+            found.append(read_status(replace(unstarted_status(planned), shared=planned.epochs - left[key]), root))
         elif planned.role != "trunk" or RunFolder(root, key).finished:
-            found.append(look(to_do(planned), root, "finished"))
+            found.append(read_status(unstarted_status(planned), root, "finished"))
     return found
 
 
-def count(statuses: Iterable[RunStatus]) -> dict[State, int]:
-    """Count the runs in each state."""
+def count_states(statuses: Iterable[RunStatus]) -> dict[State, int]:
+    """Return how many runs are in each state."""
     counts = dict.fromkeys(STATES, 0)
     for status in statuses:
         counts[status.state] += 1
@@ -148,18 +158,18 @@ def count(statuses: Iterable[RunStatus]) -> dict[State, int]:
 
 
 def seconds_left(statuses: Sequence[RunStatus], now: float) -> float | None:
-    """Estimate how long a study still takes if as many runs go on at once as do now.
+    """Estimate how long a study still takes if as many runs train at once as do now.
 
-    The epochs that are left, each at the pace of running runs of the same method, or of all that run, are shared out to
-    as many workers as there are; it takes at least as long as the longest running run. Preparing and evaluating count
-    for nothing, and failed runs are not tried again.
+    Each epoch that is left takes the mean pace of the running runs of its method, or of all running runs if that
+    method has none. This work is divided evenly among the runs that train at once. The study takes at least as long as
+    its longest running run. The estimate leaves out preparing, evaluating, and runs that failed.
 
     Args:
-        statuses: of all runs.
-        now: seconds since 1970.
+        statuses: the status of all runs.
+        now: the time, in seconds since 1970.
 
     Returns:
-        Seconds; None where nothing runs, or none of what runs has a pace yet.
+        Seconds; None if no run is running, or no running run has a pace yet.
     """
     running = [status for status in statuses if status.state == "running"]
     paces: dict[str, list[float]] = {}
@@ -178,8 +188,8 @@ def seconds_left(statuses: Sequence[RunStatus], now: float) -> float | None:
     return max(work / len(running), longest)
 
 
-def spell(seconds: float) -> str:
-    """Write a length of time for people: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+def format_duration(seconds: float) -> str:
+    """Return a duration as text: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 99.5:
         return f"{max(0, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -189,7 +199,12 @@ def spell(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def clock(time: float, now: float) -> str:
-    """Write a point in time as the local clock shows it, with the day if it is another one than today."""
+def format_clock(time: float, now: float) -> str:
+    """Return a time of day in the local time zone, with the date unless it is today.
+
+    Args:
+        time: the time, in seconds since 1970.
+        now: the present time, likewise.
+    """
     at, today = datetime.fromtimestamp(time), datetime.fromtimestamp(now)
     return at.strftime("%H:%M") if at.date() == today.date() else at.strftime("%b %d %H:%M")

@@ -1,4 +1,4 @@
-"""System metrics of a run: what its process and machine do meanwhile, sampled by a thread, in system.jsonl."""
+"""System metrics of a run: a thread samples CPU, memory, disk and GPU while it trains, and writes system.jsonl."""
 
 import json
 import sys
@@ -15,8 +15,8 @@ MEGABYTE = 1e6
 Sample = dict[str, float]
 
 
-def missing(device: str) -> str:
-    """Say what must be installed to sample a device, "" if it is there.
+def missing_packages(device: str) -> str:
+    """Return the packages that must be installed to sample a device, separated by spaces; "" if none is missing.
 
     Args:
         device: "cpu", "cuda", "cuda:1" …
@@ -33,18 +33,18 @@ def missing(device: str) -> str:
 
 @contextmanager
 def sampling(path: Path, seconds: float | None, device: torch.device) -> Iterator[None]:
-    """Sample system metrics every so many seconds while something runs.
+    """Sample system metrics while the body of the `with` statement runs.
 
     Args:
-        path: of the file to which each sample is appended as a line.
-        seconds: between two samples; None for none at all.
-        device: whose GPU is sampled, if it is one.
+        path: the file to which each sample is appended as a line of JSON.
+        seconds: the seconds between two samples; None to sample nothing.
+        device: the run's device; a CUDA device is sampled, too.
     """
     if seconds is None:
         yield
         return
     done = threading.Event()
-    thread = threading.Thread(target=keep_sampling, args=(path, seconds, device, done), daemon=True)
+    thread = threading.Thread(target=write_samples, args=(path, seconds, device, done), daemon=True)
     thread.start()
     try:
         yield
@@ -53,11 +53,14 @@ def sampling(path: Path, seconds: float | None, device: torch.device) -> Iterato
         thread.join()
 
 
-def keep_sampling(path: Path, seconds: float, device: torch.device, done: threading.Event) -> None:
-    """Append a sample every so many seconds, and a last one; a disk that takes none ends the sampling, not the run."""
+def write_samples(path: Path, seconds: float, device: torch.device, done: threading.Event) -> None:
+    """Append a sample every so many seconds, and a last one when `done` is set.
+
+    Any error, such as a full disk, is printed. It ends the sampling, but not the run.
+    """
     try:
-        readers = [read_machine(path.parent), *([read_gpu(device)] if device.type == "cuda" else [])]
-        mend(path)
+        readers = [machine_reader(path.parent), *([gpu_reader(device)] if device.type == "cuda" else [])]
+        cut_off_partial_line(path)
         ended = False
         while not ended:
             ended = done.wait(seconds)
@@ -66,16 +69,18 @@ def keep_sampling(path: Path, seconds: float, device: torch.device, done: thread
                 sample |= read()
             with path.open("a") as file:
                 file.write(json.dumps(sample) + "\n")
-    except Exception as error:  # whatever a machine refuses to tell ends the sampling, not the run
+    except Exception as error:  # a metric that a machine does not provide must not end the run
         what = f"{path}: {error.strerror}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         print(f"no more system metrics of this run: {what}", file=sys.stderr)
 
 
-def read_machine(folder: Path) -> Callable[[], Sample]:
-    """Give a function that reads CPU, memory and disk of the machine, and what this process and its children use.
+def machine_reader(folder: Path) -> Callable[[], Sample]:
+    """Return a function that reads the use of the machine's CPU, memory and disk, and that of this process.
+
+    The process's children count as part of it.
 
     Args:
-        folder: on the disk that is meant.
+        folder: a folder on the disk whose use is read.
     """
     import psutil
 
@@ -90,7 +95,7 @@ def read_machine(folder: Path) -> Callable[[], Sample]:
         processes.update(family)
         busy, resident = 0.0, 0
         for process in family.values():
-            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            with suppress(psutil.NoSuchProcess):  # the process has ended meanwhile
                 busy, resident = busy + process.cpu_percent(), resident + process.memory_info().rss
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(folder))
         return {
@@ -103,12 +108,15 @@ def read_machine(folder: Path) -> Callable[[], Sample]:
             "process_memory_megabytes": resident / MEGABYTE,
         }
 
-    read()  # use is measured since the reading before
+    read()  # psutil measures CPU use since the previous reading
     return read
 
 
-def read_gpu(device: torch.device) -> Callable[[], Sample]:
-    """Give a function that reads use, memory and power of a GPU, as far as it can be asked for them."""
+def gpu_reader(device: torch.device) -> Callable[[], Sample]:
+    """Return a function that reads utilization, memory and power of a GPU, as far as its driver provides them.
+
+    A metric that the driver does not provide is reported once on stderr, and left out from then on.
+    """
     import pynvml
 
     name = f"gpu_{torch.cuda.current_device() if device.index is None else device.index}"
@@ -133,8 +141,8 @@ def read_gpu(device: torch.device) -> Callable[[], Sample]:
     return read
 
 
-def mend(path: Path) -> None:
-    """Cut off a last line that a kill left half written."""
+def cut_off_partial_line(path: Path) -> None:
+    """Remove a last line that is incomplete because the process writing it was killed."""
     if path.exists():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -144,7 +152,7 @@ def mend(path: Path) -> None:
 
 
 def read_samples(path: Path) -> list[Mapping[str, float]]:
-    """Read the samples of a run, but for one that is being written or a crash has spoilt; none without a file."""
+    """Return the samples of a run; lines that are incomplete or damaged are left out. Without a file, return none."""
     if not path.exists():
         return []
     samples = []

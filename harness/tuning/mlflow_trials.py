@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from harness.planning.planned_runs import Planned
 from harness.store.run_folder import RunFolder, read_json
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.mlflow_store import reachable
+from harness.tracking.mlflow_store import tracking_errors
 from harness.tuning.search import Search
 from harness.tuning.trial_budget import budget_used
 from harness.tuning.trial_journal import search_folder, trial_end
@@ -108,7 +108,7 @@ class TuningMirror(Mirror):
             TrackingError: if the store cannot be reached.
         """
         assert isinstance(planned, TrackedTuning)
-        with reachable(self.store):
+        with tracking_errors(self.store):
             if planned.number is None:
                 self.update_search(planned)
             else:
@@ -197,11 +197,11 @@ class TuningMirror(Mirror):
         if key not in self.known:
             name, tags = describe()
             with FileLock(self.runs / "tracking.lock"):
-                found = self.client.search_runs([self.experiment], filter_string=f"tags.key = '{key}'")
+                found = self.client.search_runs([self.experiment_id], filter_string=f"tags.key = '{key}'")
                 if found:
                     self.known[key] = (found[0].info.run_id, dict(found[0].data.tags))
                 else:
-                    made = self.client.create_run(self.experiment, tags={"key": key, **tags}, run_name=name)
+                    made = self.client.create_run(self.experiment_id, tags={"key": key, **tags}, run_name=name)
                     self.known[key] = (made.info.run_id, {"key": key, **tags})
         return self.known[key]
 

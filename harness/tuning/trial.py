@@ -10,9 +10,9 @@ from harness.evaluation.each_epoch import EpochEvaluator
 from harness.evaluation.landscape import Landscape
 from harness.evaluation.weight_space import accuracy_and_nll
 from harness.planning.planned_runs import Planned
-from harness.running.execute import guard
-from harness.running.lifecycle import Execution
-from harness.running.result import COUNTED, TIMED, part_of
+from harness.running.execute import run_claimed
+from harness.running.lifecycle import RunLifecycle
+from harness.running.result import COUNTED_COSTS, TIMED_COSTS, select_costs
 from harness.running.settings import Settings
 from harness.store.environment import describe_environment
 from harness.store.outcome import DivergenceError, Outcome
@@ -63,14 +63,16 @@ def execute_trial(planned: PlannedTrial, settings: Settings, report: Callable[[]
         How the trial ended. A pruned or diverged trial is "finished" too; its `result.json` has the difference.
     """
     folder = RunFolder(settings.runs, planned.key)
-    outcome = guard(planned.run, settings, folder, lambda: TrialExecution(planned, settings, folder, report).finish([]))
+    outcome = run_claimed(
+        planned.run, settings, folder, lambda: TrialExecution(planned, settings, folder, report).finish([])
+    )
     if outcome.state == "finished":  # its checkpoint is not needed any more
         folder.checkpoint.unlink(missing_ok=True)
         folder.progress.unlink(missing_ok=True)
     return outcome
 
 
-class TrialExecution(Execution):
+class TrialExecution(RunLifecycle):
     """Executes a trial in one process. It never loads the test set or the OOD datasets."""
 
     def __init__(
@@ -160,8 +162,8 @@ class TrialExecution(Execution):
                 "metrics": score,
                 "epoch": self.epoch,
                 "plain_trainings": (cost.forward_examples + 2 * cost.backward_examples) / plain,
-                "cost": part_of(cost, COUNTED),
-                "timing": {**part_of(cost, TIMED, "cost/"), "finished": time.time()},
-                "provenance": describe_environment(self.device) | self.ways(),
+                "cost": select_costs(cost, COUNTED_COSTS),
+                "timing": {**select_costs(cost, TIMED_COSTS, "cost/"), "finished": time.time()},
+                "provenance": describe_environment(self.device) | self.execution_details(),
             },
         )

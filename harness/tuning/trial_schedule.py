@@ -66,7 +66,9 @@ class TrialSchedule(Schedule):
                 self.running.add(key)
                 return key
             del self.runs[key]
-            self.elsewhere.add(key)  # until `look`, so that an engine without work waits instead of raising an error
+            self.elsewhere.add(
+                key
+            )  # until `check_elsewhere`, so that an engine without work waits instead of raising an error
         planned = self.next_trial()
         if planned is None:
             return None
@@ -92,7 +94,7 @@ class TrialSchedule(Schedule):
             self.journals[planned.search].tell(planned.number, "failed", None, outcome.reason, 0.0)
         self.ensure_waiting()
 
-    def look(self, root: Path) -> Iterator[tuple[str, Outcome]]:
+    def check_elsewhere(self, root: Path) -> Iterator[tuple[str, Outcome]]:
         """Forget the trials that other drivers ended, which the journal has already, and find the next trial."""
         self.elsewhere.clear()
         self.ensure_waiting()

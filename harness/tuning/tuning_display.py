@@ -12,9 +12,9 @@ from rich.table import Table
 from harness.planning.planned_runs import Planned
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, read_json
-from harness.tracking.background_sender import Sender
+from harness.tracking.background_mirror import BackgroundMirror
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.progress_display import SHOWN, StudyStoppedError
+from harness.tracking.progress_display import REFRESH_SECONDS, StudyStoppedError
 from harness.tuning.mlflow_trials import track_search, track_trial
 from harness.tuning.study_searches import StudySearches
 from harness.tuning.trial import PlannedTrial
@@ -23,13 +23,13 @@ from harness.tuning.trial_journal import trial_end
 from harness.tuning.trial_schedule import TrialSchedule
 
 
-class TuningShow:
+class TuningDisplay:
     """Shows progress bars on a terminal, and prints one line for each trial elsewhere."""
 
     def __init__(
         self,
         trials: TrialSchedule,
-        mirror: Mirror | Sender,
+        mirror: Mirror | BackgroundMirror,
         console: Console,
         save_chosen: Callable[[], None] = lambda: None,
     ) -> None:
@@ -57,7 +57,7 @@ class TuningShow:
         self.updated_at = 0.0
         self.shown_warning = ""
 
-    def __enter__(self) -> "TuningShow":
+    def __enter__(self) -> "TuningDisplay":
         """Start the display, and send what an earlier launch did not send."""
         self.bars.start()
         self.total = self.bars.add_task("trials", total=len(self.trials.searches) * self.trials.budget.trials)
@@ -112,7 +112,7 @@ class TuningShow:
 
     def tick(self) -> None:
         """Show and send the progress of the running trials."""
-        if time.monotonic() - self.updated_at < SHOWN:
+        if time.monotonic() - self.updated_at < REFRESH_SECONDS:
             return
         self.updated_at = time.monotonic()
         for key in self.bar_of.keys() - self.trials.running:  # another driver has taken them over

@@ -12,8 +12,8 @@ import models
 from data import Augmentation, DatasetShape, ImageBatches, Split
 from harness.costs.cost import CostCounter
 from harness.parsing.method_expression import parse_method
-from harness.planning.study_cost import operations
-from harness.running.compilation import compile_forward, own_gradients
+from harness.planning.study_cost import forward_flops
+from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.optimizers import make_optimizer
 from harness.running.precision import use_bfloat16
 from harness.running.training_loop import train_epoch
@@ -65,9 +65,9 @@ class TrainingSetup:
         return Recipe(epochs=1000, batch_size=self.batch_size, lr=0.01)
 
     @property
-    def operations(self) -> float:
+    def forward_flops(self) -> float:
         """Floating-point operations to train on one image: forward, and twice as many backward."""
-        return 3 * operations(self.architecture, DatasetShape(self.channels, self.side, CLASSES, 1), 0)
+        return 3 * forward_flops(self.architecture, DatasetShape(self.channels, self.side, CLASSES, 1), 0)
 
     def describe(self, method: str) -> dict[str, Any]:
         """Describe the setup in the form that `harness.planning.scaling_forecast` reads."""
@@ -119,7 +119,7 @@ class TrainingSetup:
 
         method = make(MakeNet(attach, seed=0), self.recipe).to(self.device)
         if self.compile == "reduce-overhead":
-            own_gradients(method)
+            clone_gradients(method)
         for part in methods_within(method):
             part.fuse_up_to = self.fuse_up_to
         return method

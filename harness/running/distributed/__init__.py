@@ -1,4 +1,4 @@
-"""One run divided among several processes, the ranks, each with its part of every minibatch.
+"""One run that several processes, the ranks, train together. Each rank has its part of every minibatch.
 
-The rest of `running` asks `Group` what its ranks put together.
+The rest of `running` calls `Group` wherever the ranks must exchange or combine something.
 """

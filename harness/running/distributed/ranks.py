@@ -1,4 +1,4 @@
-"""The processes that train one run together: started, watched, and ended as one."""
+"""Starts the processes (ranks) that train one run together, waits for them, and ends them together."""
 
 import os
 import pickle
@@ -19,48 +19,48 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from harness.running.distributed.group import Group
-from harness.running.worker_process import begin_worker
+from harness.running.worker_process import initialize_worker
 
-NEVER = timedelta(days=365)
-"""A rank waits for the others as long as they live: an evaluation may be long, and deaths are noticed elsewhere."""
-LOOK = 0.2
-"""Seconds between two looks at the ranks."""
-GRACE = 2.0
-"""Seconds for which a failure may turn out to be the consequence of another rank's death."""
+NO_TIMEOUT = timedelta(days=365)
+"""A rank waits for the others without a limit: an evaluation may be long, and `wait_for_ranks` notices deaths."""
+POLL_SECONDS = 0.2
+"""Seconds between two checks of the ranks."""
+GRACE_SECONDS = 2.0
+"""Seconds after a rank's error in which another rank's death may turn out to be its cause."""
 
 Report = Callable[[], None]
 
 
 class RankError(Exception):
-    """A rank that died."""
+    """A rank died."""
 
 
 class Job(Protocol):
-    """What every rank does; it can be pickled."""
+    """A function that every rank calls. It must be picklable."""
 
     def __call__(self, *, group: Group, report: Report) -> None:
-        """Do it.
+        """Do the work of a rank.
 
         Args:
             group: the ranks.
-            report: tells the process that started them that an epoch is over; for one rank to call.
+            report: tells the process that started the ranks that an epoch is over; only one rank calls it.
         """
 
 
-def run_together(job: Job, ranks: int, device: str, report: Report) -> None:
-    """Start the ranks of a run, and wait until all have done a job.
+def run_ranks(job: Job, ranks: int, device: str, report: Report) -> None:
+    """Start the ranks of a run, and wait until all have done their job.
 
-    They share this process's threads. None outlives this function, nor this process.
+    The ranks share the threads of this process. No rank outlives this function or this process.
 
     Args:
-        job: what to do.
-        ranks: how many.
-        device: "cpu", or the CUDA device of rank 0; the others have those after it.
-        report: called whenever a rank reports.
+        job: the function that every rank calls.
+        ranks: the number of ranks.
+        device: "cpu", or the CUDA device of rank 0; the other ranks use the devices after it.
+        report: called whenever a rank reports an epoch.
 
     Raises:
-        RankError: if one dies.
-        Exception: what the first one to fail raised.
+        RankError: if a rank dies.
+        Exception: the error of the first rank that fails.
     """
     context = torch.multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // ranks)
@@ -70,13 +70,13 @@ def run_together(job: Job, ranks: int, device: str, report: Report) -> None:
         try:
             for rank in range(ranks):
                 receiver, sender = context.Pipe(duplex=False)
-                arguments = (job, rank, ranks, device_of(device, rank), threads, Path(folder, "store"), sender)
-                process = context.Process(target=be_rank, args=arguments, name=f"rank {rank}")
+                arguments = (job, rank, ranks, rank_device(device, rank), threads, Path(folder, "store"), sender)
+                process = context.Process(target=rank_main, args=arguments, name=f"rank {rank}")
                 process.start()
                 processes.append(process)
-                sender.close()  # so that only the rank holds it
+                sender.close()  # only the rank keeps it open
                 receivers.append(receiver)
-            watch(processes, receivers, report)
+            wait_for_ranks(processes, receivers, report)
         finally:
             for process in processes:
                 process.kill()
@@ -84,58 +84,78 @@ def run_together(job: Job, ranks: int, device: str, report: Report) -> None:
                 process.join()
 
 
-def watch(processes: Sequence[SpawnProcess], receivers: Sequence[Connection], report: Report) -> None:
-    """Wait until all ranks have ended well.
+def wait_for_ranks(processes: Sequence[SpawnProcess], receivers: Sequence[Connection], report: Report) -> None:
+    """Wait until all ranks have ended without an error.
+
+    Args:
+        processes: the ranks' processes.
+        receivers: the connections on which the ranks report epochs and errors.
+        report: called whenever a rank reports an epoch.
 
     Raises:
-        RankError: if one dies.
-        Exception: what the first one to fail raised.
+        RankError: if a rank dies.
+        Exception: the error of the first rank that fails.
     """
-    listening = list(receivers)
+    open_receivers = list(receivers)
     failure: Exception | None = None
     deadline = float("inf")
     while failure is None or time.monotonic() < deadline:
-        codes = [process.exitcode for process in processes]  # before what they said last is read
-        wait(listening, LOOK)
-        for message in said(listening):
+        codes = [process.exitcode for process in processes]  # read before the ranks' last messages
+        wait(open_receivers, POLL_SECONDS)
+        for message in receive_messages(open_receivers):
             if message is None:
                 report()
             elif failure is None:
-                failure, deadline = message, time.monotonic() + GRACE
+                failure, deadline = message, time.monotonic() + GRACE_SECONDS
         for rank, code in enumerate(codes):
-            if code and (code < 0 or failure is None):  # a rank that is cut off by another's death fails, too
-                raise RankError(f"rank {rank} of {len(codes)} {how(code)}; started again, the run goes on") from failure
+            if code and (code < 0 or failure is None):  # a rank's death makes the other ranks fail, too
+                death = f"rank {rank} of {len(codes)} {describe_exit(code)}"
+                raise RankError(f"{death}; started again, the run goes on") from failure
         if all(code == 0 for code in codes):
             return
     raise failure
 
 
-def said(listening: list[Connection]) -> Iterator[Exception | None]:
-    """Give what ranks have said since they were last asked; those that will say no more are taken off the list."""
-    for receiver in list(listening):
+def receive_messages(receivers: list[Connection]) -> Iterator[Exception | None]:
+    """Yield the messages that have arrived: None for an epoch, or a rank's error.
+
+    Args:
+        receivers: the ranks' connections; those that are closed are removed from the list.
+    """
+    for receiver in list(receivers):
         try:
             while receiver.poll():
                 yield receiver.recv()
         except EOFError:
-            listening.remove(receiver)
+            receivers.remove(receiver)
 
 
-def how(code: int) -> str:
-    """Say how a process died, from its exit code."""
+def describe_exit(code: int) -> str:
+    """Return how a process died, from its exit code, as a phrase."""
     if code < 0:
         return f"was killed by {signal.Signals(-code).name} (perhaps it ran out of memory)"
     return f"ended with exit code {code}"
 
 
-def device_of(device: str, rank: int) -> str:
-    """Name the device of a rank, given that of rank 0."""
+def rank_device(device: str, rank: int) -> str:
+    """Return the device of a rank, given that of rank 0."""
     kind, _, index = device.partition(":")
     return f"{kind}:{int(index or 0) + rank}" if kind == "cuda" else device
 
 
-def be_rank(job: Job, rank: int, ranks: int, device: str, threads: int, store: Path, sender: Connection) -> None:
-    """Be a rank, in a process of its own; whatever goes wrong is sent to the process that started it."""
-    begin_worker(threads)
+def rank_main(job: Job, rank: int, ranks: int, device: str, threads: int, store: Path, sender: Connection) -> None:
+    """Run a rank's job in its own process; send any error to the process that started the rank.
+
+    Args:
+        job: the function to call.
+        rank: the number of this rank.
+        ranks: the number of ranks.
+        device: the device of this rank.
+        threads: the number of threads that torch uses.
+        store: the file by which the ranks find each other.
+        sender: the connection to the process that started the rank.
+    """
+    initialize_worker(threads)
     try:
         cuda = device.startswith("cuda")
         if cuda:
@@ -145,22 +165,22 @@ def be_rank(job: Job, rank: int, ranks: int, device: str, threads: int, store: P
             store=dist.FileStore(str(store), ranks),  # type: ignore[attr-defined]
             rank=rank,
             world_size=ranks,
-            timeout=NEVER,
+            timeout=NO_TIMEOUT,
         )
         job(group=Group(rank, ranks), report=lambda: sender.send(None))
         dist.destroy_process_group()
     except Exception as error:
-        sender.send(portable(error, f"in rank {rank} of {ranks}:\n{traceback.format_exc()}"))
+        sender.send(make_picklable(error, f"in rank {rank} of {ranks}:\n{traceback.format_exc()}"))
         sender.close()
         sys.stdout.flush()
-        os._exit(1)  # connections to other ranks could hold up an orderly end
+        os._exit(1)  # an orderly exit could hang in connections to other ranks
 
 
-def portable(error: Exception, note: str) -> Exception:
-    """Give an error that survives pickling: itself if it does, with a note on where it was raised."""
+def make_picklable(error: Exception, note: str) -> Exception:
+    """Return an error that survives pickling, with a note: the error itself, or a RuntimeError with its message."""
     try:
         same = pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever an error's own class does there
+    except Exception:  # an error's own class can raise anything here
         same = None
     if type(same) is not type(error):
         error = RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
-"""What of a network and its training looks at a whole minibatch, where a rank has only a part of it.
+"""Layers and a criterion that use the whole minibatch although each rank has only a part of it.
 
-The layers keep the names of parameters and buffers, and while ranks do not train together they do as plain ones do:
-rank 0 evaluates with them alone.
+The layers keep the names of parameters and buffers. While the ranks do not train together, they act like the plain
+layers, because only rank 0 evaluates.
 """
 
 from typing import Any
@@ -13,13 +13,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.running.distributed.group import ALONE, Group
+from harness.running.distributed.group import SINGLE_PROCESS, Group
 from methods import Recipe
 from models.shake_drop import ShakeDrop
 
 
 def synchronize(net: nn.Module, group: Group) -> nn.Module:
-    """Put synchronised layers in the places of those that need it; a network of one process stays as it is."""
+    """Return a network in which synchronized layers replace those that use the whole minibatch.
+
+    For a group of one process, the network is not changed.
+    """
     if group.size == 1:
         return net
     if isinstance(net, _BatchNorm):
@@ -37,10 +40,13 @@ def synchronize(net: nn.Module, group: Group) -> nn.Module:
 
 
 class SynchronizedBatchNorm(_BatchNorm):
-    """BatchNorm with the statistics of the whole minibatch in training; `nn.SyncBatchNorm` works on GPUs alone."""
+    """BatchNorm with the statistics of the whole minibatch in training.
+
+    torch's own `nn.SyncBatchNorm` works only on GPUs.
+    """
 
     def __init__(self, layer: _BatchNorm, group: Group) -> None:
-        """Take the place of a BatchNorm layer, with its parameters and buffers."""
+        """Replace a BatchNorm layer, and use its parameters and buffers."""
         super().__init__(layer.num_features, layer.eps, layer.momentum, affine=False, track_running_stats=False)
         self.affine, self.track_running_stats = layer.affine, layer.track_running_stats
         self.weight, self.bias = layer.weight, layer.bias
@@ -49,11 +55,11 @@ class SynchronizedBatchNorm(_BatchNorm):
         self.training, self.group = layer.training, group
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Take an input of any dimension: the layer whose place this is fitted its network."""
+        """Accept an input of any dimension, because the replaced layer fitted its network."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x, (B, C, …)."""
-        if not (self.training and self.group.joined):
+        """Normalize x, (B, C, …)."""
+        if not (self.training and self.group.joint):
             return super().forward(x)
         y, mean, variance, count = Normalization.apply(x, self.weight, self.bias, self.eps, self.group)
         if self.track_running_stats:
@@ -75,19 +81,20 @@ class SynchronizedBatchNorm(_BatchNorm):
 class Normalization(torch.autograd.Function):
     """y = γ (x − μ)/√(v + ε) + β, with mean μ and variance v of the whole minibatch, in float32 at least.
 
-    Ranks show each other count, mean and variance, from which those of the whole follow without the cancellation that
-    sums of squares suffer (Chan et al., Updating formulae and a pairwise algorithm for computing sample variances,
-    1979). The gradient of a rank's x is that of the sum of all ranks' losses; those of γ and β are the rank's own.
+    The ranks exchange count, mean and variance. Those of the whole minibatch are computed from them without the
+    cancellation that sums of squares suffer (Chan et al., Updating formulae and a pairwise algorithm for computing
+    sample variances, 1979). The gradient by a rank's x is that of the sum of all ranks' losses. The gradients by γ and
+    β are those of the rank's own loss.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Group
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Normalise.
+        """Normalize x.
 
         Args:
-            ctx: what the backward pass gets.
+            ctx: stores what the backward pass needs.
             x: (B, C, …).
             weight: γ, (C,); None for 1.
             bias: β, (C,); None for 0.
@@ -95,7 +102,7 @@ class Normalization(torch.autograd.Function):
             group: the ranks.
 
         Returns:
-            y, of x's type; μ and v, (C,); how many numbers of a channel there are, (1,). Only y has a gradient.
+            y, of x's type; μ and v, (C,); the number of values per channel, (1,). Only y has a gradient.
         """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, variance = torch.batch_norm_update_stats(wide, None, None, 0.0)  # `var_mean` is slow on a CPU
@@ -115,10 +122,10 @@ class Normalization(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Give the gradients by x, γ and β.
+        """Return the gradients by x, γ and β.
 
-        With x̂ = (x − μ)/√(v + ε) it is γ/√(v + ε) (dy − mean dy − x̂ mean(x̂ dy)) by x: what it would be if μ and v
-        were constants, and the rest, which has the form of a normalisation, too.
+        With x̂ = (x − μ)/√(v + ε), the gradient by x is γ/√(v + ε) (dy − mean dy − x̂ mean(x̂ dy)). Its first term is
+        the gradient if μ and v were constants. The other two terms have the form of a normalization of x.
         """
         x, weight, mean, variance, count = ctx.saved_tensors
         own = (dy, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
@@ -136,20 +143,21 @@ class Normalization(torch.autograd.Function):
 
 
 class SynchronizedDropout(nn.Dropout):
-    """Dropout whose mask is drawn for the whole minibatch: each rank's rows have other numbers, and one generator.
+    """Dropout whose mask is drawn for the whole minibatch, so that the ranks' rows have different random numbers.
 
-    On the CPU it is the mask that one process draws, if the minibatch is not tiled: of a tiled one, as in
-    BatchEnsemble, the rows have another order. On GPUs, no promise.
+    All ranks draw the same mask from generators in the same state, and each uses its own rows. On the CPU, the mask is
+    the one that a single process draws, unless the minibatch is tiled, as in BatchEnsemble: then the rows have another
+    order. On GPUs this is not guaranteed.
     """
 
     def __init__(self, layer: nn.Dropout, group: Group) -> None:
-        """Take the place of a dropout layer."""
+        """Replace a dropout layer."""
         super().__init__(layer.p)
         self.training, self.group = layer.training, group
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop numbers of x, (B, …)."""
-        if not (self.training and self.group.joined):
+        """Apply dropout to x, (B, …)."""
+        if not (self.training and self.group.joint):
             return super().forward(x)
         rows, whole = own_rows(self.group, len(x))
         last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
@@ -159,16 +167,16 @@ class SynchronizedDropout(nn.Dropout):
 
 
 class SynchronizedShakeDrop(ShakeDrop):
-    """ShakeDrop whose factors are drawn for the whole minibatch; as `SynchronizedDropout`."""
+    """ShakeDrop whose factors are drawn for the whole minibatch, like the mask of `SynchronizedDropout`."""
 
     def __init__(self, layer: ShakeDrop, group: Group) -> None:
-        """Take the place of a ShakeDrop layer."""
+        """Replace a ShakeDrop layer."""
         super().__init__(layer.p)
         self.training, self.group = layer.training, group
 
     def factors(self, examples: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the factors of the whole minibatch, and give this rank's, (B, 1, 1, 1) each."""
-        if not self.group.joined:
+        """Draw the factors of the whole minibatch, and return those of this rank's rows, (B, 1, 1, 1) each."""
+        if not self.group.joint:
             return super().factors(examples, like)
         rows, whole = own_rows(self.group, examples)
         forward, backward = super().factors(whole, like)
@@ -176,8 +184,13 @@ class SynchronizedShakeDrop(ShakeDrop):
 
 
 def own_rows(group: Group, own: int) -> tuple[slice, int]:
-    """Say which of a whole minibatch's rows this rank has, which has so many, and how many there are."""
-    counts = group.counts(own)
+    """Return which rows of the whole minibatch this rank has, and how many rows there are in all.
+
+    Args:
+        group: the ranks.
+        own: the number of rows that this rank has.
+    """
+    counts = group.exchange(own)
     first = sum(counts[: group.rank])
     return slice(first, first + own), sum(counts)
 
@@ -186,13 +199,13 @@ def own_rows(group: Group, own: int) -> tuple[slice, int]:
 
 
 class DividedRecipe(Recipe):
-    """A recipe whose criterion counts for as much as a rank's part of the minibatch."""
+    """A recipe whose criterion is weighted by the size of the rank's part of the minibatch."""
 
-    _group: Group = PrivateAttr(default=ALONE)
+    _group: Group = PrivateAttr(default=SINGLE_PROCESS)
 
     @classmethod
     def of(cls, recipe: Recipe, group: Group) -> Recipe:
-        """Divide a recipe among ranks; that of one process stays as it is."""
+        """Return a recipe's version for a group of ranks; for one process, the recipe itself."""
         if group.size == 1:
             return recipe
         made = cls(**recipe.model_dump())
@@ -200,10 +213,10 @@ class DividedRecipe(Recipe):
         return made
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Give the loss of this rank's rows; its mean over ranks is that of the whole minibatch."""
+        """Return the loss of this rank's rows. Its mean over ranks is the loss of the whole minibatch."""
         loss = super().criterion(logits, y)
-        return loss * (self._group.size * len(y) / self.count_examples(y)) if self._group.joined else loss
+        return loss * (self._group.size * len(y) / self.count_examples(y)) if self._group.joint else loss
 
     def count_examples(self, x: Tensor) -> int:
-        """Count the examples of the whole minibatch."""
-        return sum(self._group.counts(len(x))) if self._group.joined else len(x)
+        """Return the number of examples in the whole minibatch."""
+        return sum(self._group.exchange(len(x))) if self._group.joint else len(x)

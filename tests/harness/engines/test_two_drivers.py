@@ -12,16 +12,16 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from harness.planning import plan as planning
+from harness.planning import schedule as scheduling
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
-from harness.running.execute import fail
+from harness.running.execute import record_failure
 from harness.store.claim import read_claim, write_claim
 from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.progress_display import Show
+from harness.tracking.progress_display import ProgressDisplay
 
 COUNTED = """
 import time
@@ -146,7 +146,7 @@ def test_one_driver_finishes_the_study_when_the_other_is_killed(tmp_path, launch
 
 @pytest.fixture
 def schedule(tmp_path, plan, monkeypatch):
-    monkeypatch.setattr(planning, "LOOK", 0.0)
+    monkeypatch.setattr(scheduling, "CHECK_SECONDS", 0.0)
     return Schedule(plan.runs, set(), "this driver")
 
 
@@ -158,7 +158,7 @@ def take_elsewhere(schedule, root):
     schedule.end(key, Outcome("elsewhere"))
     assert schedule.elsewhere == {key}
     assert schedule.left
-    assert list(schedule.look(root)) == []
+    assert list(schedule.check_elsewhere(root)) == []
     assert schedule.elsewhere == {key}
     return key, folder
 
@@ -166,17 +166,17 @@ def take_elsewhere(schedule, root):
 def test_a_result_of_another_driver_counts_as_finished(tmp_path, schedule):
     key, folder = take_elsewhere(schedule, tmp_path)
     write_json(folder.result, {"key": key})
-    assert list(schedule.look(tmp_path)) == [(key, Outcome("finished", "by another driver"))]
+    assert list(schedule.check_elsewhere(tmp_path)) == [(key, Outcome("finished", "by another driver"))]
     assert (schedule.elsewhere, schedule.finished, schedule.by_others) == (set(), {key}, {key})
 
 
 def test_a_failure_of_another_driver_counts_when_its_claim_is_released(tmp_path, schedule):
     key, folder = take_elsewhere(schedule, tmp_path)
-    fail(folder, Outcome("diverged", "boo"))
-    assert list(schedule.look(tmp_path)) == [], "it may be an old failure"
+    record_failure(folder, Outcome("diverged", "boo"))
+    assert list(schedule.check_elsewhere(tmp_path)) == [], "it may be an old failure"
     write_claim(folder.path, 2, "")
     outcome = Outcome("diverged", "boo (another driver tried it)")
-    assert list(schedule.look(tmp_path)) == [(key, outcome)]
+    assert list(schedule.check_elsewhere(tmp_path)) == [(key, outcome)]
     assert (schedule.failed, schedule.by_others) == ({key: outcome}, {key})
 
 
@@ -188,8 +188,8 @@ def test_a_run_that_another_driver_abandoned_is_taken_again(tmp_path, schedule, 
     else:
         write_claim(folder.path, 2, "")
     if why == "out of memory":
-        fail(folder, Outcome("out of memory", "boo"))
-    assert list(schedule.look(tmp_path)) == []
+        record_failure(folder, Outcome("out of memory", "boo"))
+    assert list(schedule.check_elsewhere(tmp_path)) == []
     assert (schedule.elsewhere, schedule.waiting[0], schedule.by_others) == (set(), key, set())
     assert read_claim(folder.path).owner is None
     assert schedule.take() == key
@@ -207,9 +207,12 @@ def test_runs_of_another_driver_are_not_sent(tmp_path, plan, schedule):
     """While such a run is running, its progress is displayed but not sent either."""
     sent, left, text = [], [], StringIO()
     mirror = SimpleNamespace(
-        runs=tmp_path, problem="", send=lambda planned, live=False: sent.append((planned.key, live)), leave=left.append
+        runs=tmp_path,
+        problem="",
+        send=lambda planned, live=False: sent.append((planned.key, live)),
+        leave_to_other_driver=left.append,
     )
-    show = Show(plan, schedule, mirror, Console(file=text, width=200))
+    show = ProgressDisplay(plan, schedule, mirror, Console(file=text, width=200))
     show.total = show.bars.add_task("runs")
     mine, busy = schedule.take(), schedule.take()
     for key in (mine, busy, schedule.waiting[0]):
@@ -219,7 +222,7 @@ def test_runs_of_another_driver_are_not_sent(tmp_path, plan, schedule):
     write_claim(RunFolder(tmp_path, busy).path, 1, theirs)  # and no worker of this driver has started it yet
     for key in (mine, busy, other):
         write_json(RunFolder(tmp_path, key).progress, {"epoch": 2})
-    show.looked = show.looked_elsewhere = 0.0
+    show.refreshed = show.searched_elsewhere = 0.0
     with RunFolder(tmp_path, mine).claim(schedule.driver):
         show.tick()
     assert sent == [(mine, True)]
@@ -227,10 +230,10 @@ def test_runs_of_another_driver_are_not_sent(tmp_path, plan, schedule):
     schedule.end(mine, Outcome("finished"))
     show.ended(plan.runs[mine], Outcome("finished"))
     schedule.end(busy, Outcome("elsewhere"))
-    show.looked = 0.0
+    show.refreshed = 0.0
     show.tick()
     write_json(folder.result, {"key": other})
-    for key, outcome in schedule.look(tmp_path):
+    for key, outcome in schedule.check_elsewhere(tmp_path):
         show.ended(plan.runs[key], outcome)
     assert sent == [(mine, True), (mine, False)]
     assert left == [plan.runs[other]]
@@ -243,8 +246,8 @@ def test_runs_of_another_driver_are_not_sent(tmp_path, plan, schedule):
 def test_runs_of_other_drivers_are_checked_at_intervals(tmp_path, schedule, monkeypatch):
     key, folder = take_elsewhere(schedule, tmp_path)
     write_json(folder.result, {"key": key})
-    monkeypatch.setattr(planning, "LOOK", 60.0)
-    assert list(schedule.look(tmp_path)) == []
+    monkeypatch.setattr(scheduling, "CHECK_SECONDS", 60.0)
+    assert list(schedule.check_elsewhere(tmp_path)) == []
 
 
 def test_two_drivers_that_create_the_experiment_at_once_share_it(tmp_path, empty_store, monkeypatch):
@@ -263,18 +266,18 @@ def test_two_drivers_that_create_the_experiment_at_once_share_it(tmp_path, empty
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", overtaken)
     second.open()
     assert (first.problem, second.problem) == ("", "")
-    assert first.experiment == second.experiment
+    assert first.experiment_id == second.experiment_id
 
 
 def test_runs_of_another_driver_are_sent_only_if_it_did_not(tmp_path, write_study, run_study, monkeypatch):
-    monkeypatch.setattr("harness.tracking.mlflow_mirror.OTHERS", 0.0)
+    monkeypatch.setattr("harness.tracking.mlflow_mirror.OTHER_DRIVERS_SECONDS", 0.0)
     done = run_study(write_study(tmp_path / "s.yaml", methods=["sgd", "swa(start=1)"]), tmp_path / "runs")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     mine, other = Mirror(store, "s", tmp_path / "runs"), Mirror(store, "s", tmp_path / "runs")
     mine.open()
     sent, forgotten = done.plan.runs.values()
     for planned in (sent, forgotten):
-        mine.leave(planned)
+        mine.leave_to_other_driver(planned)
     other.send(sent)
     sendings = []
     update = mine.update
@@ -282,6 +285,6 @@ def test_runs_of_another_driver_are_sent_only_if_it_did_not(tmp_path, write_stud
     mine.close()
     assert sendings == [forgotten]
     assert (mine.problem, mine.unsent) == ("", set())
-    tracked = MlflowClient(store).search_runs([mine.experiment])
+    tracked = MlflowClient(store).search_runs([mine.experiment_id])
     assert Counter(run.data.tags["key"] for run in tracked) == Counter(done.plan.runs.keys())
     assert {run.data.tags["state"] for run in tracked} == {"finished"}

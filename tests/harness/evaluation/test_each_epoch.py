@@ -8,7 +8,7 @@ import torch
 
 from harness.evaluation.landscape import measure_landscape
 from harness.running.execute import execute
-from harness.running.lifecycle import Execution
+from harness.running.lifecycle import RunLifecycle
 from harness.running.settings import Settings
 from harness.store import checkpoint as checkpoints
 from harness.store.run_folder import RunFolder, read_json
@@ -82,11 +82,11 @@ def test_an_interrupted_run_measures_the_same(asked, tmp_path, read_result, monk
         raise KeyboardInterrupt
 
     cut = tmp_path / "cut"
-    execution = Execution(run, Settings(cut, checkpoint_seconds=0.0), RunFolder(cut, run.key), lambda: None)
+    execution = RunLifecycle(run, Settings(cut, checkpoint_seconds=0.0), RunFolder(cut, run.key), lambda: None)
     execution.report = stop
     with pytest.raises(KeyboardInterrupt):
         execution.finish([])
-    monkeypatch.setattr(Execution, "write_result", stop)
+    monkeypatch.setattr(RunLifecycle, "write_result", stop)
     with pytest.raises(KeyboardInterrupt):
         execute(run, Settings(cut), [])
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Plans: which runs a study takes; schedules: when each may start."""
+"""Plans: which runs a study takes. Schedules: when each run can start."""
 
 from io import StringIO
 
@@ -24,7 +24,7 @@ def by_name(plan):
     return {f"{p.run.method} {p.run.seed}": p for p in plan.runs.values()}
 
 
-def test_an_ensemble_brings_the_runs_it_needs_before_itself(write_study, tmp_path):
+def test_the_runs_that_an_ensemble_needs_come_before_it(write_study, tmp_path):
     plan = plan_of(write_study, tmp_path, methods=["deep_ensemble(K=2)", "sgd"], seeds=[0, 1])
     runs = by_name(plan)
     assert list(runs) == ["sgd 0", "sgd 1", "deep_ensemble(K=2) 0", "sgd 2", "sgd 3", "deep_ensemble(K=2) 1"]
@@ -70,7 +70,7 @@ def test_ensembles_of_a_composed_method_need_that_method(write_study, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["late_phase_bn(K=5, start=1)", "swa(late_phase_bn(K=5, start=1), start=2)"])
-def test_a_cycle_longer_than_an_epoch_is_warned_of(write_study, tmp_path, method):
+def test_a_cycle_longer_than_an_epoch_gets_a_warning(write_study, tmp_path, method):
     warned = by_name(plan_of(write_study, tmp_path, methods=["sgd", method]))
     assert warned["sgd 0"].warning == ""
     assert warned[f"{method} 0"].warning == (
@@ -129,7 +129,7 @@ def test_a_run_waits_for_what_it_needs(chain):
     assert (schedule.finished, schedule.failed, schedule.running, len(schedule.waiting)) == (set(runs), {}, set(), 0)
 
 
-def test_what_needs_a_failed_run_starts_and_finds_out_itself(chain):
+def test_a_run_that_needs_a_failed_run_starts(chain):
     (a, b, c, d), runs = chain
     schedule = Schedule(runs, {d})
     schedule.end(schedule.take(), Outcome("diverged", "nan"))
@@ -142,11 +142,11 @@ def test_what_needs_a_failed_run_starts_and_finds_out_itself(chain):
     assert not schedule.waiting
 
 
-def test_a_run_whose_worker_died_is_the_next(chain):
+def test_a_run_whose_worker_died_starts_next(chain):
     (a, b, c, _), runs = chain
     schedule = Schedule(runs, {a, b})
     assert schedule.take() == c
-    schedule.again(c)
+    schedule.put_back(c)
     assert schedule.running == set()
     assert schedule.take() == c
 

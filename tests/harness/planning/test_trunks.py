@@ -1,4 +1,4 @@
-"""Trunks in a study: what is trained once, what it costs, and that no result depends on it."""
+"""Trunks: which training is shared, what it costs, and that results do not depend on it."""
 
 import json
 from io import StringIO
@@ -11,8 +11,8 @@ from harness.engines import Inline, Processes
 from harness.planning.dry_run import plan_table
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
-from harness.planning.trunk_storage import awaited, keep_within
-from harness.planning.trunks import Histories, Trunk, find_trunks
+from harness.planning.trunk_storage import limit_trunk_storage, needed_trunks
+from harness.planning.trunks import StateHashes, Trunk, find_trunks
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
 from harness.studies.build_method import MetaMethods
@@ -55,12 +55,12 @@ def trunks(plan):
 # --- which states are shared ---------------------------------------------------------------------------------
 
 
-def test_states_that_two_histories_share_are_found_where_they_part():
+def test_trunks_end_where_histories_part():
     histories = {"a": list("abcd"), "b": list("abce"), "c": list("ab"), "d": list("abxyz"), "e": list("q")}
     assert find_trunks(histories) == {"a": [3, 2], "b": [3, 2], "c": [2], "d": [2], "e": []}
 
 
-def test_runs_that_share_all_their_training_part_at_its_end():
+def test_runs_that_share_all_their_training_have_a_trunk_of_all_epochs():
     assert find_trunks({"a": list("abc"), "b": list("abc"), "c": []}) == {"a": [3], "b": [3], "c": []}
 
 
@@ -68,7 +68,7 @@ def history(make_run, method, run=None, **recipe):
     made = make_run(method, run=run, **recipe)
     plan = Plan.__new__(Plan)
     plan.study, plan.meta_methods = type("Study", (), {"methods": METHODS}), MetaMethods(METHODS)
-    return Histories().of(made, plan.meta_method(made))
+    return StateHashes().of(made, plan.meta_method(made))
 
 
 def common(one, other):
@@ -261,7 +261,7 @@ class Broken(SGD):
 
 FINE_TUNING = """
 from methods import SGD
-from methods.core.declarations import Need
+from methods import Need
 from methods.core.declarations import Sharing
 
 class FineTuning(SGD):
@@ -343,31 +343,31 @@ def state(root, name, size, age):
     return folder
 
 
-def test_states_are_kept_within_a_budget(tmp_path):
-    folders = {name: state(tmp_path, name, 100, age) for name, age in (("old", 3), ("new", 1), ("awaited", 2))}
-    assert keep_within(tmp_path, 300, {"trunks/awaited"}) == []
-    assert keep_within(tmp_path, 200, {"trunks/awaited"}) == ["trunks/old"]
-    assert keep_within(tmp_path, 100, {"trunks/awaited"}) == ["trunks/new"]
-    assert folders["awaited"].checkpoint.exists()
-    assert keep_within(tmp_path, 99, {"trunks/awaited"}) == ["trunks/awaited"]
+def test_trunk_storage_is_limited(tmp_path):
+    folders = {name: state(tmp_path, name, 100, age) for name, age in (("old", 3), ("new", 1), ("needed", 2))}
+    assert limit_trunk_storage(tmp_path, 300, {"trunks/needed"}) == []
+    assert limit_trunk_storage(tmp_path, 200, {"trunks/needed"}) == ["trunks/old"]
+    assert limit_trunk_storage(tmp_path, 100, {"trunks/needed"}) == ["trunks/new"]
+    assert folders["needed"].checkpoint.exists()
+    assert limit_trunk_storage(tmp_path, 99, {"trunks/needed"}) == ["trunks/needed"]
     assert all(folder.finished for folder in folders.values()), "what is known of it stays"
-    assert keep_within(tmp_path / "nowhere", 0, set()) == []
+    assert limit_trunk_storage(tmp_path / "nowhere", 0, set()) == []
 
 
 def test_a_state_that_is_being_trained_is_not_removed(tmp_path):
     folder = state(tmp_path, "half", 100, 1)
     folder.result.unlink()
-    assert keep_within(tmp_path, 0, set()) == []
+    assert limit_trunk_storage(tmp_path, 0, set()) == []
     assert folder.checkpoint.exists()
 
 
-def test_which_trunks_are_awaited(write_study, tmp_path):
+def test_needed_trunks(write_study, tmp_path):
     plan = plan_of(write_study, tmp_path, methods=["sgd", "late_phase_bn(K=2, start=4)"])
     schedule = Schedule(plan.runs, set())
     (trunk,) = trunks(plan).values()
-    assert awaited(schedule) == {trunk.key}
+    assert needed_trunks(schedule) == {trunk.key}
     for _ in range(3):
         schedule.end(schedule.take(), Outcome("finished"))
-    assert awaited(schedule) == set()
+    assert needed_trunks(schedule) == set()
     assert isinstance(trunk.run, Trunk)
     assert str(trunk.run) == "trunk of 4 epochs · lenet5 · rows · seed 0"

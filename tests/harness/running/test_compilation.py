@@ -1,4 +1,4 @@
-"""Compiled networks compute what plain ones do, and only where that is worth it."""
+"""Compiled networks compute the same as plain ones, and are used only where that saves time."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from harness.running.compilation import compile_forward, own_gradients
+from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.execute import execute
 from harness.running.optimizers import make_optimizer
 from harness.running.settings import Settings
@@ -60,7 +60,7 @@ LATE = {"K": 2, "start": 0, "sigma0": 0.3}
         ("line", {}),
     ],
 )
-def test_a_compiled_step_is_the_plain_step(name, given, fuse_up_to):
+def test_a_compiled_step_equals_the_plain_step(name, given, fuse_up_to):
     if fuse_up_to and not name.startswith("late"):
         pytest.skip("nothing to fuse")
     recipe = Recipe(epochs=2, lr=0.05)
@@ -110,7 +110,7 @@ def test_a_copied_network_has_its_own_weights_in_the_same_program(programs):
     assert other.state_dict().keys() == TinyNet().state_dict().keys()
 
 
-def test_a_compiled_run_is_the_run_and_says_so(make_run, tmp_path, programs):
+def test_a_compiled_run_equals_the_run_and_records_the_mode(make_run, tmp_path, programs):
     run = make_run("swa(late_phase_bn(K=2, start=1), start=2)")
     states = []
     for mode in ("off", "default"):
@@ -142,7 +142,7 @@ def test_a_cycle_of_fused_members_is_one_program_in_every_epoch(programs):
 
 @pytest.mark.parametrize("leftover", ["step", "carry", "drop"])
 @pytest.mark.parametrize("name", ["late_phase_rank1", "late_phase_last_layer", "gradient_accumulation"])
-def test_of_members_that_share_statistics_cycles_are_compiled_that_begin_alike_in_every_epoch(programs, name, leftover):
+def test_cycles_of_members_with_shared_statistics_are_compiled_if_epochs_begin_alike(programs, name, leftover):
     make = partial(METHODS[name], K=2, start=0, leftover=leftover)
     method = make(MakeNet(compiled_tiny_net, seed=0), Recipe(epochs=3))
     method.fuse_up_to = 16
@@ -154,7 +154,7 @@ def test_of_members_that_share_statistics_cycles_are_compiled_that_begin_alike_i
     assert programs == ([] if leftover == "step" else [32] * 3)
 
 
-def test_a_whole_cycle_is_compiled_also_where_a_run_goes_on_within_one(programs):
+def test_a_whole_cycle_is_compiled_also_if_a_run_resumes_within_a_cycle(programs):
     make = partial(METHODS["late_phase_bn"], K=4, start=0, leftover="carry")
     method = make(MakeNet(compiled_tiny_net, seed=0), Recipe(epochs=3))
     method.fuse_up_to = 16
@@ -210,7 +210,7 @@ def test_any_number_of_runs_in_a_process_is_compiled(make_run, tmp_path):
 
 def test_gradients_are_copied_out_of_the_memory_of_graphs():
     method = METHODS["sgd"](MakeNet(TinyNet, seed=0), Recipe(epochs=1))
-    own_gradients(method)
+    clone_gradients(method)
     given = torch.ones(3)
     method.net.head.bias.backward(given)
     assert torch.equal(method.net.head.bias.grad, given)

@@ -1,4 +1,4 @@
-"""Ranks: two processes that train one run have the results of one."""
+"""Ranks: two processes that train one run have the result of a single process."""
 
 import multiprocessing
 import signal
@@ -14,7 +14,7 @@ from harness.cli.options import Refusal
 from harness.parsing.plugins import available_methods
 from harness.running.distributed import ranks
 from harness.running.distributed.group import Group
-from harness.running.distributed.ranks import RankError, device_of, portable, watch
+from harness.running.distributed.ranks import RankError, make_picklable, rank_device, wait_for_ranks
 from harness.running.execute import execute
 from harness.running.settings import Settings
 from harness.store import checkpoint as checkpoints
@@ -84,7 +84,7 @@ def test_batch_norm_of_half_precision(pair):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("layer", [nn.Dropout(0.4), ShakeDrop(0.5)], ids=str)
-def test_what_is_drawn_for_each_example_is_what_one_process_draws(pair, layer, layout):
+def test_random_numbers_per_example_are_those_of_one_process(pair, layer, layout):
     x = torch.ones(9, 4, 3, 3).contiguous(memory_format=layout)
     for joined in (True, False):
         y, gradient, after = jobs.run_random_layer(Group(), layer, x, joined)
@@ -107,8 +107,8 @@ def test_averages(pair, bucket):
         assert torch.equal(found[3], torch.ones(5))
 
 
-def test_in_turn(pair, tmp_path):
-    assert pair(jobs.list_in_turn, tmp_path) == [[], ["rank 0"]]
+def test_rank_0_goes_first(pair, tmp_path):
+    assert pair(jobs.rank_0_first, tmp_path) == [[], ["rank 0"]]
 
 
 # --- every method ---------------------------------------------------------------------------------------------
@@ -154,21 +154,19 @@ def test_adam(pair):
         torch.testing.assert_close(first[0][key], value, rtol=1e-6, atol=1e-7)
 
 
-def test_all_ranks_see_that_one_diverges(pair):
+def test_all_ranks_notice_that_one_diverges(pair):
     one, two = pair(jobs.train_on_nan, RECIPE)
     assert one == two == "the training loss became nan in epoch 1 at learning rate 0.02"
 
 
-def test_what_cannot_be_divided_is_refused(pair):
+def test_a_method_that_cannot_be_divided_is_refused(pair):
     for said in pair(jobs.share_gradients, METHODS["line"], RECIPE, {"samples": 2}):
-        assert said.startswith(
-            "Line, as it is set here, looks at examples of a minibatch together, which 2 ranks would"
-        )
+        assert said.startswith("Line, as it is set here, uses examples of a minibatch together, which 2 ranks would")
     inner = {"of": METHODS["line"]}
     assert pair(jobs.share_gradients, METHODS["swa"], RECIPE, inner) == ["shared", "shared"]
 
 
-def test_names_stay(pair, make_run):
+def test_names_of_the_state_stay_the_same(pair, make_run):
     for name in ("sgd", "late_phase_bn(K=2, start=1)", "swag(mc_dropout, start=1)"):
         arguments = (make_run(name), METHODS, DatasetShape(1, 8, 3, 60))
         assert pair(jobs.state_names, *arguments)[0] == jobs.state_names(Group(), *arguments)
@@ -248,7 +246,7 @@ def test_a_run_has_the_results_of_one_process(pair, exact, method):
     compare(settings("two"), settings("one"), run.key)
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(pair, exact):
+def test_a_run_resumes_with_another_number_of_ranks(pair, exact):
     make, settings = exact
     run = make("late_phase_rank1_x(K=3, start=1, leftover=carry)")
     execute(run, settings("whole"), [])
@@ -292,7 +290,7 @@ def test_too_small_a_last_minibatch_is_refused(pair, make_run, tmp_path):
         pair(jobs.execute_run, run, Settings(tmp_path), [])
 
 
-def test_a_rank_that_dies_takes_the_run_down_and_the_run_goes_on(exact):
+def test_the_death_of_a_rank_ends_the_run_which_then_resumes(exact):
     make, settings = exact
     run, ticks, before = make("killed"), [], set(multiprocessing.active_children())
     state, reason = execute(run, settings("pieces", ranks=2), [], lambda: ticks.append(1))
@@ -323,25 +321,25 @@ def test_text(pair, make_run, tmp_path):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Give a function that watches fake processes, by their exit codes and what they have said."""
-    monkeypatch.setattr(ranks, "GRACE", 0.1)
-    monkeypatch.setattr(ranks, "LOOK", 0.01)
+    """Give a function that waits for fake processes with these exit codes and messages."""
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(ranks, "POLL_SECONDS", 0.01)
 
     def run(codes, *messages):
         receivers, ticks = [], []
-        for said in messages:
+        for sent in messages:
             receiver, sender = torch.multiprocessing.get_context("spawn").Pipe(duplex=False)
-            for message in said:
+            for message in sent:
                 sender.send(message)
             sender.close()
             receivers.append(receiver)
-        watch([SimpleNamespace(exitcode=code) for code in codes], receivers, lambda: ticks.append(1))
+        wait_for_ranks([SimpleNamespace(exitcode=code) for code in codes], receivers, lambda: ticks.append(1))
         return len(ticks)
 
     return run
 
 
-def test_watch(watched):
+def test_waiting_for_ranks(watched):
     assert watched([0, 0], [None, None, None], []) == 3
     with pytest.raises(ZeroDivisionError, match="two"):
         watched([None, 1], [None], [None, ZeroDivisionError("two")])
@@ -358,17 +356,17 @@ class OddError(Exception):
         super().__init__(one)
 
 
-def test_errors_travel():
-    error = portable(ZeroDivisionError("why"), "in rank 1")
+def test_errors_are_made_picklable():
+    error = make_picklable(ZeroDivisionError("why"), "in rank 1")
     assert (type(error), str(error), error.__notes__) == (ZeroDivisionError, "why", ["in rank 1"])
-    odd = portable(OddError("why", 2), "in rank 1")
+    odd = make_picklable(OddError("why", 2), "in rank 1")
     assert (type(odd), str(odd), odd.__notes__) == (RuntimeError, "OddError: why", ["in rank 1"])
 
 
 def test_devices(monkeypatch):
-    assert [device_of("cuda", rank) for rank in range(2)] == ["cuda:0", "cuda:1"]
-    assert [device_of("cuda:2", rank) for rank in range(2)] == ["cuda:2", "cuda:3"]
-    assert device_of("cpu", 1) == "cpu"
+    assert [rank_device("cuda", rank) for rank in range(2)] == ["cuda:0", "cuda:1"]
+    assert [rank_device("cuda:2", rank) for rank in range(2)] == ["cuda:2", "cuda:3"]
+    assert rank_device("cpu", 1) == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     check_ranks("cpu", 9, 2)
     check_ranks("cuda:2", 2, 1)

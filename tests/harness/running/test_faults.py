@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, tracking servers that are away: said once, nothing lost, and it goes on."""
+"""Full or read-only disks and unavailable tracking servers: one message, nothing lost, and runs continue later."""
 
 import errno
 import os
@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from harness.planning.plan import Plan
-from harness.running.execute import execute, fail
+from harness.running.execute import execute, record_failure
 from harness.running.settings import Settings
 from harness.store import checkpoint
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, describe_disk_error, write_atomically
-from harness.tracking import background_sender as sender
-from harness.tracking.progress_display import Show
+from harness.tracking import background_mirror
+from harness.tracking.background_mirror import BackgroundMirror
+from harness.tracking.progress_display import ProgressDisplay
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -158,7 +159,7 @@ FILES = [
 
 @pytest.mark.parametrize(("name", "n"), FILES)
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_run_that_cannot_write_goes_on_later(disk, before_writing, make_run, tmp_path, read_result, name, n, fault):
+def test_a_run_that_cannot_write_resumes_later(disk, before_writing, make_run, tmp_path, read_result, name, n, fault):
     run, runs = make_run("swa(late_phase_bn(K=2, start=1), start=2)"), disk.path / "runs"
     folder, settings = RunFolder(runs, run.key), Settings(runs, checkpoint_seconds=0.0)
     before_writing(name, n, disk.fill if fault == "full" else lambda: disk.lock(folder.path))
@@ -181,15 +182,15 @@ def test_a_run_that_cannot_write_goes_on_later(disk, before_writing, make_run, t
     assert not list(folder.path.glob(".*.tmp"))
 
 
-def test_a_failure_that_cannot_be_recorded_is_told(disk):
+def test_a_failure_that_cannot_be_recorded_is_returned(disk):
     folder = RunFolder(disk.path / "runs", "k")
     folder.path.mkdir(parents=True)
     disk.fill()
     why = f"no space is left for {folder.failure}: free some"
-    told = fail(folder, Outcome("failed", "ValueError: no"), "trace")
+    told = record_failure(folder, Outcome("failed", "ValueError: no"), "trace")
     assert told == ("blocked", f"ValueError: no (and the failure could not be recorded: {why})")
     disk.free()
-    assert fail(folder, Outcome("failed", "ValueError: no"), "trace") == ("failed", "ValueError: no")
+    assert record_failure(folder, Outcome("failed", "ValueError: no"), "trace") == ("failed", "ValueError: no")
 
 
 def test_a_write_that_fails_names_the_file_and_leaves_nothing(disk):
@@ -203,7 +204,7 @@ def test_a_write_that_fails_names_the_file_and_leaves_nothing(disk):
     assert [file.name for file in path.parent.iterdir()] == ["file"]
 
 
-def test_trouble():
+def test_disk_errors_are_explained():
     full = OSError(errno.ENOSPC, "No space left on device", "x/y")
     assert describe_disk_error(full) == "no space is left for x/y: free some"
     wrapped = ValueError("cannot unpack")
@@ -281,7 +282,7 @@ def test_a_store_on_a_full_disk_lacks_runs_until_there_is_room(disk, econ, check
     code, out, err = econ(*command)
     assert (code, err) == (0, ""), "no traceback of the store's"
     what = f"cannot use the tracking store sqlite:///{database}: (sqlite3.OperationalError) database or disk is full"
-    assert out.count("warning: ") == out.count(f"warning: {what}; training goes on") == 1
+    assert out.count("warning: ") == out.count(f"warning: {what}; training continues") == 1
     assert f"the tracking store lacks 6 of the runs and trunks: {what}; `econ sync {study}` sends them" in out
     disk.free()
     code, out, _ = econ(*command)
@@ -330,15 +331,15 @@ def impatient(monkeypatch):
     """Give up on a server soon, and measure how long the driver is kept waiting by a single sending."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(sender, "FAREWELL", 3.0)
-    waits, send = [], sender.Sender.send
+    monkeypatch.setattr(background_mirror, "FINISH_SECONDS", 3.0)
+    waits, send = [], BackgroundMirror.send
 
     def timed(self, planned, *, live=False):
         start = time.monotonic()
         send(self, planned, live=live)
         waits.append(time.monotonic() - start)
 
-    monkeypatch.setattr(sender.Sender, "send", timed)
+    monkeypatch.setattr(BackgroundMirror, "send", timed)
     return waits
 
 
@@ -347,7 +348,7 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
 ):
     uri, _, group = server
     study = study.rename(tmp_path / "slow.yaml")
-    ended, finish, calls = Show.ended, sender.Sender.finish, []
+    ended, finish, calls = ProgressDisplay.ended, BackgroundMirror.finish, []
 
     def ending(self, planned, outcome):
         calls.append(planned.key)
@@ -359,8 +360,8 @@ def test_a_server_that_answers_again_gets_everything_from_the_same_command(
         os.killpg(group, signal.SIGCONT)
         finish(self, seconds)
 
-    monkeypatch.setattr(Show, "ended", ending)
-    monkeypatch.setattr(sender.Sender, "finish", finishing)
+    monkeypatch.setattr(ProgressDisplay, "ended", ending)
+    monkeypatch.setattr(BackgroundMirror, "finish", finishing)
     code, out, _ = econ("run", study, "--store", uri)
     assert code == 0
     assert out.count("warning: ") <= 1
@@ -373,7 +374,7 @@ def test_a_server_that_is_killed_in_mid_run(server, impatient, econ, check, stud
     """The last one to use the server."""
     uri, store, group = server
     study = study.rename(tmp_path / "killed.yaml")
-    ended, calls = Show.ended, []
+    ended, calls = ProgressDisplay.ended, []
 
     def ending(self, planned, outcome):
         calls.append(planned.key)
@@ -383,7 +384,7 @@ def test_a_server_that_is_killed_in_mid_run(server, impatient, econ, check, stud
             os.killpg(group, signal.SIGKILL)
         ended(self, planned, outcome)
 
-    monkeypatch.setattr(Show, "ended", ending)
+    monkeypatch.setattr(ProgressDisplay, "ended", ending)
     command = ["run", study, "--store", uri]
     code, out, _ = econ(*command)
     assert code == 0, out
@@ -392,7 +393,7 @@ def test_a_server_that_is_killed_in_mid_run(server, impatient, econ, check, stud
     assert re.search(
         r"the tracking store lacks [2345] of the runs and trunks: .*Connection refused; `econ sync", out
     ), out
-    assert max(impatient) < sender.MOMENT + 2, "the driver waited for a moment only"
+    assert max(impatient) < background_mirror.SEND_SECONDS + 2, "the driver waited for a moment only"
     code, out, _ = econ("run", study, "--store", store)  # where the server kept what it had
     assert (code, out) == (0, "study killed: all 4 runs are finished\n")
     check(study, tmp_path / "runs", store)

@@ -1,4 +1,4 @@
-"""Where members are run as one batch."""
+"""The largest minibatch for which members are run as one batch."""
 
 import json
 import sys
@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from data import DatasetShape
-from harness.planning.study_cost import operations
+from harness.planning.study_cost import forward_flops
 from harness.running.execute import execute
 from harness.running.fusing_limit import CPU_PIXELS, GPU_OPERATIONS, fuse_up_to
-from harness.running.lifecycle import Execution
+from harness.running.lifecycle import RunLifecycle
 from harness.running.settings import Settings
 from harness.store.checkpoint import load
 from harness.store.run_folder import RunFolder
@@ -21,20 +21,20 @@ DIGITS, CIFAR = DatasetShape(1, 8, 10, 1000), DatasetShape(3, 32, 10, 50_000)
 
 
 @pytest.mark.parametrize(("shape", "expected"), [(DIGITS, 128), (CIFAR, 8)])
-def test_on_a_cpu_pixels_decide(make_run, shape, expected):
+def test_on_a_cpu_the_limit_is_in_pixels(make_run, shape, expected):
     assert fuse_up_to(Settings(), make_run(), shape) == expected
 
 
-def test_on_a_gpu_operations_decide(make_run):
+def test_on_a_gpu_the_limit_is_in_operations(make_run):
     run = make_run().model_copy(update={"architecture": "cresnet20"})
     limit = fuse_up_to(Settings(device="cuda:1"), run, CIFAR)
-    one = operations("cresnet20", CIFAR, 0)
+    one = forward_flops("cresnet20", CIFAR, 0)
     assert limit * one <= GPU_OPERATIONS < (limit + 1) * one
     large = make_run().model_copy(update={"architecture": "wrn-28-10"})
     assert fuse_up_to(Settings(device="cuda"), large, CIFAR) < 128 < limit
 
 
-def test_always_and_never_mean_it_but_ranks_and_text_are_never_fused(make_run):
+def test_always_and_never_but_ranks_and_text_are_never_fused(make_run):
     run = make_run()
     assert fuse_up_to(Settings(fuse="always"), run, CIFAR) == sys.maxsize
     assert fuse_up_to(Settings(fuse="never"), run, DIGITS) == 0
@@ -42,15 +42,15 @@ def test_always_and_never_mean_it_but_ranks_and_text_are_never_fused(make_run):
     assert fuse_up_to(Settings(fuse="always"), run, DatasetShape(None, None, 50, 1000)) == 0
 
 
-def test_the_innermost_method_is_told_and_copies_too(make_run, tmp_path):
+def test_the_limit_reaches_wrapped_methods_and_copies(make_run, tmp_path):
     run = make_run("swa(late_phase_bn(K=2, start=1, prediction=members), start=2)")
-    execution = Execution(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
-    parts = methods_within(execution.method)
+    lifecycle = RunLifecycle(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
+    parts = methods_within(lifecycle.method)
     assert len(parts) == 3
-    assert {part.fuse_up_to for part in parts} == {CPU_PIXELS // execution.task.shape.image_size**2}
+    assert {part.fuse_up_to for part in parts} == {CPU_PIXELS // lifecycle.task.shape.image_size**2}
 
 
-def test_a_fused_run_is_the_run_to_rounding_and_says_so(make_run, tmp_path):
+def test_a_fused_run_equals_the_run_up_to_rounding_and_records_the_limit(make_run, tmp_path):
     """Its key is the same, and so are its costs."""
     run = make_run("late_phase_bn(K=3, start=1, prediction=members)")
     found, states = [], []

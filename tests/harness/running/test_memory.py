@@ -1,4 +1,4 @@
-"""Runs that run out of memory: what counts as that, and that they are tried again alone, once."""
+"""Runs that run out of memory: how that is recognized, and that they are tried again once, alone on their device."""
 
 import gc
 import platform
@@ -27,7 +27,7 @@ def raised(action):
         lambda: bytearray(2**62),
     ],
 )
-def test_memory_that_the_system_refuses(action):
+def test_errors_of_a_system_without_memory(action):
     assert ran_out_of_memory(raised(action))
 
 
@@ -41,7 +41,7 @@ def test_memory_that_the_system_refuses(action):
         MemoryError(),
     ],
 )
-def test_memory_that_a_gpu_refuses(error):
+def test_errors_of_a_gpu_without_memory(error):
     assert ran_out_of_memory(error)
     wrapped = ValueError("while something else went on")
     wrapped.__cause__ = error
@@ -55,7 +55,7 @@ def test_other_errors(error):
     assert not ran_out_of_memory(error)
 
 
-def test_the_advice_names_what_the_device_has():
+def test_the_advice_depends_on_the_device():
     assert "it was alone on cuda:1: " in advice("cuda:1")
     assert "--workers" in advice("cpu") and "--per-gpu" not in advice("cpu")
     assert all("batch_size" in advice(device) for device in ("cpu", "cuda"))
@@ -129,7 +129,7 @@ def read_tries(tmp_path, always):
     return [line.split() for line in (tmp_path / "box" / f"tries {always}").read_text().splitlines()]
 
 
-def test_a_run_without_memory_beside_others_is_tried_again_alone(tmp_path, study, run_study):
+def test_a_run_that_ran_out_of_memory_beside_others_is_tried_again_alone(tmp_path, study, run_study):
     written = study("neighbour(box)", "hungry(box)", "hungry(box, always=True)")
     done = run_study(written, tmp_path / "runs", Processes(2, 1), plugins=[tmp_path / "hungry.py"])
     ((key, outcome),) = done.schedule.failed.items()
@@ -149,7 +149,7 @@ def test_a_run_without_memory_beside_others_is_tried_again_alone(tmp_path, study
         assert not RunFolder(tmp_path / "runs", finished).failure.exists()
 
 
-def test_inline_it_is_tried_again_without_what_earlier_runs_left(tmp_path, study, run_study, monkeypatch):
+def test_inline_memory_of_earlier_runs_is_freed_before_the_second_try(tmp_path, study, run_study, monkeypatch):
     freed = []
     monkeypatch.setattr(gc, "collect", lambda: freed.append(1))
     written = study("hungry(box, always=True)", "sgd")
@@ -165,7 +165,7 @@ def test_inline_it_is_tried_again_without_what_earlier_runs_left(tmp_path, study
 
 FREED = """
 import ctypes, resource, sys
-from harness.memory import keep_freed_memory
+from harness.running.worker_process import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -184,7 +184,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc's allocator")
-def test_freed_memory_is_not_asked_of_the_system_again():
+def test_freed_memory_is_kept_for_the_next_step():
     """Ten blocks of 64 MiB are 163,840 pages of 4 KiB, or 320 of 2 MiB, each a fault where it is asked for anew."""
 
     def faults(what: str) -> int:
@@ -197,7 +197,7 @@ def test_freed_memory_is_not_asked_of_the_system_again():
 
 LARGE = """
 import ctypes, sys
-from harness import memory
+from harness.running import worker_process as memory
 if sys.argv[1] == "keep":
     memory.keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -219,7 +219,7 @@ print(heap())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc's allocator")
-def test_more_than_two_gigabytes_are_kept_and_given_back_when_asked_for():
+def test_more_than_two_gigabytes_are_kept_and_returned_on_request():
     """How far the heap grows, in MiB. Nothing is written to the blocks, which therefore take addresses, not memory."""
 
     def sizes(what: str) -> list[int]:

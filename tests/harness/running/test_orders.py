@@ -17,8 +17,8 @@ from tests.harness.conftest import N_TRAIN, RECIPE
 EPOCHS = RECIPE["epochs"]
 
 
-class Two(Method):
-    """Trains two networks, each by the data in an order of its own."""
+class TwoOrders(Method):
+    """Trains two networks, each on the data in an order of its own."""
 
     seen: ClassVar[list[list[list[int]]]] = []  # of each update, the labels of each of its minibatches
 
@@ -43,8 +43,8 @@ class Two(Method):
         return loss.detach()
 
 
-class One(Method):
-    """Plain training that remembers what it sees."""
+class OneOrder(Method):
+    """Plain training that records the labels of its minibatches."""
 
     seen: ClassVar[list[list[int]]] = []
 
@@ -55,7 +55,7 @@ class One(Method):
 
 @pytest.fixture
 def make(monkeypatch, make_run):
-    for name, method in {"two": Two, "one": One}.items():
+    for name, method in {"two": TwoOrders, "one": OneOrder}.items():
         monkeypatch.setitem(methods.METHODS, name, method)
         monkeypatch.setattr(method, "seen", [])
     return make_run
@@ -65,14 +65,14 @@ def finished_state(run, settings):
     return torch.load(RunFolder(settings.runs, run.key).checkpoint)["method"]
 
 
-def test_order_0_is_plain_trainings_and_order_1_another_one(make, tmp_path):
+def test_order_0_is_that_of_plain_training_and_order_1_differs(make, tmp_path):
     two, one, settings = make("two"), make("one"), Settings(tmp_path)
     for run in (two, one):
         assert execute(run, settings, []) == ("finished", "")
-    first, second = ([update[order] for update in Two.seen] for order in (0, 1))
-    assert first == One.seen
+    first, second = ([update[order] for update in TwoOrders.seen] for order in (0, 1))
+    assert first == OneOrder.seen
     assert all(labels != others for labels, others in zip(first, second, strict=True))
-    per_epoch = len(One.seen) // EPOCHS
+    per_epoch = len(OneOrder.seen) // EPOCHS
     for epoch in range(EPOCHS):  # a pass of its own over all the data
         part = slice(epoch * per_epoch, (epoch + 1) * per_epoch)
         assert sorted(chain(*second[part])) == sorted(chain(*first[part]))
@@ -92,7 +92,7 @@ def test_both_orders_are_counted(make, tmp_path):
 
 
 class StopError(BaseException):
-    """As Ctrl-C: no Exception."""
+    """Interrupts a run: like Ctrl-C, it is no Exception."""
 
 
 def stop():

@@ -1,4 +1,4 @@
-"""bfloat16 inside the network, float32 outside of it."""
+"""bfloat16 inside a network, float32 outside."""
 
 import copy
 import json
@@ -13,8 +13,8 @@ from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 
 
-class Seen(nn.Module):
-    """A layer that notes the type it computes in."""
+class TypeRecorder(nn.Module):
+    """A layer that records the type it computes in."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Seen(nn.Module):
 
 
 def test_inside_bfloat16_outside_float32():
-    net = Seen()
+    net = TypeRecorder()
     use_bfloat16(net, "cpu")
     x = torch.randn(4, 8)
     y = net(x)
@@ -43,9 +43,9 @@ def test_inside_bfloat16_outside_float32():
     assert net.linear.weight.grad.dtype == torch.float32
 
 
-def test_a_step_is_seen_by_the_next_forward():
+def test_the_next_forward_uses_the_weights_after_a_step():
     """Autocast around a whole update would use the old cast of the weight."""
-    net = Seen()
+    net = TypeRecorder()
     use_bfloat16(net, "cpu")
     x = torch.randn(4, 8)
     first = net(x)
@@ -56,8 +56,8 @@ def test_a_step_is_seen_by_the_next_forward():
     assert torch.equal(net(x), torch.zeros(4, 8))
 
 
-def test_an_error_leaves_autocast():
-    net = Seen()
+def test_autocast_is_left_after_an_error():
+    net = TypeRecorder()
     use_bfloat16(net, "cpu")
     with pytest.raises(ValueError, match="nan"):
         net(torch.full((1, 8), float("nan")))
@@ -66,8 +66,8 @@ def test_an_error_leaves_autocast():
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_a_copied_network_casts_by_itself():
-    net = Seen()
+def test_a_copied_network_has_hooks_of_its_own():
+    net = TypeRecorder()
     use_bfloat16(net, "cpu")
     other = copy.deepcopy(net)
     x = torch.randn(4, 8)
@@ -77,7 +77,7 @@ def test_a_copied_network_casts_by_itself():
 
 
 @pytest.mark.parametrize("method", ["sgd", "swa(late_phase_bn(K=2, start=1), start=2)", "deep_ensemble(K=1)"])
-def test_runs_in_bfloat16_are_runs_of_their_own(make_run, tmp_path, method):
+def test_a_run_in_bfloat16_has_another_key(make_run, tmp_path, method):
     if method.startswith("deep"):
         part = make_run("sgd", run={"precision": "bfloat16"})
         needed = [part.key]

@@ -9,10 +9,10 @@ import torch
 from torch._dynamo.utils import counters
 
 import models
-from harness.running.compilation import compile_forward, own_gradients
+from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.optimizers import make_optimizer
 from harness.running.precision import use_bfloat16
-from harness.running.training_loop import grouped
+from harness.running.training_loop import group_batches
 from methods import METHODS, MakeNet, Method, Recipe
 from tests.conftest import SETTINGS, build, separable
 
@@ -49,7 +49,7 @@ def on_gpu(make, architecture, mode="off", dtype=torch.float64, *, half=False):
 
     method = make(MakeNet(network, seed=0), RECIPE).to("cuda", dtype)
     if mode == "reduce-overhead":
-        own_gradients(method)
+        clone_gradients(method)
     method.begin_epoch(0)
     return method.train()
 
@@ -89,7 +89,7 @@ def test_updates_do_not_wait_for_the_device(name, fuse_up_to, monkeypatch):
         method.begin_epoch(epoch)
         method.train()
         orders = [batches] * method.data_orders()
-        groups = list(grouped(chain.from_iterable(zip(*orders, strict=True)), method.batches_per_update))
+        groups = list(group_batches(chain.from_iterable(zip(*orders, strict=True)), method.batches_per_update))
         method.update(groups[0], optimizer)  # which may make what it needs once
         with no_waiting():
             for group in groups[1:]:

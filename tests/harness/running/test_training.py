@@ -1,4 +1,4 @@
-"""The loop, and the execution of one run: resumed anywhere it ends with the same bits."""
+"""The training loop, and the life of one run: a run resumed anywhere has the same bits in the end."""
 
 import json
 import time
@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from data import Augmentation, ImageBatches
-from harness.running import lifecycle as executing
-from harness.running.distributed.group import ALONE
+from harness.running import lifecycle
+from harness.running.distributed.group import SINGLE_PROCESS
 from harness.running.execute import execute
-from harness.running.lifecycle import Execution
+from harness.running.lifecycle import RunLifecycle
 from harness.running.optimizers import make_optimizer
 from harness.running.run_data import RunData
 from harness.running.settings import Settings
-from harness.running.training_loop import grouped, train_epoch
+from harness.running.training_loop import group_batches, train_epoch
 from harness.store.outcome import ALREADY_FINISHED, DivergenceError
 from harness.store.run_folder import RunFolder
 from methods import SGD, Recipe
@@ -25,7 +25,7 @@ from tests.conftest import build, separable
 
 
 class Minibatches(list):
-    """Some batches, as `train_epoch` takes them."""
+    """A list of minibatches that `train_epoch` accepts as a pass."""
 
 
 def batches(n=40, size=16):
@@ -36,12 +36,12 @@ def batches(n=40, size=16):
 # --- the loop -------------------------------------------------------------------------------------------------
 
 
-def test_grouped():
-    assert list(grouped(iter(range(7)), lambda: 3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(grouped(iter([]), lambda: 3)) == []
+def test_group_batches():
+    assert list(group_batches(iter(range(7)), lambda: 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(group_batches(iter([]), lambda: 3)) == []
 
 
-def test_an_epoch_is_what_a_reader_would_write():
+def test_an_epoch_equals_a_plain_loop():
     recipe = Recipe(epochs=4, lr=0.1, schedule={"kind": "linear", "start": 1, "end": 3, "ratio": 0.1})
     method, naive = build(SGD, recipe), build(SGD, recipe)
     optimizer = make_optimizer(method, recipe)
@@ -64,36 +64,36 @@ def test_an_epoch_is_what_a_reader_would_write():
         torch.testing.assert_close(p, q)
 
 
-class Told(SGD):
-    """Remembers what it is told."""
+class Recorder(SGD):
+    """Records the calls of its hooks."""
 
     def __init__(self, make_net, recipe):
         super().__init__(make_net, recipe)
-        self.told = []
+        self.calls = []
 
     def batches_per_update(self):
         return 2
 
     def lr(self, epoch):
-        self.told.append(("lr", epoch))
+        self.calls.append(("lr", epoch))
         return 0.0
 
     def begin_epoch(self, epoch):
         super().begin_epoch(epoch)
-        self.told.append(("begin", epoch))
+        self.calls.append(("begin", epoch))
 
     def update(self, batches, optimizer):
-        self.told.append(("update", len(batches)))
-        return torch.tensor(float(len(self.told)))
+        self.calls.append(("update", len(batches)))
+        return torch.tensor(float(len(self.calls)))
 
     def end_epoch(self, epoch):
-        self.told.append(("end", epoch))
+        self.calls.append(("end", epoch))
 
 
-def test_hooks_and_positions():
-    method = build(Told, Recipe(epochs=3))
+def test_hooks_are_called_in_order_with_their_positions():
+    method = build(Recorder, Recipe(epochs=3))
     loss, _ = train_epoch(method, make_optimizer(method, method.recipe), lambda _: batches(), 1)
-    assert method.told == [
+    assert method.calls == [
         ("begin", 1),
         ("lr", 1.0),
         ("update", 2),
@@ -138,7 +138,7 @@ def test_an_unknown_optimizer_is_refused_and_an_empty_group_left_out():
         make_optimizer(method, method.recipe)
 
 
-def test_a_loss_that_is_no_number_ends_training():
+def test_a_loss_that_is_not_finite_ends_training():
     class Lost(SGD):
         def update(self, batches, optimizer):
             return torch.tensor(float("nan"))
@@ -229,8 +229,8 @@ def test_killed_after_training_a_run_is_only_evaluated_again(make_run, tmp_path,
             raise StopError
         return writing(*args, **kwargs)
 
-    writing = executing.write_json
-    monkeypatch.setattr(executing, when, dies)
+    writing = lifecycle.write_json
+    monkeypatch.setattr(lifecycle, when, dies)
     with pytest.raises(StopError):
         execute(run, pieces, [])
     monkeypatch.undo()
@@ -239,7 +239,7 @@ def test_killed_after_training_a_run_is_only_evaluated_again(make_run, tmp_path,
     def never(*args):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(executing, "train_epoch", never)
+    monkeypatch.setattr(lifecycle, "train_epoch", never)
     assert execute(run, pieces, []) == ("finished", "")
     assert read_result(pieces.runs, run.key) == read_result(whole.runs, run.key)
 
@@ -280,7 +280,7 @@ def test_a_finished_run_is_left_alone(make_run, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["truncated", "garbage", "another run's"])
-def test_a_corrupt_checkpoint_is_put_aside(make_run, tmp_path, read_result, harm, capsys):
+def test_a_corrupt_checkpoint_is_renamed_and_the_run_starts_again(make_run, tmp_path, read_result, harm, capsys):
     run, other = make_run("swa(start=1)"), make_run("swa(start=1)", seed=1)
     whole, pieces = Settings(tmp_path / "whole"), Settings(tmp_path / "pieces", checkpoint_seconds=0)
     execute(run, whole, [])
@@ -330,7 +330,7 @@ def test_a_failing_method_is_recorded_with_its_traceback(make_run, tmp_path):
     assert not folder.failure.exists()
 
 
-def test_an_absurd_learning_rate_diverges(make_run, tmp_path):
+def test_a_huge_learning_rate_diverges(make_run, tmp_path):
     run = make_run(lr=1e30)
     state, reason = execute(run, Settings(tmp_path), [])
     assert state == "diverged"
@@ -340,7 +340,7 @@ def test_an_absurd_learning_rate_diverges(make_run, tmp_path):
     assert not folder.finished
 
 
-def test_a_run_in_a_place_that_cannot_be_written_fails(make_run, tmp_path):
+def test_a_run_in_a_folder_that_cannot_be_written_fails(make_run, tmp_path):
     (tmp_path / "file").write_text("")
     state, reason = execute(make_run(), Settings(tmp_path / "file"), [])
     assert state == "failed"
@@ -361,9 +361,9 @@ def test_seeds_and_threads(make_run, tmp_path, read_result):
 def test_statistics_are_re_estimated_on_augmented_or_plain_data(where, make_run, tmp_path):
     run = make_run("swa(start=1)")
     run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"reestimate_on": where})})
-    execution = Execution(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
-    task = replace(execution.task, augmentation=Augmentation(padding=2))
-    given = RunData(task, run, ALONE, lambda: 0)
+    run_lifecycle = RunLifecycle(run, Settings(tmp_path), RunFolder(tmp_path, run.key), lambda: None)
+    task = replace(run_lifecycle.task, augmentation=Augmentation(padding=2))
+    given = RunData(task, run, SINGLE_PROCESS, lambda: 0)
     plain = ImageBatches(task.train, 1000, mean=task.mean, std=task.std)
     ((x, _),) = plain
     seen = torch.cat([x for x, _ in given.for_statistics("prepare")])

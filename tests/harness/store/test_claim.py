@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from harness.running.execute import execute, fail, give_up
+from harness.running.execute import execute, record_dead_run, record_failure
 from harness.running.settings import Settings
 from harness.store import claim as claims
 from harness.store import process_identity
@@ -71,12 +71,12 @@ def elsewhere(folder, **changes):
 def test_what_another_driver_failed_since_this_one_began_is_not_tried_again(tmp_path, make_run):
     run = make_run("sgd")
     before = Settings(tmp_path, began=time.time())
-    fail(RunFolder(tmp_path, run.key), Outcome("failed", "it broke"))
+    record_failure(RunFolder(tmp_path, run.key), Outcome("failed", "it broke"))
     assert execute(run, before, []) == ("failed", "it broke (another driver tried it)")
-    fail(RunFolder(tmp_path, run.key), Outcome("out of memory", "too large"))
+    record_failure(RunFolder(tmp_path, run.key), Outcome("out of memory", "too large"))
     assert execute(run, before, []).state == "finished", "that is tried again, by whoever comes first"
     run = make_run("sgd", seed=1)
-    fail(RunFolder(tmp_path, run.key), Outcome("failed", "it broke"))
+    record_failure(RunFolder(tmp_path, run.key), Outcome("failed", "it broke"))
     assert execute(run, Settings(tmp_path, began=time.time()), []).state == "finished", "a new start tries again"
 
 
@@ -367,7 +367,7 @@ def test_a_run_that_is_claimed_is_elsewhere_and_left_alone(tmp_path, make_run, h
     assert state == "elsewhere"
     assert reason.startswith(f"process {holder.pid} on ")
     assert [path.name for path in (tmp_path / run.key).iterdir()] == ["claim.1"]
-    assert give_up(RunFolder(tmp_path, run.key), "boo", Settings(tmp_path)).state == "elsewhere"
+    assert record_dead_run(RunFolder(tmp_path, run.key), "boo", Settings(tmp_path)).state == "elsewhere"
     assert not RunFolder(tmp_path, run.key).failure.exists()
 
 
@@ -399,10 +399,10 @@ def test_a_run_that_was_taken_over_is_elsewhere_and_no_failure(tmp_path, make_ru
 def test_giving_up_a_run_records_its_failure_unless_it_finished(tmp_path, make_run):
     run, settings = make_run(), Settings(tmp_path)
     folder = RunFolder(tmp_path, run.key)
-    assert give_up(folder, "its process died", settings) == ("failed", "its process died")
+    assert record_dead_run(folder, "its process died", settings) == ("failed", "its process died")
     assert json.loads(folder.failure.read_text())["reason"] == "its process died"
     assert execute(run, settings, []) == ("finished", "")
-    assert give_up(folder, "its process died", settings) == ("finished", "")
+    assert record_dead_run(folder, "its process died", settings) == ("finished", "")
     assert not folder.failure.exists()
 
 

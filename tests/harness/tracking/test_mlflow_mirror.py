@@ -1,4 +1,4 @@
-"""The mirror in MLflow: what it holds, that nothing is sent twice, and that training goes on without it."""
+"""The mirror in MLflow: what it holds, that nothing is sent twice, and that training does not depend on it."""
 
 import json
 import shutil
@@ -11,12 +11,13 @@ import pytest
 from mlflow import MlflowClient
 
 from harness.planning.plan import Plan
-from harness.running.execute import fail
+from harness.running.execute import record_failure
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, read_json, write_json, write_json_lines
 from harness.studies.study import load
-from harness.tracking import mlflow_mirror as track
-from harness.tracking.mlflow_mirror import Mirror, flatten
+from harness.tracking import mlflow_mirror
+from harness.tracking.mlflow_experiment import flatten
+from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.mlflow_store import store_uri
 
 
@@ -107,7 +108,7 @@ def check(store, plan, runs):
             assert there.read_bytes() == file.read_bytes()
 
 
-def test_a_finished_study_as_the_analysis_reads_it(store, finished):
+def test_a_finished_study_is_tracked_as_the_analysis_reads_it(store, finished):
     send_all(store, *finished)
     check(store, *finished)
 
@@ -139,7 +140,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_twice(store, finished, tmp_path
     mirror = Mirror(store, "rows", runs)
     mirror.open()
     for key, planned in plan.runs.items():
-        run_id, _ = mirror.create(planned)
+        run_id, _ = mirror.create_run(planned)
         mirror.send_epochs(run_id, RunFolder(runs, key))
         mirror.send_result(run_id, RunFolder(runs, key), read_json(RunFolder(runs, key).result))
     send_all(store, plan, runs)
@@ -147,10 +148,10 @@ def test_what_was_sent_before_a_kill_is_not_sent_twice(store, finished, tmp_path
 
 
 class KilledError(BaseException):
-    """As a kill: no Exception."""
+    """Simulates a kill: like Ctrl-C, it is no Exception."""
 
 
-class Dying:
+class ClientKilledAfter:
     """A client whose process is killed right after its n-th call."""
 
     def __init__(self, client, n):
@@ -167,14 +168,14 @@ class Dying:
         return call
 
 
-def test_killed_after_any_call_the_next_one_sends_the_rest(store, finished, tmp_path):
+def test_after_a_kill_at_any_call_the_next_process_sends_the_rest(store, finished, tmp_path):
     plan, runs = finished
     kills, n = 0, 1
     for planned in plan.runs.values():
         while True:
             mirror = Mirror(store, "rows", runs)
             mirror.open()
-            mirror.client = Dying(mirror.client, n)
+            mirror.client = ClientKilledAfter(mirror.client, n)
             try:
                 mirror.send(planned)
                 break
@@ -189,14 +190,14 @@ def test_killed_after_any_call_the_next_one_sends_the_rest(store, finished, tmp_
 
 @pytest.fixture
 def planned(tmp_path, write_study):
-    """A run of which the test writes the folder."""
+    """A run whose folder is written by the test."""
     plan = Plan(load(str(write_study(tmp_path / "rows.yaml"))))
     (planned,) = plan.runs.values()
     return planned
 
 
 def test_a_running_run_grows_epoch_by_epoch(store, planned, tmp_path, monkeypatch):
-    monkeypatch.setattr(track, "LIVE", 0.0)
+    monkeypatch.setattr(mlflow_mirror, "LIVE_SECONDS", 0.0)
     folder = RunFolder(tmp_path / "runs", planned.run.key)
     lines = [{"epoch": e, "time": 1000.0 + e, "train/loss": 1 / e, "train/lr": 0.1} for e in (1, 2, 3)]
     mirror = Mirror(store, "rows", tmp_path / "runs")
@@ -209,7 +210,7 @@ def test_a_running_run_grows_epoch_by_epoch(store, planned, tmp_path, monkeypatc
         assert (run.info.status, run.data.tags["state"]) == ("RUNNING", "running")
 
 
-def test_live_updates_come_only_now_and_then(store, planned, tmp_path):
+def test_live_updates_are_rate_limited(store, planned, tmp_path):
     mirror = Mirror(store, "rows", tmp_path / "runs")
     folder = RunFolder(tmp_path / "runs", planned.run.key)
     write_json_lines(folder.metrics, [{"epoch": 1, "time": 1.0, "train/loss": 1.0, "train/lr": 0.1}])
@@ -223,7 +224,7 @@ def test_live_updates_come_only_now_and_then(store, planned, tmp_path):
 @pytest.mark.parametrize("state", ["failed", "diverged"])
 def test_a_failed_run_and_its_second_try(store, planned, tmp_path, state):
     folder = RunFolder(tmp_path / "runs", planned.run.key)
-    fail(folder, Outcome(state, "ValueError: " + 5000 * "x"), "trace")
+    record_failure(folder, Outcome(state, "ValueError: " + 5000 * "x"), "trace")
     mirror = Mirror(store, "rows", tmp_path / "runs")
     mirror.send(planned)
     _, by_key = tracked(store)
@@ -236,10 +237,10 @@ def test_a_failed_run_and_its_second_try(store, planned, tmp_path, state):
     assert (by_key[planned.run.key].info.status, by_key[planned.run.key].data.tags["state"]) == ("RUNNING", "running")
 
 
-def test_a_run_killed_between_its_making_and_its_parameters_gets_them(store, planned, tmp_path):
+def test_a_run_killed_between_its_creation_and_its_parameters_gets_them(store, planned, tmp_path):
     mirror = Mirror(store, "rows", tmp_path / "runs")
     mirror.open()
-    mirror.create(planned)
+    mirror.create_run(planned)
     again = Mirror(store, "rows", tmp_path / "runs")
     again.send(planned)
     _, by_key = tracked(store)
@@ -252,7 +253,7 @@ MAKE = (
 )
 
 
-def test_a_store_killed_while_it_is_made_is_made_anew(tmp_path, environment):
+def test_a_database_killed_during_its_creation_is_created_again(tmp_path, environment):
     database = tmp_path / "new" / "mlflow.db"
     child = subprocess.Popen(
         [sys.executable, "-c", MAKE, f"sqlite:///{database}"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
@@ -271,7 +272,7 @@ def test_a_store_killed_while_it_is_made_is_made_anew(tmp_path, environment):
 @pytest.mark.parametrize(
     "away", ["http://127.0.0.1:9", "sqlite:////proc/nowhere/mlflow.db", "sqlite:///{tmp}/broken.db", "nonsense://x"]
 )
-def test_training_goes_on_without_a_store(away, finished, store, tmp_path, monkeypatch):
+def test_an_unavailable_store_is_a_problem_but_no_error(away, finished, store, tmp_path, monkeypatch):
     (tmp_path / "broken.db").write_text("not a database " * 100)
     plan, runs = finished
     away = away.format(tmp=tmp_path)
@@ -283,13 +284,13 @@ def test_training_goes_on_without_a_store(away, finished, store, tmp_path, monke
     monkeypatch.setattr(mirror, "connect", lambda: tries.append(1))
     for planned in plan.runs.values():
         mirror.send(planned)
-    assert tries == [], "a store that is away is left alone for a while"
+    assert tries == [], "an unavailable store is not tried again for a while"
     assert mirror.unsent == set(plan.runs)
     assert time.monotonic() - start < 30
 
 
 def test_a_store_that_comes_back_gets_everything(store, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(track, "PATIENCE", 0.0)
+    monkeypatch.setattr(mlflow_mirror, "RETRY_SECONDS", 0.0)
     plan, runs = finished
     blocked = tmp_path / "later"
     blocked.write_text("a file where the folder should be")
@@ -343,7 +344,7 @@ def test_two_drivers_make_one_run_of_a_key(finished, tmp_path):
     check(store, plan, runs)
 
 
-def test_what_the_store_refuses_keeps_nothing_else_waiting(finished, tmp_path, monkeypatch):
+def test_a_run_the_store_rejects_does_not_hold_up_the_others(finished, tmp_path, monkeypatch):
     plan, runs = finished
     mirror = Mirror(f"sqlite:///{tmp_path}/picky.db", "rows", runs)
     mirror.open()

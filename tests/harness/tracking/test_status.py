@@ -1,4 +1,4 @@
-"""How far a study is: read from run folders, in every state, and what is left."""
+"""The status of a study: read from run folders, in every state, with an estimate of the time left."""
 
 import io
 import json
@@ -14,16 +14,25 @@ import pytest
 from rich.console import Console
 
 from harness.cli import app as cli
-from harness.cli import status as cli_watch
+from harness.cli import status as cli_status
 from harness.planning.plan import Plan
-from harness.running.execute import execute, fail
+from harness.running.execute import execute, record_failure
 from harness.running.settings import Settings
 from harness.store import progress
 from harness.store.outcome import Outcome
 from harness.store.progress import ProgressFile
 from harness.store.run_folder import RunFolder, read_json, write_json
 from harness.studies.study import load
-from harness.tracking.status import RunStatus, clock, count, look, look_at_all, seconds_left, spell, to_do
+from harness.tracking.status import (
+    RunStatus,
+    count_states,
+    format_clock,
+    format_duration,
+    read_status,
+    read_statuses,
+    seconds_left,
+    unstarted_status,
+)
 
 METHODS = ["sgd", "swa(start=1)", "late_phase_bn(K=2, start=1)", "dropout", "mc_dropout"]
 HOLD = """
@@ -40,8 +49,8 @@ with folder.claim("waiting"):
 
 
 @contextmanager
-def worked_on(root, key):
-    """Have another process work on a run."""
+def claimed_by_another_process(root, key):
+    """Let another process claim a run; give its process id."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), key], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
@@ -77,37 +86,37 @@ def test_every_state(plan, tmp_path, run_study):
     finished, running, stopped, failed, new = plan.runs.values()
     assert execute(finished.run, Settings(runs), []).state == "finished"
     write_json(RunFolder(runs, stopped.key).progress, {"stage": "training", "epoch": 2, "epochs": 3, "time": 50.0})
-    fail(RunFolder(runs, failed.key), Outcome("failed", "ValueError: no"))
-    with worked_on(runs, running.key) as pid:
+    record_failure(RunFolder(runs, failed.key), Outcome("failed", "ValueError: no"))
+    with claimed_by_another_process(runs, running.key) as pid:
         before = time.time()
-        found = look_at_all(plan, runs)
+        found = read_statuses(plan, runs)
     states = ["finished", "running", "stopped", "failed", "to do"]
     assert [status.state for status in found] == states
     assert [status.key for status in found] == list(plan.runs)
     assert [status.epochs_left for status in found] == [0, 3, 1, 3, 3]
-    assert count(found) == dict.fromkeys(states, 1)
+    assert count_states(found) == dict.fromkeys(states, 1)
     assert (found[1].stage, found[1].host, found[1].pid) == ("starting", socket.gethostname(), pid)
     assert found[1].sign == pytest.approx(before, abs=5)
     assert (found[2].epoch, found[2].sign) == (2, 50.0)
     assert found[3].reason == "ValueError: no"
-    assert found[4] == to_do(new)
-    after = look_at_all(plan, runs)
+    assert found[4] == unstarted_status(new)
+    after = read_statuses(plan, runs)
     assert [status.state for status in after] == ["finished", "stopped", "stopped", "failed", "to do"], (
         "its end is seen"
     )
 
 
-def test_a_run_tells_what_it_does(plan, tmp_path):
+def test_a_run_writes_its_progress(plan, tmp_path):
     planned = next(iter(plan.runs.values()))
     folder = RunFolder(tmp_path, planned.key)
     seen, stages, enter = [], [], ProgressFile.enter_stage
 
     def entering(self, stage):
         enter(self, stage)
-        stages.append(look(to_do(planned), tmp_path, "running"))
+        stages.append(read_status(unstarted_status(planned), tmp_path, "running"))
 
     def report():
-        seen.append((read_json(folder.progress), look(to_do(planned), tmp_path, "running")))
+        seen.append((read_json(folder.progress), read_status(unstarted_status(planned), tmp_path, "running")))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProgressFile, "enter_stage", entering)
@@ -129,7 +138,7 @@ def test_a_run_tells_what_it_does(plan, tmp_path):
     assert not folder.progress.exists()
 
 
-def test_pace_counts_from_the_resume(tmp_path, monkeypatch):
+def test_pace_is_measured_since_the_resume(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "time", lambda: now[0])
     path = tmp_path / "progress.json"
@@ -166,20 +175,28 @@ def test_time_left_is_unknown_where_nothing_runs_or_has_a_pace(statuses):
 
 def draw(found, now=0.0, width=200):
     console = Console(width=width, file=io.StringIO())
-    console.print(cli_watch.draw_status("s", found, now))
+    console.print(cli_status.draw_status("s", found, now))
     return console.file.getvalue()
 
 
-def test_the_image(statuses):
+def test_the_tables(statuses):
     named = [replace(status, host="node7", pid=12, device="cuda:3", sign=880.0) for status in statuses]
     lines = draw(
         [replace(status, reason="[/red] no") if status.state == "failed" else status for status in named], 940.0
     )
     first, second, *_ = lines.splitlines()
     assert first == "1 finished, 2 running, 1 stopped, 1 failed, 2 to do"
-    assert second == f"about 70 s left, until {clock(1010.0, 940.0)}, without evaluation"
+    assert second == f"about 70 s left, until {format_clock(1010.0, 940.0)}, without evaluation"
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines.splitlines() if line[0] == "│"]
-    assert ["a", "epoch 6 of 10", "2 s", "60 s", clock(1000.0, 940.0), "node7:12 cuda:3", "60 s ago"] in rows
+    assert [
+        "a",
+        "epoch 6 of 10",
+        "2 s",
+        "60 s",
+        format_clock(1000.0, 940.0),
+        "node7:12 cuda:3",
+        "60 s ago",
+    ] in rows
     assert ["a", "failed", "", "node7:12 cuda:3", "60 s ago", "[/red] no"] in rows
     assert ["a", "1", "1", "1", "1", "1", "20"] in rows
     assert ["total", "1", "2", "1", "1", "2", "35"] in rows
@@ -191,10 +208,10 @@ def test_the_image(statuses):
 def test_times_for_people():
     texts = {-3: "0 s", 5.4: "5 s", 99: "99 s", 100: "2 min", 5900: "98 min", 6000: "1 h 40 min", 12_000: "3 h 20 min"}
     texts |= {187_000: "2 d 3 h"}
-    assert {seconds: spell(seconds) for seconds in texts} == texts
+    assert {seconds: format_duration(seconds) for seconds in texts} == texts
     noon = time.mktime((2026, 11, 21, 12, 0, 0, 0, 0, -1))
-    assert clock(noon + 3660, noon) == "13:01"
-    assert clock(noon + 86400, noon) == "Nov 22 12:00"
+    assert format_clock(noon + 3660, noon) == "13:01"
+    assert format_clock(noon + 86400, noon) == "Nov 22 12:00"
 
 
 def test_for_scripts_and_while_a_driver_runs(plan, tmp_path, monkeypatch, capsys):
@@ -203,7 +220,7 @@ def test_for_scripts_and_while_a_driver_runs(plan, tmp_path, monkeypatch, capsys
         cli.main()
 
     key = next(iter(plan.runs))
-    with worked_on(tmp_path / "runs", key) as pid, pytest.raises(SystemExit) as end:
+    with claimed_by_another_process(tmp_path / "runs", key) as pid, pytest.raises(SystemExit) as end:
         econ("--runs", tmp_path / "runs", "--json")
     assert end.value.code == 0
     found = json.loads(capsys.readouterr().out)
@@ -223,11 +240,11 @@ def test_for_scripts_and_while_a_driver_runs(plan, tmp_path, monkeypatch, capsys
 
 def test_watching_ends_with_the_study(plan, tmp_path, monkeypatch, capsys):
     looks = iter([["running"], ["running"], ["finished"]])
-    new = to_do(next(iter(plan.runs.values())))
+    new = unstarted_status(next(iter(plan.runs.values())))
     monkeypatch.setattr(
-        "harness.tracking.status.look_at_all", lambda plan, runs: [replace(new, state=state) for state in next(looks)]
+        "harness.tracking.status.read_statuses", lambda plan, runs: [replace(new, state=state) for state in next(looks)]
     )
-    monkeypatch.setattr(cli_watch, "console", Console(width=120))
-    cli_watch.status(str(tmp_path / "rows.yaml"), tmp_path, None, watch=True, every=0.01, as_json=False)
+    monkeypatch.setattr(cli_status, "console", Console(width=120))
+    cli_status.status(str(tmp_path / "rows.yaml"), tmp_path, None, watch=True, every=0.01, as_json=False)
     assert "1 finished, 0 running" in capsys.readouterr().out
     assert next(looks, None) is None

@@ -1,4 +1,4 @@
-"""System metrics: what is sampled, where it is kept and tracked, and that it changes nothing."""
+"""System metrics: their values, their file, their tracking, and that results do not depend on them."""
 
 import json
 import multiprocessing
@@ -18,7 +18,15 @@ from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from harness.studies.study import load
 from harness.tracking.mlflow_mirror import Mirror
-from harness.tracking.system_metrics import MEGABYTE, mend, missing, read_gpu, read_machine, read_samples, sampling
+from harness.tracking.system_metrics import (
+    MEGABYTE,
+    cut_off_partial_line,
+    gpu_reader,
+    machine_reader,
+    missing_packages,
+    read_samples,
+    sampling,
+)
 
 pytestmark = pytest.mark.alone
 
@@ -48,7 +56,7 @@ def hold(megabytes, ready, done):
 
 
 def test_figures_are_those_of_the_process_and_the_machine(tmp_path):
-    read = read_machine(tmp_path)
+    read = machine_reader(tmp_path)
     start = time.process_time(), time.monotonic()
     burn(0.3)
     used = time.process_time() - start[0]
@@ -64,8 +72,8 @@ def test_figures_are_those_of_the_process_and_the_machine(tmp_path):
     assert sample["disk_available_megabytes"] == pytest.approx(stat.f_bavail * stat.f_frsize / MEGABYTE, rel=0.01)
 
 
-def test_processes_that_it_starts_count_too(tmp_path):
-    read = read_machine(tmp_path)
+def test_child_processes_count_too(tmp_path):
+    read = machine_reader(tmp_path)
     before = read()["process_memory_megabytes"]
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
@@ -79,7 +87,7 @@ def test_processes_that_it_starts_count_too(tmp_path):
     assert read()["process_memory_megabytes"] < during - 200
 
 
-def test_samples_come_every_so_often_and_at_the_end(tmp_path):
+def test_samples_are_taken_at_intervals_and_at_the_end(tmp_path):
     path = tmp_path / "system.jsonl"
     start = time.time()
     with sampling(path, 0.1, CPU):
@@ -97,11 +105,11 @@ def test_samples_come_every_so_often_and_at_the_end(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_line_that_a_kill_cut_short_is_lost_alone(tmp_path):
+def test_only_a_partial_line_is_lost_after_a_kill(tmp_path):
     path = tmp_path / "system.jsonl"
     path.write_text('{"time": 1.0}\n{"time": 2.')
     assert read_samples(path) == [{"time": 1.0}]
-    mend(path)
+    cut_off_partial_line(path)
     assert path.read_text() == '{"time": 1.0}\n'
     with sampling(path, 1000.0, CPU):
         pass
@@ -129,7 +137,7 @@ def test_results_are_the_same_bits_with_and_without(make_run, tmp_path, read_res
     assert not RunFolder(tmp_path / "without", run.key).system.exists()
 
 
-def test_they_are_tracked_where_mlflow_looks_for_them_once(tmp_path, write_study, run_study, empty_store):
+def test_samples_are_tracked_once_under_the_names_of_mlflow(tmp_path, write_study, run_study, empty_store):
     from mlflow import MlflowClient
 
     runs = tmp_path / "runs"
@@ -155,19 +163,19 @@ def test_they_are_tracked_where_mlflow_looks_for_them_once(tmp_path, write_study
         assert found == [(i, float(i), int(1000 * (100.5 + i))) for i in range(3)], "nothing twice"
 
 
-def test_what_is_not_installed_is_named(monkeypatch):
-    assert missing("cpu") == ""
+def test_missing_packages_are_named(monkeypatch):
+    assert missing_packages("cpu") == ""
     for module in ("psutil", "pynvml"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert missing("cpu") == "psutil"
-    assert missing("cuda:1") == "psutil nvidia-ml-py"
+    assert missing_packages("cpu") == "psutil"
+    assert missing_packages("cuda:1") == "psutil nvidia-ml-py"
 
 
 class NVMLError(Exception):
-    """As NVML's own, where a GPU cannot tell."""
+    """Like NVML's own error for a metric that a GPU does not provide."""
 
 
-def test_a_gpu_tells_what_it_can(monkeypatch, capsys):
+def test_metrics_that_a_gpu_does_not_provide_are_left_out(monkeypatch, capsys):
     def refuse(device):
         raise NVMLError("Not Supported")
 
@@ -176,7 +184,7 @@ def test_a_gpu_tells_what_it_can(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 37)
     monkeypatch.setattr(torch.cuda, "device_memory_used", lambda device: 2 * 10**9)
     monkeypatch.setattr(torch.cuda, "power_draw", refuse)
-    read = read_gpu(torch.device("cuda:1"))
+    read = gpu_reader(torch.device("cuda:1"))
     expected = {
         "gpu_1_utilization_percentage": 37.0,
         "gpu_1_memory_usage_megabytes": 2000.0,
@@ -187,8 +195,8 @@ def test_a_gpu_tells_what_it_can(monkeypatch, capsys):
 
 
 @pytest.mark.gpu
-def test_a_real_gpu_tells_its_memory():
+def test_memory_of_a_real_gpu():
     held = torch.ones(10**8, device="cuda")
-    sample = read_gpu(torch.device("cuda"))()
+    sample = gpu_reader(torch.device("cuda"))()
     assert sample["gpu_0_memory_usage_megabytes"] > held.numel() * 4 / MEGABYTE
     assert 0 <= sample["gpu_0_utilization_percentage"] <= 100

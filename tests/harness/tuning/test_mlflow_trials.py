@@ -9,12 +9,12 @@ from rich.console import Console
 from harness.engines import Inline
 from harness.running.settings import Settings
 from harness.studies.study import load
-from harness.tracking.background_sender import Sender
+from harness.tracking.background_mirror import BackgroundMirror
 from harness.tuning.mlflow_trials import PARENT, TuningMirror
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
 from harness.tuning.trial_schedule import TrialSchedule
-from harness.tuning.tuning_display import TuningShow
+from harness.tuning.tuning_display import TuningDisplay
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -50,7 +50,7 @@ def tuning(tmp_path, write_study, npz):
         schedule = TrialSchedule(searches, tmp_path / "runs", Budget(trials, float(trials)))
         schedule.ensure_waiting()
         mirror = before(TuningMirror(store, "odd", tmp_path / "runs"))
-        with TuningShow(schedule, mirror, Console(width=200)) as show:
+        with TuningDisplay(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, settings, show)
         return schedule, mirror
 
@@ -155,7 +155,7 @@ def test_a_retried_trial_is_a_run_of_its_own(tmp_path, write_study, npz, store):
         schedule = TrialSchedule(searches, tmp_path / "runs", Budget(1, 1.0))
         schedule.ensure_waiting()
         mirror = TuningMirror(store, "odd", tmp_path / "runs")
-        with TuningShow(schedule, mirror, Console(width=200)) as show:
+        with TuningDisplay(schedule, mirror, Console(width=200)) as show:
             Inline(1).run(schedule, Settings(tmp_path / "runs", plugins=study.plugins), show)
     client, runs = read(store)
     (key,) = schedule.searches
@@ -181,7 +181,9 @@ def test_a_store_that_hangs_does_not_delay_tuning(tuning, store, tmp_path, monke
         connect(self)
 
     monkeypatch.setattr(TuningMirror, "connect", hang)
-    schedule, sender = tuning(store, trials=2, before=lambda mirror: Sender(mirror, moment=0.01, opening=0.01))
+    schedule, sender = tuning(
+        store, trials=2, before=lambda mirror: BackgroundMirror(mirror, send_seconds=0.01, open_seconds=0.01)
+    )
     assert all(schedule.is_complete(key) for key in schedule.searches)
     assert sender.behind
     assert len(sender.unsent) == 1 + len(schedule.trials(next(iter(schedule.searches))))
