@@ -1,6 +1,6 @@
-"""Two ranks that live as long as a test module, and the functions that tests call in both.
+"""Two permanent ranks for live as long as a test module, and the functions that tests call in both.
 
-Each function also works in a single process, with a group of one rank.
+Each that also works in a single process, with a group of one rank.
 """
 
 import threading
@@ -20,9 +20,9 @@ from data.tasks.task import shard_bounds
 from harness.costs.cost import CostCounter
 from harness.running.distributed import group as distributed
 from harness.running.distributed.group import Group
-from harness.running.distributed.ranks import Report, run_together
+from harness.running.distributed.ranks import Report, run_ranks
 from harness.running.distributed.synchronized import DividedRecipe, synchronize
-from harness.running.execute import finish
+from harness.running.execute import finish_in_process
 from harness.running.optimizers import make_optimizer
 from harness.running.settings import Settings
 from harness.running.training_loop import train_epoch
@@ -37,7 +37,7 @@ Tensors = dict[str, Tensor]
 
 
 def serve(connections: Sequence[Connection], *, group: Group, report: Report) -> None:
-    """Call the functions that arrive over the connection of this rank, and send back their results."""
+    """Call the functions the arrive over the connection of this rank, and send back their results."""
     while (asked := connections[group.rank].recv()) is not None:
         function, arguments = asked
         try:
@@ -54,7 +54,7 @@ class TwoRanks:
         pipes = [torch.multiprocessing.get_context("spawn").Pipe() for _ in range(2)]
         self.connections = [here for here, _ in pipes]
         job = partial(serve, [there for _, there in pipes])
-        self.thread = threading.Thread(target=run_together, args=(job, 2, "cpu", lambda: None), daemon=True)
+        self.thread = threading.Thread(target=run_ranks, args=(job, 2, "cpu", lambda: None), daemon=True)
         self.thread.start()
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -114,17 +114,17 @@ def train(
     method.net.register_forward_pre_hook(counter)
     optimizer = make_optimizer(method, method.recipe)
     optimizer.register_step_post_hook(counter.step)
-    group.share_gradients(method, optimizer)
+    group.synchronize_gradients(method, optimizer)
     losses = []
     cpu = torch.device("cpu")
     for epoch in range(recipe.epochs):
-        with group.together(counter), counter.training(cpu):
+        with group.joint_training(counter), counter.training(cpu):
             orders = [Rows(group, 61, 9, seed=10 * epoch + order) for order in range(4)]
             losses.append(train_epoch(method, optimizer, orders.__getitem__, epoch, group.mean)[0])
             if method.watches:
-                method.watch(group.apart(Rows(Group(), 20, 8, seed=99), counter), Rows(group, 61, 9, seed=98))
-        group.agree(method)
-    with group.together(counter), counter.training(cpu):
+                method.watch(group.whole_batches(Rows(Group(), 20, 8, seed=99), counter), Rows(group, 61, 9, seed=98))
+        group.average_carried_gradients(method)
+    with group.joint_training(counter), counter.training(cpu):
         method.prepare(Rows(group, 61, 9, seed=97))
     method.eval()
     state = {name: value for name, value in method.state_dict().items() if isinstance(value, Tensor)}
@@ -138,7 +138,7 @@ def run_layer(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Te
     """Run a layer in training mode on a rank's rows of minibatches (x, dy). Return y, gradients and buffers."""
     layer = synchronize(deepcopy(layer), group)
     found: list[Any] = []
-    group.joined = group.size > 1
+    group.joint = group.size > 1
     for x, dy in batches:
         own = slice(*shard_bounds(0, len(x), group.rank, group.size))
         mine = x[own].clone().requires_grad_()
@@ -149,7 +149,7 @@ def run_layer(group: Group, layer: nn.Module, batches: Sequence[tuple[Tensor, Te
             others = [gradient.contiguous() * group.size for gradient in others]
             group.average(others)  # the mean of gradients multiplied by the number of ranks is their sum
         found.append((y.detach(), x_gradient, others, [buffer.clone() for buffer in layer.buffers()]))
-    group.joined = False
+    group.joint = False
     return found
 
 
@@ -162,9 +162,9 @@ def run_random_layer(group: Group, layer: nn.Module, x: Tensor, joined: bool) ->
     own = slice(*shard_bounds(0, len(x), group.rank, group.size))
     mine = x[own].clone().requires_grad_()
     torch.manual_seed(3)
-    group.joined = joined and group.size > 1
+    group.joint = joined and group.size > 1
     y = layer(mine)
-    group.joined = False
+    group.joint = False
     y.sum().backward()
     assert mine.grad is not None
     return y.detach(), mine.grad, torch.rand(1)
@@ -192,12 +192,12 @@ def train_on_nan(group: Group, recipe: Recipe) -> str:
 
     method = build_method(group, SGD, recipe, "tiny", {})
     optimizer = make_optimizer(method, recipe)
-    group.share_gradients(method, optimizer)
+    group.synchronize_gradients(method, optimizer)
     rows = Rows(group, 61, 9)
     if group.rank == 1:
         rows[-1][0].fill_(torch.nan)
     try:
-        with group.together(CostCounter()):
+        with group.joint_training(CostCounter()):
             train_epoch(method, optimizer, lambda _: rows, 0, group.mean)
     except DivergenceError as error:
         return str(error)
@@ -208,7 +208,7 @@ def share_gradients(group: Group, maker: Callable[..., Method], recipe: Recipe, 
     """Share the gradients of a method between ranks. Return the message of an error, or "shared"."""
     method = build_method(group, maker, recipe, "tiny", hyperparameters)
     try:
-        group.share_gradients(method, make_optimizer(method, recipe))
+        group.synchronize_gradients(method, make_optimizer(method, recipe))
     except ValueError as error:
         return str(error)
     return "shared"
@@ -217,7 +217,7 @@ def share_gradients(group: Group, maker: Callable[..., Method], recipe: Recipe, 
 def execute_run(group: Group, run: Run, settings: Settings, needed: list[str]) -> None:
     """Execute a run without recording failures."""
     folder = RunFolder(settings.runs, run.key)
-    finish(run, settings, folder, needed, (), group=group, report=lambda: None)
+    finish_in_process(run, settings, folder, needed, (), group=group, report=lambda: None)
 
 
 def state_names(group: Group, run: Run, methods: Any, shape: Any) -> list[str]:
@@ -228,7 +228,7 @@ def state_names(group: Group, run: Run, methods: Any, shape: Any) -> list[str]:
 
 def list_in_turn(group: Group, folder: Path) -> list[str]:
     """List a folder and add a file to it, one rank after the other. Return what this rank listed."""
-    with group.in_turn():
+    with group.rank_0_first():
         there = sorted(path.name for path in folder.iterdir())
         (folder / f"rank {group.rank}").touch()
     return there
