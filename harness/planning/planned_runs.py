@@ -26,9 +26,6 @@ class RunDescription(Protocol):
     def setup(self) -> str:
         """Architecture, dataset and seed."""
 
-    def spec(self) -> dict[str, Any]:
-        """Return the run as JSON values."""
-
     def tags(self) -> dict[str, str]:
         """Return the tags that describe the run in MLflow."""
 
@@ -102,7 +99,7 @@ class Planned:
         first: how many of its epochs the latest of these trunks has trained.
     """
 
-    run: Any
+    run: RunDescription
     labels: tuple[str, ...]
     role: Literal["cell", "component", "trunk", "trial"]
     needs: tuple[str, ...]
@@ -115,7 +112,7 @@ class Planned:
     @property
     def key(self) -> str:
         """The name of its folder, and of its MLflow run."""
-        return str(self.run.key)
+        return self.run.key
 
     @property
     def label(self) -> str:

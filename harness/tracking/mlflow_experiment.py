@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic import BaseModel
 
 from harness.planning.planned_runs import Planned
 from harness.store.run_folder import RunFolder, read_json
@@ -118,6 +119,7 @@ class MlflowExperiment:
         with tracking_errors(self.store):
             run_id, old = self.known.get(planned.key) or self.find_or_create_run(planned)
             if "state" not in old:  # a new run, or a process was killed between creating it and its first update
+                assert isinstance(planned.run, BaseModel)  # `with_specs` has made it
                 self.set_params(run_id, flatten(planned.run.model_dump(mode="json")))
             if old.get("state") != "finished":
                 self.send_epochs(run_id, folder)
@@ -157,7 +159,7 @@ class MlflowExperiment:
             **run.tags(),
             **({"banner": self.banner} if self.banner else {}),
         }
-        made = self.client.create_run(self.experiment_id, tags=tags, run_name=f"{planned.label} · {run.place}")
+        made = self.client.create_run(self.experiment_id, tags=tags, run_name=f"{planned.label} · {run.setup}")
         self.known[run.key] = (made.info.run_id, tags)
         return self.known[run.key]
 

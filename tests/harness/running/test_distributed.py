@@ -108,7 +108,7 @@ def test_averages(pair, bucket):
 
 
 def test_rank_0_goes_first(pair, tmp_path):
-    assert pair(jobs.rank_0_first, tmp_path) == [[], ["rank 0"]]
+    assert pair(jobs.list_in_turn, tmp_path) == [[], ["rank 0"]]
 
 
 # --- every method ---------------------------------------------------------------------------------------------
