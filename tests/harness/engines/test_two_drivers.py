@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from harness.planning import plan as planning
+from harness.planning import schedule as planning
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.execute import fail
