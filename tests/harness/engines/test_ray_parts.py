@@ -62,7 +62,9 @@ def test_only_a_whole_archive_removes_progress_and_failure_files(folder):
 
 def test_the_result_is_written_last(folder, monkeypatch):
     order = []
-    monkeypatch.setattr("harness.engines.run_archive.write", lambda path, save, durable: order.append(path.name))
+    monkeypatch.setattr(
+        "harness.engines.run_archive.write_atomically", lambda path, save, durable: order.append(path.name)
+    )
     unpack({"result.json": b"", "spec.json": b"", "checkpoint.pt": b""}, folder, whole=True)
     assert order == ["spec.json", "checkpoint.pt", "result.json"]
 
