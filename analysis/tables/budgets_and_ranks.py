@@ -46,12 +46,8 @@ def _budget_tables(board: pd.DataFrame, metric: Metric) -> Iterator[TextTable]:
             ]
             for row in rows.to_dict("records")
         ]
-        yield TextTable(
-            f"Best method within a budget (of: entries within the budget) · {group_title(cell)}",
-            heads,
-            body,
-            repeated_columns=2,
-        )
+        title = f"Best method within a budget (of: entries within the budget) · {group_title(cell)}"
+        yield TextTable(title, heads, body, repeated_columns=2)
 
 
 def _rank_tables(board: pd.DataFrame, metric: Metric) -> Iterator[TextTable]:
