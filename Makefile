@@ -46,7 +46,7 @@ format: setup
 # A site that opens from disk: site/index.html. A broken link ends the build.
 docs: setup
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 # Each prints a table and fails where a bound does not hold; the machine should do nothing else meanwhile.
 benchmark: setup
