@@ -5,13 +5,13 @@ docs/methods.md is made of `econ list methods` and the methods' docstrings, the 
 """
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from harness.cli import app
 from methods import METHODS, Method
 
 METHODS_PAGE = Path(__file__).with_name("methods.md")
@@ -22,7 +22,6 @@ PAPERS = {
     "hypernetworks": "Economical ensembles with hypernetworks (Sacramento et al. 2020)",
     "subspaces": "Learning neural network subspaces (Wortsman et al. 2021)",
 }
-ECON = [sys.executable, "-c", "from harness.cli import main; main()"]
 HEAD = """\
 # Methods
 
@@ -31,8 +30,8 @@ HEAD = """\
 Look up here what a method does, what it costs, and which values it takes. In a terminal, `econ list methods` says the
 same in fewer words.
 
-A study writes a method by its name, with values where they differ from the defaults: `late_phase_bn(K=5)`. A method with
-METHOD in its name is made of another one, and of plain training where nothing is written: `swa`,
+A study writes a method by its name, with values where they differ from the defaults: `late_phase_bn(K=5)`. A method
+with METHOD in its name is made of another one, and of plain training where nothing is written: `swa`,
 `swa(late_phase_bn(K=5))`, `deep_ensemble(late_phase_bn)`, `snapshot(swa)`. They compose freely.
 
 Places in training, such as `start`, are an epoch where they are a whole number, and a part of all epochs where they are
@@ -47,10 +46,8 @@ SECTION = re.compile(r"^(\w[\w ]*):\s*$")
 
 def listing(*arguments: str, columns: int = 100) -> str:
     """Give what `econ list` prints, in lines of so many columns."""
-    here = str(METHODS_PAGE.parents[1])
-    environment = os.environ | {"COLUMNS": str(columns), "PYTHONUTF8": "1", "PYTHONPATH": here}
-    command = [*ECON, "list", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True).stdout.strip()
+    result = CliRunner().invoke(app, ["list", *arguments], env={"COLUMNS": str(columns)}, catch_exceptions=False)
+    return result.stdout.strip()
 
 
 def sections(docstring: str) -> dict[str, str]:
@@ -111,8 +108,8 @@ def methods_page() -> str:
     """Write the page of the methods."""
     table = listing("methods", "--format", "markdown")
     cells = [[part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()[2:]]
-    rows = {re.match(r"`(\w+)", each[0])[1]: each for each in cells if each}  # type: ignore[index]
-    blocks = {re.match(r"\w+", block)[0]: block for block in listing("methods").split("\n\n")}  # type: ignore[index]
+    rows = {re.match(r"`(\w+)", each[0])[1]: each for each in cells if each}
+    blocks = {re.match(r"\w+", block)[0]: block for block in listing("methods").split("\n\n")}
     lines = [HEAD, "## All methods", "", table, ""]
     for name in METHODS:
         lines += section(name, rows[name], blocks[name])
