@@ -91,6 +91,11 @@ def call(monkeypatch, capsys, *arguments):
     return capsys.readouterr().out
 
 
+def name_of(part):
+    """Name a test by its block, or by the words of its command."""
+    return str(part) if isinstance(part, Block) else " ".join(part)
+
+
 class TestEverySnippet:
     def test_is_of_a_kind_that_a_test_runs(self):
         """What to do if this fails: say below how blocks of the new kind are run."""
