@@ -48,14 +48,15 @@ MINIMAL = {
     "methods": ["sgd", "line"],
 }
 """A study, to which a snippet adds its keys."""
-SMALL = """\
-datasets: [{name: digits, train_size: 100, corruptions: none}]
+DIGITS = "[{name: digits, train_size: 100, corruptions: none}]"
+SMALL = f"""\
+datasets: {DIGITS}
 architectures: [lenet5]
 seeds: [0, 1]
 recipe: {epochs: 2, batch_size: 32, lr: 0.05}
 methods: [sgd, late_phase_bn(K=2, start=0.5)]
 """
-"""Runs in place of the study `digits`, which takes minutes."""
+"""In place of the study `digits`, which takes minutes."""
 SCALE = "epochs=4,subset=32,width=0.1,members=2,seeds=1,data=made"
 """Of the other studies, in place of `tiny` too."""
 FIRST = {"econ plot late-phase/figure-6": "econ run late-phase/figure-6"}
@@ -256,8 +257,8 @@ def test_a_page_runs_from_end_to_end(page, here, monkeypatch, capsys):
     names: dict[str, object] = {}
     for block in [b for b in BLOCKS if b.page == page]:
         if block.title:
-            text = re.sub(r"epochs: \d+", "epochs: 3", block.text) if block.kind == "yaml" else block.text
-            Path(block.title).write_text(text, encoding="utf-8")
+            text = block.text.replace("[digits]", DIGITS) if block.kind == "yaml" else block.text
+            Path(block.title).write_text(re.sub(r"epochs: \d+", "epochs: 3", text), encoding="utf-8")
         elif block.kind == "python":
             exec(compile(block.text, str(block), "exec"), names)
         elif block.kind == "console":
