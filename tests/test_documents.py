@@ -49,13 +49,15 @@ MINIMAL = {
 }
 """A study, to which a snippet adds its keys."""
 DIGITS = "[{name: digits, train_size: 100, corruptions: none}]"
-SMALL = f"""\
-datasets: {DIGITS}
-architectures: [lenet5]
-seeds: [0, 1]
-recipe: {epochs: 2, batch_size: 32, lr: 0.05}
-methods: [sgd, late_phase_bn(K=2, start=0.5)]
-"""
+SMALL = "\n".join(
+    [
+        f"datasets: {DIGITS}",
+        "architectures: [lenet5]",
+        "seeds: [0, 1]",
+        "recipe: {epochs: 2, batch_size: 32, lr: 0.05}",
+        "methods: [sgd, late_phase_bn(K=2, start=0.5)]",
+    ]
+)
 """In place of the study `digits`, which takes minutes."""
 SCALE = "epochs=4,subset=32,width=0.1,members=2,seeds=1,data=made"
 """Of the other studies, in place of `tiny` too."""
