@@ -55,7 +55,7 @@ SMALL = "\n".join(
         "architectures: [lenet5]",
         "seeds: [0, 1]",
         "recipe: {epochs: 2, batch_size: 32, lr: 0.05}",
-        "methods: [sgd, late_phase_bn(K=2, start=0.5)]",
+        "methods: [sgd, 'late_phase_bn(K=2, start=0.5)']",
     ]
 )
 """In place of the study `digits`, which takes minutes."""
