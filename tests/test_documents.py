@@ -61,7 +61,7 @@ SMALL = "\n".join(
 """In place of the study `digits`, which takes minutes."""
 SCALE = "epochs=4,subset=32,width=0.1,members=2,seeds=1,data=made"
 """Of the other studies, in place of `tiny` too."""
-FIRST = {"econ plot late-phase/figure-6": "econ run late-phase/figure-6"}
+FIRST = {"econ plot late-phase/figure-3": "econ run late-phase/figure-3"}
 """What must be done before, as the page says in words."""
 
 CONSOLE = [(block, command) for block in BLOCKS if block.kind == "console" for command in block.commands()]
