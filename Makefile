@@ -6,7 +6,7 @@ RESULTS ?= results/$(STUDY)
 WORKERS ?= 2
 BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup leaderboard test test-all lint format benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
+.PHONY: setup leaderboard test test-all lint format docs benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
 
 setup: .venv/installed
 
@@ -43,6 +43,11 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# A site that opens from disk: site/index.html. A broken link ends the build.
+docs: setup
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
 # Each prints a table and fails where a bound does not hold; the machine should do nothing else meanwhile.
 benchmark: setup
 	$(BIN)/python -m tests.benchmarks.speed
@@ -67,4 +72,4 @@ benchmark-peers: .venv/peers/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,8 +1,7 @@
-"""What `econ list` says of methods, and that the README says the same."""
+"""What `econ list` says."""
 
 import re
 import subprocess
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
@@ -12,8 +11,6 @@ from harness.catalogue import listing as listing
 from harness.planning import study_cost
 from methods import METHODS, About, Method
 from models import architecture_names
-
-ROOT = Path(__file__).parents[3]
 
 
 class Rich(Method):
@@ -101,13 +98,6 @@ def test_every_method_fits_into_100_columns():
     assert max(map(len, text.splitlines())) <= 100
     for name in METHODS:
         assert re.search(rf"^{name}(\(METHOD\))?( {{2,}}.*)?$", text, re.MULTILINE), name
-
-
-def test_the_readme_has_this_table():
-    """After a change: `econ list methods --format markdown`, between the two markers."""
-    text = (ROOT / "README.md").read_text()
-    (written,) = re.findall(r"<!-- methods -->\n(.*)\n<!-- /methods -->", text, re.DOTALL)
-    assert written == listing.methods_as_markdown()
 
 
 def test_what_an_edited_study_costs_is_counted_and_said(monkeypatch, capsys):
