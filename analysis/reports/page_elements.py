@@ -20,8 +20,8 @@ class Column:
     Attributes:
         title: The title that readers see.
         unit: The unit, or "".
-        better: Which direction is better; None where neither is. The first click on the heading sorts the best to the
-        top.
+        better: Which direction is better; None where neither is. The first click on the heading sorts the best
+            to the top.
         kind: The kind of content: "number", "text", "code" (commits, keys), or "name", the subject of a row. A table
             has exactly one "name" column. It stays visible while scrolling, and the page's filter searches it.
         metric: The name under which readers can show and hide the column, in all tables at once; "" for a column that
