@@ -6,7 +6,7 @@ RESULTS ?= results/$(STUDY)
 WORKERS ?= 2
 BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup leaderboard test test-all lint format benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
+.PHONY: setup leaderboard test test-more test-all lint format benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
 
 setup: .venv/installed
 
@@ -25,10 +25,14 @@ leaderboard: setup
 	$(BIN)/econ plot $(STUDY) --output $(RESULTS)
 	$(BIN)/econ leaderboard $(STUDY)
 
-# Most tests run in WORKERS processes beside each other; those that measure times (`alone`) one by one after them.
+# Tests run in WORKERS processes beside each other; those that measure times (`alone`) one by one after them.
 test: setup
-	$(BIN)/python -m pytest -m 'not slow and not alone' $(BESIDE)
-	$(BIN)/python -m pytest -m 'not slow and alone'
+	$(BIN)/python -m pytest -m 'not slow and not long and not alone' $(BESIDE)
+
+# What is long by nature: chaos, kills at random moments, Ray clusters, timing, rehearsals of studies.
+test-more: setup
+	$(BIN)/python -m pytest -m 'long and not slow and not alone' $(BESIDE)
+	$(BIN)/python -m pytest -m 'alone and not slow'
 
 test-all: setup
 	$(BIN)/python -m pytest -m 'not alone' $(BESIDE)
