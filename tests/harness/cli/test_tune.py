@@ -228,6 +228,7 @@ def test_a_search_without_a_finished_trial_is_a_failure(call, study, tmp_path):
     assert not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_what_is_done(econ, environment, study, tmp_path, empty_store):
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")

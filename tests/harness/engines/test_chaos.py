@@ -152,6 +152,7 @@ def reference(study, tmp_path_factory, run_study):
     return runs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", OPTIONS)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_killed_at_any_moment_a_study_ends_as_if_never_killed(

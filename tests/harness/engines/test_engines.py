@@ -64,6 +64,7 @@ def plugin(tmp_path):
     return path
 
 
+@pytest.mark.long
 def test_processes_give_the_same_bits_even_if_one_is_killed(tmp_path, plugin, write_study, run_study, read_result):
     mark = tmp_path / "mark"
     killed = f"killed(times=1, mark={str(mark)!r})"
@@ -81,6 +82,7 @@ def test_processes_give_the_same_bits_even_if_one_is_killed(tmp_path, plugin, wr
         assert read_result(tmp_path / "runs", key) == read_result(tmp_path / "whole", key), whole.plan.runs[key].run
 
 
+@pytest.mark.long
 def test_a_run_that_always_kills_its_worker_fails_alone(tmp_path, plugin, write_study, run_study):
     mark = tmp_path / "mark"
     killer = f"killed(times=99, mark={str(mark)!r})"
@@ -217,6 +219,7 @@ def test_a_run_whose_worker_dies_is_tried_thrice_the_last_time_alone(scripted):
     assert len(given) == 8 + 2 + 1
 
 
+@pytest.mark.long
 def test_a_worker_that_died_while_it_was_idle_is_replaced(tmp_path, write_study, run_study):
     done = run_study(write_study(tmp_path / "s.yaml"), tmp_path / "runs")
     (planned,) = done.plan.runs.values()

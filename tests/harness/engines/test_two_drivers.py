@@ -103,6 +103,7 @@ def check_store(tmp_path, plan):
         assert {file.path for file in client.list_artifacts(run.info.run_id)} == files
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_drivers_train_each_run_once(tmp_path, launch, plan, engine):
     drivers = [launch(engine) for _ in range(2)]
@@ -120,6 +121,7 @@ def test_two_drivers_train_each_run_once(tmp_path, launch, plan, engine):
     assert "warning" not in "".join(outputs)
 
 
+@pytest.mark.long
 def test_the_other_driver_finishes_all_when_one_is_killed(tmp_path, launch, plan):
     victim, survivor = launch("processes"), launch("processes")
 

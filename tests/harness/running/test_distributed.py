@@ -292,6 +292,7 @@ def test_too_small_a_last_minibatch_is_refused(pair, make_run, tmp_path):
         pair(jobs.perform, run, Settings(tmp_path), [])
 
 
+@pytest.mark.long
 def test_a_rank_that_dies_takes_the_run_down_and_the_run_goes_on(exact):
     make, settings = exact
     run, ticks, before = make("killed"), [], set(multiprocessing.active_children())

@@ -129,6 +129,7 @@ def read_tries(tmp_path, always):
     return [line.split() for line in (tmp_path / "box" / f"tries {always}").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_a_run_without_memory_beside_others_is_tried_again_alone(tmp_path, study, run_study):
     written = study("neighbour(box)", "hungry(box)", "hungry(box, always=True)")
     done = run_study(written, tmp_path / "runs", Processes(2, 1), plugins=[tmp_path / "hungry.py"])
@@ -165,7 +166,7 @@ def test_inline_it_is_tried_again_without_what_earlier_runs_left(tmp_path, study
 
 FREED = """
 import ctypes, resource, sys
-from harness.memory import keep_freed_memory
+from harness.running.worker_process import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -197,7 +198,7 @@ def test_freed_memory_is_not_asked_of_the_system_again():
 
 LARGE = """
 import ctypes, sys
-from harness import memory
+from harness.running import worker_process as memory
 if sys.argv[1] == "keep":
     memory.keep_freed_memory()
 libc = ctypes.CDLL(None)

@@ -252,6 +252,7 @@ MAKE = (
 )
 
 
+@pytest.mark.long
 def test_a_store_killed_while_it_is_made_is_made_anew(tmp_path, environment):
     database = tmp_path / "new" / "mlflow.db"
     child = subprocess.Popen(

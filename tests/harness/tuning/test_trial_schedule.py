@@ -280,6 +280,7 @@ def test_values_that_fail_are_no_trials_but_bounded(tmp_path, searches):
     assert trials.complete(found[0].key)
 
 
+@pytest.mark.long
 def test_a_worker_that_always_dies_fails_its_trial_and_no_other(tmp_path, searches):
     (tmp_path / "killer.py").write_text(
         BROKEN.replace("Broken", "Killer").replace(
