@@ -39,7 +39,7 @@ def call(run_here, monkeypatch, tmp_path, empty_store):
 
 @pytest.fixture
 def study(tmp_path, write_study, npz):
-    held_out = [{"name": f"npz:{npz}", "validation": 15}]
+    held_out = [{"name": f"npz:{npz}", "validation": 15, "corruptions": "none"}]
     methods = ["sgd", {"late": "late_phase_bn(K=2, start=1)"}, "batch_ensemble(K=2)"]
     return write_study(tmp_path / "s.yaml", datasets=held_out, methods=methods)
 
