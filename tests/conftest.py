@@ -1,7 +1,9 @@
 """Small networks and data that many tests share."""
 
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +82,18 @@ SETTINGS: dict[str, dict[str, object]] = {
     "deep_ensemble": {"K": 3},
 }
 """What makes an entry of METHODS fit into 4 to 6 epochs (starts are fractions of them); else, its defaults."""
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an MLflow database once for all processes that run tests: copying it is far quicker."""
+    from harness.tracking.mlflow_store import make_database
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which they share
+    make_database(folder / "empty.db")  # which lets one process make it, and others wait
+    return folder / "empty.db"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A tiny dataset, studies made of it, and ways to run them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -212,11 +213,12 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
     """Make an MLflow database once: copying it is far quicker."""
     from harness.tracking.mlflow_mirror import Mirror
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(empty_database, path)
     mirror = Mirror(f"sqlite:///{path}", "unused", path.parent)
     mirror.open()
     assert not mirror.problem

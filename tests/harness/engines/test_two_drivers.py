@@ -268,9 +268,10 @@ def test_two_drivers_that_make_the_experiment_at_once_share_it(tmp_path, empty_s
     assert first.experiment == second.experiment
 
 
-def test_runs_of_another_driver_are_sent_only_if_it_did_not(tmp_path, write_study, run_study, monkeypatch):
+def test_runs_of_another_driver_are_sent_only_if_it_did_not(tmp_path, write_study, run_study, monkeypatch, empty_store):
     monkeypatch.setattr("harness.tracking.mlflow_mirror.OTHERS", 0.0)
     done = run_study(write_study(tmp_path / "s.yaml", methods=["sgd", "swa(start=1)"]), tmp_path / "runs")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     mine, other = Mirror(store, "s", tmp_path / "runs"), Mirror(store, "s", tmp_path / "runs")
     mine.open()
