@@ -6,7 +6,7 @@ RESULTS ?= results/$(STUDY)
 WORKERS ?= 2
 BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup leaderboard test test-all lint format docs benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
+.PHONY: setup leaderboard test test-more test-all lint format docs benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
 
 setup: .venv/installed
 
@@ -15,6 +15,7 @@ setup: .venv/installed
 	@echo 'installing into .venv: torch, MLflow and others, up to 7 GB; this takes some minutes'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	@for what in methods models datasets studies; do $(BIN)/econ list $$what > /dev/null || exit; done  # compiles and caches
 	@touch $@
 
 leaderboard: setup
@@ -25,10 +26,14 @@ leaderboard: setup
 	$(BIN)/econ plot $(STUDY) --output $(RESULTS)
 	$(BIN)/econ leaderboard $(STUDY)
 
-# Most tests run in WORKERS processes beside each other; those that measure times (`alone`) one by one after them.
+# Tests run in WORKERS processes beside each other; those that measure times (`alone`) one by one after them.
 test: setup
-	$(BIN)/python -m pytest -m 'not slow and not alone' $(BESIDE)
-	$(BIN)/python -m pytest -m 'not slow and alone'
+	$(BIN)/python -m pytest -m 'not slow and not long and not alone' $(BESIDE)
+
+# What is long by nature: chaos, kills at random moments, Ray clusters, timing, rehearsals of studies.
+test-more: setup
+	$(BIN)/python -m pytest -m 'long and not slow and not alone' $(BESIDE)
+	$(BIN)/python -m pytest -m 'alone and not slow'
 
 test-all: setup
 	$(BIN)/python -m pytest -m 'not alone' $(BESIDE)
@@ -38,6 +43,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup
 	$(BIN)/ruff format .

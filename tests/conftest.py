@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,18 @@ SETTINGS: dict[str, dict[str, object]] = {
     "deep_ensemble": {"K": 3},
 }
 """Hyperparameters with which a method fits into 4 to 6 epochs; methods that are not listed use their defaults."""
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an MLflow database once for all processes that run tests: copying it is far quicker."""
+    from harness.tracking.mlflow_store import make_database
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which they share
+    make_database(folder / "empty.db")  # which lets one process make it, and others wait
+    return folder / "empty.db"
 
 
 @pytest.fixture

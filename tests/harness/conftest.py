@@ -1,6 +1,7 @@
 """Fixtures: a tiny dataset, studies on it, and functions that run them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def make_run(npz: Path) -> Callable[..., Run]:
         spec, errors = parse_method(method, methods)
         assert spec, errors
         return Run(
-            dataset=with_digest(DatasetSpec(name=f"npz:{npz}")),
+            dataset=with_digest(DatasetSpec(name=f"npz:{npz}", corruptions="none")),  # 75 of them take most of the time
             architecture="lenet5",
             method=spec,
             seed=seed,
@@ -84,7 +85,7 @@ def write_study(npz: Path) -> Callable[..., Path]:
 
     def write(path: Path, **changes: Any) -> Path:
         raw = {
-            "datasets": [f"npz:{npz}"],
+            "datasets": [{"name": f"npz:{npz}", "corruptions": "none"}],
             "architectures": ["lenet5"],
             "seeds": [0],
             "recipe": RECIPE,
@@ -212,11 +213,12 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
     """Create an empty MLflow database once. Tests copy it, which is much faster than creating one."""
     from harness.tracking.mlflow_mirror import Mirror
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(empty_database, path)
     mirror = Mirror(f"sqlite:///{path}", "unused", path.parent)
     mirror.open()
     assert not mirror.problem

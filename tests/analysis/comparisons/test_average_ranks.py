@@ -72,7 +72,7 @@ def test_one_order_everywhere_and_none(scored):
 
 def test_without_a_difference_among_all_no_two_differ(scored):
     """Two of many methods may be a critical difference apart though the test of all finds none."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(15)  # which draws one soon
     tables = (random.permuted(np.tile(np.arange(12.0), (6, 1)), axis=1) for _ in range(500))
     for scores in tables:
         ranks = average_ranks(scored(scores.tolist()))

@@ -13,7 +13,7 @@ from analysis import (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def frame(frame):
     """The runs of the store, measured under two corruptions too."""
     fog = -0.1 * frame["members"] - 0.01 * frame["seed"]
@@ -28,9 +28,15 @@ def plots(frame):
         yield name, plot(many if name == "ranks" else frame)
 
 
-def test_every_plot_saves_three_files_and_leaves_nothing_behind(frame, tmp_path):
+@pytest.fixture(scope="module")
+def drawn(frame):
+    """Every plot, drawn once for the tests that only look at it."""
+    return list(plots(frame))
+
+
+def test_every_plot_saves_three_files_and_leaves_nothing_behind(request, tmp_path):
     before = dict(matplotlib.rcParams)
-    for name, figure in plots(frame):
+    for name, figure in request.getfixturevalue("drawn"):
         files = save(figure, tmp_path / "new" / f"a.{name}")
         assert [file.name for file in files] == [f"a.{name}.{suffix}" for suffix in ("pdf", "svg", "png")]
         assert files[0].read_bytes()[:5] == b"%PDF-" and files[2].read_bytes()[1:4] == b"PNG"
@@ -43,8 +49,8 @@ def test_the_same_figure_is_the_same_file(frame, tmp_path):
     assert first == [file.read_bytes() for file in save(accuracy_against_cost(frame), tmp_path / "two")]
 
 
-def test_no_text_is_cut_off_or_overlaps_the_legend(frame):
-    for _, figure in plots(frame):
+def test_no_text_is_cut_off_or_overlaps_the_legend(drawn):
+    for _, figure in drawn:
         figure.draw_without_rendering()
         page, box = figure.bbox, figure.get_tightbbox().transformed(figure.dpi_scale_trans)
         assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1

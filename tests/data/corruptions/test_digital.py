@@ -23,11 +23,9 @@ def test_contrast_shrinks_about_each_channels_mean(size, severity, factor):
 
 def through_hsv(images, change):
     """Change hue, saturation and value pixel by pixel with the standard library."""
-    out = images.clone()
-    for n, row, column in np.ndindex(images.shape[0], *images.shape[2:]):
-        hsv = colorsys.rgb_to_hsv(*images[n, :, row, column].tolist())
-        out[n, :, row, column] = torch.tensor(colorsys.hsv_to_rgb(*change(*hsv)))
-    return out
+    pixels = images.movedim(1, -1)  # (N, H, W, 3)
+    changed = [colorsys.hsv_to_rgb(*change(*colorsys.rgb_to_hsv(*rgb))) for rgb in pixels.reshape(-1, 3).tolist()]
+    return torch.tensor(changed, dtype=images.dtype).view(pixels.shape).movedim(-1, 1)
 
 
 def with_special_pixels(size):

@@ -296,6 +296,7 @@ class Slow(Method):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["inline", "processes", "ray"])
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path, econ, environment, write_study, engine, store):
     (tmp_path / "slow.py").write_text(SLOW)

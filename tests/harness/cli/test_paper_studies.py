@@ -52,6 +52,7 @@ def test_a_study_is_well_formed(name, monkeypatch):
         assert (values["label"] != "").any() and values["paper_mean"].notna().any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in (*PAPERS, "leaderboard")]
 )
@@ -89,6 +90,7 @@ def rehearsed(tmp_path_factory):
     return tmp_path_factory.mktemp("rehearsed")
 
 
+@pytest.mark.long
 def test_all_tables_compile_in_one_document(rehearsed):
     files = sorted(rehearsed.glob("*.tex"))
     if not files:

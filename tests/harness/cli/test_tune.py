@@ -38,7 +38,7 @@ def call(run_here, monkeypatch, tmp_path, empty_store):
 
 @pytest.fixture
 def study(tmp_path, write_study, npz):
-    held_out = [{"name": f"npz:{npz}", "validation": 15}]
+    held_out = [{"name": f"npz:{npz}", "validation": 15, "corruptions": "none"}]
     methods = ["sgd", {"late": "late_phase_bn(K=2, start=1)"}, "batch_ensemble(K=2)"]
     return write_study(tmp_path / "s.yaml", datasets=held_out, methods=methods)
 
@@ -229,6 +229,7 @@ def test_a_search_without_a_finished_trial_is_a_failure(call, study, tmp_path):
     assert not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_what_is_done(econ, environment, study, tmp_path, empty_store):
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")

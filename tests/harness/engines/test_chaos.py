@@ -152,6 +152,7 @@ def reference(study, tmp_path_factory, run_study):
     return runs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", OPTIONS)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_study_killed_at_any_time_ends_with_the_same_results(

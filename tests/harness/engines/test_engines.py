@@ -64,6 +64,7 @@ def plugin(tmp_path):
     return path
 
 
+@pytest.mark.long
 def test_processes_give_the_same_bits_as_inline_even_if_one_is_killed(
     tmp_path, plugin, write_study, run_study, read_result
 ):
@@ -83,6 +84,7 @@ def test_processes_give_the_same_bits_as_inline_even_if_one_is_killed(
         assert read_result(tmp_path / "runs", key) == read_result(tmp_path / "whole", key), whole.plan.runs[key].run
 
 
+@pytest.mark.long
 def test_a_run_that_always_kills_its_worker_fails_and_others_do_not(tmp_path, plugin, write_study, run_study):
     mark = tmp_path / "mark"
     killer = f"killed(times=99, mark={str(mark)!r})"
@@ -221,6 +223,7 @@ def test_a_run_whose_worker_dies_has_three_attempts_the_last_one_alone(scripted)
     assert len(given) == 8 + 2 + 1
 
 
+@pytest.mark.long
 def test_an_idle_worker_that_died_is_replaced(tmp_path, write_study, run_study):
     done = run_study(write_study(tmp_path / "s.yaml"), tmp_path / "runs")
     (planned,) = done.plan.runs.values()

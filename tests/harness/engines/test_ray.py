@@ -16,6 +16,8 @@ from harness.engines.retry_queue import MAX_ATTEMPTS
 from harness.engines.run_archive import is_run_file
 from harness.store.run_folder import RunFolder
 
+pytestmark = pytest.mark.long
+
 METHODS = ["sgd", "swa(late_phase_bn(K=2, start=1), start=2)", "mc_dropout(K=2)", "deep_ensemble(K=2)"]
 
 KILLED = """

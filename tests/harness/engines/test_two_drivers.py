@@ -103,6 +103,7 @@ def check_store(tmp_path, plan):
         assert {file.path for file in client.list_artifacts(run.info.run_id)} == files
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_drivers_train_each_run_once(tmp_path, launch, plan, engine):
     drivers = [launch(engine) for _ in range(2)]
@@ -120,6 +121,7 @@ def test_two_drivers_train_each_run_once(tmp_path, launch, plan, engine):
     assert "warning" not in "".join(outputs)
 
 
+@pytest.mark.long
 def test_one_driver_finishes_the_study_when_the_other_is_killed(tmp_path, launch, plan):
     victim, survivor = launch("processes"), launch("processes")
 
@@ -269,9 +271,10 @@ def test_two_drivers_that_create_the_experiment_at_once_share_it(tmp_path, empty
     assert first.experiment_id == second.experiment_id
 
 
-def test_runs_of_another_driver_are_sent_only_if_it_did_not(tmp_path, write_study, run_study, monkeypatch):
+def test_runs_of_another_driver_are_sent_only_if_it_did_not(tmp_path, write_study, run_study, monkeypatch, empty_store):
     monkeypatch.setattr("harness.tracking.mlflow_mirror.OTHER_DRIVERS_SECONDS", 0.0)
     done = run_study(write_study(tmp_path / "s.yaml", methods=["sgd", "swa(start=1)"]), tmp_path / "runs")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     mine, other = Mirror(store, "s", tmp_path / "runs"), Mirror(store, "s", tmp_path / "runs")
     mine.open()

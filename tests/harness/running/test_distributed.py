@@ -290,6 +290,7 @@ def test_too_small_a_last_minibatch_is_refused(pair, make_run, tmp_path):
         pair(jobs.execute_run, run, Settings(tmp_path), [])
 
 
+@pytest.mark.long
 def test_the_death_of_a_rank_ends_the_run_which_then_resumes(exact):
     make, settings = exact
     run, ticks, before = make("killed"), [], set(multiprocessing.active_children())

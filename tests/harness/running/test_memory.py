@@ -129,6 +129,7 @@ def read_tries(tmp_path, always):
     return [line.split() for line in (tmp_path / "box" / f"tries {always}").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_a_run_that_ran_out_of_memory_beside_others_is_tried_again_alone(tmp_path, study, run_study):
     written = study("neighbour(box)", "hungry(box)", "hungry(box, always=True)")
     done = run_study(written, tmp_path / "runs", Processes(2, 1), plugins=[tmp_path / "hungry.py"])

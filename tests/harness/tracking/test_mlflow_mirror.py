@@ -253,6 +253,7 @@ MAKE = (
 )
 
 
+@pytest.mark.long
 def test_a_database_killed_during_its_creation_is_created_again(tmp_path, environment):
     database = tmp_path / "new" / "mlflow.db"
     child = subprocess.Popen(
@@ -330,10 +331,9 @@ def test_flatten():
     assert flatten({"a": 1, "b": {"c": None, "d": {"e": [1]}}}) == {"a": 1, "b.c": None, "b.d.e": [1]}
 
 
-def test_two_drivers_make_one_run_of_a_key(finished, tmp_path):
+def test_two_drivers_make_one_run_of_a_key(store, finished):
     """Both learn what the store has before either sends anything."""
     plan, runs = finished
-    store = f"sqlite:///{tmp_path}/two.db"
     mirrors = [Mirror(store, "rows", runs) for _ in range(2)]
     for mirror in mirrors:
         mirror.open()
@@ -344,9 +344,9 @@ def test_two_drivers_make_one_run_of_a_key(finished, tmp_path):
     check(store, plan, runs)
 
 
-def test_a_run_the_store_rejects_does_not_hold_up_the_others(finished, tmp_path, monkeypatch):
+def test_a_run_the_store_rejects_does_not_hold_up_the_others(store, finished, monkeypatch):
     plan, runs = finished
-    mirror = Mirror(f"sqlite:///{tmp_path}/picky.db", "rows", runs)
+    mirror = Mirror(store, "rows", runs)
     mirror.open()
     first, *rest = plan.runs.values()
     send = mirror.log

@@ -19,7 +19,7 @@ LATE = "late_phase_bn(K=2)"
 @pytest.fixture
 def study(tmp_path, write_study, npz):
     def make(*methods, **changes):
-        held_out = [{"name": f"npz:{npz}", "validation": 15}]
+        held_out = [{"name": f"npz:{npz}", "validation": 15, "corruptions": "none"}]
         return load(str(write_study(tmp_path / "s.yaml", **{"datasets": held_out, "methods": [*methods], **changes})))
 
     return make

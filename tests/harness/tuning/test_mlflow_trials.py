@@ -40,7 +40,7 @@ class Odd(Method):
 def tuning(tmp_path, write_study, npz):
     """Return a function that tunes a study whose trials end in every possible way."""
     (tmp_path / "odd.py").write_text(ODD)
-    held_out = [{"name": f"npz:{npz}", "validation": 15}]
+    held_out = [{"name": f"npz:{npz}", "validation": 15, "corruptions": "none"}]
     path = write_study(tmp_path / "odd.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])
     study = load(str(path))
     searches = find_searches(study, "nll", 1000).searches
@@ -146,7 +146,7 @@ def test_a_retried_trial_is_a_run_of_its_own(tmp_path, write_study, npz, store):
     there = f'__import__("pathlib").Path({str(tmp_path / "mark")!r}).exists()'
     plugin = ODD.replace('a == "no"', "False").replace('self.a == "bad"', f"not {there}")
     (tmp_path / "odd.py").write_text(plugin)
-    held_out = [{"name": f"npz:{npz}", "validation": 15}]
+    held_out = [{"name": f"npz:{npz}", "validation": 15, "corruptions": "none"}]
     study = load(str(write_study(tmp_path / "odd.yaml", datasets=held_out, methods=["odd"], plugins=["odd.py"])))
     searches = find_searches(study, "nll", 1000).searches
     for launch in range(3):

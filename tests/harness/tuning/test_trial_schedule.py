@@ -283,6 +283,7 @@ def test_failed_trials_do_not_count_but_their_number_is_limited(tmp_path, search
     assert trials.is_complete(found[0].key)
 
 
+@pytest.mark.long
 def test_a_trial_that_always_kills_its_worker_fails_and_others_do_not(tmp_path, searches):
     (tmp_path / "killer.py").write_text(
         BROKEN.replace("Broken", "Killer").replace(

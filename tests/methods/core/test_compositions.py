@@ -1,5 +1,6 @@
 """What every wrapper and every ensemble must keep to, around every method."""
 
+from copy import deepcopy
 from functools import partial
 from itertools import product
 
@@ -53,21 +54,37 @@ def test_what_means_nothing_is_refused_with_the_reason(outer, inner, recipe):
 PAIRS = [pair for pair in product(TRAINING_WRAPPERS, INNER) if pair not in REFUSED]
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[tuple[object, ...], Method]:
+    """Wrappers that were trained once, for all tests that only read them."""
+    return {}
+
+
+@pytest.fixture
+def few(batches):
+    return batches[-4:]
+
+
+@pytest.fixture
+def wrapper(outer, inner, recipe, few, fuse_up_to, kept) -> Method:
+    """A wrapper around a method, trained but not prepared; not to be changed."""
+    key = outer, inner, Method.fuse_up_to
+    if key not in kept:
+        kept[key] = build(WRAPPERS[outer], recipe, of=INNER[inner])
+        train_epochs(kept[key], make_optimizer(kept[key], recipe), few)
+    return kept[key]
+
+
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
-def test_every_wrapper_around_every_method_resumes_with_the_same_bits(outer, inner, recipe, batches):
-    make = partial(WRAPPERS[outer], of=INNER[inner])
-    few = batches[-4:]
-    whole = trained(make, recipe, few)
-    assert_same_state(resumed(make, recipe, few, 4), whole)
+def test_every_wrapper_around_every_method_resumes_with_the_same_bits(outer, inner, wrapper, recipe, few):
+    whole = finish(deepcopy(wrapper), few)
+    assert_same_state(resumed(partial(WRAPPERS[outer], of=INNER[inner]), recipe, few, 4), whole)
     assert predictions(whole).isfinite().all()
 
 
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
-def test_a_wrapper_trains_as_its_inner_method_does(outer, inner, recipe, batches):
+def test_a_wrapper_trains_as_its_inner_method_does(outer, inner, wrapper, recipe, few):
     """But for the learning rate and the recipe, training is the inner method's own, to the bit."""
-    few = batches[-4:]
-    wrapper = build(WRAPPERS[outer], recipe, of=INNER[inner])
-    train_epochs(wrapper, make_optimizer(wrapper, recipe), few)
     bare = build(INNER[inner], wrapper.recipe)
     bare.lr = wrapper.lr
     train_epochs(bare, make_optimizer(bare, recipe), few)

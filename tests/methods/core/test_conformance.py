@@ -97,6 +97,21 @@ def assert_members_predict(name: str, method: Method, net: str = "tiny") -> None
     torch.testing.assert_close(predictions(method), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[tuple[object, ...], Method]:
+    """Methods that were trained once, for all tests that only read them."""
+    return {}
+
+
+@pytest.fixture
+def whole(name, recipe, batches, fuse_up_to, kept) -> Method:
+    """The method of this name, trained from beginning to end; not to be changed."""
+    key = name, Method.fuse_up_to
+    if key not in kept:
+        kept[key] = trained(TRAINED[name], recipe, batches)
+    return kept[key]
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_trains_and_predicts(name, recipe, batches):
     method = build(TRAINED[name], recipe)
@@ -115,30 +130,29 @@ def test_trains_and_predicts(name, recipe, batches):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_same_seed_same_bits_other_seed_other_bits(name, recipe, batches):
-    one, same, other = (predictions(trained(TRAINED[name], recipe, batches, seed)) for seed in (0, 0, 1))
+def test_same_seed_same_bits_other_seed_other_bits(name, whole, recipe, batches):
+    one, (same, other) = predictions(whole), (predictions(trained(TRAINED[name], recipe, batches, i)) for i in (0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("name", "stop"), list(product(TRAINED, (1, 3, 5, 6))))
-def test_resuming_into_a_spoiled_instance_gives_the_same_bits(name, stop, recipe, batches):
-    whole, again = trained(TRAINED[name], recipe, batches), resumed(TRAINED[name], recipe, batches, stop)
+def test_resuming_into_a_spoiled_instance_gives_the_same_bits(name, stop, whole, recipe, batches):
+    again = resumed(TRAINED[name], recipe, batches, stop)
     assert_same_state(again, whole)
     assert torch.equal(predictions(again), predictions(whole))
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_finished_state_predicts_the_same(name, recipe, batches):
-    whole = trained(TRAINED[name], recipe, batches)
+def test_the_finished_state_predicts_the_same(name, whole, recipe):
     other = build(TRAINED[name], recipe)
     other.load_state_dict(whole.state_dict())
     assert torch.equal(predictions(other.eval()), predictions(whole))
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_prediction_changes_nothing(name, recipe, batches):
-    method = trained(TRAINED[name], recipe, batches)
+def test_prediction_changes_nothing(name, whole):
+    method = deepcopy(whole)
     state = deepcopy(method.state_dict())
     once = predictions(method)
     assert torch.equal(once, predictions(method))
@@ -157,8 +171,7 @@ def test_preparing_writes_only_buffers(name, recipe, batches):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, recipe, batches):
-    whole = trained(TRAINED[name], recipe, batches)
+def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, whole, recipe, batches):
     method = build(TRAINED[name], recipe)
     optimizer = make_optimizer(method, recipe)
     for epoch in range(method.epochs):
@@ -169,8 +182,8 @@ def test_preparing_a_copy_in_mid_run_leaves_training_alone(name, recipe, batches
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_members_are_networks_and_predict_each(name, recipe, batches):
-    assert_members_predict(name, trained(TRAINED[name], recipe, batches))
+def test_members_are_networks_and_predict_each(name, whole):
+    assert_members_predict(name, whole)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -219,20 +232,25 @@ ON_NETS = [
 
 
 @pytest.fixture
+def few(batches):
+    return batches[-4:]
+
+
+@pytest.fixture
 def short() -> Recipe:
     return Recipe(epochs=4, lr=0.05, weight_decay=1e-3)
 
 
 @pytest.mark.parametrize(("name", "net"), ON_NETS)
-def test_on_other_networks_it_trains_and_resumes_with_the_same_bits(name, net, short, batches):
+def test_on_other_networks_it_trains_and_resumes_with_the_same_bits(name, net, short, few):
     whole = build(TRAINED[name], short, net=net)
     keys = set(whole.state_dict())
-    losses = train_epochs(whole, make_optimizer(whole, short), batches)
+    losses = train_epochs(whole, make_optimizer(whole, short), few)
     assert losses[-1] < losses[0]
-    finish(whole, batches)
+    finish(whole, few)
     assert set(whole.state_dict()) == keys
     assert_members_predict(name, whole, net)
-    again = resumed(TRAINED[name], short, batches, 2, net)
+    again = resumed(TRAINED[name], short, few, 2, net)
     assert_same_state(again, whole)
     assert torch.equal(predictions(again), predictions(whole))
 
