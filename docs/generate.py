@@ -1,11 +1,13 @@
 """Write what follows from the code: `python docs/generate.py`.
 
 docs/methods.md is made of `econ list methods` and the methods' docstrings, the tables of docs/paper-studies.md of
-`econ list studies`.
+`econ list studies`, and the map in docs/architecture.md of the first lines of all modules.
 """
 
+import ast
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from methods import METHODS, Method
 METHODS_PAGE = Path(__file__).with_name("methods.md")
 STUDIES_PAGE = Path(__file__).with_name("paper-studies.md")
 BEGIN, END = "<!-- studies: written by `python docs/generate.py` -->\n", "<!-- /studies -->\n"
+ARCHITECTURE_PAGE = Path(__file__).with_name("architecture.md")
+BEGIN_ROOMS, END_ROOMS = "<!-- rooms: written by `python docs/generate.py` -->\n", "<!-- /rooms -->\n"
+ROOMS = ("harness", "analysis", "methods", "models", "data")
+ROOT = Path(__file__).parent.parent
 PAPERS = {
     "late-phase": "Neural networks with late-phase weights (von Oswald et al. 2021)",
     "hypernetworks": "Economical ensembles with hypernetworks (Sacramento et al. 2020)",
@@ -134,7 +140,47 @@ def studies_page() -> str:
     return head + BEGIN + "\n".join(study_tables()) + "\n" + END + rest.split(END)[1]
 
 
-PAGES = {METHODS_PAGE: methods_page, STUDIES_PAGE: studies_page}
+def first_line(path: Path) -> str:
+    """Return the first line of a module's docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.split("\n\n")[0].split())
+
+
+def floors(package: str) -> list[Path]:
+    """Return the folders of a package, top floor first, as the contracts of pyproject.toml order them."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next((each["layers"] for each in contracts if each.get("containers") == [package]), [])
+    order = [name.strip() for layer in layers for name in layer.split("|")]
+    folders = {path.parent for path in (ROOT / package).rglob("*.py")}
+
+    def floor(folder: Path) -> tuple[int, str]:
+        room = folder.relative_to(ROOT / package).parts
+        return (order.index(room[0]) if room and room[0] in order else -1, folder.as_posix())
+
+    return sorted(folders, key=floor)
+
+
+def rooms() -> Iterator[str]:
+    """Write each room with its files, and what each file is."""
+    for package in ROOMS:
+        yield from (f"### {package}", "")
+        for folder in floors(package):
+            files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+            name = folder.relative_to(ROOT).as_posix()
+            yield from (f"**`{name}/`** {first_line(folder / '__init__.py')}", "")
+            yield from (f"- `{path.name}`: {first_line(path)}" for path in files)
+            yield ""
+
+
+def architecture_page() -> str:
+    """Write the page of the architecture: its map anew, the rest as it is."""
+    head, rest = ARCHITECTURE_PAGE.read_text(encoding="utf-8").split(BEGIN_ROOMS)
+    return head + BEGIN_ROOMS + "\n" + "\n".join(rooms()) + END_ROOMS + rest.split(END_ROOMS)[1]
+
+
+PAGES = {METHODS_PAGE: methods_page, STUDIES_PAGE: studies_page, ARCHITECTURE_PAGE: architecture_page}
 
 if __name__ == "__main__":
     for path, write in PAGES.items():

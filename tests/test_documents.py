@@ -359,3 +359,27 @@ def test_the_citation_is_valid_and_of_this_version():
         assert {"type", "title", "authors"} <= set(each)
         assert each["type"] in ("article", "conference-paper")
         assert all(set(author) == {"given-names", "family-names"} for author in each["authors"])
+
+
+class TestTheArchitecture:
+    """The page of the architecture names what is there."""
+
+    TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## The map of rooms")[0]
+
+    def test_its_files_and_folders_exist(self):
+        paths = re.findall(r"`((?:methods|models|data|harness|analysis)/[\w/.]*)`", self.TEXT)
+        assert len(paths) > 40
+        assert [path for path in paths if not (ROOT / path).exists()] == []
+
+    def test_a_name_before_a_file_is_defined_there(self):
+        pairs = re.findall(r"`([\w.]+)`\s+\(`([\w/]+\.py)`", self.TEXT)
+        pairs += re.findall(r"`([\w.]+)`\s+in\s+`([\w/]+\.py)`", self.TEXT)
+        assert len(pairs) > 15
+        for name, path in pairs:
+            tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+            parts = name.split(".")
+            if not parts[-1][0].isupper() or parts[-1].isupper() or len(parts) > 1:
+                parts = parts[-1:]  # a method or function; its class may lie elsewhere
+            defined = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+            defined |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            assert set(parts) <= defined, (name, path)

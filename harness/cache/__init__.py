@@ -1,4 +1,4 @@
-"""The user's cache: results of long checks, kept by the content of what was checked.
+"""The user's cache: plans of studies and lists, so that commands which only read need neither torch nor MLflow.
 
-Any room may ask it. It imports nothing of the project, so that commands which find an answer here start at once.
+Any room may use it. It imports nothing of the project.
 """

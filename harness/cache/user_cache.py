@@ -1,7 +1,7 @@
-"""The user's cache: what was computed before, kept until something that it was computed from changes.
+"""A cache on disk for each user. An entry is valid while the files and code that it was computed from are unchanged.
 
-Everything here can be computed again, so that the folder may be removed at any time. A cache that cannot be read or
-written is as good as an empty one.
+Everything in it can be computed again, so the folder may be removed at any time. If the folder cannot be read or
+written, nothing is cached.
 """
 
 import hashlib

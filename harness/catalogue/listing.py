@@ -1,4 +1,4 @@
-"""What `econ list` prints."""
+"""What `econ list` prints: methods with their costs and hyperparameters, models, datasets and studies."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""The command line, `econ`: its commands, and how a mistake of the user's ends it."""
+"""The commands of `econ`, and how a mistake of the user ends the program."""
 
 import sys
 

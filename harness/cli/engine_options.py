@@ -1,4 +1,4 @@
-"""What the command line knows of engines: their options, and what they mean together."""
+"""The options of engines, and the engine and devices that they choose."""
 
 import os
 from dataclasses import dataclass

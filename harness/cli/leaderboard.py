@@ -1,4 +1,4 @@
-"""The command that ranks: leaderboard."""
+"""`econ leaderboard`: ranks the methods of a study."""
 
 from enum import StrEnum
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command that lists methods, models, datasets and studies: list."""
+"""`econ list`: lists methods, models, datasets and studies."""
 
 from enum import StrEnum
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The files that `econ new-method` writes: a small working method, and its test."""
+"""`econ new-method`: writes the files of a new method, a small working one with a test."""
 
 import importlib.util
 import keyword

@@ -1,4 +1,4 @@
-"""What the commands share: their options, and how they refuse."""
+"""Options that several commands share, and the plan of the study that they name."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""The command that draws: plot; and the figures that a study asks for."""
+"""`econ plot`: draws the figures of a study."""
 
 import re
 from enum import StrEnum

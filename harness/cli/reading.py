@@ -1,4 +1,4 @@
-"""The commands that read tracked runs: leaderboard, table, report."""
+"""Reads tracked runs for the commands that show them, and draws the figures that a study requests."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The command that writes a report: report."""
+"""`econ report`: writes the report of a study, one web page."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

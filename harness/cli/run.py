@@ -1,4 +1,4 @@
-"""The command that trains: run."""
+"""`econ run`: trains what is left of a study."""
 
 import os
 import socket

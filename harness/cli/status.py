@@ -1,4 +1,4 @@
-"""The commands that look after runs: status, sync."""
+"""`econ status`: shows how far a study is."""
 
 import json
 import time

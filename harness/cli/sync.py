@@ -1,4 +1,4 @@
-"""The command that sends run folders to MLflow: sync."""
+"""`econ sync`: sends run folders to MLflow."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The command that writes tables: table."""
+"""`econ table`: writes the table of a study, or of a paper beside it."""
 
 from enum import StrEnum
 from pathlib import Path

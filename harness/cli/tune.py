@@ -1,4 +1,4 @@
-"""The command that tunes: tune."""
+"""`econ tune`: searches hyperparameters of a study's methods."""
 
 import os
 import socket

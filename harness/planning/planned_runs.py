@@ -1,6 +1,6 @@
-"""The runs of a study as planned: what each needs, and which of them are left.
+"""The planned runs of a study: what each run needs, and which runs are left.
 
-Needs neither torch nor the study's methods, so that commands which only look at runs start at once.
+This module imports neither torch nor the methods, so that commands which only read runs start at once.
 """
 
 from collections import Counter
