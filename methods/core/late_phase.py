@@ -216,11 +216,7 @@ class LatePhase(MemberWeights):
         return loss.detach()
 
     def should_fuse(self, examples: int) -> bool:
-        """Check whether members run as one batch: it must be possible, and faster by `fuse_up_to`.
-
-        Args:
-            examples: the size of each member's minibatch.
-        """
+        """Check whether members with minibatches of `examples` examples can run as one batch, and do by `fuse_up_to`."""
         declared = vars(type(self)).get("fusible", False)
         own_kernels = (
             bool(self.factors) and self.late_factors and type(self).member_forwards is LatePhase.member_forwards
@@ -231,11 +227,7 @@ class LatePhase(MemberWeights):
     def fused(self, members: Sequence[int]) -> Iterator[dict[str, Tensor]]:
         """Let the network run a batch of m members' rows, (m·B, …), inside a `with` block.
 
-        Args:
-            members: the members in the order of their rows.
-
-        Yields:
-            The weights to run the network with, which are the same for all members.
+        The rows are in the order of `members`. The yielded weights are those that all members share.
         """
         key = tuple(members)
         if key not in self.fused_forwards:  # kept: a compiled program is valid for these very objects only
@@ -256,8 +248,7 @@ class LatePhase(MemberWeights):
     def finish_base_gradients(self, minibatches: int) -> None:
         """Scale the base weights' summed gradient by γ_θ, or carry or drop it; a gradient of None means no step.
 
-        Args:
-            minibatches: how many minibatches the sum has, without those carried over.
+        The sum has `minibatches` minibatches besides those carried over.
         """
         used = self.carried_minibatches + minibatches
         complete = used >= self.batches_in_cycle()
@@ -332,10 +323,8 @@ class LatePhase(MemberWeights):
             reestimate(self, batches, lambda i: self.member(i % self.K))
 
     def member_for_reestimation(self, k: int) -> NetworkWeights:
-        """Return the weights of member k, or a function that computes them for each batch if they are generated.
-
-        The generated weights of all members at once would fill the memory.
-        """
+        """Return the weights of member k, or a function that computes generated weights for each batch."""
+        # The generated weights of all members at once would fill the memory.
         return (lambda batch: self.member(k)) if self.factors else self.member(k)
 
     def anchors(self) -> Iterable[Anchor]:
