@@ -42,7 +42,7 @@ NOT_HERE = {
 """Pages whose commands are not run from end to end."""
 MINIMAL = {
     "datasets": ["digits"],
-    "architectures": ["lenet5"],
+    "describe_architectures": ["lenet5"],
     "seeds": [0],
     "recipe": {"epochs": 4, "batch_size": 32, "lr": 0.05},
     "methods": ["sgd", "line"],
@@ -164,7 +164,7 @@ class TestEverySnippet:
         part = yaml.safe_load(block.text)
         for dataset in part.pop("datasets", ["digits"]):
             text = isinstance(dataset, dict) and dataset["name"].startswith("text:")
-            study = MINIMAL | {"datasets": [dataset], "architectures": ["lstm-8" if text else "lenet5"]} | part
+            study = MINIMAL | {"datasets": [dataset], "describe_architectures": ["lstm-8" if text else "lenet5"]} | part
             study["methods"] = ["sgd"] if text else study["methods"]
             Path("part.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
             assert "study part: " in call(monkeypatch, capsys, "run", "part.yaml", "--dry-run"), dataset
@@ -293,7 +293,7 @@ class TestTheSite:
     def test_describes_every_public_name(self, site, name):
         """Where a module has the name of its function, only the module is found, so that such a name is left out."""
         package, text = importlib.import_module(name), (site / "reference" / f"{name}.html").read_text(encoding="utf-8")
-        names = getattr(package, "__all__", ["MODELS", "build", "architectures", "architecture_names"])
+        names = getattr(package, "__all__", ["MODELS", "build", "describe_architectures", "architecture_names"])
         names = [each for each in names if not (ROOT / name / f"{each}.py").exists()]
         assert [each for each in names if f'id="{name}.{each}"' not in text] == []
 
