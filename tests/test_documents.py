@@ -42,7 +42,7 @@ NOT_HERE = {
 """Pages whose commands are not run from end to end."""
 MINIMAL = {
     "datasets": ["digits"],
-    "describe_architectures": ["lenet5"],
+    "architectures": ["lenet5"],
     "seeds": [0],
     "recipe": {"epochs": 4, "batch_size": 32, "lr": 0.05},
     "methods": ["sgd", "line"],
@@ -164,7 +164,7 @@ class TestEverySnippet:
         part = yaml.safe_load(block.text)
         for dataset in part.pop("datasets", ["digits"]):
             text = isinstance(dataset, dict) and dataset["name"].startswith("text:")
-            study = MINIMAL | {"datasets": [dataset], "describe_architectures": ["lstm-8" if text else "lenet5"]} | part
+            study = MINIMAL | {"datasets": [dataset], "architectures": ["lstm-8" if text else "lenet5"]} | part
             study["methods"] = ["sgd"] if text else study["methods"]
             Path("part.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
             assert "study part: " in call(monkeypatch, capsys, "run", "part.yaml", "--dry-run"), dataset
