@@ -47,11 +47,11 @@ class SWA(WeightAveraging):
         make_net: MakeNet,
         recipe: Recipe,
         *,
-        of: MakeMethod = SGD,
         every: Literal["epoch", "step"] = "epoch",
         prediction: Literal["average", "checkpoints", "simplex", "point", "pair"] = "average",
         points: Annotated[int, Field(ge=1)] | None = None,
         alpha: tuple[float, ...] | None = None,
+        of: MakeMethod = SGD,
         **averaging: Any,
     ) -> None:
         """Set what is averaged and what predicts; hyperparameters not named here are those of `WeightAveraging`.

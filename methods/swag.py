@@ -56,10 +56,10 @@ class SWAG(WeightAveraging):
         make_net: MakeNet,
         recipe: Recipe,
         *,
-        of: MakeMethod = SGD,
         rank: Annotated[int, Field(ge=0)] = 20,
         scale: Annotated[float, Field(ge=0)] = 0.5,
         N: Annotated[int, Field(ge=1)] = 30,
+        of: MakeMethod = SGD,
         **averaging: Any,
     ) -> None:
         """Fit the Gaussian from epoch `start` on; hyperparameters not named here are those of `WeightAveraging`.
