@@ -14,6 +14,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from harness.cli.options import console
 from methods import METHODS, Method
 
 METHODS_PAGE = Path(__file__).with_name("methods.md")
@@ -52,8 +53,11 @@ SECTION = re.compile(r"^(\w[\w ]*):\s*$")
 
 def listing(*arguments: str, columns: int = 100) -> str:
     """Give what `econ list` prints, in lines of so many columns."""
-    result = CliRunner().invoke(app, ["list", *arguments], env={"COLUMNS": str(columns)}, catch_exceptions=False)
-    return result.stdout.strip()
+    before, console.width = console.width, columns
+    try:
+        return CliRunner().invoke(app, ["list", *arguments], catch_exceptions=False).stdout.strip()
+    finally:
+        console.width = before
 
 
 def sections(docstring: str) -> dict[str, str]:

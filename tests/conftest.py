@@ -93,12 +93,12 @@ SETTINGS: dict[str, dict[str, object]] = {
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an MLflow database once for all processes that run tests: copying it is far quicker."""
-    from harness.tracking.mlflow_store import make_database
+    from harness.tracking.mlflow_store import create_database
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # which they share
-    make_database(folder / "empty.db")  # which lets one process make it, and others wait
+    create_database(folder / "empty.db")  # which lets one process make it, and others wait
     return folder / "empty.db"
 
 

@@ -37,9 +37,9 @@ def list_(
     """List the methods, with their hyperparameters and costs, or the models, datasets or studies there are."""
     if format is Form.markdown and what is not Listing.methods:
         raise Refusal("--format markdown: only methods are listed so")
-    plugins = [path.resolve() for path in plugin or []]
+    plugins = plugin or []
     width = min(console.width, WIDTH)
-    key = entry_key("list", what, format, width, [str(path) for path in plugins])
+    key = entry_key("list", what, format, width, [str(path.resolve()) for path in plugins])
     listed = read_entry(key)
     if listed is None:
         listed = describe(what, format, plugins, width)

@@ -1,4 +1,4 @@
-"""The table of `econ run --dry-run`: how many runs and epochs a study takes, and how many are left."""
+"""The table of `econ run STUDY --dry-run`: how many runs and epochs a study takes, and how many are left."""
 
 from pathlib import Path
 

@@ -65,7 +65,7 @@ class TrainingSetup:
         return Recipe(epochs=1000, batch_size=self.batch_size, lr=0.01)
 
     @property
-    def forward_flops(self) -> float:
+    def operations(self) -> float:
         """Floating-point operations to train on one image: forward, and twice as many backward."""
         return 3 * forward_flops(self.architecture, DatasetShape(self.channels, self.side, CLASSES, 1), 0)
 

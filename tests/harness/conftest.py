@@ -135,12 +135,13 @@ def run_study() -> Callable[..., SimpleNamespace]:
         study: Path, runs: Path, engine: Any = None, observer: Any = None, share: bool = False, **settings: Any
     ) -> SimpleNamespace:
         plugins = settings.pop("plugins", ())
-        plan = Plan(load(str(study), plugins), share=share)
+        loaded = load(str(study), plugins)
+        plan = Plan(loaded, share=share)
         schedule = Schedule(plan.runs, plan.finished(runs))
         made = Settings(runs, checkpoint_seconds=0.0, plugins=plan.study.plugins, **settings)
         observer = observer or EventLog()
         (engine or Inline(1)).run(schedule, made, observer)
-        return SimpleNamespace(plan=plan, schedule=schedule, settings=made, log=observer)
+        return SimpleNamespace(study=loaded, plan=plan, schedule=schedule, settings=made, log=observer)
 
     return run
 

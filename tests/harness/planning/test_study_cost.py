@@ -87,7 +87,7 @@ def test_the_epochs_are_the_dry_runs(tmp_path):
 def test_a_cost_is_of_the_study_and_of_the_recipes_that_it_names(tmp_path, monkeypatch):
     path = write(tmp_path, "sgd")
     before = study_digest(path)
-    known, other = study_cost.recipes(), {"epochs": 7}
+    known, other = study_cost.load_recipes(), {"epochs": 7}
     monkeypatch.setattr(study_cost, "load_recipes", lambda: known | {"late-phase/swa": other, "own/new": other})
     assert study_digest(path) == before
     monkeypatch.setattr(study_cost, "load_recipes", lambda: known | {"late-phase/sgd": other})

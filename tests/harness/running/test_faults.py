@@ -115,7 +115,7 @@ def check(tmp_path, run_study, read_result):
         from mlflow import MlflowClient
 
         done = run_study(study, tmp_path / "undisturbed")
-        trained = Plan(done.plan.study, share=True).runs
+        trained = Plan(done.study, share=True).runs
         assert len(trained) == 6, "four runs and two trunks"
         for key in done.plan.runs:
             assert read_result(runs, key) == read_result(tmp_path / "undisturbed", key)

@@ -143,21 +143,21 @@ def test_pace_is_measured_since_the_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(progress.time, "time", lambda: now[0])
     path = tmp_path / "progress.json"
     told = ProgressFile(path, "cuda:1")
-    told.begin(0, 20)
+    told.begin_training(0, 20)
     now[0] = 108.0
-    told.advance(4)
+    told.complete_epoch(4)
     assert read_json(path)["pace"] == 2.0
     now[0] = 500.0
     told = ProgressFile(path, "cpu")
     assert (read_json(path)["epoch"], read_json(path)["epochs"]) == (4, 20), "still known while data are loaded"
     assert "pace" not in read_json(path)
     now[0] = 510.0
-    told.begin(3, 20)  # that of the checkpoint
+    told.begin_training(3, 20)  # that of the checkpoint
     now[0] = 525.0
-    told.advance(6, {"train/loss": 0.5})
+    told.complete_epoch(6, {"train/loss": 0.5})
     found = read_json(path)
     assert (found["pace"], found["epoch"], found["train/loss"]) == (5.0, 6, 0.5)
-    told.enter("evaluating")
+    told.enter_stage("evaluating")
     assert read_json(path)["pace"] == 5.0, "what a method's epochs take is known after them, too"
 
 
