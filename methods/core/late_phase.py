@@ -216,7 +216,7 @@ class LatePhase(MemberWeights):
         return loss.detach()
 
     def should_fuse(self, examples: int) -> bool:
-        """Check whether members with minibatches of `examples` examples can run as one batch, and do by `fuse_up_to`."""
+        """Check whether members with minibatches of this size can, and by `fuse_up_to` should, run as one batch."""
         declared = vars(type(self)).get("fusible", False)
         own_kernels = (
             bool(self.factors) and self.late_factors and type(self).member_forwards is LatePhase.member_forwards

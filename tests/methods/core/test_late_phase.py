@@ -107,7 +107,7 @@ def test_members_can_have_another_optimizer(kind, batches):
 
 
 def test_another_optimizer_cannot_copy_momentum(recipe):
-    with pytest.raises(ValueError, match="adam cannot go on from the plain optimizer's state"):
+    with pytest.raises(ValueError, match="adam cannot continue from the state of the recipe's optimizer"):
         build(LatePhaseBatchNorm, recipe, member_momentum="copy", member_optimizer="adam")
 
 
@@ -157,7 +157,7 @@ def test_fresh_member_momentum_differs_from_plain_training(recipe, batches):
 
 
 def test_keywords_without_effect_are_refused(recipe):
-    with pytest.raises(ValueError, match="statistics=average is about the average network"):
+    with pytest.raises(ValueError, match="statistics=average applies to the average network"):
         build(LatePhaseBatchNorm, recipe, prediction="members", statistics="average")
     with pytest.raises(ValueError, match="alpha=0.3 is the position of a pair"):
         build(Line, recipe, alpha=0.3)
@@ -284,7 +284,7 @@ def test_averaging_leaves_the_members_alone(recipe):
 def test_contradictions_are_refused(recipe):
     for hyperparameters, message in (
         ({"start": None}, "start=None: without a late phase this is plain training"),
-        ({"frozen_base": True, "gamma_theta": 0.5}, "frozen_base=True stops these"),
+        ({"frozen_base": True, "gamma_theta": 0.5}, "frozen_base=True takes none"),
         ({"member_optimizer": "nesterov"}, "member_optimizer=nesterov needs a recipe with momentum"),
     ):
         with pytest.raises(ValueError, match=message):
