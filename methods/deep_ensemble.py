@@ -62,8 +62,9 @@ class DeepEnsemble(Method):
         return self.run_methods[0].net
 
     def needs(self) -> list[Need]:
-        """Return the finished runs."""
-        return [Need(method.seed) for method in self.run_methods]
+        """Return the finished runs, whose seeds no other ensemble of K runs has."""
+        K = len(self.runs)
+        return [Need(seed) for seed in range(self.seed * K, (self.seed + 1) * K)]
 
     def receive(self, states: Sequence[dict[str, Any]]) -> None:
         """Load the finished states, which are prepared for prediction."""

@@ -9,7 +9,7 @@ from harness.parsing.yaml_errors import StudyError
 from harness.planning.planned_runs import FigureSummary, Planned, PlannedRuns, StudySummary
 from harness.planning.trunks import StateHashes, Trunk, find_trunks
 from harness.quadratic.quadratic_study import QuadraticStudy
-from harness.studies.build_method import MetaMethods, build_meta_method, count_anchors
+from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.run import Run
 from harness.studies.study import Study
 from methods import Method
@@ -28,6 +28,7 @@ class Plan(PlannedRuns):
         """
         super().__init__(summarize(study))
         self.methods = study.methods
+        self.warnings: dict[int, str] = {}
         if isinstance(study, QuadraticStudy):
             self.runs = {run.key: Planned(run, (run.label,), "cell", (), run.iterations) for run in study.runs}
             return
@@ -46,17 +47,18 @@ class Plan(PlannedRuns):
                 self.runs[run.key] = replace(known, labels=labels, role=role)
             return run.key
         method = self.meta_method(run)
-        if method.needs() and method.seed != run.seed:
-            method = build_meta_method(run, self.methods, shape(run))
-        for need in method.needs():
+        needed_states = self.meta_methods.needs(run, shape(run))
+        for need in needed_states:
             if need.epoch is not None:
                 raise StudyError(f"{run.method} needs a state after {need.epoch} epochs, but only final ones are kept")
         needs = tuple(
             self.add(needed := run.needed(need, self.methods), str(needed.method), "component")
-            for need in method.needs()
+            for need in needed_states
         )
         reference_runs = self.add_reference_runs(run, method)
-        self.runs[run.key] = Planned(run, (label,), role, needs, method.epochs, warning(run, method), reference_runs)
+        self.runs[run.key] = Planned(
+            run, (label,), role, needs, method.epochs, self.warning_of(run, method), reference_runs
+        )
         return run.key
 
     def add_trunks(self) -> None:
@@ -88,6 +90,12 @@ class Plan(PlannedRuns):
             return ()
         plain = run.plain(self.methods)
         return (self.add(plain, str(plain.method), "component"),)
+
+    def warning_of(self, run: Run, method: Method) -> str:
+        """Return the warning of a run, computed once for all seeds."""
+        if id(method) not in self.warnings:  # the methods are kept, so that no two have the same id
+            self.warnings[id(method)] = warning(run, method)
+        return self.warnings[id(method)]
 
     def meta_method(self, run: Run) -> Method:
         """Build a run's method without memory, once for all seeds."""

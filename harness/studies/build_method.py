@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 import models
 from data import DatasetShape
 from harness.studies.run import Run
-from methods import MakeNet, Method, Recipe
+from methods import MakeNet, Method, Need, Recipe
 from methods.core.layers import copy_module
 from methods.core.wrapper import methods_within
 from models.pretrained import check_pretrained_fit, load_pretrained
@@ -112,6 +112,7 @@ class MetaMethods:
         """
         self.methods = methods
         self.built: dict[tuple[DatasetShape, str, str, str], Method] = {}
+        self.needs_follow_seed: dict[str, bool] = {}
 
     def build(self, run: Run, shape: DatasetShape) -> Method:
         """Return the method of a run, built at the first call. Errors are not cached, so each call raises them."""
@@ -119,6 +120,34 @@ class MetaMethods:
         if key not in self.built:
             self.built[key] = build_meta_method(run, self.methods, shape)
         return self.built[key]
+
+    def needs(self, run: Run, shape: DatasetShape) -> list[Need]:
+        """Return what a run needs, which depends on its seed; the method may have been built for another one.
+
+        Whether a method's `needs` follows its attribute `seed` is seen at its second seed, by building it once more. If
+        not, it is built for each seed.
+        """
+        method, expression = self.build(run, shape), str(run.method)
+        if not method.needs() or method.seed == run.seed:
+            return method.needs()
+        if self.needs_follow_seed.get(expression):
+            return needs_with_seed(method, run.seed)
+        needs = build_meta_method(run, self.methods, shape).needs()
+        self.needs_follow_seed.setdefault(expression, needs == needs_with_seed(method, run.seed))
+        return needs
+
+
+def needs_with_seed(method: Method, seed: int) -> list[Need]:
+    """Return what a method would need if it and the methods inside it had another seed."""
+    before = method.seed
+    parts = [(part, part.seed) for part in methods_within(method)]
+    for part, own in parts:
+        part.seed = seed if own == before else own
+    try:
+        return method.needs()
+    finally:
+        for part, own in parts:
+            part.seed = own
 
 
 class SkipInitialization(TorchFunctionMode):

@@ -56,6 +56,7 @@ Copied = TypeVar("Copied", bound=nn.Module)
 PLAIN_STATE = (nn.Module.__setstate__, nn.Conv2d.__setstate__)
 """The ways in which modules take their state that leave a whole one as it is."""
 IMMUTABLE = {bool, int, float, str, bytes, NoneType, torch.dtype, torch.device, torch.Size}
+CONTAINERS = {dict, OrderedDict, set}
 TENSORS = {Tensor, nn.Parameter}
 
 
@@ -80,12 +81,18 @@ def copy_part(module: Copied, memo: dict[int, Any]) -> Copied:
         return deepcopy(module, memo)
     copied = cls.__new__(cls)
     memo[id(module)] = copied
-    for name, value in module.__getstate__().items():  # type: ignore[no-untyped-call]
-        if value and name in ("_modules", "_parameters", "_buffers"):
-            value = type(value)((key, copy_value(part, memo)) for key, part in value.items())
+    state = module.__getstate__()  # type: ignore[no-untyped-call]
+    vars(copied).update(state)
+    for name, value in state.items():
+        kind = type(value)
+        if kind in IMMUTABLE:
+            continue
+        if kind in CONTAINERS and not value:  # most are hooks that nobody has registered
+            vars(copied)[name] = kind()
+        elif name in ("_modules", "_parameters", "_buffers"):
+            vars(copied)[name] = kind((key, copy_value(part, memo)) for key, part in value.items())
         else:
-            value = copy_value(value, memo)
-        vars(copied)[name] = value
+            vars(copied)[name] = copy_value(value, memo)
     return copied
 
 
@@ -94,8 +101,6 @@ def copy_value(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in IMMUTABLE or (kind is tuple and all(type(part) in IMMUTABLE for part in value)):
         return value
-    if kind in (dict, OrderedDict, set) and not value:
-        return kind()
     if kind in TENSORS and value.is_meta and id(value) not in memo:
         copied = value.detach()  # it has no memory that two could share
         memo[id(value)] = nn.Parameter(copied, value.requires_grad) if kind is nn.Parameter else copied

@@ -5,10 +5,11 @@ import torch
 
 from data import DatasetShape
 from harness.parsing.method_expression import MethodSpec
+from harness.planning.plan import shape
 from harness.studies import build_method as build
-from harness.studies.build_method import build_meta_method, make_method
+from harness.studies.build_method import MetaMethods, build_meta_method, make_method
 from harness.studies.run import DatasetSpec, Run
-from methods import METHODS, Recipe
+from methods import METHODS, Method, Need, Recipe
 
 SHAPE = DatasetShape(3, 224, 1000, 12)
 
@@ -81,3 +82,24 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_downloaded():
         build_meta_method(run(), METHODS, SHAPE._replace(classes=10))
     with pytest.raises(ValueError, match="no pretrained weights for wrn-10-1"):
         build_meta_method(run(architecture="wrn-10-1"), METHODS, SHAPE)
+
+
+class OwnSeeds(Method):
+    """Needs seeds that it noted when it was built."""
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.noted = 10 * make_net.seed
+
+    def needs(self):
+        return [Need(self.noted)]
+
+
+@pytest.mark.parametrize("expression", ["deep_ensemble(K=2)", "deep_ensemble(swa(start=1), K=2)", "own"])
+def test_needs_are_those_of_each_seed(make_run, expression):
+    methods = METHODS | {"own": OwnSeeds}
+    cache = MetaMethods(methods)
+    for seed in range(4):
+        run = make_run(expression, seed=seed, methods=methods)
+        assert cache.needs(run, shape(run)) == build_meta_method(run, methods, shape(run)).needs(), seed
+    assert cache.needs_follow_seed == {expression: expression != "own"}
