@@ -245,4 +245,11 @@ def equal_cycle_ends(count: int, what: str, *, first: int, epochs: int) -> list[
 
 def methods_within(method: Method) -> list[Method]:
     """Return a method and all methods inside it."""
-    return [part for part in method.modules() if isinstance(part, Method)]
+    found: list[Method] = []
+    waiting: list[nn.Module] = [method]
+    while waiting:  # in the order of `method.modules()`, which makes the name of each module too
+        module = waiting.pop()
+        if isinstance(module, Method) and module not in found:
+            found.append(module)
+        waiting += [part for part in reversed(module._modules.values()) if part is not None]
+    return found
