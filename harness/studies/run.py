@@ -1,4 +1,4 @@
-"""The spec of a run: a complete description of one cell, and its key."""
+"""The spec of a run: a complete description of one cell, with its key and its tags in MLflow."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -134,6 +134,10 @@ class Cosine(FrozenModel):
         return 0.5 * (1.0 + math.cos(math.pi * (epoch - self.warmup) / max(epochs - self.warmup, 1)))
 
 
+SingleSchedule = Constant | Linear | Step | Cosine
+"""A schedule that is not a sequence of others."""
+
+
 class Stage(FrozenModel):
     """A part of training with a schedule of its own.
 
@@ -145,7 +149,7 @@ class Stage(FrozenModel):
 
     epochs: Annotated[int, Field(ge=1)]
     ratio: Annotated[float, Field(gt=0)] = 1.0
-    schedule: Annotated[Constant | Linear | Step | Cosine, Field(discriminator="kind")] = Constant()
+    schedule: Annotated[SingleSchedule, Field(discriminator="kind")] = Constant()
 
 
 class Stages(FrozenModel):
@@ -181,7 +185,7 @@ class Stages(FrozenModel):
         return stage.ratio * stage.schedule.factor(epoch, stage.epochs)
 
 
-Schedule = Annotated[Constant | Linear | Step | Cosine | Stages, Field(discriminator="kind")]
+Schedule = Annotated[SingleSchedule | Stages, Field(discriminator="kind")]
 
 
 class Recipe(FrozenModel):
