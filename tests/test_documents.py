@@ -33,7 +33,7 @@ NOT_RUN = {
     "source": "of the reader's shell",
     "export": "of the reader's shell",
     "mlflow": "a server that never ends; its options are read",
-    "ray": "starts a cluster of several machines; its options are read, tests/harness/test_ray.py has a small one",
+    "ray": "starts a cluster of several machines; its options are read, tests/harness/engines has a small one",
 }
 """Programs whose commands are checked, and not run."""
 NOT_HERE = {

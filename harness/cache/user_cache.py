@@ -7,6 +7,7 @@ written, nothing is cached.
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,6 +26,7 @@ DEPENDENCIES = ("torch", "torchvision", "optuna", "pydantic", "scikit-learn")
 """Packages whose versions decide, too, whether a study is right."""
 ENTRY_POINT_GROUP = "economical_ensembles.methods"
 """The entry-point group in which an installed package names its methods."""
+ENTRY_NAME = re.compile(r"(plan|list)-[0-9a-f]{1,40}\.json")
 MOST = 200
 """How many entries are kept; the ones that were not used for longest go first."""
 
@@ -66,10 +68,12 @@ def write_entry(key: str, value: Any, files: Iterable[Path] = ()) -> None:
         value: JSON values.
         files: files and folders that the value was computed from.
     """
-    entry = {"value": value, "files": {str(file): file_fingerprint(file) for file in files}}
     path = folder() / f"{key}.json"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with suppress(OSError):
+    with suppress(OSError, TypeError, ValueError):  # a value that JSON cannot hold is not kept either
+        entry = {"value": value, "files": {str(file.absolute()): file_fingerprint(file) for file in files}}
+        if not all(entry["files"].values()):
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(entry), encoding="utf-8")
         temporary.replace(path)
@@ -78,7 +82,10 @@ def write_entry(key: str, value: Any, files: Iterable[Path] = ()) -> None:
 
 def remove_oldest() -> None:
     """Keep the `MOST` entries that were used last."""
-    entries = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
+    own = (
+        path for path in folder().glob("*.json") if ENTRY_NAME.fullmatch(path.name)
+    )  # the folder may hold others' files
+    entries = sorted(own, key=lambda path: path.stat().st_mtime)
     for path in entries[: max(len(entries) - MOST, 0)]:
         path.unlink(missing_ok=True)
 
@@ -90,12 +97,25 @@ def file_fingerprint(path: Path) -> list[Any]:
     """
     try:
         if path.is_dir():
-            return [[str(file.relative_to(path)), *stat_of(file)] for file in sorted(path.rglob("*"))]
+            return [folder_fingerprint(path)]
         if path.stat().st_size <= 1 << 20:
             return [hashlib.sha256(path.read_bytes()).hexdigest()]
         return stat_of(path)
     except OSError:
         return []
+
+
+def folder_fingerprint(path: Path) -> str:
+    """Return a hash of the names, sizes, times and inodes of all files below a folder."""
+    rows = []
+    for parent, folders, names in os.walk(path, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            try:
+                rows.append([parent, name, *stat_of(Path(parent, name))])
+            except OSError as error:
+                rows.append([parent, name, str(error.errno)])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def stat_of(path: Path) -> list[int]:

@@ -1,6 +1,7 @@
 """Options that several commands share, and the plan of the study that they name."""
 
 import gc
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,22 +84,25 @@ def make_plan(
         key = plan_key(path, plugins or [], tuned, scale, share=share)
         if plan := read_plan(key):
             return plan
+        began = time.time()
         with without_garbage_collection():
             plan = check_plan(study, plugins or [], tuned, scale, share=share)
     except StudyError as error:
         raise Refusal(str(error)) from error
-    write_plan(key, plan, [path, *plan.study.plugins, *([tuned] if tuned else []), *data_files(plan)])
+    write_plan(key, plan, [path, *plan.study.plugins, *([tuned] if tuned else []), *data_files(plan)], began)
     return plan
 
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
     """Collect no garbage: checks build hundreds of thousands of objects that stay, and each collection visits all."""
+    before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if before:
+            gc.enable()
 
 
 def check_plan(study: str, plugins: list[Path], tuned: Path | None, scale: str | None, *, share: bool) -> "PlannedRuns":

@@ -28,7 +28,7 @@ class Plan(PlannedRuns):
         """
         super().__init__(summarize(study))
         self.methods = study.methods
-        self.warnings: dict[int, str] = {}
+        self.warnings: dict[tuple[int, str], str] = {}
         if isinstance(study, QuadraticStudy):
             self.runs = {run.key: Planned(run, (run.label,), "cell", (), run.iterations) for run in study.runs}
             return
@@ -93,9 +93,10 @@ class Plan(PlannedRuns):
 
     def warning_of(self, run: Run, method: Method) -> str:
         """Return the warning of a run, computed once for all seeds."""
-        if id(method) not in self.warnings:  # the methods are kept, so that no two have the same id
-            self.warnings[id(method)] = warning(run, method)
-        return self.warnings[id(method)]
+        key = id(method), run.dataset.label  # the methods are kept, so that no two have the same id
+        if key not in self.warnings:
+            self.warnings[key] = warning(run, method)
+        return self.warnings[key]
 
     def meta_method(self, run: Run) -> Method:
         """Build a run's method without memory, once for all seeds."""

@@ -6,6 +6,7 @@ installed code. What does not pass the checks is never kept.
 """
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -78,19 +79,44 @@ def read_plan(key: str) -> PlannedRuns | None:
     return PlannedRuns(StudySummary(**study), runs)
 
 
-def write_plan(key: str, plan: PlannedRuns, files: list[Path]) -> None:
-    """Keep a plan.
+def write_plan(key: str, plan: PlannedRuns, files: list[Path], began: float) -> None:
+    """Keep a plan, unless a file was edited meanwhile, or a run does not come back as it is.
 
     Args:
         key: what `plan_key` returned.
         plan: of a study that passed all checks.
         files: the study file and all others that the plan depends on.
+        began: when the checks began, in seconds since 1970.
     """
+    if any(last_change(file) >= began for file in files) or not all(map(comes_back, plan.runs.values())):
+        return
     study = {each.name: getattr(plan.study, each.name) for each in fields(StudySummary)}
     study["plugins"] = [str(path) for path in plan.study.plugins]
     study["figures"] = [asdict(figure) for figure in plan.study.figures]
     runs = [(describe(planned.run), {name: getattr(planned, name) for name in LINKS}) for planned in plan.runs.values()]
     write_entry(key, {"study": study, "runs": runs}, files)
+
+
+def last_change(path: Path) -> float:
+    """Return when a file, or any file below a folder, was last changed; infinity if that cannot be seen."""
+    try:
+        inside = path.rglob("*") if path.is_dir() else ()
+        return float(max(file.stat().st_mtime for file in (path, *inside)))
+    except OSError:
+        return math.inf
+
+
+def comes_back(planned: Planned) -> bool:
+    """Return whether a run's spec can be made again of what the cache would keep of it."""
+    try:
+        return bool(load_spec(CachedRun(**describe(planned.run))) == planned.run)
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        AssertionError,
+    ):  # a value that is no literal, as of a plugin's own type
+        return False
 
 
 def describe(run: Any) -> dict[str, Any]:

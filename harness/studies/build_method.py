@@ -112,28 +112,33 @@ class MetaMethods:
         """
         self.methods = methods
         self.built: dict[tuple[DatasetShape, str, str, str], Method] = {}
-        self.needs_follow_seed: dict[str, bool] = {}
+        self.needs_follow_seed: dict[tuple[DatasetShape, str, str, str], bool] = {}
 
     def build(self, run: Run, shape: DatasetShape) -> Method:
         """Return the method of a run, built at the first call. Errors are not cached, so each call raises them."""
-        key = (shape, run.architecture, str(run.method), run.recipe.model_dump_json())
+        key = self.key(run, shape)
         if key not in self.built:
             self.built[key] = build_meta_method(run, self.methods, shape)
         return self.built[key]
+
+    @staticmethod
+    def key(run: Run, shape: DatasetShape) -> tuple[DatasetShape, str, str, str]:
+        """Return what decides the method of a run besides its seed."""
+        return shape, run.architecture, str(run.method), run.recipe.model_dump_json()
 
     def needs(self, run: Run, shape: DatasetShape) -> list[Need]:
         """Return what a run needs, which depends on its seed; the method may have been built for another one.
 
         Whether a method's `needs` follows its attribute `seed` is seen at its second seed, by building it once more. If
-        not, it is built for each seed.
+        not, it is built for each seed. A method that needs nothing at its first seed needs nothing at any.
         """
-        method, expression = self.build(run, shape), str(run.method)
+        method, key = self.build(run, shape), self.key(run, shape)
         if not method.needs() or method.seed == run.seed:
             return method.needs()
-        if self.needs_follow_seed.get(expression):
+        if self.needs_follow_seed.get(key):
             return needs_with_seed(method, run.seed)
         needs = build_meta_method(run, self.methods, shape).needs()
-        self.needs_follow_seed.setdefault(expression, needs == needs_with_seed(method, run.seed))
+        self.needs_follow_seed.setdefault(key, needs == needs_with_seed(method, run.seed))
         return needs
 
 

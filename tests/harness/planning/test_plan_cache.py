@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from harness.cache import user_cache
+from harness.cli import options
 from harness.cli.options import Refusal, make_plan
 from harness.planning.plan import Plan
 from harness.planning.plan_cache import CachedRun, with_specs
@@ -165,3 +166,50 @@ def test_commands_that_read_need_no_torch(tmp_path, write_study, environment, ca
         assert not {"torch", "mlflow", "pandas"} & set(modules.split()), arguments
         if "--json" in arguments:
             assert json.loads(said)["counts"]["to do"] == 2
+
+
+def test_others_files_in_the_folder_stay(cache, monkeypatch):
+    monkeypatch.setattr(user_cache, "MOST", 1)
+    cache.mkdir()
+    (cache / "precious.json").write_text("{}")
+    for i in range(3):
+        user_cache.write_entry(f"plan-{i}", i)
+    assert (cache / "precious.json").exists() and len(list(cache.glob("plan-*.json"))) == 1
+
+
+def test_a_value_that_json_cannot_hold_is_not_kept(cache):
+    user_cache.write_entry("plan-0", {1, 2})
+    assert user_cache.read_entry("plan-0") is None
+
+
+def test_a_folder_with_a_dangling_link_is_still_looked_at(tmp_path, cache):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "nothing")
+    (folder / "a.png").write_bytes(b"1")
+    user_cache.write_entry("plan-0", 1, [folder])
+    assert user_cache.read_entry("plan-0") == 1
+    (folder / "a.png").write_bytes(b"22")
+    assert user_cache.read_entry("plan-0") is None
+
+
+def test_a_file_that_is_edited_during_the_checks_leaves_no_entry(tmp_path, write_study, monkeypatch):
+    study = write_study(tmp_path / "s.yaml")
+    checked = options.check_plan
+
+    def check(*arguments, **keywords):
+        plan = checked(*arguments, **keywords)
+        study.write_text(study.read_text() + "# edited\n")
+        return plan
+
+    monkeypatch.setattr(options, "check_plan", check)
+    make_plan(str(study), None)
+    monkeypatch.undo()
+    assert not cached(make_plan(str(study), None))
+
+
+def test_datasets_of_one_shape_have_warnings_of_their_own(tmp_path, write_study, npz):
+    datasets = [{"name": f"npz:{npz}"}, {"name": f"npz:{npz}", "label_noise": 0.5}]
+    study = write_study(tmp_path / "s.yaml", datasets=datasets, methods=["late_phase_bn(K=9, start=1)"])
+    said = {planned.warning for planned in make_plan(str(study), None).runs.values()}
+    assert len(said) == 2 and all(said)
