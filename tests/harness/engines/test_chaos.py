@@ -129,7 +129,7 @@ class Chaos:
     def finish(self) -> str:
         """Start a last driver, and wait for it. Return its output."""
         self.launch()
-        assert self.driver.wait(timeout=900) == 0, self.output.read_text()
+        assert self.driver.wait(timeout=300) == 0, self.output.read_text()
         return self.output.read_text()
 
     def left(self) -> list[int]:
