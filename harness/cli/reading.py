@@ -5,9 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import (
-    Refusal,
-)
+from harness.cli.options import Refusal
 
 if TYPE_CHECKING:
     import pandas as pd
