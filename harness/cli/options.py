@@ -87,21 +87,23 @@ def make_plan(
         began = time.time()
         with without_garbage_collection():
             plan = check_plan(study, plugins or [], tuned, scale, share=share)
+            files = [path, *plan.study.plugins, *([tuned] if tuned else []), *data_files(plan)]
+            write_plan(key, plan, files, began)
     except StudyError as error:
         raise Refusal(str(error)) from error
-    write_plan(key, plan, [path, *plan.study.plugins, *([tuned] if tuned else []), *data_files(plan)], began)
     return plan
 
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Collect no garbage: checks build hundreds of thousands of objects that stay, and each collection visits all."""
+    """Collect no garbage: checks build millions of objects that stay, and each collection would visit them all."""
     before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if before:
+            gc.freeze()  # no later collection visits them either
             gc.enable()
 
 

@@ -88,12 +88,17 @@ def write_plan(key: str, plan: PlannedRuns, files: list[Path], began: float) -> 
         files: the study file and all others that the plan depends on.
         began: when the checks began, in seconds since 1970.
     """
-    if any(last_change(file) >= began for file in files) or not all(map(comes_back, plan.runs.values())):
+    if any(last_change(file) >= began for file in files):
         return
+    runs = []
+    for planned in plan.runs.values():
+        kept = fields_to_keep(planned.run)
+        if kept is None:
+            return
+        runs.append((kept, {name: getattr(planned, name) for name in LINKS}))
     study = {each.name: getattr(plan.study, each.name) for each in fields(StudySummary)}
     study["plugins"] = [str(path) for path in plan.study.plugins]
     study["figures"] = [asdict(figure) for figure in plan.study.figures]
-    runs = [(describe(planned.run), {name: getattr(planned, name) for name in LINKS}) for planned in plan.runs.values()]
     write_entry(key, {"study": study, "runs": runs}, files)
 
 
@@ -106,17 +111,13 @@ def last_change(path: Path) -> float:
         return math.inf
 
 
-def comes_back(planned: Planned) -> bool:
-    """Return whether a run's spec can be made again of what the cache would keep of it."""
+def fields_to_keep(run: Any) -> dict[str, Any] | None:
+    """Return the fields of a run's `CachedRun`; None if its spec cannot be made again of them."""
     try:
-        return bool(load_spec(CachedRun(**describe(planned.run))) == planned.run)
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        AssertionError,
-    ):  # a value that is no literal, as of a plugin's own type
-        return False
+        kept = describe(run)
+        return kept if load_spec(CachedRun(**kept)) == run else None
+    except (ValueError, SyntaxError, TypeError, AssertionError):  # a value that is no literal, as of a plugin's type
+        return None
 
 
 def describe(run: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import Field
 from harness.parsing.method_expression import MethodSpec
 from harness.studies.run import Run
 from methods import Method
-from methods.core.forking import declared_sharing, training_source
+from methods.core.forking import TrainingSource, declared_sharing, training_source
 from methods.core.recipe import FrozenModel
 
 FOLDER = "trunks"
@@ -99,8 +99,8 @@ class StateHashes:
         spec.pop("seed")
         key = canonical_json(spec).decode()
         if key not in self.known:
-            measured = tuple(run.evaluate.each_epoch)  # these values are part of the epochs' lines
-            self.known[key] = [describe_epoch(run, method, epoch, measured) for epoch in range(method.epochs)]
+            sources: dict[TrainingSource, str] = {}
+            self.known[key] = [describe_epoch(run, method, epoch, sources) for epoch in range(method.epochs)]
         return self.known[key]
 
 
@@ -109,18 +109,34 @@ def training_data_spec(run: Run) -> dict[str, Any]:
     return {k: v for k, v in run.dataset.portable().items() if k not in ("ood", "ood_digests", "corruptions")}
 
 
-def describe_epoch(run: Run, method: Method, epoch: int, measured: tuple[str, ...]) -> str:
+def describe_epoch(run: Run, method: Method, epoch: int, sources: dict[TrainingSource, str]) -> str:
     """Return a description of an epoch: what is trained, and at which rates.
 
     Args:
         run: the run's spec.
         method: the run's method, built without memory.
         epoch: the epoch, counted from 0.
-        measured: the measures that are taken after each epoch.
+        sources: the descriptions of what the run's earlier epochs trained, to which this one's is added.
     """
     source = training_source(method, epoch)
-    recipe = source.method.recipe
-    kept = recipe.model_dump(mode="json", exclude=IGNORED_RECIPE_FIELDS if source.name and not measured else set())
+    if source not in sources:
+        sources[source] = describe_source(run, source)
+    measured = run.evaluate.each_epoch  # its values are part of the epochs' lines
+    watched = [str(run.method), *measured] if measured else []
+    rates = [method.lr(epoch + position) for position in COMPARED_POSITIONS]
+    rest = canonical_json([rates, method.recipe.resets_optimizer(epoch), watched]).decode()
+    return f"[{sources[source]},{rest[1:]}"
+
+
+def describe_source(run: Run, source: TrainingSource) -> str:
+    """Return a description of what is trained: JSON of the training and of its recipe, with a comma between.
+
+    Args:
+        run: the run's spec.
+        source: what one of the run's epochs trains.
+    """
+    ignored = IGNORED_RECIPE_FIELDS if source.name and not run.evaluate.each_epoch else set()
+    recipe = source.method.recipe.model_dump(mode="json", exclude=ignored)
     what: Any = source.name
     if not source.name:
         spec = spec_within(run.method, source.depth)
@@ -128,9 +144,7 @@ def describe_epoch(run: Run, method: Method, epoch: int, measured: tuple[str, ..
         values = {k: v for k, v in spec.hyperparameters.items() if k not in shared}
         own = spec.model_copy(update={"hyperparameters": values}).model_dump(mode="json")
         what = {"method": own, "kind": type(source.method).__name__}
-    watched = [str(run.method), *measured] if measured else []
-    rates = [method.lr(epoch + position) for position in COMPARED_POSITIONS]
-    return canonical_json([what, kept, rates, method.recipe.resets_optimizer(epoch), watched]).decode()
+    return canonical_json([what, recipe]).decode()[1:-1]
 
 
 def spec_within(spec: MethodSpec, depth: int) -> MethodSpec:

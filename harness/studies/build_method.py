@@ -112,7 +112,7 @@ class MetaMethods:
         """
         self.methods = methods
         self.built: dict[tuple[DatasetShape, str, str, str], Method] = {}
-        self.needs_follow_seed: dict[tuple[DatasetShape, str, str, str], bool] = {}
+        self.needs_follow_seed: dict[str, bool] = {}
 
     def build(self, run: Run, shape: DatasetShape) -> Method:
         """Return the method of a run, built at the first call. Errors are not cached, so each call raises them."""
@@ -130,9 +130,10 @@ class MetaMethods:
         """Return what a run needs, which depends on its seed; the method may have been built for another one.
 
         Whether a method's `needs` follows its attribute `seed` is seen at its second seed, by building it once more. If
-        not, it is built for each seed. A method that needs nothing at its first seed needs nothing at any.
+        not, it is built for each seed. A method that needs nothing at its first seed needs nothing at any. That is the
+        same on all datasets and architectures.
         """
-        method, key = self.build(run, shape), self.key(run, shape)
+        method, key = self.build(run, shape), str(run.method)
         if not method.needs() or method.seed == run.seed:
             return method.needs()
         if self.needs_follow_seed.get(key):

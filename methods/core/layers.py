@@ -62,11 +62,20 @@ TENSORS = {Tensor, nn.Parameter}
 
 def copy_module(module: Copied) -> Copied:
     """Copy a module as `copy.deepcopy` does, several times as fast: most of what a network holds never changes."""
-    memo: dict[int, Any] = {}
-    if next(chain(module.parameters(), module.buffers()), torch.empty(0, device="cpu")).is_meta:
+    if is_on_meta_device(module):
         with torch._C.DisableTorchFunction():  # modes would look at each tensor, and there is nothing to see
-            return copy_part(module, memo)
-    return copy_part(module, memo)
+            return copy_part(module, {})
+    return copy_part(module, {})
+
+
+def is_on_meta_device(module: nn.Module) -> bool:
+    """Check whether the first tensor of a module has no memory."""
+    own = chain(module._parameters.values(), module._buffers.values())  # at once, where torch names all tensors first
+    with torch._C.DisableTorchFunction():
+        for tensor in chain(own, module.parameters(), module.buffers()):
+            if tensor is not None:
+                return tensor.is_meta
+    return False
 
 
 def copy_part(module: Copied, memo: dict[int, Any]) -> Copied:

@@ -167,8 +167,9 @@ def tensors_of(layer: nn.Module) -> list[Tensor]:
 
 def copy_without_children(layer: nn.Module) -> nn.Module:
     """Return a deep copy of a layer without its child modules."""
-    children, layer._modules = layer._modules, {}
+    own = vars(layer)
+    children, own["_modules"] = own["_modules"], {}
     try:
         return copy_module(layer)
     finally:
-        layer._modules = children
+        own["_modules"] = children
