@@ -19,10 +19,15 @@ def test_name_resolves_inside_the_repository(name):
     assert (ROOT / name / "py.typed").exists()
 
 
+@pytest.fixture(scope="module")
+def owners() -> dict[str, list[str]]:
+    """The distributions of each package; looking for them reads the metadata of all that is installed."""
+    return dict(importlib.metadata.packages_distributions())
+
+
 @pytest.mark.parametrize("name", PACKAGES)
-def test_name_belongs_to_one_distribution(name):
-    owners = importlib.metadata.packages_distributions().get(name, [])
-    assert set(owners) <= {"economical-ensembles"}
+def test_name_belongs_to_one_distribution(name, owners):
+    assert set(owners.get(name, [])) <= {"economical-ensembles"}
     others = [
         Path(path, name)
         for path in sys.path

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -125,15 +125,19 @@ def stat_of(path: Path) -> list[int]:
 
 
 @cache
+def method_entry_points() -> tuple[EntryPoint, ...]:
+    """Return the methods that installed packages name; looking for them reads the metadata of every package."""
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
+@cache
 def code_fingerprint() -> str:
     """Return a hash of the installed code: ours by file, what it depends on by version, others' methods by name."""
     files = (
         path for name in PACKAGES for end in ("*.py", "*.yaml", "*.json") for path in sorted((ROOT / name).rglob(end))
     )
     ours = [[str(path), *stat_of(path)] for path in files]
-    theirs = [
-        [point.name, point.value, package_fingerprint(point.module)] for point in entry_points(group=ENTRY_POINT_GROUP)
-    ]
+    theirs = [[point.name, point.value, package_fingerprint(point.module)] for point in method_entry_points()]
     versions = [installed_version(name) for name in DEPENDENCIES]
     return hashlib.sha256(json.dumps([sys.version, ours, sorted(theirs), versions]).encode()).hexdigest()
 

@@ -5,11 +5,11 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from inspect import isclass
 from pathlib import Path
 
-from harness.cache.user_cache import ENTRY_POINT_GROUP
+from harness.cache.user_cache import method_entry_points
 from methods import METHODS
 from methods.core.method import Method
 
@@ -82,9 +82,7 @@ def available_methods(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
         ValueError: if two sources give the same name.
     """
     methods = dict(METHODS)
-    sources = [
-        (f"entry point {point.value}", load_entry_point(point)) for point in entry_points(group=ENTRY_POINT_GROUP)
-    ]
+    sources = [(f"entry point {point.value}", load_entry_point(point)) for point in method_entry_points()]
     sources += [(f"plugin {path}", load_plugin(path)) for path in plugins]
     for source, found in sources:
         for name, method in found.items():

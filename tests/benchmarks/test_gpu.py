@@ -18,6 +18,7 @@ from tests.benchmarks.gpu import sharing_gain
 from tests.benchmarks.gpu_report import Report, other_parts, rehearsal_sizes
 from tests.benchmarks.shared_gpu import RATE, READY, TrainingProcess, shared_gpu_rate
 
+pytestmark = pytest.mark.long
 TINY = TrainingSetup("lenet5", minibatches=2, batch_size=4, channels=1, side=8)
 
 

@@ -186,6 +186,7 @@ def test_a_damaged_image_is_named_and_the_next_pass_works(tmp_path, workers):
     assert one_pass(batches)[1].tolist() == list(range(8))
 
 
+@pytest.mark.long
 def test_a_killed_process_is_an_error_that_says_what_to_do(split):
     decoder = DecoderPool(1)
     batches = ImageFileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)

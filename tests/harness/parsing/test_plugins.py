@@ -4,6 +4,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from harness.cache import user_cache
+from harness.cache.user_cache import ENTRY_POINT_GROUP
 from harness.parsing import plugins
 from methods import METHODS, Method
 
@@ -56,9 +58,21 @@ def test_a_missing_file_is_named(tmp_path):
         plugins.available_methods([tmp_path / "nowhere.py"])
 
 
-def test_a_broken_entry_point_is_left_out_with_a_warning(monkeypatch):
-    point = EntryPoint("theirs", "nothing_of_this_name:X", plugins.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+@pytest.fixture
+def install(monkeypatch):
+    """Name a method as an installed package would; forget it after the test."""
+
+    def install(value: str) -> None:
+        point = EntryPoint("theirs", value, ENTRY_POINT_GROUP)
+        monkeypatch.setattr(user_cache, "entry_points", lambda group: [point] if group == ENTRY_POINT_GROUP else [])
+        user_cache.method_entry_points.cache_clear()
+
+    yield install
+    user_cache.method_entry_points.cache_clear()
+
+
+def test_a_broken_entry_point_is_left_out_with_a_warning(install):
+    install("nothing_of_this_name:X")
     with pytest.warns(UserWarning, match="entry point nothing_of_this_name:X: ModuleNotFoundError"):
         assert plugins.available_methods() == METHODS
 
@@ -68,7 +82,6 @@ def test_a_plugin_must_have_a_name_that_studies_can_write(tmp_path):
         plugins.load_plugin(write(tmp_path / "my-method.py", GOOD))
 
 
-def test_entry_points_join(monkeypatch):
-    point = EntryPoint("theirs", "methods.swa:SWA", plugins.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.ENTRY_POINT_GROUP else [])
+def test_entry_points_join(install):
+    install("methods.swa:SWA")
     assert plugins.available_methods()["theirs"] is METHODS["swa"]

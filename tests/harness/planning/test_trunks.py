@@ -201,7 +201,10 @@ def unshared(tmp_path_factory, write_study, run_study):
     return run_study(study_of(write_study, folder), folder / "runs")
 
 
-@pytest.mark.parametrize("engine", [Inline(1), Processes(2, 1)], ids=["inline", "processes"])
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(Inline(1), id="inline"), pytest.param(Processes(2, 1), id="processes", marks=pytest.mark.long)],
+)
 def test_shared_results_are_those_of_training_alone(engine, unshared, write_study, tmp_path, run_study, read_result):
     done = run_study(study_of(write_study, tmp_path), tmp_path / "runs", engine, share=True)
     assert done.schedule.failed == {}

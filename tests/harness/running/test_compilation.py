@@ -48,6 +48,7 @@ def programs(monkeypatch):
 LATE = {"K": 2, "start": 0, "sigma0": 0.3}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fuse_up_to", [0, 16], ids=["", "fused"])
 @pytest.mark.parametrize(
     ("name", "given"),
@@ -169,6 +170,7 @@ def test_a_whole_cycle_is_compiled_also_if_a_run_resumes_within_a_cycle(programs
     assert programs == [64]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kernels", ["a kernel a group", "few kernels"])
 def test_fused_members_are_compiled_once(kernels, monkeypatch):
     """By torch itself: no graph break, and one graph whatever epochs begin with."""

@@ -218,7 +218,7 @@ def test_disk_errors_are_explained():
     assert describe_disk_error(ValueError("no")) == describe_disk_error(None) == ""
 
 
-@pytest.mark.parametrize("engine", ["inline", "processes"])
+@pytest.mark.parametrize("engine", ["inline", pytest.param("processes", marks=pytest.mark.long)])
 def test_a_full_disk_stops_the_study_with_one_message(disk, econ, check, study, empty_store, engine):
     runs = disk.path / "runs"
     runs.mkdir()
@@ -343,6 +343,7 @@ def impatient(monkeypatch):
     return waits
 
 
+@pytest.mark.long
 def test_a_server_that_answers_again_gets_everything_from_the_same_command(
     server, impatient, econ, check, study, tmp_path, monkeypatch
 ):

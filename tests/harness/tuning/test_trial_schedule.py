@@ -103,6 +103,7 @@ def test_several_workers_are_spread_over_the_searches(tmp_path, searches):
     assert taken == ["dropout", "swa", "snapshot(M=2)", "dropout", "swa"]
 
 
+@pytest.mark.long
 def test_two_processes_give_the_trials_of_one_if_trials_are_independent(tmp_path, searches):
     """The first trials are drawn at random. Here these are all of them."""
     kinds = ("dropout", "batch_ensemble(K=2)")

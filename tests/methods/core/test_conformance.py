@@ -52,12 +52,11 @@ OWN_FROM_THE_START = {"late_phase_rank1", "rank1", "late_phase_hypernet", "hyper
 
 
 def assert_same_state(one: Method, other: Method) -> None:
-    assert one.state_dict().keys() == other.state_dict().keys()
-    for name, value in one.state_dict().items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, other.state_dict()[name]), name
-        else:
-            assert value == other.state_dict()[name], name
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        same = torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
+        assert same, name
 
 
 @torch.no_grad()
