@@ -1,5 +1,6 @@
 """Small networks, small data and settings of methods that many tests share."""
 
+import gc
 import os
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a CUDA device on machines without one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collections pass by what all imports made, which stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,7 +58,7 @@ def evaluated(expression: str, names: dict[str, Any]) -> float:
 @pytest.mark.parametrize(("name", "written"), TRIED)
 def test_counted_costs_are_those_it_names(name, written, npz, tmp_path, write_study, run_study):
     about = METHODS[name].about
-    dataset = {"name": f"npz:{npz}", "validation": HELD_OUT}
+    dataset = {"name": f"npz:{npz}", "validation": HELD_OUT, "corruptions": "none"}
     recipe = {"epochs": EPOCHS, "batch_size": 16, "lr": 0.01}
     study = write_study(tmp_path / "s.yaml", methods=[written], datasets=[dataset], recipe=recipe)
     done = run_study(study, tmp_path / "runs")
