@@ -178,15 +178,16 @@ def test_a_damaged_image_is_named_and_the_next_pass_works(tmp_path, workers):
     with pytest.raises(ImageError) as error:
         for _, y in batches:
             seen += y.tolist()
+    message = str(error.value)
+    del error  # its frames hold the batches; processes that only a collection of garbage finds take ten seconds to end
     assert seen == [0, 1, 2, 3], "what comes before it is there"
-    assert str(error.value).startswith(f"{tmp_path}/5.png: cannot be decoded")
-    assert "put an intact image in its place" in str(error.value)
-    assert "Traceback" not in str(error.value)
+    assert message.startswith(f"{tmp_path}/5.png: cannot be decoded")
+    assert "put an intact image in its place" in message
+    assert "Traceback" not in message
     (tmp_path / "5.png").write_bytes(contents)
     assert one_pass(batches)[1].tolist() == list(range(8))
 
 
-@pytest.mark.long
 def test_a_killed_process_is_an_error_that_says_what_to_do(split):
     decoder = DecoderPool(1)
     batches = ImageFileBatches(split, 5, decoder=decoder, mean=MEAN, std=STD)
