@@ -28,11 +28,11 @@ leaderboard: setup
 	$(BIN)/econ plot $(STUDY) --output $(RESULTS)
 	$(BIN)/econ leaderboard $(STUDY)
 
-# Tests run in WORKERS processes beside each other; those that measure times (`alone`) one by one after them.
+# Files of tests run in WORKERS processes beside each other.
 test: setup
 	$(BIN)/python -m pytest -m 'not slow and not long and not alone' $(BESIDE)
 
-# What is long by nature: chaos, kills at random moments, Ray clusters, timing, rehearsals of studies.
+# What is long by nature: chaos, kills, compilers, Ray clusters, rehearsals of studies and benchmarks; then `alone`.
 test-more: setup
 	$(BIN)/python -m pytest -m 'long and not slow and not alone' $(BESIDE)
 	$(BIN)/python -m pytest -m 'alone and not slow'

@@ -1,7 +1,7 @@
 """Turns tracked runs into leaderboards, LaTeX tables, plots and a report.
 
-Importing this package imports neither MLflow nor matplotlib. `load_runs` imports MLflow at its first call. The names of
-`analysis.figures` import matplotlib at their first use.
+Importing this package imports neither MLflow nor matplotlib. `load_runs` imports MLflow only for a tracking server. The
+names of `analysis.figures` import matplotlib at their first use.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
 """The harness: from a study's YAML file to tracked runs.
 
-Rooms lie on floors, and import downwards only: `cli` is the top one, `parsing` the lowest.
+Rooms lie on floors, and import downwards only: `cli` is the top one, `cache` the lowest.
 """

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.corruptions import STANDARD_CORRUPTIONS
+from data.datasets.downloaded import channels_first
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 _IMAGES = "uint8 images (N, H, W) or (N, H, W, C) with H = W, C 1 or 3, N at least 1"
@@ -79,7 +80,7 @@ def load_npz(path: str, root: Path) -> ImageDataset:
 def load_npz_array(file: Path, name: str) -> Tensor:
     """Load one array of images from a file that was checked before: (M, C, H, W) uint8."""
     with np.load(file, allow_pickle=False) as stored:
-        return _channels_first(stored[name])
+        return channels_first(stored[name])
 
 
 def load_npz_ood_images(file: Path) -> Tensor:
@@ -112,7 +113,7 @@ def load_npz_ood_images(file: Path) -> Tensor:
         raise ValueError(f"{file}: cannot be read ({error}); write it again with numpy.savez") from error
     if _image_shape(name, arrays, problems) is None:
         raise ValueError(f"{file}: {problems[0]}")
-    return _channels_first(arrays[name])
+    return channels_first(arrays[name])
 
 
 def _is_image_array(name: str) -> bool:
@@ -198,11 +199,5 @@ def _check_classes(arrays: dict[str, Array], problems: list[str]) -> int:
     return top + 1
 
 
-def _channels_first(images: Array) -> Tensor:
-    """Return images (N, C, H, W) uint8 as a view of (N, H, W) or (N, H, W, C)."""
-    tensor = torch.from_numpy(images)
-    return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
-
-
 def _split(images: Array, labels: Array) -> Split:
-    return Split(_channels_first(images), torch.from_numpy(labels.astype(np.int64)))
+    return Split(channels_first(images), torch.from_numpy(labels.astype(np.int64)))

@@ -73,7 +73,7 @@ def draw_split(patterns: np.ndarray, side: int, count: int, generator: np.random
     """Draw labelled images; the classes take turns.
 
     Args:
-        patterns: (classes, channels, COARSE, COARSE), grey levels.
+        patterns: (classes, channels, PATTERN_SIDE, PATTERN_SIDE), grey levels.
         side: Side of the images, in pixels.
         count: Number of images.
         generator: Generator of the noise.

@@ -54,12 +54,12 @@ class DecoderPool:
         """
         for result in self._results(jobs, pinned) if self.workers else map(_decode_or_error, jobs):
             if isinstance(result, ImageError):
+                # The traceback will hold this frame. If the frame held the error, too, the processes would live until a
+                # collection of garbage, and take five seconds each to end.
                 try:
                     raise result
                 finally:
-                    del (
-                        result
-                    )  # whose traceback holds this frame: in such a circle, processes take 5 seconds each to end
+                    del result
             yield result
 
     def _results(self, jobs: Iterable[DecodeJob], pinned: bool) -> Iterator[Tensor | ImageError]:

@@ -132,7 +132,7 @@ def method_entry_points() -> tuple[EntryPoint, ...]:
 
 @cache
 def code_fingerprint() -> str:
-    """Return a hash of the installed code: ours by file, what it depends on by version, others' methods by name."""
+    """Return a hash of the installed code: our files, the versions of dependencies, the files of others' methods."""
     files = (
         path for name in PACKAGES for end in ("*.py", "*.yaml", "*.json") for path in sorted((ROOT / name).rglob(end))
     )

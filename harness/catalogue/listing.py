@@ -26,13 +26,13 @@ COSTS = (
 
 
 def methods(plugins: Sequence[Path] = (), width: int = WIDTH) -> str:
-    """Describe each method: its family and paper, what it does and costs, its hyperparameters and their values.
+    """Describe each method: its family and paper, what it does and costs, and its hyperparameters.
 
-    Of a hyperparameter: the default, and the range in which it is searched, or the words it may be.
+    A hyperparameter stands with its default, and with the range in which it is searched or the values that it may have.
 
     Args:
-        plugins: files with more methods.
-        width: characters a line may have.
+        plugins: plugin files with more methods.
+        width: the number of characters in a line.
 
     Raises:
         ValueError: if a plugin holds no method.
@@ -65,7 +65,7 @@ def block(name: str, method: type[Method], width: int) -> str:
 
 
 def allowed(kind: Any) -> list[str]:
-    """Say which values a type allows: the words of a `Literal`, the bounds of a number; any part of a union."""
+    """List the values that a type allows: the words of a `Literal`, the bounds of a number, or both for a union."""
     if get_origin(kind) is Literal:
         return list(map(format_value, get_args(kind)))
     bounds = []
@@ -81,7 +81,7 @@ def allowed(kind: Any) -> list[str]:
 
 
 def methods_as_markdown(plugins: Sequence[Path] = ()) -> str:
-    """List the methods as the README's table: what each does, its paper and its costs."""
+    """Write the table of methods for the documents: what each does, its paper and its costs."""
     head = ["method", "what it does", "paper", "training cost", "prediction cost"]
     rows = [head, ["---"] * len(head)]
     for name, method in available_methods(plugins).items():
@@ -94,7 +94,7 @@ def methods_as_markdown(plugins: Sequence[Path] = ()) -> str:
 
 
 def costs_by_default(method: type[Method]) -> list[str]:
-    """Give the expressions of a method's costs, conditions decided as for its default hyperparameters.
+    """Return the expressions of a method's costs. Conditions in them are decided by its default hyperparameters.
 
     Raises:
         ValueError: for a condition that its hyperparameters do not decide.

@@ -35,8 +35,8 @@ class EngineName(StrEnum):
 
 
 @dataclass(frozen=True)
-class Wish:
-    """The options of engines as given; None for what is left open."""
+class EngineOptions:
+    """The options of engines as the user gave them; None for an option that was not given."""
 
     engine: EngineName
     workers: int | None = None
@@ -51,13 +51,13 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What they come to.
+class ChosenEngine:
+    """The engine that the options choose.
 
     Attributes:
-        engine: made.
-        device: that runs compute on.
-        cores: of each run.
+        engine: the engine.
+        device: the device that runs compute on.
+        cores: the number of CPU cores for each run.
     """
 
     engine: "Engine"
@@ -65,8 +65,8 @@ class Choice:
     cores: int
 
 
-def choose_engine(wish: Wish) -> Choice:
-    """Make the engine, and fill in what was left open.
+def choose_engine(asked: EngineOptions) -> ChosenEngine:
+    """Make the engine, with defaults for the options that were not given.
 
     Raises:
         Refusal: if options contradict each other, or ask for what is not there.
@@ -76,33 +76,35 @@ def choose_engine(wish: Wish) -> Choice:
     from harness.engines import Ray, make_engine
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if wish.engine is EngineName.ray:
-        if wish.gpus is not None or wish.per_gpu or wish.ranks > 1:
+    if asked.engine is EngineName.ray:
+        if asked.gpus is not None or asked.per_gpu or asked.ranks > 1:
             raise Refusal(
                 "--gpus, --per-gpu and --ranks are for one machine; a Ray cluster is shared by --gpus-per-run"
             )
         share = share_cluster(
-            wish.ray_address, wish.cpus_per_run, wish.gpus_per_run, wish.workers, wish.threads, wish.device, cores
+            asked.ray_address, asked.cpus_per_run, asked.gpus_per_run, asked.workers, asked.threads, asked.device, cores
         )
-        return Choice(Ray(share.workers, share.threads, share.cluster), share.device, max(1, int(share.cluster.cpus)))
-    if wish.ray_address and wish.ray_address != os.environ.get("RAY_ADDRESS"):
-        raise Refusal(f"--ray-address {wish.ray_address}: add --engine ray")
-    if wish.workers and wish.workers > 1 and wish.engine is EngineName.inline:
-        raise Refusal(f"--workers {wish.workers}: the engine inline trains one run at a time; add --engine processes")
-    if wish.cpus_per_run is not None or wish.gpus_per_run is not None:
+        return ChosenEngine(
+            Ray(share.workers, share.threads, share.cluster), share.device, max(1, int(share.cluster.cpus))
+        )
+    if asked.ray_address and asked.ray_address != os.environ.get("RAY_ADDRESS"):
+        raise Refusal(f"--ray-address {asked.ray_address}: add --engine ray")
+    if asked.workers and asked.workers > 1 and asked.engine is EngineName.inline:
+        raise Refusal(f"--workers {asked.workers}: the engine inline trains one run at a time; add --engine processes")
+    if asked.cpus_per_run is not None or asked.gpus_per_run is not None:
         raise Refusal("--cpus-per-run and --gpus-per-run share a Ray cluster: add --engine ray")
-    device = wish.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    devices = choose_devices(wish.engine, device, wish.workers, cores, wish.gpus, wish.per_gpu)
-    check_ranks(devices[0], wish.ranks, len(devices))
+    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    devices = choose_devices(asked.engine, device, asked.workers, cores, asked.gpus, asked.per_gpu)
+    check_ranks(devices[0], asked.ranks, len(devices))
     share_of_cores = max(1, cores // len(devices))
-    threads = wish.threads or share_of_cores
-    return Choice(make_engine(wish.engine.value, len(devices), threads, devices), device, share_of_cores)
+    threads = asked.threads or share_of_cores
+    return ChosenEngine(make_engine(asked.engine.value, len(devices), threads, devices), device, share_of_cores)
 
 
 def choose_devices(
     engine: EngineName, device: str, workers: int | None, cores: int, gpus: str | None, per_gpu: int | None
 ) -> list[str]:
-    """Give the device of each process: one a core or `workers` on the CPU, as many as asked for on each GPU."""
+    """Return the device of each process: `workers` processes or one a core on the CPU, `per_gpu` on each GPU."""
     import torch
 
     from harness.engines.device_slots import gpu_slots
@@ -167,13 +169,13 @@ GpusPerRun = Annotated[
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a run gets of a cluster.
+class ClusterShare:
+    """How the runs of a study share a Ray cluster.
 
     Attributes:
-        cluster: which one, and CPUs and GPUs a run.
-        workers: runs at once; None for as many as there is room for.
-        threads: CPU threads a run.
+        cluster: the cluster, with the CPUs and GPUs of each run.
+        workers: the number of runs at once; None for as many as there is room for.
+        threads: the number of CPU threads of each run.
         device: "cpu" or "cuda".
     """
 
@@ -191,17 +193,17 @@ def share_cluster(
     threads: int | None,
     device: str | None,
     cores: int,
-) -> Share:
-    """Fill in what the user left open.
+) -> ClusterShare:
+    """Choose how runs share a Ray cluster, with defaults for what is None.
 
     Args:
-        address: of the cluster, None for one on this machine.
-        cpus: CPUs a run.
-        gpus: GPUs a run.
-        workers: runs at once.
-        threads: CPU threads a run.
-        device: what to compute on.
-        cores: of this machine.
+        address: the address of the cluster; None for one on this machine.
+        cpus: the CPUs of each run.
+        gpus: the GPUs of each run.
+        workers: the number of runs at once.
+        threads: the number of CPU threads of each run.
+        device: the device that runs compute on.
+        cores: the number of cores of this machine.
 
     Raises:
         Refusal: if options contradict each other.
@@ -227,4 +229,4 @@ def share_cluster(
             raise Refusal(f"--gpus-per-run {gpus:g}: this machine has {here}; --ray-address names another cluster")
         workers = workers or (Cluster(address, 0.0, gpus).fits({"GPU": here}) if gpus else cores)
         found = Cluster(address, cpus or threads or max(1, cores // workers), gpus)
-    return Share(found, workers, threads or max(1, int(found.cpus)), device)
+    return ClusterShare(found, workers, threads or max(1, int(found.cpus)), device)

@@ -1,12 +1,12 @@
 """`econ leaderboard`: ranks the methods of a study."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.cli.options import (
+    Format,
     Output,
     Plugins,
     Runs,
@@ -16,18 +16,10 @@ from harness.cli.options import (
     Tuned,
     console,
     make_plan,
-    named,
-    show,
+    print_or_write,
+    study_arguments,
 )
-from harness.cli.reading import load_frame, refusing
-
-
-class Format(StrEnum):
-    """How a leaderboard is written."""
-
-    text = "text"
-    csv = "csv"
-    markdown = "markdown"
+from harness.cli.reading import load_frame, refuse_errors
 
 
 def leaderboard(
@@ -47,8 +39,8 @@ def leaderboard(
     from analysis import leaderboard as rank
     from analysis import render
 
-    frame = load_frame(make_plan(study, plugin, tuned, scale), named(study, tuned, scale), runs, store)
+    frame = load_frame(make_plan(study, plugin, tuned, scale), study_arguments(study, tuned, scale), runs, store)
     width = console.width if format is Format.text and output is None and console.is_terminal else None
-    with refusing():
+    with refuse_errors():
         text = render(rank(frame, by=by), format.value, width=width)
-    show(text, output)
+    print_or_write(text, output)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.cache.user_cache import entry_key, read_entry, write_entry
 from harness.catalogue import WIDTH
-from harness.cli.options import Plugins, Refusal, console, show
+from harness.cli.options import Plugins, Refusal, console, print_or_write
 
 
 class Form(StrEnum):
@@ -45,7 +45,7 @@ def list_(
         listed = describe(what, format, plugins, width)
         write_entry(key, listed, plugins)
     if isinstance(listed, str):
-        show(listed, None)
+        print_or_write(listed, None)
         return
     table = Table(show_header=False, box=None)
     table.add_column(overflow="fold")

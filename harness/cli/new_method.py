@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Refusal, console, show
+from harness.cli.options import Refusal, console, print_or_write
 
 METHOD = '''"""{title}: train on noisy inputs. Replace this by what your method does differently."""
 
@@ -110,5 +110,5 @@ def new_method(
     if taken:
         raise Refusal(f"{into / taken[0]} is there already; nothing was written")
     for file, text in written.items():
-        show(text, into / file)
+        print_or_write(text, into / file)
     console.print(f"try: econ run digits --plugin {into / name}.py, then python -m pytest {into}", highlight=False)

@@ -1,9 +1,10 @@
 """Options that several commands share, and the plan of the study that they name."""
 
-import gc
+import os
+import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,8 +36,8 @@ Scale = Annotated[
     str | None,
     typer.Option(
         metavar="SCALE",
-        help="A rehearsal on a small machine: `tiny`, or epochs=N,subset=N,width=F,members=N,seeds=N,data=made. "
-        "data=made or data=synthetic takes synthetic data. The figures mean nothing, and they are tracked apart.",
+        help="A rehearsal on a small machine: `tiny`, or epochs=N,subset=N,width=F,members=N,seeds=N,data=synthetic. "
+        "The figures mean nothing, and they are tracked apart.",
     ),
 ]
 Fuse = Annotated[
@@ -54,6 +55,20 @@ Compile = Annotated[
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")]
+
+
+class Format(StrEnum):
+    """How a leaderboard is written."""
+
+    text = "text"
+    csv = "csv"
+    markdown = "markdown"
+
+
+PROBE = 4096
+"""Bytes that are written to see whether there is room."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 
 class Refusal(Exception):  # noqa: N818 - what a user reads, no failure of the program
@@ -85,6 +100,8 @@ def make_plan(
         if plan := read_plan(key):
             return plan
         began = time.time()
+        from harness.studies.build_method import without_garbage_collection
+
         with without_garbage_collection():
             plan = check_plan(study, plugins or [], tuned, scale, share=share)
             files = [path, *plan.study.plugins, *([tuned] if tuned else []), *data_files(plan)]
@@ -94,19 +111,6 @@ def make_plan(
     return plan
 
 
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Collect no garbage: checks build millions of objects that stay, and each collection would visit them all."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.freeze()  # no later collection visits them either
-            gc.enable()
-
-
 def check_plan(study: str, plugins: list[Path], tuned: Path | None, scale: str | None, *, share: bool) -> "PlannedRuns":
     """Read and check a study, perhaps with tuned values or at a small scale, and return its plan.
 
@@ -114,6 +118,7 @@ def check_plan(study: str, plugins: list[Path], tuned: Path | None, scale: str |
         Refusal, StudyError: for what is wrong with it.
     """
     from harness.planning.plan import Plan
+    from harness.planning.planned_runs import PlannedRuns
     from harness.studies.study import Study, load
 
     loaded = load(study, plugins)
@@ -131,15 +136,16 @@ def check_plan(study: str, plugins: list[Path], tuned: Path | None, scale: str |
             raise Refusal("--scale and --tuned: values are tuned for a study as it is written, not for a rehearsal")
         small = read_scale(scale)
         loaded = rehearse(loaded, small) if isinstance(loaded, Study) else rehearse_quadratic(loaded, small)
-    return Plan(loaded, share=share)
+    plan = Plan(loaded, share=share)
+    return PlannedRuns(plan.study, plan.runs)  # without the methods on the meta device, which may take a gigabyte
 
 
-def named(study: str, tuned: Path | None = None, scale: str | None = None) -> str:
+def study_arguments(study: str, tuned: Path | None = None, scale: str | None = None) -> str:
     """Write a study as the arguments of a command."""
     return study + (f" --tuned {tuned}" if tuned else "") + (f" --scale {scale}" if scale is not None else "")
 
 
-def show(text: str, output: Path | None) -> None:
+def print_or_write(text: str, output: Path | None) -> None:
     """Write text to a file or to the terminal."""
     if output is None:
         print(text.rstrip("\n"))
@@ -150,3 +156,21 @@ def show(text: str, output: Path | None) -> None:
     except OSError as error:
         raise Refusal(f"--output {output}: {error.strerror}") from error
     console.print(f"wrote {output}", highlight=False)
+
+
+def check_runs(runs: Path) -> None:
+    """Refuse a folder of run folders that cannot be written to or has no hard links, before anything is trained."""
+    from harness.store.claim import make_hard_link
+    from harness.store.run_folder import describe_disk_error, write_atomically
+
+    probe, linked = runs / ".probe", runs / f".probe.{socket.gethostname()}.{os.getpid()}"
+    try:
+        write_atomically(probe, lambda file: file.write(bytes(PROBE)))
+        with suppress(FileNotFoundError):  # another driver looked at the same moment
+            make_hard_link(probe, linked)
+    except OSError as error:
+        raise Refusal(f"--runs {runs}: {describe_disk_error(error) or error}") from error
+    finally:
+        for path in (probe, linked):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)

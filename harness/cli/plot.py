@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan, named
-from harness.cli.reading import draw_figures, load_frame, refusing
+from harness.cli.options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan, study_arguments
+from harness.cli.reading import draw_figures, load_frame, refuse_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,12 +36,12 @@ class PlotName(StrEnum):
 
 
 def is_quadratic(plan: "PlannedRuns") -> bool:
-    """Say whether a plan is of the noisy quadratic problem, where there are no methods to rank."""
+    """Check whether a study simulates the noisy quadratic problem, which has no methods to rank."""
     return plan.study.kind == "quadratic"
 
 
-def folder(plan: "PlannedRuns", output: Path | None) -> Path:
-    """Give the folder for plots that any study has: the one asked for, or the study's own, a rehearsal's apart."""
+def plots_folder(plan: "PlannedRuns", output: Path | None) -> Path:
+    """Return the folder for a study's plots: the one asked for, else that of the study, or of the rehearsal."""
     return output or RESULTS / file_name(plan.study.name)
 
 
@@ -54,12 +54,12 @@ def plot_quadratic(plan: "PlannedRuns", study: str, output: Path, store: str) ->
     """Draw a study of the noisy quadratic problem."""
     from analysis import load_settings, loss_against_members, save
 
-    with refusing(f"simulate it with `econ run {study}`, or send its runs with `econ sync {study}`"):
+    with refuse_errors(f"simulate it with `econ run {study}`, or send its runs with `econ sync {study}`"):
         frame = load_settings(plan.study.name, store=store, keys=plan.runs.keys())
     frame.attrs["banner"] = plan.study.banner
     if frame.attrs["unfinished"]:
         console.print(f"{len(frame.attrs['unfinished'])} of {len(plan.runs)} settings are not finished: left out")
-    with refusing():
+    with refuse_errors():
         paths = save(loss_against_members(frame), output / file_name(plan.study.name))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
@@ -74,7 +74,7 @@ def plot_figures(study: "StudySummary", frame: "pd.DataFrame", output: Path) -> 
         if isinstance(figure, str):
             failed.append(figure)
             continue
-        with refusing():
+        with refuse_errors():
             for path in save(figure, output / "-".join(filter(None, [file_name(study.name), name]))):
                 console.print(f"wrote {path}", highlight=False)
     if failed:
@@ -86,11 +86,11 @@ def plot_tuning(plan: "PlannedRuns", study: str, output: Path, store: str) -> No
     from analysis import load_tuning, save, tuning_history
 
     name = plan.study.name.removesuffix(" · tuned")
-    with refusing(f"tune the study with `econ tune {study}`"):
+    with refuse_errors(f"tune the study with `econ tune {study}`"):
         figures = tuning_history(load_tuning(name, store=store))
     for title, figure in figures.items():
         place = "-".join(re.findall(r"[\w.=]+", title))
-        with refusing():
+        with refuse_errors():
             paths = save(figure, output / ("tuning" if len(figures) == 1 else f"tuning-{place}"))
         for path in paths:
             console.print(f"wrote {path}", highlight=False)
@@ -125,28 +125,28 @@ def plot(
         plot_quadratic(plan, study, output or RESULTS, store_uri(store, runs))
         return
     if name is PlotName.tuning:
-        plot_tuning(plan, study, folder(plan, output), store_uri(store, runs))
+        plot_tuning(plan, study, plots_folder(plan, output), store_uri(store, runs))
         return
-    frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    frame = load_frame(plan, study_arguments(study, tuned, scale), runs, store)
     for note in unfinished_notes(frame):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     if name is PlotName.all and plan.study.figures:
         plot_figures(plan.study, frame, output or RESULTS)
         return
-    with refusing():
+    with refuse_errors():
         frame = ranked(frame)
     if "left_out" in frame.attrs:
         console.print(frame.attrs["left_out"], markup=False, highlight=False, soft_wrap=True)
     for chosen in PLOTS if name is PlotName.all else [name.value]:
         try:
-            with refusing():
+            with refuse_errors():
                 figure = PLOTS[chosen](frame)
         except Refusal as error:
             if name is not PlotName.all or not isinstance(error.__cause__, LookupError):
                 raise
             console.print(f"no plot {chosen}: {error}", markup=False, highlight=False, soft_wrap=True)
             continue
-        with refusing():
-            paths = save(figure, folder(plan, output) / chosen)
+        with refuse_errors():
+            paths = save(figure, plots_folder(plan, output) / chosen)
         for path in paths:
             console.print(f"wrote {path}", highlight=False)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def refusing(hint: str = "") -> Iterator[None]:
-    """Turn what analysis cannot do into a message.
+def refuse_errors(hint: str = "") -> Iterator[None]:
+    """Turn errors of the analysis into messages for the user.
 
     Args:
-        hint: what the user can do about it.
+        hint: what the user can do about them.
     """
     try:
         yield
@@ -32,8 +32,8 @@ def load_frame(plan: "PlannedRuns", study: str, runs: Path, store: str | None) -
     """Load a study's tracked cells, with the labels that the study gives them today.
 
     Args:
-        plan: of the study.
-        study: as the arguments of a command, for messages.
+        plan: the plan of the study.
+        study: the study as arguments of a command, for messages.
         runs: the folder of run folders.
         store: the tracking store.
     """
@@ -43,7 +43,7 @@ def load_frame(plan: "PlannedRuns", study: str, runs: Path, store: str | None) -
     if plan.study.kind == "quadratic":
         raise Refusal(f"study {plan.study.name} simulates the noisy quadratic problem: `econ plot {study}` draws it")
     labels = {key: planned.labels for key, planned in plan.runs.items() if planned.role == "cell"}
-    with refusing(f"train the study with `econ run {study}`, or send its runs with `econ sync {study}`"):
+    with refuse_errors(f"train the study with `econ run {study}`, or send its runs with `econ sync {study}`"):
         frame = load_runs(plan.study.name, store=store_uri(store, runs), keys=labels)
     frame["label"] = frame["key"].map(labels)
     whole = frame.explode("label", ignore_index=True)  # a method may stand in the study under several names
@@ -57,14 +57,14 @@ def load_frame(plan: "PlannedRuns", study: str, runs: Path, store: str | None) -
 
 
 def name_missing(plan: "PlannedRuns", key: str) -> dict[str, str]:
-    """Say which cell it is that no run is tracked of."""
+    """Return the label, architecture, dataset and seed of a cell that no tracked run belongs to."""
     planned = plan.runs[key]
     tags = planned.run.tags()
     return {"label": planned.label, **{name: tags[name] for name in ("architecture", "dataset", "seed")}}
 
 
 def draw_figures(study: "StudySummary", frame: "pd.DataFrame") -> Iterator[tuple[str, "Figure | str"]]:
-    """Draw the figures that a study asks for, each with its name; or say why one cannot be drawn."""
+    """Yield the figures that a study asks for, by name; in the place of one that cannot be drawn, the reason."""
     import pandas as pd
 
     from analysis import FIGURES
@@ -87,5 +87,5 @@ def draw_figures(study: "StudySummary", frame: "pd.DataFrame") -> Iterator[tuple
 
 
 def group_name_of(cell: Mapping[str, str]) -> tuple[str, str, str]:
-    """Give the dataset, architecture and label of an unfinished cell."""
+    """Return the dataset, architecture and label of an unfinished cell."""
     return cell["dataset"], cell["architecture"], cell["label"]

@@ -17,10 +17,10 @@ from harness.cli.options import (
     Tuned,
     console,
     make_plan,
-    named,
-    show,
+    print_or_write,
+    study_arguments,
 )
-from harness.cli.reading import load_frame, refusing
+from harness.cli.reading import load_frame, refuse_errors
 
 
 def report(
@@ -42,10 +42,10 @@ def report(
     from analysis import report as write
 
     plan = make_plan(study, plugin, tuned, scale)
-    frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    frame = load_frame(plan, study_arguments(study, tuned, scale), runs, store)
     place = Path("results", plan.study.name.replace(" · ", "-"), "report.html")
     extra = []
-    with refusing(), telling() as tell:
+    with refuse_errors(), progress_messages() as tell:
         if (paper := plan.study.published_values()) is not None:
             extra.append(beside_paper(compare(paper, frame)))
         if plan.study.figures:
@@ -56,12 +56,12 @@ def report(
             undrawn = [reason for _, reason in figures if isinstance(reason, str)]
             extra.append(Section("Figures of the study", drawings=drawn, notes=undrawn))
         text = write(frame, by=by, extra=extra, tell=tell)
-    show(text, output or place)
+    print_or_write(text, output or place)
 
 
 @contextmanager
-def telling() -> Iterator[Callable[[str], None]]:
-    """Give what tells about long work: in place on a terminal, else a line each."""
+def progress_messages() -> Iterator[Callable[[str], None]]:
+    """Yield a function that prints messages about long work: over each other on a terminal, else line by line."""
     if not console.is_terminal:
         yield lambda line: console.print(line, markup=False, highlight=False)
         return

@@ -3,7 +3,6 @@
 import os
 import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,15 +15,16 @@ from harness.cli.engine_options import (
     CpusPerRun,
     Device,
     EngineName,
+    EngineOptions,
     Gpus,
     GpusPerRun,
     PerGpu,
     Threads,
-    Wish,
     Workers,
     choose_engine,
 )
 from harness.cli.options import (
+    INTERRUPTED,
     Compile,
     Fuse,
     Plugins,
@@ -34,20 +34,16 @@ from harness.cli.options import (
     Store,
     Study,
     Tuned,
+    check_runs,
     console,
     make_plan,
-    named,
+    study_arguments,
 )
 
 if TYPE_CHECKING:
     from harness.planning.planned_runs import PlannedRuns
     from harness.planning.schedule import Schedule
     from harness.tracking.background_mirror import BackgroundMirror
-
-PROBE = 4096
-"""Bytes that are written to see whether there is room."""
-INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
 
 
 def run(
@@ -118,8 +114,10 @@ def run(
     plan = with_specs(plan)
     finished = plan.finished(runs)
 
-    wish = Wish(engine, workers, threads, device, gpus, per_gpu, ranks, ray_address, cpus_per_run, gpus_per_run)
-    chosen = choose_engine(wish)
+    asked = EngineOptions(
+        engine, workers, threads, device, gpus, per_gpu, ranks, ray_address, cpus_per_run, gpus_per_run
+    )
+    chosen = choose_engine(asked)
     driver = f"econ run {plan.study.name}, process {os.getpid()} on {socket.gethostname()}"
     settings = Settings(
         runs,
@@ -137,7 +135,7 @@ def run(
     )
     if system_metrics and (absent := missing_packages(chosen.device)):
         raise Refusal(f"--system-metrics needs what is not installed: pip install {absent}")
-    if plan.alone.keys() - finished:
+    if plan.without_trunks.keys() - finished:
         check_runs(runs)
     mirror = BackgroundMirror(Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner))
     schedule = Schedule(plan.runs, finished, driver)
@@ -145,8 +143,8 @@ def run(
         if RunFolder(runs, key).finished:  # not a trunk that need not be trained
             mirror.send(plan.runs[key])
     try:
-        with ProgressDisplay(plan, schedule, mirror, console, trunk_gb * 1e9) as show:
-            chosen.engine.run(schedule, settings, show)
+        with ProgressDisplay(plan, schedule, mirror, console, trunk_gb * 1e9) as display:
+            chosen.engine.run(schedule, settings, display)
     except EngineError as error:
         raise Refusal(f"--engine {engine.value}: {error}") from error
     except KeyboardInterrupt:
@@ -160,32 +158,14 @@ def run(
         kept = "finished runs and checkpoints are kept, and the same command goes on"
         raise Refusal(f"study {plan.study.name} was stopped: {describe_disk_error(error) or error}; {kept}") from error
     mirror.finish()
-    conclude(plan, schedule, mirror, named(study, tuned, scale))
-
-
-def check_runs(runs: Path) -> None:
-    """Refuse a folder of run folders that cannot be written to or has no hard links, before anything is trained."""
-    from harness.store.claim import make_hard_link
-    from harness.store.run_folder import describe_disk_error, write_atomically
-
-    probe, linked = runs / ".probe", runs / f".probe.{socket.gethostname()}.{os.getpid()}"
-    try:
-        write_atomically(probe, lambda file: file.write(bytes(PROBE)))
-        with suppress(FileNotFoundError):  # another driver looked at the same moment
-            make_hard_link(probe, linked)
-    except OSError as error:
-        raise Refusal(f"--runs {runs}: {describe_disk_error(error) or error}") from error
-    finally:
-        for path in (probe, linked):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+    conclude(plan, schedule, mirror, study_arguments(study, tuned, scale))
 
 
 def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "BackgroundMirror", study: str) -> None:
     """Say how a study ended; a failure is an exit code other than 0."""
-    failed = {key: outcome for key, outcome in schedule.failed.items() if key in plan.alone}
+    failed = {key: outcome for key, outcome in schedule.failed.items() if key in plan.without_trunks}
     if mirror.unsent:
-        what = "runs and trunks" if len(plan.alone) < len(plan.runs) else "runs"
+        what = "runs and trunks" if len(plan.without_trunks) < len(plan.runs) else "runs"
         console.print(
             f"the tracking store lacks {len(mirror.unsent)} of the {what}: {mirror.problem or 'it is slow to answer'}; "
             f"`econ sync {study}` sends them",
@@ -193,16 +173,18 @@ def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "BackgroundMirro
             highlight=False,
             soft_wrap=True,
         )
-    for key in schedule.failed.keys() - plan.alone.keys():
+    for key in schedule.failed.keys() - plan.without_trunks.keys():
         console.print(f"{plan.runs[key].run} failed, so that runs trained those epochs alone: ", end="", markup=False)
         console.print(schedule.failed[key].reason, markup=False, highlight=False, soft_wrap=True)
     if not failed:
         by_others = (
-            f", {count} of them by another driver" if (count := len(schedule.by_others & plan.alone.keys())) else ""
+            f", {count} of them by another driver"
+            if (count := len(schedule.by_others & plan.without_trunks.keys()))
+            else ""
         )
-        console.print(f"study {plan.study.name}: all {len(plan.alone)} runs are finished{by_others}")
+        console.print(f"study {plan.study.name}: all {len(plan.without_trunks)} runs are finished{by_others}")
         return
-    table = Table(title=f"{len(failed)} of {len(plan.alone)} runs did not finish", show_lines=True)
+    table = Table(title=f"{len(failed)} of {len(plan.without_trunks)} runs did not finish", show_lines=True)
     for column in ("run", "state", "reason", "folder"):
         table.add_column(column, overflow="fold")
     for key, (state, reason) in failed.items():

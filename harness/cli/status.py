@@ -28,7 +28,7 @@ def status(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for scripts.")] = False,
 ) -> None:
-    """Show how far a study is: what is done, runs (and until when), was stopped, failed, is to do."""
+    """Show how far a study is: which runs are done, running (and until when), stopped, failed or to do."""
     from harness.tracking.status import read_statuses
 
     if watch and as_json:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.leaderboard import Format
 from harness.cli.options import (
+    Format,
     Output,
     Plugins,
     Refusal,
@@ -17,10 +17,10 @@ from harness.cli.options import (
     Study,
     Tuned,
     make_plan,
-    named,
-    show,
+    print_or_write,
+    study_arguments,
 )
-from harness.cli.reading import load_frame, refusing
+from harness.cli.reading import load_frame, refuse_errors
 
 
 class TableFormat(StrEnum):
@@ -56,9 +56,9 @@ def table(
     if standalone and chosen is not TableFormat.latex:
         raise Refusal(f"--standalone is of LaTeX, not of {chosen.value}")
     plan = make_plan(study, plugin, tuned, scale)
-    frame = load_frame(plan, named(study, tuned, scale), runs, store)
+    frame = load_frame(plan, study_arguments(study, tuned, scale), runs, store)
     label = label_of(plan.study.name)  # of the study, so that one document can hold the tables of several
-    with refusing():
+    with refuse_errors():
         if (paper := plan.study.published_values()) is not None:
             text = render_paper(compare(paper, frame), chosen.value, label=label)
         elif chosen is TableFormat.latex:
@@ -66,4 +66,4 @@ def table(
             text = "\n".join([latex(board, label=label), *latex_comparisons(board, label=label)])
         else:
             text = render(rank(frame), Format(chosen.value).value)
-    show(document(text) if standalone else text, output)
+    print_or_write(document(text) if standalone else text, output)

@@ -11,9 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.engine_options import Device, EngineName, Gpus, PerGpu, Threads, Wish, choose_engine
-from harness.cli.options import Compile, Fuse, Plugins, Refusal, Runs, Store, Study, console
-from harness.cli.run import INTERRUPTED, check_runs
+from harness.cli.engine_options import Device, EngineName, EngineOptions, Gpus, PerGpu, Threads, choose_engine
+from harness.cli.options import INTERRUPTED, Compile, Fuse, Plugins, Refusal, Runs, Store, Study, check_runs, console
 
 if TYPE_CHECKING:
     from harness.engines import Engine
@@ -25,20 +24,20 @@ if TYPE_CHECKING:
     from harness.tuning.trial_schedule import TrialSchedule
 
 SEED = 1000
-"""Of tuning: far from the seeds that studies count up from 0."""
+"""The default seed of tuning, far from the seeds of studies, which count up from 0."""
 POLL = 2.0
 """Seconds between two looks at what other drivers do."""
 
 
 class MetricName(StrEnum):
-    """What is made better, on validation data."""
+    """The validation metric that tuning improves."""
 
     nll = "nll"
     accuracy = "accuracy"
 
 
 class TuningEngine(StrEnum):
-    """Where trials run; on several machines, start the command on each over one shared folder of runs."""
+    """Where trials run. To use several machines, start the command on each, over one shared folder of runs."""
 
     inline = "inline"
     processes = "processes"
@@ -109,7 +108,7 @@ def tune(
         searches = find_searches(loaded, metric.value, seed, method or [], prune=prune)
     except (StudyError, ValueError) as error:
         raise Refusal(str(error)) from error
-    say_left(searches)
+    print_untuned(searches)
     if dry_run or not searches.searches:
         show_plan(searches, budget, runs)
         return
@@ -122,7 +121,7 @@ def tune(
     from harness.tuning.trial_schedule import TrialSchedule
 
     engine = engine or (TuningEngine.processes if (workers or 1) > 1 else TuningEngine.inline)
-    chosen = choose_engine(Wish(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
+    chosen = choose_engine(EngineOptions(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
     driver = f"econ tune {loaded.name}, process {os.getpid()} on {socket.gethostname()}"
     settings = Settings(
         runs,
@@ -141,8 +140,8 @@ def tune(
     mirror = BackgroundMirror(TuningMirror(store_uri(store, runs), loaded.name, runs))
     try:
         schedule = TrialSchedule(searches.searches, runs, budget, driver)
-        keeper = Keeper(schedule, output, loaded.name)
-        search_all(schedule, settings, mirror, chosen.engine, keeper)
+        writer = TunedValuesWriter(schedule, output, loaded.name)
+        search_all(schedule, settings, mirror, chosen.engine, writer)
     except KeyboardInterrupt:
         console.print("interrupted; trials are kept, and the same command goes on with the others")
         raise typer.Exit(INTERRUPTED) from None
@@ -152,11 +151,11 @@ def tune(
             raise
         raise Refusal(f"tuning was stopped: {reason}; trials are kept, and the same command goes on") from error
     mirror.finish()
-    conclude(schedule, mirror, keeper, study)
+    conclude(schedule, mirror, writer, study)
 
 
 def check_output(path: Path, study: str) -> None:
-    """Refuse before anything starts a file that could not be written later."""
+    """Refuse a file that holds the values of another study, before anything starts."""
     from harness.parsing.yaml_errors import StudyError
     from harness.tuning.tuned_values_file import read_tuned_values
 
@@ -168,15 +167,21 @@ def check_output(path: Path, study: str) -> None:
         raise Refusal(f"--output {path}: holds the tuned values of study {found!r}")
 
 
-class Keeper:
-    """Writes what searches chose as soon as they are over."""
+class TunedValuesWriter:
+    """Writes the values that a search chose to the file of tuned values as soon as the search is over."""
 
     def __init__(self, schedule: "TrialSchedule", path: Path, study: str) -> None:
-        """Name the file."""
+        """Start with no search over.
+
+        Args:
+            schedule: the schedule of trials.
+            path: the file of tuned values.
+            study: the name of the study.
+        """
         self.schedule, self.path, self.study = schedule, path, study
         self.kept: set[str] = set()
 
-    def keep(self) -> None:
+    def write(self) -> None:
         """Write the entries of the searches that are over."""
         from harness.tuning.tuned_values_file import tuned_entry, update_tuned_values
 
@@ -195,33 +200,33 @@ def search_all(
     settings: "Settings",
     mirror: "Mirror | BackgroundMirror",
     engine: "Engine",
-    keeper: Keeper,
+    writer: TunedValuesWriter,
 ) -> None:
-    """Search until every search is over; where other drivers work on the last trials, wait for them."""
+    """Search until every search is over. If other drivers work on the last trials, wait for them."""
     from harness.tuning.tuning_display import TuningDisplay
 
-    with TuningDisplay(schedule, mirror, console, keeper.keep) as show:
+    with TuningDisplay(schedule, mirror, console, writer.write) as display:
         while True:
             schedule.ensure_waiting()
-            engine.run(schedule, settings, show)
+            engine.run(schedule, settings, display)
             if not schedule.count_on_other_drivers():
                 return
             time.sleep(POLL)
 
 
-def say_left(searches: "StudySearches") -> None:
-    """Say which methods stay as they are, and why; a reason once for all datasets and architectures it holds for."""
+def print_untuned(searches: "StudySearches") -> None:
+    """Print which methods are not tuned, and why. A reason is printed once for all datasets and architectures."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for (place, label), reason in searches.untuned.items():
-        reasons.setdefault((label, reason), []).append(place)
-    for (label, reason), places in reasons.items():
+    for (group, label), reason in searches.untuned.items():
+        reasons.setdefault((label, reason), []).append(group)
+    for (label, reason), groups in reasons.items():
         console.print(
-            f"not tuned: {label}: {reason} ({', '.join(places)})", markup=False, highlight=False, soft_wrap=True
+            f"not tuned: {label}: {reason} ({', '.join(groups)})", markup=False, highlight=False, soft_wrap=True
         )
 
 
 def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
-    """Print what tuning would take."""
+    """Print how many trials tuning would take."""
     from harness.tuning.trial_budget import budget_used
     from harness.tuning.trial_journal import read_trials
     from harness.tuning.tuning_display import tuning_table
@@ -230,8 +235,10 @@ def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
     console.print(tuning_table(searches, budget, used))
 
 
-def conclude(schedule: "TrialSchedule", mirror: "Mirror | BackgroundMirror", keeper: Keeper, study: str) -> None:
-    """Say what was chosen, what failed and what is not over; either is an exit code other than 0."""
+def conclude(
+    schedule: "TrialSchedule", mirror: "Mirror | BackgroundMirror", writer: TunedValuesWriter, study: str
+) -> None:
+    """Print what was chosen, what failed and what is not over; the last two end with exit code 1."""
     from harness.tuning.trial_budget import budget_used, default_trial
     from harness.tuning.trial_journal import trial_end
 
@@ -241,10 +248,10 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | BackgroundMirror", kee
             f"the tracking store lacks {len(mirror.unsent)} of the trials and searches: {reason}; the same command"
         )
         console.print(f"{message} sends them", markup=False, highlight=False, soft_wrap=True)
-    table = Table(title=f"study {keeper.study}: at most {schedule.budget.trials} trials a method")
+    table = Table(title=f"study {writer.study}: at most {schedule.budget.trials} trials a method")
     for column in ("method", "chosen", "validation", "as written", "trials", "cost"):
         table.add_column(column, overflow="fold")
-    empty, place = 0, ""
+    empty, heading = 0, ""
     for key, search in schedule.searches.items():
         trials = schedule.trials(key)
         best, used = search.best(trials), budget_used(trials)
@@ -254,9 +261,9 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | BackgroundMirror", kee
         first = (
             default_trial(trials).values if trials and trial_end(default_trial(trials))["state"] == "finished" else None
         )
-        if search.dataset_and_architecture != place:
-            place = search.dataset_and_architecture
-            table.add_row(escape(place), style="bold")
+        if search.dataset_and_architecture != heading:
+            heading = search.dataset_and_architecture
+            table.add_row(escape(heading), style="bold")
         table.add_row(
             escape(search.expression),
             escape(best.user_attrs["method"]) if best else "nothing: no trial finished",
@@ -273,7 +280,7 @@ def conclude(schedule: "TrialSchedule", mirror: "Mirror | BackgroundMirror", kee
     for search in unfinished:
         reason = f"{search}: its trials have not all ended, and nothing was chosen; the same command goes on"
         console.print(f"not over: {reason}", markup=False, highlight=False, soft_wrap=True)
-    if keeper.path.exists():
-        console.print(f"wrote {keeper.path}; `econ run {study} --tuned {keeper.path}` uses it", highlight=False)
+    if writer.path.exists():
+        console.print(f"wrote {writer.path}; `econ run {study} --tuned {writer.path}` uses it", highlight=False)
     if schedule.failed or empty or unfinished:
         raise typer.Exit(1)

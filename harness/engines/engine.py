@@ -6,7 +6,7 @@ from typing import Protocol
 
 from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
-from harness.planning.trunks import Trunk
+from harness.planning.trunks import TrunkRun
 from harness.quadratic.problem import QuadraticRun
 from harness.running.execute import execute
 from harness.running.settings import Settings
@@ -96,7 +96,7 @@ def execute_planned(planned: Planned, settings: Settings, on_epoch: Callable[[],
     try:
         if isinstance(planned, PlannedTrial):
             return execute_trial(planned, settings, notify)
-        assert isinstance(planned.run, Run | QuadraticRun | Trunk)  # `with_specs` has made it
+        assert isinstance(planned.run, Run | QuadraticRun | TrunkRun)  # `with_specs` has made it
         return execute(planned.run, settings, [*planned.needs, *planned.reference_runs], notify, list(planned.trunks))
     except ObserverError as error:
         assert error.__cause__ is not None

@@ -129,13 +129,13 @@ def evaluate_text(method: Method, task: TextTask, counter: CostCounter, bins: in
     )
 
 
-def predict_windows(method: Method, passes: Minibatches) -> Iterator[tuple[Tensor, Tensor, float]]:
+def predict_windows(method: Method, windows: Minibatches) -> Iterator[tuple[Tensor, Tensor, float]]:
     """Predict window by window.
 
     Yields:
         The members' logits, (K, n, C), and the symbols, (n,), both on the CPU, and the seconds of the prediction.
     """
-    for x, y in passes:
+    for x, y in windows:
         start = time.perf_counter()
         logits = method.predict(x).cpu()  # (K, B, C, T)
         seconds = time.perf_counter() - start

@@ -154,8 +154,8 @@ def measure_path(method: Method, asked: PathMeasurement, examples: LandscapeData
                     scores[f"{which}logit_pair_"][k].add(logits, y, logit_average=True)
     found = {"alpha": alphas}
     for prefix, each in scores.items():
-        found[f"{prefix}accuracy"] = np.array([place.accuracy for place in each])
-        found[f"{prefix}nll"] = np.array([place.nll for place in each])
+        found[f"{prefix}accuracy"] = np.array([score.accuracy for score in each])
+        found[f"{prefix}nll"] = np.array([score.nll for score in each])
     return found
 
 

@@ -126,20 +126,20 @@ def single_network_predictor(method: Method, weights: Mapping[str, Tensor]) -> C
     return lambda x: method(x, weights)[None]
 
 
-def subsample(passes: Minibatches, examples: int | None) -> Iterable[Batch]:
+def subsample(batches: Minibatches, examples: int | None) -> Iterable[Batch]:
     """Return a subset of examples, or all of them.
 
     The subset is equally spaced, so that it contains all classes even if the examples are sorted by class.
 
     Args:
-        passes: all examples, each once.
+        batches: all examples, each once.
         examples: size of the subset; None for all.
     """
-    if examples is None or examples >= passes.examples:
-        return passes
-    chosen = torch.arange(examples) * passes.examples // examples
+    if examples is None or examples >= batches.examples:
+        return batches
+    chosen = torch.arange(examples) * batches.examples // examples
     found, start = [], 0
-    for x, y in passes:
+    for x, y in batches:
         here = (chosen[(chosen >= start) & (chosen < start + len(x))] - start).to(x.device)
         if len(here):
             found.append((x[here], y[here]))

@@ -197,17 +197,17 @@ def read_rates(path: Path) -> list[DeviceRates]:
     ]
 
 
-def describe_errors(path: Path, place: Sequence[str | int], error: ValidationError) -> str:
+def describe_errors(path: Path, location: Sequence[str | int], error: ValidationError) -> str:
     """Return a line for each wrong value: the file, where the value is in it, and what is wrong with it.
 
     Args:
         path: the file.
-        place: where in the file the validated part is.
+        location: where in the file the validated part is.
         error: what pydantic found.
     """
     lines = []
     for each in error.errors(include_url=False):
-        where = ".".join(map(str, [*place, *each["loc"]]))
+        where = ".".join(map(str, [*location, *each["loc"]]))
         got = "" if each["type"] == "missing" or not each["loc"] else f" (got {each['input']!r})"
         lines.append(f"{path}: {where + ': ' if where else ''}{each['msg']}{got}")
     return "\n".join(lines)

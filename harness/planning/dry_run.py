@@ -21,8 +21,8 @@ def plan_table(plan: PlannedRuns, root: Path) -> Table:
         root: the folder of run folders.
     """
     left = plan.left(root)
-    finished = len(plan.alone) - len(left.keys() & plan.alone.keys())
-    table = Table(title=f"study {plan.study.name}: {len(plan.alone)} runs, {finished} of them finished")
+    finished = len(plan.without_trunks) - len(left.keys() & plan.without_trunks.keys())
+    table = Table(title=f"study {plan.study.name}: {len(plan.without_trunks)} runs, {finished} of them finished")
     if plan.study.kind == "quadratic":
         for column in ("setting", "iterations", "iterations left"):
             table.add_column(column, justify="right" if column != "setting" else "left")
@@ -45,7 +45,7 @@ def plan_table(plan: PlannedRuns, root: Path) -> Table:
             counts = [
                 len(cells),
                 sum(plan.epochs_as_written(key) for key in cells),
-                sum(plan.runs[key].epochs - plan.runs[key].first for key in once),
+                sum(plan.runs[key].epochs - plan.runs[key].trunk_epochs for key in once),
                 sum(key in left for key in once),
                 sum(left.get(key, 0) for key in once),
             ]

@@ -7,7 +7,7 @@ from typing import Literal
 import data
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.planned_runs import FigureSummary, Planned, PlannedRuns, StudySummary
-from harness.planning.trunks import StateHashes, Trunk, find_trunks
+from harness.planning.trunks import StateHashes, TrunkRun, find_trunks
 from harness.quadratic.quadratic_study import QuadraticStudy
 from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.run import Run
@@ -17,14 +17,14 @@ from methods.core.wrapper import methods_within
 
 
 class Plan(PlannedRuns):
-    """All runs of a study by key, needed ones before those that need them."""
+    """All runs of a study by key. A run stands after those that it needs."""
 
     def __init__(self, study: Study | QuadraticStudy, *, share: bool = False) -> None:
         """Expand the study's cells and what they need.
 
         Args:
             study: a checked study.
-            share: train what runs have in common once, as trunks of which they are forks.
+            share: whether runs with the same beginning share it, as a trunk that is trained once.
         """
         super().__init__(summarize(study))
         self.methods = study.methods
@@ -39,7 +39,7 @@ class Plan(PlannedRuns):
             self.add_trunks()
 
     def add(self, run: Run, label: str, role: Literal["cell", "component"]) -> str:
-        """Add a run and the runs it needs; give its key."""
+        """Add a run and the runs that it needs, and return its key."""
         known = self.runs.get(run.key)
         if known:
             if role == "cell":
@@ -62,20 +62,20 @@ class Plan(PlannedRuns):
         return run.key
 
     def add_trunks(self) -> None:
-        """Find what runs have in common, and let them go on from there."""
+        """Add the trunks that runs share, and make each of these runs start from its latest trunk."""
         histories = StateHashes()
         of_runs = {
             key: histories.of(planned.run, self.meta_method(planned.run))
             for key, planned in self.runs.items()
             if isinstance(planned.run, Run) and planned.epochs
         }
-        ages = find_trunks(of_runs)
+        trunk_epochs = find_trunks(of_runs)
         runs, self.runs = self.runs, {}
         for key, planned in runs.items():
             trunks: list[Planned] = []  # the latest first
-            for epochs in reversed(ages.get(key, [])):
+            for epochs in reversed(trunk_epochs.get(key, [])):
                 assert isinstance(planned.run, Run)
-                made = Trunk(run=planned.run, epochs=epochs, history=of_runs[key][epochs - 1])
+                made = TrunkRun(run=planned.run, epochs=epochs, history=of_runs[key][epochs - 1])
                 known = self.runs.get(made.key) or on_top(
                     Planned(made, (str(made),), "trunk", planned.needs, epochs), trunks
                 )
@@ -105,8 +105,8 @@ class Plan(PlannedRuns):
 
 def on_top(planned: Planned, trunks: Sequence[Planned]) -> Planned:
     """Let a run go on from trunks, given the latest first."""
-    first = trunks[0].epochs if trunks else 0
-    return replace(planned, trunks=tuple(trunk.key for trunk in trunks), first=first)
+    last = trunks[0].epochs if trunks else 0
+    return replace(planned, trunks=tuple(trunk.key for trunk in trunks), trunk_epochs=last)
 
 
 def summarize(study: Study | QuadraticStudy) -> StudySummary:

@@ -1,8 +1,8 @@
 """Plans of studies in the user's cache.
 
-Reading and checking a study builds each of its methods once, which takes seconds. The plan that comes of it is kept,
-known by everything that decides it: the study file, its plugins, tuned values and scale, its own data files, and the
-installed code. What does not pass the checks is never kept.
+Checking a study builds each of its methods once, which takes seconds. The plan is kept, and is valid while everything
+that it depends on is the same: the study file, plugins, tuned values, scale, data files given by a path, and the
+installed code. A study that fails its checks is never kept.
 """
 
 import ast
@@ -15,7 +15,7 @@ from typing import Any
 from harness.cache.user_cache import entry_key, read_entry, write_entry
 from harness.planning.planned_runs import FigureSummary, Planned, PlannedRuns, StudySummary
 
-LINKS = ("labels", "role", "needs", "epochs", "warning", "reference_runs", "trunks", "first")
+LINKS = ("labels", "role", "needs", "epochs", "warning", "reference_runs", "trunks", "trunk_epochs")
 """The fields of `Planned` that are kept as they are."""
 
 
@@ -24,7 +24,7 @@ class CachedRun:
     """What the cache keeps of a run: enough to look at it, and its spec, from which it can be made.
 
     Attributes:
-        kind: class of the run: "Run", "Trunk" or "QuadraticRun".
+        kind: class of the run: "Run", "TrunkRun" or "QuadraticRun".
         key: its key.
         name: its name for people.
         setup: architecture, dataset and seed.
@@ -158,11 +158,15 @@ def load_spec(run: Any) -> Any:
     """Return the run spec that a `CachedRun` stands for; a spec is returned as it is."""
     if not isinstance(run, CachedRun):
         return run
-    from harness.planning.trunks import Trunk
+    from harness.planning.trunks import TrunkRun
     from harness.quadratic.problem import QuadraticRun
     from harness.studies.run import Run
 
-    kinds: dict[str, type[Run | Trunk | QuadraticRun]] = {"Run": Run, "Trunk": Trunk, "QuadraticRun": QuadraticRun}
+    kinds: dict[str, type[Run | TrunkRun | QuadraticRun]] = {
+        "Run": Run,
+        "TrunkRun": TrunkRun,
+        "QuadraticRun": QuadraticRun,
+    }
     made = kinds[run.kind].model_validate(without_literals(dict(run.values)))
     if made.key != run.key:
         raise AssertionError(f"{run.name}: the cached spec has the key {made.key}, not {run.key}")

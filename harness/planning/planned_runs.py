@@ -96,7 +96,7 @@ class Planned:
         warning: what the study's author may not have meant.
         reference_runs: keys of the finished runs that its evaluation reads too; they are no part of its cost.
         trunks: keys of the trunks that it can go on from, the latest first.
-        first: how many of its epochs the latest of these trunks has trained.
+        trunk_epochs: how many of its epochs the latest of these trunks has trained.
     """
 
     run: RunDescription
@@ -107,7 +107,7 @@ class Planned:
     warning: str = ""
     reference_runs: tuple[str, ...] = ()
     trunks: tuple[str, ...] = ()
-    first: int = 0
+    trunk_epochs: int = 0
 
     @property
     def key(self) -> str:
@@ -138,7 +138,7 @@ class PlannedRuns:
     runs: dict[str, Planned] = field(default_factory=dict)
 
     @property
-    def alone(self) -> dict[str, Planned]:
+    def without_trunks(self) -> dict[str, Planned]:
         """The runs that have results of their own: all but trunks."""
         return {key: planned for key, planned in self.runs.items() if planned.role != "trunk"}
 
@@ -156,7 +156,7 @@ class PlannedRuns:
 
         A trunk is trained if two runs or more that are left go on from it; a single one trains its epochs itself.
         """
-        left = {key for key in self.alone if not RunFolder(root, key).finished}
+        left = {key for key in self.without_trunks if not RunFolder(root, key).finished}
         waiting = Counter(
             self.runs[key].trunks[0]
             for key in left

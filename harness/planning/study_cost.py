@@ -21,7 +21,7 @@ from data.tasks.text_task import SEGMENT
 from harness.costs.expected_cost import expected_cost
 from harness.planning.plan import Plan, shape
 from harness.planning.planned_runs import Planned
-from harness.planning.trunks import Trunk
+from harness.planning.trunks import TrunkRun
 from harness.studies.grid import load_recipes
 from harness.studies.run import Run
 from harness.studies.study import Study, load
@@ -90,16 +90,20 @@ def count_cost(name: str) -> StudyCost:
     plan = Plan(study, share=True)
     cells = [key for key, planned in plan.runs.items() for label in planned.labels if planned.role == "cell"]
     written = sum(plan.epochs_as_written(key) for key in cells)
-    shared = sum(planned.epochs - planned.first for planned in plan.runs.values())
+    shared = sum(planned.epochs - planned.trunk_epochs for planned in plan.runs.values())
     hours_shared = sum(own_hours(plan, key) for key in plan.runs)
     hours_written = sum(hours_as_written(plan, key) for key in cells)
-    return StudyCost(digest, len(plan.alone), written, shared, round(hours_written, 3), round(hours_shared, 3))
+    return StudyCost(digest, len(plan.without_trunks), written, shared, round(hours_written, 3), round(hours_shared, 3))
 
 
 def hours_as_written(plan: Plan, key: str) -> float:
     """Estimate the GPU-hours of a run and of everything it needs, if nothing were shared with other runs."""
     planned = plan.runs[key]
-    alone = own_hours(plan, key) + plain_training_hours(trained_run(planned), planned.first) if planned.epochs else 0.0
+    alone = (
+        own_hours(plan, key) + plain_training_hours(trained_run(planned), planned.trunk_epochs)
+        if planned.epochs
+        else 0.0
+    )
     return alone + sum(hours_as_written(plan, need) for need in planned.needs)
 
 
@@ -120,12 +124,12 @@ def plain_training_epochs(plan: Plan, key: str) -> float:
     factor = 1.0
     if isinstance(planned.run, Run):
         factor = expected_cost(planned.run.method, plan.methods, planned.run.recipe.epochs)
-    return planned.epochs * factor - planned.first
+    return planned.epochs * factor - planned.trunk_epochs
 
 
 def trained_run(planned: Planned) -> Run:
     """Return the spec of the run that is trained; for a trunk, that of the run which trains it."""
-    run = planned.run.run if isinstance(planned.run, Trunk) else planned.run
+    run = planned.run.run if isinstance(planned.run, TrunkRun) else planned.run
     assert isinstance(run, Run), "of the noisy quadratic problem nothing is trained"
     return run
 

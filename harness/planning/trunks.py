@@ -31,7 +31,7 @@ IGNORED_RECIPE_FIELDS = {"epochs", "lr", "schedule", "reestimate_on"}
 The first three only act through the learning rates, which are compared. The last one matters after training."""
 
 
-class Trunk(FrozenModel):
+class TrunkRun(FrozenModel):
     """The first epochs of several runs, which train the same until then.
 
     Attributes:
@@ -129,7 +129,7 @@ def describe_epoch(run: Run, method: Method, epoch: int, sources: dict[TrainingS
 
 
 def describe_source(run: Run, source: TrainingSource) -> str:
-    """Return a description of what is trained: JSON of the training and of its recipe, with a comma between.
+    """Return a description of what is trained: the inside of a JSON list of two, the training and its recipe.
 
     Args:
         run: the run's spec.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from harness.planning.plan import Plan, shape
 from harness.planning.study_cost import forward_flops_of_run, plain_training_epochs, study_digest, trained_run
-from harness.planning.trunks import FOLDER, Trunk
+from harness.planning.trunks import FOLDER, TrunkRun
 from harness.studies.study import Study, load
 from harness.studies.study_files import study_names
 
@@ -59,7 +59,7 @@ class TrainingTask(NamedTuple):
 
 
 TaskGraph = dict[str, TrainingTask]
-"""TaskGraph by key, needed ones before those that need them."""
+"""Tasks by key; a task stands after those that it needs."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def make_task(plan: Plan, key: str) -> TrainingTask:
     data = shape(run)
     image = (data.in_channels, data.image_size, data.image_size) if data.in_channels and data.image_size else None
     network = Network(run.architecture, image, data.classes, run.recipe.batch_size, forward_flops_of_run(run))
-    name = "trunk" if isinstance(planned.run, Trunk) else planned.label
+    name = "trunk" if isinstance(planned.run, TrunkRun) else planned.label
     label = f"{name} · {run.architecture} · {run.dataset.label}"
     examples = round(plain_training_epochs(plan, key) * data.train, 1)
     return TrainingTask(network, label, examples, tuple(map(short_key, planned.after)))

@@ -99,9 +99,9 @@ def check_quadratic(name: str, raw: dict[str, Any], errors: Errors, plugins: Seq
         common = file.noisy_quadratic.model_dump(exclude={"settings"})
         runs = [QuadraticRun(**common, **setting.model_dump()) for setting in file.noisy_quadratic.settings]
         written = (i for i in count() if (STUDY_KEY, "settings", i) not in errors.removed)  # indices in the file
-        for i, (place, run) in enumerate(zip(written, runs, strict=False)):
+        for i, (index, run) in enumerate(zip(written, runs, strict=False)):
             for problem in setting_errors(run, runs[:i]):
-                errors.add((STUDY_KEY, "settings", place), problem)
+                errors.add((STUDY_KEY, "settings", index), problem)
     errors.raise_if_any()
     return QuadraticStudy(name, tuple(runs))
 

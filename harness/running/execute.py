@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from data.files.decoder_pool import usable_cpus
-from harness.planning.trunks import Trunk
+from harness.planning.trunks import TrunkRun
 from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import simulate_run
 from harness.running.distributed.group import SINGLE_PROCESS, Group
@@ -26,7 +26,7 @@ from harness.tracking.system_metrics import sampling
 
 
 def execute(
-    run: Run | QuadraticRun | Trunk,
+    run: Run | QuadraticRun | TrunkRun,
     settings: Settings,
     needed: list[str],
     report: Callable[[], None] = lambda: None,
@@ -60,7 +60,7 @@ def execute(
 
 
 def run_claimed(
-    run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, finish: Callable[[], None]
+    run: Run | QuadraticRun | TrunkRun, settings: Settings, folder: RunFolder, finish: Callable[[], None]
 ) -> Outcome:
     """Claim a run's folder, and call the function that finishes the run; record its error if it fails.
 
@@ -86,13 +86,13 @@ def run_claimed(
         return Outcome("failed", f"{type(error).__name__}: {error} (and the failure could not be recorded)")
 
 
-def is_done(run: Run | QuadraticRun | Trunk, folder: RunFolder) -> bool:
+def is_done(run: Run | QuadraticRun | TrunkRun, folder: RunFolder) -> bool:
     """Return whether nothing is left to do. A trunk is not done if its state was removed to save disk space."""
-    return folder.finished and (not isinstance(run, Trunk) or folder.checkpoint.exists())
+    return folder.finished and (not isinstance(run, TrunkRun) or folder.checkpoint.exists())
 
 
 def finish_claimed(
-    run: Run | QuadraticRun | Trunk, settings: Settings, folder: RunFolder, finish: Callable[[], None]
+    run: Run | QuadraticRun | TrunkRun, settings: Settings, folder: RunFolder, finish: Callable[[], None]
 ) -> Outcome:
     """Finish a run that this process has claimed, and record its error if it fails.
 
@@ -119,7 +119,7 @@ def finish_claimed(
 
 
 def finish_in_process(
-    run: Run | Trunk,
+    run: Run | TrunkRun,
     settings: Settings,
     folder: RunFolder,
     needed: list[str],
@@ -144,11 +144,11 @@ def finish_in_process(
         own_decoders = decoders and max(1, decoders // group.size)
         settings = replace(settings, device=rank_device(settings.device, group.rank), decoders=own_decoders)
     with group.rank_0_first():
-        if isinstance(run, Trunk):
+        if isinstance(run, TrunkRun):
             lifecycle = RunLifecycle(run.run, settings, folder, report, trunks, group, until=run.epochs)
         else:
             lifecycle = RunLifecycle(run, settings, folder, report, trunks, group)
-    if isinstance(run, Trunk):
+    if isinstance(run, TrunkRun):
         lifecycle.finish_trunk(run, needed)
     else:
         lifecycle.finish(needed)

@@ -19,7 +19,7 @@ from harness.evaluation.evaluate import evaluate, evaluation_batch_size
 from harness.evaluation.evaluate_text import evaluate_text
 from harness.evaluation.landscape import Landscape, LandscapeData, measure_landscape
 from harness.parsing.plugins import available_methods
-from harness.planning.trunks import Trunk
+from harness.planning.trunks import TrunkRun
 from harness.running.distributed.group import SINGLE_PROCESS, Group
 from harness.running.method_setup import set_up_method
 from harness.running.needed_runs import find_finished, load_finished
@@ -117,7 +117,7 @@ class RunLifecycle:
             self.folder.progress.unlink(missing_ok=True)
         self.group.barrier()
 
-    def finish_trunk(self, trunk: Trunk, needed: list[str]) -> None:
+    def finish_trunk(self, trunk: TrunkRun, needed: list[str]) -> None:
         """Do what is left of a trunk. Its state is its result; it is not evaluated.
 
         Args:

@@ -10,7 +10,7 @@ from harness.costs.cost import Cost
 from harness.costs.parameters import parameters_trained
 from harness.evaluation.evaluate import Evaluation
 from harness.evaluation.landscape import Landscape
-from harness.planning.trunks import Trunk
+from harness.planning.trunks import TrunkRun
 from harness.store.environment import describe_environment
 from harness.studies.run import Run
 from methods import Method
@@ -79,7 +79,7 @@ def make_result(
     }
 
 
-def make_trunk_result(trunk: Trunk, cost: Cost, spent: Cost, device: torch.device) -> dict[str, Any]:
+def make_trunk_result(trunk: TrunkRun, cost: Cost, spent: Cost, device: torch.device) -> dict[str, Any]:
     """Return a trunk's result as JSON values: its cost. A trunk is not evaluated.
 
     Args:

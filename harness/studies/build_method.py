@@ -1,6 +1,8 @@
 """Builds the method of a run from its spec, with initialized networks or on the meta device."""
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -130,8 +132,8 @@ class MetaMethods:
         """Return what a run needs, which depends on its seed; the method may have been built for another one.
 
         Whether a method's `needs` follows its attribute `seed` is seen at its second seed, by building it once more. If
-        not, it is built for each seed. A method that needs nothing at its first seed needs nothing at any. That is the
-        same on all datasets and architectures.
+        not, it is built for each seed. This is a property of the method's code, so it is found out once for each method
+        expression. A method that needs nothing at its first seed needs nothing at any.
         """
         method, key = self.build(run, shape), str(run.method)
         if not method.needs() or method.seed == run.seed:
@@ -168,3 +170,15 @@ class SkipInitialization(TorchFunctionMode):
             if std >= 0:
                 return args[0]
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Collect no garbage: methods on the meta device are millions of objects, which each collection would visit."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()

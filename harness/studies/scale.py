@@ -186,22 +186,20 @@ def scale_recipe(recipe: Recipe, factor: float, scale: Scale, *, fewer: bool = T
         fewer: whether there are fewer training examples, so that minibatches must be smaller.
     """
     values = recipe.model_dump(exclude_unset=True)
-    schedule = dict(values.get("schedule", {}))
     if factor != 1.0:
         values["epochs"] = scale_epochs(recipe.epochs, factor)
+        schedule = dict(values.get("schedule", {}))
         if "stages" in schedule:
-            schedule["stages"] = [
-                stage
-                | {
-                    "epochs": scale_epochs(stage["epochs"], factor),
-                    "schedule": epochs_to_fractions(stage, stage["epochs"]),
-                }
-                for stage in schedule["stages"]
-            ]
-            values["epochs"] = sum(stage["epochs"] for stage in schedule["stages"])
-        if "warmup" in schedule:
-            schedule["warmup"] = min(round(schedule["warmup"] * factor), values["epochs"] - 1)
-        values["schedule"] = epochs_to_fractions({"schedule": schedule}, recipe.epochs)
+            stages = []
+            for stage in schedule["stages"]:
+                epochs = scale_epochs(stage["epochs"], factor)
+                small = stage | {"epochs": epochs}
+                if "schedule" in stage:
+                    small["schedule"] = scale_schedule(stage["schedule"], stage["epochs"], epochs)
+                stages.append(small)
+            schedule["stages"] = stages
+            values["epochs"] = sum(stage["epochs"] for stage in stages)
+        values["schedule"] = scale_schedule(schedule, recipe.epochs, values["epochs"])
     if scale.subset and fewer:
         values["batch_size"] = min(recipe.batch_size, max(1, scale.subset // MIN_MINIBATCHES))
     if scale.data:
@@ -214,14 +212,22 @@ def scale_epochs(epochs: int, factor: float) -> int:
     return max(1, round(epochs * factor))
 
 
-def epochs_to_fractions(stage: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Convert the epochs of a stage's schedule to fractions of its length."""
-    schedule = dict(stage.get("schedule", {}))
+def scale_schedule(schedule: Mapping[str, Any], before: int, epochs: int) -> dict[str, Any]:
+    """Fit a schedule into fewer epochs: a warm-up is shortened, other epochs become fractions of training.
+
+    Args:
+        schedule: the fields of the schedule, or of a stage's.
+        before: its number of epochs.
+        epochs: the number of epochs that it is to fill.
+    """
+    schedule = dict(schedule)
+    if "warmup" in schedule:
+        schedule["warmup"] = min(round(schedule["warmup"] * epochs / before), epochs - 1)
     for name in ("start", "end"):
         if isinstance(schedule.get(name), int):
-            schedule[name] = schedule[name] / epochs
+            schedule[name] = schedule[name] / before
     if "milestones" in schedule:
-        schedule["milestones"] = [m / epochs if isinstance(m, int) else m for m in schedule["milestones"]]
+        schedule["milestones"] = [m / before if isinstance(m, int) else m for m in schedule["milestones"]]
     return schedule
 
 

@@ -14,7 +14,7 @@ from harness.parsing.method_expression import MethodSpec
 from harness.parsing.plugins import available_methods
 from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
 from harness.quadratic.quadratic_study import STUDY_KEY, QuadraticStudy, check_quadratic
-from harness.studies.build_method import MetaMethods
+from harness.studies.build_method import MetaMethods, without_garbage_collection
 from harness.studies.check_study import PLACEHOLDERS, check_distinct_groups, check_grid
 from harness.studies.figures import FigureRequest, check_figures
 from harness.studies.grid import CellGroup, Grid, read_recipe
@@ -103,6 +103,7 @@ class Study:
         return None if self.paper is None else comparison_table(self.paper, self.comparisons, list(self.cell_groups()))
 
 
+@without_garbage_collection()
 def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     """Load a study and check everything that can be checked before training.
 

@@ -39,7 +39,7 @@ def apply_tuned_values(study: Study, path: Path) -> Study:
         elif spec := check_entry(study, entry, runs, seeds, ("tuned", i), errors):
             chosen[entry.key] = spec
     raise_any(errors)
-    written = {place.name: place.entry.method for place in study.cell_groups()}
+    written = {group.name: group.entry.method for group in study.cell_groups()}
     used = {name: key for name, (key, _) in keys.items() if key in chosen}
     tuned = {name: replace_inner_method(written[name], runs[key].method, chosen[key]) for name, key in used.items()}
     entries = {entry.key: entry for entry in file.tuned}
@@ -54,10 +54,10 @@ def find_entry_keys(study: Study) -> dict[CellName, tuple[EntryKey, Run]]:
         (Dataset, architecture, label) → the key of its entry, and the run that is tuned for it.
     """
     found = {}
-    for place in study.cell_groups():
-        run, expression, _ = find_trained_run(tuning_run(place, seed=0), place.entry.written, study.methods)
-        dataset, architecture, _ = place.name
-        found[place.name] = (dataset, architecture, normalize_expression(run.method, expression, study.methods)), run
+    for group in study.cell_groups():
+        run, expression, _ = find_trained_run(tuning_run(group, seed=0), group.entry.written, study.methods)
+        dataset, architecture, _ = group.name
+        found[group.name] = (dataset, architecture, normalize_expression(run.method, expression, study.methods)), run
     return found
 
 
@@ -147,7 +147,7 @@ def describe_tuning(study: Study, path: Path, used: Mapping[CellName, TunedEntry
     tuned: dict[str, list[str]] = {}
     untuned: list[str] = []
     cells_of: dict[str, list[tuple[str, str]]] = {}
-    for dataset, architecture, label in (place.name for place in study.cell_groups()):
+    for dataset, architecture, label in (group.name for group in study.cell_groups()):
         cells_of.setdefault(label, []).append((dataset, architecture))
     for label, cells in cells_of.items():
         found = {cell: used.get((*cell, label)) for cell in cells}

@@ -166,11 +166,11 @@ def tuning_table(searches: StudySearches, budget: Budget, used: Mapping[str, int
     for column in ("trials", "done", "epochs at most", "plain trainings at most"):
         table.add_column(column, justify="right")
     totals = [0, 0, 0, 0.0]
-    place = ""
+    heading = ""
     for search in searches.searches:
-        if search.dataset_and_architecture != place:
-            place = search.dataset_and_architecture
-            table.add_row(escape(place), style="bold")
+        if search.dataset_and_architecture != heading:
+            heading = search.dataset_and_architecture
+            table.add_row(escape(heading), style="bold")
         cost = search.expected_cost(search.run)
         trials = min(budget.trials, max(1, int(budget.max_cost / cost)))
         figures = [trials, used.get(search.key, 0), trials * search.run.recipe.epochs, trials * cost]

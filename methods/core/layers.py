@@ -70,7 +70,7 @@ def copy_module(module: Copied) -> Copied:
 
 def is_on_meta_device(module: nn.Module) -> bool:
     """Check whether the first tensor of a module has no memory."""
-    own = chain(module._parameters.values(), module._buffers.values())  # at once, where torch names all tensors first
+    own = chain(module._parameters.values(), module._buffers.values())  # quicker to find than by `parameters()`
     with torch._C.DisableTorchFunction():
         for tensor in chain(own, module.parameters(), module.buffers()):
             if tensor is not None:

@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 60 + 24 images, 8 x 8, of three classes with different bright rows, and noise as OOD OOD dataset."""
+    """Write 60 + 24 images, 8 x 8, of three classes with different bright rows, and noise as OOD dataset."""
     random = np.random.default_rng(0)
 
     def images(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,12 @@ def fuse_up_to(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Method, "fuse_up_to", request.param)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Leave the fused run of wrappers around other methods to the long tests."""
+    if "fused" in item.name and item.path.name == "test_compositions.py":
+        item.add_marker(pytest.mark.long)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Drop the fused run of methods without late-phase members, in modules that set FUSED_LATE_ONLY."""
     items[:] = [

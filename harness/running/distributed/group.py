@@ -15,7 +15,7 @@ continue with another number of ranks. Only rank 0 writes files and evaluates.
 Why this is not `torch.nn.parallel.DistributedDataParallel` (DDP): DDP averages gradients during the backward pass that
 follows a forward pass through its wrapper. Methods run networks with weights that are not the network's parameters
 (members, points of a subspace, generated kernels), so that a wrapper around the network would miss most parameters. A
-wrapper around the method would only serve plain training. An update of K minibatches has K backward passes. The method
+wrapper around the method would only serve plain training. An update of K minibatches has K backward batches. The method
 would have to exempt all but the last one, or communicate K times as much. DDP also weights all ranks equally although
 their parts are unequal, and it renames parameters. Averaging once per step is correct for every method that only adds
 and scales gradients before its step, because that is linear. The price is that communication does not overlap with the
@@ -96,17 +96,17 @@ class Group:
 
     # --- what a run needs ----------------------------------------------------------------------------------
 
-    def divide(self, passes: Minibatches) -> Minibatches:
+    def divide(self, batches: Minibatches) -> Minibatches:
         """Return this rank's part of each minibatch.
 
         Raises:
             ValueError: if a part would be empty.
         """
-        return passes.shard(self.rank, self.size) if self.size > 1 else passes
+        return batches.shard(self.rank, self.size) if self.size > 1 else batches
 
-    def whole_batches(self, passes: Minibatches, counter: CostCounter) -> Iterable[Batch]:
+    def whole_batches(self, batches: Minibatches, counter: CostCounter) -> Iterable[Batch]:
         """Return whole minibatches for every rank, for use during joint training. Only rank 0 counts their cost."""
-        return WholeBatches(self, passes, counter) if self.size > 1 else passes
+        return WholeBatches(self, batches, counter) if self.size > 1 else batches
 
     def synchronize_gradients(self, method: Method, optimizer: Optimizer | None) -> None:
         """Make a method's optimizer average the gradients of all ranks before each step.
@@ -173,12 +173,12 @@ class Group:
 class WholeBatches:
     """Minibatches that every rank sees as a whole. Joint training pauses while one is used."""
 
-    def __init__(self, group: Group, passes: Minibatches, counter: CostCounter) -> None:
-        self.group, self.passes, self.counter = group, passes, counter
+    def __init__(self, group: Group, batches: Minibatches, counter: CostCounter) -> None:
+        self.group, self.batches, self.counter = group, batches, counter
 
     def __iter__(self) -> Iterator[Batch]:
         joint, counting = self.group.joint, self.counter.counting
-        for batch in self.passes:
+        for batch in self.batches:
             self.group.joint, self.counter.counting = False, counting and not self.group.rank
             try:
                 yield batch

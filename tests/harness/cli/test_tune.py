@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from harness.cli import options as cli_options
-from harness.cli.tune import Keeper, conclude
+from harness.cli.tune import TunedValuesWriter, conclude
 from harness.studies.study import load
 from harness.tuning import trial, trial_schedule
 from harness.tuning.study_searches import find_searches
@@ -129,7 +129,7 @@ def test_a_search_that_is_not_over_is_named_and_no_success(study, tmp_path, caps
         unsent: frozenset[str] = frozenset()
 
     with pytest.raises(typer.Exit) as caught:
-        conclude(trials, Mirror(), Keeper(trials, tmp_path / "t.yaml", "s"), "s")
+        conclude(trials, Mirror(), TunedValuesWriter(trials, tmp_path / "t.yaml", "s"), "s")
     assert caught.value.exit_code == 1
     assert "not over: late_phase_bn(K=2, start=1) · rows validation=15 · lenet5: " in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from harness.planning.plan import Plan
-from harness.planning.trunks import Trunk
+from harness.planning.trunks import TrunkRun
 from harness.store.run_folder import RunFolder
 from harness.studies.study import load
 
@@ -159,7 +159,7 @@ def test_a_study_killed_at_any_time_ends_with_the_same_results(
     engine, tmp_path, econ, environment, study, reference, read_result
 ):
     plan = Plan(load(str(study)), share=True)
-    assert len(plan.alone) == RUNS
+    assert len(plan.without_trunks) == RUNS
     runs = tmp_path / "runs"
     options = ["--engine", engine, *OPTIONS[engine], "--threads", "1", "--checkpoint-seconds", "0"]
     command = [*econ, "run", str(study), "--runs", str(runs), *options]
@@ -179,7 +179,7 @@ def test_a_study_killed_at_any_time_ends_with_the_same_results(
         time.sleep(0.1)
     assert chaos.left() == [], "workers outlived their driver"
 
-    for key in plan.alone:
+    for key in plan.without_trunks:
         assert read_result(runs, key) == read_result(reference, key), plan.runs[key].run
         assert not RunFolder(runs, key).failure.exists()
         assert not RunFolder(runs, key).progress.exists()
@@ -224,4 +224,4 @@ def check_store(runs: Path, plan: Plan) -> None:
 
 
 def seed_of(run) -> int:
-    return (run.run if isinstance(run, Trunk) else run).seed
+    return (run.run if isinstance(run, TrunkRun) else run).seed

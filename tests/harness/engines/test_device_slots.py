@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.cli.engine_options import EngineName, Wish, choose_devices, choose_engine
+from harness.cli.engine_options import EngineName, EngineOptions, choose_devices, choose_engine
 from harness.cli.options import Refusal
 from harness.engines import Inline
 from harness.engines.device_slots import DeviceSlots, gpu_slots
@@ -142,11 +142,14 @@ def test_conflicting_device_options_are_refused(two_gpus, options, message):
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        (Wish(EngineName.inline, workers=4), "^--workers 4: the engine inline trains one run at a time"),
-        (Wish(EngineName.processes, ray_address="head:6379"), "^--ray-address head:6379: add --engine ray$"),
-        (Wish(EngineName.inline, gpus_per_run=0.5), "add --engine ray$"),
-        (Wish(EngineName.ray, ranks=2), "--ranks are for one machine"),
-        (Wish(EngineName.processes, gpus="1", ranks=2), "^--ranks 2: each has a GPU of its own, the last one cuda:2"),
+        (EngineOptions(EngineName.inline, workers=4), "^--workers 4: the engine inline trains one run at a time"),
+        (EngineOptions(EngineName.processes, ray_address="head:6379"), "^--ray-address head:6379: add --engine ray$"),
+        (EngineOptions(EngineName.inline, gpus_per_run=0.5), "add --engine ray$"),
+        (EngineOptions(EngineName.ray, ranks=2), "--ranks are for one machine"),
+        (
+            EngineOptions(EngineName.processes, gpus="1", ranks=2),
+            "^--ranks 2: each has a GPU of its own, the last one cuda:2",
+        ),
     ],
 )
 def test_options_of_other_engines_are_refused(two_gpus, monkeypatch, wish, message):
@@ -157,5 +160,5 @@ def test_options_of_other_engines_are_refused(two_gpus, monkeypatch, wish, messa
 
 def test_other_engines_ignore_a_cluster_in_the_environment(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    chosen = choose_engine(Wish(EngineName.inline, threads=1, device="cpu", ray_address="head:6379"))
+    chosen = choose_engine(EngineOptions(EngineName.inline, threads=1, device="cpu", ray_address="head:6379"))
     assert isinstance(chosen.engine, Inline)

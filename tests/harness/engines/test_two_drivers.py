@@ -85,7 +85,7 @@ def launch(tmp_path, study, econ, environment, empty_store):
 @pytest.fixture
 def plan(tmp_path, study):
     plan = Plan(load(str(study), [tmp_path / "counted.py"]), share=True)
-    assert (len(plan.alone), len(plan.runs)) == (12, 14), "two trunks"
+    assert (len(plan.without_trunks), len(plan.runs)) == (12, 14), "two trunks"
     return plan
 
 
@@ -114,7 +114,7 @@ def test_two_drivers_train_each_run_once(tmp_path, launch, plan, engine):
     members = {f"0 {seed}" for seed in (2, 3)}  # of the second ensemble, besides the cells
     assert trained == dict.fromkeys({f"{number} {seed}" for number in NUMBERS for seed in SEEDS} | members, 1)
     check_store(tmp_path, plan)
-    count = len(plan.alone)
+    count = len(plan.without_trunks)
     others = [re.search(rf"all {count} runs are finished(?:, (\d+) of them by another driver)?", o) for o in outputs]
     assert all(others), outputs
     assert sum(int(match[1] or 0) for match in others) == count, "each run was trained by one of the two"
@@ -139,7 +139,7 @@ def test_one_driver_finishes_the_study_when_the_other_is_killed(tmp_path, launch
     output = survivor.communicate(timeout=240)[0]
     assert survivor.returncode == 0, output
     assert plan.finished(tmp_path / "runs") == set(plan.runs)
-    assert f"all {len(plan.alone)} runs are finished" in output
+    assert f"all {len(plan.without_trunks)} runs are finished" in output
     check_store(tmp_path, plan)
 
 

@@ -1,5 +1,6 @@
 """Tests that evaluation scores every test example once, and agrees with direct computations."""
 
+import math
 from io import BytesIO
 
 import numpy as np
@@ -12,7 +13,7 @@ from data import Augmentation, ImageTask, Split
 from harness.costs.cost import Cost, CostCounter
 from harness.evaluation import evaluate as evaluating
 from harness.evaluation import metrics
-from harness.evaluation.evaluate import evaluate, weight_vectors
+from harness.evaluation.evaluate import evaluate, relative_change, weight_vectors
 from methods import SGD, DeepEnsemble, LatePhaseBatchNorm, MakeNet, Method, Recipe
 
 N, K, C = 53, 3, 4
@@ -290,3 +291,12 @@ def test_fewer_large_images_are_predicted_at_once(side, size):
     images = torch.empty(1, 3, 1, 1, dtype=torch.uint8).expand(2, 3, side, side)
     split = Split(images, torch.zeros(2, dtype=torch.int64))
     assert evaluating.evaluation_batch_size(make_task(train=split)) == size
+
+
+def test_relative_change():
+    assert relative_change(80.0, 60.0) == pytest.approx(-0.25)
+    assert relative_change(0.8, 0.6) == pytest.approx(-0.25)
+    assert relative_change(80.0, 80.0) == 0.0
+    assert relative_change(50.0, 60.0) == pytest.approx(0.2)
+    assert relative_change(50.0, 0.0) == -1.0
+    assert math.isnan(relative_change(0.0, 10.0))

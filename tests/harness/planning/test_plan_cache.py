@@ -1,7 +1,6 @@
 """Plans in the user's cache: the same plan as before, and none once anything that it was made of has changed."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -128,17 +127,6 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, write_study, mon
     assert make_plan(study, None).runs.keys() == make_plan(study, None).runs.keys()
 
 
-def test_the_oldest_entries_go_first(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(user_cache, "MOST", 2)
-    for i in range(3):
-        user_cache.write_entry(f"list-{i}", i)
-        os.utime(cache / f"list-{i}.json", (i, i))
-        if i == 1:
-            assert user_cache.read_entry("list-0") == 0  # used again, so that the other one is older
-    user_cache.write_entry("list-3", 3)
-    assert {path.name for path in cache.glob("*.json")} == {"list-0.json", "list-3.json"}
-
-
 def test_commands_that_read_need_no_torch(tmp_path, write_study, environment, cache):
     study = write_study(tmp_path / "s.yaml", methods=["sgd", "swa(start=2)"])
     code = (
@@ -166,31 +154,6 @@ def test_commands_that_read_need_no_torch(tmp_path, write_study, environment, ca
         assert not {"torch", "mlflow", "pandas"} & set(modules.split()), arguments
         if "--json" in arguments:
             assert json.loads(said)["counts"]["to do"] == 2
-
-
-def test_others_files_in_the_folder_stay(cache, monkeypatch):
-    monkeypatch.setattr(user_cache, "MOST", 1)
-    cache.mkdir()
-    (cache / "precious.json").write_text("{}")
-    for i in range(3):
-        user_cache.write_entry(f"plan-{i}", i)
-    assert (cache / "precious.json").exists() and len(list(cache.glob("plan-*.json"))) == 1
-
-
-def test_a_value_that_json_cannot_hold_is_not_kept(cache):
-    user_cache.write_entry("plan-0", {1, 2})
-    assert user_cache.read_entry("plan-0") is None
-
-
-def test_a_folder_with_a_dangling_link_is_still_looked_at(tmp_path, cache):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path / "nothing")
-    (folder / "a.png").write_bytes(b"1")
-    user_cache.write_entry("plan-0", 1, [folder])
-    assert user_cache.read_entry("plan-0") == 1
-    (folder / "a.png").write_bytes(b"22")
-    assert user_cache.read_entry("plan-0") is None
 
 
 def test_a_file_that_is_edited_during_the_checks_leaves_no_entry(tmp_path, write_study, monkeypatch):

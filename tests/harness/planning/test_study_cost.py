@@ -81,7 +81,7 @@ def test_stored_costs_are_correct(name):
 def test_the_epochs_are_the_dry_runs(tmp_path):
     plan = Plan(load("late-phase/sweep"), share=True)
     cost = read_costs()["late-phase/sweep"]
-    assert (cost.runs, cost.written, cost.shared) == (len(plan.alone), 4000, 1760)
+    assert (cost.runs, cost.written, cost.shared) == (len(plan.without_trunks), 4000, 1760)
 
 
 def test_a_cost_is_of_the_study_and_of_the_recipes_that_it_names(tmp_path, monkeypatch):

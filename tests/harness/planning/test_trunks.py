@@ -12,7 +12,7 @@ from harness.planning.dry_run import plan_table
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.planning.trunk_storage import limit_trunk_storage, needed_trunks
-from harness.planning.trunks import StateHashes, Trunk, find_trunks
+from harness.planning.trunks import StateHashes, TrunkRun, find_trunks
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
 from harness.studies.build_method import MetaMethods
@@ -43,7 +43,7 @@ def plan_of(write_study, tmp_path, **changes):
 
 
 def by_name(plan):
-    return {f"{p.run.method} {p.run.seed}": p for p in plan.alone.values()}
+    return {f"{p.run.method} {p.run.seed}": p for p in plan.without_trunks.values()}
 
 
 def trunks(plan):
@@ -142,11 +142,11 @@ def test_the_plan_has_trunks_before_their_forks(write_study, tmp_path):
     keys = list(plan.runs)
     for key, planned in plan.runs.items():
         assert all(keys.index(trunk) < keys.index(key) for trunk in planned.trunks)
-        assert planned.first == (plan.runs[planned.trunks[0]].epochs if planned.trunks else 0)
+        assert planned.trunk_epochs == (plan.runs[planned.trunks[0]].epochs if planned.trunks else 0)
     found, runs = trunks(plan), by_name(plan)
-    assert {epochs: planned.first for epochs, planned in found.items()} == {4: 0, 6: 4}
+    assert {epochs: planned.trunk_epochs for epochs, planned in found.items()} == {4: 0, 6: 4}
     others = [p for p in plan.runs.values() if p.role == "trunk" and p not in found.values()]
-    shared = sorted((p.first, p.epochs, p.run.run.method.name) for p in others)
+    shared = sorted((p.trunk_epochs, p.epochs, p.run.run.method.name) for p in others)
     assert shared == [(0, 8, "dropout"), (4, 8, "late_phase_bn")]
     assert runs["late_phase_bn(K=2, start=6) 0"].trunks == (found[6].key, found[4].key)
     assert runs["late_phase_bn(K=2, start=4) 0"].trunks == (found[4].key,)
@@ -170,8 +170,8 @@ def test_epochs_before_and_after_sharing(write_study, tmp_path):
 def test_a_sweep_of_the_paper_costs_less_than_half():
     plan = Plan(load("late-phase/sweep"), share=True)
     written = sum(plan.epochs_as_written(key) * len(p.labels) for key, p in plan.runs.items() if p.role == "cell")
-    assert (written, sum(p.epochs - p.first for p in plan.runs.values())) == (4000, 1760)
-    assert sum(p.epochs for p in plan.alone.values()) == 18 * 200
+    assert (written, sum(p.epochs - p.trunk_epochs for p in plan.runs.values())) == (4000, 1760)
+    assert sum(p.epochs for p in plan.without_trunks.values()) == 18 * 200
 
 
 def test_a_trunk_that_one_run_waits_for_is_not_trained(write_study, tmp_path, run_study):
@@ -180,7 +180,7 @@ def test_a_trunk_that_one_run_waits_for_is_not_trained(write_study, tmp_path, ru
     )
     runs = tmp_path / "runs"
     plan = Plan(load(str(study)), share=True)
-    sgd, late, later = plan.alone
+    sgd, late, later = plan.without_trunks
     four, six = (next(p.key for p in plan.runs.values() if p.role == "trunk" and p.epochs == e) for e in (4, 6))
     assert plan.left(runs) == {four: 4, six: 2, sgd: 2, late: 4, later: 2}
     RunFolder(runs, sgd).path.mkdir(parents=True)
@@ -209,7 +209,7 @@ def test_shared_results_are_those_of_training_alone(engine, unshared, write_stud
     done = run_study(study_of(write_study, tmp_path), tmp_path / "runs", engine, share=True)
     assert done.schedule.failed == {}
     alone = unshared.settings.runs
-    assert done.plan.alone.keys() == unshared.plan.runs.keys()
+    assert done.plan.without_trunks.keys() == unshared.plan.runs.keys()
     for key in unshared.plan.runs:
         assert read_result(tmp_path / "runs", key) == read_result(alone, key), done.plan.runs[key].run
     spent = [json.loads(RunFolder(tmp_path / "runs", key).result.read_text())["spent"] for key in done.plan.runs]
@@ -229,7 +229,7 @@ def test_a_state_that_was_removed_or_damaged_is_trained_again(
     study, runs = study_of(write_study, tmp_path), tmp_path / "runs"
     done = run_study(study, runs, share=True)
     found = trunks(done.plan)
-    victims = [key for key, p in done.plan.alone.items() if p.trunks]
+    victims = [key for key, p in done.plan.without_trunks.items() if p.trunks]
     for key in victims:
         folder = RunFolder(runs, key)
         folder.result.unlink()
@@ -300,7 +300,9 @@ def test_a_run_whose_trunk_failed_trains_alone(unshared, write_study, tmp_path, 
     study = study_of(write_study, tmp_path, methods=["broken", "sgd", "late_phase_bn(K=2, start=4)"])
     done = run_study(study, tmp_path / "runs", share=True, plugins=[plugin])
     runs = by_name(done.plan)
-    assert {str(done.plan.runs[key].run.method) for key in done.schedule.failed if key in done.plan.alone} == {"broken"}
+    assert {str(done.plan.runs[key].run.method) for key in done.schedule.failed if key in done.plan.without_trunks} == {
+        "broken"
+    }
     for name in ("sgd 0", "late_phase_bn(K=2, start=4) 0"):
         assert read_result(tmp_path / "runs", runs[name].key) == read_result(unshared.settings.runs, runs[name].key)
 
@@ -313,7 +315,7 @@ def test_a_run_whose_trunk_diverged_diverged(write_study, tmp_path, run_study):
     for key, (state, reason) in done.schedule.failed.items():
         assert state == "diverged"
         assert reason.startswith("the training loss became nan in epoch")
-        assert reason.endswith("(in the trunk that it goes on from)") == (key in done.plan.alone)
+        assert reason.endswith("(in the trunk that it goes on from)") == (key in done.plan.without_trunks)
 
 
 def test_the_same_state_whichever_run_trains_it(write_study, tmp_path, run_study):
@@ -372,5 +374,5 @@ def test_needed_trunks(write_study, tmp_path):
     for _ in range(3):
         schedule.end(schedule.take(), Outcome("finished"))
     assert needed_trunks(schedule) == set()
-    assert isinstance(trunk.run, Trunk)
+    assert isinstance(trunk.run, TrunkRun)
     assert str(trunk.run) == "trunk of 4 epochs · lenet5 · rows · seed 0"

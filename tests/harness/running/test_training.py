@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data import Augmentation, ImageBatches
+from data.corruptions import STANDARD_CORRUPTIONS
 from harness.running import lifecycle
 from harness.running.distributed.group import SINGLE_PROCESS
 from harness.running.execute import execute
@@ -204,6 +205,20 @@ def test_resumed_after_every_epoch_a_run_has_the_same_bits(method, make_run, tmp
     assert state.keys() == other.keys()
     for name, value in state.items():
         assert torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name], name
+
+
+def test_a_run_that_was_resumed_has_the_same_metrics_on_corrupted_images(make_run, tmp_path, read_result):
+    run = make_run("late_phase_bn(K=2, start=1)", epochs=2)
+    run = run.model_copy(update={"dataset": run.dataset.model_copy(update={"corruptions": "generated"})})
+    whole, pieces = (Settings(tmp_path / name, checkpoint_seconds=0) for name in ("whole", "pieces"))
+    assert execute(run, whole, []) == ("finished", "")
+    with pytest.raises(StopError):
+        execute(run, pieces, [], stop_after(1))
+    assert execute(run, pieces, []) == ("finished", "")
+    result = read_result(pieces.runs, run.key)
+    assert result == read_result(whole.runs, run.key)
+    measured = [name for name in result["metrics"] if name.startswith("generated/corruption_error/")]
+    assert len(measured) == len(STANDARD_CORRUPTIONS)
 
 
 def test_without_a_checkpoint_epochs_are_trained_again_to_the_same_end(make_run, tmp_path, read_result):

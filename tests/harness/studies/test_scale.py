@@ -1,5 +1,7 @@
 """Tests of rehearsals, which are studies at a small scale."""
 
+import math
+
 import pytest
 
 from harness.parsing.yaml_errors import StudyError
@@ -103,6 +105,15 @@ def test_every_recipe_can_be_shortened(name, epochs):
         [recipe.learning_rate(x * recipe.epochs) for x in at],
     )
     assert max(rates) <= recipe.lr and min(rates) >= min(expected) * 0.01
+
+
+def test_stages_are_shortened_one_by_one():
+    cosine = {"kind": "cosine", "warmup": 5}
+    schedule = {"kind": "stages", "stages": [{"epochs": 20, "schedule": cosine}, {"epochs": 20, "ratio": 0.1}]}
+    recipe = Recipe.model_validate({"epochs": 40, "lr": 0.4, "schedule": schedule})
+    small = scale_recipe(recipe, 0.2, Scale(epochs=8))
+    expected = [0.4 * 1, *(0.2 * (1 + math.cos(math.pi * i / 3)) for i in range(3)), *4 * [0.04]]
+    assert [small.learning_rate(epoch) for epoch in range(8)] == pytest.approx(expected)
 
 
 def test_full_length_is_the_recipe_itself():

@@ -243,7 +243,9 @@ def test_unknown_studies(path):
         find_study("nowhere.yaml")
 
 
-@pytest.mark.parametrize("name", study_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "leaderboard" else ()) for name in study_names()]
+)
 def test_the_studies_that_come_along_are_valid(name):
     assert STUDIES / f"{name}.yaml" == find_study(name)
     needs_file = "npz:" in find_study(name).read_text()

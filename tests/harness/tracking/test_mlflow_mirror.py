@@ -29,10 +29,11 @@ def store(tmp_path, empty_store):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, write_study, run_study):
-    """A finished study: its plan and its run folders."""
+def finished(tmp_path_factory, write_study, run_study, npz):
+    """A finished study, evaluated on corrupted images too: its plan and its run folders."""
     path = tmp_path_factory.mktemp("finished")
-    study = write_study(path / "rows.yaml", methods=["sgd", {"two": "late_phase_bn(K=2, start=1, prediction=members)"}])
+    methods = ["sgd", {"two": "late_phase_bn(K=2, start=1, prediction=members)"}]
+    study = write_study(path / "rows.yaml", datasets=[{"name": f"npz:{npz}"}], methods=methods)
     done = run_study(study, path / "runs")
     assert not done.schedule.failed
     return done.plan, path / "runs"

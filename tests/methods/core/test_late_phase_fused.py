@@ -29,7 +29,7 @@ METHODS_THAT_FUSE = {
     "hypernet_ensemble": {"embeddings": "shared"},
 }
 NETWORKS = ("lenet5", "cresnet20", "cresnet20-conv", "wrn-10-1")
-SIDE = 12
+SIDE = 8
 
 
 def make_net(architecture, **options):
