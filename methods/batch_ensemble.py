@@ -107,6 +107,7 @@ class BatchEnsemble(Method):
         "lr_scale": FloatDistribution(0.1, 2.0, log=True),
     }
     about: ClassVar[About] = About("implicit ensembles", "Wen et al. 2020", training="K", prediction="K")
+    divisible = True
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class Curve(PathSubspace):
     """
 
     sharing: ClassVar[Sharing] = SUBSPACE_SHARING
+    divisible = True
     m = 3
 
     def coefficients(self, alpha: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class DeepEnsemble(Method):
 
     space: ClassVar[dict[str, BaseDistribution]] = {"K": IntDistribution(2, 20)}
     about: ClassVar[About] = About("independent runs", "Lakshminarayanan et al. 2017", training="K", prediction="K")
+    divisible = True
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class Dropout(Method):
     space: ClassVar[dict[str, BaseDistribution]] = {"p": FloatDistribution(0.05, 0.5)}
     about: ClassVar[About] = About("regularisation", "Srivastava et al. 2014")
     sharing: ClassVar[Sharing] = DROPOUT_SHARING
+    divisible = True
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, p: Annotated[float, Field(gt=0, lt=1)] = 0.2) -> None:
         """Build a network with dropout.

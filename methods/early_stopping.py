@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.core.declarations import About, Batch
-from methods.core.method import MakeMethod, Method
+from methods.core.method import MakeMethod, Method, prepare_for_prediction
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
 from methods.core.wrapper import Wrapper
@@ -30,6 +30,7 @@ class EarlyStopping(Wrapper):
     """
 
     about: ClassVar[About] = About("regularisation", "Prechelt 1998")
+    divisible = True
 
     best_score: Tensor
     best_epoch: Tensor
@@ -69,7 +70,7 @@ class EarlyStopping(Wrapper):
         """Prepare and score a copy of the inner method, and keep it if it is the best so far."""
         self.candidate.load_state_dict(self.inner.state_dict())
         mode = self.candidate.training
-        self.candidate.prepare(training)
+        prepare_for_prediction(self.candidate, training)
         score = self.score(held_out)
         self.candidate.train(mode)
         if score < self.best_score:
@@ -83,7 +84,6 @@ class EarlyStopping(Wrapper):
         Raises:
             ValueError: if there is no batch.
         """
-        self.candidate.eval()
         total, seen = torch.zeros_like(self.best_score), 0
         for x, y in held_out:
             log_p = self.candidate.predict(x).double().log_softmax(2)  # (K, B, C), of text (K, B, C, T)

@@ -33,6 +33,7 @@ class FGE(Collector):
         "snapshots", "Garipov et al. 2018", prediction="((1 - start) * epochs + cycle / 2 + 0.5) // cycle"
     )
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START
+    divisible = True
 
     def __init__(
         self,

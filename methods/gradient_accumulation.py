@@ -24,6 +24,7 @@ class GradientAccumulation(LatePhase):
     space: ClassVar[dict[str, BaseDistribution]] = {
         name: LatePhase.space[name] for name in ("K", "start", "gamma_theta")
     }
+    divisible = True
 
     def __init__(
         self,

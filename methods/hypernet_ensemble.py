@@ -31,6 +31,7 @@ class HypernetEnsemble(Hypernetwork):
         "sigma0": FloatDistribution(0.0, 1.0),
         "nested": CategoricalDistribution([True, False]),
     }
+    divisible = True
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class Integral(Line):
         "beta": FloatDistribution(0.0, 4.0),
     }
     about: ClassVar[About] = About("learned subspaces", "Wortsman et al. 2021", training="3", passes="1")
+    divisible = True
 
     def __init__(
         self,

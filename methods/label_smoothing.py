@@ -27,6 +27,7 @@ class LabelSmoothing(Wrapper):
     space: ClassVar[dict[str, BaseDistribution]] = {"epsilon": FloatDistribution(0.01, 0.8, log=True)}
     about: ClassVar[About] = About("regularisation", "Müller et al. 2019")
     sharing: ClassVar[Sharing] = Sharing(lambda method: Trunk(method.inner, method.epochs))
+    divisible = True
 
     def __init__(
         self,

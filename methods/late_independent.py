@@ -20,6 +20,7 @@ class LateIndependent(LatePhaseFull):
         family="economical hypernetwork ensembles", paper="Sacramento et al. 2020"
     )
     sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
+    divisible = True
 
     def __init__(
         self,

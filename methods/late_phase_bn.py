@@ -23,6 +23,7 @@ class LatePhaseBatchNorm(LatePhase):
     sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     fusible: ClassVar[bool] = True
     version: ClassVar[int] = 2
+    divisible = True
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, last_layer: bool = True, **hyperparameters: Any) -> None:
         """Set which layers are late-phase weights.

@@ -25,6 +25,7 @@ class LatePhaseFull(LatePhase):
     )
     sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     space: ClassVar[dict[str, BaseDistribution]] = {name: LatePhase.space[name] for name in ("K", "start", "sigma0")}
+    divisible = True
 
     def __init__(
         self,

@@ -18,3 +18,4 @@ class LatePhaseHypernet(Hypernetwork):
     sharing: ClassVar[Sharing] = HYPERNETWORK_SHARING
     fusible: ClassVar[bool] = True
     version: ClassVar[int] = 2
+    divisible = True

@@ -19,6 +19,7 @@ class LatePhaseLastLayer(LatePhase):
     about: ClassVar[About] = LATE_PHASE_ABOUT
     sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     fusible: ClassVar[bool] = True
+    divisible = True
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, **hyperparameters: Any) -> None:
         """Set the hyperparameters, all of which are those of `LatePhase`.

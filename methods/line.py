@@ -18,6 +18,7 @@ class Line(PathSubspace):
 
     version: ClassVar[int] = 2
     sharing: ClassVar[Sharing] = SUBSPACE_SHARING
+    divisible = True
     m = 2
 
     def coefficients(self, alpha: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class MCDropout(Dropout):
     space: ClassVar[dict[str, BaseDistribution]] = {**Dropout.space, "K": IntDistribution(2, 50)}
     about: ClassVar[About] = About("implicit ensembles", "Gal & Ghahramani 2016", prediction="K")
     sharing: ClassVar[Sharing] = DROPOUT_SHARING
+    divisible = True
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ class Rank1(LatePhaseRank1):
     about: ClassVar[About] = About("plain training", "von Oswald et al. 2021")
     sharing: ClassVar[Sharing] = RANK1_SHARING
     space: ClassVar[dict[str, BaseDistribution]] = {}
+    divisible = True
 
     def __init__(
         self, make_net: MakeNet, recipe: Recipe, *, matrices: Literal["all", "recurrent"] | None = None

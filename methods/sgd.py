@@ -11,3 +11,4 @@ class SGD(Method):
 
     about: ClassVar[About] = About("plain training", "")
     sharing: ClassVar[Sharing] = Sharing(lambda method: Trunk(PLAIN_TRUNK, method.epochs))
+    divisible = True

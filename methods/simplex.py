@@ -22,6 +22,7 @@ class Simplex(Subspace):
 
     space: ClassVar[dict[str, BaseDistribution]] = {**Subspace.space, "m": IntDistribution(2, 6)}
     sharing: ClassVar[Sharing] = SUBSPACE_SHARING
+    divisible = True
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class Snapshot(Collector):
     }
     about: ClassVar[About] = About("snapshots", "Huang et al. 2017", prediction="M")
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START
+    divisible = True
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class SWA(WeightAveraging):
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START._replace(
         prediction=frozenset({"points", "alpha"}), prepared=("statistics",)
     )
+    divisible = True
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class SWAG(WeightAveraging):
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START._replace(
         prediction=frozenset({"N", "scale"}), prepared=("statistics",)
     )
+    divisible = True
 
     squares: Tensor
     deviations: Tensor

@@ -9,6 +9,7 @@ import torch
 from harness.evaluation.weight_space import accuracy_and_nll, anchor_distances
 from harness.store.outcome import DivergenceError
 from methods import Batch, Method
+from methods.core.method import prepare_for_prediction
 
 
 class EpochEvaluator:
@@ -47,9 +48,7 @@ class EpochEvaluator:
                 apart = anchor_distances(self.copy.net, self.copy.anchors())
                 found |= {f"distance/{name}": value for name, value in apart.items()}
             for scored in {"test", "validation"}.intersection(self.asked):
-                self.copy.train()
-                self.copy.prepare(self.training)
-                self.copy.eval()
+                prepare_for_prediction(self.copy, self.training)
                 found |= accuracy_and_nll(self.copy.predict, self.examples).as_metrics(scored)
         bad = [name for name, value in found.items() if not math.isfinite(value)]
         if bad:

@@ -6,6 +6,7 @@ The result is written last. A run is finished if and only if its result exists.
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,8 @@ from harness.studies.build_method import make_method
 from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.run import Run
 from methods import Anchor
+from methods.core.method import prepare_for_prediction
+from methods.core.random_streams import all_seeded, stream
 
 
 class RunLifecycle:
@@ -113,7 +116,8 @@ class RunLifecycle:
             self.prepare()
         self.progress.enter_stage("evaluating")
         if not self.group.rank:
-            self.write_result(parts, self.explore(reference_runs))
+            with self.seeded("predict"):
+                self.write_result(parts, self.explore(reference_runs))
             self.folder.progress.unlink(missing_ok=True)
         self.group.barrier()
 
@@ -140,6 +144,10 @@ class RunLifecycle:
             self.folder.progress.unlink(missing_ok=True)
         self.group.barrier()
 
+    def seeded(self, hook: str) -> AbstractContextManager[None]:
+        """Seed the global generators for a hook, so that its random numbers depend on nothing but the run's seed."""
+        return all_seeded(stream(self.run.seed, hook), self.device)
+
     # --- starting ---------------------------------------------------------------------------------------------
 
     def start_or_resume(self) -> bool:
@@ -163,7 +171,9 @@ class RunLifecycle:
     def receive(self, parts: list[RunFolder]) -> None:
         """Give the method the states of the runs that it starts from, unless an epoch is done already."""
         if not self.epoch:
-            self.method.receive([load_finished(part) for part in parts])
+            states = [load_finished(part) for part in parts]
+            with self.seeded("receive"):
+                self.method.receive(states)
 
     # --- training ---------------------------------------------------------------------------------------------
 
@@ -213,8 +223,8 @@ class RunLifecycle:
     def prepare(self) -> None:
         """Prepare the method for prediction, and save the finished state."""
         self.progress.enter_stage("preparing")
-        with self.group.joint_training(self.counter), self.counter.training(self.device):
-            self.method.prepare(self.group.divide(self.data.for_statistics("prepare")))
+        with self.group.joint_training(self.counter), self.counter.training(self.device), self.seeded("prepare"):
+            prepare_for_prediction(self.method, self.group.divide(self.data.for_statistics("prepare")))
         if not self.group.rank:
             self.state.save(prepared=True)
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from data import Minibatches
 from harness.store.outcome import DivergenceError
 from methods import Batch, Method
-from methods.core.random_streams import seed_torch, stream
+from methods.core.random_streams import seed_all, stream
 
 
 def train_epoch(
@@ -36,7 +36,7 @@ def train_epoch(
     Raises:
         DivergenceError: if the loss is not finite.
     """
-    seed_torch(stream(method.seed, "torch", epoch), next(method.net.parameters()).device)
+    seed_all(stream(method.seed, "torch", epoch), next(method.net.parameters()).device)
     if method.recipe.resets_optimizer(epoch):
         optimizer.state.clear()
     method.begin_epoch(epoch)

@@ -60,9 +60,11 @@ class Method(nn.Module):
         watches: the held-out data that `watch` receives after every epoch; None for none.
         fusible: whether members may run as one batch (see `LatePhase`). A subclass does not inherit this permission: it
             must set the attribute itself, as it may change what members do.
-        divisible: whether a minibatch may be divided among several processes, and among fused members. The loss must
-            then be a mean over examples by the recipe's criterion, plus terms that do not depend on the examples. It
-            must neither draw random numbers nor compare examples.
+        divisible: whether a minibatch may be divided among several processes (`--ranks`), and among fused members. The
+            loss must then be a mean over examples by the recipe's criterion, plus terms that do not depend on the
+            examples. It must neither draw random numbers nor compare examples, and `update` must use gradients only
+            by `optimizer.step()`, which averages them. A subclass does not inherit this permission: it must set the
+            attribute itself. An instance may take it back.
         fuse_up_to: the largest minibatch, in examples, with which members that share most of their weights run as one
             batch, in training and prediction; 0 for never. The harness sets it by the device and the network, because
             they decide which way is faster. Results change by rounding only.
@@ -83,8 +85,8 @@ class Method(nn.Module):
     epochs: int
     start_epoch: int
     epoch: int
-    watches: Literal["validation", "test"] | None
-    divisible: bool
+    watches: Literal["validation", "test"] | None = None
+    divisible: bool = True
     fuse_up_to: int = 0
     collected: bool
     statistics_stale: bool
@@ -103,7 +105,7 @@ class Method(nn.Module):
     def init_attributes(self, recipe: Recipe, seed: int, *, epochs: int) -> None:
         """Set the attributes that are neither parameters nor buffers; call this only in an `__init__`.
 
-        Only a subclass that does not call `Method.__init__` needs this.
+        Only a subclass that does not call `Method.__init__` needs this. What a class sets itself (`epochs = 0`) stays.
 
         Args:
             recipe: how a network is trained plainly.
@@ -111,11 +113,15 @@ class Method(nn.Module):
             epochs: how many epochs the method trains.
         """
         self.recipe, self.seed = recipe, seed
-        self.epochs = self.start_epoch = epochs
+        self.epochs = getattr(type(self), "epochs", epochs)
+        self.start_epoch = getattr(type(self), "start_epoch", self.epochs)
         self.epoch = 0
-        self.watches = None
-        self.divisible = True
         self.collected = self.statistics_stale = False
+
+    @property
+    def may_be_divided(self) -> bool:
+        """Whether its minibatches may be divided: its own class says so, and the instance does not object."""
+        return bool(vars(type(self)).get("divisible", False)) and self.divisible
 
     # --- what the method starts from -----------------------------------------------------------------------
 
@@ -266,6 +272,10 @@ class Method(nn.Module):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Prepare for prediction, once after training; write only buffers, and only those that `predict` reads.
 
+        The method is in evaluation mode, and gradients are off (`prepare_for_prediction`): running the network over the
+        data does not move its running statistics. A method that needs more puts its network into another mode, or
+        enables gradients, itself. A method of no epochs is prepared too.
+
         Args:
             batches: batches of augmented training data; each iteration is one pass over it.
         """
@@ -314,6 +324,19 @@ class Method(nn.Module):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Load what `get_extra_state` returned."""
         self.epoch = state["epoch"]
+
+
+def prepare_for_prediction(method: Method, batches: Iterable[Batch]) -> None:
+    """Call `prepare` in evaluation mode and without gradients, and leave the method in evaluation mode.
+
+    Args:
+        method: trained.
+        batches: batches of augmented training data; each iteration is one pass over it.
+    """
+    method.eval()
+    with torch.no_grad():
+        method.prepare(batches)
+    method.eval()
 
 
 MakeMethod = Callable[[MakeNet, Recipe], Method]

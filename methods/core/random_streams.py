@@ -1,14 +1,18 @@
 """Random streams: generators that depend only on (seed, purpose, epoch), so that any epoch can be repeated."""
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 CPU = torch.device("cpu")
+DRAWN = "_drawn_by_make_net"
+"""The attribute that marks networks of `MakeNet`, and their copies."""
 
 
 def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
@@ -51,6 +55,32 @@ def seeded(generator: torch.Generator, device: torch.device = CPU) -> Iterator[N
         yield
 
 
+def seed_all(generator: torch.Generator, device: torch.device = CPU) -> None:
+    """Seed the global generators of torch, on the CPU and on a device, of NumPy and of Python."""
+    seed_torch(generator, device)
+    seed = generator.initial_seed()
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator, which a method of the user's may draw from
+    random.seed(seed)
+
+
+@contextmanager
+def all_seeded(generator: torch.Generator, device: torch.device = CPU) -> Iterator[None]:
+    """Seed the global generators of torch, NumPy and Python inside a `with` block, and restore them after.
+
+    Args:
+        generator: its seed is used.
+        device: a device whose generator is seeded and restored too, besides that of the CPU.
+    """
+    states = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_all(generator, device)
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])  # noqa: NPY002
+            random.setstate(states[1])
+
+
 class MakeNet:
     """Build the networks of one run: each call returns a new network with newly drawn weights.
 
@@ -77,6 +107,7 @@ class MakeNet:
         with seeded(stream(self.seed, f"weights {self.draws}")):
             net = self.build(**(self.options | options))
         self.draws += 1
+        setattr(net, DRAWN, True)
         return net
 
     def replace(self, *, seed: int | None = None, **options: Any) -> "MakeNet":

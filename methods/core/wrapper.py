@@ -42,7 +42,7 @@ class Wrapper(Method):
         nn.Module.__init__(self)
         self.inner = of(make_net, recipe)
         self.init_attributes(self.inner.recipe, self.inner.seed, epochs=self.inner.epochs)
-        self.watches = self.inner.watches
+        self.watches = self.watches or self.inner.watches
         outer, inner = type(self).__name__, type(self.inner).__name__
         if not self.inner.epochs:
             raise ValueError(

@@ -31,6 +31,7 @@ from harness.store.run_folder import RunFolder
 from harness.studies.build_method import make_method
 from harness.studies.run import Run
 from methods import MakeNet, Method, Recipe
+from methods.core.method import prepare_for_prediction
 from tests.conftest import NETS, separable
 
 Tensors = dict[str, Tensor]
@@ -125,8 +126,7 @@ def train(
                 method.watch(group.whole_batches(Rows(Group(), 20, 8, seed=99), counter), Rows(group, 61, 9, seed=98))
         group.average_carried_gradients(method)
     with group.joint_training(counter), counter.training(cpu):
-        method.prepare(Rows(group, 61, 9, seed=97))
-    method.eval()
+        prepare_for_prediction(method, Rows(group, 61, 9, seed=97))
     state = {name: value for name, value in method.state_dict().items() if isinstance(value, Tensor)}
     with torch.no_grad():
         state["predictions"] = method.predict(separable(12, seed=96)[0].double())

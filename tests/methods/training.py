@@ -7,6 +7,7 @@ import torch
 from harness.running.optimizers import make_optimizer
 from harness.running.training_loop import train_epoch
 from methods import Method
+from methods.core.method import prepare_for_prediction
 from tests.conftest import build, separable
 
 
@@ -37,8 +38,8 @@ def rotated(batches):
 
 
 def finish(method: Method, batches) -> Method:
-    method.prepare(batches)
-    return method.eval()
+    prepare_for_prediction(method, batches)
+    return method
 
 
 def trained(make, recipe, batches, seed: int = 0, net: str = "tiny") -> Method:

@@ -121,10 +121,12 @@ class Group:
         if self.size == 1 or optimizer is None:
             return
         for part in methods_within(method):
-            if not part.divisible:
+            if not part.may_be_divided:
+                name = type(part).__name__
                 raise ValueError(
-                    f"{type(part).__name__}, as it is set here, uses examples of a minibatch together, which "
-                    f"{self.size} ranks would divide: train it with --ranks 1"
+                    f"{name}, as it is set here, may use examples of a minibatch together, which {self.size} ranks "
+                    f"would divide: train it with --ranks 1. If that changes none of its results, say so in the class "
+                    f"{name} by `divisible = True`; the docstring of `Method` says what it promises"
                 )
         optimizer.register_step_pre_hook(self.average_gradients)
 

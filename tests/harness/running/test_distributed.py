@@ -21,7 +21,7 @@ from harness.store import checkpoint as checkpoints
 from harness.store.run_folder import RunFolder, read_json
 from harness.studies.run import DatasetSpec
 from harness.studies.study import with_digest
-from methods import METHODS, Recipe
+from methods import METHODS, SGD, Line, Recipe
 from models.shake_drop import ShakeDrop
 from tests.conftest import SETTINGS
 from tests.harness import two_ranks as jobs
@@ -161,9 +161,36 @@ def test_all_ranks_notice_that_one_diverges(pair):
 
 def test_a_method_that_cannot_be_divided_is_refused(pair):
     for said in pair(jobs.share_gradients, METHODS["line"], RECIPE, {"samples": 2}):
-        assert said.startswith("Line, as it is set here, uses examples of a minibatch together, which 2 ranks would")
+        assert said.startswith("Line, as it is set here, may use examples of a minibatch together, which 2 ranks would")
     inner = {"of": METHODS["line"]}
     assert pair(jobs.share_gradients, METHODS["swa"], RECIPE, inner) == ["shared", "shared"]
+
+
+class Noisy(SGD):
+    """Draws a number for each example, which ranks would draw otherwise; it says nothing of that."""
+
+    def loss(self, x, y, weights=None):
+        return super().loss(x + torch.randn_like(x), y, weights)
+
+
+class NoisyTogether(Noisy):
+    """Says of itself what its base class does not."""
+
+    divisible = True
+
+
+class Together(Line):
+    """Compares examples, whatever its hyperparameters are."""
+
+    divisible = False
+
+
+@pytest.mark.parametrize("of", [None, METHODS["swa"]])
+@pytest.mark.parametrize(("method", "shared"), [(Noisy, False), (Together, False), (NoisyTogether, True)])
+def test_a_class_divides_minibatches_only_if_it_says_so_itself(pair, of, method, shared):
+    outer, inner = (of, {"of": method}) if of else (method, {})
+    for said in pair(jobs.share_gradients, outer, RECIPE, inner):
+        assert said == "shared" if shared else f"say so in the class {method.__name__} by `divisible = True`" in said
 
 
 def test_names_of_the_state_stay_the_same(pair, make_run):
@@ -182,6 +209,7 @@ import torch.distributed as dist
 def exactly(method):
     class Exactly(method):
         'Computes in float64, so that the same sums in another order stay the same numbers for a while.'
+        divisible = True
         def __init__(self, make_net, recipe, **hyperparameters):
             super().__init__(make_net, recipe, **hyperparameters)
             self.double()
@@ -191,6 +219,7 @@ def exactly(method):
 
 class Killed(exactly(SGD)):
     'Of two ranks, the second one dies in epoch 2.'
+    divisible = True
     def begin_epoch(self, epoch):
         super().begin_epoch(epoch)
         if epoch == 2 and dist.is_initialized() and dist.get_rank() == 1:

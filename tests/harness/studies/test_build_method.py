@@ -103,3 +103,31 @@ def test_needs_are_those_of_each_seed(make_run, expression):
         run = make_run(expression, seed=seed, methods=methods)
         assert cache.needs(run, shape(run)) == build_meta_method(run, methods, shape(run)).needs(), seed
     assert list(cache.needs_follow_seed.values()) == [expression != "own"]
+
+
+class OwnNetwork(Method):
+    """Trains a network of its own in the place of the study's."""
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+
+class OwnHead(Method):
+    """Gives the study's network another last layer."""
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        name, head = [pair for pair in self.net.named_modules() if isinstance(pair[1], torch.nn.Linear)][-1]
+        self.net.set_submodule(name, torch.nn.Linear(head.in_features, head.out_features))
+
+
+@pytest.mark.parametrize("built", [make_method, build_meta_method])
+@pytest.mark.parametrize("expression", ["own_net", "swa(own_net)", "deep_ensemble(own_net)"])
+def test_a_network_that_make_net_did_not_draw_is_refused(make_run, expression, built):
+    methods = {**METHODS, "own_net": OwnNetwork, "own_head": OwnHead}
+    spec = make_run(expression, methods=methods)
+    with pytest.raises(ValueError, match=r"^OwnNetwork\.net is not a network that make_net drew: .*set_submodule"):
+        built(spec, methods, shape(spec))
+    spec = make_run(expression.replace("own_net", "own_head"), methods=methods)
+    built(spec, methods, shape(spec))

@@ -16,6 +16,7 @@ from methods.core.fused_members import (
     member_forward,
 )
 from methods.core.late_phase import LatePhase
+from methods.core.method import prepare_for_prediction
 from methods.core.wrapper import methods_within
 
 K, B = 4, 6
@@ -174,8 +175,8 @@ def test_a_wrapped_method_is_fused_too():
             method.update(minibatches(K, seed=epoch), optimizer)
             method.end_epoch(epoch)
         assert sizes == ([K * B] * 2 if limit else [B] * 2 * K)
-        method.prepare(minibatches(2))
-        return method.eval()
+        prepare_for_prediction(method, minibatches(2))
+        return method
 
     fused, one_by_one = build(B), build(0)
     x = minibatches(1)[0][0]

@@ -12,6 +12,7 @@ from harness.running.optimizers import make_optimizer
 from harness.running.training_loop import train_epoch
 from harness.store import checkpoint
 from methods import METHODS, SGD, LatePhaseRank1, Line, MakeNet, Recipe
+from methods.core.method import prepare_for_prediction
 from methods.core.random_streams import stream
 from models.lstm import LSTM
 from tests.conftest import SETTINGS
@@ -51,8 +52,8 @@ def run(method, optimizer, first=0, last=6):
 
 
 def finish(method):
-    method.prepare(segments(0)(0))
-    return method.eval()
+    prepare_for_prediction(method, segments(0)(0))
+    return method
 
 
 def trained(make):
