@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from methods.core.declarations import About, Batch, Need, Weights
 from methods.core.method import MakeMethod, Method
-from methods.core.random_streams import MakeNet
+from methods.core.random_streams import CONSTRUCTION, MakeNet, all_seeded, stream
 from methods.core.recipe import Recipe
 from methods.sgd import SGD
 
@@ -48,7 +48,10 @@ class DeepEnsemble(Method):
         """
         nn.Module.__init__(self)
         first = make_net.seed * K
-        runs = [of(make_net.replace(seed=seed), recipe) for seed in range(first, first + K)]
+        runs = []
+        for seed in range(first, first + K):
+            with all_seeded(stream(seed, CONSTRUCTION)):  # as in the run of this seed
+                runs.append(of(make_net.replace(seed=seed), recipe))
         self.runs = nn.ModuleList(runs)
         self.init_attributes(runs[0].recipe, make_net.seed, epochs=0)
 

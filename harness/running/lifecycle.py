@@ -146,7 +146,7 @@ class RunLifecycle:
 
     def seeded(self, hook: str) -> AbstractContextManager[None]:
         """Seed the global generators for a hook, so that its random numbers depend on nothing but the run's seed."""
-        return all_seeded(stream(self.run.seed, hook), self.device)
+        return all_seeded(stream(self.run.seed, f"global generators in {hook}"), self.device)
 
     # --- starting ---------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from harness.store import checkpoint as checkpoints
 from harness.studies.build_method import make_method
 from harness.studies.run import Run
 from methods import Method
+from methods.core.random_streams import all_seeded, stream
 from methods.core.wrapper import methods_within
 
 
@@ -71,8 +72,11 @@ def set_up_method(
     method = make_method(run, methods, task.shape, set_up_network, settings.downloads / "weights", recipe).to(device)
     optimizer = None
     if method.epochs:
-        checkpoints.check_parameter_names(method)
-        optimizer = make_optimizer(method, method.recipe)
+        grouping = stream(run.seed, "global generators in param_groups")
+        with all_seeded(grouping):
+            checkpoints.check_parameter_names(method)
+        with all_seeded(grouping):  # which calls `param_groups` again
+            optimizer = make_optimizer(method, method.recipe)
         optimizer.register_step_post_hook(counter.step)
     if compile_mode == "reduce-overhead":
         clone_gradients(method)

@@ -17,7 +17,7 @@ from data import DatasetShape
 from harness.studies.run import Run
 from methods import MakeNet, Method, Need, Recipe
 from methods.core.layers import copy_module
-from methods.core.random_streams import DRAWN, all_seeded, stream
+from methods.core.random_streams import CONSTRUCTION, DRAWN, all_seeded, stream
 from methods.core.wrapper import methods_within
 from models.pretrained import check_pretrained_fit, load_pretrained
 
@@ -61,7 +61,7 @@ def make_method(
             load_pretrained(net, run.architecture, weights)
         return attach(net)
 
-    with all_seeded(stream(run.seed, "construction")):  # whatever the method draws itself
+    with all_seeded(stream(run.seed, CONSTRUCTION)):  # whatever the method draws itself
         method = run.method.make(methods)(MakeNet(build, run.seed), recipe or run.recipe)
     check_networks(method)
     return method
@@ -74,7 +74,7 @@ def check_networks(method: Method) -> None:
         ValueError: for the first such method, of a method and those inside it.
     """
     for part in reversed(methods_within(method)):  # the innermost first
-        if not getattr(part.net, DRAWN, False):
+        if not getattr(getattr(part, "net", None), DRAWN, False):
             raise ValueError(
                 f"{type(part).__name__}.net is not a network that make_net drew: its work would not be counted, and it "
                 "would have neither the study's architecture nor its precision; change layers of the network that "

@@ -60,11 +60,11 @@ class Method(nn.Module):
         watches: the held-out data that `watch` receives after every epoch; None for none.
         fusible: whether members may run as one batch (see `LatePhase`). A subclass does not inherit this permission: it
             must set the attribute itself, as it may change what members do.
-        divisible: whether a minibatch may be divided among several processes (`--ranks`), and among fused members. The
-            loss must then be a mean over examples by the recipe's criterion, plus terms that do not depend on the
-            examples. It must neither draw random numbers nor compare examples, and `update` must use gradients only
-            by `optimizer.step()`, which averages them. A subclass does not inherit this permission: it must set the
-            attribute itself. An instance may take it back.
+        divisible: whether a minibatch may be divided among several processes (`--ranks`). The loss must then be a mean
+            over examples by the recipe's criterion, plus terms that do not depend on the examples. It must neither draw
+            random numbers nor compare examples. `update` must use gradients only by `optimizer.step()`, which averages
+            them. `prepare` and `watch` must use training data only to re-estimate running statistics. A subclass does
+            not inherit this permission: it must set the attribute itself. An instance may take it back.
         fuse_up_to: the largest minibatch, in examples, with which members that share most of their weights run as one
             batch, in training and prediction; 0 for never. The harness sets it by the device and the network, because
             they decide which way is faster. Results change by rounding only.

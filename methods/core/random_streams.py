@@ -13,6 +13,8 @@ from torch import nn
 CPU = torch.device("cpu")
 DRAWN = "_drawn_by_make_net"
 """The attribute that marks networks of `MakeNet`, and their copies."""
+CONSTRUCTION = "global generators in construction"
+"""The purpose of what a method's `__init__` draws from global generators."""
 
 
 def stream(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
@@ -59,7 +61,8 @@ def seed_all(generator: torch.Generator, device: torch.device = CPU) -> None:
     """Seed the global generators of torch, on the CPU and on a device, of NumPy and of Python."""
     seed_torch(generator, device)
     seed = generator.initial_seed()
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator, which a method of the user's may draw from
+    # Other bits than torch uses of it: the two generators are of one kind, and would draw the same numbers.
+    np.random.seed(seed >> 31)  # noqa: NPY002 - the global generator, which a method of the user's may draw from
     random.seed(seed)
 
 

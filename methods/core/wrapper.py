@@ -42,8 +42,10 @@ class Wrapper(Method):
         nn.Module.__init__(self)
         self.inner = of(make_net, recipe)
         self.init_attributes(self.inner.recipe, self.inner.seed, epochs=self.inner.epochs)
-        self.watches = self.watches or self.inner.watches
         outer, inner = type(self).__name__, type(self.inner).__name__
+        if self.watches and self.inner.watches not in (None, self.watches):
+            raise ValueError(f"{outer} watches {self.watches} data, and {inner} inside it {self.inner.watches} data")
+        self.watches = self.watches or self.inner.watches
         if not self.inner.epochs:
             raise ValueError(
                 f"{outer} cannot be made of {inner}, which trains no network itself; put it inside of {inner}"

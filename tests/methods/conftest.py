@@ -20,8 +20,8 @@ def fuse_up_to(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Leave the fused run of wrappers around other methods to the long tests."""
-    if "fused" in item.name and item.path.name == "test_compositions.py":
+    """Leave the fused run of the tests over all methods to the long tests; test_late_phase_fused.py is quick."""
+    if "fused" in item.name and getattr(item.module, "FUSED_LATE_ONLY", False):  # type: ignore[attr-defined]
         item.add_marker(pytest.mark.long)
 
 

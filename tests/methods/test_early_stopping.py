@@ -132,3 +132,15 @@ def test_it_asks_for_its_criterion_and_refuses_another_watcher(recipe, held_out)
         build(EarlyStopping, recipe, of=EarlyStopping)
     with pytest.raises(ValueError, match="was shown no held-out data"):
         build(EarlyStopping, recipe).watch([], [])
+
+
+class WatchesTest(SWA):
+    """A wrapper that looks at test data."""
+
+    watches = "test"
+
+
+def test_a_wrapper_that_watches_other_data_than_its_inner_method_is_refused(recipe):
+    with pytest.raises(ValueError, match="WatchesTest watches test data, and EarlyStopping inside it validation data"):
+        build(WatchesTest, recipe, of=EarlyStopping)
+    assert build(WatchesTest, recipe).watches == "test"

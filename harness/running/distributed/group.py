@@ -21,10 +21,8 @@ their parts are unequal, and it renames parameters. Averaging once per step is c
 and scales gradients before its step, because that is linear. The price is that communication does not overlap with the
 backward pass.
 
-What a method must satisfy: its losses come from the recipe's criterion, and other terms of a loss do not depend on
-examples (`Method.divisible`). A method that draws numbers for each example from its own stream would draw the same
-numbers on every rank. `watch` sees all held-out data on every rank. What it stores must not affect training, because
-GPUs may differ in the last bits.
+What a method must satisfy stands at `Method.divisible`; only classes that say so of themselves are divided. `watch`
+sees all held-out data on every rank. What it stores must not affect training, because GPUs may differ in the last bits.
 """
 
 from collections.abc import Iterable, Iterator
@@ -118,7 +116,7 @@ class Group:
         Raises:
             ValueError: if the method's minibatches cannot be divided among ranks.
         """
-        if self.size == 1 or optimizer is None:
+        if self.size == 1:
             return
         for part in methods_within(method):
             if not part.may_be_divided:
@@ -128,7 +126,8 @@ class Group:
                     f"would divide: train it with --ranks 1. If that changes none of its results, say so in the class "
                     f"{name} by `divisible = True`; the docstring of `Method` says what it promises"
                 )
-        optimizer.register_step_pre_hook(self.average_gradients)
+        if optimizer:
+            optimizer.register_step_pre_hook(self.average_gradients)
 
     @torch.no_grad()
     def average_gradients(self, optimizer: Optimizer, args: object, kwargs: object) -> None:

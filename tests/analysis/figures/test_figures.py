@@ -34,6 +34,7 @@ def drawn(frame):
     return list(plots(frame))
 
 
+@pytest.mark.long
 def test_every_plot_saves_three_files_and_leaves_nothing_behind(request, tmp_path):
     before = dict(matplotlib.rcParams)
     for name, figure in request.getfixturevalue("drawn"):

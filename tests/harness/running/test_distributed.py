@@ -114,7 +114,12 @@ def test_rank_0_goes_first(pair, tmp_path):
 # --- every method ---------------------------------------------------------------------------------------------
 
 RECIPE = Recipe(epochs=4, batch_size=9, lr=0.02, weight_decay=1e-3, label_smoothing=0.1)
-CASES = [(name, "tiny", SETTINGS.get(name, {})) for name in METHODS if name != "deep_ensemble"] + [
+CASES = [
+    *(
+        pytest.param(name, "tiny", SETTINGS.get(name, {}), marks=pytest.mark.long)
+        for name in METHODS
+        if name != "deep_ensemble"
+    ),
     ("sgd", "wrn-10-1", {}),
     ("late_phase_bn", "wrn-10-1", {"K": 3, "start": 0.3, "statistics": "reestimate_members", "sigma0": 0.1}),
     ("late_phase_rank1", "tiny", {"K": 4, "start": 0.3, "leftover": "carry", "gamma_theta": "1/K"}),

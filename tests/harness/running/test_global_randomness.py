@@ -15,6 +15,7 @@ from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
 from harness.studies.build_method import build_meta_method, make_method
 from methods import METHODS
+from methods.core.random_streams import all_seeded, stream
 
 PLUGIN = """
 import random
@@ -43,6 +44,10 @@ class Draws(Method):
         if hook == self.hook:
             self.drawn += torch.tensor([draw() for draw in DRAWS]).to(self.drawn)
 
+    def param_groups(self):
+        scale = sum(draw() for draw in DRAWS) if self.hook == "param_groups" else 1.0
+        return [self.group(self.named_parameters(), 0.0, scale)]
+
     def receive(self, states):
         self.draw("receive")
 
@@ -67,11 +72,11 @@ class Draws(Method):
         self.draw("predict")
         return super().predict(x) + self.drawn
 
-HOOKS = ["construction", "receive", "begin_epoch", "update", "end_epoch", "watch", "prepare", "predict"]
+HOOKS = ["construction", "param_groups", "receive", "begin_epoch", "update", "end_epoch", "watch", "prepare", "predict"]
 METHODS = {f"draws_in_{hook}": type(hook, (Draws,), {"hook": hook, "__doc__": hook}) for hook in HOOKS}
 METHODS["draws_in_watch"].watches = "test"
 """
-HOOKS = ["construction", "receive", "begin_epoch", "update", "end_epoch", "watch", "prepare", "predict"]
+HOOKS = ["construction", "param_groups", "receive", "begin_epoch", "update", "end_epoch", "watch", "prepare", "predict"]
 
 
 @pytest.fixture
@@ -96,9 +101,27 @@ def test_the_same_key_has_the_same_result_whatever_the_process_drew_before(hook,
         results.append((read_result(settings.runs, run.key), state["drawn"].tolist()))
     assert results[0] == results[1]
     assert results[0][0]["predictions"] != results[2][0]["predictions"]
-    if hook != "predict":  # which changes nothing that is saved
+    if hook not in ("predict", "param_groups"):  # which save nothing of what they draw
         assert all(value > 0 for value in results[0][1]), "each of the three generators was drawn from"
         assert results[0][1] != results[2][1], "other seeds draw other numbers"
+
+
+def test_the_generators_are_independent():
+    """NumPy's and torch's are of one kind: seeded alike, they draw alike."""
+    with all_seeded(stream(0, "any")):
+        ours, theirs = torch.randint(2, (200,)), np.random.randint(2, size=200)
+    assert 60 < (ours.numpy() == theirs).sum() < 140
+
+
+def test_a_member_of_an_ensemble_draws_what_its_own_run_draws(draws, make_run):
+    make, plugin = draws
+    methods = available_methods([plugin])
+    ensemble = make_run("deep_ensemble(draws_in_construction, K=2)", 1, methods)
+    parts = make_method(ensemble, methods, shape(ensemble)).run_methods
+    for seed, part in zip((2, 3), parts, strict=True):
+        alone = make_method(make("construction", seed), methods, shape(ensemble))
+        assert torch.equal(part.drawn, alone.drawn)
+        assert all(torch.equal(p, q) for p, q in zip(part.parameters(), alone.parameters(), strict=True))
 
 
 def test_building_a_method_moves_no_generator(make_run):

@@ -243,8 +243,12 @@ def test_unknown_studies(path):
         find_study("nowhere.yaml")
 
 
+QUICK = ("digits", "landscape", "late-phase/table-1", "hypernetworks/table-1", "subspaces/figure-7")
+"""Studies that the quick tests load; test_known_keys.py plans others."""
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name == "leaderboard" else ()) for name in study_names()]
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in study_names()]
 )
 def test_the_studies_that_come_along_are_valid(name):
     assert STUDIES / f"{name}.yaml" == find_study(name)

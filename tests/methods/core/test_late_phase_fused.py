@@ -72,7 +72,7 @@ def counting_forwards(method):
     return sizes
 
 
-@pytest.fixture(params=["a kernel a group", "few kernels"])
+@pytest.fixture(params=["a kernel a group", pytest.param("few kernels", marks=pytest.mark.long)])
 def kernels(request, monkeypatch):
     """Each of the two ways of BatchNorm by group, of which the second is that of GPUs."""
     if request.param == "few kernels":
