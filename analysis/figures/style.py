@@ -250,10 +250,7 @@ def save(figure: Figure, path: Path | str) -> list[Path]:
     base.parent.mkdir(parents=True, exist_ok=True)
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": None}
     files = [base.with_name(f"{base.name}.{suffix}") for suffix in undated]
-    engine = figure.get_layout_engine()
     with plot_style():
         for file, metadata in zip(files, undated.values(), strict=True):
             figure.savefig(file, dpi=300, metadata=metadata)
-            figure.set_layout_engine("none")  # what the first file was laid out as holds for the others
-    figure.set_layout_engine(engine)
     return files

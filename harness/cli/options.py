@@ -100,14 +100,10 @@ def make_plan(
         if plan := read_plan(key):
             return plan
         began = time.time()
-        from harness.studies.build_method import without_garbage_collection
-
-        with without_garbage_collection():
-            plan = check_plan(study, plugins or [], tuned, scale, share=share)
-            files = [path, *plan.study.plugins, *([tuned] if tuned else []), *data_files(plan)]
-            write_plan(key, plan, files, began)
+        plan = check_plan(study, plugins or [], tuned, scale, share=share)
     except StudyError as error:
         raise Refusal(str(error)) from error
+    write_plan(key, plan, [path, *plan.study.plugins, *([tuned] if tuned else []), *data_files(plan)], began)
     return plan
 
 
@@ -119,6 +115,7 @@ def check_plan(study: str, plugins: list[Path], tuned: Path | None, scale: str |
     """
     from harness.planning.plan import Plan
     from harness.planning.planned_runs import PlannedRuns
+    from harness.studies.build_method import without_garbage_collection
     from harness.studies.study import Study, load
 
     loaded = load(study, plugins)
@@ -136,7 +133,8 @@ def check_plan(study: str, plugins: list[Path], tuned: Path | None, scale: str |
             raise Refusal("--scale and --tuned: values are tuned for a study as it is written, not for a rehearsal")
         small = read_scale(scale)
         loaded = rehearse(loaded, small) if isinstance(loaded, Study) else rehearse_quadratic(loaded, small)
-    plan = Plan(loaded, share=share)
+    with without_garbage_collection():
+        plan = Plan(loaded, share=share)
     return PlannedRuns(plan.study, plan.runs)  # without the methods on the meta device, which may take a gigabyte
 
 

@@ -15,7 +15,7 @@ continue with another number of ranks. Only rank 0 writes files and evaluates.
 Why this is not `torch.nn.parallel.DistributedDataParallel` (DDP): DDP averages gradients during the backward pass that
 follows a forward pass through its wrapper. Methods run networks with weights that are not the network's parameters
 (members, points of a subspace, generated kernels), so that a wrapper around the network would miss most parameters. A
-wrapper around the method would only serve plain training. An update of K minibatches has K backward batches. The method
+wrapper around the method would only serve plain training. An update of K minibatches has K backward passes. The method
 would have to exempt all but the last one, or communicate K times as much. DDP also weights all ranks equally although
 their parts are unequal, and it renames parameters. Averaging once per step is correct for every method that only adds
 and scales gradients before its step, because that is linear. The price is that communication does not overlap with the
