@@ -32,7 +32,7 @@ leaderboard: setup
 test: setup
 	$(BIN)/python -m pytest -m 'not slow and not long and not alone' $(BESIDE)
 
-# What is long by nature: chaos, kills, compilers, Ray clusters, rehearsals of studies and benchmarks; then `alone`.
+# What is long by nature: chaos, kills, compilers, ranks, Ray clusters, rehearsals, whole grids of methods; then `alone`.
 test-more: setup
 	$(BIN)/python -m pytest -m 'long and not slow and not alone' $(BESIDE)
 	$(BIN)/python -m pytest -m 'alone and not slow'

@@ -80,6 +80,7 @@ def test_files_older_than_the_counters_of_batch_norm(publish, tmp_path):
     assert torch.equal(net.bn1.running_var, weights["bn1.running_var"])
 
 
+@pytest.mark.long
 def test_old_names_of_densenet(publish, tmp_path):
     """The official file has the old names "denselayer1.norm.1" for "denselayer1.norm1"."""
     net = build("densenet161", in_channels=3, classes=2, image_size=32, dropout=0.1)

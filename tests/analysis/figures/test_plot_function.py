@@ -32,6 +32,7 @@ def check_banner(figure, before):
     assert heights[0] == pytest.approx(heights[1], rel=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_banner_stands_above_every_plot(name, drawable):
     if name == "ranks":  # which need six cells

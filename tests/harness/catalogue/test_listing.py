@@ -111,6 +111,7 @@ def test_what_an_edited_study_costs_is_counted_and_said(monkeypatch, capsys):
     assert (said.out, said.err) == ("", "counting what digits costs …\n")
 
 
+@pytest.mark.long
 def test_studies_are_read_as_utf_8_whatever_the_machine_takes_for_usual(econ, environment):
     ascii_machine = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run([*econ, "list", "studies"], env=environment | ascii_machine, capture_output=True)

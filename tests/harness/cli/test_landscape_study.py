@@ -12,6 +12,8 @@ from harness.studies.study_files import find_study
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.mlflow_store import store_uri
 
+pytestmark = pytest.mark.long
+
 METHODS = ["sgd", "line", "simplex", "hypernet_ensemble(K=3)"]
 
 

@@ -55,6 +55,7 @@ def evaluated(expression: str, names: dict[str, Any]) -> float:
     return eval(expression, {"__builtins__": {}}, names)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "written"), TRIED)
 def test_counted_costs_are_those_it_names(name, written, npz, tmp_path, write_study, run_study):
     about = METHODS[name].about

@@ -127,6 +127,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, write_study, mon
     assert make_plan(study, None).runs.keys() == make_plan(study, None).runs.keys()
 
 
+@pytest.mark.long
 def test_commands_that_read_need_no_torch(tmp_path, write_study, environment, cache):
     study = write_study(tmp_path / "s.yaml", methods=["sgd", "swa(start=2)"])
     code = (

@@ -20,6 +20,8 @@ from methods import METHODS, MakeNet, Recipe
 from methods.core.fused_members import BATCH_NORMS, MemberBatchedNorm, member_forward
 from tests.conftest import TinyNet, separable
 
+pytestmark = pytest.mark.long
+
 
 def compiled_tiny_net(**options):
     net = TinyNet(**options)

@@ -27,6 +27,8 @@ from tests.conftest import SETTINGS
 from tests.harness import two_ranks as jobs
 from tests.harness.two_ranks import TwoRanks
 
+pytestmark = pytest.mark.long
+
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 

@@ -184,6 +184,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc's allocator")
 def test_freed_memory_is_kept_for_the_next_step():
     """Ten blocks of 64 MiB are 163,840 pages of 4 KiB, or 320 of 2 MiB, each a fault where it is asked for anew."""
@@ -219,6 +220,7 @@ print(heap())
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc's allocator")
 def test_more_than_two_gigabytes_are_kept_and_returned_on_request():
     """How far the heap grows, in MiB. Nothing is written to the blocks, which therefore take addresses, not memory."""

@@ -12,6 +12,8 @@ from harness.studies.scale import TINY, Scale, read_scale, scale_recipe
 from harness.studies.study import load
 from methods.core.recipe import Recipe
 
+pytestmark = pytest.mark.long
+
 STUDY = """\
 datasets:
   - {name: cifar10, ood: [svhn], corruptions: official, validation: 5000}

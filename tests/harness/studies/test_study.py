@@ -243,7 +243,7 @@ def test_unknown_studies(path):
         find_study("nowhere.yaml")
 
 
-QUICK = ("digits", "landscape", "late-phase/table-1", "hypernetworks/table-1", "subspaces/figure-7")
+QUICK = ("digits", "landscape")
 """Studies that the quick tests load; test_known_keys.py plans others."""
 
 

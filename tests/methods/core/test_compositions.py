@@ -75,6 +75,7 @@ def wrapper(outer, inner, recipe, few, fuse_up_to, kept) -> Method:
     return kept[key]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
 def test_every_wrapper_around_every_method_resumes_with_the_same_bits(outer, inner, wrapper, recipe, few):
     whole = finish(deepcopy(wrapper), few)

@@ -240,6 +240,7 @@ def short() -> Recipe:
     return Recipe(epochs=4, lr=0.05, weight_decay=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "net"), ON_NETS)
 def test_on_other_networks_it_trains_and_resumes_with_the_same_bits(name, net, short, few):
     whole = build(TRAINED[name], short, net=net)
