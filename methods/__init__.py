@@ -6,8 +6,11 @@ trains methods by the interface that `Method` defines.
 
 from methods.batch_ensemble import BatchEnsemble
 from methods.branched import Branched
-from methods.core.declarations import About, Anchor, Batch, Need, Weights
-from methods.core.method import MakeMethod, Method
+from methods.core.batch_norm import reestimate, reestimate_each
+from methods.core.declarations import About, Anchor, Batch, DataSizes, Need, PreparationData, Weights
+from methods.core.layers import NamedBuffers, last_layer
+from methods.core.member_average import average_members
+from methods.core.method import MakeMethod, Method, prepare_for_prediction
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
 from methods.core.wrapper import Wrapper
@@ -81,6 +84,7 @@ __all__ = [
     "BatchEnsemble",
     "Branched",
     "Curve",
+    "DataSizes",
     "DeepEnsemble",
     "Dropout",
     "EarlyStopping",
@@ -99,11 +103,18 @@ __all__ = [
     "MakeMethod",
     "MakeNet",
     "Method",
+    "NamedBuffers",
     "Need",
+    "PreparationData",
     "Rank1",
     "Recipe",
     "Simplex",
     "Snapshot",
     "Weights",
     "Wrapper",
+    "average_members",
+    "last_layer",
+    "prepare_for_prediction",
+    "reestimate",
+    "reestimate_each",
 ]

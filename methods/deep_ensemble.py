@@ -83,6 +83,10 @@ class DeepEnsemble(Method):
         """Run the network of the first run, or with the given weights of a member."""
         return self.run_methods[0](x, weights)  # type: ignore[no-any-return]
 
+    def predict_with(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Predict as the first run does, with the given weights of a member."""
+        return self.run_methods[0].predict_with(x, weights)
+
     def members(self) -> Iterable[dict[str, Tensor]]:
         """Return the members of every run."""
         return (weights for method in self.run_methods for weights in method.members())

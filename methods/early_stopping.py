@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.core.declarations import About, Batch
+from methods.core.declarations import About, Batch, PreparationData
 from methods.core.method import MakeMethod, Method, prepare_for_prediction
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
@@ -70,7 +70,7 @@ class EarlyStopping(Wrapper):
         """Prepare and score a copy of the inner method, and keep it if it is the best so far."""
         self.candidate.load_state_dict(self.inner.state_dict())
         mode = self.candidate.training
-        prepare_for_prediction(self.candidate, training)
+        prepare_for_prediction(self.candidate, PreparationData(training, held_out))
         score = self.score(held_out)
         self.candidate.train(mode)
         if score < self.best_score:

@@ -107,7 +107,7 @@ class SWA(WeightAveraging):
     def collect(self, i: int) -> None:
         """Add the state at the end of cycle i to the average, unless its steps were added already."""
         if self.every == "step":
-            self.copy_buffers_and_epoch(self.average)
+            self.copy_the_rest(self.average)
         else:
             super().collect(i)
 

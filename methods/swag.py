@@ -85,7 +85,7 @@ class SWAG(WeightAveraging):
         if rank == 1:
             raise ValueError("rank=1 is one deviation, which has no spread; 0 is the diagonal Gaussian")
         self.scale = scale
-        weights = list(self.average.parameters())
+        weights = self.average.weights_to_average()
         size = sum(p.numel() for p in weights)  # P, all weights as one vector
         self.register_buffer("squares", weights[0].new_zeros(size, requires_grad=False))  # (P,)
         kept = min(rank, len(self.cycle_ends))
@@ -96,10 +96,10 @@ class SWAG(WeightAveraging):
     def collect(self, i: int) -> None:
         """Add the state at the end of cycle i to the moments, and replace the oldest deviation by its deviation."""
         super().collect(i)
-        state = flatten(self.inner.parameters())
+        state = flatten(self.inner.weights_to_average())
         self.squares.lerp_(state.square(), 1.0 / (i + 1))
         if len(self.deviations):
-            self.deviations[i % len(self.deviations)] = state - flatten(self.average.parameters())
+            self.deviations[i % len(self.deviations)] = state - flatten(self.average.weights_to_average())
 
     @property
     def has_enough_states(self) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 from models import imagenet
 from models.lenet import LeNet5
 from models.lstm import LSTM
+from models.packing import Packing
 from models.pyramidnet import PyramidNet
 from models.resnet import CResNet20
 from models.wide_resnet import WideResNet
@@ -36,6 +37,8 @@ CONV_SUFFIX = "-conv"
 
 _CONV_FAMILIES = ("cresnet20", "tiny_resnet18", "tiny_resnet50", "resnet50", "wide_resnet50_2")
 _TEXT_FAMILIES = ("lstm",)
+_UNPACKED_FAMILIES = ("densenet161", "lstm")
+"""Architectures with neither `width` nor `groups`."""
 
 
 class _SizedFamily(NamedTuple):
@@ -75,7 +78,14 @@ def architecture_names() -> list[str]:
 
 
 def build(
-    architecture: str, *, classes: int, in_channels: int | None, image_size: int | None, dropout: float = 0.0
+    architecture: str,
+    *,
+    classes: int,
+    in_channels: int | None,
+    image_size: int | None,
+    dropout: float = 0.0,
+    width: float = 1.0,
+    groups: int = 1,
 ) -> nn.Module:
     """Build a network by its name. Its weights are drawn from torch's global random generator.
 
@@ -85,14 +95,18 @@ def build(
         in_channels: Channels of the input images; None for text.
         image_size: Side of the square input images, in pixels; None for text.
         dropout: Probability of dropping a unit; 0 for no dropout modules.
+        width: Factor on the number of channels, or units, of every hidden layer.
+        groups: Number of independent subnetworks side by side, which share only the images. Each has 1 / groups of the
+            channels of every layer and of the logits: `logits.unflatten(1, (groups, -1))` has those of subnetwork k at
+            [:, k].
 
     Returns:
         A network that maps images (B, in_channels, image_size, image_size) to logits (B, classes), or rows of symbols
         (B, T), int64, to logits (B, classes, T).
 
     Raises:
-        ValueError: If the name is unknown, a number does not fit the architecture, or the architecture reads text and
-            the data are images, or the other way round.
+        ValueError: If the name is unknown, a number does not fit the architecture, the architecture reads text and
+            the data are images or the other way round, or it cannot have this width or number of groups.
     """
     family, options = _parse_name(architecture)
     if not 0 <= dropout < 1:
@@ -102,7 +116,20 @@ def build(
     for what, value in {**shape, "classes": classes}.items():
         if value is None or value < 1:
             raise ValueError(f"{architecture}: {what} must be at least 1, got {value}")
+    if (width, groups) != (1, 1):
+        options["packing"] = _make_packing(architecture, family, classes, width, groups)
     return MODELS[family](classes=classes, dropout=dropout, **shape, **options)
+
+
+def _make_packing(architecture: str, family: str, classes: int, width: float, groups: int) -> Packing:
+    """Check that the architecture and the classes permit a width and a number of groups, and return both together."""
+    if family in _UNPACKED_FAMILIES:
+        packed = [name for name in architecture_names() if name.split("-")[0] not in _UNPACKED_FAMILIES]
+        raise ValueError(f"{architecture} cannot be built with width or groups; these can: {', '.join(packed)}")
+    packing = Packing(width, groups, architecture)
+    if classes % groups:
+        raise ValueError(f"{architecture}: {classes} classes cannot be divided equally among {groups} groups")
+    return packing
 
 
 def _check_input_kind(architecture: str, family: str, in_channels: int | None, image_size: int | None) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from models.packing import WHOLE, Packing
+
 Classifier = Literal["linear", "conv"]
 
 TORCHVISION_NETWORKS = ("resnet18", "resnet50", "resnet152", "wide_resnet50_2", "densenet161")
@@ -84,8 +86,9 @@ def _resnet(
     dropout: float = 0.0,
     classifier: Classifier = "linear",
     stem: Literal["imagenet", "tiny"] = "imagenet",
+    packing: Packing = WHOLE,
 ) -> nn.Module:
-    """Build one of torchvision's residual networks with another stem, dropout or classifier.
+    """Build one of torchvision's residual networks with another stem, width, dropout or classifier.
 
     Args:
         name: The network's name in torchvision.
@@ -96,6 +99,10 @@ def _resnet(
         classifier: The last layer: "linear", or a 1 x 1 convolution without bias, "conv".
         stem: "imagenet" divides the side by four before the first block. "tiny" keeps the side: it is a 3 x 3
             convolution with stride 1, without pooling.
+        packing: Factor on the channels of hidden layers, and number of subnetworks.
+
+    Raises:
+        ValueError: If the channels do not fit `packing`.
 
     References:
         He et al., Deep residual learning for image recognition, CVPR 2016; Zagoruyko & Komodakis, Wide residual
@@ -107,17 +114,20 @@ def _resnet(
 
     net: Any = getattr(torchvision.models, name)(num_classes=classes)
     if stem == "tiny":
-        net.conv1 = _first_convolution(in_channels, 3, stride=1)
+        net.conv1 = _first_convolution(in_channels, 3, stride=1, packing=packing)
         net.maxpool = nn.Identity()
-    elif in_channels != 3:
-        net.conv1 = _first_convolution(in_channels, 7, stride=2)
+    elif in_channels != 3 or packing != WHOLE:
+        net.conv1 = _first_convolution(in_channels, 7, stride=2, packing=packing)
+    if packing != WHOLE:
+        _replace_hidden_layers(net, packing)
     if dropout > 0:
         # Deviation: none of the papers trains these networks with dropout. We drop units before the last layer. The
         # dropout is put into a layer without weights, so that all parameter names stay torchvision's.
         net.avgpool = nn.Sequential(net.avgpool, nn.Dropout(dropout))
     if classifier == "conv":
         width: int = net.fc.in_features
-        net.fc = nn.Sequential(nn.Unflatten(1, (width, 1, 1)), nn.Conv2d(width, classes, 1, bias=False), nn.Flatten())
+        last = nn.Conv2d(width, classes, 1, groups=packing.groups, bias=False)
+        net.fc = nn.Sequential(nn.Unflatten(1, (width, 1, 1)), last, nn.Flatten())
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -125,8 +135,28 @@ def _resnet(
     return adapted
 
 
-def _first_convolution(in_channels: int, size: int, stride: int) -> nn.Conv2d:
-    """Return a first convolution to 64 channels, initialised as in torchvision."""
-    layer = nn.Conv2d(in_channels, 64, size, stride=stride, padding=size // 2, bias=False)
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+def _first_convolution(in_channels: int, size: int, stride: int, packing: Packing) -> nn.Conv2d:
+    """Return a first convolution to 64 channels times the width, initialised as in torchvision."""
+    layer = nn.Conv2d(in_channels, packing.channels(64), size, stride=stride, padding=size // 2, bias=False)
+    packing.init_kaiming_normal(layer, "fan_out")
     return layer
+
+
+def _replace_hidden_layers(net: nn.Module, packing: Packing) -> None:
+    """Replace all layers with weights but the first by packed ones, initialised as in torchvision.
+
+    Args:
+        net: One of torchvision's residual networks. Its first convolution, "conv1", is packed already.
+        packing: Factor on the channels, and number of subnetworks.
+    """
+    for name, layer in list(net.named_modules()):
+        if isinstance(layer, nn.Conv2d) and name != "conv1":
+            before, after = packing.channels(layer.in_channels), packing.channels(layer.out_channels)
+            size, stride = layer.kernel_size[0], layer.stride[0]
+            packed = nn.Conv2d(before, after, size, stride, size // 2, groups=packing.groups, bias=False)
+            packing.init_kaiming_normal(packed, "fan_out")
+            net.set_submodule(name, packed)
+        elif isinstance(layer, nn.BatchNorm2d):
+            net.set_submodule(name, nn.BatchNorm2d(packing.channels(layer.num_features)))
+        elif isinstance(layer, nn.Linear):
+            net.set_submodule(name, packing.linear(packing.channels(layer.in_features), layer.out_features))

@@ -5,22 +5,25 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.grouped_linear import GroupedLinear
+from models.packing import WHOLE, Packing
+
 
 class Block(nn.Module):
     """A residual block: two 3 x 3 convolutions with BatchNorm. The input is added before the last activation."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, dropout: float, groups: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, groups=groups, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         # Deviation: no paper uses dropout in this network. We drop units between the convolutions.
         self.dropout: nn.Module = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+                nn.Conv2d(in_channels, channels, 1, stride=stride, groups=groups, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,9 +45,10 @@ class CResNet20(nn.Module):
         dropout: Probability of dropping a unit between a block's convolutions; 0 for no dropout modules.
         classifier: The last layer: "linear", with bias, or "conv", a 1 x 1 convolution without bias. With "conv", as
             in the subspaces paper's code, all weights belong to convolutions or BatchNorm.
+        packing: Factor on the channels of hidden layers, and number of subnetworks.
 
     Raises:
-        ValueError: If `classifier` is neither of the two.
+        ValueError: If `classifier` is neither of the two, or the channels do not fit `packing`.
 
     References:
         He et al., Deep residual learning for image recognition, CVPR 2016, section 4.2; Wortsman et al.,
@@ -59,27 +63,31 @@ class CResNet20(nn.Module):
         image_size: int,
         dropout: float = 0.0,
         classifier: Literal["linear", "conv"] = "linear",
+        packing: Packing = WHOLE,
     ) -> None:
         super().__init__()
         if classifier not in ("linear", "conv"):
             raise ValueError(f"cresnet20: classifier must be 'linear' or 'conv', got {classifier!r}")
-        self.conv = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
+        widths = [packing.channels(number) for number in (16, 32, 64)]
+        width = widths[0]
+        self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
         self.blocks = nn.Sequential()
-        width = 16
-        for channels in (16, 32, 64):
+        for stage, channels in enumerate(widths):
             for index in range(3):
-                stride = 2 if index == 0 and channels > 16 else 1
-                self.blocks.append(Block(width, channels, stride, dropout))
+                stride = 2 if index == 0 and stage > 0 else 1
+                self.blocks.append(Block(width, channels, stride, dropout, packing.groups))
                 width = channels
         # Deviation: the paper's classifier is the convolution. Our default is the linear layer of the original network,
         # because many methods treat the last linear layer separately.
         self.classifier: nn.Module = (
-            nn.Linear(64, classes) if classifier == "linear" else nn.Conv2d(64, classes, 1, bias=False)
+            packing.linear(width, classes)
+            if classifier == "linear"
+            else nn.Conv2d(width, classes, 1, groups=packing.groups, bias=False)
         )
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight)
+            if isinstance(module, nn.Conv2d | nn.Linear | GroupedLinear):
+                packing.init_kaiming_normal(module)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, C, H, W)."""

@@ -89,6 +89,7 @@ def call(monkeypatch, capsys, *arguments):
     from harness.cli import main
 
     monkeypatch.setattr(sys, "argv", ["econ", *map(str, arguments)])
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which the folders of plugins are added
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     try:
         main()

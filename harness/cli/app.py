@@ -5,6 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
+from harness.cli.check_method import check_method
 from harness.cli.leaderboard import leaderboard
 from harness.cli.list import list_
 from harness.cli.new_method import new_method
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command("list")(list_)
 app.command("new-method")(new_method)
+app.command("check-method")(check_method)
 for command in (run, status, sync, tune, leaderboard, table, report, plot):
     app.command()(command)
 

@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field
 from torch import Tensor
 
-from methods import MakeNet, Method, Recipe, Weights
+from methods import About, MakeNet, Method, Recipe, Weights
 
 
 class {name}(Method):
@@ -28,6 +28,7 @@ class {name}(Method):
         Bishop, Training with noise is equivalent to Tikhonov regularization, Neural Computation 1995.
     """
 
+    about = About("regularisation", "Bishop 1995")  # add training="2" if it trains at twice the cost
     space: ClassVar[dict[str, BaseDistribution]] = {{"sigma": FloatDistribution(0.0, 0.5)}}
     version = 1  # raise it when the results change
 
@@ -50,10 +51,13 @@ class {name}(Method):
 
 TEST = '''"""Tests of {stem}."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 from {stem} import {name}
 
+from harness.conformance import check_plugin
 from methods import MakeNet, Recipe
 
 
@@ -73,6 +77,11 @@ def test_noise_changes_the_loss_and_comes_back_with_the_epoch() -> None:
         losses.append(method.loss(x, y).item())
     plain = make(0.0).recipe.criterion(make(0.0)(x), y).item()
     assert losses[0] == losses[1] != losses[2] == plain
+
+
+def test_it_keeps_what_methods_must() -> None:
+    """It resumes, follows its seed, is counted and saved, alone and inside of other methods; takes half a minute."""
+    assert check_plugin(Path(__file__).with_name("{stem}.py")) == []
 '''
 
 
@@ -111,4 +120,5 @@ def new_method(
         raise Refusal(f"{into / taken[0]} is there already; nothing was written")
     for file, text in written.items():
         print_or_write(text, into / file)
-    console.print(f"try: econ run digits --plugin {into / name}.py, then python -m pytest {into}", highlight=False)
+    path = into / f"{name}.py"
+    console.print(f"try: econ check-method {path}, then econ run digits --plugin {path}", highlight=False)

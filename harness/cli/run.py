@@ -10,19 +10,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.engine_options import (
-    Address,
-    CpusPerRun,
-    Device,
-    EngineName,
-    EngineOptions,
-    Gpus,
-    GpusPerRun,
-    PerGpu,
-    Threads,
-    Workers,
-    choose_engine,
-)
 from harness.cli.options import (
     INTERRUPTED,
     Compile,
@@ -38,6 +25,19 @@ from harness.cli.options import (
     console,
     make_plan,
     study_arguments,
+)
+from harness.cli.options.engine import (
+    Address,
+    CpusPerRun,
+    Device,
+    EngineName,
+    EngineOptions,
+    Gpus,
+    GpusPerRun,
+    PerGpu,
+    Threads,
+    Workers,
+    choose_engine,
 )
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "BackgroundMirro
             soft_wrap=True,
         )
     for key in schedule.failed.keys() - plan.without_trunks.keys():
-        console.print(f"{plan.runs[key].run} failed, so that runs trained those epochs alone: ", end="", markup=False)
+        console.print(f"{plan.runs[key].run} failed; runs that share it train its epochs alone: ", end="", markup=False)
         console.print(schedule.failed[key].reason, markup=False, highlight=False, soft_wrap=True)
     if not failed:
         by_others = (

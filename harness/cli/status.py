@@ -147,7 +147,7 @@ def methods_table(study: str, found: "list[RunStatus]") -> Table:
         methods.setdefault(name, []).append(status)
     rows = [*sorted(methods.items()), ("total", runs)]
     if trunks := [status for status in found if status.role == "trunk"]:
-        rows.append(("trunks, which several share", trunks))
+        rows.append(("trunks, shared or needed", trunks))
     for name, statuses in rows:
         numbers = [*count_states(statuses).values(), sum(status.epochs_left for status in statuses)]
         style = "bold" if statuses is runs else None

@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.engine_options import Device, EngineName, EngineOptions, Gpus, PerGpu, Threads, choose_engine
 from harness.cli.options import INTERRUPTED, Compile, Fuse, Plugins, Refusal, Runs, Store, Study, check_runs, console
+from harness.cli.options.engine import Device, EngineName, EngineOptions, Gpus, PerGpu, Threads, choose_engine
 
 if TYPE_CHECKING:
     from harness.engines import Engine

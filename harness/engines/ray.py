@@ -9,6 +9,7 @@ from harness.engines.engine import EngineError, RunObserver
 from harness.engines.ray_cluster import Cluster, connected
 from harness.engines.ray_driver import Driver
 from harness.engines.ray_worker import FOLDER_ID, WorkerSetup
+from harness.parsing.plugins import load_plugins
 from harness.planning.schedule import Schedule
 from harness.running.settings import Settings
 from harness.store.run_folder import write_atomically
@@ -59,7 +60,7 @@ class Ray:
     def worker_setup(self, schedule: Schedule, settings: Settings) -> WorkerSetup:
         """Return what a worker receives when it starts."""
         absolute = replace(settings, runs=settings.runs.absolute(), downloads=settings.downloads.absolute())
-        plugins = tuple((plugin.name, plugin.read_bytes()) for plugin in settings.plugins)
+        plugins = tuple((plugin.path.name, plugin.source.files) for plugin in load_plugins(settings.plugins))
         same_files = self.cluster.local and self.share_storage
         datasets = () if same_files else datasets_by_path(schedule)
         folder_id = read_folder_id(settings.runs)

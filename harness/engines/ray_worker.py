@@ -41,7 +41,7 @@ class WorkerSetup:
         threads: number of CPU threads to compute with.
         cwd: the driver's working folder. Relative paths of datasets start there.
         folder_id: identifier of the driver's folder of run folders.
-        plugins: names and contents of the files with the user's own methods.
+        plugins: names of the files with the user's own methods, each with the contents of all files it is made of.
         datasets: names and digests of the datasets and OOD datasets that are given by a path.
         share_storage: whether to use the driver's folder of run folders where the worker sees it.
     """
@@ -50,7 +50,7 @@ class WorkerSetup:
     threads: int
     cwd: Path
     folder_id: str
-    plugins: tuple[tuple[str, bytes], ...]
+    plugins: tuple[tuple[str, Mapping[str, bytes]], ...]
     datasets: tuple[tuple[str, str], ...] = ()
     share_storage: bool = True
 
@@ -82,9 +82,11 @@ class Worker:
         base = Path(tempfile.gettempdir()) / f"economical-ensembles-{os.getuid()}"
         self.folder, self.lock = make_private_folder(base)
         plugins = tuple(self.folder / str(i) / name for i, (name, _) in enumerate(setup.plugins))
-        for path, (_, content) in zip(plugins, setup.plugins, strict=True):
-            path.parent.mkdir()
-            path.write_bytes(content)
+        for plugin, (_, files) in zip(plugins, setup.plugins, strict=True):
+            for name, content in files.items():
+                path = plugin.parent / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
         self.settings = replace(setup.settings, plugins=plugins)
         if not self.shares_storage:
             downloads = self.settings.downloads if self.settings.downloads.is_dir() else base / "downloads"
@@ -134,7 +136,7 @@ class Worker:
         without = {folder.result, folder.failure, folder.predictions, folder.arrays}
         mark = folder.checkpoint_version() if checkpoint else self.sent_checkpoint
         if mark == self.sent_checkpoint:
-            without |= {folder.checkpoint, folder.spec}
+            without |= {folder.checkpoint, folder.spec, folder.source}
         self.sent_checkpoint = mark
         return pack(folder, without=frozenset(path.name for path in without))
 

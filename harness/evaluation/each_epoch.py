@@ -8,8 +8,7 @@ import torch
 
 from harness.evaluation.weight_space import accuracy_and_nll, anchor_distances
 from harness.store.outcome import DivergenceError
-from methods import Batch, Method
-from methods.core.method import prepare_for_prediction
+from methods import Batch, Method, prepare_for_prediction
 
 
 class EpochEvaluator:
@@ -24,7 +23,7 @@ class EpochEvaluator:
             asked: requested measurements: "test" or "validation" for scores, "distances".
             method: the method before training.
             examples: the examples to score, each once.
-            training: training data to re-estimate running statistics on, as before the final prediction.
+            training: the data with which the method prepares, as before the final prediction.
         """
         self.asked, self.examples, self.training = asked, examples, training
         self.copy = deepcopy(method)

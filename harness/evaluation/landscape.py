@@ -147,9 +147,10 @@ def measure_path(method: Method, asked: PathMeasurement, examples: LandscapeData
         networks = [combinations.weights_at(coefficients[k]) for k in both]
         for which, batches in sets.items():
             for x, y in batches():
-                logits = torch.stack([method(x, weights) for weights in networks])  # (1 or 2, B, C)
-                for k, own in zip(both, logits, strict=True):
-                    scores[which][k].add(own[None], y)
+                predicted = [method.predict_with(x, weights) for weights in networks]  # one or two of (k, B, C)
+                logits = torch.cat(predicted)
+                for k, own in zip(both, predicted, strict=True):
+                    scores[which][k].add(own, y)
                     scores[f"{which}pair_"][k].add(logits, y)
                     scores[f"{which}logit_pair_"][k].add(logits, y, logit_average=True)
     found = {"alpha": alphas}

@@ -28,7 +28,7 @@ class AnchorCombinations:
         """Store the anchors' weights.
 
         Args:
-            method: runs its network as `method(x, weights)`, in evaluation mode. It is not changed.
+            method: predicts with other weights by `predict_with`, in evaluation mode. It is not changed.
             anchors: one anchor or more.
             training: training data for re-estimating statistics; each iteration is one pass.
         """
@@ -122,8 +122,8 @@ def accuracy_and_nll(predict: Callable[[Tensor], Tensor], batches: Iterable[Batc
 
 
 def single_network_predictor(method: Method, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return the function that predicts with one network and gives logits (1, B, C)."""
-    return lambda x: method(x, weights)[None]
+    """Return the function that predicts with one network and gives logits, (k, B, C); k is 1 for most methods."""
+    return lambda x: method.predict_with(x, weights)
 
 
 def subsample(batches: Minibatches, examples: int | None) -> Iterable[Batch]:

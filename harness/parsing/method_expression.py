@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.parsing.plugins import plugin_digest
+from harness.parsing.plugins import source_digest
 from harness.parsing.yaml_errors import suggest_closest
 from methods import MakeMethod, Method
 from methods.core.recipe import FrozenModel
@@ -23,7 +23,7 @@ class MethodSpec(FrozenModel):
     of: "MethodSpec | None" = None
     version: int = 1
     source: str | None = None
-    """SHA-256 of the plugin file that defines the method. An edited file therefore gives new runs."""
+    """SHA-256 of the files of the plugin that names the method. An edited file therefore gives new runs."""
 
     def __str__(self) -> str:
         """Write the method as an expression."""
@@ -100,10 +100,11 @@ def parse_node(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list
         elif len(call.args) > 1:
             errors.append(f"{name} takes one other method, not {len(call.args)}")
         of = parse_node(call.args[0], methods, errors)
-    # swa and swa(sgd) are the same. The spec holds the default only if its version must be part of the key.
-    usual = [MethodSpec(name=n, version=m.version) for n, m in methods.items() if "of" in known and m is known["of"][1]]
+    # swa and swa(sgd) are the same. The spec holds a default only if more than plain training must be part of the key.
+    same = [each for each, method in methods.items() if "of" in known and method is known["of"][1]]
+    usual = [MethodSpec(name=n, version=methods[n].version, source=source_digest(methods, n)) for n in same]
     if usual and of in (None, usual[0]):
-        of = usual[0] if usual[0].version > 1 else None
+        of = None if usual[0] == MethodSpec(name="sgd") else usual[0]
     values: dict[str, Any] = {}
     for argument in call.keywords if call else []:
         key = argument.arg or "**"
@@ -118,8 +119,8 @@ def parse_node(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list
             errors.append(f"{name}: {key} is written twice")
         values[key] = parse_value(name, key, argument.value, known[key], errors)
     changed = {key: values[key] for key in known if key in values and values[key] != known[key][1]}
-    method = methods[name]
-    return MethodSpec(name=name, hyperparameters=changed, of=of, version=method.version, source=plugin_digest(method))
+    version, source = methods[name].version, source_digest(methods, name)
+    return MethodSpec(name=name, hyperparameters=changed, of=of, version=version, source=source)
 
 
 def parse_value(method: str, name: str, node: ast.expr, known: tuple[Any, Any], errors: list[str]) -> Any:

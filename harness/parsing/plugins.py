@@ -1,31 +1,83 @@
 """Collects methods from the registry, from entry points of installed packages, and from plugin files."""
 
-import hashlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint
 from inspect import isclass
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 from harness.cache.user_cache import method_entry_points
+from harness.parsing.plugin_sources import PluginSource, find_sources, forget_modules, importing_beside
 from methods import METHODS
 from methods.core.method import Method
 
 MODULE_PREFIX = "economical_ensembles_plugin_"
 
 
+class Methods(dict[str, type[Method]]):
+    """Methods by name.
+
+    Attributes:
+        sources: the files that each method of a plugin is made of, by the method's name. They go by the name, because
+            a plugin may name a class that others name too, or that is one of ours.
+    """
+
+    def __init__(self, methods: Mapping[str, type[Method]]) -> None:
+        """Start with methods that come from no plugin."""
+        super().__init__(methods)
+        self.sources: dict[str, PluginSource] = {}
+
+
+class Plugin(NamedTuple):
+    """A loaded plugin.
+
+    Attributes:
+        path: its file.
+        methods: what it names.
+        source: the files that it is made of.
+    """
+
+    path: Path
+    methods: dict[str, type[Method]]
+    source: PluginSource
+
+
+LOADED: dict[Path, PluginSource] = {}
+"""What each plugin file was made of when it was last loaded."""
+
+
 def load_plugin(path: Path) -> dict[str, type[Method]]:
-    """Load the methods of a Python file.
+    """Load the methods of one Python file; see `load_plugins`."""
+    return load_plugins([path])[0].methods
+
+
+def load_plugins(paths: Iterable[Path]) -> list[Plugin]:
+    """Load the methods of Python files, and of modules that they import; what was loaded before is read anew.
 
     A file with one `Method` subclass gives it the file's name. A file with several classes names them in a dict
     `METHODS`, as the registry does.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be executed, or contains no method, or several without names.
+        ValueError: if a file cannot be executed, or contains no method, or several without names; or if it imports a
+            module from beside it and Python finds another one.
     """
+    plugins: list[Plugin] = []
+    for path in paths:
+        if not plugins:
+            forget_modules()
+        module, source = execute_plugin(path)
+        LOADED[path] = source
+        plugins.append(Plugin(path, named_methods(module, path), source))
+    return plugins
+
+
+def execute_plugin(path: Path) -> tuple[ModuleType, PluginSource]:
+    """Execute a Python file; return its module, and the files that it is made of."""
     if not path.is_file():
         raise FileNotFoundError(f"plugin {path}: no such file")
     if not path.stem.isidentifier():
@@ -35,10 +87,21 @@ def load_plugin(path: Path) -> dict[str, type[Method]]:
         raise ValueError(f"plugin {path}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"plugin {path}: {type(error).__name__}: {error}") from error
+    with importing_beside(path) as imported:
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            find_sources(spec, path, imported)  # says so if it imported a module other than the one beside it
+            raise ValueError(f"plugin {path}: {type(error).__name__}: {error}") from error
+    return module, find_sources(spec, path, imported)
+
+
+def named_methods(module: ModuleType, path: Path) -> dict[str, type[Method]]:
+    """Return the methods that a plugin names.
+
+    Raises:
+        ValueError: if it contains no method, or several without names.
+    """
     named = getattr(module, "METHODS", METHODS)
     if named is not METHODS:
         if not isinstance(named, dict):
@@ -47,7 +110,7 @@ def load_plugin(path: Path) -> dict[str, type[Method]]:
     found = [
         value
         for value in vars(module).values()
-        if isclass(value) and issubclass(value, Method) and value.__module__ == spec.name
+        if isclass(value) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
     if len(found) != 1:
         raise ValueError(
@@ -57,13 +120,15 @@ def load_plugin(path: Path) -> dict[str, type[Method]]:
     return {path.stem: found[0]}
 
 
-def plugin_digest(method: type[Method]) -> str | None:
-    """Return the SHA-256 of the plugin file that defines a method; None if no plugin file does."""
-    if not method.__module__.startswith(MODULE_PREFIX):
-        return None
-    file = sys.modules[method.__module__].__file__
-    assert file is not None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+def source_files(plugins: Iterable[Path]) -> list[Path]:
+    """Return the files that loaded plugins are made of."""
+    return [file for plugin in plugins for file in LOADED[plugin].paths]
+
+
+def source_digest(methods: Mapping[str, type[Method]], name: str) -> str | None:
+    """Return the SHA-256 of the files that a method of a plugin is made of; None for a method of no plugin."""
+    source = methods.sources.get(name) if isinstance(methods, Methods) else None
+    return source.digest if source else None
 
 
 def load_entry_point(point: EntryPoint) -> dict[str, type[Method]]:
@@ -75,20 +140,23 @@ def load_entry_point(point: EntryPoint) -> dict[str, type[Method]]:
         return {}
 
 
-def available_methods(plugins: Iterable[Path] = ()) -> dict[str, type[Method]]:
+def available_methods(plugins: Iterable[Path] = ()) -> Methods:
     """Return all methods by name, from the registry, entry points and plugin files.
 
     Raises:
         ValueError: if two sources give the same name.
     """
-    methods = dict(METHODS)
-    sources = [(f"entry point {point.value}", load_entry_point(point)) for point in method_entry_points()]
-    sources += [(f"plugin {path}", load_plugin(path)) for path in plugins]
-    for source, found in sources:
-        for name, method in found.items():
+    methods = Methods(METHODS)
+    found: list[tuple[str, Mapping[str, type[Method]], PluginSource | None]]
+    found = [(f"entry point {point.value}", load_entry_point(point), None) for point in method_entry_points()]
+    found += [(f"plugin {plugin.path}", plugin.methods, plugin.source) for plugin in load_plugins(plugins)]
+    for origin, named, source in found:
+        for name, method in named.items():
             if name in methods:
-                raise ValueError(f"{source}: there is a method named {name!r} already")
+                raise ValueError(f"{origin}: there is a method named {name!r} already")
             if not (isclass(method) and issubclass(method, Method)):
-                raise ValueError(f"{source}: {name!r} is not a subclass of methods.Method")
+                raise ValueError(f"{origin}: {name!r} is not a subclass of methods.Method")
             methods[name] = method
+            if source:
+                methods.sources[name] = source
     return methods

@@ -13,8 +13,9 @@ COLUMNS = ("cells", "epochs as written", "epochs after sharing", "runs left", "e
 def plan_table(plan: PlannedRuns, root: Path) -> Table:
     """Return a table of the runs and epochs of each method.
 
-    "Epochs as written" counts every cell with everything it needs, as often as the study names it. "Epochs after
-    sharing" counts each run once, and training that several runs share (a trunk) once. "Left" is what is not finished.
+    "Epochs as written" counts every cell with everything it needs, each run once, as often as the study names the cell.
+    "Epochs after sharing" counts each run once, and each trunk once: training that several runs share, or whose state
+    runs need. "Left" is what is not finished.
 
     Args:
         plan: the study's plan; its trunks get a row, too.

@@ -28,6 +28,7 @@ class Plan(PlannedRuns):
         """
         super().__init__(summarize(study))
         self.methods = study.methods
+        self.histories = StateHashes()
         self.warnings: dict[tuple[int, str], str] = {}
         if isinstance(study, QuadraticStudy):
             self.runs = {run.key: Planned(run, (run.label,), "cell", (), run.iterations) for run in study.runs}
@@ -47,41 +48,67 @@ class Plan(PlannedRuns):
                 self.runs[run.key] = replace(known, labels=labels, role=role)
             return run.key
         method = self.meta_method(run)
-        needed_states = self.meta_methods.needs(run, shape(run))
-        for need in needed_states:
-            if need.epoch is not None:
-                raise StudyError(f"{run.method} needs a state after {need.epoch} epochs, but only final ones are kept")
-        needs = tuple(
-            self.add(needed := run.needed(need, self.methods), str(needed.method), "component")
-            for need in needed_states
-        )
-        reference_runs = self.add_reference_runs(run, method)
+        needs, reference_runs = self.add_needs(run), self.add_reference_runs(run, method)
         self.runs[run.key] = Planned(
             run, (label,), role, needs, method.epochs, self.warning_of(run, method), reference_runs
         )
         return run.key
 
+    def add_needs(self, run: Run) -> tuple[str, ...]:
+        """Add the finished runs and the trunks from whose states a run starts, and return their keys."""
+        keys = []
+        for need in self.meta_methods.needs(run, shape(run)):
+            needed = run.needed(need, self.methods)
+            if need.epoch is None:
+                keys.append(self.add(needed, str(needed.method), "component"))
+            else:
+                keys.append(self.add_state(needed, need.epoch, wanted_by=run))
+        return tuple(keys)
+
+    def add_state(self, run: Run, epochs: int, *, wanted_by: Run) -> str:
+        """Add the state of a run after some of its epochs, from which another run starts: a trunk. Return its key.
+
+        Raises:
+            StudyError: if the run has no such epoch.
+        """
+        method = self.meta_method(run)
+        if not 1 <= epochs <= method.epochs:
+            others = f", or from 1 to {method.epochs}" if method.epochs else ""
+            raise StudyError(
+                f"{wanted_by} needs the state of {run.method} (seed {run.seed}) after {epochs} epochs, but that trains "
+                f"{method.epochs}: let the epoch of this Need be None (the finished state){others}"
+            )
+        trunk = TrunkRun(run=run, epochs=epochs, history=self.histories.of(run, method)[epochs - 1])
+        if trunk.key not in self.runs:
+            needs = self.add_needs(run)
+            self.runs[trunk.key] = Planned(trunk, (str(trunk),), "trunk", needs, epochs)
+        return trunk.key
+
     def add_trunks(self) -> None:
-        """Add the trunks that runs share, and make each of these runs start from its latest trunk."""
-        histories = StateHashes()
-        of_runs = {
-            key: histories.of(planned.run, self.meta_method(planned.run))
+        """Add the trunks that runs share, and make each run, and each state that a run needs, start from its latest."""
+        trained = {
+            key: run
             for key, planned in self.runs.items()
-            if isinstance(planned.run, Run) and planned.epochs
+            if planned.epochs
+            and isinstance(run := planned.run.run if isinstance(planned.run, TrunkRun) else planned.run, Run)
         }
-        trunk_epochs = find_trunks(of_runs)
+        histories = {
+            key: self.histories.of(run, self.meta_method(run))[: self.runs[key].epochs] for key, run in trained.items()
+        }
+        trunk_epochs = find_trunks(histories)
         runs, self.runs = self.runs, {}
         for key, planned in runs.items():
             trunks: list[Planned] = []  # the latest first
             for epochs in reversed(trunk_epochs.get(key, [])):
-                assert isinstance(planned.run, Run)
-                made = TrunkRun(run=planned.run, epochs=epochs, history=of_runs[key][epochs - 1])
+                made = TrunkRun(run=trained[key], epochs=epochs, history=histories[key][epochs - 1])
+                if made.key == key:  # a state that a run needs: no trunk of itself
+                    break
                 known = self.runs.get(made.key) or on_top(
                     Planned(made, (str(made),), "trunk", planned.needs, epochs), trunks
                 )
                 self.runs[made.key] = known
                 trunks.insert(0, known)
-            self.runs[key] = on_top(planned, trunks)
+            self.runs.setdefault(key, on_top(planned, trunks))
 
     def add_reference_runs(self, run: Run, method: Method) -> tuple[str, ...]:
         """Add the run of plain training where it is the third anchor of the run's plane."""

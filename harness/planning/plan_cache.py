@@ -1,12 +1,13 @@
 """Plans of studies in the user's cache.
 
 Checking a study builds each of its methods once, which takes seconds. The plan is kept, and is valid while everything
-that it depends on is the same: the study file, plugins, tuned values, scale, data files given by a path, and the
-installed code. A study that fails its checks is never kept.
+that it depends on is the same: the study file, plugins with the modules that they use, tuned values, scale, data files
+given by a path, and the installed code. A study that fails its checks is never kept.
 """
 
 import ast
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -59,7 +60,8 @@ def plan_key(study: Path, plugins: list[Path], tuned: Path | None, scale: str | 
         share: whether runs share trunks.
     """
     paths = [str(path) for path in (study, *plugins)]
-    return entry_key("plan", str(Path.cwd()), paths, None if tuned is None else str(tuned), scale, share)
+    where = [str(Path.cwd()), os.environ.get("PYTHONPATH")]  # relative paths and the modules of plugins are found there
+    return entry_key("plan", where, paths, None if tuned is None else str(tuned), scale, share)
 
 
 def read_plan(key: str) -> PlannedRuns | None:
@@ -85,9 +87,12 @@ def write_plan(key: str, plan: PlannedRuns, files: list[Path], began: float) -> 
     Args:
         key: what `plan_key` returned.
         plan: of a study that passed all checks.
-        files: the study file and all others that the plan depends on.
+        files: the study file and all others that the plan depends on, without the modules that plugins use.
         began: when the checks began, in seconds since 1970.
     """
+    from harness.parsing.plugins import source_files
+
+    files = [*files, *source_files(plan.study.plugins)]
     if any(last_change(file) >= began for file in files):
         return
     runs = []

@@ -90,8 +90,8 @@ class Planned:
         run: its spec.
         labels: what the study calls its method; more than one name if it stands there more than once.
         role: a "cell" of the study, a "component" that only exists because a cell needs it, a "trunk" (the state that
-            several runs go on from), or a "trial" of tuning.
-        needs: keys of the finished runs that it starts from.
+            several runs go on from, or that a run needs), or a "trial" of tuning.
+        needs: keys of the finished runs, and of the trunks, from whose states it starts.
         epochs: epochs of the run, those of a trunk that it goes on from included.
         warning: what the study's author may not have meant.
         reference_runs: keys of the finished runs that its evaluation reads too; they are no part of its cost.
@@ -143,9 +143,12 @@ class PlannedRuns:
         return {key: planned for key, planned in self.runs.items() if planned.role != "trunk"}
 
     def epochs_as_written(self, key: str) -> int:
-        """Count the epochs of a run if everything it needs were trained for it alone."""
-        planned = self.runs[key]
-        return planned.epochs + sum(self.epochs_as_written(need) for need in planned.needs)
+        """Count the epochs of a run if everything it needs were trained for it alone, each once."""
+        return sum(self.runs[each].epochs for each in self.with_needs(key))
+
+    def with_needs(self, key: str) -> set[str]:
+        """Return the keys of a run and of everything that it needs, directly or not."""
+        return {key}.union(*map(self.with_needs, self.runs[key].needs))
 
     def finished(self, root: Path) -> set[str]:
         """List the runs whose result is there, and the trunks that need not be trained."""
@@ -154,9 +157,11 @@ class PlannedRuns:
     def left(self, root: Path) -> dict[str, int]:
         """Give for each run that is left, trunks too, how many epochs it trains itself.
 
-        A trunk is trained if two runs or more that are left go on from it; a single one trains its epochs itself.
+        A trunk is trained if two runs or more that are left go on from it; a single one trains its epochs itself. A
+        trunk that a run needs is trained even if only that run is left.
         """
         left = {key for key in self.without_trunks if not RunFolder(root, key).finished}
+        needed = {need for key in left for need in self.runs[key].needs}
         waiting = Counter(
             self.runs[key].trunks[0]
             for key in left
@@ -169,8 +174,10 @@ class PlannedRuns:
             folder = RunFolder(root, key)
             if folder.finished and folder.checkpoint.exists():
                 there.add(key)
-            elif waiting[key]:
-                left |= {key} if waiting[key] > 1 else set()
+            elif waiting[key] or key in needed:
+                if waiting[key] > 1 or key in needed:
+                    left.add(key)
+                    needed.update(planned.needs)
                 waiting.update(planned.trunks[:1])
         return {
             key: planned.epochs - self.begins_at(planned, left | there)

@@ -6,6 +6,7 @@ file for studies that were edited. After a change to what methods cost, remove t
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -98,13 +99,11 @@ def count_cost(name: str) -> StudyCost:
 
 def hours_as_written(plan: Plan, key: str) -> float:
     """Estimate the GPU-hours of a run and of everything it needs, if nothing were shared with other runs."""
-    planned = plan.runs[key]
-    alone = (
-        own_hours(plan, key) + plain_training_hours(trained_run(planned), planned.trunk_epochs)
-        if planned.epochs
-        else 0.0
+    trained = [each for each in plan.with_needs(key) if plan.runs[each].epochs]
+    return math.fsum(
+        own_hours(plan, each) + plain_training_hours(trained_run(plan.runs[each]), plan.runs[each].trunk_epochs)
+        for each in trained
     )
-    return alone + sum(hours_as_written(plan, need) for need in planned.needs)
 
 
 def own_hours(plan: Plan, key: str) -> float:

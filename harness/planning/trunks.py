@@ -3,6 +3,8 @@
 Two runs are the same computation up to an epoch if everything that determines their state is the same until then:
 data, architecture, precision, seed, method, and the learning rate of every epoch. A method counts as plain training
 until it departs from that. Trunks are forked from earlier trunks as runs are, so that a study's training is a forest.
+
+The state of a run after some epochs, from which another one starts (`Need.epoch`), is a trunk too.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ The first three only act through the learning rates, which are compared. The las
 
 
 class TrunkRun(FrozenModel):
-    """The first epochs of several runs, which train the same until then.
+    """The first epochs of several runs, which train the same until then; or of one run, whose state another one needs.
 
     Attributes:
         run: one of these runs; the trunk is trained as the beginning of this run.

@@ -21,6 +21,7 @@ from harness.running.settings import Settings
 from harness.store.claim import ClaimError, check_still_owner
 from harness.store.outcome import ALREADY_FINISHED, DivergenceError, Outcome
 from harness.store.run_folder import RunFolder, describe_disk_error, read_json, write_json
+from harness.store.source_archive import save_sources
 from harness.studies.run import Run
 from harness.tracking.system_metrics import sampling
 
@@ -108,6 +109,8 @@ def finish_claimed(
         folder.remove_leftovers()
         folder.result.unlink(missing_ok=True)  # that of a trunk whose state was removed
         write_json(folder.spec, run.spec())
+        if not isinstance(run, QuadraticRun):
+            save_sources(folder, (run.run if isinstance(run, TrunkRun) else run).method, settings.plugins)
         with sampling(folder.system, settings.system_metrics, torch.device(settings.device)):
             finish()
     except ClaimError:

@@ -5,7 +5,7 @@ The result is written last. A run is finished if and only if its result exists.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from harness.evaluation.landscape import Landscape, LandscapeData, measure_lands
 from harness.parsing.plugins import available_methods
 from harness.planning.trunks import TrunkRun
 from harness.running.distributed.group import SINGLE_PROCESS, Group
-from harness.running.method_setup import set_up_method
+from harness.running.method_setup import example_inputs, set_up_method
 from harness.running.needed_runs import find_finished, load_finished
 from harness.running.result import make_result, make_trunk_result
 from harness.running.run_data import RunData, load_task
@@ -36,9 +36,9 @@ from harness.store.run_folder import RunFolder, read_json, write_atomically, wri
 from harness.studies.build_method import make_method
 from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.run import Run
-from methods import Anchor
-from methods.core.method import prepare_for_prediction
+from methods import Anchor, Batch, PreparationData, prepare_for_prediction
 from methods.core.random_streams import all_seeded, stream
+from methods.core.weight_averaging import check_averages
 
 
 class RunLifecycle:
@@ -104,7 +104,7 @@ class RunLifecycle:
         """Do what is left of the run.
 
         Args:
-            needed: keys of the finished runs that it starts from, then of those that its evaluation uses.
+            needed: keys of the finished runs and trunks that it starts from, then of those that its evaluation uses.
         """
         folders = find_finished(self.settings.runs, needed)
         count = len(self.method.needs())
@@ -126,7 +126,7 @@ class RunLifecycle:
 
         Args:
             trunk: the trunk's spec.
-            needed: keys of the finished runs that it starts from.
+            needed: keys of the finished runs and trunks that it starts from.
         """
         parts = find_finished(self.settings.runs, needed)
         self.start_or_resume()
@@ -137,8 +137,9 @@ class RunLifecycle:
         if not self.group.rank:
             if unfinished:
                 self.state.save()
-            cost = self.counter.cost
-            result = make_trunk_result(trunk, cost, cost - self.state.inherited, self.device)
+            cost, spent = self.counter.cost, self.counter.cost - self.state.inherited
+            results = [read_json(part.result) for part in parts]
+            result = make_trunk_result(trunk, self.method, cost, spent, results, self.device)
             result["provenance"] |= self.execution_details()
             write_json(self.folder.result, result)
             self.folder.progress.unlink(missing_ok=True)
@@ -179,7 +180,7 @@ class RunLifecycle:
 
     def train(self) -> None:
         """Train the epochs that are left; save a checkpoint now and then."""
-        watched = self.watched_data()
+        held_out, statistics = self.held_out(), self.group.divide(self.data.for_statistics("watch"))
         with self.memory.excluding():
             each_epoch = self.each_epoch()
         self.progress.begin_training(self.epoch, self.epochs)
@@ -188,8 +189,8 @@ class RunLifecycle:
             assert self.optimizer is not None
             with self.group.joint_training(self.counter), self.counter.training(self.device):
                 loss, rate = train_epoch(self.method, self.optimizer, self.data.training, epoch, self.group.mean)
-                if watched:
-                    self.method.watch(*watched)
+                if held_out:
+                    self.method.watch(held_out, statistics)
             self.state.epoch = epoch + 1
             self.group.average_carried_gradients(self.method)
             if self.group.rank:
@@ -204,27 +205,35 @@ class RunLifecycle:
             self.progress.complete_epoch(self.epoch, line)
             self.report()
 
-    def watched_data(self) -> tuple[Any, Any] | None:
-        """Return what the method's `watch` sees after each epoch: held-out and training data; None for no `watch`."""
+    def held_out(self) -> Iterable[Batch] | None:
+        """Return the held-out data that the method asks for by `watches`; None if it asks for none."""
         if not self.method.watches:
             return None
-        held_out = self.group.whole_batches(self.data.held_out(self.method.watches), self.counter)
-        return held_out, self.group.divide(self.data.for_statistics("watch"))
+        return self.group.whole_batches(self.data.held_out(self.method.watches), self.counter)
 
     def each_epoch(self) -> EpochEvaluator | None:
         """Return what measures the method after every epoch; None if the study does not ask for that."""
         asked = () if self.group.rank else self.run.evaluate.each_epoch
         if not asked:
             return None
-        return EpochEvaluator(asked, self.method, self.data.held_out("test"), self.data.for_statistics("prepare"))
+        watches = self.method.watches
+        data = PreparationData(self.data.for_statistics("prepare"), self.data.held_out(watches) if watches else None)
+        return EpochEvaluator(asked, self.method, self.data.held_out("test"), data)
 
     # --- prediction and evaluation ----------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Prepare the method for prediction, and save the finished state."""
+        """Prepare the method for prediction, and save the finished state.
+
+        Raises:
+            ValueError: if the method averages what does not predict.
+        """
         self.progress.enter_stage("preparing")
         with self.group.joint_training(self.counter), self.counter.training(self.device), self.seeded("prepare"):
-            prepare_for_prediction(self.method, self.group.divide(self.data.for_statistics("prepare")))
+            training = self.group.divide(self.data.for_statistics("prepare"))
+            prepare_for_prediction(self.method, PreparationData(training, self.held_out()))
+        with self.seeded("predict"):
+            check_averages(self.method, example_inputs(self.task.shape).to(self.device))
         if not self.group.rank:
             self.state.save(prepared=True)
 
@@ -254,7 +263,7 @@ class RunLifecycle:
         """Evaluate the method; write predictions and arrays, then the result.
 
         Args:
-            parts: folders of the runs that this run started from.
+            parts: folders of the runs and trunks that this run started from.
             around: what `explore` measured.
 
         Raises:

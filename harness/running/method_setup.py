@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from data import ImageTask, Task
+from data import DatasetShape, ImageTask, Task
 from harness.costs.cost import CostCounter
 from harness.running.compilation import clone_gradients, compile_forward
 from harness.running.distributed.group import Group
@@ -70,6 +70,7 @@ def set_up_method(
 
     recipe = DividedRecipe.of(run.recipe, group)
     method = make_method(run, methods, task.shape, set_up_network, settings.downloads / "weights", recipe).to(device)
+    synchronize(method, group)  # the layers that the method put into its networks
     optimizer = None
     if method.epochs:
         grouping = stream(run.seed, "global generators in param_groups")
@@ -85,3 +86,11 @@ def set_up_method(
         part.fuse_up_to = limit
     group.synchronize_gradients(method, optimizer)
     return MethodSetup(method, optimizer, compile_mode, limit)
+
+
+def example_inputs(shape: DatasetShape) -> torch.Tensor:
+    """Return two inputs of a task without any meaning: noise for images, (2, C, H, W); for text, symbols, (2, 8)."""
+    generator = torch.Generator().manual_seed(0)
+    if shape.in_channels is None or shape.image_size is None:
+        return torch.randint(shape.classes, (2, 8), generator=generator)
+    return torch.randn(2, shape.in_channels, shape.image_size, shape.image_size, generator=generator)

@@ -1,4 +1,4 @@
-"""The finished runs that a run starts from, or that its evaluation uses."""
+"""The finished runs and trunks that a run starts from, and the runs that its evaluation uses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,25 +14,27 @@ class NeededRunError(Exception):
 
 
 def find_finished(root: Path, keys: Sequence[str]) -> list[RunFolder]:
-    """Return the folders of finished runs.
+    """Return the folders of finished runs and trunks.
 
     Args:
         root: the folder of run folders.
-        keys: the runs' keys.
+        keys: the keys of the runs and trunks.
 
     Raises:
-        NeededRunError: if a run is not finished.
+        NeededRunError: if one of them is not finished.
     """
     folders = [RunFolder(root, key) for key in keys]
     for folder in folders:
         if not folder.finished:
             reason = read_json(folder.failure).get("reason", "it was not run")
-            raise NeededRunError(f"it needs the run {folder.key[:12]}, which did not finish: {reason}")
+            kind, _, digits = folder.key.rpartition("/")
+            what = "trunk" if kind else "run"
+            raise NeededRunError(f"it needs the {what} {digits[:12]}, which did not finish: {reason}")
     return folders
 
 
 def load_finished(folder: RunFolder) -> dict[str, Any]:
-    """Load the finished state of a run's method.
+    """Load the finished state of a run's method, or the state of a trunk: what its training has made so far.
 
     Raises:
         NeededRunError: if the checkpoint is missing or unreadable. The message says how to restore it.

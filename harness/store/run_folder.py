@@ -22,10 +22,11 @@ DISK_ERROR_REMEDIES: dict[int | None, str] = {
 class RunFolder:
     """The files of one run, `runs/<key>/`.
 
-    spec.json: the spec of the run. checkpoint.pt: the state of training, later the finished state. metrics.jsonl: one
-    line an epoch. progress.json: the progress while a process works on the run. system.jsonl: system metrics, if
-    requested. predictions.npz: test probabilities. arrays.npz: curves and planes, if the study requests any.
-    failure.json: the reason of a failure. claim.N: the process that works on the run (`harness.store.claim`).
+    spec.json: the spec of the run. source.zip: the files of the plugins that its method comes from. checkpoint.pt: the
+    state of training, later the finished state. metrics.jsonl: one line an epoch. progress.json: the progress while a
+    process works on the run. system.jsonl: system metrics, if requested. predictions.npz: test probabilities.
+    arrays.npz: curves and planes, if the study requests any. failure.json: the reason of a failure. claim.N: the
+    process that works on the run (`harness.store.claim`).
     result.json: written last; a run with a result is finished.
     """
 
@@ -39,6 +40,7 @@ class RunFolder:
         self.key = key
         self.path = root / key
         self.spec = self.path / "spec.json"
+        self.source = self.path / "source.zip"
         self.checkpoint = self.path / "checkpoint.pt"
         self.metrics = self.path / "metrics.jsonl"
         self.progress = self.path / "progress.json"

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 import models
 from data import DatasetShape
 from harness.studies.run import Run
-from methods import MakeNet, Method, Need, Recipe
+from methods import DataSizes, MakeNet, Method, Need, Recipe
 from methods.core.layers import copy_module
 from methods.core.random_streams import CONSTRUCTION, DRAWN, all_seeded, stream
 from methods.core.wrapper import methods_within
@@ -49,20 +49,17 @@ def make_method(
     if run.recipe.initial != "random":
         check_pretrained_fit(run.architecture, in_channels=shape.in_channels, classes=shape.classes)
 
-    def build(**options: float) -> nn.Module:
-        net = build_net(
-            run.architecture,
-            in_channels=shape.in_channels,
-            classes=shape.classes,
-            image_size=shape.image_size,
-            **options,
-        )
+    sizes = DataSizes(shape.in_channels, shape.image_size, shape.classes, shape.train)
+    given = {"in_channels": sizes.in_channels, "classes": sizes.classes, "image_size": sizes.image_size}
+
+    def build(**options: Any) -> nn.Module:
+        net = build_net(run.architecture, **(given | options))
         if run.recipe.initial != "random" and weights is not None:
             load_pretrained(net, run.architecture, weights)
         return attach(net)
 
     with all_seeded(stream(run.seed, CONSTRUCTION)):  # whatever the method draws itself
-        method = run.method.make(methods)(MakeNet(build, run.seed), recipe or run.recipe)
+        method = run.method.make(methods)(MakeNet(build, run.seed, sizes), recipe or run.recipe)
     check_networks(method)
     return method
 

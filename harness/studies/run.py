@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 import data
+from harness.costs.expected_cost import inner_method
 from harness.parsing.method_expression import MethodSpec
 from harness.store.run_folder import spec_key
 from harness.studies.extra_measurements import ExtraMeasurements
@@ -120,7 +121,7 @@ class Run(FrozenModel):
         """Return the run that a `Need` of this run's method refers to."""
         method: MethodSpec | None = self.method
         for _ in range(need.level):
-            method = method.of if method else None
+            method = inner_method(method, methods) if method else None
         run = self.model_copy(update={"method": method}) if method else self.plain(methods)
         return run.model_copy(update={"seed": need.seed})
 

@@ -198,7 +198,7 @@ class MlflowExperiment:
         """Write the metrics and the files of a finished run."""
         self.log(run_id, result_points(result))
         arrays = [folder.arrays] if "arrays" in result else []
-        for path in filter(Path.exists, (folder.result, folder.predictions, *arrays)):
+        for path in filter(Path.exists, (folder.result, folder.predictions, folder.source, *arrays)):
             self.client.log_artifact(run_id, str(path))
 
     def log(self, run_id: str, points: list[Point]) -> None:

@@ -19,13 +19,13 @@ NetworkWeights = Mapping[str, Tensor] | WeightsByBatch | None
 
 
 class NetworkRunner(Protocol):
-    """An object that runs its network with given weights, such as a `Method`."""
+    """An object that predicts with given weights of its network, such as a `Method`."""
 
     net: nn.Module
     recipe: Recipe
 
-    def __call__(self, x: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return the logits, (B, C)."""
+    def predict_with(self, x: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the logits, (k, B, C)."""
 
 
 def batch_norms(net: nn.Module) -> dict[str, _BatchNorm]:
@@ -43,7 +43,7 @@ def reestimate(
     Each batch is weighted by its number of examples. Dropout is off. Without BatchNorm in the network, no pass is made.
 
     Args:
-        method: runs its network as `method(x, weights)`.
+        method: runs its network, as for a prediction, by `method.predict_with(x, weights)`.
         batches: one pass of training data.
         weights: the weights to run; their running statistics are written. None: the network's own. A function
             returns the weights for each batch by its number, for several networks that share their statistics.
@@ -63,7 +63,7 @@ def reestimate_each(method: NetworkRunner, batches: Iterable[Batch], members: It
     """Re-estimate the statistics of several networks in one pass, which reads each batch once.
 
     Args:
-        method: runs its network as `method(x, weights)`.
+        method: runs its network, as for a prediction, by `method.predict_with(x, weights)`.
         batches: one pass of training data.
         members: the weights of each network, each with statistics of its own. Weights given by name are all in memory
             together. Weights given by a function are computed again for each batch, and are not.
@@ -82,7 +82,7 @@ def reestimate_each(method: NetworkRunner, batches: Iterable[Batch], members: It
         for i, (x, _) in enumerate(batches):
             examples = method.recipe.count_examples(x)
             for weights, own in zip(weights_by_batch, sums, strict=True):
-                method(x, weights(i))
+                method.predict_with(x, weights(i))
                 own.add(examples)
             seen, batches_seen = seen + examples, batches_seen + 1
     if not seen:

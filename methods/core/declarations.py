@@ -1,6 +1,7 @@
 """What a method declares about itself before training: the runs it needs, its cost, the training it shares."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -11,13 +12,59 @@ Weights = Mapping[str, Tensor]
 """Parameters and buffers by the network's names; for names left out, the network uses its own tensors."""
 
 
+@dataclass(frozen=True)
+class PreparationData:
+    """The data with which a method prepares for prediction. Each iteration is one pass over the training data.
+
+    Attributes:
+        training: batches of augmented training data.
+        watched: batches of the held-out data that the method's attribute `watches` names; None if it names none.
+    """
+
+    training: Iterable[Batch]
+    watched: Iterable[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Pass over the training data."""
+        return iter(self.training)
+
+    @property
+    def held_out(self) -> Iterable[Batch]:
+        """The held-out data, not augmented; each iteration is one pass over it.
+
+        Raises:
+            ValueError: if the method does not ask for held-out data.
+        """
+        if self.watched is None:
+            raise ValueError('there is no held-out data: a method that reads it says so by `watches = "validation"`')
+        return self.watched
+
+
+class DataSizes(NamedTuple):
+    """The sizes of the data of a run.
+
+    Attributes:
+        in_channels: channels of the images; None for text.
+        image_size: side of the images, in pixels; None for text.
+        classes: number of classes; for text, of symbols.
+        examples: number of training examples, without those held out: images, or segments of text.
+    """
+
+    in_channels: int | None
+    image_size: int | None
+    classes: int
+    examples: int
+
+
 class Need(NamedTuple):
     """The state of another run of the same cell, from which a method starts.
 
     Attributes:
         seed: the other run's seed.
-        epoch: how many epochs the other run has trained when its state is taken. None: its finished state, prepared for
-            prediction.
+        epoch: after how many epochs of the other run its state is taken, from 1 to all of them. The state then holds
+            what training has made so far, not prepared for prediction: while the other run trains plainly, only its
+            network, under the names `net.…`; afterwards, all that its method trains. None: the finished state, prepared
+            for prediction.
         level: which method the other run trains. Level 1 is the method inside the asking one, level 2 the method inside
             that, and so on; plain training if there is none. A wrapper passes on its inner method's needs one level
             higher.

@@ -21,7 +21,11 @@ def last_layer(net: nn.Module) -> str:
     Raises:
         ValueError: if there is none.
     """
-    names: list[str] = [name for name, layer in net.named_modules() if isinstance(layer, WEIGHTED)]
+    names: list[str] = [
+        name
+        for name, layer in net.named_modules()
+        if any(key == "weight" and p.ndim > 1 for key, p in layer.named_parameters(recurse=False))
+    ]
     if not names:
         raise ValueError("this architecture has neither linear layers nor convolutions")
     return names[-1]

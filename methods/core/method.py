@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from methods.core.batch_norm import reestimate_each
-from methods.core.declarations import SHARES_NOTHING, About, Anchor, Batch, Need, Sharing, Weights
+from methods.core.declarations import SHARES_NOTHING, About, Anchor, Batch, Need, PreparationData, Sharing, Weights
 from methods.core.random_streams import MakeNet, stream
 from methods.core.recipe import Recipe
 
@@ -25,8 +25,8 @@ class Method(nn.Module):
                 super().__init__(make_net, recipe)
                 self.temperature = temperature
 
-            def predict(self, x):
-                return super().predict(x) / self.temperature
+            def predict_with(self, x, weights):
+                return super().predict_with(x, weights) / self.temperature
 
     Keyword-only arguments of `__init__` are the method's hyperparameters. Study files set them by name.
 
@@ -57,7 +57,7 @@ class Method(nn.Module):
         start_epoch: T0, the epoch in which the method departs from plain training and `begin` is called. It equals
             `epochs` if the method never departs.
         epoch: the current epoch, counted from 0. It is part of the saved state.
-        watches: the held-out data that `watch` receives after every epoch; None for none.
+        watches: the held-out data that `watch` receives after every epoch, and `prepare` after training; None for none.
         fusible: whether members may run as one batch (see `LatePhase`). A subclass does not inherit this permission: it
             must set the attribute itself, as it may change what members do.
         divisible: whether a minibatch may be divided among several processes (`--ranks`). The loss must then be a mean
@@ -272,12 +272,13 @@ class Method(nn.Module):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Prepare for prediction, once after training; write only buffers, and only those that `predict` reads.
 
-        The method is in evaluation mode, and gradients are off (`prepare_for_prediction`): running the network over the
-        data does not move its running statistics. A method that needs more puts its network into another mode, or
+        The method is in evaluation mode, and gradients are off: running the network over the data does not move its
+        running statistics; `reestimate` sets them. A method that needs more puts its network into another mode, or
         enables gradients, itself. A method of no epochs is prepared too.
 
         Args:
-            batches: batches of augmented training data; each iteration is one pass over it.
+            batches: batches of augmented training data; each iteration is one pass over it. `batches.held_out` are the
+                held-out data that the attribute `watches` names.
         """
         if self.statistics_stale:
             reestimate_each(self, batches, self.members())
@@ -288,9 +289,29 @@ class Method(nn.Module):
         Args:
             x: (B, …).
         """
-        return torch.stack([self(x, weights) for weights in self.members()])
+        return torch.cat([self.predict_with(x, weights) for weights in self.members()])
+
+    def predict_with(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Return the prediction of the network with given weights, as logits (k, B, C); by default one, its output.
+
+        Override it if a network's output is not its prediction: if it has several heads, or is divided by a
+        temperature. Landscapes and re-estimated statistics are those of this prediction.
+
+        Args:
+            x: (B, …).
+            weights: see `forward`.
+        """
+        return self(x, weights)[None]  # type: ignore[no-any-return]
 
     # --- weight space --------------------------------------------------------------------------------------
+
+    def weights_to_average(self) -> list[Tensor]:
+        """Return what SWA and SWAG average over training, in a fixed order: by default the parameters.
+
+        Override it if the method predicts from other tensors: a moving average returns its own buffers. A method of
+        which no average makes sense returns an empty list, and is refused inside SWA and SWAG.
+        """
+        return list(self.parameters())
 
     def anchors(self) -> Iterable[Anchor]:
         """Return the networks that span the part of weight space to plot; by default the members.
@@ -331,11 +352,12 @@ def prepare_for_prediction(method: Method, batches: Iterable[Batch]) -> None:
 
     Args:
         method: trained.
-        batches: batches of augmented training data; each iteration is one pass over it.
+        batches: batches of augmented training data; each iteration is one pass over it. For a method that reads
+            `batches.held_out`, they are a `PreparationData`.
     """
     method.eval()
     with torch.no_grad():
-        method.prepare(batches)
+        method.prepare(batches if isinstance(batches, PreparationData) else PreparationData(batches))
     method.eval()
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from methods.core.declarations import DataSizes
+
 CPU = torch.device("cpu")
 DRAWN = "_drawn_by_make_net"
 """The attribute that marks networks of `MakeNet`, and their copies."""
@@ -93,11 +95,13 @@ class MakeNet:
         build: builds a network. It takes the network's options (`dropout=0.2`) as keywords, and draws the weights
             from torch's global generator.
         seed: the seed of the cell; all random streams of the cell are derived from it.
+        sizes: the sizes of the data.
     """
 
-    def __init__(self, build: Callable[..., nn.Module], seed: int) -> None:
+    def __init__(self, build: Callable[..., nn.Module], seed: int, sizes: DataSizes | None = None) -> None:
         self.build = build
         self.seed = seed
+        self.sizes = sizes
         self.options: dict[str, Any] = {}
         self.draws = 0
 
@@ -105,7 +109,8 @@ class MakeNet:
         """Build the next network, on the device that `build` uses.
 
         Args:
-            options: options of the network, in place of those set before.
+            options: options of the network, in place of those set before. The harness's networks take `dropout`,
+                `in_channels`, `classes`, and, where the architecture can, `width` and `groups` (see `models.build`).
         """
         with seeded(stream(self.seed, f"weights {self.draws}")):
             net = self.build(**(self.options | options))
@@ -113,8 +118,19 @@ class MakeNet:
         setattr(net, DRAWN, True)
         return net
 
+    @property
+    def data(self) -> DataSizes:
+        """The sizes of the data of the run: channels, classes, number of training examples.
+
+        Raises:
+            ValueError: if this `MakeNet` was made without them.
+        """
+        if self.sizes is None:
+            raise ValueError("the sizes of the data are not known: give them to MakeNet as `sizes`")
+        return self.sizes
+
     def replace(self, *, seed: int | None = None, **options: Any) -> "MakeNet":
         """Return a new `MakeNet` with another seed or other options of the network, which starts with network 0."""
-        other = MakeNet(self.build, self.seed if seed is None else seed)
+        other = MakeNet(self.build, self.seed if seed is None else seed, self.sizes)
         other.options = self.options | options
         return other

@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.core.declarations import Anchor, Batch
+from methods.core.declarations import Anchor, Batch, Weights
 from methods.core.layers import NamedBuffers, copy_module
 from methods.core.method import MakeMethod, Method
 from methods.core.random_streams import MakeNet
@@ -22,6 +22,8 @@ class WeightAveraging(Collector):
     If the inner method has several members, each member's weights are averaged over time. The inner method then
     predicts with the averages. A subclass may predict with other points of the space that the states span: it calls
     `allocate_points` and defines `point_weights`.
+
+    What is averaged is what the inner method's `weights_to_average` returns, by default its parameters.
 
     Attributes:
         average: a copy of the inner method that holds the mean of the collected states' weights.
@@ -62,8 +64,9 @@ class WeightAveraging(Collector):
                 training. None: the state at the end of each epoch. All states count equally.
 
         Raises:
-            ValueError: if the inner method keeps collected copies, or if averaging starts before its members exist; for
-                more checkpoints than epochs; for a cycle without a `ratio`, or with one below `low`.
+            ValueError: if the inner method cannot be averaged or keeps collected copies, or if averaging starts before
+                its members exist; for more checkpoints than epochs; for a cycle without a `ratio`, or with one below
+                `low`.
         """
         super().__init__(make_net, recipe, of)
         outer, inner = type(self).__name__, type(self.inner).__name__
@@ -71,6 +74,8 @@ class WeightAveraging(Collector):
             raise ValueError(
                 f"{outer} cannot be made of {inner}, which keeps copies of its own: averaging them means nothing"
             )
+        if not self.inner.weights_to_average():
+            raise ValueError(f"{outer} cannot be made of {inner}, of which no average makes sense (weights_to_average)")
         self.start_epoch = start_epoch_at(start, self.epochs)
         for method in methods_within(self.inner):
             if self.start_epoch < method.start_epoch < self.epochs:
@@ -91,8 +96,13 @@ class WeightAveraging(Collector):
 
     def allocate_points(self, count: int) -> None:
         """Predict with `count` points in place of the average; call this only in `__init__`."""
-        buffers = NamedBuffers(self.average.named_buffers())
+        buffers = NamedBuffers(self.kept_buffers().items())
         self.statistics.extend(copy_module(buffers) for _ in range(count))
+
+    def kept_buffers(self) -> dict[str, Tensor]:
+        """Return the buffers of `average` by name, without those that are averaged as weights."""
+        averaged = {id(weights) for weights in self.average.weights_to_average()}
+        return {name: buffer for name, buffer in self.average.named_buffers() if id(buffer) not in averaged}
 
     def lr(self, epoch: float) -> float:
         """Return the recipe's rate, which falls linearly to `ratio` of it, and then stays or cycles."""
@@ -110,7 +120,7 @@ class WeightAveraging(Collector):
         """Add the state at the end of cycle i to the average."""
         super().collect(i)
         self.move_weights_towards_inner(self.average, 1.0 / (i + 1))
-        self.copy_buffers_and_epoch(self.average)
+        self.copy_the_rest(self.average)
 
     @property
     def has_enough_states(self) -> bool:
@@ -143,18 +153,22 @@ class WeightAveraging(Collector):
         Args:
             points: numbers of points, counted from 0.
         """
-        parameters, buffers = list(self.average.parameters()), list(self.average.buffers())
-        mean, original = flatten(parameters), [buffer.clone() for buffer in buffers]
+        averaged, buffers = self.average.weights_to_average(), list(self.kept_buffers().values())
+        mean, original = flatten(averaged), [buffer.clone() for buffer in buffers]
         try:
             for i in points:
                 kept = list(self.statistics[i].buffers())
-                copy_each(parameters, unflatten(self.point_weights(i, mean), parameters))
+                copy_each(averaged, unflatten(self.point_weights(i, mean), averaged))
                 copy_each(buffers, kept)
                 yield self.average
                 copy_each(kept, buffers)
         finally:
-            copy_each(parameters, unflatten(mean, parameters))
+            copy_each(averaged, unflatten(mean, averaged))
             copy_each(buffers, original)
+
+    def predict_with(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Predict as the average does, or the inner method while too few states are collected."""
+        return (self.average if self.has_enough_states else self.inner).predict_with(x, weights)
 
     def members(self) -> Iterable[dict[str, Tensor]]:
         """Return the members of every predictor; those of a point are computed one point at a time."""
@@ -178,8 +192,57 @@ class WeightAveraging(Collector):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Prepare every predictor; each point first gets the buffers of the average."""
         for statistics in self.statistics:
-            copy_each(statistics.buffers(), self.average.buffers())
+            copy_each(statistics.buffers(), self.kept_buffers().values())
         super().prepare(batches)
+
+
+AVERAGE_REMEDY = (
+    "override `weights_to_average`: return the tensors that the method predicts from, or [] if no average of it makes "
+    "sense"
+)
+"""What to do about a method that is averaged in vain."""
+
+
+def check_averages(method: Method, x: Tensor) -> None:
+    """Check that every average within a method is an average of what predicts.
+
+    Args:
+        method: prepared for prediction.
+        x: a few inputs, (B, …), whose values do not matter.
+
+    Raises:
+        ValueError: for the first average whose prediction does not depend on what was averaged.
+    """
+    for part in methods_within(method):
+        if not isinstance(part, WeightAveraging) or not part.has_enough_states:
+            continue
+        if part.snapshots and not part.statistics:
+            continue  # the collected states themselves predict
+        averaged = [part.average, *part.snapshots]
+        weights = [value for each in averaged for value in each.weights_to_average()]
+        if not depends_on(part, weights, x):
+            outer, inner = type(part).__name__, type(part.inner).__name__
+            raise ValueError(
+                f"{outer} averages {inner} in vain: the prediction of {inner} does not depend on what is averaged; "
+                f"{AVERAGE_REMEDY}"
+            )
+
+
+@torch.no_grad()
+def depends_on(method: Method, weights: Sequence[Tensor], x: Tensor) -> bool:
+    """Return whether a method's prediction of x, (B, …), changes if some of its tensors change; it stays as it is."""
+    training, kept = method.training, [value.clone() for value in weights]
+    generator = torch.Generator().manual_seed(0)
+    method.eval()
+    try:
+        before = method.predict(x)
+        for value in weights:
+            noise = torch.randn(value.shape, generator=generator).to(value)
+            value.add_(noise * (0.1 * value.abs().mean() + 0.01))
+        return not torch.equal(before, method.predict(x))
+    finally:
+        copy_each(weights, kept)
+        method.train(training)
 
 
 def flatten(parameters: Iterable[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,12 @@ class Wrapper(Method):
     inner method's own.
 
     Attributes:
+        prediction_only: whether the wrapper changes nothing but the prediction, so that it may also wrap a method that
+            trains nothing itself, such as a deep ensemble. A subclass does not inherit this permission.
         inner: the wrapped method.
     """
+
+    prediction_only: ClassVar[bool] = False
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, of: MakeMethod) -> None:
         """Build the inner method.
@@ -37,7 +41,7 @@ class Wrapper(Method):
             of: builds the inner method.
 
         Raises:
-            ValueError: if the inner method trains no network itself.
+            ValueError: if the inner method trains no network itself, and this wrapper does not allow that.
         """
         nn.Module.__init__(self)
         self.inner = of(make_net, recipe)
@@ -46,9 +50,10 @@ class Wrapper(Method):
         if self.watches and self.inner.watches not in (None, self.watches):
             raise ValueError(f"{outer} watches {self.watches} data, and {inner} inside it {self.inner.watches} data")
         self.watches = self.watches or self.inner.watches
-        if not self.inner.epochs:
+        if not self.inner.epochs and not vars(type(self)).get("prediction_only", False):
             raise ValueError(
-                f"{outer} cannot be made of {inner}, which trains no network itself; put it inside of {inner}"
+                f"{outer} cannot be made of {inner}, which trains no network itself; put it inside of {inner} "
+                "(a wrapper that changes nothing but the prediction may allow it: prediction_only = True)"
             )
 
     @property
@@ -76,14 +81,17 @@ class Wrapper(Method):
             copy: what `copy_inner` returned.
             share: the weight of the inner method in the result; 1 copies its weights.
         """
-        for value, target in zip(copy.parameters(), self.inner.parameters(), strict=True):
+        for value, target in zip(copy.weights_to_average(), self.inner.weights_to_average(), strict=True):
             value.lerp_(target, share)
 
     @torch.no_grad()
-    def copy_buffers_and_epoch(self, copy: Method) -> None:
-        """Copy all of the inner method's state but the parameters to a copy."""
-        for buffer, value in zip(copy.buffers(), self.inner.buffers(), strict=True):
-            buffer.copy_(value)
+    def copy_the_rest(self, copy: Method) -> None:
+        """Copy all of the inner method's state to a copy, but the weights that an average is made of."""
+        averaged = {id(weights) for weights in copy.weights_to_average()}
+        whole, own = ([*method.parameters(), *method.buffers()] for method in (copy, self.inner))
+        for tensor, value in zip(whole, own, strict=True):
+            if id(tensor) not in averaged:
+                tensor.copy_(value)
         for target, method in zip(methods_within(copy), methods_within(self.inner), strict=True):
             target.set_extra_state(method.get_extra_state())
 
@@ -152,6 +160,16 @@ class Wrapper(Method):
     def predict(self, x: Tensor) -> Tensor:
         """Return the logits of the members of every predictor, (K, B, C)."""
         return torch.cat([method.predict(x) for method in self.predictors()])
+
+    def predict_with(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Predict as the first of the predictors does."""
+        return next(iter(self.predictors())).predict_with(x, weights)
+
+    def weights_to_average(self) -> list[Tensor]:
+        """Return what the inner method returns, then the wrapper's own parameters."""
+        inner = {id(p) for p in self.inner.parameters()}
+        averaged = self.inner.weights_to_average()
+        return [*averaged, *(p for p in self.parameters() if id(p) not in inner)] if averaged else []
 
     def anchors(self) -> Iterable[Anchor]:
         """Return the anchors of every predictor."""

@@ -154,6 +154,9 @@ def read_result() -> Callable[..., dict[str, Any]]:
         folder = RunFolder(runs, key)
         result = json.loads(folder.result.read_text())
         del result["timing"], result["spent"], result["provenance"]
+        for cost in result.get("cost_by_run", {}).values():
+            del cost["train_seconds"]
+            cost.pop("peak_memory_bytes", None)
         epochs = [{name: v for name, v in line.items() if name != "time"} for line in folder.read_epochs()]
         return {**result, "epochs": epochs, "predictions": folder.predictions.read_bytes()}
 

@@ -19,11 +19,11 @@ from models.shake_drop import ShakeDrop
 
 
 def synchronize(net: nn.Module, group: Group) -> nn.Module:
-    """Return a network in which synchronized layers replace those that use the whole minibatch.
+    """Return a network, or a method, in which synchronized layers replace those that use the whole minibatch.
 
-    For a group of one process, the network is not changed.
+    For a group of one process, nothing is changed.
     """
-    if group.size == 1:
+    if group.size == 1 or isinstance(net, SynchronizedBatchNorm | SynchronizedDropout | SynchronizedShakeDrop):
         return net
     if isinstance(net, _BatchNorm):
         return SynchronizedBatchNorm(net, group)

@@ -267,6 +267,15 @@ def test_lists(call):
     assert code == 2
 
 
+def test_a_listed_plugin_is_read_again_once_a_module_beside_it_was_edited(call, tmp_path):
+    (tmp_path / "mine.py").write_text("from layers import Base\nMETHODS = {'mine': Base}\n")
+    for text in ("The first words.", "The other words."):
+        (tmp_path / "layers.py").write_text(f"from methods import Method\nclass Base(Method):\n    {text!r}\n")
+        for _ in range(2):
+            code, out, _ = call("list", "methods", "--plugin", "mine.py")
+            assert code == 0 and text.rstrip(".") in out
+
+
 def test_new_method_writes_and_never_overwrites(call, tmp_path, write_study, store):
     code, out, _ = call("new-method", "my_noise", "--into", "mine")
     assert code == 0

@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.cli.engine_options import EngineName, EngineOptions, choose_devices, choose_engine
 from harness.cli.options import Refusal
+from harness.cli.options.engine import EngineName, EngineOptions, choose_devices, choose_engine
 from harness.engines import Inline
 from harness.engines.device_slots import DeviceSlots, gpu_slots
 

@@ -1,6 +1,7 @@
 """The parts of the Ray engine that need no cluster: archives, the retry queue, options, a worker, and the driver."""
 
 import errno
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -8,8 +9,8 @@ import pytest
 import ray
 import torch
 
-from harness.cli.engine_options import share_cluster
 from harness.cli.options import Refusal
+from harness.cli.options.engine import share_cluster
 from harness.engines import Cluster, EngineError, Ray, ray_driver
 from harness.engines.ray import datasets_by_path, read_folder_id
 from harness.engines.ray_cluster import connected
@@ -17,6 +18,7 @@ from harness.engines.ray_driver import Driver
 from harness.engines.ray_worker import Worker, WorkerDescription, WorkerSetup, make_private_folder
 from harness.engines.retry_queue import RetryQueue
 from harness.engines.run_archive import ArchiveError, pack, unpack
+from harness.parsing.plugins import available_methods
 from harness.planning.plan import Plan
 from harness.planning.schedule import Schedule
 from harness.running.settings import Settings
@@ -226,24 +228,54 @@ def test_a_checkpoint_is_fetched_once(setup):
     worker = Worker(make(share_storage=False))
     folder = RunFolder(worker.settings.runs, "key")
     folder.path.mkdir(parents=True)
-    for name in ("spec.json", "checkpoint.pt", "progress.json", "predictions.npz", "result.json"):
+    for name in ("spec.json", "source.zip", "checkpoint.pt", "progress.json", "predictions.npz", "result.json"):
         (folder.path / name).write_text(name)
     small = {"progress.json": b"progress.json"}
     assert worker.read_progress("key", checkpoint=False) == small
     assert worker.read_progress("key", checkpoint=True) == {
         **small,
         "spec.json": b"spec.json",
+        "source.zip": b"source.zip",
         "checkpoint.pt": b"checkpoint.pt",
     }
     assert worker.read_progress("key", checkpoint=True) == small
     worker.clean_up()
 
 
-def test_plugins_are_sent_by_content(setup, tmp_path):
-    make, _ = setup
-    worker = Worker(make(plugins=(("mine.py", b"one"), ("mine.py", b"two"))))
-    assert [path.read_bytes() for path in worker.settings.plugins] == [b"one", b"two"]
-    assert {path.name for path in worker.settings.plugins} == {"mine.py"}
+PLUGIN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from beside.layers import X
+from above import Above
+METHODS = {"NAME": Above}
+"""
+ABOVE = "from methods import Method\nclass Above(Method):\n    'Above.'\n"
+
+
+def test_plugins_are_sent_with_the_modules_they_use(setup, tmp_path, monkeypatch):
+    make, plan = setup
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    there = tmp_path / "there"
+    plugins = [there / folder / "mine.py" for folder in ("one", "two")]
+    for plugin in plugins:
+        (plugin.parent / "beside").mkdir(parents=True)
+        plugin.write_text(PLUGIN.replace("NAME", plugin.parent.name))
+        (plugin.parent / "beside" / "layers.py").write_text("X = 1\n")
+    (there / "above.py").write_text(ABOVE)
+    sources = available_methods(plugins).sources
+    settings = Settings(tmp_path / "runs", plugins=tuple(plugins))
+    sent = Ray(None, 1).worker_setup(Schedule(plan.runs, set()), settings).plugins
+    shutil.rmtree(there)
+    worker = Worker(make(plugins=sent))
+    assert [path.name for path in worker.settings.plugins] == ["mine.py", "mine.py"]
+    methods = available_methods(worker.settings.plugins)
+    assert {name: source.digest for name, source in methods.sources.items()} == {
+        name: source.digest for name, source in sources.items()
+    }
+    assert sources.keys() == {"one", "two"}
+    assert all(path.is_relative_to(worker.folder) for source in methods.sources.values() for path in source.paths)
+    worker.clean_up()
 
 
 def test_missing_or_different_data_is_named(setup, tmp_path, npz):

@@ -99,7 +99,7 @@ def check_store(tmp_path, plan):
         assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "finished")
         points = [(line["epoch"], line["train/loss"]) for line in folder.read_epochs()]
         assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == points
-        files = {"result.json"} | (set() if run.data.tags["role"] == "trunk" else {"predictions.npz"})
+        files = {"result.json", "source.zip"} | (set() if run.data.tags["role"] == "trunk" else {"predictions.npz"})
         assert {file.path for file in client.list_artifacts(run.info.run_id)} == files
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from data import DatasetShape
-from harness.cli.engine_options import check_ranks
 from harness.cli.options import Refusal
+from harness.cli.options.engine import check_ranks
 from harness.parsing.plugins import available_methods
 from harness.running.distributed import ranks
 from harness.running.distributed.group import Group

@@ -126,6 +126,17 @@ def test_a_choice_on_test_data_is_a_tag(store, finished, tmp_path):
     assert "chosen_on" not in by_key[other].data.tags
 
 
+def test_the_files_of_plugins_are_sent(store, finished, tmp_path):
+    plan, runs = finished
+    shutil.copytree(runs, tmp_path / "runs")
+    own, other = plan.runs
+    RunFolder(tmp_path / "runs", own).source.write_bytes(b"files")
+    send_all(store, plan, tmp_path / "runs")
+    client, by_key = tracked(store)
+    sent = {key: {file.path for file in client.list_artifacts(by_key[key].info.run_id)} for key in plan.runs}
+    assert sent[own] - sent[other] == {"source.zip"}
+
+
 def test_sending_again_adds_nothing(store, finished):
     mirror = send_all(store, *finished)
     for planned in finished[0].runs.values():

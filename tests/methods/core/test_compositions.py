@@ -17,9 +17,10 @@ from methods import (
     Need,
     Recipe,
     Snapshot,
+    Wrapper,
 )
 from methods.core.wrapper import methods_within
-from tests.conftest import build
+from tests.conftest import build, separable
 from tests.methods.core.test_conformance import ALL, COMPOSED, ENSEMBLES, assert_same_state, predictions, resumed
 from tests.methods.training import finish, train_epochs, trained
 
@@ -131,3 +132,40 @@ def test_a_deep_ensemble_trains_nothing(recipe):
     ensemble = build(DeepEnsemble, recipe, K=2)
     assert ensemble.epochs == 0
     assert ensemble.param_groups() == []
+
+
+# --- wrappers of what trains nothing -------------------------------------------------------------------------
+
+
+class Halved(Wrapper):
+    """Halve the logits."""
+
+    prediction_only = True
+
+    def predict(self, x):
+        return super().predict(x) / 2
+
+
+class Inheriting(Halved):
+    """Halve them by a permission that is not its own."""
+
+
+def test_a_wrapper_that_only_predicts_may_hold_a_deep_ensemble(recipe, batches):
+    whole, plain = (
+        build(partial(Halved, of=partial(DeepEnsemble, K=2)), recipe),
+        build(partial(DeepEnsemble, K=2), recipe),
+    )
+    assert (whole.epochs, len(whole.param_groups())) == (0, 0)
+    assert [(need.seed, need.level) for need in whole.needs()] == [(0, 2), (1, 2)]
+    states = [trained(Method, recipe, batches, seed).state_dict() for seed in (0, 1)]
+    for method in (whole, plain):
+        method.receive(states)
+        finish(method, batches)
+    x, _ = separable(9, seed=3)
+    with torch.no_grad():
+        assert torch.equal(whole.predict(x), plain.predict(x) / 2)
+
+
+def test_that_permission_is_not_inherited(recipe):
+    with pytest.raises(ValueError, match="Inheriting cannot be made of DeepEnsemble.*prediction_only = True"):
+        build(partial(Inheriting, of=partial(DeepEnsemble, K=2)), recipe)

@@ -1,0 +1,71 @@
+"""`econ check-method`: checks methods of one's own before they are trained in earnest."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from harness.cli.options import Refusal, console
+
+if TYPE_CHECKING:
+    from harness.conformance.check_method import Row
+    from harness.conformance.finding import Finding
+
+
+def check_method(
+    file: Annotated[Path, typer.Argument(help="A Python file with methods of your own.")],
+    expressions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EXPRESSION]…", help="Methods to check, as in my_method(K=3). Default: all of the file."
+        ),
+    ] = None,
+) -> None:
+    """Check methods of your own: that they resume, are seeded, counted, saved and averaged as `Method` asks for.
+
+    Each is trained for a moment on three small networks, alone and inside of other methods. Every failure is printed
+    with its remedy. Notes are about what works, or is refused when it would be wrong. Ends with code 1 after a failure.
+    """
+    from harness.conformance.check_method import check_methods
+    from harness.conformance.finding import failures
+    from harness.parsing.plugins import available_methods, load_plugin
+
+    try:
+        methods = available_methods([file])
+        asked = expressions or list(load_plugin(file))
+        rows: list[Row] = []
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            progress.add_task(f"checking {', '.join(asked)} on small networks")
+            for row in check_methods(asked, methods, file):
+                print_row(row, shown={finding for earlier in rows for finding in earlier.findings})
+                rows.append(row)
+    except (ValueError, FileNotFoundError) as error:
+        raise Refusal(str(error)) from error
+    found = [finding for row in rows for finding in failures(row.findings)]
+    checked = sum(not row.refused for row in rows)
+    console.print(f"{checked} checked, {len(rows) - checked} refused, {len(found)} failures", highlight=False)
+    if found:
+        console.print("compositions of a method are checked when the method itself has no failure", highlight=False)
+        raise typer.Exit(1)
+
+
+def print_row(row: "Row", shown: "set[Finding]") -> None:
+    """Print what was found of one method on one network, without what was shown already."""
+    from harness.conformance.finding import failures
+
+    verdict = "refused" if row.refused else "[bold red]FAILS[/]" if failures(row.findings) else "[green]ok[/]"
+    console.print(f"{verdict}  {escape(row.expression)} on {row.network}", highlight=False)
+    if row.refused:
+        console.print(f"      {escape(row.refused)}", style="dim", highlight=False)
+    if set(failures(row.findings)) & shown:
+        console.print("      failures that are shown above", style="red", highlight=False)
+    for finding in row.findings:
+        if finding in shown:
+            continue
+        style = "dim" if finding.level == "note" else "red"
+        console.print(f"      {finding.level}: {finding.check}: {escape(finding.reason)}", style=style, highlight=False)
+        if finding.remedy:
+            console.print(f"      → {escape(finding.remedy)}", style="dim", highlight=False)

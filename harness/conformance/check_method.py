@@ -1,0 +1,163 @@
+"""Checks methods and the compositions that users will make of them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.conformance.construction import check_construction, check_declarations
+from harness.conformance.costs import check_counted_work, check_declared_costs
+from harness.conformance.finding import Finding, describe_error, failures
+from harness.conformance.fresh_process import FreshProcess, fingerprint
+from harness.conformance.prediction import check_members, check_prediction, check_preparation
+from harness.conformance.ranks import check_division
+from harness.conformance.small_run import NETWORKS, Case, SmallRun, one_thread
+from harness.conformance.training import check_rate, check_repetition, check_structure
+from harness.parsing.method_expression import MethodSpec, hyperparameters, parse_method
+from harness.parsing.plugins import available_methods, load_plugin
+from methods import Method
+
+AROUND = ("swa({})", "swag({}, start=0.5)", "snapshot({}, M=2)", "early_stopping({})", "deep_ensemble({}, K=2)")
+"""Compositions with which a method that trains is checked."""
+INSIDE = ("late_phase_bn(K=2, start=0.5)", "swa", "deep_ensemble(K=2)")
+"""Methods inside of which a wrapper is checked, besides its default."""
+COMPOSED_ON = "wrn-10-1"
+"""The network on which compositions are checked."""
+
+
+class Row(NamedTuple):
+    """What was found of one method on one network.
+
+    Attributes:
+        expression: the method.
+        network: the architecture.
+        findings: what was found; empty if all is well.
+        refused: the message with which the method refuses to be built so; "" if it does not.
+    """
+
+    expression: str
+    network: str
+    findings: list[Finding]
+    refused: str = ""
+
+
+def check_methods(expressions: list[str], methods: Mapping[str, type[Method]], plugin: Path | None) -> Iterator[Row]:
+    """Check each method on every network, and its compositions on one.
+
+    Args:
+        expressions: method expressions, such as `my_method(K=3)`.
+        methods: all methods by name.
+        plugin: the plugin file, from which another process builds the methods too; None to start no process.
+
+    Yields:
+        The findings, row by row, as they are found.
+
+    Raises:
+        ValueError: if an expression names no method, or a hyperparameter that does not exist.
+    """
+    with one_thread():
+        for expression in expressions:
+            spec = parse(expression, methods)
+            process = FreshProcess(plugin, expression, NETWORKS[0]) if plugin else None
+            rows = [
+                check_case(Case(spec, methods, network), process if i == 0 else None)
+                for i, network in enumerate(NETWORKS)
+            ]
+            if all(row.refused for row in rows):
+                reason = f"it cannot be built for a training of 6 epochs: {rows[0].refused}"
+                remedy = f"give an expression that can, as in {spec.name}(…)"
+                rows[0] = rows[0]._replace(findings=[Finding("construction", reason, remedy)], refused="")
+                yield rows[0]
+                continue
+            yield from rows
+            if any(failures(row.findings) for row in rows):
+                continue  # its compositions would fail likewise
+            trains = Case(spec, methods, COMPOSED_ON).start().method.epochs > 0
+            for composed in compositions(expression, spec, methods, trains=trains):
+                yield check_case(Case(parse(composed, methods), methods, COMPOSED_ON))
+
+
+def check_plugin(plugin: Path, *expressions: str) -> list[str]:
+    """Check methods of a plugin file, as `econ check-method` does, and return the failures, a line each.
+
+    Args:
+        plugin: the file.
+        expressions: the methods to check, as in "my_method(K=3)"; none: all of the file.
+    """
+    methods = available_methods([plugin])
+    return [
+        f"{row.expression} on {row.network}: {finding.check}: {finding.reason}"
+        for row in check_methods(list(expressions) or list(load_plugin(plugin)), methods, plugin)
+        for finding in failures(row.findings)
+    ]
+
+
+def parse(expression: str, methods: Mapping[str, type[Method]]) -> MethodSpec:
+    """Read a method expression.
+
+    Raises:
+        ValueError: with all of its errors.
+    """
+    spec, errors = parse_method(expression, methods)
+    if spec is None:
+        raise ValueError("; ".join(errors))
+    return spec
+
+
+def compositions(expression: str, spec: MethodSpec, methods: Mapping[str, type[Method]], *, trains: bool) -> list[str]:
+    """Return the compositions with which a method is checked; all but the last need one that trains a network."""
+    around = [form.format(expression) for form in AROUND[0 if trains else -1 :]]
+    if "of" not in hyperparameters(methods[spec.name]) or spec.of is not None:
+        return around
+    name, _, rest = expression.partition("(")
+    arguments = f", {rest}" if rest else ")"
+    return [f"{name}({inner}{arguments}" for inner in INSIDE] + around
+
+
+def check_case(case: Case, process: FreshProcess | None = None) -> Row:
+    """Check one method on one network.
+
+    Args:
+        case: the method and the network.
+        process: trains the same in another process; None to compare with none.
+    """
+    expression = str(case.spec)
+    try:
+        small = case.start()
+        whole = case.trained(record=True)
+    except ValueError as error:
+        return Row(expression, case.architecture, [], str(error))
+    except Exception as error:  # the user's code can raise anything
+        reason = f"it does not train on {case.architecture}: {describe_error(error)}"
+        remedy = "if it needs what this network lacks, raise a ValueError in __init__ that says so"
+        return Row(expression, case.architecture, [Finding("training", reason, remedy)])
+    findings: list[Finding] = []
+    for name, check in checks_of(case, small, whole):
+        try:
+            findings += check
+        except Exception as error:
+            findings.append(Finding(name, describe_error(error)))
+    if process is not None:
+        findings += process.compare(fingerprint(whole))
+    return Row(expression, case.architecture, list(dict.fromkeys(findings)))
+
+
+def checks_of(case: Case, small: SmallRun, whole: SmallRun) -> Iterator[tuple[str, Iterator[Finding]]]:
+    """Yield the checks of a method by name; each is carried out when it is iterated over.
+
+    Args:
+        case: the method and the network.
+        small: the method before training.
+        whole: the method trained and prepared for prediction.
+    """
+    yield "declarations", check_declarations(case)
+    yield "construction", check_construction(case, small)
+    yield "prediction", check_prediction(case, whole)
+    yield "members", check_members(case, whole)
+    yield "repetition", check_repetition(case, whole)
+    yield "preparation", check_preparation(case, whole)
+    yield "costs", check_counted_work(case, whole)
+    yield "costs", check_declared_costs(case, whole)
+    if small.optimizer is not None:
+        yield "structure", check_structure(case, whole)
+        yield "lr", check_rate(case)
+        yield "ranks", check_division(case, whole)

@@ -1,0 +1,127 @@
+"""Checks of what a method is before it trains: its networks, hyperparameters and declarations."""
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from harness.conformance.finding import Finding
+from harness.conformance.small_run import Case, SmallRun
+from harness.costs.expected_cost import evaluate_cost_expression
+from harness.parsing.method_expression import hyperparameters
+from harness.studies import build_method
+from methods import Method
+from methods.core.wrapper import methods_within
+
+
+def check_declarations(case: Case) -> Iterator[Finding]:
+    """Check the search space, the default values, the declared costs and the description."""
+    method = case.methods[case.spec.name]
+    known = hyperparameters(method)
+    for name, distribution in method.space.items():
+        if name not in known:
+            yield Finding("space", f"{name!r} is no hyperparameter", "name a keyword-only argument of __init__")
+            continue
+        default = known[name][1]
+        try:
+            inside = distribution._contains(distribution.to_internal_repr(default))
+        except (TypeError, ValueError):
+            inside = False
+        if not inside:
+            yield Finding("space", f"the default {name}={default!r} lies outside of {distribution}", "widen the range")
+    for field in ("training", "passes", "prediction"):
+        try:
+            evaluate_cost_expression(case.spec, case.methods, field, 8)
+        except ValueError as error:
+            yield Finding("about", str(error), "use the hyperparameters' names, `epochs` and `start` only")
+    if not (vars(method).get("__doc__") or "").strip():
+        yield Finding("about", f"{method.__name__} has no docstring", "say in one line what it does", "note")
+    for name, (_, default) in known.items():
+        if default is not None and not callable(default) and type(default) not in (int, float, str, bool, tuple):
+            reason = f"the default {name}={default!r} is a {type(default).__name__}, which no study file can write"
+            yield Finding("hyperparameters", reason, "use a number, a string, a bool, a tuple or None")
+
+
+def check_construction(case: Case, small: SmallRun) -> Iterator[Finding]:
+    """Check that everything a method has is registered, seeded and trained."""
+    method = small.method
+    again = case.start().method
+    ours, theirs = method.state_dict(), again.state_dict()
+    for name, value in ours.items():
+        if not same(value, theirs[name]):
+            yield Finding(
+                "seed",
+                f"{name} differs between two instances of one seed",
+                "draw random numbers from torch's global generators or from `generator(purpose)` only",
+            )
+            break
+    with patch.object(build_method, "CONSTRUCTION", "another stream"):
+        drawn = [name for name, value in case.start().method.state_dict().items() if not same(value, ours[name])]
+    if drawn:
+        yield Finding(
+            "seed",
+            f"__init__ draws {', '.join(drawn[:3])}{' …' if len(drawn) > 3 else ''} from global generators, which "
+            "follow the run's seed",
+            "nothing; outside of the harness, `generator(purpose)` follows the seed, too",
+            "note",
+        )
+    if [(n.seed, n.epoch, n.level) for n in method.needs()] != [(n.seed, n.epoch, n.level) for n in again.needs()]:
+        yield Finding("needs", "`needs` gives other runs at each call", "derive them from `seed` and hyperparameters")
+    yield from check_registration(method)
+    if small.optimizer is not None:
+        yield from check_groups(method, small)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Compare two entries of a state."""
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
+
+
+def check_registration(method: Method) -> Iterator[Finding]:
+    """Check that no module or parameter is kept where torch does not see it."""
+    registered = {id(p) for p in method.parameters()}
+    for part in methods_within(method):
+        for name, value in vars(part).items():
+            for hidden in hidden_parameters(value):
+                if id(hidden) not in registered:
+                    yield Finding(
+                        "state",
+                        f"{type(part).__name__}.{name} keeps parameters in a plain container, so that no checkpoint "
+                        "holds them",
+                        "use nn.ModuleList, nn.ModuleDict or nn.ParameterList",
+                    )
+                    break
+
+
+def hidden_parameters(value: Any) -> Iterator[nn.Parameter]:
+    """Yield the parameters inside a plain list, tuple or dict."""
+    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    for item in items:
+        if isinstance(item, nn.Parameter):
+            yield item
+        elif isinstance(item, nn.Module):
+            yield from item.parameters()
+
+
+def check_groups(method: Method, small: SmallRun) -> Iterator[Finding]:
+    """Check that the optimizer has the parameters that get gradients, and no other."""
+    own = {id(p): name for name, p in method.named_parameters()}
+    grouped = {id(p) for group in method.param_groups() for _, p in group["params"]}
+    if foreign := grouped - own.keys():
+        yield Finding(
+            "param_groups",
+            f"{len(foreign)} tensors are not parameters of the method, so that no checkpoint holds them",
+            "make them nn.Parameter attributes in __init__",
+        )
+    left_out = [
+        name for key, name in own.items() if key not in grouped and dict(method.named_parameters())[name].requires_grad
+    ]
+    if left_out:
+        yield Finding(
+            "param_groups",
+            f"{', '.join(left_out[:3])}{' …' if len(left_out) > 3 else ''} require gradients and are in no group",
+            "add them to a group, or call requires_grad_(False) if they stay as they are",
+            "note",
+        )

@@ -1,0 +1,153 @@
+"""Checks of preparation and prediction."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from harness.conformance.finding import Finding
+from harness.conformance.small_run import Case, SmallRun
+from harness.parsing.method_expression import MethodSpec
+from methods import Method
+from methods.core.weight_averaging import AVERAGE_REMEDY, depends_on
+from methods.core.wrapper import methods_within
+
+CLASSES = 10
+
+
+def check_prediction(case: Case, whole: SmallRun) -> Iterator[Finding]:
+    """Check shape and values of the prediction, and that it changes nothing."""
+    x, _ = whole.test_batch()
+    before = whole.saved()[0]
+    logits = whole.predict(x)
+    if logits.dim() != 3 or logits.shape[1:] != (len(x), CLASSES):
+        yield Finding(
+            "predict",
+            f"its shape is {tuple(logits.shape)} for {len(x)} images of {CLASSES} classes",
+            "return the members' logits as (K, B, C), also if K is 1",
+        )
+        return
+    if not logits.isfinite().all():
+        yield Finding("predict", "some logits are not finite", "look for divisions by zero and logarithms of zero")
+        return
+    if not torch.equal(logits, whole.predict(x)):
+        yield Finding("predict", "a second prediction differs", "draw from `generator(purpose)`, and keep no state")
+    if name := changed_entry(before, whole.method):
+        yield Finding("predict", f"it changes {name}", "write buffers in `prepare` or in training only")
+    yield from check_rows(whole, x, logits)
+    fresh = case.start()
+    fresh.method.load_state_dict(before)
+    fresh.method.eval()
+    if not torch.equal(logits, fresh.predict(x)):
+        yield Finding(
+            "prepare",
+            "the finished state, loaded into a new instance, predicts otherwise",
+            "keep what `prepare` and training find in buffers",
+        )
+
+
+def check_rows(whole: SmallRun, x: Tensor, logits: Tensor) -> Iterator[Finding]:
+    """Check that the prediction of an example does not depend on the other examples of the batch."""
+    others = torch.cat([x[:7], x[7:].flip(-1) * 2 - 1])
+    if not torch.allclose(whole.predict(others)[:, :7], logits[:, :7], rtol=1e-4, atol=1e-5):
+        yield Finding(
+            "predict",
+            "the prediction of an example depends on the other examples of its batch",
+            "run the network in evaluation mode",
+        )
+
+
+def check_members(case: Case, whole: SmallRun) -> Iterator[Finding]:
+    """Check that members are given by the network's names, and what landscapes and averages would see."""
+    method, (x, _) = whole.method, whole.test_batch()
+    plain = replace(case, spec=MethodSpec(name="sgd")).start().method
+    names = {name for each in (plain, method) for name in each.own_weights()}
+    with torch.no_grad(), whole.seeded("predict"):
+        members = list(method.members())
+        for member in members:
+            if unknown := sorted(member.keys() - names):
+                yield Finding("members", f"{unknown[:3]} are no names of the network", "use `own_weights()`'s names")
+                return
+        each = [method.predict_with(x, member) for member in members]
+    if any(part.dim() != 3 or part.shape[1:] != (len(x), CLASSES) for part in each):
+        yield Finding(
+            "members",
+            f"the network gives {tuple(each[0].shape[1:])} where the prediction is {(len(x), CLASSES)}: landscapes "
+            "would score something else",
+            "override `predict_with` instead of `predict`",
+            "note",
+        )
+    elif not close(torch.cat(each), whole.predict(x)):
+        yield Finding(
+            "members",
+            "`predict` is not what `predict_with` gives for each of `members`: landscapes show the latter",
+            "override `predict_with` instead of `predict` if that is possible",
+            "note",
+        )
+    with torch.no_grad(), whole.seeded("predict"):
+        collects = any(part.collected for part in methods_within(method))  # SWA and SWAG refuse it
+        averaged = [] if collects or not method.epochs else method.weights_to_average()
+        if averaged and not depends_on(method, averaged, x):
+            yield Finding(
+                "average",
+                "its prediction does not depend on its parameters, so that it cannot be averaged by SWA and SWAG",
+                AVERAGE_REMEDY,
+                "note",
+            )
+
+
+def check_preparation(case: Case, whole: SmallRun) -> Iterator[Finding]:
+    """Check what `prepare` writes, and whether it counts on training mode."""
+    small, saved = case.start(), whole.snapshots[-1].saved
+    small.restore(saved, whole.epoch)
+    parameters = {name: p.detach().clone() for name, p in small.method.named_parameters()}
+    small.prepare()
+    moved = [name for name, p in small.method.named_parameters() if not torch.equal(p, parameters[name])]
+    if moved:
+        yield Finding("prepare", f"it changes the parameter {moved[0]}", "write buffers only, which `predict` reads")
+        return
+    other = case.start()
+    other.restore(saved, small.epoch)
+    other.method.train()
+    with other.seeded("prepare"), torch.no_grad():
+        other.method.prepare(other.preparation_data())
+    other.method.eval()
+    x, _ = small.test_batch()
+    if not state_moved(saved[0], small.method) and state_moved(saved[0], other.method):
+        yield Finding(
+            "prepare",
+            "it changes nothing in evaluation mode, in which it is called, and something in training mode",
+            "to re-estimate BatchNorm's statistics call `reestimate(self, batches, weights)`",
+            "note",
+        )
+    elif not close(small.predict(x), other.predict(x)):
+        yield Finding(
+            "prepare",
+            "run in training mode, it would move running statistics and predict otherwise; it is called in evaluation "
+            "mode, where it does not",
+            "nothing, unless it counts on training mode",
+            "note",
+        )
+
+
+def state_moved(before: dict[str, object], method: Method) -> bool:
+    """Return whether a method's state is no longer nearly what it was."""
+    now = method.state_dict()
+    tensors = [(now[name], was) for name, was in before.items() if isinstance(was, Tensor)]
+    return not all(torch.allclose(value, was, rtol=1e-4, atol=1e-5) for value, was in tensors)
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors have the same shape and nearly the same values."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def changed_entry(before: dict[str, object], method: Method) -> str:
+    """Return the name of the first entry of a method's state that is no longer what it was; or ""."""
+    for name, value in method.state_dict().items():
+        was = before[name]
+        equal = torch.equal(value, was) if isinstance(value, Tensor) and isinstance(was, Tensor) else value == was
+        if not equal:
+            return name
+    return ""

@@ -1,0 +1,200 @@
+"""Finds the files that a plugin is made of: its own, and those of every module of the user's that it uses.
+
+A module is the user's if it is neither part of Python, nor installed, nor one of our packages. A plugin uses the
+modules that loading it imports, those that its files name in import statements, inside functions too, and those of
+which classes and functions stand in its files' global names.
+"""
+
+import ast
+import hashlib
+import importlib
+import json
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import resolve_name
+from inspect import isclass, ismodule, isroutine
+from pathlib import Path
+
+from harness.cache.user_cache import PACKAGES
+
+INTERFACE = 2
+"""Part of the keys of all runs of plugin methods. It is raised when the harness changes what such methods compute."""
+INSTALLED = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+INSTALLED_PARTS = {"site-packages", "dist-packages"}
+"""Names of folders of installed packages; there may be more of them than this Python's own."""
+
+FOLDERS: list[str] = []
+"""The folders that this module has added to `sys.path`: those of the plugins that were loaded last."""
+IMPORTED: set[str] = set()
+"""Names of the user's modules that these plugins imported, or may import later."""
+
+
+@dataclass(frozen=True)
+class PluginSource:
+    """The files that a plugin is made of.
+
+    Attributes:
+        files: their contents, by the names under which Python would find them beside the plugin.
+        paths: where they lie.
+    """
+
+    files: Mapping[str, bytes]
+    paths: tuple[Path, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all of it, part of the keys of its methods' runs. It does not depend on where files lie."""
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
+        text = json.dumps({"interface": INTERFACE, "files": files}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def forget_modules() -> None:
+    """Forget the modules that plugins imported, and their folders, so that the next plugins read their own anew."""
+    for name in IMPORTED:
+        sys.modules.pop(name, None)
+    sys.path[:] = [folder for folder in sys.path if folder not in FOLDERS]
+    IMPORTED.clear()
+    FOLDERS.clear()
+    importlib.invalidate_caches()
+
+
+@contextmanager
+def importing_beside(plugin: Path) -> Iterator[set[str]]:
+    """Let Python find the modules beside a plugin, after all others, from now on.
+
+    From now on Python writes no compiled modules either: of a module that is edited within a second, it would execute
+    the old one, when the module is imported late too.
+
+    Yields:
+        A set, which holds the names of the user's modules that the body of the `with` block has imported, in the end.
+    """
+    folder = str(folder_of(plugin))
+    if folder not in sys.path:
+        sys.path.append(folder)
+        FOLDERS.append(folder)
+    imported: set[str] = set()
+    before = set(sys.modules)
+    sys.dont_write_bytecode = True
+    try:
+        yield imported
+    finally:
+        imported |= {name for name in sys.modules.keys() - before if is_users(locate(name))}
+        IMPORTED.update(imported)
+
+
+def find_sources(plugin: ModuleSpec, path: Path, imported: Iterable[str]) -> PluginSource:
+    """Find the files of a plugin.
+
+    Args:
+        plugin: the spec of its module.
+        path: its file, as the user wrote it.
+        imported: names of the user's modules that loading it imported.
+
+    Raises:
+        ValueError: if one of them names a module that lies beside the plugin, and Python finds another one.
+    """
+    found: dict[str, Path] = {}
+    files: dict[str, bytes] = {}
+    waiting = {plugin.name, *imported}
+    while waiting:
+        name = waiting.pop()
+        spec = locate(name)
+        if name in found or spec is None or spec.origin is None or not (spec is plugin or is_users(spec)):
+            continue
+        file = found[name] = Path(spec.origin)
+        folders = spec.parent.split(".") if spec.parent else []
+        content = files["/".join([*folders, file.name])] = file.read_bytes()
+        written = imported_names(content, spec.parent or "")
+        for each in written:
+            check_found_beside(each, path, file)
+        waiting |= written | global_names(name)
+    IMPORTED.update(found.keys() - sys.modules.keys())
+    return PluginSource(files, tuple(found.values()))
+
+
+def folder_of(plugin: Path) -> Path:
+    """Return the folder beside whose modules a plugin lies; as for a script, links to it are followed."""
+    return plugin.resolve().parent
+
+
+def locate(name: str) -> ModuleSpec | None:
+    """Return where Python finds a module, without importing it; None for nowhere."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__spec__", None)
+    parent = name.rpartition(".")[0]
+    if not parent:
+        return PathFinder.find_spec(name)
+    above = locate(parent)
+    folders = above.submodule_search_locations if above else None
+    return None if folders is None else PathFinder.find_spec(name, folders)
+
+
+def is_users(spec: ModuleSpec | None) -> bool:
+    """Return whether a module is a file that is neither part of Python, nor installed, nor one of our packages'."""
+    if spec is None or not spec.has_location or spec.origin is None or spec.name.partition(".")[0] in PACKAGES:
+        return False
+    file = Path(spec.origin)
+    return not INSTALLED_PARTS & set(file.parts) and not any(map(file.is_relative_to, INSTALLED))
+
+
+@lru_cache(maxsize=1024)
+def imported_names(content: bytes, package: str) -> frozenset[str]:
+    """Return the names of all modules that the import statements of a file may mean, with the packages around them.
+
+    Args:
+        content: of the file; one that is no Python names nothing.
+        package: the package that relative names start from.
+    """
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):
+        return frozenset()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            with suppress(ImportError):  # it leaves the package, and would fail
+                start = resolve_name("." * node.level + (node.module or ""), package)
+                names |= {f"{start}.{alias.name}" for alias in node.names}
+    parts = (name.split(".") for name in names)
+    return frozenset(".".join(each[:length]) for each in parts for length in range(1, len(each) + 1))
+
+
+def global_names(name: str) -> set[str]:
+    """Return the names of the modules that a module's global names hold, or hold classes or functions of."""
+    values = list(vars(sys.modules[name]).values()) if name in sys.modules else []
+    modules = {value.__name__ for value in values if ismodule(value)}
+    owners = {getattr(value, "__module__", None) for value in values if isclass(value) or isroutine(value)}
+    return modules | {owner for owner in owners if isinstance(owner, str)}
+
+
+def check_found_beside(name: str, plugin: Path, file: Path) -> None:
+    """Refuse the import of a module that lies beside the plugin if Python finds another one of its name.
+
+    Args:
+        name: of the module.
+        plugin: the plugin's file.
+        file: which imports the module.
+
+    Raises:
+        ValueError: naming both.
+    """
+    place = folder_of(plugin).joinpath(*name.split("."))
+    beside = next(filter(Path.is_file, (place / "__init__.py", place.with_name(f"{place.name}.py"))), None)
+    if beside is None:
+        return
+    spec = locate(name)
+    if spec and spec.has_location and spec.origin and Path(spec.origin).read_bytes() == beside.read_bytes():
+        return
+    found = spec.origin if spec and spec.origin else f"another {name.partition('.')[0]}"
+    raise ValueError(
+        f"plugin {plugin}: {file.name} imports {name}, and {beside} lies beside the plugin, but Python finds {found} "
+        "under this name; rename yours"
+    )

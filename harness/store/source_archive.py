@@ -1,0 +1,50 @@
+"""Keeps with a run the files of the plugins that its method comes from, as source.zip: the run can be made again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+from harness.parsing.method_expression import MethodSpec
+from harness.parsing.plugins import available_methods, source_digest
+from harness.store.run_folder import RunFolder, write_atomically
+
+
+def save_sources(folder: RunFolder, method: MethodSpec, plugins: Sequence[Path]) -> None:
+    """Save the files of plugins that a run's method, and the methods inside it, are made of; none for ours alone.
+
+    Args:
+        folder: the run's folder.
+        method: the run's method.
+        plugins: files of the user's own methods.
+
+    Raises:
+        ValueError: if the files are not those that the run was planned with.
+    """
+    named = {part.name: part for part in methods_inside(method) if part.source}
+    if not named:
+        return
+    methods = available_methods(plugins)
+    for name, part in named.items():
+        if part.source != source_digest(methods, name):
+            raise ValueError(
+                f"{name}: the files of its plugin were edited after this run was planned, and would not give the run "
+                "that its key stands for; start the command again, which plans it anew"
+            )
+    files = {f"{name}/{file}": content for name in named for file, content in methods.sources[name].files.items()}
+    write_atomically(folder.source, lambda file: write_zip(files, file))
+
+
+def methods_inside(method: MethodSpec) -> Iterator[MethodSpec]:
+    """Yield a method, and the methods inside it."""
+    part: MethodSpec | None = method
+    while part:
+        yield part
+        part = part.of
+
+
+def write_zip(files: Mapping[str, bytes], to: BinaryIO) -> None:
+    """Write files, by name, as an archive whose bytes depend on nothing else."""
+    with ZipFile(to, "w", ZIP_DEFLATED) as archive:
+        for name, content in sorted(files.items()):
+            archive.writestr(ZipInfo(name), content, ZIP_DEFLATED)  # its time is the first that an archive can hold
