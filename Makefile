@@ -6,7 +6,7 @@ RESULTS ?= results/$(STUDY)
 WORKERS ?= 2
 # Tests and commands start many processes, which start faster from compiled files.
 unexport PYTHONDONTWRITEBYTECODE
-BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+BESIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup leaderboard test test-more test-all lint format docs benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
 
@@ -33,8 +33,9 @@ test: setup
 	$(BIN)/python -m pytest -m 'not slow and not long and not alone' $(BESIDE)
 
 # What is long by nature: chaos, kills, compilers, ranks, Ray clusters, rehearsals, whole grids of methods; then `alone`.
+# Long tests often wait, so that there is room for one more process.
 test-more: setup
-	$(BIN)/python -m pytest -m 'long and not slow and not alone' $(BESIDE)
+	$(BIN)/python -m pytest -m 'long and not slow and not alone' $(BESIDE) --numprocesses $$(($(WORKERS) + 1))
 	$(BIN)/python -m pytest -m 'alone and not slow'
 
 test-all: setup

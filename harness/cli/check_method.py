@@ -65,7 +65,7 @@ def print_row(row: "Row", shown: "set[Finding]") -> None:
     for finding in row.findings:
         if finding in shown:
             continue
-        style = "dim" if finding.level == "note" else "red"
+        style = {"failure": "red", "warning": "yellow", "note": "dim"}[finding.level]
         console.print(f"      {finding.level}: {finding.check}: {escape(finding.reason)}", style=style, highlight=False)
         if finding.remedy:
             console.print(f"      → {escape(finding.remedy)}", style="dim", highlight=False)

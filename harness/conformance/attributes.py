@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.cache.user_cache import PACKAGES
 from methods import Method
 from methods.core.random_streams import DRAWN
 
@@ -15,15 +16,20 @@ SIMPLE = (int, float, str, bytes, complex, type(None))
 TORCHS_OWN = {*vars(nn.Module()), DRAWN}
 """Attributes that torch itself gives to every module."""
 
+NOT_THE_USERS = {*PACKAGES, "torch", "torchvision"}
+"""Packages whose modules keep what they need."""
+
 
 class Unknown:
     """Stands for a value that cannot be compared."""
 
 
 def plain_attributes(method: Method) -> dict[str, Any]:
-    """Return the plain attributes of a method and of all modules inside it, by name, in a form that can be compared."""
+    """Return the plain attributes of the user's modules in a method, by name, in a form that can be compared."""
     found = {}
     for name, module in method.named_modules():
+        if type(module).__module__.partition(".")[0] in NOT_THE_USERS:
+            continue
         for key, value in vars(module).items():
             if key not in TORCHS_OWN:
                 found[f"{name}.{key}" if name else key] = comparable(value)

@@ -8,13 +8,15 @@ from harness.conformance.construction import check_construction, check_declarati
 from harness.conformance.costs import check_counted_work, check_declared_costs
 from harness.conformance.finding import Finding, describe_error, failures
 from harness.conformance.fresh_process import FreshProcess, fingerprint
+from harness.conformance.overrides import check_overrides
 from harness.conformance.prediction import check_members, check_prediction, check_preparation
 from harness.conformance.ranks import check_division
 from harness.conformance.small_run import NETWORKS, Case, SmallRun, one_thread
-from harness.conformance.training import check_rate, check_repetition, check_structure
+from harness.conformance.training import check_rate, check_repetition, check_sharing, check_structure
 from harness.parsing.method_expression import MethodSpec, hyperparameters, parse_method
 from harness.parsing.plugins import available_methods, load_plugin
 from methods import Method
+from methods.core.weight_averaging import AverageInVainError
 
 AROUND = ("swa({})", "swag({}, start=0.5)", "snapshot({}, M=2)", "early_stopping({})", "deep_ensemble({}, K=2)")
 """Compositions with which a method that trains is checked."""
@@ -54,14 +56,16 @@ def check_methods(expressions: list[str], methods: Mapping[str, type[Method]], p
     Raises:
         ValueError: if an expression names no method, or a hyperparameter that does not exist.
     """
+    specs = [parse(expression, methods) for expression in expressions]
     with one_thread():
-        for expression in expressions:
-            spec = parse(expression, methods)
+        for expression, spec in zip(expressions, specs, strict=True):
             process = FreshProcess(plugin, expression, NETWORKS[0]) if plugin else None
             rows = [
                 check_case(Case(spec, methods, network), process if i == 0 else None)
                 for i, network in enumerate(NETWORKS)
             ]
+            if process:
+                process.end()
             if all(row.refused for row in rows):
                 reason = f"it cannot be built for a training of 6 epochs: {rows[0].refused}"
                 remedy = f"give an expression that can, as in {spec.name}(…)"
@@ -123,13 +127,16 @@ def check_case(case: Case, process: FreshProcess | None = None) -> Row:
     expression = str(case.spec)
     try:
         small = case.start()
-        whole = case.trained(record=True)
     except ValueError as error:
         return Row(expression, case.architecture, [], str(error))
     except Exception as error:  # the user's code can raise anything
-        reason = f"it does not train on {case.architecture}: {describe_error(error)}"
-        remedy = "if it needs what this network lacks, raise a ValueError in __init__ that says so"
-        return Row(expression, case.architecture, [Finding("training", reason, remedy)])
+        return Row(expression, case.architecture, [unbuilt(case, error)])
+    try:
+        whole = case.trained(record=True)
+    except AverageInVainError as error:
+        return Row(expression, case.architecture, [], str(error))
+    except Exception as error:
+        return Row(expression, case.architecture, [unbuilt(case, error)])
     findings: list[Finding] = []
     for name, check in checks_of(case, small, whole):
         try:
@@ -139,6 +146,14 @@ def check_case(case: Case, process: FreshProcess | None = None) -> Row:
     if process is not None:
         findings += process.compare(fingerprint(whole))
     return Row(expression, case.architecture, list(dict.fromkeys(findings)))
+
+
+def unbuilt(case: Case, error: Exception) -> Finding:
+    """Return what a method is told that fails before it can be checked."""
+    reason = f"it does not train on {case.architecture}: {describe_error(error)}"
+    return Finding(
+        "training", reason, "if it needs what this network lacks, raise a ValueError in __init__ that says so"
+    )
 
 
 def checks_of(case: Case, small: SmallRun, whole: SmallRun) -> Iterator[tuple[str, Iterator[Finding]]]:
@@ -161,3 +176,5 @@ def checks_of(case: Case, small: SmallRun, whole: SmallRun) -> Iterator[tuple[st
         yield "structure", check_structure(case, whole)
         yield "lr", check_rate(case)
         yield "ranks", check_division(case, whole)
+        yield "sharing", check_sharing(case, whole)
+        yield "hooks", check_overrides(case)

@@ -6,7 +6,8 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import DATASET, NETWORKS, Case, SmallRun
@@ -41,6 +42,26 @@ def check_counted_work(case: Case, whole: SmallRun) -> Iterator[Finding]:
             )
 
 
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts floating-point operations as torch's `FlopCounterMode` does, but without following modules.
+
+    Attributes:
+        operations: how many there were.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Carry out an operation, and count it."""
+        found = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.operations += count(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
 def share_outside(method: nn.Module, work: Callable[[], object]) -> float:
     """Return the share of floating-point operations that happen outside of the networks that `make_net` drew.
 
@@ -51,14 +72,14 @@ def share_outside(method: nn.Module, work: Callable[[], object]) -> float:
         work: runs the method.
     """
     inside = backward = depth = begun = 0
-    counter = FlopCounterMode(display=False)
+    counter = OperationCounter()
 
     def leave_out(derive: Callable[..., Any]) -> Callable[..., Any]:
         def derive_uncounted(*arguments: Any, **options: Any) -> Any:
             nonlocal backward
-            before = counter.get_total_flops()
+            before = counter.operations
             found = derive(*arguments, **options)
-            backward += counter.get_total_flops() - before
+            backward += counter.operations - before
             return found
 
         return derive_uncounted
@@ -66,12 +87,12 @@ def share_outside(method: nn.Module, work: Callable[[], object]) -> float:
     def enter(*_: object) -> None:
         nonlocal depth, begun
         depth += 1
-        begun = counter.get_total_flops() if depth == 1 else begun
+        begun = counter.operations if depth == 1 else begun
 
     def leave(*_: object) -> None:
         nonlocal depth, inside
         depth -= 1
-        inside += counter.get_total_flops() - begun if depth == 0 else 0
+        inside += counter.operations - begun if depth == 0 else 0
 
     nets = [module for module in method.modules() if getattr(module, DRAWN, False)]
     handles = [net.register_forward_pre_hook(enter) for net in nets]
@@ -86,7 +107,7 @@ def share_outside(method: nn.Module, work: Callable[[], object]) -> float:
     finally:
         for handle in handles:
             handle.remove()
-    total = counter.get_total_flops() - backward
+    total = counter.operations - backward
     return 1 - inside / total if total else 0.0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import methods
+from harness.parsing.plugin_sources import INSTALLED
 
 
 class Finding(NamedTuple):
@@ -15,13 +16,14 @@ class Finding(NamedTuple):
         check: the name of the check.
         reason: what was found.
         remedy: what to do.
-        level: a "failure" gives wrong numbers or none; a "note" is handled by the harness, or refused when it matters.
+        level: a "failure" gives wrong numbers or none; a "warning" is likely not what was meant; a "note" is handled by
+            the harness, or refused when it matters.
     """
 
     check: str
     reason: str
     remedy: str = ""
-    level: Literal["failure", "note"] = "failure"
+    level: Literal["failure", "warning", "note"] = "failure"
 
 
 def describe_error(error: BaseException) -> str:
@@ -36,7 +38,7 @@ def is_users(file: str) -> bool:
     project = Path(methods.__file__).parents[1]
     path = Path(file)
     ours = any(path.is_relative_to(project / name) for name in ("methods", "models", "data", "harness"))
-    return path.exists() and not ours and not {"site-packages", "lib"} & set(path.parts)
+    return path.exists() and not ours and not any(map(path.is_relative_to, INSTALLED))
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:

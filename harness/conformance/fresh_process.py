@@ -42,6 +42,12 @@ class FreshProcess:
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
+    def end(self) -> None:
+        """End it, if nothing was compared."""
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.communicate()
+
     def compare(self, expected: str) -> Iterator[Finding]:
         """Wait for it, and check that its result has the expected fingerprint."""
         output, errors = self.process.communicate()

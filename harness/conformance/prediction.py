@@ -69,6 +69,14 @@ def check_members(case: Case, whole: SmallRun) -> Iterator[Finding]:
             if unknown := sorted(member.keys() - names):
                 yield Finding("members", f"{unknown[:3]} are no names of the network", "use `own_weights()`'s names")
                 return
+            untouched = [name for name in member if name.endswith("running_mean") and not member[name].any()]
+            if untouched and method.epochs:
+                yield Finding(
+                    "members",
+                    f"after training, a member still has the running statistics it began with ({untouched[0]})",
+                    "copy them from the network, or call `reestimate(self, batches, weights)` in `prepare`",
+                )
+                return
         each = [method.predict_with(x, member) for member in members]
     if any(part.dim() != 3 or part.shape[1:] != (len(x), CLASSES) for part in each):
         yield Finding(
@@ -119,7 +127,7 @@ def check_preparation(case: Case, whole: SmallRun) -> Iterator[Finding]:
             "prepare",
             "it changes nothing in evaluation mode, in which it is called, and something in training mode",
             "to re-estimate BatchNorm's statistics call `reestimate(self, batches, weights)`",
-            "note",
+            "warning",
         )
     elif not close(small.predict(x), other.predict(x)):
         yield Finding(

@@ -36,6 +36,13 @@ def check_division(case: Case, trained: SmallRun) -> Iterator[Finding]:
         saved = trained.snapshots[epoch].saved
         rows = [slice(0, 8), slice(0, 4), slice(4, 8)]
         whole, first, second = (gradients_of(case, saved, epoch, part) for part in rows)
+        if not whole:
+            yield Finding(
+                "ranks",
+                "`divisible` is True, but `update` takes no step of the optimizer, by which ranks average gradients",
+                "call `optimizer.step()`, or remove `divisible = True`",
+            )
+            return
         for at_once, one, other in zip(whole, first, second, strict=True):
             for name, gradient in at_once.items():
                 halves = [half.get(name, torch.full_like(gradient, torch.nan)) for half in (one, other)]

@@ -1,6 +1,7 @@
 """Checks of training: the same seed gives the same bits, also if a run is interrupted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,8 +9,15 @@ from torch import Tensor
 from harness.conformance.attributes import changed, is_counter, plain_attributes
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import Case, SmallRun
+from harness.parsing.method_expression import MethodSpec
+from harness.store.checkpoint import load_optimizer_state, optimizer_state
+from methods.core.declarations import PLAIN_TRUNK
+from methods.core.forking import declared_sharing, fork, fork_state
 
-RESUME = "register it as a buffer (register_buffer), or compute it from the epoch in `begin_epoch`"
+RESUME = (
+    "keep it in a buffer (register_buffer, NamedBuffers), or compute it from the epoch in `begin_epoch`; begin a "
+    "generator there anew, by `generator(purpose)`; use no optimizer but the given one"
+)
 STRUCTURE = "create every parameter and buffer in __init__, and change only their values later"
 
 
@@ -42,6 +50,30 @@ def check_repetition(case: Case, whole: SmallRun) -> Iterator[Finding]:
     if epochs := whole.method.epochs:
         yield from check_resumed(whole, case.start(), epochs // 3, "a new instance")
         yield from check_resumed(whole, again, epochs - 1, "an instance that was used before")
+
+
+def check_sharing(case: Case, whole: SmallRun) -> Iterator[Finding]:
+    """Check that a method which declares a trunk of plain training goes on from one with the same bits."""
+    method = whole.method
+    trunk_of = declared_sharing(method).trunk
+    trunk = trunk_of(method) if trunk_of and not method.needs() else None
+    if trunk is None or trunk.of != PLAIN_TRUNK or not trunk.epochs:
+        return
+    plain, forked = replace(case, spec=MethodSpec(name="sgd")).start(), case.start()
+    plain.method.lr = method.lr  # type: ignore[method-assign]
+    plain.train(trunk.epochs)
+    fork(forked.method, fork_state(plain.method, trunk.epochs), trunk.epochs)
+    assert plain.optimizer is not None
+    assert forked.optimizer is not None
+    load_optimizer_state(forked.optimizer, optimizer_state(plain.optimizer))
+    forked.epoch = trunk.epochs
+    forked.finish()
+    if name := first_difference(whole, forked):
+        yield Finding(
+            "sharing",
+            f"forked from plain training after {trunk.epochs} epochs, it ends with another {name} than trained alone",
+            "declare no `sharing`, or one that ends where the method departs from plain training",
+        )
 
 
 def check_rate(case: Case) -> Iterator[Finding]:

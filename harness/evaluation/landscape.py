@@ -30,6 +30,8 @@ from methods.core.random_streams import CPU
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
+ROUNDING = 0.05
+"""The largest difference, relative to the largest logit, between members fused and one by one, in bfloat16 too."""
 PLANE_PATH_POINTS = 61
 """Number of points of the path that is drawn on a plane."""
 
@@ -95,6 +97,7 @@ def measure_landscape(
     """
     method.eval()
     found = Landscape()
+    reason = differs_from_prediction(method, examples.test) if asked.path or asked.plane or asked.flatness else ""
     if asked.training_loss:
         total = accuracy_and_nll(method.predict, examples.train)
         found.metrics |= total.as_metrics("training", nll="loss")
@@ -106,6 +109,9 @@ def measure_landscape(
     if asked.flatness:
         makers["flatness"] = partial(measure_flatness, method, asked.flatness, examples.train)
     for name, make in makers.items():
+        if reason:
+            found.unavailable[name] = reason
+            continue
         try:
             found.arrays |= {f"{name}/{key}": array for key, array in make().items()}
         except UnavailableError as error:
@@ -114,6 +120,23 @@ def measure_landscape(
         apart = anchor_distances(method.net, islice(method.anchors(), 2))
         found.metrics |= {f"path/{name}": value for name, value in apart.items()}
     return found
+
+
+def differs_from_prediction(method: Method, examples: Iterable[Batch]) -> str:
+    """Say in which way the networks of a landscape are not what the method predicts with; "" for none.
+
+    A method may predict with more networks than it has members, such as dropout masks; then its members are measured.
+    """
+    x, _ = next(iter(examples))
+    predicted = method.predict(x)
+    of_members = torch.cat([method.predict_with(x, weights) for weights in method.members()])
+    if of_members.shape[1:] != predicted.shape[1:]:
+        return f"its network gives {tuple(of_members.shape[2:])} numbers where it predicts {tuple(predicted.shape[2:])}"
+    if len(of_members) == len(predicted):
+        difference = (of_members - predicted).abs().max() / predicted.abs().max().clamp(min=1.0)
+        if difference > ROUNDING:
+            return "`predict` is not what `predict_with` gives for its members"
+    return ""
 
 
 def measure_path(method: Method, asked: PathMeasurement, examples: LandscapeData) -> dict[str, Array]:

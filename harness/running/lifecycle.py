@@ -23,7 +23,7 @@ from harness.parsing.plugins import available_methods
 from harness.planning.trunks import TrunkRun
 from harness.running.distributed.group import SINGLE_PROCESS, Group
 from harness.running.method_setup import example_inputs, set_up_method
-from harness.running.needed_runs import find_finished, load_finished
+from harness.running.needed_runs import NeededRunError, find_finished, load_finished
 from harness.running.result import make_result, make_trunk_result
 from harness.running.run_data import RunData, load_task
 from harness.running.run_state import RunState
@@ -33,7 +33,7 @@ from harness.running.worker_process import warm_up
 from harness.store.outcome import DivergenceError
 from harness.store.progress import ProgressFile
 from harness.store.run_folder import RunFolder, read_json, write_atomically, write_json
-from harness.studies.build_method import make_method
+from harness.studies.build_method import make_method, seeded_needs
 from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.run import Run
 from methods import Anchor, Batch, PreparationData, prepare_for_prediction
@@ -107,7 +107,9 @@ class RunLifecycle:
             needed: keys of the finished runs and trunks that it starts from, then of those that its evaluation uses.
         """
         folders = find_finished(self.settings.runs, needed)
-        count = len(self.method.needs())
+        count = len(seeded_needs(self.method))
+        if len(folders) < count:
+            raise NeededRunError(f"it needs {count} runs, and the plan knew of {len(folders)}")
         parts, reference_runs = folders[:count], folders[count:]
         prepared = self.start_or_resume()
         if not prepared:
@@ -116,8 +118,10 @@ class RunLifecycle:
             self.prepare()
         self.progress.enter_stage("evaluating")
         if not self.group.rank:
+            with self.seeded("landscape"):
+                around = self.explore(reference_runs)
             with self.seeded("predict"):
-                self.write_result(parts, self.explore(reference_runs))
+                self.write_result(parts, around)
             self.folder.progress.unlink(missing_ok=True)
         self.group.barrier()
 
@@ -191,6 +195,8 @@ class RunLifecycle:
                 loss, rate = train_epoch(self.method, self.optimizer, self.data.training, epoch, self.group.mean)
                 if held_out:
                     self.method.watch(held_out, statistics)
+            if not self.counter.cost.forward_examples:
+                raise ValueError(f"{self.run.method} trains without a network that make_net drew: no work is counted")
             self.state.epoch = epoch + 1
             self.group.average_carried_gradients(self.method)
             if self.group.rank:
@@ -274,6 +280,8 @@ class RunLifecycle:
         else:
             assert isinstance(self.task, TextTask)
             found = evaluate_text(self.method, self.task, self.counter, self.run.evaluate.calibration_bins)
+        if not found.forwards_per_example:
+            raise ValueError(f"{self.run.method} predicts without a network that make_net drew: no work is counted")
         bad = [name for name, value in {**found.metrics, **around.metrics}.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")

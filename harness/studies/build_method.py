@@ -18,7 +18,7 @@ from harness.studies.run import Run
 from methods import DataSizes, MakeNet, Method, Need, Recipe
 from methods.core.layers import copy_module
 from methods.core.random_streams import CONSTRUCTION, DRAWN, all_seeded, stream
-from methods.core.wrapper import methods_within
+from methods.core.wrapper import Wrapper, methods_within
 from models.pretrained import check_pretrained_fit, load_pretrained
 
 
@@ -149,14 +149,16 @@ class MetaMethods:
 
         Whether a method's `needs` follows its attribute `seed` is seen at its second seed, by building it once more. If
         not, it is built for each seed. This is a property of the method's code, so it is found out once for each method
-        expression. A method that needs nothing at its first seed needs nothing at any.
+        expression.
         """
         method, key = self.build(run, shape), str(run.method)
-        if not method.needs() or method.seed == run.seed:
-            return method.needs()
+        if all(type(part).needs in (Method.needs, Wrapper.needs) for part in methods_within(method)):
+            return []
+        if method.seed == run.seed:
+            return seeded_needs(method)
         if self.needs_follow_seed.get(key):
             return needs_with_seed(method, run.seed)
-        needs = build_meta_method(run, self.methods, shape).needs()
+        needs = seeded_needs(build_meta_method(run, self.methods, shape))
         self.needs_follow_seed.setdefault(key, needs == needs_with_seed(method, run.seed))
         return needs
 
@@ -168,10 +170,16 @@ def needs_with_seed(method: Method, seed: int) -> list[Need]:
     for part, own in parts:
         part.seed = seed if own == before else own
     try:
-        return method.needs()
+        return seeded_needs(method)
     finally:
         for part, own in parts:
             part.seed = own
+
+
+def seeded_needs(method: Method) -> list[Need]:
+    """Return what a method needs; what it draws from global generators for that follows its seed."""
+    with all_seeded(stream(method.seed, "global generators in needs")):
+        return method.needs()
 
 
 class SkipInitialization(TorchFunctionMode):

@@ -24,7 +24,7 @@ def last_layer(net: nn.Module) -> str:
     names: list[str] = [
         name
         for name, layer in net.named_modules()
-        if any(key == "weight" and p.ndim > 1 for key, p in layer.named_parameters(recurse=False))
+        if isinstance(layer, WEIGHTED) or hasattr(layer, "out_features")  # such as a grouped linear layer
     ]
     if not names:
         raise ValueError("this architecture has neither linear layers nor convolutions")

@@ -25,7 +25,7 @@ class Method(nn.Module):
                 super().__init__(make_net, recipe)
                 self.temperature = temperature
 
-            def predict_with(self, x, weights):
+            def predict_with(self, x, weights=None):
                 return super().predict_with(x, weights) / self.temperature
 
     Keyword-only arguments of `__init__` are the method's hyperparameters. Study files set them by name.
@@ -44,6 +44,8 @@ class Method(nn.Module):
     - Derive behaviour from the epoch, the learning rate from the position in training, and random numbers from
       `generator(purpose)`.
     - Leave devices, precision, logging, files and data loading to the harness.
+
+    What a method declares (`about`, `needs`, `sharing`) is described by `help(About)`, `help(Need)` of this package.
 
     Attributes:
         space: the search space of the hyperparameters by name, for tuning. Each default lies inside its range.
@@ -146,11 +148,7 @@ class Method(nn.Module):
         return self.epoch >= self.start_epoch
 
     def begin_epoch(self, epoch: int) -> None:
-        """Start an epoch; at T0 call `begin`. A wrapper first calls this hook of its inner method.
-
-        Args:
-            epoch: counted from 0.
-        """
+        """Start an epoch, counted from 0; at T0 call `begin`. A wrapper first calls this hook of its inner method."""
         self.epoch = epoch
         if epoch == self.start_epoch:
             self.begin()
@@ -238,14 +236,10 @@ class Method(nn.Module):
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def end_epoch(self, epoch: int) -> None:
-        """Finish an epoch, for example by collecting the weights.
-
-        Args:
-            epoch: counted from 0.
-        """
+        """Finish an epoch, counted from 0, for example by collecting the weights."""
 
     def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
-        """Look at held-out data after an epoch, if `watches` asks for it; the method is in training mode.
+        """Look at held-out data after an epoch, if `watches` asks for it, in training mode and with gradients.
 
         Args:
             held_out: batches of the held-out data, not augmented.
@@ -292,14 +286,10 @@ class Method(nn.Module):
         return torch.cat([self.predict_with(x, weights) for weights in self.members()])
 
     def predict_with(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Return the prediction of the network with given weights, as logits (k, B, C); by default one, its output.
+        """Return the logits that the network predicts for x with given weights, (k, B, C); by default its output.
 
         Override it if a network's output is not its prediction: if it has several heads, or is divided by a
         temperature. Landscapes and re-estimated statistics are those of this prediction.
-
-        Args:
-            x: (B, …).
-            weights: see `forward`.
         """
         return self(x, weights)[None]  # type: ignore[no-any-return]
 
@@ -321,21 +311,13 @@ class Method(nn.Module):
         return (Anchor(weights) for weights in self.members())
 
     def along(self, alpha: float) -> list[float]:
-        """Return the coefficients of the first anchors at a point of the path from the first to the second anchor.
-
-        Args:
-            alpha: the point's position on the path; 0 is the first anchor, 1 the second.
-        """
+        """Return the coefficients of the first anchors at α on the path from the first (0) to the second (1)."""
         return [1.0 - alpha, alpha]
 
     # --- state ---------------------------------------------------------------------------------------------
 
     def generator(self, purpose: str) -> torch.Generator:
-        """Return a new random generator that depends only on the seed, the purpose and the current epoch.
-
-        Args:
-            purpose: what the numbers are for; different purposes give independent numbers.
-        """
+        """Return a new random generator, which depends only on the seed, the current epoch and what it is for."""
         return stream(self.seed, purpose, self.epoch)
 
     def get_extra_state(self) -> dict[str, int]:

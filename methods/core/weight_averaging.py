@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.core.declarations import Anchor, Batch, Weights
+from methods.core.declarations import Anchor, Batch
 from methods.core.layers import NamedBuffers, copy_module
 from methods.core.method import MakeMethod, Method
 from methods.core.random_streams import MakeNet
@@ -166,10 +166,6 @@ class WeightAveraging(Collector):
             copy_each(averaged, unflatten(mean, averaged))
             copy_each(buffers, original)
 
-    def predict_with(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Predict as the average does, or the inner method while too few states are collected."""
-        return (self.average if self.has_enough_states else self.inner).predict_with(x, weights)
-
     def members(self) -> Iterable[dict[str, Tensor]]:
         """Return the members of every predictor; those of a point are computed one point at a time."""
         if self.has_enough_states and self.statistics:
@@ -203,6 +199,10 @@ AVERAGE_REMEDY = (
 """What to do about a method that is averaged in vain."""
 
 
+class AverageInVainError(ValueError):
+    """What was averaged has no part in the prediction."""
+
+
 def check_averages(method: Method, x: Tensor) -> None:
     """Check that every average within a method is an average of what predicts.
 
@@ -211,7 +211,7 @@ def check_averages(method: Method, x: Tensor) -> None:
         x: a few inputs, (B, …), whose values do not matter.
 
     Raises:
-        ValueError: for the first average whose prediction does not depend on what was averaged.
+        AverageInVainError: for the first average whose prediction does not depend on what was averaged.
     """
     for part in methods_within(method):
         if not isinstance(part, WeightAveraging) or not part.has_enough_states:
@@ -222,7 +222,7 @@ def check_averages(method: Method, x: Tensor) -> None:
         weights = [value for each in averaged for value in each.weights_to_average()]
         if not depends_on(part, weights, x):
             outer, inner = type(part).__name__, type(part.inner).__name__
-            raise ValueError(
+            raise AverageInVainError(
                 f"{outer} averages {inner} in vain: the prediction of {inner} does not depend on what is averaged; "
                 f"{AVERAGE_REMEDY}"
             )
@@ -230,7 +230,7 @@ def check_averages(method: Method, x: Tensor) -> None:
 
 @torch.no_grad()
 def depends_on(method: Method, weights: Sequence[Tensor], x: Tensor) -> bool:
-    """Return whether a method's prediction of x, (B, …), changes if some of its tensors change; it stays as it is."""
+    """Return whether every member's prediction of x, (B, …), changes if some tensors change; they stay as they are."""
     training, kept = method.training, [value.clone() for value in weights]
     generator = torch.Generator().manual_seed(0)
     method.eval()
@@ -239,7 +239,8 @@ def depends_on(method: Method, weights: Sequence[Tensor], x: Tensor) -> bool:
         for value in weights:
             noise = torch.randn(value.shape, generator=generator).to(value)
             value.add_(noise * (0.1 * value.abs().mean() + 0.01))
-        return not torch.equal(before, method.predict(x))
+        moved = before != method.predict(x)
+        return bool(moved.flatten(1).any(1).all())
     finally:
         copy_each(weights, kept)
         method.train(training)

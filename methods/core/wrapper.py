@@ -22,7 +22,8 @@ class Wrapper(Method):
     """Wrap an inner method: every hook calls the inner method's hook.
 
     An override of `loss` or `forward` in a wrapper does not change training: the inner method's `update` calls the
-    inner method's own.
+    inner method's own. Likewise `predict` calls the inner method's `predict`. A wrapper that overrides one of `loss`,
+    `forward` and `predict_with` and not its caller is refused.
 
     Attributes:
         prediction_only: whether the wrapper changes nothing but the prediction, so that it may also wrap a method that
@@ -41,7 +42,8 @@ class Wrapper(Method):
             of: builds the inner method.
 
         Raises:
-            ValueError: if the inner method trains no network itself, and this wrapper does not allow that.
+            ValueError: if the inner method trains no network itself, and this wrapper does not allow that; or if an
+                override of the wrapper would never be called.
         """
         nn.Module.__init__(self)
         self.inner = of(make_net, recipe)
@@ -50,6 +52,14 @@ class Wrapper(Method):
         if self.watches and self.inner.watches not in (None, self.watches):
             raise ValueError(f"{outer} watches {self.watches} data, and {inner} inside it {self.inner.watches} data")
         self.watches = self.watches or self.inner.watches
+        for hook, caller in (("loss", "update"), ("forward", "update"), ("predict_with", "predict")):
+            if getattr(type(self), hook) is not getattr(Wrapper, hook) and getattr(type(self), caller) is getattr(
+                Wrapper, caller
+            ):
+                raise ValueError(
+                    f"{outer}.{hook} would never be called: `{caller}` of a wrapper calls the inner method's own; "
+                    f"override `{caller}`"
+                )
         if not self.inner.epochs and not vars(type(self)).get("prediction_only", False):
             raise ValueError(
                 f"{outer} cannot be made of {inner}, which trains no network itself; put it inside of {inner} "
@@ -162,8 +172,8 @@ class Wrapper(Method):
         return torch.cat([method.predict(x) for method in self.predictors()])
 
     def predict_with(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Predict as the first of the predictors does."""
-        return next(iter(self.predictors())).predict_with(x, weights)
+        """Predict as the inner method does."""
+        return self.inner.predict_with(x, weights)
 
     def weights_to_average(self) -> list[Tensor]:
         """Return what the inner method returns, then the wrapper's own parameters."""

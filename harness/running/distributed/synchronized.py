@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from harness.running.distributed.group import SINGLE_PROCESS, Group
 from methods import Recipe
@@ -22,15 +23,22 @@ def synchronize(net: nn.Module, group: Group) -> nn.Module:
     """Return a network, or a method, in which synchronized layers replace those that use the whole minibatch.
 
     For a group of one process, nothing is changed.
+
+    Raises:
+        ValueError: for a layer of another kind that uses the whole minibatch.
     """
     if group.size == 1 or isinstance(net, SynchronizedBatchNorm | SynchronizedDropout | SynchronizedShakeDrop):
         return net
-    if isinstance(net, _BatchNorm):
+    if isinstance(net, _BatchNorm) and type(net) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return SynchronizedBatchNorm(net, group)
-    if isinstance(net, nn.Dropout):
+    if type(net) is nn.Dropout:
         return SynchronizedDropout(net, group)
-    if isinstance(net, ShakeDrop):
+    if type(net) is ShakeDrop:
         return SynchronizedShakeDrop(net, group)
+    if isinstance(net, _BatchNorm | _DropoutNd | ShakeDrop):
+        raise ValueError(
+            f"{type(net).__name__} uses the whole minibatch, and ranks cannot synchronize it: train it with --ranks 1"
+        )
     for name, layer in net.named_children():
         setattr(net, name, synchronize(layer, group))
     return net

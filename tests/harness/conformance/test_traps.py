@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from optuna.distributions import FloatDistribution
 from methods import *
+from methods.core.declarations import PLAIN_TRUNK, Sharing, Trunk
 
 class Trap(Method):
     '''A trap.'''
@@ -250,6 +251,70 @@ TRAPS = {
         "lr",
         "another rate",
     ),
+    "a step of its own that ranks do not see": (
+        """
+    def update(self, batches, optimizer):
+        loss = self.loss(*batches[0])
+        loss.backward()
+        with torch.no_grad():
+            for p in self.net.parameters():
+                p -= 0.01 * p.grad
+                p.grad = None
+        return loss.detach()
+""",
+        "ranks",
+        "takes no step of the optimizer",
+    ),
+    "a trunk that it does not train": (
+        """
+    sharing = Sharing(lambda method: Trunk(PLAIN_TRUNK, 3))
+    def loss(self, x, y, weights=None):
+        return 2 * super().loss(x, y, weights)
+""",
+        "sharing",
+        "forked from plain training after 3 epochs",
+    ),
+    "a prediction with weights that is never asked for": (
+        """
+    pass
+class Trap(BatchEnsemble):
+    '''A trap.'''
+    def predict_with(self, x, weights=None):
+        return super().predict_with(x, weights) / 2
+METHODS = {"trap": Trap}
+""",
+        "hooks",
+        "overrides `predict_with`, and its `predict` never calls it",
+    ),
+    "statistics that nobody refreshes": (
+        """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.slow = NamedBuffers(self.own_weights().items())
+    @torch.no_grad()
+    def end_epoch(self, epoch):
+        for name, p in self.net.named_parameters():
+            self.slow.named()[name].lerp_(p, 0.5)
+    def members(self):
+        return [self.slow.named()]
+""",
+        "members",
+        "still has the running statistics it began with",
+    ),
+    "a wrapper that ends no epoch of the inner method": (
+        """
+    pass
+class Trap(Wrapper):
+    '''A trap.'''
+    def __init__(self, make_net, recipe, *, of: MakeMethod = SGD):
+        super().__init__(make_net, recipe, of)
+    def end_epoch(self, epoch):
+        pass
+METHODS = {"trap": Trap}
+""",
+        "hooks",
+        "never calls `end_epoch` of the method inside",
+    ),
     "parameters of no group": (
         """
     def __init__(self, make_net, recipe):
@@ -327,3 +392,41 @@ def test_an_error_names_the_line(check):
     (finding,) = check(HEAD.format(divisible=False) + body).findings
     assert "IndexError" in finding.reason
     assert "trap.py, line" in finding.reason
+
+
+def test_a_gradient_by_the_inputs_is_no_failure(check):
+    body = """
+    about = About("adversarial training", "Goodfellow et al. 2015", training="2")
+    def update(self, batches, optimizer):
+        ((x, y),) = batches
+        x = x.clone().requires_grad_()
+        (by_x,) = torch.autograd.grad(self.loss(x, y), x)
+        return super().update([((x + 0.1 * by_x.sign()).detach(), y)], optimizer)
+"""
+    row = check(HEAD.format(divisible=False) + body)
+    assert failures(row.findings) == []
+    assert not row.refused
+
+
+@pytest.mark.parametrize("hook", ["loss(self, x, y, weights=None)", "predict_with(self, x, weights=None)"])
+def test_an_override_of_a_wrapper_that_is_never_called_is_refused(hook, check):
+    body = f"""
+    pass
+class Trap(Wrapper):
+    '''A trap.'''
+    def __init__(self, make_net, recipe, *, of: MakeMethod = SGD):
+        super().__init__(make_net, recipe, of)
+    def {hook}:
+        return 0
+METHODS = {{"trap": Trap}}
+"""
+    assert "would never be called" in check(HEAD.format(divisible=False) + body).refused
+
+
+def test_a_bug_is_no_refusal(check):
+    body = """
+    def loss(self, x, y, weights=None):
+        return self.recipe.criterion(self(x, weights), y[:3])
+"""
+    (finding,) = failures(check(HEAD.format(divisible=False) + body).findings)
+    assert "ValueError" in finding.reason

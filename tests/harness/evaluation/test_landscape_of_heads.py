@@ -1,5 +1,7 @@
 """Landscapes and re-estimated statistics are those of what a network predicts, which may not be its output."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from harness.evaluation.landscape import LandscapeData, measure_landscape
 from harness.evaluation.weight_space import accuracy_and_nll
 from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement
-from methods import SWA, Anchor, Method, reestimate
+from methods import SWA, SWAG, Anchor, Line, Method, Snapshot, reestimate
 from tests.conftest import build, separable
 from tests.harness.evaluation.test_landscape import batches
 from tests.methods.training import trained
@@ -73,3 +75,46 @@ def test_a_plain_method_is_scored_as_before(recipe, data):
     with torch.no_grad():
         (own,) = method.members()
         assert torch.equal(method.predict_with(x, own)[0], method(x, own))
+
+
+@pytest.mark.parametrize("outer", [partial(Snapshot, M=2), partial(SWA, start=3), partial(SWAG, start=3, N=2)])
+def test_a_path_of_a_wrapper_is_that_of_its_networks(outer, recipe, data):
+    method = trained(partial(outer, of=Line), recipe, data.train)
+    found = measure_landscape(method, ExtraMeasurements(path=PathMeasurement(points=3)), data)
+    plain = build(Method, recipe)
+    for i, anchor in zip((0, 2), method.anchors(), strict=False):
+        plain.net.load_state_dict({**plain.net.state_dict(), **anchor.weights})
+        reestimate(plain, data.statistics)
+        with torch.no_grad():
+            expected = accuracy_and_nll(plain.eval().predict, data.test)
+        assert found.arrays["path/nll"][i] == pytest.approx(expected.nll, rel=1e-4)
+
+
+class Scaled(Method):
+    """Override `predict` alone."""
+
+    def predict(self, x):
+        return super().predict(x) / 3
+
+
+class Wide(TwoHeads):
+    """Override `predict` alone, of a network whose output has another width."""
+
+    def predict_with(self, x, weights=None):
+        return self(2 * x, weights)[None]
+
+    def predict(self, x):
+        return self(2 * x).unflatten(1, (2, 3)).transpose(0, 1)
+
+    def loss(self, x, y, weights=None):
+        return sum(self.recipe.criterion(logits, y) for logits in self.predict(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(Scaled, "is not what `predict_with` gives"), (Wide, "gives (6,) numbers")]
+)
+def test_a_landscape_of_something_else_is_not_shown(make, reason, recipe, data):
+    method = trained(make, recipe, data.train)
+    found = measure_landscape(method, ExtraMeasurements(flatness=FlatnessMeasurement(sigmas=(0.0,), draws=1)), data)
+    assert reason in found.unavailable["flatness"]
+    assert found.arrays == {}

@@ -210,8 +210,9 @@ def test_names_of_the_state_stay_the_same(pair, make_run):
 
 EXACTLY = """
 import os, signal
-from methods import METHODS, SGD
+from methods import METHODS, SGD, last_layer
 import torch.distributed as dist
+from torch import nn
 
 def exactly(method):
     class Exactly(method):
@@ -232,7 +233,16 @@ class Killed(exactly(SGD)):
         if epoch == 2 and dist.is_initialized() and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-METHODS = {"killed": Killed, **{f"{name}_x": exactly(METHODS[name]) for name in METHODS}}
+class Norm(SGD):
+    'Puts layers that use the whole minibatch into the network.'
+    divisible = True
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        name = last_layer(self.net)
+        old = self.net.get_submodule(name)
+        self.net.set_submodule(name, nn.Sequential(nn.BatchNorm1d(old.in_features), nn.Dropout(0.2), old))
+
+METHODS = {"killed": Killed, "norm_x": exactly(Norm), **{f"{name}_x": exactly(METHODS[name]) for name in METHODS}}
 """
 
 
@@ -272,7 +282,12 @@ def compare(found, expected, key, ranks="2", **bounds):
 
 @pytest.mark.parametrize(
     "method",
-    ["swa(late_phase_bn_x(K=2, start=1), start=2)", "early_stopping(mc_dropout_x(K=2), criterion=test)", "branched_x"],
+    [
+        "swa(late_phase_bn_x(K=2, start=1), start=2)",
+        "early_stopping(mc_dropout_x(K=2), criterion=test)",
+        "branched_x",
+        "norm_x",
+    ],
 )
 def test_a_run_has_the_results_of_one_process(pair, exact, method):
     make, settings = exact

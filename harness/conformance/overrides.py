@@ -1,0 +1,80 @@
+"""Checks that what a method overrides is called."""
+
+from collections.abc import Iterator
+from functools import wraps
+from typing import Any
+
+from harness.conformance.finding import Finding, is_users
+from harness.conformance.small_run import Case
+from methods import Method
+from methods.core.wrapper import Wrapper, methods_within
+
+CALLERS = {"loss": "update", "forward": "update", "members": "predict", "predict_with": "predict"}
+"""Hooks, each with the hook that must call it."""
+
+PASSED_ON = ("begin_epoch", "end_epoch", "update")
+"""Hooks that a wrapper must pass on to the method inside, if it overrides them."""
+
+
+def check_overrides(case: Case) -> Iterator[Finding]:
+    """Check that the hooks which the user's classes override are called where their results would count.
+
+    A class that overrides the caller too is left alone: it may do without.
+    """
+    small = case.start()
+    called: set[tuple[int, str]] = set()
+    watched = [
+        (part, hook)
+        for part in methods_within(small.method)
+        for hook, caller in CALLERS.items()
+        if overrides(part, hook) and not overrides(part, caller)
+    ]
+    for part, hook in watched:
+        record(part, hook, called)
+    inside = [
+        (part, hook)
+        for part in methods_within(small.method)
+        if isinstance(part, Wrapper) and not part.collected
+        for hook in PASSED_ON
+        if overrides(part, hook)
+    ]
+    for part, hook in inside:
+        record(part.inner, hook, called)
+    small.train(1)
+    for part, hook in inside:
+        if (id(part.inner), hook) not in called:
+            name = type(part).__name__
+            yield Finding(
+                "hooks",
+                f"{name}.{hook} never calls `{hook}` of the method inside",
+                f"call super().{hook}(…) in it",
+            )
+    small.prepare()
+    small.predict(small.test_batch()[0])
+    for part, hook in watched:
+        if (id(part), hook) not in called:
+            name = type(part).__name__
+            yield Finding(
+                "hooks",
+                f"{name} overrides `{hook}`, and its `{CALLERS[hook]}` never calls it: the override has no effect",
+                f"override `{CALLERS[hook]}` instead",
+            )
+
+
+def overrides(part: Method, hook: str) -> bool:
+    """Return whether a class of the user's overrides a hook."""
+    owner = next(cls for cls in type(part).__mro__ if hook in vars(cls))
+    code = getattr(vars(owner)[hook], "__code__", None)
+    return code is not None and is_users(code.co_filename)
+
+
+def record(part: Method, hook: str, called: set[tuple[int, str]]) -> None:
+    """Note in `called` that a method's hook was called."""
+    original = getattr(part, hook)
+
+    @wraps(original)
+    def noting(*arguments: Any, **options: Any) -> Any:
+        called.add((id(part), hook))
+        return original(*arguments, **options)
+
+    setattr(part, hook, noting)
