@@ -6,7 +6,7 @@ RESULTS ?= results/$(STUDY)
 WORKERS ?= 2
 # Tests and commands start many processes, which start faster from compiled files.
 unexport PYTHONDONTWRITEBYTECODE
-BESIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup leaderboard test test-more test-all lint format docs benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
 

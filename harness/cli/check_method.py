@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from harness.cli.options import Refusal, console
+from harness.cli.options import Plugins, Refusal, console
 
 if TYPE_CHECKING:
     from harness.conformance.check_method import Row
@@ -22,6 +23,7 @@ def check_method(
             metavar="[EXPRESSION]…", help="Methods to check, as in my_method(K=3). Default: all of the file."
         ),
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Check methods of your own: that they resume, are seeded, counted, saved and averaged as `Method` asks for.
 
@@ -33,13 +35,14 @@ def check_method(
     from harness.parsing.plugins import available_methods, load_plugin
 
     try:
-        methods = available_methods([file])
         asked = expressions or list(load_plugin(file))
+        plugins = [file, *(plugin or [])]
+        methods = available_methods(plugins)
         rows: list[Row] = []
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             progress.add_task(f"checking {', '.join(asked)} on small networks")
-            for row in check_methods(asked, methods, file):
+            for row in check_methods(asked, methods, plugins):
                 print_row(row, shown={finding for earlier in rows for finding in earlier.findings})
                 rows.append(row)
     except (ValueError, FileNotFoundError) as error:
@@ -59,13 +62,18 @@ def print_row(row: "Row", shown: "set[Finding]") -> None:
     verdict = "refused" if row.refused else "[bold red]FAILS[/]" if failures(row.findings) else "[green]ok[/]"
     console.print(f"{verdict}  {escape(row.expression)} on {row.network}", highlight=False)
     if row.refused:
-        console.print(f"      {escape(row.refused)}", style="dim", highlight=False)
+        console.print(indented(row.refused), style="dim", highlight=False)
     if set(failures(row.findings)) & shown:
-        console.print("      failures that are shown above", style="red", highlight=False)
+        console.print(indented("failures that are shown above"), style="red", highlight=False)
     for finding in row.findings:
         if finding in shown:
             continue
         style = {"failure": "red", "warning": "yellow", "note": "dim"}[finding.level]
-        console.print(f"      {finding.level}: {finding.check}: {escape(finding.reason)}", style=style, highlight=False)
+        console.print(indented(f"{finding.level}: {finding.check}: {finding.reason}"), style=style, highlight=False)
         if finding.remedy:
-            console.print(f"      → {escape(finding.remedy)}", style="dim", highlight=False)
+            console.print(indented(f"→ {finding.remedy}"), style="dim", highlight=False)
+
+
+def indented(text: str) -> Padding:
+    """Return a text whose lines all begin further to the right."""
+    return Padding(escape(text), (0, 0, 0, 6))

@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ def comparable(value: Any) -> Any:
         return ("set", sorted(map(repr, value)))
     if isinstance(value, dict):
         return {repr(key): comparable(item) for key, item in value.items()}
+    if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, nn.Module | ModuleType):
+        return (type(value).__name__, {key: comparable(item) for key, item in vars(value).items()})
     return Unknown
 
 
@@ -68,8 +71,3 @@ def changed(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def same(one: Any, other: Any) -> bool:
     """Compare what `comparable` returned; NaN equals NaN."""
     return repr(one) == repr(other)
-
-
-def is_counter(value: Any) -> bool:
-    """Return whether a value of `plain_attributes` is a number or a random generator, which later steps depend on."""
-    return isinstance(value, int | float) or (isinstance(value, tuple) and value[:1] == ("generator",))

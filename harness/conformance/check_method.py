@@ -1,6 +1,6 @@
 """Checks methods and the compositions that users will make of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,13 +42,15 @@ class Row(NamedTuple):
     refused: str = ""
 
 
-def check_methods(expressions: list[str], methods: Mapping[str, type[Method]], plugin: Path | None) -> Iterator[Row]:
+def check_methods(
+    expressions: Sequence[str], methods: Mapping[str, type[Method]], plugins: Sequence[Path] = ()
+) -> Iterator[Row]:
     """Check each method on every network, and its compositions on one.
 
     Args:
         expressions: method expressions, such as `my_method(K=3)`.
         methods: all methods by name.
-        plugin: the plugin file, from which another process builds the methods too; None to start no process.
+        plugins: the plugin files, from which another process builds the methods too; none to start no process.
 
     Yields:
         The findings, row by row, as they are found.
@@ -59,7 +61,7 @@ def check_methods(expressions: list[str], methods: Mapping[str, type[Method]], p
     specs = [parse(expression, methods) for expression in expressions]
     with one_thread():
         for expression, spec in zip(expressions, specs, strict=True):
-            process = FreshProcess(plugin, expression, NETWORKS[0]) if plugin else None
+            process = FreshProcess(plugins, expression, NETWORKS[0]) if plugins else None
             rows = [
                 check_case(Case(spec, methods, network), process if i == 0 else None)
                 for i, network in enumerate(NETWORKS)
@@ -87,10 +89,11 @@ def check_plugin(plugin: Path, *expressions: str) -> list[str]:
         plugin: the file.
         expressions: the methods to check, as in "my_method(K=3)"; none: all of the file.
     """
+    asked = expressions or list(load_plugin(plugin))
     methods = available_methods([plugin])
     return [
         f"{row.expression} on {row.network}: {finding.check}: {finding.reason}"
-        for row in check_methods(list(expressions) or list(load_plugin(plugin)), methods, plugin)
+        for row in check_methods(asked, methods, [plugin])
         for finding in failures(row.findings)
     ]
 
@@ -151,6 +154,8 @@ def check_case(case: Case, process: FreshProcess | None = None) -> Row:
 def unbuilt(case: Case, error: Exception) -> Finding:
     """Return what a method is told that fails before it can be checked."""
     reason = f"it does not train on {case.architecture}: {describe_error(error)}"
+    if isinstance(error, TypeError) and "argument" in str(error):
+        return Finding("training", reason, "make hyperparameters keyword-only arguments of __init__ with defaults")
     return Finding(
         "training", reason, "if it needs what this network lacks, raise a ValueError in __init__ that says so"
     )

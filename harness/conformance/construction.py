@@ -47,6 +47,7 @@ def check_declarations(case: Case) -> Iterator[Finding]:
 def check_construction(case: Case, small: SmallRun) -> Iterator[Finding]:
     """Check that everything a method has is registered, seeded and trained."""
     method = small.method
+    yield from check_receive(case, method)
     again = case.start().method
     ours, theirs = method.state_dict(), again.state_dict()
     for name, value in ours.items():
@@ -77,6 +78,19 @@ def check_construction(case: Case, small: SmallRun) -> Iterator[Finding]:
 def same(one: Any, other: Any) -> bool:
     """Compare two entries of a state."""
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
+
+
+def check_receive(case: Case, method: Method) -> Iterator[Finding]:
+    """Check that a method which starts from other runs takes something of their states."""
+    if not method.needs():
+        return
+    before, after = SmallRun(case.run(), case.methods).method.state_dict(), method.state_dict()
+    if all(same(value, after[name]) for name, value in before.items()):
+        yield Finding(
+            "receive",
+            "`receive` changes nothing, though the method needs other runs",
+            "load the states; the names of a network's tensors in them begin with `net.`",
+        )
 
 
 def check_registration(method: Method) -> Iterator[Finding]:
@@ -123,5 +137,4 @@ def check_groups(method: Method, small: SmallRun) -> Iterator[Finding]:
             "param_groups",
             f"{', '.join(left_out[:3])}{' …' if len(left_out) > 3 else ''} require gradients and are in no group",
             "add them to a group, or call requires_grad_(False) if they stay as they are",
-            "note",
         )

@@ -1,13 +1,13 @@
 """Trains a method in another process, to see whether it gives the same bits there.
 
-Run as `python -m harness.conformance.fresh_process PLUGIN EXPRESSION NETWORK`; it prints the fingerprint of the result.
+Run as `python -m harness.conformance.fresh_process EXPRESSION NETWORK PLUGIN…`; it prints a fingerprint.
 """
 
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -34,9 +34,9 @@ def fingerprint(small: SmallRun) -> str:
 class FreshProcess:
     """A process that trains a method on a network, while this one goes on."""
 
-    def __init__(self, plugin: Path, expression: str, network: str) -> None:
+    def __init__(self, plugins: Sequence[Path], expression: str, network: str) -> None:
         """Start it, with another order of sets and dicts of strings."""
-        command = [sys.executable, "-m", "harness.conformance.fresh_process", str(plugin), expression, network]
+        command = [sys.executable, "-m", "harness.conformance.fresh_process", expression, network, *map(str, plugins)]
         environment = {**os.environ, "PYTHONHASHSEED": "12345"}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -63,9 +63,9 @@ class FreshProcess:
             )
 
 
-def main(plugin: str, expression: str, network: str) -> None:
+def main(expression: str, network: str, *plugins: str) -> None:
     """Train a method, and print the fingerprint of the result."""
-    methods = available_methods([Path(plugin)])
+    methods = available_methods(map(Path, plugins))
     spec, errors = parse_method(expression, methods)
     assert spec is not None, errors
     with one_thread():

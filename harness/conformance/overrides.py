@@ -1,8 +1,12 @@
 """Checks that what a method overrides is called."""
 
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import wraps
 from typing import Any
+
+import torch
 
 from harness.conformance.finding import Finding, is_users
 from harness.conformance.small_run import Case
@@ -23,11 +27,9 @@ def check_overrides(case: Case) -> Iterator[Finding]:
     """
     small = case.start()
     called: set[tuple[int, str]] = set()
+    method = small.method  # others are inside of it, or copies, which may have no part in training or in prediction
     watched = [
-        (part, hook)
-        for part in methods_within(small.method)
-        for hook, caller in CALLERS.items()
-        if overrides(part, hook) and not overrides(part, caller)
+        (method, hook) for hook, caller in CALLERS.items() if overrides(method, hook) and not overrides(method, caller)
     ]
     for part, hook in watched:
         record(part, hook, called)
@@ -40,7 +42,17 @@ def check_overrides(case: Case) -> Iterator[Finding]:
     ]
     for part, hook in inside:
         record(part.inner, hook, called)
+    asked: Counter[tuple[int, str]] = Counter()
+    for part in methods_within(small.method):
+        count_generators(part, asked)
     small.train(1)
+    for purpose in dict.fromkeys(purpose for (_, purpose), count in asked.items() if count > 1):
+        yield Finding(
+            "generator",
+            f"generator({purpose!r}) is asked for more than once in an epoch, and gives the same numbers each time",
+            "keep it as an attribute that `begin_epoch` sets anew, unless that is what you want",
+            "warning",
+        )
     for part, hook in inside:
         if (id(part.inner), hook) not in called:
             name = type(part).__name__
@@ -66,6 +78,19 @@ def overrides(part: Method, hook: str) -> bool:
     owner = next(cls for cls in type(part).__mro__ if hook in vars(cls))
     code = getattr(vars(owner)[hook], "__code__", None)
     return code is not None and is_users(code.co_filename)
+
+
+def count_generators(part: Method, asked: Counter[tuple[int, str]]) -> None:
+    """Count in `asked` how often a method of the user's asks for the generator of a purpose."""
+    original = part.generator
+    if not is_users(sys.modules[type(part).__module__].__file__ or ""):
+        return
+
+    def counting(purpose: str) -> torch.Generator:
+        asked[id(part), purpose] += 1
+        return original(purpose)
+
+    part.generator = counting  # type: ignore[method-assign]
 
 
 def record(part: Method, hook: str, called: set[tuple[int, str]]) -> None:

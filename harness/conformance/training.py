@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from harness.conformance.attributes import changed, is_counter, plain_attributes
+from harness.conformance.attributes import changed, plain_attributes
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import Case, SmallRun
 from harness.parsing.method_expression import MethodSpec
@@ -103,7 +103,6 @@ def check_resumed(whole: SmallRun, resumed: SmallRun, epochs: int, how: str) -> 
             f"after {epochs + 1} epochs the attribute {name} is {shown(ours.get(name))}; if the run was resumed an "
             f"epoch before, it is {shown(theirs.get(name))}",
             RESUME,
-            "failure" if is_counter(ours.get(name)) else "note",
         )
     resumed.finish()
     if name := first_difference(whole, resumed):

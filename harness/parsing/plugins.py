@@ -14,6 +14,7 @@ from harness.cache.user_cache import method_entry_points
 from harness.parsing.plugin_sources import PluginSource, find_sources, forget_modules, importing_beside
 from methods import METHODS
 from methods.core.method import Method
+from methods.core.random_streams import all_seeded, stream
 
 MODULE_PREFIX = "economical_ensembles_plugin_"
 
@@ -87,7 +88,7 @@ def execute_plugin(path: Path) -> tuple[ModuleType, PluginSource]:
         raise ValueError(f"plugin {path}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    with importing_beside(path) as imported:
+    with importing_beside(path) as imported, all_seeded(stream(0, "global generators in the bodies of plugins")):
         try:
             spec.loader.exec_module(module)
         except Exception as error:

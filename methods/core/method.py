@@ -45,7 +45,7 @@ class Method(nn.Module):
       `generator(purpose)`.
     - Leave devices, precision, logging, files and data loading to the harness.
 
-    What a method declares (`about`, `needs`, `sharing`) is described by `help(About)`, `help(Need)` of this package.
+    What a method declares in `about` and `needs` is described by `help(About)` and `help(Need)` of `methods`.
 
     Attributes:
         space: the search space of the hyperparameters by name, for tuning. Each default lies inside its range.

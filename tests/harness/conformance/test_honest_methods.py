@@ -70,7 +70,7 @@ def test_their_compositions_pass(plugin, expression):
 def test_a_whole_check_of_a_plugin(tmp_path):
     (plugin,) = [path for path in PLUGINS if path.stem == "ema"]
     methods = available_methods([plugin])
-    rows = list(check_methods(["ema(decay=0.8)"], methods, plugin))
+    rows = list(check_methods(["ema(decay=0.8)"], methods, [plugin]))
     assert [(row.expression, row.network) for row in rows] == [
         ("ema(decay=0.8)", "lenet5"),
         ("ema(decay=0.8)", "wrn-10-1"),

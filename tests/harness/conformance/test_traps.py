@@ -263,7 +263,20 @@ TRAPS = {
         return loss.detach()
 """,
         "ranks",
-        "takes no step of the optimizer",
+        "two ranks with half a minibatch",
+    ),
+    "a loss after the step": (
+        """
+    def update(self, batches, optimizer):
+        loss = super().update(batches, optimizer)
+        with torch.no_grad():
+            after = self.loss(*batches[0])
+            for p in self.net.parameters():
+                p.mul_(1 - 0.01 * after)
+        return loss
+""",
+        "ranks",
+        "two ranks with half a minibatch",
     ),
     "a trunk that it does not train": (
         """
@@ -315,6 +328,29 @@ METHODS = {"trap": Trap}
         "hooks",
         "never calls `end_epoch` of the method inside",
     ),
+    "a receive that takes nothing": (
+        """
+    def needs(self):
+        return [Need(seed=5)]
+    def receive(self, states):
+        self.net.load_state_dict(states[0], strict=False)
+""",
+        "receive",
+        "changes nothing",
+    ),
+    "a counter in an object": (
+        """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.state = type("State", (), {})()
+        self.state.steps = 0
+    def update(self, batches, optimizer):
+        self.state.steps += 1
+        return super().update(batches, optimizer)
+""",
+        "resume",
+        "the attribute state",
+    ),
     "parameters of no group": (
         """
     def __init__(self, make_net, recipe):
@@ -340,7 +376,9 @@ def check(tmp_path):
         spec, errors = parse_method("trap", methods)
         assert not errors
         with one_thread():
-            return check_case(Case(spec, methods, network), FreshProcess(path, "trap", network) if elsewhere else None)
+            return check_case(
+                Case(spec, methods, network), FreshProcess([path], "trap", network) if elsewhere else None
+            )
 
     return check
 
@@ -430,3 +468,20 @@ def test_a_bug_is_no_refusal(check):
 """
     (finding,) = failures(check(HEAD.format(divisible=False) + body).findings)
     assert "ValueError" in finding.reason
+
+
+def test_a_generator_that_repeats_its_numbers_is_warned_of(check):
+    body = NOISE.format(noise="torch.randn(x.shape, generator=self.generator('mix')).to(x)")
+    row = check(HEAD.format(divisible=False) + body, "lenet5")
+    (warning,) = [each for each in row.findings if each.level == "warning"]
+    assert "generator('mix') is asked for more than once in an epoch" in warning.reason
+    assert failures(row.findings) == []
+
+
+def test_random_numbers_of_a_plugins_body_are_the_same_everywhere(check):
+    row = check(
+        "import torch\nDRAW = float(torch.rand(()))\n" + HEAD.format(divisible=False) + NOISE.format(noise="DRAW"),
+        "lenet5",
+        elsewhere=True,
+    )
+    assert failures(row.findings) == []
