@@ -11,7 +11,7 @@ from harness.conformance.fresh_process import FreshProcess, fingerprint
 from harness.conformance.overrides import check_overrides
 from harness.conformance.prediction import check_members, check_prediction, check_preparation
 from harness.conformance.ranks import check_division
-from harness.conformance.small_run import NETWORKS, Case, SmallRun, one_thread
+from harness.conformance.small_run import NETWORKS, RECIPE, Case, SmallRun, one_thread
 from harness.conformance.training import check_rate, check_repetition, check_sharing, check_structure
 from harness.parsing.method_expression import MethodSpec, hyperparameters, parse_method
 from harness.parsing.plugins import available_methods, load_plugin
@@ -69,7 +69,7 @@ def check_methods(
             if process:
                 process.end()
             if all(row.refused for row in rows):
-                reason = f"it cannot be built for a training of 6 epochs: {rows[0].refused}"
+                reason = f"it cannot be built for a training of {RECIPE.epochs} epochs: {rows[0].refused}"
                 remedy = f"give an expression that can, as in {spec.name}(…)"
                 rows[0] = rows[0]._replace(findings=[Finding("construction", reason, remedy)], refused="")
                 yield rows[0]

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from torch import nn
 
 from harness.conformance.finding import Finding
-from harness.conformance.small_run import Case, SmallRun
+from harness.conformance.small_run import RECIPE, Case, SmallRun, first_change, same
 from harness.costs.expected_cost import evaluate_cost_expression
 from harness.parsing.method_expression import hyperparameters
 from harness.studies import build_method
@@ -33,7 +32,7 @@ def check_declarations(case: Case) -> Iterator[Finding]:
             yield Finding("space", f"the default {name}={default!r} lies outside of {distribution}", "widen the range")
     for field in ("training", "passes", "prediction"):
         try:
-            evaluate_cost_expression(case.spec, case.methods, field, 8)
+            evaluate_cost_expression(case.spec, case.methods, field, RECIPE.epochs)
         except ValueError as error:
             yield Finding("about", str(error), "use the hyperparameters' names, `epochs` and `start` only")
     if not (vars(method).get("__doc__") or "").strip():
@@ -49,15 +48,13 @@ def check_construction(case: Case, small: SmallRun) -> Iterator[Finding]:
     method = small.method
     yield from check_receive(case, method)
     again = case.start().method
-    ours, theirs = method.state_dict(), again.state_dict()
-    for name, value in ours.items():
-        if not same(value, theirs[name]):
-            yield Finding(
-                "seed",
-                f"{name} differs between two instances of one seed",
-                "draw random numbers from torch's global generators or from `generator(purpose)` only",
-            )
-            break
+    ours = method.state_dict()
+    if name := first_change(ours, again.state_dict()):
+        yield Finding(
+            "seed",
+            f"{name} differs between two instances of one seed",
+            "draw random numbers from torch's global generators or from `generator(purpose)` only",
+        )
     with patch.object(build_method, "CONSTRUCTION", "another stream"):
         drawn = [name for name, value in case.start().method.state_dict().items() if not same(value, ours[name])]
     if drawn:
@@ -75,17 +72,12 @@ def check_construction(case: Case, small: SmallRun) -> Iterator[Finding]:
         yield from check_groups(method, small)
 
 
-def same(one: Any, other: Any) -> bool:
-    """Compare two entries of a state."""
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
-
-
 def check_receive(case: Case, method: Method) -> Iterator[Finding]:
     """Check that a method which starts from other runs takes something of their states."""
     if not method.needs():
         return
     before, after = SmallRun(case.run(), case.methods).method.state_dict(), method.state_dict()
-    if all(same(value, after[name]) for name, value in before.items()):
+    if not first_change(before, after):
         yield Finding(
             "receive",
             "`receive` changes nothing, though the method needs other runs",

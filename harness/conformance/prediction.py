@@ -6,14 +6,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from data import dataset_shape
 from harness.conformance.finding import Finding
-from harness.conformance.small_run import Case, SmallRun
+from harness.conformance.small_run import DATASET, Case, SmallRun, first_change
 from harness.parsing.method_expression import MethodSpec
 from methods import Method
 from methods.core.weight_averaging import AVERAGE_REMEDY, depends_on
 from methods.core.wrapper import methods_within
 
-CLASSES = 10
+CLASSES = dataset_shape(DATASET.name).classes
 
 
 def check_prediction(case: Case, whole: SmallRun) -> Iterator[Finding]:
@@ -33,7 +34,7 @@ def check_prediction(case: Case, whole: SmallRun) -> Iterator[Finding]:
         return
     if not torch.equal(logits, whole.predict(x)):
         yield Finding("predict", "a second prediction differs", "draw from `generator(purpose)`, and keep no state")
-    if name := changed_entry(before, whole.method):
+    if name := first_change(before, whole.method.state_dict()):
         yield Finding("predict", f"it changes {name}", "write buffers in `prepare` or in training only")
     yield from check_rows(whole, x, logits)
     fresh = case.start()
@@ -149,13 +150,3 @@ def state_moved(before: dict[str, object], method: Method) -> bool:
 def close(one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors have the same shape and nearly the same values."""
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4)
-
-
-def changed_entry(before: dict[str, object], method: Method) -> str:
-    """Return the name of the first entry of a method's state that is no longer what it was; or ""."""
-    for name, value in method.state_dict().items():
-        was = before[name]
-        equal = torch.equal(value, was) if isinstance(value, Tensor) and isinstance(was, Tensor) else value == was
-        if not equal:
-            return name
-    return ""

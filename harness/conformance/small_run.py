@@ -204,6 +204,18 @@ def start(
     return small
 
 
+def same(one: Any, other: Any) -> bool:
+    """Compare two entries of a state, bit for bit; NaN equals NaN."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one.nan_to_num(), other.nan_to_num())
+    return bool(one == other)
+
+
+def first_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return the name of the first entry of a state that is another one, or missing, in a second state; or ""."""
+    return next((name for name, value in before.items() if not same(value, after.get(name))), "")
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch use one thread inside a `with` block: with such small networks, more would wait for each other."""

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from harness.conformance.attributes import changed, plain_attributes
 from harness.conformance.finding import Finding
-from harness.conformance.small_run import Case, SmallRun
+from harness.conformance.small_run import Case, SmallRun, first_change, same
 from harness.parsing.method_expression import MethodSpec
 from harness.store.checkpoint import load_optimizer_state, optimizer_state
 from methods.core.declarations import PLAIN_TRUNK
@@ -117,13 +116,7 @@ def shown(value: object) -> str:
 
 def first_difference(one: SmallRun, other: SmallRun) -> str:
     """Return the name of the first part of two states, or "prediction", in which two finished runs differ; or ""."""
-    ours, theirs = one.method.state_dict(), other.method.state_dict()
-    for name, value in ours.items():
-        found = theirs.get(name)
-        if isinstance(value, Tensor) and isinstance(found, Tensor):
-            if not torch.equal(value.nan_to_num(), found.nan_to_num()):
-                return name
-        elif value != found:
-            return name
+    if name := first_change(one.method.state_dict(), other.method.state_dict()):
+        return name
     x, _ = one.test_batch()
-    return "" if torch.equal(one.predict(x).nan_to_num(), other.predict(x).nan_to_num()) else "prediction"
+    return "" if same(one.predict(x), other.predict(x)) else "prediction"
