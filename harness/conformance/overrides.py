@@ -15,9 +15,8 @@ from methods.core.wrapper import Wrapper, methods_within
 
 CALLERS = {"loss": "update", "forward": "update", "members": "predict", "predict_with": "predict"}
 """Hooks, each with the hook that must call it."""
-
-PASSED_ON = ("begin_epoch", "end_epoch", "update")
-"""Hooks that a wrapper must pass on to the method inside, if it overrides them."""
+PASSED_ON = ("begin_epoch", "end_epoch")
+"""Hooks that a wrapper must pass on to the method inside; its own `update` may take the step itself."""
 
 
 def check_overrides(case: Case) -> Iterator[Finding]:

@@ -485,3 +485,24 @@ def test_random_numbers_of_a_plugins_body_are_the_same_everywhere(check):
         elsewhere=True,
     )
     assert failures(row.findings) == []
+
+
+def test_a_wrapper_may_take_the_step_itself(check):
+    body = """
+    pass
+class Trap(Wrapper):
+    '''Steps along the gradient's direction.'''
+    def __init__(self, make_net, recipe, *, of: MakeMethod = SGD):
+        super().__init__(make_net, recipe, of)
+    def update(self, batches, optimizer):
+        optimizer.zero_grad()
+        loss = self.inner.loss(*batches[0])
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.inner.net.parameters(), 1.0)
+        optimizer.step()
+        return loss.detach()
+METHODS = {"trap": Trap}
+"""
+    row = check(HEAD.format(divisible=False) + body, "lenet5")
+    assert failures(row.findings) == []
+    assert not row.refused
