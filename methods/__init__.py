@@ -7,13 +7,25 @@ trains methods by the interface that `Method` defines.
 from methods.batch_ensemble import BatchEnsemble
 from methods.branched import Branched
 from methods.core.batch_norm import reestimate, reestimate_each
-from methods.core.declarations import About, Anchor, Batch, DataSizes, Need, PreparationData, Weights
+from methods.core.declarations import (
+    PLAIN_TRUNK,
+    About,
+    Anchor,
+    Batch,
+    DataSizes,
+    Need,
+    PreparationData,
+    Sharing,
+    Trunk,
+    Weights,
+)
+from methods.core.late_phase import LatePhase
 from methods.core.layers import NamedBuffers, last_layer
 from methods.core.member_average import average_members
 from methods.core.method import MakeMethod, Method, prepare_for_prediction
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
-from methods.core.wrapper import Wrapper
+from methods.core.wrapper import Collector, Wrapper
 from methods.curve import Curve
 from methods.deep_ensemble import DeepEnsemble
 from methods.dropout import Dropout
@@ -75,6 +87,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "FGE",
     "METHODS",
+    "PLAIN_TRUNK",
     "SGD",
     "SWA",
     "SWAG",
@@ -83,6 +96,7 @@ __all__ = [
     "Batch",
     "BatchEnsemble",
     "Branched",
+    "Collector",
     "Curve",
     "DataSizes",
     "DeepEnsemble",
@@ -93,6 +107,7 @@ __all__ = [
     "Integral",
     "LabelSmoothing",
     "LateIndependent",
+    "LatePhase",
     "LatePhaseBatchNorm",
     "LatePhaseFull",
     "LatePhaseHypernet",
@@ -108,8 +123,10 @@ __all__ = [
     "PreparationData",
     "Rank1",
     "Recipe",
+    "Sharing",
     "Simplex",
     "Snapshot",
+    "Trunk",
     "Weights",
     "Wrapper",
     "average_members",

@@ -60,20 +60,22 @@ def read_entry(key: str) -> Any:
     return None
 
 
-def write_entry(key: str, value: Any, files: Iterable[Path] = ()) -> None:
+def write_entry(key: str, value: Any, files: Iterable[Path] = (), absent: Iterable[Path] = ()) -> None:
     """Keep a value.
 
     Args:
         key: what `entry_key` returned.
         value: JSON values.
         files: files and folders that the value was computed from.
+        absent: files that are not there, and on which the value would depend.
     """
     path = folder() / f"{key}.json"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with suppress(OSError, TypeError, ValueError):  # a value that JSON cannot hold is not kept either
         entry = {"value": value, "files": {str(file.absolute()): file_fingerprint(file) for file in files}}
-        if not all(entry["files"].values()):
+        if not all(entry["files"].values()) or any(map(file_fingerprint, absent := list(absent))):
             return
+        entry["files"] |= {str(file): [] for file in absent}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(entry), encoding="utf-8")
         temporary.replace(path)

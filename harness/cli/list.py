@@ -42,8 +42,8 @@ def list_(
     key = entry_key("list", what, format, width, [str(path.resolve()) for path in plugins])
     listed = read_entry(key)
     if listed is None:
-        listed, files = describe(what, format, plugins, width)
-        write_entry(key, listed, files)
+        listed, files, absent = describe(what, format, plugins, width)
+        write_entry(key, listed, files, absent)
     if isinstance(listed, str):
         print_or_write(listed, None)
         return
@@ -57,19 +57,21 @@ def list_(
 
 def describe(
     what: Listing, format: Form, plugins: list[Path], width: int
-) -> tuple[str | list[tuple[str, str]], list[Path]]:
-    """Return what is listed: text of methods, else the name and description of each; and the files it was read from.
+) -> tuple[str | list[tuple[str, str]], list[Path], list[Path]]:
+    """Return what is listed, the files it was read from, and those that would have been read, too, if they were there.
+
+    Methods are listed as text, all else as the name and description of each.
 
     Raises:
         Refusal: for a plugin that cannot be loaded.
     """
     from harness.catalogue import listing
-    from harness.parsing.plugins import source_files
+    from harness.parsing.plugins import absent_files, source_files
 
     if what is not Listing.methods:
-        return listing.LISTINGS[what.value](), []
+        return listing.LISTINGS[what.value](), [], []
     try:
         text = listing.methods_as_markdown(plugins) if format is Form.markdown else listing.methods(plugins, width)
     except (ValueError, FileNotFoundError) as error:
         raise Refusal(str(error)) from error
-    return text, source_files(plugins)
+    return text, source_files(plugins), absent_files(plugins)

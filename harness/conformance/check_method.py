@@ -11,8 +11,9 @@ from harness.conformance.fresh_process import FreshProcess, fingerprint
 from harness.conformance.overrides import check_overrides
 from harness.conformance.prediction import check_members, check_prediction, check_preparation
 from harness.conformance.ranks import check_division
+from harness.conformance.sharing import check_fusing, check_prediction_hyperparameters, check_prepared, check_trunk
 from harness.conformance.small_run import NETWORKS, RECIPE, Case, SmallRun, one_thread
-from harness.conformance.training import check_rate, check_repetition, check_sharing, check_structure
+from harness.conformance.training import check_copies, check_rate, check_repetition, check_structure
 from harness.parsing.method_expression import MethodSpec, hyperparameters, parse_method
 from harness.parsing.plugins import available_methods, load_plugin
 from methods import Method
@@ -20,7 +21,7 @@ from methods.core.weight_averaging import AverageInVainError
 
 AROUND = ("swa({})", "swag({}, start=0.5)", "snapshot({}, M=2)", "early_stopping({})", "deep_ensemble({}, K=2)")
 """Compositions with which a method that trains is checked."""
-INSIDE = ("late_phase_bn(K=2, start=0.5)", "swa", "deep_ensemble(K=2)")
+INSIDE = ("late_phase_bn(K=2, start=0.5)", "swa", "early_stopping", "deep_ensemble(K=2)")
 """Methods inside of which a wrapper is checked, besides its default."""
 COMPOSED_ON = "wrn-10-1"
 """The network on which compositions are checked."""
@@ -181,5 +182,9 @@ def checks_of(case: Case, small: SmallRun, whole: SmallRun) -> Iterator[tuple[st
         yield "structure", check_structure(case, whole)
         yield "lr", check_rate(case)
         yield "ranks", check_division(case, whole)
-        yield "sharing", check_sharing(case, whole)
+        yield "sharing", check_trunk(case, whole)
+        yield "sharing", check_prepared(whole)
+        yield "sharing", check_prediction_hyperparameters(case, whole)
+        yield "fusing", check_fusing(case, whole)
+        yield "watch", check_copies(case)
         yield "hooks", check_overrides(case)

@@ -62,7 +62,7 @@ def check_construction(case: Case, small: SmallRun) -> Iterator[Finding]:
             "seed",
             f"__init__ draws {', '.join(drawn[:3])}{' …' if len(drawn) > 3 else ''} from global generators, which "
             "follow the run's seed",
-            "nothing; outside of the harness, `generator(purpose)` follows the seed, too",
+            "nothing, if you train by the harness; only `generator(purpose)` follows the seed elsewhere, too",
             "note",
         )
     if [(n.seed, n.epoch, n.level) for n in method.needs()] != [(n.seed, n.epoch, n.level) for n in again.needs()]:
@@ -96,7 +96,8 @@ def check_registration(method: Method) -> Iterator[Finding]:
                         "state",
                         f"{type(part).__name__}.{name} keeps parameters in a plain container, so that no checkpoint "
                         "holds them",
-                        "use nn.ModuleList, nn.ModuleDict or nn.ParameterList",
+                        "use nn.ModuleList, nn.ModuleDict or nn.ParameterList; of copies of the method inside, as in "
+                        "nn.ModuleList(self.copy_inner() for _ in range(K))",
                     )
                     break
 

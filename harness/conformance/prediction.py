@@ -8,10 +8,11 @@ from torch import Tensor
 
 from data import dataset_shape
 from harness.conformance.finding import Finding
-from harness.conformance.small_run import DATASET, Case, SmallRun, first_change
+from harness.conformance.small_run import DATASET, Case, SmallRun, first_change, same
+from harness.evaluation.landscape import differs_from_prediction
 from harness.parsing.method_expression import MethodSpec
 from methods import Method
-from methods.core.weight_averaging import AVERAGE_REMEDY, depends_on
+from methods.core.weight_averaging import AVERAGE_REMEDY, WeightAveraging, depends_on
 from methods.core.wrapper import methods_within
 
 CLASSES = dataset_shape(DATASET.name).classes
@@ -78,19 +79,24 @@ def check_members(case: Case, whole: SmallRun) -> Iterator[Finding]:
                     "copy them from the network, or call `reestimate(self, batches, weights)` in `prepare`",
                 )
                 return
-        each = [method.predict_with(x, member) for member in members]
-    if any(part.dim() != 3 or part.shape[1:] != (len(x), CLASSES) for part in each):
+        generator = torch.Generator().manual_seed(0)
+        moved = [{name: w + noise_like(w, generator) for name, w in member.items()} for member in members[:1]]
+        pairs = zip(members, moved, strict=False)
+        ignored = any(torch.equal(method.predict_with(x, one), method.predict_with(x, other)) for one, other in pairs)
+    if ignored:
         yield Finding(
             "members",
-            f"the network gives {tuple(each[0].shape[1:])} where the prediction is {(len(x), CLASSES)}: landscapes "
-            "would score something else",
-            "override `predict_with` instead of `predict`",
-            "note",
+            "`predict_with` gives the same for other `weights`: every member and every point of a landscape is the "
+            "network itself",
+            "pass them on, as in self(x, weights)",
         )
-    elif not close(torch.cat(each), whole.predict(x)):
+        return
+    with torch.no_grad(), whole.seeded("predict"):
+        reason = differs_from_prediction(method, [whole.test_batch()])
+    if reason:
         yield Finding(
             "members",
-            "`predict` is not what `predict_with` gives for each of `members`: landscapes show the latter",
+            f"{reason}: landscapes are left out",
             "override `predict_with` instead of `predict` if that is possible",
             "note",
         )
@@ -106,8 +112,16 @@ def check_members(case: Case, whole: SmallRun) -> Iterator[Finding]:
             )
 
 
+def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return noise of a tenth of a tensor's size; of a tensor of integers, zeros."""
+    if not tensor.is_floating_point():
+        return torch.zeros_like(tensor)
+    return torch.rand(tensor.shape, generator=generator).to(tensor) * 0.1 * tensor.abs().mean()
+
+
 def check_preparation(case: Case, whole: SmallRun) -> Iterator[Finding]:
     """Check what `prepare` writes, and whether it counts on training mode."""
+    yield from check_stale_statistics(whole)
     small, saved = case.start(), whole.snapshots[-1].saved
     small.restore(saved, whole.epoch)
     parameters = {name: p.detach().clone() for name, p in small.method.named_parameters()}
@@ -138,6 +152,23 @@ def check_preparation(case: Case, whole: SmallRun) -> Iterator[Finding]:
             "nothing, unless it counts on training mode",
             "note",
         )
+
+
+def check_stale_statistics(whole: SmallRun) -> Iterator[Finding]:
+    """Check that the running statistics of averaged weights are estimated again."""
+    before, after = whole.snapshots[-1].saved[0], whole.method.state_dict()
+    for name, part in whole.method.named_modules():
+        if not isinstance(part, WeightAveraging) or not part.has_enough_states or part.statistics:
+            continue
+        place = f"{name}.average." if name else "average."
+        means = [key for key in after if key.startswith(place) and "running_mean" in key]
+        if means and all(same(after[key], before[key]) for key in means):
+            yield Finding(
+                "prepare",
+                f"inside of {type(part).__name__} it leaves the running statistics as they are, which belong to other "
+                "weights than the averages",
+                "begin with super().prepare(batches), or reestimate(self, batches, weights) if self.statistics_stale",
+            )
 
 
 def state_moved(before: dict[str, object], method: Method) -> bool:

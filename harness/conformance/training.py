@@ -1,17 +1,15 @@
 """Checks of training: the same seed gives the same bits, also if a run is interrupted."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 
 from torch import Tensor
 
 from harness.conformance.attributes import changed, plain_attributes
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import Case, SmallRun, first_change, same
-from harness.parsing.method_expression import MethodSpec
-from harness.store.checkpoint import load_optimizer_state, optimizer_state
-from methods.core.declarations import PLAIN_TRUNK
-from methods.core.forking import declared_sharing, fork, fork_state
+from methods import Batch
+from methods.core.wrapper import Wrapper, methods_within
 
 RESUME = (
     "keep it in a buffer (register_buffer, NamedBuffers), or compute it from the epoch in `begin_epoch`; begin a "
@@ -51,30 +49,6 @@ def check_repetition(case: Case, whole: SmallRun) -> Iterator[Finding]:
         yield from check_resumed(whole, again, epochs - 1, "an instance that was used before")
 
 
-def check_sharing(case: Case, whole: SmallRun) -> Iterator[Finding]:
-    """Check that a method which declares a trunk of plain training goes on from one with the same bits."""
-    method = whole.method
-    trunk_of = declared_sharing(method).trunk
-    trunk = trunk_of(method) if trunk_of and not method.needs() else None
-    if trunk is None or trunk.of != PLAIN_TRUNK or not trunk.epochs:
-        return
-    plain, forked = replace(case, spec=MethodSpec(name="sgd")).start(), case.start()
-    plain.method.lr = method.lr  # type: ignore[method-assign]
-    plain.train(trunk.epochs)
-    fork(forked.method, fork_state(plain.method, trunk.epochs), trunk.epochs)
-    assert plain.optimizer is not None
-    assert forked.optimizer is not None
-    load_optimizer_state(forked.optimizer, optimizer_state(plain.optimizer))
-    forked.epoch = trunk.epochs
-    forked.finish()
-    if name := first_difference(whole, forked):
-        yield Finding(
-            "sharing",
-            f"forked from plain training after {trunk.epochs} epochs, it ends with another {name} than trained alone",
-            "declare no `sharing`, or one that ends where the method departs from plain training",
-        )
-
-
 def check_rate(case: Case) -> Iterator[Finding]:
     """Check that the learning rate depends on the position in training alone."""
     method = case.start().method
@@ -97,10 +71,11 @@ def check_resumed(whole: SmallRun, resumed: SmallRun, epochs: int, how: str) -> 
     resumed.train(epochs + 1)
     ours, theirs = whole.snapshots[epochs + 1].attributes, plain_attributes(resumed.method)
     for name in changed(ours, theirs):
+        place, one, other = first_differing(name, ours.get(name), theirs.get(name))
         yield Finding(
             "resume",
-            f"after {epochs + 1} epochs the attribute {name} is {shown(ours.get(name))}; if the run was resumed an "
-            f"epoch before, it is {shown(theirs.get(name))}",
+            f"after {epochs + 1} epochs the attribute {place} is {shown(one)}; if the run was resumed an epoch before, "
+            f"it is {shown(other)}",
             RESUME,
         )
     resumed.finish()
@@ -108,9 +83,25 @@ def check_resumed(whole: SmallRun, resumed: SmallRun, epochs: int, how: str) -> 
         yield Finding("resume", f"resumed after epoch {epochs} in {how}, the run ends with another {name}", RESUME)
 
 
+def first_differing(name: str, one: object, other: object) -> tuple[str, object, object]:
+    """Return the place of the first entry in which two values of an attribute differ, and both entries.
+
+    Args:
+        name: of the attribute.
+        one: a value, in the form of `comparable`.
+        other: another one.
+    """
+    if isinstance(one, dict) and isinstance(other, dict) and (keys := changed(one, other)):
+        key = keys[0]
+        return first_differing(f"{name}[{key}]", one.get(key, "missing"), other.get(key, "missing"))
+    return name, one, other
+
+
 def shown(value: object) -> str:
-    """Return a short text of a value."""
-    text = repr(value[0] if isinstance(value, tuple) and value and value[0] in ("tensor", "generator") else value)
+    """Return a short text of a value in the form of `comparable`."""
+    if isinstance(value, tuple) and value and value[0] in ("tensor", "array"):
+        return f"{value[0]} {value[1]} that begins {str(value[2])[:20]} …"
+    text = "a generator in another state" if isinstance(value, tuple) and value[:1] == ("generator",) else repr(value)
     return text if len(text) < 40 else f"{text[:36]} …"
 
 
@@ -120,3 +111,38 @@ def first_difference(one: SmallRun, other: SmallRun) -> str:
         return name
     x, _ = one.test_batch()
     return "" if same(one.predict(x), other.predict(x)) else "prediction"
+
+
+def check_copies(case: Case) -> Iterator[Finding]:
+    """Check that copies which a wrapper makes of the method inside lack nothing that `watch` changes in it."""
+    small = case.start()
+    method, original = small.method, small.method.watch
+    pairs = [
+        (part, copy)
+        for part in methods_within(method)
+        if isinstance(part, Wrapper) and not part.collected
+        for copy in methods_within(part)
+        if copy.collected and copy.state_dict().keys() == part.inner.state_dict().keys()
+    ]
+    behind: list[str] = []
+
+    def watch(held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
+        before = [deepcopy(part.inner.state_dict()) for part, _ in pairs]
+        original(held_out, training)
+        for (part, copy), was, began in zip(pairs, before, at_beginning, strict=True):
+            now, kept = part.inner.state_dict(), copy.state_dict()
+            moved = [name for name, value in now.items() if not same(value, was[name])]
+            if moved and first_change(began, kept) and all(same(kept[name], was[name]) for name in moved):
+                behind.append(type(part).__name__)
+
+    method.watch = watch  # type: ignore[method-assign]
+    for epoch in range(method.epochs if method.watches else 0):
+        at_beginning = [deepcopy(copy.state_dict()) for _, copy in pairs]
+        small.train(epoch + 1)
+    if behind:
+        yield Finding(
+            "watch",
+            f"{behind[0]} copies the method inside in `end_epoch`, and `watch` changes that method afterwards: the "
+            "copy is what it was before",
+            "copy again in `watch`, after super().watch(held_out, training)",
+        )

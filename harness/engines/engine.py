@@ -97,7 +97,8 @@ def execute_planned(planned: Planned, settings: Settings, on_epoch: Callable[[],
         if isinstance(planned, PlannedTrial):
             return execute_trial(planned, settings, notify)
         assert isinstance(planned.run, Run | QuadraticRun | TrunkRun)  # `with_specs` has made it
-        return execute(planned.run, settings, [*planned.needs, *planned.reference_runs], notify, list(planned.trunks))
+        needed = [*planned.needs, *planned.reference_runs]
+        return execute(planned.run, settings, needed, notify, list(planned.trunks), planned.contained)
     except ObserverError as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None

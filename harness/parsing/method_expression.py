@@ -90,7 +90,10 @@ def parse_node(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list
         return None
     name = head.id
     if name not in methods:
-        errors.append(f"unknown method {name!r}; {suggest_closest(name, methods)}")
+        errors.append(
+            f"unknown method {name!r}; {suggest_closest(name, methods)}; a file with methods of your own is named by "
+            "--plugin, or by the study's `plugins`"
+        )
         return None
     known = hyperparameters(methods[name])
     of = None

@@ -2,7 +2,7 @@
 
 A module is the user's if it is neither part of Python, nor installed, nor one of our packages. A plugin uses the
 modules that loading it imports, those that its files name in import statements, inside functions too, and those of
-which classes and functions stand in its files' global names.
+which classes and functions stand in its files' global names, also if they were loaded by their path.
 """
 
 import ast
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harness.cache.user_cache import PACKAGES
 
-INTERFACE = 2
+INTERFACE = 3
 """Part of the keys of all runs of plugin methods. It is raised when the harness changes what such methods compute."""
 INSTALLED = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED_PARTS = {"site-packages", "dist-packages"}
@@ -41,10 +41,12 @@ class PluginSource:
     Attributes:
         files: their contents, by the names under which Python would find them beside the plugin.
         paths: where they lie.
+        absent: where other files would lie that it imports if they are there (`try: import …`).
     """
 
     files: Mapping[str, bytes]
     paths: tuple[Path, ...]
+    absent: tuple[Path, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -101,10 +103,13 @@ def find_sources(plugin: ModuleSpec, path: Path, imported: Iterable[str]) -> Plu
     """
     found: dict[str, Path] = {}
     files: dict[str, bytes] = {}
+    absent: set[Path] = set()
     waiting = {plugin.name, *imported}
     while waiting:
         name = waiting.pop()
         spec = locate(name)
+        if spec is None:
+            absent.update(would_lie_at(name))
         if name in found or spec is None or spec.origin is None or not (spec is plugin or is_users(spec)):
             continue
         file = found[name] = Path(spec.origin)
@@ -115,7 +120,12 @@ def find_sources(plugin: ModuleSpec, path: Path, imported: Iterable[str]) -> Plu
             check_found_beside(each, path, file)
         waiting |= written | global_names(name)
     IMPORTED.update(found.keys() - sys.modules.keys())
-    return PluginSource(files, tuple(found.values()))
+    for file in loaded_by_path([vars(sys.modules[name]) for name in found if name in sys.modules]):
+        content = file.read_bytes()
+        found[str(file)] = file
+        if content not in files.values():
+            files[file.name if file.name not in files else f"{file.parent.name}/{file.name}"] = content
+    return PluginSource(files, tuple(found.values()), tuple(sorted(absent)))
 
 
 def folder_of(plugin: Path) -> Path:
@@ -139,8 +149,25 @@ def is_users(spec: ModuleSpec | None) -> bool:
     """Return whether a module is a file that is neither part of Python, nor installed, nor one of our packages'."""
     if spec is None or not spec.has_location or spec.origin is None or spec.name.partition(".")[0] in PACKAGES:
         return False
-    file = Path(spec.origin)
-    return not INSTALLED_PARTS & set(file.parts) and not any(map(file.is_relative_to, INSTALLED))
+    return not installed(Path(spec.origin))
+
+
+def would_lie_at(name: str) -> Iterator[Path]:
+    """Yield the paths at which Python would look for a module of the user's, which is nowhere."""
+    parent, _, last = name.rpartition(".")
+    above = locate(parent) if parent else None
+    if parent:
+        folders = (above.submodule_search_locations or []) if above and is_users(above) else []
+    else:
+        folders = [folder for folder in sys.path if not installed(Path(folder))]
+    for folder in folders:
+        yield Path(folder).absolute() / f"{last}.py"
+        yield Path(folder).absolute() / last / "__init__.py"
+
+
+def installed(path: Path) -> bool:
+    """Return whether a file or folder is part of Python or of what is installed."""
+    return bool(INSTALLED_PARTS & set(path.parts)) or any(map(path.is_relative_to, INSTALLED))
 
 
 @lru_cache(maxsize=1024)
@@ -173,6 +200,29 @@ def global_names(name: str) -> set[str]:
     modules = {value.__name__ for value in values if ismodule(value)}
     owners = {getattr(value, "__module__", None) for value in values if isclass(value) or isroutine(value)}
     return modules | {owner for owner in owners if isinstance(owner, str)}
+
+
+def loaded_by_path(namespaces: list[dict[str, object]]) -> list[Path]:
+    """Find the user's files that `sys.modules` does not list, and of which global names hold modules or their parts.
+
+    Args:
+        namespaces: global names, by their names; those of the files that are found are added.
+    """
+    known = {id(vars(module)) for module in sys.modules.values() if ismodule(module)}
+    found: list[Path] = []
+    for namespace in namespaces:  # which grows meanwhile
+        for value in list(namespace.values()):
+            parts = [value, *(vars(value).values() if isclass(value) else ())]
+            others: list[dict[str, object]] = [
+                vars(part) if ismodule(part) else getattr(part, "__globals__", {}) for part in parts
+            ]
+            for other in others:
+                file = other.get("__file__") if id(other) not in known else None
+                if isinstance(file, str) and Path(file).is_file() and not installed(Path(file)):
+                    known.add(id(other))
+                    namespaces.append(other)
+                    found.append(Path(file))
+    return found
 
 
 def check_found_beside(name: str, plugin: Path, file: Path) -> None:

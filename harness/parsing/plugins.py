@@ -126,6 +126,11 @@ def source_files(plugins: Iterable[Path]) -> list[Path]:
     return [file for plugin in plugins for file in LOADED[plugin].paths]
 
 
+def absent_files(plugins: Iterable[Path]) -> list[Path]:
+    """Return the files that loaded plugins would be made of, too, if they were there."""
+    return [file for plugin in plugins for file in LOADED[plugin].absent]
+
+
 def source_digest(methods: Mapping[str, type[Method]], name: str) -> str | None:
     """Return the SHA-256 of the files that a method of a plugin is made of; None for a method of no plugin."""
     source = methods.sources.get(name) if isinstance(methods, Methods) else None

@@ -7,7 +7,7 @@ from typing import Literal
 import data
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.planned_runs import FigureSummary, Planned, PlannedRuns, StudySummary
-from harness.planning.trunks import StateHashes, TrunkRun, find_trunks
+from harness.planning.trunks import FOLDER, StateHashes, TrunkRun, find_trunks
 from harness.quadratic.quadratic_study import QuadraticStudy
 from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.run import Run
@@ -36,6 +36,7 @@ class Plan(PlannedRuns):
         self.meta_methods = study.meta_methods or MetaMethods(study.methods)
         for cell in study.cells():
             self.add(cell.run, cell.label, "cell")
+        self.find_contained()
         if share:
             self.add_trunks()
 
@@ -83,6 +84,23 @@ class Plan(PlannedRuns):
             needs = self.add_needs(run)
             self.runs[trunk.key] = Planned(trunk, (str(trunk),), "trunk", needs, epochs)
         return trunk.key
+
+    def find_contained(self) -> None:
+        """Find the states that runs need beside other runs or states which pass through them."""
+        for key, planned in self.runs.items():
+            needed = self.with_needs(key) - {key}
+            states = [each for each in needed if isinstance(self.runs[each].run, TrunkRun)]
+            passed = {state for other in needed for state in self.states_on_the_way(other)} if states else set()
+            if contained := tuple(state for state in self.runs if state in passed.intersection(states)):
+                self.runs[key] = replace(planned, contained=contained)
+
+    def states_on_the_way(self, key: str) -> list[str]:
+        """Return the keys that the states before the end of a run, or of a needed state, have as trunks."""
+        run, epochs = self.runs[key].run, self.runs[key].epochs
+        whole = run.run if isinstance(run, TrunkRun) else run
+        assert isinstance(whole, Run)
+        states = self.histories.of(whole, self.meta_method(whole))[: epochs - isinstance(run, TrunkRun)]
+        return [f"{FOLDER}/{state}" for state in states]
 
     def add_trunks(self) -> None:
         """Add the trunks that runs share, and make each run, and each state that a run needs, start from its latest."""

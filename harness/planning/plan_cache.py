@@ -16,7 +16,7 @@ from typing import Any
 from harness.cache.user_cache import entry_key, read_entry, write_entry
 from harness.planning.planned_runs import FigureSummary, Planned, PlannedRuns, StudySummary
 
-LINKS = ("labels", "role", "needs", "epochs", "warning", "reference_runs", "trunks", "trunk_epochs")
+LINKS = ("labels", "role", "needs", "epochs", "warning", "reference_runs", "trunks", "trunk_epochs", "contained")
 """The fields of `Planned` that are kept as they are."""
 
 
@@ -90,7 +90,7 @@ def write_plan(key: str, plan: PlannedRuns, files: list[Path], began: float) -> 
         files: the study file and all others that the plan depends on, without the modules that plugins use.
         began: when the checks began, in seconds since 1970.
     """
-    from harness.parsing.plugins import source_files
+    from harness.parsing.plugins import absent_files, source_files
 
     files = [*files, *source_files(plan.study.plugins)]
     if any(last_change(file) >= began for file in files):
@@ -104,7 +104,7 @@ def write_plan(key: str, plan: PlannedRuns, files: list[Path], began: float) -> 
     study = {each.name: getattr(plan.study, each.name) for each in fields(StudySummary)}
     study["plugins"] = [str(path) for path in plan.study.plugins]
     study["figures"] = [asdict(figure) for figure in plan.study.figures]
-    write_entry(key, {"study": study, "runs": runs}, files)
+    write_entry(key, {"study": study, "runs": runs}, files, absent_files(plan.study.plugins))
 
 
 def last_change(path: Path) -> float:

@@ -97,6 +97,8 @@ class Planned:
         reference_runs: keys of the finished runs that its evaluation reads too; they are no part of its cost.
         trunks: keys of the trunks that it can go on from, the latest first.
         trunk_epochs: how many of its epochs the latest of these trunks has trained.
+        contained: keys of states that it needs, directly or not, and that another run or state which it needs passes
+            through while it trains. They are no part of its cost beside that one.
     """
 
     run: RunDescription
@@ -108,6 +110,7 @@ class Planned:
     reference_runs: tuple[str, ...] = ()
     trunks: tuple[str, ...] = ()
     trunk_epochs: int = 0
+    contained: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -144,7 +147,11 @@ class PlannedRuns:
 
     def epochs_as_written(self, key: str) -> int:
         """Count the epochs of a run if everything it needs were trained for it alone, each once."""
-        return sum(self.runs[each].epochs for each in self.with_needs(key))
+        return sum(self.runs[each].epochs for each in self.counted(key))
+
+    def counted(self, key: str) -> set[str]:
+        """Return the keys of a run and of everything that is part of its cost."""
+        return self.with_needs(key) - set(self.runs[key].contained)
 
     def with_needs(self, key: str) -> set[str]:
         """Return the keys of a run and of everything that it needs, directly or not."""

@@ -99,7 +99,7 @@ def count_cost(name: str) -> StudyCost:
 
 def hours_as_written(plan: Plan, key: str) -> float:
     """Estimate the GPU-hours of a run and of everything it needs, if nothing were shared with other runs."""
-    trained = [each for each in plan.with_needs(key) if plan.runs[each].epochs]
+    trained = [each for each in plan.counted(key) if plan.runs[each].epochs]
     return math.fsum(
         own_hours(plan, each) + plain_training_hours(trained_run(plan.runs[each]), plan.runs[each].trunk_epochs)
         for each in trained

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -32,6 +32,7 @@ def execute(
     needed: list[str],
     report: Callable[[], None] = lambda: None,
     trunks: Sequence[str] = (),
+    contained: Collection[str] = (),
 ) -> Outcome:
     """Execute a run, unless it is finished or another process works on it.
 
@@ -42,6 +43,7 @@ def execute(
         report: called at the end of every epoch.
         trunks: keys of the trunks that it can be forked from, the latest first. Without their states, the run trains
             those epochs itself.
+        contained: keys of needed states that are no part of its cost, for it needs runs that pass through them.
 
     Returns:
         How the run ended.
@@ -52,10 +54,10 @@ def execute(
         if isinstance(run, QuadraticRun):
             simulate_run(run, folder, report)
         elif settings.ranks > 1:
-            job = partial(finish_in_process, run, settings, folder, needed, trunks)
+            job = partial(finish_in_process, run, settings, folder, needed, trunks, contained)
             run_ranks(job, settings.ranks, settings.device, partial(confirm_claim_and_report, folder, report))
         else:
-            finish_in_process(run, settings, folder, needed, trunks, group=SINGLE_PROCESS, report=report)
+            finish_in_process(run, settings, folder, needed, trunks, contained, group=SINGLE_PROCESS, report=report)
 
     return run_claimed(run, settings, folder, finish)
 
@@ -127,6 +129,7 @@ def finish_in_process(
     folder: RunFolder,
     needed: list[str],
     trunks: Sequence[str],
+    contained: Collection[str],
     *,
     group: Group,
     report: Callable[[], None],
@@ -139,6 +142,7 @@ def finish_in_process(
         folder: the run's folder.
         needed: keys of the finished runs that it starts from, then of those that its evaluation uses.
         trunks: keys of the trunks that it can be forked from, the latest first.
+        contained: keys of needed states that are no part of its cost, for it needs runs that pass through them.
         group: the ranks that train the run together.
         report: called at the end of every epoch.
     """
@@ -146,11 +150,9 @@ def finish_in_process(
         decoders = usable_cpus() if settings.decoders is None else settings.decoders
         own_decoders = decoders and max(1, decoders // group.size)
         settings = replace(settings, device=rank_device(settings.device, group.rank), decoders=own_decoders)
+    trained, until = (run.run, run.epochs) if isinstance(run, TrunkRun) else (run, None)
     with group.rank_0_first():
-        if isinstance(run, TrunkRun):
-            lifecycle = RunLifecycle(run.run, settings, folder, report, trunks, group, until=run.epochs)
-        else:
-            lifecycle = RunLifecycle(run, settings, folder, report, trunks, group)
+        lifecycle = RunLifecycle(trained, settings, folder, report, trunks, group, until=until, contained=contained)
     if isinstance(run, TrunkRun):
         lifecycle.finish_trunk(run, needed)
     else:

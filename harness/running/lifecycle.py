@@ -5,7 +5,7 @@ The result is written last. A run is finished if and only if its result exists.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -54,6 +54,7 @@ class RunLifecycle:
         group: Group = SINGLE_PROCESS,
         *,
         until: int | None = None,
+        contained: Collection[str] = (),
     ) -> None:
         """Load the data, and build the method and its optimizer.
 
@@ -65,9 +66,10 @@ class RunLifecycle:
             trunks: keys of the trunks that the run can be forked from, the latest first.
             group: the ranks that train the run together.
             until: the number of epochs of the trunk to train; None to train the whole run.
+            contained: keys of needed states that are no part of its cost, for it needs runs that pass through them.
         """
         self.run, self.folder, self.report, self.settings, self.group = run, folder, report, settings, group
-        self.trunks = trunks
+        self.trunks, self.contained = trunks, contained
         self.progress = ProgressFile(None if group.rank else folder.progress, settings.device)
         self.device = torch.device(settings.device)
         self.task = load_task(run.dataset, settings.downloads, self.device, settings.decoders)
@@ -143,7 +145,7 @@ class RunLifecycle:
                 self.state.save()
             cost, spent = self.counter.cost, self.counter.cost - self.state.inherited
             results = [read_json(part.result) for part in parts]
-            result = make_trunk_result(trunk, self.method, cost, spent, results, self.device)
+            result = make_trunk_result(trunk, self.method, cost, spent, results, self.device, self.contained)
             result["provenance"] |= self.execution_details()
             write_json(self.folder.result, result)
             self.folder.progress.unlink(missing_ok=True)
@@ -290,7 +292,8 @@ class RunLifecycle:
             write_atomically(self.folder.arrays, around.save_arrays)
         needed = [read_json(part.result) for part in parts]
         cost, spent = self.counter.cost, self.counter.cost - self.state.inherited
-        result = make_result(self.run, self.method, found, around, cost, spent, needed, self.device)
+        details = cost, spent, needed, self.device, self.contained
+        result = make_result(self.run, self.method, found, around, *details)
         result["provenance"] |= self.execution_details()
         write_json(self.folder.result, result)
 

@@ -32,6 +32,7 @@ def make_result(
     spent: Cost,
     needed: Sequence[Mapping[str, Any]],
     device: torch.device,
+    contained: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return a run's result as JSON values.
 
@@ -45,6 +46,7 @@ def make_result(
         needed: results of the runs and trunks it started from. What the run costs alone is its own cost and that of
             each run and trunk it started from, directly or not, once.
         device: the device that trained it.
+        contained: keys of needed trunks that are no part of the cost, for runs that it needs pass through them.
 
     Returns:
         The result. It is the same whenever the run is repeated, except for "timing", and for "spent", which depends on
@@ -53,7 +55,7 @@ def make_result(
         "cost_by_run" only if it started from others: what "cost" adds up. The seconds and the memory in it differ
         whenever the run is repeated, too.
     """
-    by_run = cost_by_run(needed) | {run.key: own_cost(cost, parameters_trained(method))}
+    by_run = cost_by_run(needed, contained) | {run.key: own_cost(cost, parameters_trained(method))}
     alone, trained = add_costs(by_run.values())
     return {
         "key": run.key,
@@ -90,6 +92,7 @@ def make_trunk_result(
     spent: Cost,
     needed: Sequence[Mapping[str, Any]],
     device: torch.device,
+    contained: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return a trunk's result as JSON values: its own cost. A trunk is not evaluated.
 
@@ -101,10 +104,11 @@ def make_trunk_result(
         needed: results of the runs and trunks it started from. They are listed in "cost_by_run" with the trunk itself,
             for the runs that start from the trunk.
         device: the device that trained it.
+        contained: see `make_result`.
     """
     source = training_source(method, trunk.epochs - 1)
     trained = parameters_trained_in_trunk(source)
-    by_run = cost_by_run(needed) | {trunk.key: own_cost(cost, trained)}
+    by_run = cost_by_run(needed, contained) | {trunk.key: own_cost(cost, trained)}
     return {
         "key": trunk.key,
         "run": str(trunk),
@@ -163,10 +167,14 @@ def own_cost(cost: Cost, trained: int) -> dict[str, Any]:
     return {**select_costs(cost, COUNTED_COSTS), "parameters_trained": trained, **select_costs(cost, TIMED_COSTS)}
 
 
-def cost_by_run(results: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def cost_by_run(results: Iterable[Mapping[str, Any]], contained: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the own costs of finished runs, and of all that they started from, directly or not, by key.
 
     A result that does not list these, of a run that started from nothing or of an earlier version, counts as one run.
+
+    Args:
+        results: the runs' results.
+        contained: keys of trunks that are left out.
     """
     found: dict[str, dict[str, Any]] = {}
     for result in results:
@@ -174,7 +182,7 @@ def cost_by_run(results: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any
         whole = Cost(**{name: result["cost"][name] for name in COUNTED_COSTS}, **timing)
         trained = result["cost"].get("parameters_trained", 0)  # trunks of earlier versions lack it
         found |= result.get("cost_by_run") or {result["key"]: own_cost(whole, trained)}
-    return found
+    return {key: cost for key, cost in found.items() if key not in contained}
 
 
 def add_costs(costs: Collection[Mapping[str, Any]]) -> tuple[Cost, int]:

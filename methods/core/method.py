@@ -219,7 +219,7 @@ class Method(nn.Module):
         """Take one step of the optimizer.
 
         Args:
-            batches: the minibatches of this update, at least one and at most `batches_per_update()`.
+            batches: the minibatches (x, y) of this update, at least one and at most `batches_per_update()`.
             optimizer: an optimizer of `param_groups()`, with its learning rates set.
 
         Returns:

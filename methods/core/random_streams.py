@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class MakeNet:
         self.seed = seed
         self.sizes = sizes
         self.options: dict[str, Any] = {}
-        self.draws = 0
+        self.numbers = count()
 
     def __call__(self, **options: Any) -> nn.Module:
         """Build the next network, on the device that `build` uses.
@@ -112,9 +113,8 @@ class MakeNet:
             options: options of the network, in place of those set before. The harness's networks take `dropout`,
                 `in_channels`, `classes`, and, where the architecture can, `width` and `groups` (see `models.build`).
         """
-        with seeded(stream(self.seed, f"weights {self.draws}")):
+        with seeded(stream(self.seed, f"weights {next(self.numbers)}")):
             net = self.build(**(self.options | options))
-        self.draws += 1
         setattr(net, DRAWN, True)
         return net
 
@@ -130,7 +130,12 @@ class MakeNet:
         return self.sizes
 
     def replace(self, *, seed: int | None = None, **options: Any) -> "MakeNet":
-        """Return a new `MakeNet` with another seed or other options of the network, which starts with network 0."""
+        """Return a `MakeNet` with another seed, which starts with network 0, or with other options of the network.
+
+        One with this seed draws the networks that this one would draw next: no two of them have the same weights.
+        """
         other = MakeNet(self.build, self.seed if seed is None else seed, self.sizes)
         other.options = self.options | options
+        if seed is None:
+            other.numbers = self.numbers
         return other

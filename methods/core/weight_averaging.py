@@ -122,6 +122,12 @@ class WeightAveraging(Collector):
         self.move_weights_towards_inner(self.average, 1.0 / (i + 1))
         self.copy_the_rest(self.average)
 
+    def watch(self, held_out: Iterable[Batch], training: Iterable[Batch]) -> None:
+        """Pass the held-out data to the inner method, and copy what changed of a state that was just collected."""
+        super().watch(held_out, training)
+        if self.epoch + 1 in self.cycle_ends:
+            self.copy_the_rest(self.average)
+
     @property
     def has_enough_states(self) -> bool:
         """Whether enough states are collected to predict with them."""

@@ -1,4 +1,4 @@
-"""A method of the tests that goes on from the state of another run."""
+"""Methods of the tests that go on from the state of another run."""
 
 from methods import SGD, MakeMethod, Method, Need
 from methods.core.declarations import Sharing
@@ -26,5 +26,17 @@ class Tail(Method):
         return [Need(1000, self.after)]
 
     def receive(self, states):
-        (state,) = states
+        state = states[0]
         self.load_state_dict({name: value for name, value in state.items() if name.startswith("net.")}, strict=False)
+
+
+class TailOfMany(Tail):
+    """Goes on as a tail does, and needs other states of the same run, which it does not use."""
+
+    def __init__(self, make_net, recipe, *, of: MakeMethod = SGD, after: int | None = 2, also: str = "1 3"):
+        """Need the states after the numbers of epochs in `also`; 0 for the finished run."""
+        super().__init__(make_net, recipe, of=of, after=after)
+        self.also = also
+
+    def needs(self):
+        return super().needs() + [Need(1000, int(epochs) or None) for epochs in self.also.split()]

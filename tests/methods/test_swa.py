@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from harness.running.optimizers import make_optimizer
-from methods import SGD, SWA, LatePhaseBatchNorm, MakeNet, Recipe
+from methods import SGD, SWA, SWAG, LatePhaseBatchNorm, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from methods.core.weight_averaging import flatten
 from tests.conftest import TinyNet, build
@@ -311,3 +311,21 @@ def test_a_method_that_watches_is_averaged_once_an_epoch(recipe, batches):
     for method in (swa, plain):
         train_epochs(method, make_optimizer(method, recipe), batches)
     assert_close(dict(plain.average.net.named_parameters()), dict(swa.average.net.named_parameters()), 0)
+
+
+class Counting(Watching):
+    """Counts, in a buffer, how often it was given held-out data."""
+
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.register_buffer("looks", torch.zeros(()))
+
+    def watch(self, held_out, training):
+        self.looks += 1
+
+
+@pytest.mark.parametrize("wrapper", [SWA, SWAG])
+def test_an_average_has_what_watching_changed(wrapper, recipe, batches):
+    method = build(wrapper, recipe, of=Counting, start=2)
+    train_epochs(method, make_optimizer(method, recipe), batches)
+    assert method.average.looks == method.inner.looks == recipe.epochs

@@ -138,6 +138,36 @@ def test_a_class_of_another_folder_brings_its_files(write, tmp_path):
     assert source("mine", path) != before
 
 
+@pytest.mark.parametrize("use", ["helpers", "helpers.Layer", "helpers.make"])
+def test_a_file_that_is_loaded_by_its_path_counts(write, use):
+    path = write(
+        mine=f"""
+            import importlib.util
+            from pathlib import Path
+            spec = importlib.util.spec_from_file_location("helpers", Path(__file__).parents[1] / "other" / "helpers.py")
+            helpers = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(helpers)
+            used = {use}
+            {"" if use == "helpers" else "del helpers, spec"}
+            """
+        + METHOD.format("Mine").replace("\n", "\n            ")
+    )
+    helpers = "class Layer:\n    def f(self): return {}\n\ndef make(): return Layer()\n"
+    write("other", helpers=helpers.format(1))
+    assert files(path) == {"mine.py", "helpers.py"}
+    before = source("mine", path)
+    write("other", helpers=helpers.format(2))
+    assert source("mine", path) != before
+
+
+def test_where_an_optional_module_would_lie_is_known(write):
+    path = write(mine="try:\n    import my_optional\nexcept ImportError:\n    pass\n" + METHOD.format("Mine"))
+    absent = load_plugins([path])[0].source.absent
+    assert {path.with_name("my_optional.py"), path.parent / "my_optional" / "__init__.py"} <= set(absent)
+    write(my_optional="")
+    assert files(path) == {"mine.py", "my_optional.py"}
+
+
 def test_a_key_does_not_depend_on_where_the_files_lie(write, tmp_path):
     path = write(mine=PLUGIN, my_layers="FACTOR = 1\n")
     before = source("mine", path)

@@ -91,6 +91,11 @@ def test_what_a_plan_was_made_of_is_compared(tmp_path, write_study, npz, monkeyp
     assert [is_cached(), is_cached()] == [False, True]
     plugin.with_name("my_layers.py").write_text("FACTOR = 2\n")
     assert [is_cached(), is_cached()] == [False, True]
+    optional = "try:\n    import my_optional\nexcept ImportError:\n    pass\n"
+    plugin.write_text(optional + PLUGIN.format(version=2))
+    assert [is_cached(), is_cached()] == [False, True]
+    plugin.with_name("my_optional.py").write_text("")
+    assert [is_cached(), is_cached()] == [False, True]
     data.write_bytes(npz.read_bytes() + b"\0")  # a zip may be followed by something
     assert [is_cached(), is_cached()] == [False, True]
     study.write_text(study.read_text() + "# a comment\n")

@@ -22,7 +22,7 @@ from methods.core.forking import training_source
 from tests.conftest import build
 from tests.harness.conftest import N_TRAIN, EventLog
 from tests.harness.running.test_training import StopError, stop_after
-from tests.harness.tails import Tail
+from tests.harness.tails import Tail, TailOfMany
 
 STEPS = 4
 """Steps of an epoch."""
@@ -32,6 +32,7 @@ SOUP = "deep_ensemble(tail, K=2)"
 @pytest.fixture(autouse=True)
 def tail(monkeypatch):
     monkeypatch.setitem(methods.METHODS, "tail", Tail)
+    monkeypatch.setitem(methods.METHODS, "tail_of_many", TailOfMany)
 
 
 @pytest.fixture
@@ -85,6 +86,24 @@ def test_finished_runs_and_states_of_states_count_once_too(run_methods):
     assert epochs_of(ensemble) == 3 + 2 * 3
     *_, nested = run_methods("deep_ensemble(tail(tail, after=1), K=2)")[1]
     assert epochs_of(nested) == 2 + 1 + 2 * 3
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [
+        ("tail_of_many(also='0')", 3 + 3),  # the finished run passes through the state after 2 epochs
+        ("tail_of_many(also='1 2')", 2 + 3),
+        ("tail_of_many(swa(start=2), also='1 3')", 3 + 3),
+        ("deep_ensemble(tail_of_many(also='0'), K=2)", 3 + 2 * 3),
+        ("deep_ensemble(tail_of_many(tail_of_many(also='1 3'), also='0'), K=1)", 3 + 3 + 3),
+    ],
+)
+def test_states_of_a_run_that_is_needed_too_cost_nothing_more(run_methods, name, epochs, share):
+    done, (*_, last) = run_methods(name, share=share)
+    assert done.schedule.failed == {}
+    assert epochs_of(last) == epochs
+    assert done.plan.epochs_as_written(last["key"]) == epochs
 
 
 def test_costs_add_up_but_for_the_peak_memory():

@@ -84,7 +84,15 @@ def test_an_incomplete_last_line_is_removed(journal, tmp_path):
         journal.path.write_bytes(whole)
 
 
-def test_ctrl_c_is_delayed_until_the_journal_is_written(journal, monkeypatch):
+@pytest.fixture
+def listening():
+    """Let Ctrl-C raise KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_ctrl_c_is_delayed_until_the_journal_is_written(journal, monkeypatch, listening):
     begin(journal)
     append = journal.storage._backend.append_logs
 

@@ -27,4 +27,12 @@ def test_drawing_networks_is_reproducible_and_leaves_global_randomness_alone():
     assert torch.equal(again().conv.weight, second.conv.weight)
     assert not torch.equal(first.conv.weight, second.conv.weight)
     assert not torch.equal(make.replace(seed=5)().conv.weight, first.conv.weight)
-    assert torch.equal(make.replace(dropout=0.5)().conv.weight, first.conv.weight)
+    assert torch.equal(MakeNet(TinyNet, 4).replace(dropout=0.5)().conv.weight, first.conv.weight)
+
+
+def test_no_two_networks_of_a_seed_have_the_same_weights():
+    make = MakeNet(TinyNet, 4)
+    drawn = [make(), make.replace(dropout=0.5)(), make.replace(dropout=0.5).replace()(), make()]
+    assert len({net.conv.weight.sum().item() for net in drawn}) == 4
+    alike = MakeNet(TinyNet, 4)
+    assert [net.conv.weight.sum() for net in drawn] == [alike().conv.weight.sum() for _ in drawn]

@@ -1,0 +1,131 @@
+"""Checks of what a class declares of its training: a trunk that others share, members that run as one batch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from optuna.distributions import BaseDistribution
+from torch import Tensor
+
+from harness.conformance.finding import Finding
+from harness.conformance.small_run import Case, SmallRun, same
+from harness.conformance.training import first_difference
+from harness.parsing.method_expression import MethodSpec, hyperparameters
+from harness.store.checkpoint import load_optimizer_state, optimizer_state
+from methods.core.declarations import PLAIN_TRUNK
+from methods.core.forking import declared_sharing, fork, fork_state
+from methods.core.late_phase import LatePhase
+
+ALWAYS = 1 << 20
+"""A minibatch size up to which members run as one batch that no minibatch exceeds."""
+
+
+def check_trunk(case: Case, whole: SmallRun) -> Iterator[Finding]:
+    """Check that a method which declares a trunk of plain training goes on from one with the same bits."""
+    method = whole.method
+    trunk_of = declared_sharing(method).trunk
+    trunk = trunk_of(method) if trunk_of and not method.needs() else None
+    if trunk is None or trunk.of != PLAIN_TRUNK or not trunk.epochs:
+        return
+    plain, forked = replace(case, spec=MethodSpec(name="sgd")).start(), case.start()
+    plain.method.lr = method.lr  # type: ignore[method-assign]
+    plain.train(trunk.epochs)
+    fork(forked.method, fork_state(plain.method, trunk.epochs), trunk.epochs)
+    assert plain.optimizer is not None
+    assert forked.optimizer is not None
+    load_optimizer_state(forked.optimizer, optimizer_state(plain.optimizer))
+    forked.epoch = trunk.epochs
+    forked.finish()
+    if name := first_difference(whole, forked):
+        yield Finding(
+            "sharing",
+            f"forked from plain training after {trunk.epochs} epochs, it ends with another {name} than trained alone",
+            "declare no `sharing`, or one that ends where the method departs from plain training",
+        )
+
+
+def check_prepared(whole: SmallRun) -> Iterator[Finding]:
+    """Check that nothing writes, before `prepare`, to the submodules that are declared to be written to by it alone."""
+    parts = tuple(f"{name}." for name in declared_sharing(whole.method).prepared)
+    before, after = whole.snapshots[0].saved[0], whole.snapshots[-1].saved[0]
+    for name, value in before.items():
+        if parts and name.startswith(parts) and not same(value, after[name]):
+            yield Finding(
+                "sharing",
+                f"training writes to {name}, which `sharing` declares to be written to by `prepare` alone: runs that "
+                "go on from a trunk would lack it",
+                "leave this submodule out of `prepared`",
+            )
+            return
+
+
+def check_prediction_hyperparameters(case: Case, whole: SmallRun) -> Iterator[Finding]:
+    """Check that hyperparameters which are declared to change the prediction only do not change training."""
+    declared = declared_sharing(whole.method)
+    parts = tuple(f"{name}." for name in declared.prepared)
+    known = hyperparameters(type(whole.method))
+    for name in sorted(declared.prediction):
+        if name not in known:
+            yield Finding("sharing", f"`prediction` names {name!r}, which is no hyperparameter", "correct the name")
+            continue
+        given = case.spec.hyperparameters.get(name, known[name][1])
+        for value in other_values(given, type(whole.method).space.get(name)):
+            spec = case.spec.model_copy(update={"hyperparameters": {**case.spec.hyperparameters, name: value}})
+            try:
+                other = replace(case, spec=spec).start()
+            except ValueError:  # this value does not go with the others
+                continue
+            other.train(other.method.epochs)
+            now, was = other.method.state_dict(), whole.snapshots[-1].saved[0]
+            moved = [
+                key
+                for key, tensor in was.items()
+                if not (parts and key.startswith(parts)) and key in now and not same(tensor, now[key])
+            ]
+            if moved or other.method.epochs != whole.method.epochs:
+                yield Finding(
+                    "sharing",
+                    f"`sharing` declares that {name} changes nothing before `prepare`, but with {name}={value!r} "
+                    f"training ends with another {moved[0] if moved else 'number of epochs'}",
+                    f"leave {name} out of `prediction`",
+                )
+            break
+
+
+def other_values(value: Any, distribution: BaseDistribution | None) -> Iterator[Any]:
+    """Yield values of a hyperparameter that differ from a given one: of its search space, else of its type."""
+    choices = getattr(distribution, "choices", None) or [getattr(distribution, end, value) for end in ("low", "high")]
+    yield from (choice for choice in choices if choice != value)
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield from (value + 1, value * 0.5 if isinstance(value, float) else value - 1)
+
+
+def check_fusing(case: Case, whole: SmallRun) -> Iterator[Finding]:
+    """Check that members which may run as one batch train and predict as they do one by one."""
+    if not (isinstance(whole.method, LatePhase) and vars(type(whole.method)).get("fusible", False)):
+        return
+    one_by_one, fused = (train_last_epoch(case, whole, fuse_up_to) for fuse_up_to in (0, ALWAYS))
+    for name, value in one_by_one.items():
+        if not torch.allclose(fused[name], value, rtol=1e-3, atol=1e-4):
+            yield Finding(
+                "fusing",
+                f"`fusible` is True, but members that run as one batch end an epoch with another {name}",
+                "remove `fusible = True`; the docstring of `LatePhase` says what it promises",
+            )
+            return
+
+
+def train_last_epoch(case: Case, whole: SmallRun, fuse_up_to: int) -> dict[str, Tensor]:
+    """Train the last epoch with a bound for fusing; return the floating-point state, and the prediction."""
+    small = case.start()
+    small.method.fuse_up_to = fuse_up_to
+    epochs = small.method.epochs
+    small.restore(whole.snapshots[epochs - 1].saved, epochs - 1)
+    small.finish()
+    state = {name: value for name, value in small.method.state_dict().items() if isinstance(value, Tensor)}
+    return {name: value for name, value in state.items() if value.is_floating_point()} | {
+        "prediction": small.predict(small.test_batch()[0])
+    }
