@@ -90,10 +90,9 @@ def parse_node(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list
         return None
     name = head.id
     if name not in methods:
-        errors.append(
-            f"unknown method {name!r}; {suggest_closest(name, methods)}; a file with methods of your own is named by "
-            "--plugin, or by the study's `plugins`"
-        )
+        hint = suggest_closest(name, methods)
+        own = "" if hint.startswith("did you mean") else "; --plugin, or `plugins` in a study, names files with others"
+        errors.append(f"unknown method {name!r}; {hint}{own}")
         return None
     known = hyperparameters(methods[name])
     of = None
