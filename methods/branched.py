@@ -40,6 +40,7 @@ class Branched(LatePhaseFull):
         "start": FloatDistribution(0.0, 0.9),
         "prediction": CategoricalDistribution(["average", "members"]),
     }
+    version: ClassVar[int] = 1
     divisible = True
 
     def __init__(

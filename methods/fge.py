@@ -33,6 +33,7 @@ class FGE(Collector):
         "snapshots", "Garipov et al. 2018", prediction="((1 - start) * epochs + cycle / 2 + 0.5) // cycle"
     )
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START
+    version: ClassVar[int] = 2
     divisible = True
 
     def __init__(
@@ -72,7 +73,12 @@ class FGE(Collector):
 
     def lr(self, epoch: float) -> float:
         """Return a rate that falls linearly to the middle of each cycle and rises again, minibatch by minibatch."""
-        if epoch < self.start_epoch:
+        if self.follows_inner(epoch):
             return self.inner.lr(epoch)
         t = (epoch - self.start_epoch) % self.cycle / self.cycle
-        return self.recipe.lr * (self.low + (self.ratio - self.low) * abs(1 - 2 * t))
+        own = self.recipe.lr * (self.low + (self.ratio - self.low) * abs(1 - 2 * t))
+        return self.recipe.warmup_factor(epoch) * own
+
+    def follows_inner(self, epoch: float) -> bool:
+        """Return whether the rate at a position in training is that of the inner method."""
+        return epoch < self.start_epoch

@@ -24,6 +24,7 @@ class GradientAccumulation(LatePhase):
     space: ClassVar[dict[str, BaseDistribution]] = {
         name: LatePhase.space[name] for name in ("K", "start", "gamma_theta")
     }
+    version: ClassVar[int] = 2
     divisible = True
 
     def __init__(
@@ -34,7 +35,7 @@ class GradientAccumulation(LatePhase):
         K: Annotated[int, Field(ge=1)] = 10,
         start: Position = 0.6,
         gamma_theta: Annotated[float, Field(gt=0)] | Literal["1/K"] = 1.0,
-        leftover: Literal["step", "carry", "drop"] = "step",
+        leftover: Literal["carry", "step", "drop"] = "carry",
     ) -> None:
         """Set how gradients are accumulated.
 

@@ -25,6 +25,7 @@ class LatePhaseFull(LatePhase):
     )
     sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     space: ClassVar[dict[str, BaseDistribution]] = {name: LatePhase.space[name] for name in ("K", "start", "sigma0")}
+    version: ClassVar[int] = 2
     divisible = True
 
     def __init__(
@@ -50,7 +51,7 @@ class LatePhaseFull(LatePhase):
         Raises:
             ValueError: for hyperparameters that apply to shared weights.
         """
-        defaults = {"gamma_theta": 1.0, "frozen_base": False, **({"leftover": "step"} if data == "full" else {})}
+        defaults = {"gamma_theta": 1.0, "frozen_base": False, **({"leftover": "carry"} if data == "full" else {})}
         for name, default in defaults.items():
             if hyperparameters.get(name, default) != default:
                 raise ValueError(
@@ -67,6 +68,11 @@ class LatePhaseFull(LatePhase):
             )
         self.data = data
         self.replicate([name for name, layer in self.net.named_modules() if tensors_of(layer)])
+
+    def check_minibatches(self, per_epoch: int) -> None:
+        """Check that every network gets a minibatch, unless each sees all of them."""
+        if self.data == "shared":
+            super().check_minibatches(per_epoch)
 
     def data_orders(self) -> int:
         """Return K if each network sees all data in an order of its own, else 1."""

@@ -29,6 +29,7 @@ class Snapshot(Collector):
     }
     about: ClassVar[About] = About("snapshots", "Huang et al. 2017", prediction="M")
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START
+    version: ClassVar[int] = 2
     divisible = True
 
     def __init__(
@@ -38,6 +39,7 @@ class Snapshot(Collector):
         *,
         of: MakeMethod = SGD,
         M: Annotated[int, Field(ge=1)] = 5,
+        ends: tuple[Annotated[int, Field(ge=1)], ...] | None = None,
         ratio: Annotated[float, Field(gt=0)] = 1.0,
         start: Position = 0.0,
         rate: Literal["cosine", "inner"] = "cosine",
@@ -49,24 +51,38 @@ class Snapshot(Collector):
             recipe: how a network is trained plainly.
             of: the method of which snapshots are taken.
             M: the number of cycles.
+            ends: for each cycle, after how many epochs it ends. None: all cycles have the same length.
             ratio: the learning rate at each restart, relative to the recipe's.
             start: the epoch in which the first cycle begins, or a fraction of all epochs. Until then the rate is that
                 of the inner method.
             rate: "cosine" restarts in every cycle. "inner" uses the inner method's rate throughout.
 
         Raises:
-            ValueError: if a cycle would be shorter than an epoch; for a `ratio` without restarts.
+            ValueError: if a cycle would be shorter than an epoch; for a `ratio` without restarts; for `ends` that do
+                not rise to the last epoch, or are not M.
         """
         super().__init__(make_net, recipe, of)
         if rate == "inner" and ratio != 1.0:
             raise ValueError(f"ratio={ratio} is the rate at a restart, and rate=inner has no restarts")
         first = start_epoch_at(start, self.epochs)
-        self.set_cycles(equal_cycle_ends(M, f"M = {M} cycles", first=first, epochs=self.epochs), first_epoch=first)
+        if ends is None:
+            ends = tuple(equal_cycle_ends(M, f"M = {M} cycles", first=first, epochs=self.epochs))
+        if len(ends) != M or list(ends) != sorted({*ends}) or not first < ends[0] or ends[-1] != self.epochs:
+            raise ValueError(f"ends={ends} must be M = {M} rising numbers of epochs after {first}, up to {self.epochs}")
+        self.set_cycles(ends, first_epoch=first)
         self.start_epoch = self.cycle_ends[0] - 1
         self.ratio, self.rate = ratio, rate
 
     def lr(self, epoch: float) -> float:
-        """Return a rate that falls along half a cosine in every cycle, minibatch by minibatch (Equation 2)."""
-        if self.rate == "inner" or epoch < self.first_epoch:
+        """Return a rate that falls along half a cosine in every cycle, minibatch by minibatch (Equation 2).
+
+        The recipe's warm-up is kept.
+        """
+        if self.follows_inner(epoch):
             return self.inner.lr(epoch)
-        return self.ratio * self.recipe.lr / 2 * (math.cos(math.pi * self.cycle_progress(epoch)) + 1)
+        cosine = math.cos(math.pi * self.cycle_progress(epoch))
+        return self.recipe.warmup_factor(epoch) * (self.ratio * self.recipe.lr / 2 * (cosine + 1))
+
+    def follows_inner(self, epoch: float) -> bool:
+        """Return whether the rate at a position in training is that of the inner method."""
+        return self.rate == "inner" or epoch < self.first_epoch

@@ -28,10 +28,10 @@ class SWAG(WeightAveraging):
     """Fit a Gaussian to the states that are averaged, and predict with N networks sampled from it.
 
     Its covariance is the sum of a diagonal matrix and a low-rank matrix. The diagonal comes from the running means of
-    the weights and of their squares. The low-rank matrix comes from the last deviations of a state from the running
-    mean. Each sample has running statistics of its own, from one pass over the training data. A sample's weights are
-    not kept: they are drawn again from the sample's random stream at every prediction. The Gaussian and the samples'
-    statistics are kept.
+    the weights and of their squared deviations. The low-rank matrix comes from the last deviations of a state from the
+    running mean. Each sample has running statistics of its own, from one pass over the training data. A sample's
+    weights are not kept: they are drawn again from the sample's random stream at every prediction. The Gaussian and the
+    samples' statistics are kept.
 
     References:
         Maddox et al., A simple baseline for Bayesian uncertainty in deep learning, NeurIPS 2019, section 3,
@@ -47,9 +47,10 @@ class SWAG(WeightAveraging):
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START._replace(
         prediction=frozenset({"N", "scale"}), prepared=("statistics",)
     )
+    version: ClassVar[int] = 2
     divisible = True
 
-    squares: Tensor
+    variance: Tensor
     deviations: Tensor
 
     def __init__(
@@ -87,19 +88,22 @@ class SWAG(WeightAveraging):
         self.scale = scale
         weights = self.average.weights_to_average()
         size = sum(p.numel() for p in weights)  # P, all weights as one vector
-        self.register_buffer("squares", weights[0].new_zeros(size, requires_grad=False))  # (P,)
+        self.register_buffer("variance", weights[0].new_zeros(size, requires_grad=False))  # (P,)
         kept = min(rank, len(self.cycle_ends))
-        self.register_buffer("deviations", self.squares.new_zeros(kept, size))  # (rank, P)
+        self.register_buffer("deviations", self.variance.new_zeros(kept, size))  # (rank, P)
         self.allocate_points(N)
 
     @torch.no_grad()
     def collect(self, i: int) -> None:
         """Add the state at the end of cycle i to the moments, and replace the oldest deviation by its deviation."""
-        super().collect(i)
         state = flatten(self.inner.weights_to_average())
-        self.squares.lerp_(state.square(), 1.0 / (i + 1))
+        before = state - flatten(self.average.weights_to_average())
+        super().collect(i)
+        after = state - flatten(self.average.weights_to_average())
+        # Deviation: the paper's mean of squares less the square of the mean cancels in float32 if weights move little.
+        self.variance.lerp_(before * after, 1.0 / (i + 1))
         if len(self.deviations):
-            self.deviations[i % len(self.deviations)] = state - flatten(self.average.weights_to_average())
+            self.deviations[i % len(self.deviations)] = after
 
     @property
     def has_enough_states(self) -> bool:
@@ -108,8 +112,7 @@ class SWAG(WeightAveraging):
 
     def point_weights(self, i: int, mean: Tensor) -> Tensor:
         """Return sample i (Equation 1)."""
-        variance = (self.squares - mean.square()).clamp(min=1e-30)
-        noise = variance.sqrt() * normal(self.generator(f"sample {i}: weights"), mean)
+        noise = self.variance.clamp(min=1e-30).sqrt() * normal(self.generator(f"sample {i}: weights"), mean)
         columns = self.deviations[: self.collected_count]
         if len(columns):
             z = normal(self.generator(f"sample {i}: columns"), columns[:, 0])  # shared by the whole network

@@ -76,7 +76,7 @@ def report(
         "Study": str(frame.attrs.get("description", "")),
         "Figures": seeds,
         "Ranked by": describe(board.attrs["by"]).title,
-        "Tuning": board.attrs["tuning"],
+        "Notes": board.attrs["tuning"],
         "Seeds": ", ".join(str(seed) for seed in sorted(frame["seed"].unique())),
         **code,
         "Tracked in": without_password(store),

@@ -88,6 +88,13 @@ def make_image_task(
         train = Split(train.images, labels)
     else:
         chosen = _stratified_subset(train.labels, train_size)
+        gone = sorted(set(train.labels.tolist()) - set(train.labels[chosen].tolist()))
+        if gone:
+            rarest = int(torch.bincount(train.labels)[gone].min())
+            raise ValueError(
+                f"{name}: train_size={train_size} of {len(train.labels)} training images leaves none of class "
+                f"{', '.join(map(str, gone))}, of which there are {rarest} or more; keep more images"
+            )
         train = Split(train.images[chosen], labels[chosen])
     mean, std = _channel_statistics(source, train.images)
     return ImageTask(

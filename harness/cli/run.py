@@ -99,6 +99,8 @@ def run(
         from harness.planning.dry_run import plan_table
 
         console.print(plan_table(plan, runs))
+        if plan.study.caption:
+            console.print(plan.study.caption, markup=False, highlight=False)
         return
     from harness.engines import EngineError
     from harness.planning.plan_cache import with_specs

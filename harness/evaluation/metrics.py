@@ -17,6 +17,10 @@ CALIBRATION_BINS = 15
 """Number of bins of the expected calibration error."""
 CHUNK_VALUES = 2**16
 """Number of values in a chunk: half a megabyte in float64, so that intermediate results stay in the CPU's cache."""
+ROUNDING = 1e-12
+"""How far a probability that is computed from logits may lie from its exact value: a few units in the last place."""
+DECIMALS = 12
+"""Decimal places of entropies."""
 
 
 def apply_in_chunks(function: Callable[..., Tensor], predictions: Tensor, *others: Tensor) -> Tensor:
@@ -155,11 +159,12 @@ def check_bins(bins: int) -> None:
 def equal_width_bins(confidence: Tensor, bins: int) -> Tensor:
     """Return the bin m of each confidence, 0 … bins − 1, with m / bins < confidence ≤ (m + 1) / bins.
 
-    In torchmetrics, bins include their lower edge instead, and confidences of exactly 1 form a separate bin.
+    A confidence that lies above an edge by rounding alone, as that of 11 of 15 votes may, counts as on it. In
+    torchmetrics, bins include their lower edge instead, and confidences of exactly 1 form a separate bin.
     """
     check_bins(bins)
     edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
-    return torch.bucketize(confidence, edges)
+    return torch.bucketize(confidence, edges + ROUNDING)
 
 
 def bin_sums(bin_of: Tensor, confidence: Tensor, right: Tensor, bins: int) -> Tensor:
@@ -200,8 +205,11 @@ def adaptive_ece(log_p: Tensor, y: Tensor, bins: int = CALIBRATION_BINS) -> floa
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Return the entropy of each prediction, (N,), in nats. It is the score for OOD detection."""
-    return apply_in_chunks(lambda part: torch.special.entr(part.exp()).sum(-1), log_p)
+    """Return the entropy of each prediction, (N,), in nats. It is the score for OOD detection.
+
+    It is rounded, so that equal predictions tie, whatever the order of their members or classes.
+    """
+    return apply_in_chunks(lambda part: torch.special.entr(part.exp()).sum(-1), log_p).round(decimals=DECIMALS) + 0.0
 
 
 def diversity(logits: Tensor) -> dict[str, float]:

@@ -12,7 +12,8 @@ from harness.quadratic.quadratic_study import QuadraticStudy
 from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.run import Run
 from harness.studies.study import Study
-from methods import Method
+from methods import LatePhase, Method
+from methods.core.recipe import Constant
 from methods.core.wrapper import methods_within
 
 
@@ -36,6 +37,8 @@ class Plan(PlannedRuns):
         self.meta_methods = study.meta_methods or MetaMethods(study.methods)
         for cell in study.cells():
             self.add(cell.run, cell.label, "cell")
+        rates = self.describe_rates()
+        self.study = replace(self.study, caption=" ".join(filter(None, [self.study.caption, rates])))
         self.find_contained()
         if share:
             self.add_trunks()
@@ -84,6 +87,20 @@ class Plan(PlannedRuns):
             needs = self.add_needs(run)
             self.runs[trunk.key] = Planned(trunk, (str(trunk),), "trunk", needs, epochs)
         return trunk.key
+
+    def describe_rates(self) -> str:
+        """Say from which epoch on methods have learning rates of their own in place of the recipe's schedule."""
+        found: dict[int, list[str]] = {}
+        for run, label in ((planned.run, planned.label) for planned in self.runs.values() if planned.role == "cell"):
+            assert isinstance(run, Run)
+            if run.recipe.schedule == Constant():
+                continue
+            method = self.meta_method(run)
+            first = next((e for e in range(method.epochs) if method.lr(e) != run.recipe.learning_rate(e)), None)
+            if first is not None and label not in found.setdefault(first, []):
+                found[first].append(label)
+        listed = "; ".join(f"from epoch {first} on {', '.join(labels)}" for first, labels in sorted(found.items()))
+        return f"Learning rates of their own in place of the recipe's: {listed}." if listed else ""
 
     def find_contained(self) -> None:
         """Find the states that runs need beside other runs or states which pass through them."""
@@ -188,9 +205,10 @@ def warning(run: Run, method: Method) -> str:
         part.epoch = max(part.epochs - 1, 0)
     batches = method.data_orders() * -(-shape(run).train // run.recipe.batch_size)
     cycle = method.batches_per_update()
-    if cycle <= batches:
+    carried = any(isinstance(part, LatePhase) and part.leftover == "carry" for part in methods_within(method))
+    if cycle <= batches or carried:
         return ""
     return (
         f"{run.method} on {run.dataset.label}: an epoch has {batches} minibatches, fewer than the {cycle} of a "
-        "cycle: none is ever full, and `leftover` decides whether shared weights step"
+        "cycle: none is ever full, and every epoch ends with a shorter one"
     )

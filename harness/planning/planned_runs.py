@@ -56,7 +56,7 @@ class StudySummary:
         kind: "grid" of cells, or "quadratic" for the noisy quadratic problem.
         plugins: plugin files that define methods.
         description: the study's own words.
-        caption: note on tuning for the leaderboard.
+        caption: notes for the leaderboard, on tuning and on learning rates that replace the recipe's.
         banner: warning that must be shown with all results of the study; "" for none.
         figures: the figures that it requests.
         published: the values that a paper publishes, one dict a row, and the attributes of their table; None for none.

@@ -126,7 +126,7 @@ def describe_epoch(run: Run, method: Method, epoch: int, sources: dict[TrainingS
     measured = run.evaluate.each_epoch  # its values are part of the epochs' lines
     watched = [str(run.method), *measured] if measured else []
     rates = [method.lr(epoch + position) for position in COMPARED_POSITIONS]
-    rest = canonical_json([rates, method.recipe.resets_optimizer(epoch), watched]).decode()
+    rest = canonical_json([rates, method.resets_optimizer(epoch), watched]).decode()
     return f"[{sources[source]},{rest[1:]}"
 
 

@@ -9,6 +9,7 @@ from torch.optim import SGD, Adam, Optimizer
 from methods import Method, Recipe
 
 UPDATES = ("recipe", "sgd", "nesterov", "adam")
+SCHEDULES = ("recipe", "constant")
 
 
 def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
@@ -18,13 +19,17 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     default. Momentum is the recipe's. Adam's constants are torch's (0.9, 0.999, 1e-8).
 
     Raises:
-        ValueError: if a group selects any other update.
+        ValueError: if a group selects any other update or schedule.
     """
     groups = [group for group in method.param_groups() if group["params"]]
     positions = {id(group["params"][0][1]): i for i, group in enumerate(groups)}
     sgd, adam = [], []
     for group in groups:
         kind = group.pop("optimizer", "recipe")
+        if group.get("schedule", "recipe") not in SCHEDULES:
+            raise ValueError(
+                f"{type(method).__name__}.param_groups: unknown schedule {group['schedule']!r}; there are {SCHEDULES}"
+            )
         if kind not in UPDATES:
             raise ValueError(f"{type(method).__name__}.param_groups: unknown optimizer {kind!r}; there are {UPDATES}")
         if kind == "adam" or (kind == "recipe" and recipe.optimizer == "adam"):

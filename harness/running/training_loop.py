@@ -37,7 +37,7 @@ def train_epoch(
         DivergenceError: if the loss is not finite.
     """
     seed_all(stream(method.seed, "torch", epoch), next(method.net.parameters()).device)
-    if method.recipe.resets_optimizer(epoch):
+    if method.resets_optimizer(epoch):
         optimizer.state.clear()
     method.begin_epoch(epoch)
     method.train()
@@ -48,7 +48,8 @@ def train_epoch(
     for batches in group_batches(minibatches, method.batches_per_update):
         rate = method.lr(epoch + done / total)
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+            constant = group.get("schedule") == "constant"
+            group["lr"] = (method.recipe.lr if constant else rate) * group["lr_scale"]
         losses.append(method.update(batches, optimizer))
         sizes.append(len(batches))
         done += len(batches)

@@ -13,6 +13,7 @@ from harness.parsing.yaml_errors import Errors, suggest_closest
 from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.grid import Grid
 from harness.studies.run import DatasetSpec, Run
+from methods.core.late_phase import LatePhase
 from methods.core.recipe import Recipe
 from methods.core.wrapper import methods_within
 
@@ -152,7 +153,7 @@ def check_architecture(
 def check_methods(
     grid: Grid, meta_methods: MetaMethods, errors: Errors, plain: Run, shape: data.DatasetShape, *, loadable: bool
 ) -> None:
-    """Report methods that cannot be built, and methods that watch validation data although none is held out.
+    """Report methods that cannot be built, that watch validation data although none is held out, or lack minibatches.
 
     Args:
         grid: the grid whose methods are checked.
@@ -169,6 +170,9 @@ def check_methods(
             if watches and loadable and not has_validation_data(plain.dataset):
                 reason = f"it watches validation data, but {plain.dataset.label} holds none out"
                 raise ValueError(f"{reason}: give the dataset a number of examples, `validation`")
+            for part in methods_within(method):
+                if loadable and isinstance(part, LatePhase):
+                    part.check_minibatches(-(-shape.train // plain.recipe.batch_size))
         except Exception as error:  # a user's own method can raise anything, which the user must see
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             location = ("methods", errors.original_index("methods", k))

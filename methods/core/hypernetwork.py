@@ -88,7 +88,7 @@ class Embedding(nn.Module):
         self.e = nn.Parameter(vectors.clone())
 
 
-TRUNK_VERSION = 2
+TRUNK_VERSION = 3
 """The version of `LatePhaseHypernet`, which both methods name in their common trunk."""
 HYPERNETWORK_SHARING = LATE_PHASE_SHARING._replace(
     trunk=lambda method: Trunk(f"hypernetwork {TRUNK_VERSION}: {method.groups}", method.start_epoch),
@@ -144,7 +144,7 @@ class Hypernetwork(LatePhase):
                 that own nothing; for hyperparameters of cycles with nested=False.
         """
         super().__init__(make_net, recipe, **hyperparameters)
-        if not nested and (self.leftover, self.gamma_theta) != ("step", 1.0):
+        if not nested and (self.leftover, self.gamma_theta) != ("carry", 1.0):
             raise ValueError("leftover and gamma_theta apply to cycles, and nested=False has none")
         if (embeddings, batch_norm, last_layer) == ("shared",) * 3:
             raise ValueError("members that share embeddings, BatchNorm and the last layer are one and the same")
@@ -180,10 +180,15 @@ class Hypernetwork(LatePhase):
 
     @staticmethod
     def draw_embeddings(group: Group, device: torch.device) -> Iterator[Embedding]:
-        """Draw one embedding a layer, (D, chunks), with vectors as orthogonal as possible over the group."""
-        vectors = torch.empty(sum(group.chunks.values()), group.D, device=device)
+        """Draw one embedding a layer, (D, chunks), with vectors as orthogonal as possible over the group.
+
+        Their squared length is one on average.
+        """
+        chunks = sum(group.chunks.values())
+        vectors = torch.empty(chunks, group.D, device=device)
         if device.type != "meta":  # torch draws no orthogonal vectors there
             nn.init.orthogonal_(vectors)
+            vectors *= max(chunks / group.D, 1.0) ** 0.5  # more vectors than dimensions would be shorter than one
         return (Embedding(part.T) for part in torch.split(vectors, list(group.chunks.values())))
 
     def generate(self, factors: Sequence[nn.Module]) -> dict[str, Tensor]:

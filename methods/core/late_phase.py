@@ -81,8 +81,9 @@ class LatePhase(MemberWeights):
         member_weight_decay: Annotated[float, Field(ge=0)] | None = None,
         member_optimizer: Literal["recipe", "sgd", "nesterov", "adam"] = "recipe",
         member_lr: Annotated[float, Field(gt=0)] = 1.0,
+        member_schedule: Literal["recipe", "constant"] = "recipe",
         member_momentum: Literal["fresh", "copy"] = "fresh",
-        leftover: Literal["step", "carry", "drop"] = "step",
+        leftover: Literal["carry", "step", "drop"] = "carry",
         frozen_base: bool = False,
         prediction: Literal["average", "members"] = "average",
         statistics: Literal["collapse", "average", "reestimate", "reestimate_members"] = "collapse",
@@ -102,11 +103,13 @@ class LatePhase(MemberWeights):
             member_optimizer: the members' update U_φ: "sgd" without momentum, "nesterov" with the recipe's momentum,
                 "adam", or the optimizer of the "recipe".
             member_lr: factor on the learning rate of the members.
+            member_schedule: whether the members' rate follows that of the base weights ("recipe"), or stays at the
+                recipe's highest ("constant").
             member_momentum: the members' optimizer state at T0: "fresh" (empty, as in the authors' code) or a "copy" of
                 that of φ0.
             leftover: what happens to the base weights when the minibatches at the end of an epoch do not fill a cycle.
-                "step": they step on the shorter sum, and the next epoch begins with the next member. "carry": the sum
-                is kept for the first cycle of the next epoch (Algorithm 4). "drop": the sum is discarded, and every
+                "carry": the sum is kept for the first cycle of the next epoch (Algorithm 4). "step": they step on the
+                shorter sum, and the next epoch begins with the next member. "drop": the sum is discarded, and every
                 epoch begins with the first member (the authors' code). Members step in any case.
             frozen_base: keep the base weights as they are at T0 (the control of Table 9).
             prediction: predict with one network of "average" weights (Equation 1), or with all "members".
@@ -122,7 +125,7 @@ class LatePhase(MemberWeights):
         """
         if prediction == "members" and statistics != "collapse":
             raise ValueError(f"statistics={statistics} applies to the average network, and prediction=members has none")
-        if frozen_base and (gamma_theta, leftover) != (1.0, "step"):
+        if frozen_base and (gamma_theta, leftover) != (1.0, "carry"):
             raise ValueError(
                 "gamma_theta and leftover apply to the steps of the base weights, and frozen_base=True takes none"
             )
@@ -136,11 +139,12 @@ class LatePhase(MemberWeights):
         self.start_epoch = self.epochs if start is None else start_epoch_at(start, self.epochs)
         self.K, self.sigma0, self.gamma_theta = K, sigma0, gamma_theta
         self.member_weight_decay = recipe.weight_decay if member_weight_decay is None else member_weight_decay
-        self.member_optimizer, self.member_lr, self.member_momentum = member_optimizer, member_lr, member_momentum
+        self.member_optimizer, self.member_momentum = member_optimizer, member_momentum
+        self.member_lr, self.member_schedule = member_lr, member_schedule
         self.leftover, self.frozen_base = leftover, frozen_base
         self.prediction, self.statistics = prediction, statistics
         self.redrawn: set[str] = set()  # names of the layers that members draw anew at T0
-        self.carried_minibatches = 0
+        self.cycle_position = 0
         self.fused_forwards: dict[tuple[int, ...], FusedForwards] = {}
 
     # --- training --------------------------------------------------------------------------------------------
@@ -166,18 +170,34 @@ class LatePhase(MemberWeights):
         """Return the number of minibatches left in the cycle: one a member, less those carried over."""
         return self.batches_in_cycle() - self.carried_minibatches if self.begun else 1
 
-    def batches_in_cycle(self) -> int:
-        """Return how many minibatches make a full cycle."""
-        return self.K
+    @property
+    def carried_minibatches(self) -> int:
+        """How many minibatches of the cycle the epoch before had."""
+        return self.cycle_position if self.leftover == "carry" else 0
 
     def member_for(self, i: int) -> int:
-        """Return which member sees minibatch i of the update.
+        """Return which member sees minibatch i of the update: the next one in turn, also over the end of an epoch.
 
-        With leftover=step each epoch begins with the next member, so that all members are used equally.
+        With leftover=drop each epoch begins with the first member.
         """
-        # Deviation: Algorithm 4 counts minibatches across epochs; only leftover=carry does so here.
-        first = self.epoch - self.start_epoch if self.leftover == "step" else self.carried_minibatches
-        return (first + i) % self.K
+        return (self.cycle_position + i) % self.K
+
+    def check_minibatches(self, per_epoch: int) -> None:
+        """Check that every member gets a minibatch.
+
+        Args:
+            per_epoch: minibatches of an epoch, in one order of the data.
+
+        Raises:
+            ValueError: if some member would never be trained.
+        """
+        late = per_epoch if self.leftover == "drop" else per_epoch * (self.epochs - self.start_epoch)
+        if 0 < late < self.batches_in_cycle():
+            where = "an epoch" if self.leftover == "drop" else f"training from epoch {self.start_epoch} on"
+            raise ValueError(
+                f"{where} has {late} minibatches, fewer than the {self.K} of a cycle, one for each member: some would "
+                "never be trained; it needs fewer members, an earlier start, smaller minibatches or leftover=carry"
+            )
 
     def update(self, batches: Sequence[Batch], optimizer: Optimizer) -> Tensor:
         """Run a cycle: a backward pass for each minibatch, then one step of the optimizer."""
@@ -250,21 +270,26 @@ class LatePhase(MemberWeights):
 
         The sum has `minibatches` minibatches besides those carried over.
         """
-        used = self.carried_minibatches + minibatches
+        before = self.carried_minibatches
+        used = before + minibatches
         complete = used >= self.batches_in_cycle()
+        if self.leftover == "step":  # the next member has the next turn
+            self.cycle_position = (self.cycle_position + minibatches) % self.K
+        elif self.leftover == "carry":
+            self.cycle_position = 0 if complete else used
         scale = 1 / used if self.gamma_theta == "1/K" else float(self.gamma_theta)
         stop = self.frozen_base or (not complete and self.leftover != "step")
-        if not stop and scale == 1.0 and self.leftover != "carry":
+        if not stop and scale == 1.0 and (self.leftover != "carry" or (complete and not before)):
             return
         carried = self.carried.named()
         for name, p in self.shared_weights():
             if p.grad is None:
                 continue
             if name in carried:
-                p.grad.add_(carried[name])
+                if before:
+                    p.grad.add_(carried[name])
                 carried[name].copy_(torch.zeros_like(p) if complete else p.grad)
             p.grad = None if stop else p.grad.mul_(scale)
-        self.carried_minibatches = 0 if complete or self.leftover != "carry" else used
 
     def gradient_sums(self) -> list[Tensor]:
         """List the gradient sums that are carried into the next epoch."""
@@ -336,10 +361,10 @@ class LatePhase(MemberWeights):
     # --- state -----------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return the epoch and how many minibatches of an unfinished cycle are carried into the next epoch."""
-        return {**super().get_extra_state(), "carrying": self.carried_minibatches}
+        """Return the epoch and the position in the cycle at which the next update begins."""
+        return {**super().get_extra_state(), "cycle_position": self.cycle_position}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Load what `get_extra_state` returned."""
         super().set_extra_state(state)
-        self.carried_minibatches = state.get("carrying", 0)  # the state of a plain trunk has none
+        self.cycle_position = state.get("cycle_position", 0)  # the state of a plain trunk has none

@@ -28,7 +28,7 @@ class MemberWeights(Method):
         member_weight_decay: weight decay of the members' layers.
         member_lr: factor on the members' learning rate.
         member_optimizer: the members' optimizer, as in "optimizer" of `param_groups`.
-        leftover, prediction, statistics: see `LatePhase`.
+        frozen_base, leftover, prediction, statistics: see `LatePhase`.
 
     References:
         von Oswald et al., Neural networks with late-phase weights, ICLR 2021, section 2.
@@ -41,7 +41,9 @@ class MemberWeights(Method):
     late: nn.ModuleList
     member_weight_decay: float
     member_lr: float
+    member_schedule: str
     member_optimizer: str
+    frozen_base: bool
     leftover: str
     prediction: str
     statistics: str
@@ -70,10 +72,16 @@ class MemberWeights(Method):
         self.average = NamedBuffers(
             (f"{name}.{key}", value) for name in norms for key, value in self.net.get_submodule(name).named_buffers()
         )
-        carried = self.shared_weights() if self.leftover == "carry" else []
+        carries = self.leftover == "carry" and K and self.batches_in_cycle() > 1 and not self.frozen_base
+        plain = {id(p) for part in self.plain_parts() for p in part.parameters(recurse=False)}  # no gradient from T0 on
+        carried = [(name, p) for name, p in self.shared_weights() if carries and id(p) not in plain]
         self.carried = NamedBuffers((name, torch.zeros_like(p)) for name, p in carried)
         if self.statistics in ("average", "reestimate_members") and not self.own_statistics:
             raise ValueError(f"statistics={self.statistics}: members have no BatchNorm statistics of their own")
+
+    def batches_in_cycle(self) -> int:
+        """Return how many minibatches make a full cycle."""
+        return self.K
 
     @property
     def own_statistics(self) -> bool:
@@ -146,7 +154,7 @@ class MemberWeights(Method):
             for name, p in part.named_parameters()
         ]
         factors = [(f"factors.{name}", p) for name, p in self.factors.named_parameters()]
-        own = {"lr_scale": self.member_lr, "optimizer": self.member_optimizer}
+        own = {"lr_scale": self.member_lr, "optimizer": self.member_optimizer, "schedule": self.member_schedule}
         groups = [
             self.group(self.base_weights(), self.recipe.weight_decay),
             self.group(factors, 0.0),

@@ -175,13 +175,21 @@ class Method(nn.Module):
         """
         return self.recipe.learning_rate(epoch)
 
+    def resets_optimizer(self, epoch: int) -> bool:
+        """Return whether the optimizer's state is cleared before an epoch, where a stage of the recipe begins.
+
+        A method whose learning rate is not the recipe's in that epoch returns False.
+        """
+        return self.recipe.resets_optimizer(epoch)
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the trained parameters in groups for the optimizer.
 
         Returns:
             One dict a group: "params", a list of (name, parameter); "weight_decay"; "lr_scale", a factor on the
             learning rate; and optionally "optimizer": "sgd" (without momentum), "nesterov", "adam", or "recipe" for the
-            recipe's. Optimizer state is saved by these names, so each must be unique.
+            recipe's; and "schedule": "constant" for the recipe's highest rate throughout, "recipe" for `lr`. Optimizer
+            state is saved by these names, so each must be unique.
         """
         return [self.group(self.named_parameters(), self.recipe.weight_decay)]
 

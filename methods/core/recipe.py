@@ -61,20 +61,50 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Constant(FrozenModel):
+class ScheduleWithWarmUp(FrozenModel):
+    """What all schedules of a single kind have in common: a linear warm-up, in which the rate rises to its value.
+
+    Attributes:
+        warmup: the number of epochs of the warm-up.
+        warmup_by: "epoch": the rate of epoch e (from 0) is (e + 1) / warmup of its value (Wortsman et al., 2021).
+            "minibatch": it rises from zero with every minibatch (BatchEnsemble, Wen et al., 2020).
+    """
+
+    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup_by: Literal["epoch", "minibatch"] = "epoch"
+
+    def check(self, epochs: int) -> None:
+        """Refuse a warm-up as long as training, or longer."""
+        if self.warmup and self.warmup >= epochs:
+            raise ValueError(f"schedule: a warm-up of {self.warmup} epochs does not end in {epochs} epochs")
+
+    def factor(self, position: float, epochs: int) -> float:
+        """Return the factor on the learning rate at a position in training.
+
+        Args:
+            position: whole epochs since the start of training, plus the fraction of the current one.
+            epochs: the number of epochs of training.
+        """
+        return self.warmup_factor(position) * self.value(math.floor(position), epochs)
+
+    def warmup_factor(self, position: float) -> float:
+        """Return the factor of the warm-up alone; 1 after it."""
+        if position >= self.warmup:
+            return 1.0
+        return (math.floor(position) + 1 if self.warmup_by == "epoch" else position) / self.warmup
+
+    def value(self, epoch: int, epochs: int) -> float:
+        """Return the factor on the learning rate in an epoch, without the warm-up."""
+        return 1.0
+
+
+class Constant(ScheduleWithWarmUp):
     """A schedule that keeps the learning rate constant."""
 
     kind: Literal["constant"] = "constant"
 
-    def check(self, epochs: int) -> None:
-        """Accept any number of epochs."""
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """Return the factor on the learning rate in an epoch."""
-        return 1.0
-
-
-class Linear(FrozenModel):
+class Linear(ScheduleWithWarmUp):
     """A schedule that falls linearly, epoch by epoch, from `start` to `end`, and stays (Izmailov et al., 2018).
 
     The late-phase paper keeps 0.1 to epoch 100 of 200, and falls linearly to 0.001 at epoch 180 (its appendix A).
@@ -87,19 +117,20 @@ class Linear(FrozenModel):
 
     def check(self, epochs: int) -> None:
         """Refuse positions beyond the end of training, or in the wrong order."""
+        super().check(epochs)
         check_position(self.start, epochs, "schedule: start")
         check_position(self.end, epochs, "schedule: end")
         if epoch_at(self.end, epochs) < epoch_at(self.start, epochs):
             raise ValueError(f"schedule: end {self.end} lies before start {self.start}")
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """Return the factor on the learning rate in an epoch."""
+    def value(self, epoch: int, epochs: int) -> float:
+        """Return the factor on the learning rate in an epoch, without the warm-up."""
         start, end = epoch_at(self.start, epochs), epoch_at(self.end, epochs)
-        progress = min(max((epoch - start) / max(end - start, 1), 0.0), 1.0)
+        progress = float(epoch >= end) if epoch >= end or epoch <= start else (epoch - start) / (end - start)
         return 1.0 + (self.ratio - 1.0) * progress
 
 
-class Step(FrozenModel):
+class Step(ScheduleWithWarmUp):
     """A schedule that multiplies the learning rate by `ratio` at each milestone."""
 
     kind: Literal["step"]
@@ -108,30 +139,24 @@ class Step(FrozenModel):
 
     def check(self, epochs: int) -> None:
         """Refuse milestones beyond the end of training."""
+        super().check(epochs)
         for milestone in self.milestones:
             check_position(milestone, epochs, "schedule: milestone")
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """Return the factor on the learning rate in an epoch."""
+    def value(self, epoch: int, epochs: int) -> float:
+        """Return the factor on the learning rate in an epoch, without the warm-up."""
         return float(self.ratio ** sum(epoch >= epoch_at(m, epochs) for m in self.milestones))
 
 
-class Cosine(FrozenModel):
-    """A schedule that warms up linearly, then falls along half a cosine, by epoch (Loshchilov & Hutter, 2016)."""
+class Cosine(ScheduleWithWarmUp):
+    """A schedule that falls along half a cosine after the warm-up, by epoch (Loshchilov & Hutter, 2016)."""
 
     kind: Literal["cosine"]
-    warmup: Annotated[int, Field(ge=0)] = 0
 
-    def check(self, epochs: int) -> None:
-        """Refuse a warm-up as long as training, or longer."""
-        if self.warmup >= epochs:
-            raise ValueError(f"schedule: a warm-up of {self.warmup} epochs does not end in {epochs} epochs")
-
-    def factor(self, epoch: int, epochs: int) -> float:
-        """Return the factor on the learning rate in an epoch."""
-        if epoch < self.warmup:
-            return (epoch + 1) / self.warmup
-        return 0.5 * (1.0 + math.cos(math.pi * (epoch - self.warmup) / max(epochs - self.warmup, 1)))
+    def value(self, epoch: int, epochs: int) -> float:
+        """Return the factor on the learning rate in an epoch, without the warm-up."""
+        after = max(epoch - self.warmup, 0)
+        return 0.5 * (1.0 + math.cos(math.pi * after / max(epochs - self.warmup, 1)))
 
 
 SingleSchedule = Constant | Linear | Step | Cosine
@@ -145,15 +170,17 @@ class Stage(FrozenModel):
         epochs: the number of epochs of the stage.
         ratio: the learning rate at its beginning, relative to the recipe's.
         schedule: the schedule of its epochs; positions count from the beginning of the stage.
+        optimizer: whether a later stage begins with a "new" optimizer, or keeps the "same".
     """
 
     epochs: Annotated[int, Field(ge=1)]
     ratio: Annotated[float, Field(gt=0)] = 1.0
     schedule: Annotated[SingleSchedule, Field(discriminator="kind")] = Constant()
+    optimizer: Literal["new", "same"] = "new"
 
 
 class Stages(FrozenModel):
-    """A sequence of schedules, each of which begins with a new optimizer, as if a finished run were trained further.
+    """A sequence of schedules. Each begins with a new optimizer, as if a finished run were trained further, or not.
 
     The late-phase paper trains for 20 epochs after the first 200. The rate falls from 0.01 linearly to 0.001 in 10
     epochs, then stays (its appendix B, Table 9).
@@ -170,19 +197,28 @@ class Stages(FrozenModel):
         for stage in self.stages:
             stage.schedule.check(stage.epochs)
 
-    def later_stage_starts(self) -> list[int]:
-        """Return the epochs in which the second and later stages begin."""
-        return list(itertools.accumulate(stage.epochs for stage in self.stages))[:-1]
+    def new_optimizer_epochs(self) -> list[int]:
+        """Return the epochs in which a later stage begins with a new optimizer."""
+        starts = itertools.accumulate(stage.epochs for stage in self.stages)
+        return [start for start, stage in zip(starts, self.stages[1:], strict=False) if stage.optimizer == "new"]
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """Return the factor on the learning rate in an epoch."""
+    def stage_at(self, position: float) -> tuple[Stage, float]:
+        """Return the stage of a position in training, and the position in it."""
         for stage in self.stages[:-1]:
-            if epoch < stage.epochs:
-                break
-            epoch -= stage.epochs
-        else:
-            stage = self.stages[-1]
-        return stage.ratio * stage.schedule.factor(epoch, stage.epochs)
+            if position < stage.epochs:
+                return stage, position
+            position -= stage.epochs
+        return self.stages[-1], position
+
+    def factor(self, position: float, epochs: int) -> float:
+        """Return the factor on the learning rate at a position in training."""
+        stage, position = self.stage_at(position)
+        return stage.ratio * stage.schedule.factor(position, stage.epochs)
+
+    def warmup_factor(self, position: float) -> float:
+        """Return the factor of the stage's warm-up alone."""
+        stage, position = self.stage_at(position)
+        return stage.schedule.warmup_factor(position)
 
 
 Schedule = Annotated[SingleSchedule | Stages, Field(discriminator="kind")]
@@ -213,15 +249,25 @@ class Recipe(FrozenModel):
 
     def resets_optimizer(self, epoch: int) -> bool:
         """Check whether the optimizer's state (momentum) is reset at the beginning of an epoch."""
-        return isinstance(self.schedule, Stages) and epoch in self.schedule.later_stage_starts()
+        return isinstance(self.schedule, Stages) and epoch in self.schedule.new_optimizer_epochs()
 
     def learning_rate(self, epoch: float) -> float:
-        """Return the learning rate at a position in training; it is constant within an epoch, as in all three papers.
+        """Return the learning rate at a position in training.
+
+        It is constant within an epoch, as in all three papers, but for a warm-up by minibatches.
 
         Args:
             epoch: whole epochs since the start of training, plus the fraction of the current one.
         """
-        return self.lr * self.schedule.factor(math.floor(epoch), self.epochs)
+        return self.lr * self.schedule.factor(epoch, self.epochs)
+
+    def warmup_factor(self, epoch: float) -> float:
+        """Return the factor of the warm-up on the learning rate; methods with a schedule of their own keep it.
+
+        Args:
+            epoch: whole epochs since the start of training, plus the fraction of the current one.
+        """
+        return self.schedule.warmup_factor(epoch)
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the training loss: the mean cross-entropy, in nats.

@@ -1,5 +1,6 @@
 """Base class of methods that average the weights of states late in training, and predict with points around it."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -46,6 +47,8 @@ class WeightAveraging(Collector):
         rate: Literal["high", "cyclic"] = "high",
         low: Annotated[float, Field(gt=0)] | None = None,
         checkpoints: Annotated[int, Field(ge=1)] | None = None,
+        before: Literal["own", "recipe"] = "own",
+        anneal: Annotated[int, Field(ge=0)] | None = None,
     ) -> None:
         """Collect from epoch `start` on.
 
@@ -54,19 +57,24 @@ class WeightAveraging(Collector):
             recipe: how a network is trained plainly.
             of: the method whose weights are averaged.
             start: an epoch, or a fraction of all epochs.
-            ratio: the learning rate while averaging, relative to the recipe's. The rate falls to it linearly between
-                0.5 and 0.9 of `start`. None: the rate of the inner method.
+            ratio: the learning rate while averaging, relative to the recipe's. None: the rate of the inner method,
+                throughout.
             rate: "high" keeps that rate from `start` on. "cyclic" lets it fall linearly, minibatch by minibatch, to
                 `low` before each collected state, and then start again.
             low: the lowest rate of a cycle, relative to the recipe's. None: 0.1, our choice, as in fast geometric
                 ensembles of wide ResNets.
             checkpoints: how many states are collected, equally spaced (to a whole epoch), the last one at the end of
                 training. None: the state at the end of each epoch. All states count equally.
+            before: the rate before `start`. "own": a schedule of averaging replaces the recipe's, but for its warm-up:
+                the recipe's highest rate, which falls linearly to `ratio` between 0.5 and 0.9 of `start` (the code of
+                Izmailov et al.). "recipe": the rate of the inner method, which then changes to `ratio` along half a
+                cosine (torch's SWALR).
+            anneal: for before=recipe, how many epochs that change takes. None: 10, as in SWALR.
 
         Raises:
             ValueError: if the inner method cannot be averaged or keeps collected copies, or if averaging starts before
                 its members exist; for more checkpoints than epochs; for a cycle without a `ratio`, or with one below
-                `low`.
+                `low`; for hyperparameters that have no effect.
         """
         super().__init__(make_net, recipe, of)
         outer, inner = type(self).__name__, type(self.inner).__name__
@@ -88,6 +96,11 @@ class WeightAveraging(Collector):
         self.ratio, self.rate, self.low = ratio, rate, 0.1 if low is None else low
         if rate == "cyclic" and (ratio is None or self.low > ratio):
             raise ValueError(f"rate=cyclic falls from ratio to low, but ratio={ratio} and low={self.low}")
+        if before == "recipe" and ratio is None:
+            raise ValueError("before=recipe is the default of ratio=None, which has no rate of its own")
+        if anneal is not None and (before == "own" or rate == "cyclic"):
+            raise ValueError(f"anneal={anneal} leads from the recipe's rate to a high one: before=recipe, rate=high")
+        self.before, self.anneal = before, 10 if anneal is None else anneal
         count = self.epochs - self.start_epoch if checkpoints is None else checkpoints
         ends = equal_cycle_ends(count, f"{count} checkpoints", first=self.start_epoch, epochs=self.epochs)
         self.set_cycles(ends, first_epoch=self.start_epoch, keep_snapshots=False)
@@ -105,13 +118,26 @@ class WeightAveraging(Collector):
         return {name: buffer for name, buffer in self.average.named_buffers() if id(buffer) not in averaged}
 
     def lr(self, epoch: float) -> float:
-        """Return the recipe's rate, which falls linearly to `ratio` of it, and then stays or cycles."""
-        if self.ratio is None:
+        """Return the rate before `start`, then `ratio` of the recipe's, which stays or cycles; warm-up is kept."""
+        if self.follows_inner(epoch):
             return self.inner.lr(epoch)
+        return self.recipe.warmup_factor(epoch) * self.own_rate(epoch)
+
+    def follows_inner(self, epoch: float) -> bool:
+        """Return whether the rate at a position in training is that of the inner method."""
+        return self.ratio is None or (self.before == "recipe" and epoch < self.start_epoch)
+
+    def own_rate(self, epoch: float) -> float:
+        """Return the rate of the schedule of averaging, without warm-up."""
+        assert self.ratio is not None
         if self.rate == "cyclic" and epoch >= self.start_epoch:
             # Deviation: the first minibatch of a cycle has the highest rate. In the paper (section 3.1) it is one step
             # lower, and the last minibatch has the lowest rate itself.
             return self.recipe.lr * (self.ratio + (self.low - self.ratio) * self.cycle_progress(epoch))
+        if self.before == "recipe":
+            done = min((int(epoch) - self.start_epoch) / self.anneal, 1.0) if self.anneal else 1.0
+            share = 0.5 * (1.0 - math.cos(math.pi * done))
+            return share * self.ratio * self.recipe.lr + (1.0 - share) * self.inner.lr(self.start_epoch)
         start, end = 0.5 * self.start_epoch, 0.9 * self.start_epoch
         progress = 1.0 if end <= start else min(max((int(epoch) - start) / (end - start), 0.0), 1.0)
         return self.recipe.lr * (1.0 + (self.ratio - 1.0) * progress)

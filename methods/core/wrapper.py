@@ -130,6 +130,10 @@ class Wrapper(Method):
         """Return what the inner method returns."""
         return self.inner.lr(epoch)
 
+    def resets_optimizer(self, epoch: int) -> bool:
+        """Return what the inner method returns."""
+        return self.inner.resets_optimizer(epoch)
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Return what the inner method returns."""
         return self.inner.param_groups()
@@ -213,6 +217,14 @@ class Collector(Wrapper):
         """
         self.first_epoch, self.cycle_ends = first_epoch, list(ends)
         self.snapshots = nn.ModuleList(self.copy_inner() for _ in self.cycle_ends if keep_snapshots)
+
+    def follows_inner(self, epoch: float) -> bool:
+        """Return whether the learning rate at a position in training is the inner method's; a subclass may override."""
+        return True
+
+    def resets_optimizer(self, epoch: int) -> bool:
+        """Return what the inner method returns while its learning rate is followed, otherwise False."""
+        return self.follows_inner(epoch) and self.inner.resets_optimizer(epoch)
 
     @property
     def collected_count(self) -> int:

@@ -17,7 +17,7 @@ from tests.methods.training import assert_close, finish, train_epochs
 INNER = {
     "sgd": SGD,
     "swa": partial(SWA, start=2),
-    "late_phase_bn": partial(LatePhaseBatchNorm, K=3, start=2),
+    "late_phase_bn": partial(LatePhaseBatchNorm, K=3, start=2, leftover="step"),
     "late_phase_bn, members": partial(LatePhaseBatchNorm, K=3, start=2, sigma0=0.5, prediction="members"),
     "mc_dropout": partial(MCDropout, K=3),
     "snapshot": partial(Snapshot, M=2),

@@ -52,7 +52,7 @@ def test_the_average_of_networks_has_their_mean_weights_and_new_statistics(recip
 
 
 def test_hyperparameters_about_shared_weights_are_refused(recipe):
-    for hyperparameters in ({"gamma_theta": 0.5}, {"frozen_base": True}, {"data": "full", "leftover": "carry"}):
+    for hyperparameters in ({"gamma_theta": 0.5}, {"frozen_base": True}, {"data": "full", "leftover": "step"}):
         with pytest.raises(ValueError, match="applies to weights that members share, and there are none"):
             build(LatePhaseFull, recipe, **hyperparameters)
     with pytest.raises(ValueError, match="points=3 applies to random mixtures"):

@@ -56,6 +56,18 @@ def test_cycles_fill_the_epochs_from_the_start_on(batches):
         assert_close(states[end - 1], weights, 0)
 
 
+def test_cycles_may_have_given_ends(batches):
+    recipe = Recipe(epochs=6, lr=0.2, schedule={"kind": "cosine", "warmup": 1})
+    method = build(Snapshot, recipe, M=3, ends=(3, 4, 6), rate="inner")
+    assert [method.lr(e) for e in range(6)] == [recipe.learning_rate(e) for e in range(6)]
+    states = trajectory(method, recipe, batches)
+    for end, weights in zip((3, 4, 6), method.members(), strict=True):
+        assert_close(states[end - 1], weights, 0)
+    for wrong in ((3, 6), (4, 3, 6), (2, 4, 5), (0, 4, 6), (3, 3, 6)):
+        with pytest.raises(ValueError, match="must be M = 3 rising numbers of epochs after 0, up to 6"):
+            build(Snapshot, recipe, M=3, ends=wrong)
+
+
 def test_snapshots_of_an_averaged_run_at_its_own_rate():
     """The snapshot ensemble that hypernetwork ensembles are compared with: ten from epoch 164 of 200 to the last."""
     recipe = Recipe(epochs=200, lr=0.1)

@@ -1,6 +1,7 @@
 """Label noise and subsets: a noisy label depends on the image alone."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_noisy_labels_stay_the_same_with_more_noise():
     little, much = add_label_noise(LABELS, C, 0.2), add_label_noise(LABELS, C, 0.6)
     where = little != LABELS
     assert torch.equal(little[where], much[where])
+
+
+def test_a_subset_without_a_class_is_refused():
+    rare = source()
+    labels = torch.zeros(N, dtype=torch.int64)
+    labels[5], labels[[7, 8]] = 1, 2
+    rare = replace(rare, train=Split(rare.train.images, labels))
+    with pytest.raises(ValueError, match=rf"t: train_size=40 of {N} training images leaves none of class 1"):
+        make_image_task("t", rare, 0, 40)
+    whole = make_image_task("t", rare, 0, N)
+    assert set(whole.train.labels.tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("validation", "train_size"), [(0, None), (1000, None), (0, 500), (1000, 500), (1000, 4000)])

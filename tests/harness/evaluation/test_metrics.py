@@ -81,10 +81,10 @@ def test_against_libraries(seed):
 
 
 def naive_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Guo et al., Equation 3: bins ((m − 1)/M, m/M]."""
+    """Guo et al., Equation 3: bins ((m − 1)/M, m/M], where a confidence within rounding of an edge lies on it."""
     total = 0.0
     for m in range(1, bins + 1):
-        inside = [i for i, c in enumerate(confidence) if (m - 1) / bins < c <= m / bins]
+        inside = [i for i, c in enumerate(confidence) if (m - 1) / bins < c - 1e-12 <= m / bins]
         if inside:
             total += len(inside) / len(confidence) * abs(correct[inside].mean() - confidence[inside].mean())
     return total
@@ -100,9 +100,41 @@ def test_ece_is_guos(seed, scale, n):
 @pytest.mark.parametrize("bins", [1, 2, 10, 15, 20, 49, 1000])
 def test_confidence_on_a_bin_edge_belongs_to_the_bin_below(bins):
     edges = [m / bins for m in range(1, bins + 1)]
-    confidence = np.array([c for e in edges for c in (np.nextafter(e, 0), e, np.nextafter(e, 2)) if c <= 1])
+    confidence = np.array([c for e in edges for c in (np.nextafter(e, 0), e, e + 1e-11) if c <= 1])
     expected = [next(m for m in range(bins) if m / bins < c <= (m + 1) / bins) for c in confidence]
     assert metrics.equal_width_bins(torch.from_numpy(confidence), bins).tolist() == expected
+
+
+def votes(right, members=15):
+    """Logits (members, 1, 2) of members that are certain, `right` of them of class 0."""
+    logits = torch.full((members, 1, 2), -1000.0)
+    logits[:right, :, 0] = logits[right:, :, 1] = 1000.0
+    return logits
+
+
+@pytest.mark.parametrize("k", range(8, 16))
+def test_votes_fall_into_the_bin_of_their_share(k):
+    """The share k/15 is the upper edge of bin k − 1, wherever rounding puts it."""
+    confidence, _ = metrics.confidences(metrics.ensemble(votes(k)), torch.tensor([0]))
+    assert metrics.equal_width_bins(confidence, 15).tolist() == [k - 1]
+
+
+def test_the_calibration_error_of_votes():
+    """30 examples with 11 of 15 votes, all right, and 30 with 12, of which 16 are right."""
+    log_p = metrics.ensemble(torch.cat([votes(11)] * 30 + [votes(12)] * 30, dim=1))
+    y = torch.tensor([0] * 46 + [1] * 14)
+    assert metrics.ece(log_p, y) == pytest.approx((abs(1 - 11 / 15) + abs(16 / 30 - 12 / 15)) / 2)
+
+
+def test_equal_predictions_have_equal_entropies_in_any_order():
+    logits = torch.randn(7, 50, 4, generator=torch.Generator().manual_seed(0))
+    orders = [torch.randperm(7, generator=torch.Generator().manual_seed(i)) for i in range(20)]
+    found = torch.stack([metrics.entropy(metrics.ensemble(logits[order])) for order in orders])
+    raw = torch.stack([torch.special.entr(metrics.ensemble(logits[order]).exp()).sum(-1) for order in orders])
+    assert (raw != raw[0]).any(), "not by themselves"
+    assert (found == found[0]).all()
+    certain = metrics.entropy(torch.tensor([[0.0, -math.inf]], dtype=torch.float64))
+    assert math.copysign(1, certain.item()) == 1, "no negative zero"
 
 
 def test_a_confidence_that_is_rounded_to_more_than_one_is_in_the_last_bin():

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 import methods
+from harness.parsing.yaml_errors import StudyError
 from harness.planning.dry_run import plan_table
 from harness.planning.plan import Plan
 from harness.planning.planned_runs import Planned
@@ -69,16 +70,43 @@ def test_ensembles_of_a_composed_method_need_that_method(write_study, tmp_path):
     assert names[:2] == 2 * ["swa(late_phase_bn(K=2), start=2)"]
 
 
-@pytest.mark.parametrize("method", ["late_phase_bn(K=5, start=1)", "swa(late_phase_bn(K=5, start=1), start=2)"])
+@pytest.mark.parametrize(
+    "method",
+    ["late_phase_bn(K=5, start=1, leftover=step)", "swa(late_phase_bn(K=5, start=1, leftover=step), start=2)"],
+)
 def test_a_cycle_longer_than_an_epoch_gets_a_warning(write_study, tmp_path, method):
     warned = by_name(plan_of(write_study, tmp_path, methods=["sgd", method]))
     assert warned["sgd 0"].warning == ""
     assert warned[f"{method} 0"].warning == (
-        f"{method} on rows: an epoch has 4 minibatches, fewer than the 5 of a cycle: none is ever full, and `leftover` "
-        "decides whether shared weights step"
+        f"{method} on rows: an epoch has 4 minibatches, fewer than the 5 of a cycle: none is ever full, and every "
+        "epoch ends with a shorter one"
     )
-    fits = method.replace("K=5", "K=4")
-    assert by_name(plan_of(write_study, tmp_path, methods=[fits]))[f"{fits} 0"].warning == ""
+    for fits in (method.replace("K=5", "K=4"), method.replace(", leftover=step", "")):
+        assert by_name(plan_of(write_study, tmp_path, methods=[fits]))[f"{fits} 0"].warning == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("late_phase_bn(K=5, start=1, leftover=drop)", "an epoch has 4 minibatches, fewer than the 5 of a cycle"),
+        ("swa(late_phase_bn(K=9, start=1), start=2)", "training from epoch 1 on has 8 minibatches, fewer than the 9"),
+    ],
+)
+def test_members_that_would_never_be_trained_are_refused(write_study, tmp_path, method, reason):
+    with pytest.raises(StudyError, match=reason):
+        plan_of(write_study, tmp_path, methods=[method])
+
+
+def test_methods_whose_rates_replace_the_recipes_are_named(write_study, tmp_path):
+    own = ["fge(start=2)", "swa", "snapshot(M=2)", "swa(before=recipe, anneal=0)"]
+    recipe = {"epochs": 4, "batch_size": 16, "schedule": {"kind": "step", "milestones": [1]}}
+    listed = ["sgd", "late_phase_bn(K=2)", "swa(ratio=None)", *own]
+    assert plan_of(write_study, tmp_path, methods=listed, recipe=recipe).study.caption == (
+        "Learning rates of their own in place of the recipe's: from epoch 1 on swa, snapshot(M=2); from epoch 2 on "
+        "fge(start=2); from epoch 3 on swa(before=recipe, anneal=0)."
+    )
+    recipe["schedule"] = {"kind": "constant"}
+    assert plan_of(write_study, tmp_path, methods=["swa"], recipe=recipe).study.caption == ""
 
 
 def test_a_cycle_may_be_as_long_as_all_orders_of_an_epoch(write_study, tmp_path, monkeypatch):

@@ -184,6 +184,6 @@ def test_a_file_that_is_edited_during_the_checks_leaves_no_entry(tmp_path, write
 
 def test_datasets_of_one_shape_have_warnings_of_their_own(tmp_path, write_study, npz):
     datasets = [{"name": f"npz:{npz}"}, {"name": f"npz:{npz}", "label_noise": 0.5}]
-    study = write_study(tmp_path / "s.yaml", datasets=datasets, methods=["late_phase_bn(K=9, start=1)"])
+    study = write_study(tmp_path / "s.yaml", datasets=datasets, methods=["late_phase_bn(K=5, start=1, leftover=step)"])
     said = {planned.warning for planned in make_plan(str(study), None).runs.values()}
     assert len(said) == 2 and all(said)

@@ -161,7 +161,7 @@ def test_a_whole_cycle_is_compiled_also_if_a_run_resumes_within_a_cycle(programs
     make = partial(METHODS["late_phase_bn"], K=4, start=0, leftover="carry")
     method = make(MakeNet(compiled_tiny_net, seed=0), Recipe(epochs=3))
     method.fuse_up_to = 16
-    method.carried_minibatches = 2
+    method.cycle_position = 2
     method.begin_epoch(0)
     method.train()
     optimizer = make_optimizer(method, method.recipe)

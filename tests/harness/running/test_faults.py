@@ -73,7 +73,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path):
-    made = Disk(tmp_path / "disk", "3m")
+    made = Disk(tmp_path / "disk", "4m")
     yield made
     made.end()
 

@@ -115,11 +115,23 @@ def test_embeddings_are_orthogonal_and_kernels_start_at_kaiming_scale():
     factors = iter(method.factors)
     for group in method.groups:
         vectors = torch.cat([next(factors).e for _ in group.chunks], dim=1).T.detach()  # (chunks, D)
-        gram = vectors @ vectors.T if len(vectors) <= group.D else vectors.T @ vectors
+        gram = vectors @ vectors.T if len(vectors) <= group.D else vectors.T @ vectors * group.D / len(vectors)
         torch.testing.assert_close(gram, torch.eye(len(gram)), atol=1e-5, rtol=0)
+        assert vectors.square().sum(1).mean().item() == pytest.approx(1.0)
     weight = method.own_weights()["blocks.3.conv2.weight"]
     assert weight.shape == (128, 128, 3, 3)
     assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(("D", "D_irregular"), [(6, 4), (3, 2), (40, 40)])
+def test_small_hypernetworks_start_at_kaiming_scale_too(D, D_irregular):
+    """With fewer dimensions than embeddings, as in Tables S10 and S11, kernels began at 0.62 of this."""
+    make_net = MakeNet(partial(models.build, "wrn-16-4", in_channels=3, classes=10, image_size=32), 0)
+    method = HypernetEnsemble(make_net, Recipe(epochs=5), D=D, D_irregular=D_irregular)
+    kernels = {name: w for name, w in method.own_weights().items() if w.ndim == 4}
+    energy = sum(w.square().sum().item() for w in kernels.values())
+    kaiming = sum(w.numel() * 2 / w[0].numel() for w in kernels.values())
+    assert energy == pytest.approx(kaiming, rel=0.1)
 
 
 def test_embeddings_are_not_decayed(recipe):
@@ -175,12 +187,12 @@ def test_training_is_algorithm_1_or_one_random_specialist_a_minibatch(nested, ba
     step_shared = update(shared)
     reference.train()
     used = []
+    sums = [torch.zeros_like(p) for p in shared]
     for epoch in range(3):
         reference.epoch = epoch
         turns = reference.generator("specialist")
-        sums = [torch.zeros_like(p) for p in shared]
-        for i, (x, y) in enumerate(batches):
-            k = (epoch + i) % 3 if nested else int(torch.randint(3, (), generator=turns))
+        for x, y in batches:
+            k = len(used) % 3 if nested else int(torch.randint(3, (), generator=turns))
             used.append(k)
             loss = nn.functional.cross_entropy(reference(x, reference.late_weights(k)), y)
             found = torch.autograd.grad(loss, [*shared, *own[k]])
@@ -189,7 +201,7 @@ def test_training_is_algorithm_1_or_one_random_specialist_a_minibatch(nested, ba
                 p.grad = g
             for step in steps[k]:
                 step.step()
-            if not nested or i % 3 == 2 or i + 1 == len(batches):
+            if not nested or len(used) % 3 == 0:
                 for p, total in zip(shared, sums, strict=True):
                     p.grad = total
                 step_shared.step()
@@ -276,7 +288,7 @@ def test_what_cannot_be_generated_is_refused(recipe):
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ValueError, match="own BatchNorm only in an architecture with BatchNorm"):
         HypernetEnsemble(MakeNet(lambda: plain, 0), recipe)
-    for hyperparameters in ({"leftover": "carry"}, {"gamma_theta": "1/K"}):
+    for hyperparameters in ({"leftover": "step"}, {"gamma_theta": "1/K"}):
         with pytest.raises(ValueError, match="apply to cycles, and nested=False has none"):
             build(HypernetEnsemble, recipe, nested=False, **hyperparameters)
     with pytest.raises(ValueError, match="are one and the same"):

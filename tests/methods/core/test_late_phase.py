@@ -19,7 +19,7 @@ from tests.methods.training import assert_close, finish, train_epochs
 pytestmark = pytest.mark.usefixtures("fuse_up_to")
 
 
-def algorithm_1(method, batches, recipe, update_base, update_member, leftover="step"):
+def algorithm_1(method, batches, recipe, update_base, update_member, leftover="carry"):
     """Algorithm 1, naively: an optimizer for each member that steps at once, and one for the base weights.
 
     With leftover "step" cycles end with the epoch, and the next epoch starts with the next member; with "carry" they
@@ -31,10 +31,10 @@ def algorithm_1(method, batches, recipe, update_base, update_member, leftover="s
     base = [net.conv.weight]
     step_base = update_base(base)
     step_member = [update_member([*late[k].parameters(), *heads[k].parameters()]) for k in range(K)]
-    total, used = torch.zeros_like(net.conv.weight), 0
-    for epoch in range(recipe.epochs):
+    total, used, seen = torch.zeros_like(net.conv.weight), 0, 0
+    for _ in range(recipe.epochs):
         for i, (x, y) in enumerate(batches):
-            k = (epoch + i) % K if leftover == "step" else used
+            k, seen = seen % K if leftover == "step" else used, seen + 1
             late[k].train()
             hidden = nn.functional.max_pool2d(late[k](net.conv(x)).relu(), 2).flatten(1)
             loss = nn.functional.cross_entropy(heads[k](hidden), y)
@@ -121,6 +121,50 @@ def test_a_frozen_base_stays_as_it_is_at_t0(recipe, batches):
     assert all(not torch.equal(method.late_weights(k)["norm.weight"], scale) for k in range(3))
 
 
+@pytest.mark.parametrize(("leftover", "seen"), [("carry", [3, 3, 3, 3, 2]), ("step", [3, 3, 3, 3, 2])])
+def test_every_member_is_trained_if_there_are_minibatches_enough(leftover, seen, batches):
+    """Two minibatches an epoch, seven late epochs and five members: 14 minibatches."""
+    method = build(LatePhaseBatchNorm, Recipe(epochs=8, lr=0.05), K=5, start=1, leftover=leftover)
+    counts, turn = [0] * 5, method.member_for
+
+    def counting(i):
+        counts[turn(i)] += 1
+        return turn(i)
+
+    method.member_for = counting
+    train_epochs(method, make_optimizer(method, method.recipe), batches[:2])
+    assert counts == seen
+
+
+@pytest.mark.parametrize(
+    ("leftover", "per_epoch", "right"),
+    [
+        ("carry", 2, True),
+        ("carry", 1, False),
+        ("step", 2, True),
+        ("step", 1, False),
+        ("drop", 5, True),
+        ("drop", 4, False),
+    ],
+)
+def test_too_few_minibatches_for_the_members_are_refused(leftover, per_epoch, right):
+    method = build(LatePhaseBatchNorm, Recipe(epochs=4), K=5, start=1, leftover=leftover)
+    if right:
+        method.check_minibatches(per_epoch)
+        return
+    with pytest.raises(ValueError, match="fewer than the 5 of a cycle, one for each member: some would never be"):
+        method.check_minibatches(per_epoch)
+
+
+def test_members_can_keep_the_highest_rate(batches):
+    recipe = Recipe(epochs=4, lr=0.1, schedule={"kind": "step", "milestones": [2], "ratio": 0.1})
+    method = build(LatePhaseBatchNorm, recipe, K=2, start=1, member_schedule="constant", member_lr=0.5)
+    optimizer = make_optimizer(method, recipe)
+    for epoch, base in enumerate((0.1, 0.1, 0.01, 0.01)):
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([base, 0.05])
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_carried_gradient_survives_a_checkpoint(stop, recipe, batches):
     """Seven minibatches in cycles of four leave three, two, one and none."""
@@ -129,7 +173,7 @@ def test_a_carried_gradient_survives_a_checkpoint(stop, recipe, batches):
     train_epochs(whole, make_optimizer(whole, recipe), batches)
     optimizer = make_optimizer(first, recipe)
     train_epochs(first, optimizer, batches, last=stop + 1)
-    assert first.carried_minibatches == 7 * stop % 4
+    assert first.carried_minibatches == first.cycle_position == 7 * stop % 4
     again = make_optimizer(second, recipe)
     second.load_state_dict(deepcopy(first.state_dict()))
     checkpoint.load_optimizer_state(again, deepcopy(checkpoint.optimizer_state(optimizer)))
@@ -171,7 +215,7 @@ def test_members_are_used_equally(recipe, batches):
 
 
 def test_the_first_cycle_starts_with_the_first_member_at_t0(recipe, batches):
-    """Seven minibatches, K = 4, T0 = 2: in epoch 2 members 0–2 are used twice and member 3 once; then 1–3 and 0."""
+    """Seven minibatches, K = 4, T0 = 2: in epoch 2 members 0–2 are used twice; then 3, 0–3 and 0–1."""
     method = build(LatePhaseBatchNorm, recipe, K=4, start=2)
     optimizer = make_optimizer(method, recipe)
     train_epochs(method, optimizer, batches, last=2)
@@ -179,7 +223,7 @@ def test_the_first_cycle_starts_with_the_first_member_at_t0(recipe, batches):
     train_epochs(method, optimizer, batches, first=2, last=3)
     assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [2, 2, 2, 1]
     train_epochs(method, optimizer, batches, first=3, last=4)
-    assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [3, 4, 4, 3]
+    assert [int(method.late_weights(k)["norm.num_batches_tracked"]) - before for k in range(4)] == [4, 4, 3, 3]
 
 
 def test_the_reported_loss_is_the_mean_over_minibatches(recipe, batches):

@@ -29,6 +29,14 @@ from methods.core.recipe import epoch_at, start_epoch_at
             {0: 0.02, 4: 0.1, 5: 0.1, 82.5: 0.05 * (1 + math.cos(math.pi * 77 / 155))},
         ),
         ({"kind": "constant"}, 10, {0: 0.1, 9.99: 0.1}),
+        # BatchEnsemble: one epoch in which the rate rises from zero with every minibatch
+        (
+            {"kind": "step", "milestones": [3], "warmup": 1, "warmup_by": "minibatch"},
+            10,
+            {0: 0.0, 0.25: 0.025, 0.99: 0.099, 1: 0.1, 3: 0.02},
+        ),
+        ({"kind": "linear", "start": 5, "end": 5, "ratio": 0.1}, 10, {4.9: 0.1, 5: 0.01, 9: 0.01}),
+        ({"kind": "linear", "start": 4, "end": 6, "ratio": 0.5, "warmup": 2}, 10, {0: 0.05, 1: 0.1, 5: 0.075, 6: 0.05}),
     ],
 )
 def test_schedules(schedule, epochs, rates):
@@ -59,6 +67,7 @@ def test_a_fraction_is_a_part_of_all_epochs_and_a_whole_number_an_epoch():
         {"schedule": {"kind": "step", "milestones": [6]}},
         {"schedule": {"kind": "cosine", "warmup": 5}},
         {"schedule": {"kind": "linear", "start": 1.5}},
+        {"schedule": {"kind": "step", "milestones": [2], "warmup": 5}},
         {"schedule": {"kind": "zigzag"}},
     ],
 )
@@ -89,6 +98,12 @@ def test_stages_follow_each_other():
         Recipe(epochs=3, lr=2.0, schedule={"kind": "stages", "stages": [{"epochs": 3, "ratio": 0.5}]}).learning_rate(2)
         == 1.0
     )
+
+
+def test_a_stage_may_keep_the_optimizer():
+    stages = [{"epochs": 2}, {"epochs": 3, "optimizer": "same"}, {"epochs": 1}]
+    recipe = Recipe(epochs=6, schedule={"kind": "stages", "stages": stages})
+    assert [epoch for epoch in range(6) if recipe.resets_optimizer(epoch)] == [5]
 
 
 def test_stages_must_fill_training():
