@@ -51,7 +51,9 @@ def check_method(
     checked = sum(not row.refused for row in rows)
     console.print(f"{checked} checked, {len(rows) - checked} refused, {len(found)} failures", highlight=False)
     if found:
-        console.print("compositions of a method are checked when the method itself has no failure", highlight=False)
+        alone = {row.expression for row in rows if row.network == rows[0].network}
+        if {row.expression for row in rows} == alone:
+            console.print("compositions were not checked, as the method itself fails", highlight=False)
         raise typer.Exit(1)
 
 
@@ -64,7 +66,8 @@ def print_row(row: "Row", shown: "set[Finding]") -> None:
     if row.refused:
         console.print(indented(row.refused), style="dim", highlight=False)
     if set(failures(row.findings)) & shown:
-        console.print(indented("failures that are shown above"), style="red", highlight=False)
+        kinds = dict.fromkeys(finding.check for finding in failures(row.findings) if finding in shown)
+        console.print(indented(f"failures that are shown above: {', '.join(kinds)}"), style="red", highlight=False)
     for finding in row.findings:
         if finding in shown:
             continue

@@ -13,7 +13,7 @@ from harness.conformance.prediction import check_members, check_prediction, chec
 from harness.conformance.ranks import check_division
 from harness.conformance.sharing import check_fusing, check_prediction_hyperparameters, check_prepared, check_trunk
 from harness.conformance.small_run import NETWORKS, RECIPE, Case, SmallRun, one_thread
-from harness.conformance.training import check_copies, check_rate, check_repetition, check_structure
+from harness.conformance.training import check_copies, check_criterion, check_rate, check_repetition, check_structure
 from harness.parsing.method_expression import MethodSpec, hyperparameters, parse_method
 from harness.parsing.plugins import available_methods, load_plugin
 from methods import Method
@@ -23,8 +23,9 @@ AROUND = ("swa({})", "swag({}, start=0.5)", "snapshot({}, M=2)", "early_stopping
 """Compositions with which a method that trains is checked."""
 INSIDE = ("late_phase_bn(K=2, start=0.5)", "swa", "early_stopping", "deep_ensemble(K=2)")
 """Methods inside of which a wrapper is checked, besides its default."""
+BROKEN = "look at the line that is named; a hook must also work on a new instance, and after any epoch"
 COMPOSED_ON = "wrn-10-1"
-"""The network on which compositions are checked."""
+"""The network on which compositions are checked, unless the method refuses it."""
 
 
 class Row(NamedTuple):
@@ -78,9 +79,15 @@ def check_methods(
             yield from rows
             if any(failures(row.findings) for row in rows):
                 continue  # its compositions would fail likewise
-            trains = Case(spec, methods, COMPOSED_ON).start().method.epochs > 0
+            network = next(row.network for row in sorted(rows, key=prefer) if not row.refused)
+            trains = Case(spec, methods, network).start().method.epochs > 0
             for composed in compositions(expression, spec, methods, trains=trains):
-                yield check_case(Case(parse(composed, methods), methods, COMPOSED_ON))
+                yield check_case(Case(parse(composed, methods), methods, network))
+
+
+def prefer(row: Row) -> bool:
+    """Sort the row of the network on which compositions are checked before others."""
+    return row.network != COMPOSED_ON
 
 
 def check_plugin(plugin: Path, *expressions: str) -> list[str]:
@@ -146,7 +153,7 @@ def check_case(case: Case, process: FreshProcess | None = None) -> Row:
         try:
             findings += check
         except Exception as error:
-            findings.append(Finding(name, describe_error(error)))
+            findings.append(Finding(name, f"the check ends with {describe_error(error)}", BROKEN))
     if process is not None:
         findings += process.compare(fingerprint(whole))
     return Row(expression, case.architecture, list(dict.fromkeys(findings)))
@@ -180,6 +187,7 @@ def checks_of(case: Case, small: SmallRun, whole: SmallRun) -> Iterator[tuple[st
     yield "costs", check_declared_costs(case, whole)
     if small.optimizer is not None:
         yield "structure", check_structure(case, whole)
+        yield "loss", check_criterion(case)
         yield "lr", check_rate(case)
         yield "ranks", check_division(case, whole)
         yield "sharing", check_trunk(case, whole)

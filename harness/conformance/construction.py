@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch import nn
 
+from harness.conformance.attributes import plain_attributes
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import RECIPE, Case, SmallRun, first_change, same
 from harness.costs.expected_cost import evaluate_cost_expression
@@ -67,22 +69,65 @@ def check_construction(case: Case, small: SmallRun) -> Iterator[Finding]:
         )
     if [(n.seed, n.epoch, n.level) for n in method.needs()] != [(n.seed, n.epoch, n.level) for n in again.needs()]:
         yield Finding("needs", "`needs` gives other runs at each call", "derive them from `seed` and hyperparameters")
+    yield from check_seeds(case, method)
     yield from check_registration(method)
     if small.optimizer is not None:
         yield from check_groups(method, small)
 
 
-def check_receive(case: Case, method: Method) -> Iterator[Finding]:
-    """Check that a method which starts from other runs takes something of their states."""
-    if not method.needs():
-        return
-    before, after = SmallRun(case.run(), case.methods).method.state_dict(), method.state_dict()
-    if not first_change(before, after):
+def check_seeds(case: Case, method: Method) -> Iterator[Finding]:
+    """Check that what a method needs and draws differs between seeds."""
+    other = case.start(1).method
+    if method.needs() and [n.seed for n in method.needs()] == [n.seed for n in other.needs()]:
         yield Finding(
-            "receive",
-            "`receive` changes nothing, though the method needs other runs",
-            "load the states; the names of a network's tensors in them begin with `net.`",
+            "needs",
+            "runs of different seeds start from the same runs: their results are no independent repetitions",
+            "derive the seeds from self.seed, as in Need(self.seed * K + k)",
+            "warning",
         )
+        return
+    theirs = dict(other.named_parameters())
+    same_draws = [
+        name
+        for name, p in method.named_parameters()
+        if p.is_floating_point() and p.numel() > 1 and p.flatten()[0] != p.mean() and torch.equal(p, theirs[name])
+    ]
+    if same_draws:
+        yield Finding(
+            "seed",
+            f"{same_draws[0]} begins with the same numbers whatever the seed of the run",
+            "seed no generator in __init__: what it draws follows the run's seed by itself",
+            "warning",
+        )
+    for part in (method, other):
+        part.begin_epoch(0)
+    before = {name: value for name, value in plain_attributes(method).items() if is_generator(value)}
+    unseeded = [name for name, value in before.items() if plain_attributes(other).get(name) == value]
+    if unseeded:
+        yield Finding(
+            "seed",
+            f"the generator {unseeded[0]} gives the same numbers whatever the seed of the run",
+            "begin it in `begin_epoch` by `generator(purpose)`",
+            "warning",
+        )
+
+
+def is_generator(value: Any) -> bool:
+    """Return whether `comparable` made a value of a generator of random numbers."""
+    return isinstance(value, tuple) and value[:1] == ("generator",)
+
+
+def check_receive(case: Case, method: Method) -> Iterator[Finding]:
+    """Check that a method which starts from other runs takes something of each of their states."""
+    needs = method.needs()
+    for i, need in enumerate(needs):
+        if not first_change(case.start(moved=i).method.state_dict(), method.state_dict()):
+            yield Finding(
+                "receive",
+                f"`receive` takes nothing of the state of {need}",
+                "load all states; the names of a network's tensors in them begin with `net.`",
+            )
+            return
 
 
 def check_registration(method: Method) -> Iterator[Finding]:

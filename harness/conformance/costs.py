@@ -1,45 +1,45 @@
 """Checks that the work of a method is counted, and that it is what the method declares."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
-from unittest.mock import patch
+from copy import deepcopy
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import DATASET, NETWORKS, Case, SmallRun
+from harness.costs.cost import Cost
 from harness.costs.expected_cost import evaluate_cost_expression
-from methods.core.random_streams import DRAWN
+from methods import prepare_for_prediction
 
-MOST_OUTSIDE = 0.1
-"""The largest share of a method's operations that may happen outside of networks that `make_net` drew."""
+UNCOUNTED = 0.1
+"""The largest share of operations, of those of the counted passes, that a method may do besides them, unnoticed."""
+CLEAR = 0.5
+"""The share above which this is a failure; the rest may be small in a larger network."""
+USUAL_BATCH = 128
+"""The size of a minibatch by whose passes work is judged that does not grow with the minibatch."""
 ROUNDING = 0.05
 """The largest relative difference between the declared and the counted cost."""
+REMEDY = (
+    "run networks that make_net drew, by calling them or `self(x, weights)`, so that each pass is counted; change "
+    "layers of one rather than add others (self.net.set_submodule)"
+)
 
 
-def check_counted_work(case: Case, whole: SmallRun) -> Iterator[Finding]:
-    """Check that most operations of prediction and training happen in networks whose work is counted."""
-    if case.architecture == NETWORKS[0]:  # it has too few operations to tell
-        return
-    small = case.start()
-    x, _ = whole.test_batch()
-    shares = {"predict": share_outside(whole.method, lambda: whole.predict(x))}
-    if (optimizer := small.optimizer) is not None:
-        small.method.begin_epoch(0)
-        small.method.train()
-        batches = small.minibatches()[: small.method.batches_per_update()]
-        shares["update"] = share_outside(small.method, lambda: small.method.update(batches, optimizer))
-    for hook, share in shares.items():
-        if share > MOST_OUTSIDE:
-            yield Finding(
-                "costs",
-                f"{share:.0%} of the operations of `{hook}` happen outside of the networks that make_net drew: they "
-                "are not counted, and have neither the study's architecture nor its precision",
-                "draw each network by make_net, or change layers of one (self.net.set_submodule)",
-            )
+class Work(NamedTuple):
+    """What a hook did.
+
+    Attributes:
+        operations: floating-point operations.
+        cost: the passes and steps that were counted.
+    """
+
+    operations: int
+    cost: Cost
 
 
 class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -62,53 +62,97 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
-def share_outside(method: nn.Module, work: Callable[[], object]) -> float:
-    """Return the share of floating-point operations that happen outside of the networks that `make_net` drew.
+def measure(small: SmallRun, work: Callable[[], object]) -> Work:
+    """Run a hook, and return what it did; the run's own cost stays as it is."""
+    kept, small.counter.cost, small.counter.counting = small.counter.cost, Cost(), True
+    with OperationCounter() as counter:
+        work()
+    done, small.counter.cost, small.counter.counting = small.counter.cost, kept, False
+    return Work(counter.operations, done)
 
-    Backward passes, which follow from the forward passes, are left out.
+
+def operations_of_passes(net: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Return the operations of a forward and of a backward pass through a network, for one example.
 
     Args:
-        method: the method.
-        work: runs the method.
+        net: the network.
+        x: examples, (B, …).
     """
-    inside = backward = depth = begun = 0
-    counter = OperationCounter()
+    net = deepcopy(net).requires_grad_(True).train()
+    with OperationCounter() as forward:
+        logits = net(x)
+    with OperationCounter() as backward:
+        logits.sum().backward()
+    return forward.operations / len(x), backward.operations / len(x)
 
-    def leave_out(derive: Callable[..., Any]) -> Callable[..., Any]:
-        def derive_uncounted(*arguments: Any, **options: Any) -> Any:
-            nonlocal backward
-            before = counter.operations
-            found = derive(*arguments, **options)
-            backward += counter.operations - before
-            return found
 
-        return derive_uncounted
+def excess(work: Work, forward: float, backward: float) -> float:
+    """Return the operations of some work besides those of the passes that were counted."""
+    return work.operations - work.cost.forward_examples * forward - work.cost.backward_examples * backward
 
-    def enter(*_: object) -> None:
-        nonlocal depth, begun
-        depth += 1
-        begun = counter.operations if depth == 1 else begun
 
-    def leave(*_: object) -> None:
-        nonlocal depth, inside
-        depth -= 1
-        inside += counter.operations - begun if depth == 0 else 0
+def check_counted_work(case: Case, whole: SmallRun) -> Iterator[Finding]:
+    """Check that most operations of prediction and training are those of passes that are counted."""
+    if case.architecture == NETWORKS[0]:  # it has too few operations to tell
+        return
+    x, _ = whole.test_batch()
+    forward, backward = operations_of_passes(whole.method.net, x)
+    few, many = (measure(whole, partial(whole.predict, x[:rows])) for rows in (6, 12))
+    yield from judge("predict", few, many, forward, 0.0)
+    small, last = case.start(), whole.method.epochs - 1
+    if small.optimizer is None:
+        return
+    small.restore(whole.snapshots[last].saved, last)
+    small.method.begin_epoch(last)
+    small.method.train()
+    batches = small.minibatches()[:-1]
+    doubled = [(torch.cat([a, a.flip(-1)]), torch.cat([b, b])) for a, b in batches]
+    count = small.method.batches_per_update()
+    few, many = (
+        measure(small, partial(small.method.update, part[:count], small.optimizer)) for part in (batches, doubled)
+    )
+    yield from judge("update", few, many, forward, backward)
+    if not many.cost.optimizer_steps:
+        yield Finding(
+            "costs",
+            "`update` never calls `optimizer.step`: the recipe's optimizer, learning rate and weight decay have no "
+            "effect, and no step is counted",
+            "let the optimizer that `update` is given take the step",
+            "warning",
+        )
+    epoch = (forward + backward) * (DATASET.train_size or 0)
+    hooks = {
+        "end_epoch": partial(small.method.end_epoch, last),
+        "prepare": partial(prepare_for_prediction, small.method, small.preparation_data()),
+    }
+    for hook, run in hooks.items():
+        if excess(measure(small, run), forward, backward) > UNCOUNTED * epoch:
+            yield Finding("costs", f"`{hook}` does work that is not counted, besides its passes", REMEDY)
 
-    nets = [module for module in method.modules() if getattr(module, DRAWN, False)]
-    handles = [net.register_forward_pre_hook(enter) for net in nets]
-    handles += [net.register_forward_hook(leave) for net in nets]
-    try:
-        with (
-            counter,
-            patch.object(torch.autograd, "backward", leave_out(torch.autograd.backward)),
-            patch.object(torch.autograd, "grad", leave_out(torch.autograd.grad)),
-        ):
-            work()
-    finally:
-        for handle in handles:
-            handle.remove()
-    total = counter.operations - backward
-    return 1 - inside / total if total else 0.0
+
+def judge(hook: str, few: Work, many: Work, forward: float, backward: float) -> Iterator[Finding]:
+    """Judge the work of a hook by what it did with few examples, and with twice as many.
+
+    Args:
+        hook: its name.
+        few: its work with few examples.
+        many: its work with twice as many.
+        forward: the operations of a forward pass of an example.
+        backward: those of a backward pass.
+    """
+    passes = many.cost.forward_examples * forward + many.cost.backward_examples * backward
+    growing = 2 * (excess(many, forward, backward) - excess(few, forward, backward))
+    fixed = excess(many, forward, backward) - growing  # which a usual minibatch shares out
+    examples = many.cost.forward_examples or 1
+    share = (growing + max(fixed, 0.0) * min(examples / USUAL_BATCH, 1.0)) / passes if passes else 0.0
+    if share > UNCOUNTED:
+        yield Finding(
+            "costs",
+            f"`{hook}` does {1 + share:.2g} times the operations of the passes that are counted: it would be shown as "
+            "cheaper than it is",
+            REMEDY,
+            "failure" if share > CLEAR else "warning",
+        )
 
 
 def check_declared_costs(case: Case, whole: SmallRun) -> Iterator[Finding]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import methods
-from harness.parsing.plugin_sources import INSTALLED
+from harness.cache.user_cache import PACKAGES
+from harness.parsing.plugin_sources import installed
 
 
 class Finding(NamedTuple):
@@ -37,8 +38,8 @@ def is_users(file: str) -> bool:
     """Return whether a file of source code is neither the project's nor that of an installed package."""
     project = Path(methods.__file__).parents[1]
     path = Path(file)
-    ours = any(path.is_relative_to(project / name) for name in ("methods", "models", "data", "harness"))
-    return path.exists() and not ours and not any(map(path.is_relative_to, INSTALLED))
+    ours = any(path.is_relative_to(project / name) for name in PACKAGES)
+    return path.is_file() and not ours and not installed(path)
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:

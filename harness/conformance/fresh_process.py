@@ -53,7 +53,9 @@ class FreshProcess:
         output, errors = self.process.communicate()
         found = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
         if not found:
-            yield Finding("process", f"in another process it fails: {(errors.strip().splitlines() or ['?'])[-1]}")
+            last = (errors.strip().splitlines() or ["it printed nothing"])[-1]
+            remedy = "the file must work wherever it is loaded: look for what this process alone has"
+            yield Finding("process", f"in another process it fails: {last}", remedy)
         elif found[0] != expected:
             yield Finding(
                 "process",

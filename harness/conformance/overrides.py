@@ -1,13 +1,14 @@
 """Checks that what a method overrides is called."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import wraps
+from inspect import unwrap
 from typing import Any
 
 import torch
 
+from harness.conformance.attributes import is_of_users
 from harness.conformance.finding import Finding, is_users
 from harness.conformance.small_run import Case
 from methods import Method
@@ -15,7 +16,7 @@ from methods.core.wrapper import Wrapper, methods_within
 
 CALLERS = {"loss": "update", "forward": "update", "members": "predict", "predict_with": "predict"}
 """Hooks, each with the hook that must call it."""
-PASSED_ON = ("begin_epoch", "end_epoch")
+PASSED_ON = ("begin_epoch", "end_epoch", "watch")
 """Hooks that a wrapper must pass on to the method inside; its own `update` may take the step itself."""
 
 
@@ -24,6 +25,7 @@ def check_overrides(case: Case) -> Iterator[Finding]:
 
     A class that overrides the caller too is left alone: it may do without.
     """
+    yield from check_epoch(case)
     small = case.start()
     called: set[tuple[int, str]] = set()
     method = small.method  # others are inside of it, or copies, which may have no part in training or in prediction
@@ -37,7 +39,7 @@ def check_overrides(case: Case) -> Iterator[Finding]:
         for part in methods_within(small.method)
         if isinstance(part, Wrapper) and not part.collected
         for hook in PASSED_ON
-        if overrides(part, hook)
+        if overrides(part, hook) and (hook != "watch" or part.inner.watches)
     ]
     for part, hook in inside:
         record(part.inner, hook, called)
@@ -72,17 +74,31 @@ def check_overrides(case: Case) -> Iterator[Finding]:
             )
 
 
+def check_epoch(case: Case) -> Iterator[Finding]:
+    """Check that an override of `begin_epoch` lets the method know the epoch."""
+    method = case.start().method
+    method.begin_epoch(1)
+    for part in methods_within(method):
+        if part.epoch != 1 and not part.collected and overrides(part, "begin_epoch"):
+            yield Finding(
+                "hooks",
+                f"{type(part).__name__}.begin_epoch does not set the epoch: `generator` repeats its numbers in every "
+                "epoch, and `begin` is never called",
+                "begin it with super().begin_epoch(epoch)",
+            )
+
+
 def overrides(part: Method, hook: str) -> bool:
     """Return whether a class of the user's overrides a hook."""
     owner = next(cls for cls in type(part).__mro__ if hook in vars(cls))
-    code = getattr(vars(owner)[hook], "__code__", None)
+    code = getattr(unwrap(vars(owner)[hook]), "__code__", None)  # also of a decorated one
     return code is not None and is_users(code.co_filename)
 
 
 def count_generators(part: Method, asked: Counter[tuple[int, str]]) -> None:
     """Count in `asked` how often a method of the user's asks for the generator of a purpose."""
     original = part.generator
-    if not is_users(sys.modules[type(part).__module__].__file__ or ""):
+    if not is_of_users(type(part)):
         return
 
     def counting(purpose: str) -> torch.Generator:

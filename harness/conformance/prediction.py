@@ -13,7 +13,7 @@ from harness.evaluation.landscape import differs_from_prediction
 from harness.parsing.method_expression import MethodSpec
 from methods import Method
 from methods.core.weight_averaging import AVERAGE_REMEDY, WeightAveraging, depends_on
-from methods.core.wrapper import methods_within
+from methods.core.wrapper import Wrapper, methods_within
 
 CLASSES = dataset_shape(DATASET.name).classes
 
@@ -33,6 +33,12 @@ def check_prediction(case: Case, whole: SmallRun) -> Iterator[Finding]:
     if not logits.isfinite().all():
         yield Finding("predict", "some logits are not finite", "look for divisions by zero and logarithms of zero")
         return
+    if (logits >= 0).all() and torch.allclose(logits.sum(-1), torch.ones(())):
+        yield Finding(
+            "predict",
+            "it returns probabilities, of which the harness takes the softmax once more",
+            "return logits, or the probabilities' logarithms",
+        )
     if not torch.equal(logits, whole.predict(x)):
         yield Finding("predict", "a second prediction differs", "draw from `generator(purpose)`, and keep no state")
     if name := first_change(before, whole.method.state_dict()):
@@ -157,18 +163,29 @@ def check_preparation(case: Case, whole: SmallRun) -> Iterator[Finding]:
 def check_stale_statistics(whole: SmallRun) -> Iterator[Finding]:
     """Check that the running statistics of averaged weights are estimated again."""
     before, after = whole.snapshots[-1].saved[0], whole.method.state_dict()
+    predicting = {id(part) for part in parts_that_predict(whole.method)}
     for name, part in whole.method.named_modules():
-        if not isinstance(part, WeightAveraging) or not part.has_enough_states or part.statistics:
+        if id(part) not in predicting or not isinstance(part, WeightAveraging):
+            continue
+        if not part.has_enough_states or part.statistics:
             continue
         place = f"{name}.average." if name else "average."
         means = [key for key in after if key.startswith(place) and "running_mean" in key]
         if means and all(same(after[key], before[key]) for key in means):
             yield Finding(
                 "prepare",
-                f"inside of {type(part).__name__} it leaves the running statistics as they are, which belong to other "
-                "weights than the averages",
+                f"{type(part.inner).__name__}, averaged by {type(part).__name__}, leaves the running statistics as "
+                "they are, which belong to other weights than the averages",
                 "begin with super().prepare(batches), or reestimate(self, batches, weights) if self.statistics_stale",
             )
+
+
+def parts_that_predict(method: Method) -> Iterator[Method]:
+    """Yield a method, and those inside it by which it predicts."""
+    yield method
+    for part in method.predictors() if isinstance(method, Wrapper) else ():
+        if part is not method:
+            yield from parts_that_predict(part)
 
 
 def state_moved(before: dict[str, object], method: Method) -> bool:

@@ -1,7 +1,9 @@
 """Checks that a method which lets ranks divide its minibatches gives the same results then."""
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from threading import Barrier
 
@@ -11,17 +13,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
-from harness.conformance.finding import Finding
-from harness.conformance.small_run import Case, Saved, SmallRun
-from methods import Batch
+from harness.conformance.finding import Finding, describe_error
+from harness.conformance.small_run import Case, Saved, SmallRun, same
+from methods import Batch, Recipe, prepare_for_prediction
 from methods.core.wrapper import methods_within
 from models.shake_drop import ShakeDrop
 
 SYNCHRONIZED = (_BatchNorm, _DropoutNd, ShakeDrop)
 """Layers that ranks synchronize (`synchronize`). They play no part in the check, as they are in evaluation mode."""
 WHOLE = [slice(0, 8)]
-HALVES = [slice(0, 4), slice(4, 8)]
+PARTS = [slice(0, 3), slice(3, 8)]
 """The rows of each minibatch that one rank, or each of two, has."""
+REMEDY = "remove `divisible = True`: --ranks is then refused for this method"
+FLOAT64 = "the check runs it in float64: create constants in the type of what they meet, as in `.to(x)`"
+STATISTICS = re.compile("running_mean|running_var|num_batches_tracked")
 PATIENCE = 20.0
 """Seconds that a rank waits for the other one."""
 
@@ -40,16 +45,44 @@ def check_division(case: Case, trained: SmallRun) -> Iterator[Finding]:
         return
     for epoch in (0, small.method.epochs - 1):
         saved = trained.snapshots[epoch].saved
-        (whole,), halves = (update(case, saved, epoch, rows) for rows in (WHOLE, HALVES))
-        for half in halves:
+        try:
+            (whole,), parts = (update(case, saved, epoch, rows) for rows in (WHOLE, PARTS))
+        except RuntimeError as error:
+            yield Finding("ranks", f"in float64 an update fails: {describe_error(error)}", FLOAT64, "warning")
+            return
+        for part in parts:
             for name, value in whole.items():
-                if not torch.allclose(half[name], value, rtol=1e-6, atol=1e-9):
+                if not torch.allclose(part[name], value, rtol=1e-6, atol=1e-9):
                     yield Finding(
                         "ranks",
-                        f"`divisible` is True, but two ranks with half a minibatch each end with another {name}",
-                        "remove `divisible = True`: --ranks is then refused for this method",
+                        f"`divisible` is True, but two ranks with a part of each minibatch end with another {name}",
+                        REMEDY,
                     )
                     return
+    yield from check_divided_preparation(case, trained)
+
+
+def check_divided_preparation(case: Case, trained: SmallRun) -> Iterator[Finding]:
+    """Check that `prepare` of two ranks sets nothing but running statistics by the data, which it would share out."""
+    found = []
+    for rows in (slice(None), slice(0, 3)):
+        small = case.start()
+        small.restore(trained.snapshots[-1].saved, trained.epoch)
+        small.method.eval()
+        data = small.preparation_data()
+        own = replace(data, training=[(x[rows], y[rows]) for x, y in data.training])
+        with small.seeded("prepare"):
+            prepare_for_prediction(small.method, own)
+        found.append(small.method.state_dict())
+    for name, value in found[0].items():
+        if not STATISTICS.search(name) and not same(value, found[1][name]):
+            yield Finding(
+                "ranks",
+                f"`divisible` is True, but `prepare` computes {name} from the training data, of which each rank has a "
+                "part",
+                REMEDY,
+            )
+            return
 
 
 def update(case: Case, saved: Saved, epoch: int, rows: Sequence[slice]) -> list[dict[str, Tensor]]:
@@ -66,6 +99,23 @@ def update(case: Case, saved: Saved, epoch: int, rows: Sequence[slice]) -> list[
     with ThreadPoolExecutor(len(rows)) as threads:
         jobs = [threads.submit(ranks.update, small, own) for small, own in zip(ready, rows, strict=True)]
     return [job.result() for job in jobs]
+
+
+class PartOfRecipe(Recipe):
+    """A recipe whose criterion is weighted by the size of a rank's part of a minibatch, as `--ranks` does."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Recipe:
+        """Return a recipe's version for one of two ranks."""
+        return cls(**recipe.model_dump())
+
+    def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of the rank's rows. Its mean over ranks is the loss of the whole minibatch."""
+        return super().criterion(logits, y) * len(PARTS) * len(y) / self.count_examples(y)
+
+    def count_examples(self, x: Tensor) -> int:
+        """Return the number of examples of the whole minibatch."""
+        return WHOLE[0].stop
 
 
 class Ranks:
@@ -85,6 +135,9 @@ class Ranks:
         for module in small.method.modules():
             if isinstance(module, SYNCHRONIZED):
                 module.eval()
+        if len(self.gradients) > 1:
+            for part in methods_within(small.method):
+                part.recipe = PartOfRecipe.of(part.recipe)
         assert small.optimizer is not None
         small.optimizer.state.clear()  # its momenta are in float32
         small.optimizer.register_step_pre_hook(partial(self.average, rank))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from optuna.distributions import BaseDistribution
@@ -11,8 +11,10 @@ from torch import Tensor
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import Case, SmallRun, same
 from harness.conformance.training import first_difference
+from harness.costs.expected_cost import inner_method
 from harness.parsing.method_expression import MethodSpec, hyperparameters
 from harness.store.checkpoint import load_optimizer_state, optimizer_state
+from methods import Method
 from methods.core.declarations import PLAIN_TRUNK
 from methods.core.forking import declared_sharing, fork, fork_state
 from methods.core.late_phase import LatePhase
@@ -22,26 +24,31 @@ ALWAYS = 1 << 20
 
 
 def check_trunk(case: Case, whole: SmallRun) -> Iterator[Finding]:
-    """Check that a method which declares a trunk of plain training goes on from one with the same bits."""
+    """Check that a method which declares a trunk goes on from one with the same bits."""
     method = whole.method
     trunk_of = declared_sharing(method).trunk
     trunk = trunk_of(method) if trunk_of and not method.needs() else None
-    if trunk is None or trunk.of != PLAIN_TRUNK or not trunk.epochs:
+    if trunk is None or not trunk.epochs:
         return
-    plain, forked = replace(case, spec=MethodSpec(name="sgd")).start(), case.start()
-    plain.method.lr = method.lr  # type: ignore[method-assign]
-    plain.train(trunk.epochs)
-    fork(forked.method, fork_state(plain.method, trunk.epochs), trunk.epochs)
-    assert plain.optimizer is not None
+    inner = inner_method(case.spec, case.methods) if isinstance(trunk.of, Method) else None
+    if isinstance(trunk.of, str) and trunk.of != PLAIN_TRUNK:
+        return  # the trunk of a method of the project's own, which its tests look at
+    epochs = min(trunk.epochs, method.epochs)
+    other, forked = replace(case, spec=inner or MethodSpec(name="sgd")).start(), case.start()
+    other.method.lr = method.lr  # type: ignore[method-assign]
+    other.method.resets_optimizer = method.resets_optimizer  # type: ignore[method-assign]
+    other.train(epochs)
+    fork(forked.method, fork_state(other.method, epochs), epochs)
+    assert other.optimizer is not None
     assert forked.optimizer is not None
-    load_optimizer_state(forked.optimizer, optimizer_state(plain.optimizer))
-    forked.epoch = trunk.epochs
+    load_optimizer_state(forked.optimizer, optimizer_state(other.optimizer))
+    forked.epoch = epochs
     forked.finish()
     if name := first_difference(whole, forked):
         yield Finding(
             "sharing",
-            f"forked from plain training after {trunk.epochs} epochs, it ends with another {name} than trained alone",
-            "declare no `sharing`, or one that ends where the method departs from plain training",
+            f"forked from {other.run.method} after {epochs} epochs, it ends with another {name} than trained alone",
+            "declare no `sharing`, or a trunk that ends where the method departs from that training",
         )
 
 
@@ -70,12 +77,14 @@ def check_prediction_hyperparameters(case: Case, whole: SmallRun) -> Iterator[Fi
             yield Finding("sharing", f"`prediction` names {name!r}, which is no hyperparameter", "correct the name")
             continue
         given = case.spec.hyperparameters.get(name, known[name][1])
-        for value in other_values(given, type(whole.method).space.get(name)):
+        tried = False
+        for value in other_values(given, known[name][0], type(whole.method).space.get(name)):
             spec = case.spec.model_copy(update={"hyperparameters": {**case.spec.hyperparameters, name: value}})
             try:
                 other = replace(case, spec=spec).start()
             except ValueError:  # this value does not go with the others
                 continue
+            tried = True
             other.train(other.method.epochs)
             now, was = other.method.state_dict(), whole.snapshots[-1].saved[0]
             moved = [
@@ -90,17 +99,30 @@ def check_prediction_hyperparameters(case: Case, whole: SmallRun) -> Iterator[Fi
                     f"training ends with another {moved[0] if moved else 'number of epochs'}",
                     f"leave {name} out of `prediction`",
                 )
-            break
+                break
+        if not tried:
+            yield Finding(
+                "sharing",
+                f"`sharing` declares that {name} changes nothing before `prepare`, and there is no other value to try",
+                f"give its values in `space`, or as a Literal, or leave {name} out of `prediction`",
+                "warning",
+            )
 
 
-def other_values(value: Any, distribution: BaseDistribution | None) -> Iterator[Any]:
-    """Yield values of a hyperparameter that differ from a given one: of its search space, else of its type."""
-    choices = getattr(distribution, "choices", None) or [getattr(distribution, end, value) for end in ("low", "high")]
-    yield from (choice for choice in choices if choice != value)
+def other_values(value: Any, kind: Any, distribution: BaseDistribution | None) -> list[Any]:
+    """List values of a hyperparameter that differ from a given one: those of its type and of its search space."""
+    choices = [*get_args(kind), *getattr(distribution, "choices", ())]
+    choices += [getattr(distribution, end) for end in ("low", "high") if hasattr(distribution, end)]
     if isinstance(value, bool):
-        yield not value
+        choices.append(not value)
     elif isinstance(value, int | float):
-        yield from (value + 1, value * 0.5 if isinstance(value, float) else value - 1)
+        choices += [value + 1, value * 0.5 if isinstance(value, float) else value - 1]
+    return [each for each in dict.fromkeys(filter(is_value, choices)) if each != value][:6]
+
+
+def is_value(value: Any) -> bool:
+    """Return whether a study could write a value."""
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def check_fusing(case: Case, whole: SmallRun) -> Iterator[Finding]:

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from unittest.mock import patch
 
 from torch import Tensor
 
+from data import dataset_shape
 from harness.conformance.attributes import changed, plain_attributes
 from harness.conformance.finding import Finding
-from harness.conformance.small_run import Case, SmallRun, first_change, same
-from methods import Batch
+from harness.conformance.small_run import DATASET, Case, SmallRun, first_change, same
+from methods import Batch, Recipe
 from methods.core.wrapper import Wrapper, methods_within
 
 RESUME = (
@@ -33,6 +35,27 @@ def check_structure(case: Case, whole: SmallRun) -> Iterator[Finding]:
             yield Finding("training", f"{name} is not finite after {whole.epoch} epochs", "look at the learning rate")
 
 
+def check_criterion(case: Case) -> Iterator[Finding]:
+    """Check that the recipe's criterion gets as many logits as there are classes."""
+    small, original = case.start(), Recipe.criterion
+    shapes: set[tuple[int, ...]] = set()
+
+    def criterion(recipe: Recipe, logits: Tensor, y: Tensor) -> Tensor:
+        shapes.add(tuple(logits.shape[1:]))
+        return original(recipe, logits, y)
+
+    with patch.object(Recipe, "criterion", criterion):
+        small.train(1)
+    classes = dataset_shape(DATASET.name).classes
+    if wrong := shapes - {(classes,)}:
+        yield Finding(
+            "loss",
+            f"`criterion` gets logits of shape (B, {', '.join(map(str, min(wrong)))}) for {classes} classes: only the "
+            "first of them are compared with the labels",
+            "override `loss`, too: take the output apart as `predict_with` does, and average the heads' losses",
+        )
+
+
 def check_repetition(case: Case, whole: SmallRun) -> Iterator[Finding]:
     """Check that training again gives the same bits, from the beginning and from checkpoints."""
     again = case.trained()
@@ -45,8 +68,9 @@ def check_repetition(case: Case, whole: SmallRun) -> Iterator[Finding]:
         )
         return
     if epochs := whole.method.epochs:
-        yield from check_resumed(whole, case.start(), epochs // 3, "a new instance")
-        yield from check_resumed(whole, again, epochs - 1, "an instance that was used before")
+        for done in dict.fromkeys((epochs // 3, epochs - 1)):  # before and after a phase of its own begins
+            yield from check_resumed(whole, case.start(), done, "a new instance")
+        yield from check_resumed(whole, again, epochs // 2, "an instance that was used before")
 
 
 def check_rate(case: Case) -> Iterator[Finding]:
@@ -54,6 +78,8 @@ def check_rate(case: Case) -> Iterator[Finding]:
     method = case.start().method
     positions = [i / 4 for i in range(4 * method.epochs)]
     rates = [method.lr(position) for position in positions]
+    for part in methods_within(method):
+        part.epoch = method.epochs - 1
     if [method.lr(position) for position in reversed(positions)] != rates[::-1]:
         yield Finding("lr", "`lr` gives another rate when it is asked again", "compute it from its argument alone")
 
@@ -72,11 +98,15 @@ def check_resumed(whole: SmallRun, resumed: SmallRun, epochs: int, how: str) -> 
     ours, theirs = whole.snapshots[epochs + 1].attributes, plain_attributes(resumed.method)
     for name in changed(ours, theirs):
         place, one, other = first_differing(name, ours.get(name), theirs.get(name))
+        log = False
+        if isinstance(one, list) and isinstance(other, list) and one and other:
+            log = len(one) != len(other) and one[-1] == other[-1]
         yield Finding(
             "resume",
             f"after {epochs + 1} epochs the attribute {place} is {shown(one)}; if the run was resumed an epoch before, "
             f"it is {shown(other)}",
-            RESUME,
+            "nothing, if it is a log that nothing reads; otherwise " + RESUME if log else RESUME,
+            "warning" if log else "failure",
         )
     resumed.finish()
     if name := first_difference(whole, resumed):

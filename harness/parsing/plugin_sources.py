@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name
-from inspect import isclass, ismodule, isroutine
+from inspect import isclass, isfunction, ismodule, isroutine
+from itertools import chain
 from pathlib import Path
 
 from harness.cache.user_cache import PACKAGES
@@ -25,6 +26,8 @@ from harness.cache.user_cache import PACKAGES
 INTERFACE = 3
 """Part of the keys of all runs of plugin methods. It is raised when the harness changes what such methods compute."""
 INSTALLED = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+NESTED = 3
+"""How deep containers in global names are looked through."""
 INSTALLED_PARTS = {"site-packages", "dist-packages"}
 """Names of folders of installed packages; there may be more of them than this Python's own."""
 
@@ -211,18 +214,35 @@ def loaded_by_path(namespaces: list[dict[str, object]]) -> list[Path]:
     known = {id(vars(module)) for module in sys.modules.values() if ismodule(module)}
     found: list[Path] = []
     for namespace in namespaces:  # which grows meanwhile
-        for value in list(namespace.values()):
-            parts = [value, *(vars(value).values() if isclass(value) else ())]
-            others: list[dict[str, object]] = [
-                vars(part) if ismodule(part) else getattr(part, "__globals__", {}) for part in parts
-            ]
-            for other in others:
-                file = other.get("__file__") if id(other) not in known else None
-                if isinstance(file, str) and Path(file).is_file() and not installed(Path(file)):
-                    known.add(id(other))
-                    namespaces.append(other)
-                    found.append(Path(file))
+        for other in chain.from_iterable(map(global_names_behind, list(namespace.values()))):
+            file = other.get("__file__") if id(other) not in known else None
+            if isinstance(file, str) and Path(file).is_file() and not installed(Path(file)):
+                known.add(id(other))
+                namespaces.append(other)
+                found.append(Path(file))
     return found
+
+
+def global_names_behind(value: object, depth: int = 0) -> Iterator[dict[str, object]]:
+    """Yield the global names of the modules that a value is, or comes from.
+
+    Args:
+        value: a module, function, class or other object, or a container of these.
+        depth: how many containers are around it.
+    """
+    if ismodule(value):
+        yield vars(value)
+    elif isfunction(value):
+        yield value.__globals__
+    elif isclass(value):
+        for cls in value.__mro__:
+            yield from (part.__globals__ for part in vars(cls).values() if isfunction(part))
+    elif isinstance(value, dict | list | tuple | set | frozenset):
+        items = value.values() if isinstance(value, dict) else value
+        for item in list(items) if depth < NESTED else []:
+            yield from global_names_behind(item, depth + 1)
+    else:
+        yield from global_names_behind(type(value), depth)
 
 
 def check_found_beside(name: str, plugin: Path, file: Path) -> None:

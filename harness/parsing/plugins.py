@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import methods
 from harness.cache.user_cache import method_entry_points
 from harness.parsing.plugin_sources import PluginSource, find_sources, forget_modules, importing_beside
 from methods import METHODS
@@ -88,13 +89,26 @@ def execute_plugin(path: Path) -> tuple[ModuleType, PluginSource]:
         raise ValueError(f"plugin {path}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    ours = attributes_of_ours()
     with importing_beside(path) as imported, all_seeded(stream(0, "global generators in the bodies of plugins")):
         try:
             spec.loader.exec_module(module)
         except Exception as error:
             find_sources(spec, path, imported)  # says so if it imported a module other than the one beside it
             raise ValueError(f"plugin {path}: {type(error).__name__}: {error}") from error
+    changed = next((name for name, value in attributes_of_ours().items() if ours.get(name, module) is not value), "")
+    if changed:
+        raise ValueError(
+            f"plugin {path}: it changes {changed}, which other methods use, too, under the keys that they always had; "
+            "override it in a class of your own"
+        )
     return module, find_sources(spec, path, imported)
+
+
+def attributes_of_ours() -> dict[str, object]:
+    """Return the attributes of all classes that `methods` names, by the class and their name."""
+    classes = [value for value in vars(methods).values() if isclass(value)]
+    return {f"{cls.__name__}.{name}": value for cls in classes for name, value in vars(cls).items() if name[:2] != "__"}
 
 
 def named_methods(module: ModuleType, path: Path) -> dict[str, type[Method]]:

@@ -288,6 +288,8 @@ class Method(nn.Module):
     def predict(self, x: Tensor) -> Tensor:
         """Return the logits of every member, (K, B, C), also if K is 1; the method is in evaluation mode.
 
+        By default, `predict_with` for each of `members()`.
+
         Args:
             x: (B, …).
         """
@@ -329,7 +331,7 @@ class Method(nn.Module):
         return stream(self.seed, purpose, self.epoch)
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return the state that is neither parameter nor buffer; torch saves it in `state_dict`."""
+        """Return the epoch, for `state_dict`; other state belongs into buffers."""
         return {"epoch": self.epoch}
 
     def set_extra_state(self, state: dict[str, int]) -> None:

@@ -90,7 +90,13 @@ class Wrapper(Method):
         Args:
             copy: what `copy_inner` returned.
             share: the weight of the inner method in the result; 1 copies its weights.
+
+        Raises:
+            ValueError: if the copy does not know that its weights are averages, so that its running statistics would
+                stay those of other weights.
         """
+        if share != 1 and not copy.statistics_stale:
+            raise ValueError("a copy whose weights are averages is made by copy_inner(stale=True)")
         for value, target in zip(copy.weights_to_average(), self.inner.weights_to_average(), strict=True):
             value.lerp_(target, share)
 

@@ -15,7 +15,12 @@ from tests.conftest import SETTINGS
 
 PLUGINS = sorted((Path(__file__).parent / "plugins").glob("*.py"))
 OUR_OWN = [f"{name}({', '.join(f'{k}={v}' for k, v in SETTINGS.get(name, {}).items())})" for name in METHODS]
-OUR_OWN += ["swa(late_phase_bn(K=2, start=0.5), start=0.5)", "early_stopping(dropout)", "snapshot(swa(start=0.5), M=2)"]
+OUR_OWN += [
+    "swa(late_phase_bn(K=2, start=0.5), start=0.5)",
+    "early_stopping(dropout)",
+    "snapshot(swa(start=0.5), M=2)",
+    "snapshot(swa, M=3, rate=inner)",
+]
 
 
 def check(expression, methods, network):

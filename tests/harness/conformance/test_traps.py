@@ -10,6 +10,7 @@ from harness.conformance.fresh_process import FreshProcess
 from harness.conformance.small_run import Case, one_thread
 from harness.parsing.method_expression import parse_method
 from harness.parsing.plugins import available_methods
+from tests.harness.conformance.more_traps import MORE
 from tests.harness.conformance.traps import COMPOSED, HEAD, NOISE, TRAPS
 
 
@@ -48,6 +49,100 @@ def test_a_trap_of_compositions_and_declarations_is_found(name, check):
     found = [each for each in failures(row.findings) if each.check == kind and reason in each.reason]
     assert found, row
     assert all(each.remedy for each in found)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MORE)
+def test_one_more_trap_is_found(name, check):
+    body, expression, network, divisible, kind, reason = MORE[name]
+    row = check(HEAD.format(divisible=divisible) + body, network, expression=expression)
+    found = [each for each in failures(row.findings) if each.check == kind and reason in each.reason]
+    assert found, row
+    assert all(each.remedy for each in found)
+
+
+WARNED = {
+    "needs of the same seeds": (
+        """
+    def needs(self):
+        return [Need(seed=5)]
+    def receive(self, states):
+        self.net.load_state_dict({n[4:]: v for n, v in states[0].items() if n.startswith("net.")})
+""",
+        "runs of different seeds start from the same runs",
+    ),
+    "a seed in construction": (
+        """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        torch.manual_seed(0)
+        self.scale = nn.Parameter(torch.rand(10))
+    def predict_with(self, x, weights=None):
+        return self.scale * super().predict_with(x, weights)
+""",
+        "scale begins with the same numbers whatever the seed",
+    ),
+    "a seed in each epoch": (
+        """
+    def begin_epoch(self, epoch):
+        super().begin_epoch(epoch)
+        self.noise = torch.Generator().manual_seed(0)
+"""
+        + NOISE.format(noise="torch.randn(x.shape, generator=self.noise)"),
+        "the generator noise gives the same numbers whatever the seed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_what_does_not_follow_the_seed_is_warned_of(name, check):
+    body, reason = WARNED[name]
+    row = check(HEAD.format(divisible=False) + body, "lenet5")
+    assert [each.reason for each in row.findings if each.level == "warning" and reason in each.reason]
+
+
+HONEST = {
+    "a logger": """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.log = logging.getLogger("mine")
+""",
+    "a hook of a layer": """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        layer = next(module for module in self.net.modules() if isinstance(module, nn.Linear))
+        self.handle = layer.register_forward_pre_hook(lambda *_: None)
+""",
+    "a tensor in the extra state": """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.seen = torch.zeros(2)
+    def get_extra_state(self):
+        return super().get_extra_state() | {"seen": self.seen}
+    def set_extra_state(self, state):
+        super().set_extra_state(state)
+        self.seen = state["seen"].clone()
+    def end_epoch(self, epoch):
+        super().end_epoch(epoch)
+        self.seen = self.seen + 1
+""",
+    "a log of losses": """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.losses = []
+    def update(self, batches, optimizer):
+        loss = super().update(batches, optimizer)
+        self.losses.append(loss.item())
+        return loss
+""",
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_what_changes_nothing_is_no_failure(name, check):
+    row = check(HEAD.format(divisible=True) + HONEST[name], "lenet5")
+    assert failures(row.findings) == []
+    assert not row.refused
 
 
 def test_without_a_trap_nothing_is_found(check):

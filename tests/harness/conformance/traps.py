@@ -1,7 +1,7 @@
 """Natural ways to write a method that give wrong numbers: a class body each, the check that finds it, and its words."""
 
 HEAD = """
-import copy, random, time
+import copy, itertools, logging, math, random, time
 import numpy as np
 import torch
 from torch import nn
@@ -99,7 +99,7 @@ TRAPS = {
         return super().forward(x, weights) + self.big(x)
 """,
         "costs",
-        "of the operations of `predict` happen outside",
+        "`predict` does",
     ),
     "work of its own in training": (
         """
@@ -111,7 +111,7 @@ TRAPS = {
         return super().loss(x, y, weights) + F.conv2d(F.conv2d(x, self.kernel), self.mixing).square().mean()
 """,
         "costs",
-        "of the operations of `update` happen outside",
+        "`update` does",
     ),
     "two passes that it does not declare": (
         """
@@ -129,7 +129,7 @@ TRAPS = {
 """
         + NOISE.format(noise="torch.randn(x.shape, generator=self.noise).to(x)"),
         "ranks",
-        "two ranks with half a minibatch",
+        "two ranks with a part of each minibatch",
     ),
     "examples that are compared": (
         """
@@ -138,7 +138,7 @@ TRAPS = {
         return self.recipe.criterion(logits, y) + logits.var(0).mean()
 """,
         "ranks",
-        "two ranks with half a minibatch",
+        "two ranks with a part of each minibatch",
     ),
     "a fitted number": (
         """
@@ -251,7 +251,7 @@ TRAPS = {
         return loss.detach()
 """,
         "ranks",
-        "two ranks with half a minibatch",
+        "two ranks with a part of each minibatch",
     ),
     "a loss after the step": (
         """
@@ -264,7 +264,7 @@ TRAPS = {
         return loss
 """,
         "ranks",
-        "two ranks with half a minibatch",
+        "two ranks with a part of each minibatch",
     ),
     "a trunk that it does not train": (
         """
@@ -273,7 +273,7 @@ TRAPS = {
         return 2 * super().loss(x, y, weights)
 """,
         "sharing",
-        "forked from plain training after 3 epochs",
+        "forked from sgd after 3 epochs",
     ),
     "a prediction with weights that is never asked for": (
         """
@@ -324,7 +324,7 @@ METHODS = {"trap": Trap}
         self.net.load_state_dict(states[0], strict=False)
 """,
         "receive",
-        "changes nothing",
+        "takes nothing of the state of Need(seed=5",
     ),
     "a counter in an object": (
         """
@@ -362,7 +362,7 @@ COMPOSED = {
 """,
         "swa(trap)",
         "prepare",
-        "leaves the running statistics as they are",
+        "averaged by SWA, leaves the running statistics as they are, which",
     ),
     "a prediction of the network itself": (
         """

@@ -153,7 +153,7 @@ def test_a_whole_start_is_an_epoch_and_a_fraction_a_part():
         ("swa(sgd, sgd)", ["swa takes one other method, not 2"]),
         (
             "swa(strat=0.5)",
-            ["swa has no hyperparameter 'strat'; did you mean 'start'? there are alpha, checkpoints, every, low, "],
+            ["swa has no hyperparameter 'strat'; did you mean 'start'? there are alpha, anneal, before, checkpoints, "],
         ),
         ("swa(of=sgd)", ["swa has no hyperparameter 'of'; "]),
         ("swa(**{})", ["swa has no hyperparameter '**'; there are "]),
@@ -210,7 +210,7 @@ def test_spec_has_the_version_of_the_class():
     class Second(Odd):
         version = 2
 
-    spec, _ = parse_method("swa(odd)", METHODS | {"odd": Second})
+    spec, _ = parse_method("label_smoothing(odd)", METHODS | {"odd": Second})
     assert spec and spec.of
     assert (spec.version, spec.of.version) == (1, 2)
 

@@ -10,6 +10,7 @@ import pytest
 from harness.parsing import plugin_sources
 from harness.parsing.method_expression import parse_method
 from harness.parsing.plugins import available_methods, load_plugins
+from methods import Recipe
 
 PLUGIN = """
 from methods import Method
@@ -158,6 +159,43 @@ def test_a_file_that_is_loaded_by_its_path_counts(write, use):
     before = source("mine", path)
     write("other", helpers=helpers.format(2))
     assert source("mine", path) != before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "METHODS = {'mine': load().Mine}",
+        "class Mine(load().Mine):\n    'Mine.'",
+        "LAYERS = [(1, {'a': load().Layer})]\nclass Mine(Method):\n    'Mine.'",
+        "LAYER = load().Layer()\nclass Mine(Method):\n    'Mine.'",
+    ],
+    ids=["a class in a dict", "a base", "nested", "an instance"],
+)
+def test_what_comes_of_a_file_that_is_loaded_by_its_path_counts(write, text):
+    load = """
+import importlib.util
+from pathlib import Path
+from methods import Method
+def load():
+    spec = importlib.util.spec_from_file_location("impl", Path(__file__).parents[1] / "other" / "impl.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+"""
+    write("other", impl=METHOD.format("Mine") + "    def f(self): pass\nclass Layer:\n    def f(self): pass\n")
+    assert files(write(mine=load + text + "\n")) == {"mine.py", "impl.py"}
+
+
+def test_an_object_that_has_every_attribute_breaks_nothing(write):
+    text = "class Names(dict):\n    __getattr__ = dict.get\nCFG = Names(a=1)\n"
+    assert files(write(mine=text + METHOD.format("Mine"))) == {"mine.py"}
+
+
+def test_a_plugin_that_changes_our_classes_is_refused(write, monkeypatch):
+    monkeypatch.setattr(Recipe, "criterion", Recipe.criterion)  # restores it afterwards
+    text = "from methods import Recipe\nRecipe.criterion = lambda self, logits, y: logits.sum()\n"
+    with pytest.raises(ValueError, match=r"it changes Recipe.criterion, which other methods use, too"):
+        load_plugins([write(mine=text + METHOD.format("Mine"))])
 
 
 def test_where_an_optional_module_would_lie_is_known(write):
