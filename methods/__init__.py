@@ -1,7 +1,7 @@
 """The ensembling methods: one file per method, each a subclass of `Method`, all listed in `METHODS`.
 
-The package `core` holds what methods are made of. To write a method, read `help(Method)` first. `harness` trains methods
-by the interface that `Method` defines.
+The package `core` holds what methods are made of. To write a method, read `help(Method)` first. `harness` trains
+methods by the interface that `Method` defines.
 """
 
 from methods.batch_ensemble import BatchEnsemble

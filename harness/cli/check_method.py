@@ -49,7 +49,8 @@ def check_method(
         raise Refusal(str(error)) from error
     found = [finding for row in rows for finding in failures(row.findings)]
     checked = sum(not row.refused for row in rows)
-    console.print(f"{checked} checked, {len(rows) - checked} refused, {len(found)} failures", highlight=False)
+    failed = f"{len(found)} failure" + ("" if len(found) == 1 else "s")
+    console.print(f"{checked} checked, {len(rows) - checked} refused, {failed}", highlight=False)
     if found:
         alone = {row.expression for row in rows if row.network == rows[0].network}
         if {row.expression for row in rows} == alone:

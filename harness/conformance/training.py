@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data import dataset_shape
 from harness.conformance.attributes import changed, plain_attributes
-from harness.conformance.finding import Finding
+from harness.conformance.finding import Finding, failures
 from harness.conformance.small_run import DATASET, Case, SmallRun, first_change, same
 from methods import Batch, Recipe
 from methods.core.wrapper import Wrapper, methods_within
@@ -68,9 +68,13 @@ def check_repetition(case: Case, whole: SmallRun) -> Iterator[Finding]:
         )
         return
     if epochs := whole.method.epochs:
-        for done in dict.fromkeys((epochs // 3, epochs - 1)):  # before and after a phase of its own begins
-            yield from check_resumed(whole, case.start(), done, "a new instance")
-        yield from check_resumed(whole, again, epochs // 2, "an instance that was used before")
+        tries = {epochs // 3: "", epochs - 1: "", epochs // 2: "used"}  # before and after a phase of its own begins
+        for done, used in tries.items():
+            instance, how = (again, "an instance that was used before") if used else (case.start(), "a new instance")
+            found = list(check_resumed(whole, instance, done, how))
+            yield from found
+            if failures(found):
+                return  # the others would say the same
 
 
 def check_rate(case: Case) -> Iterator[Finding]:
