@@ -93,7 +93,7 @@ def check_overrides(grid: Grid, errors: Errors) -> None:
             ("dataset", override.dataset, datasets),
             ("architecture", override.architecture, grid.architectures),
         ):
-            replaced = known == PLACEHOLDERS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.removed)
+            replaced = known == PLACEHOLDERS[f"{field}s"] and any(gone[:1] == (f"{field}s",) for gone in errors.removed)
             if value is not None and value not in known and not replaced:
                 errors.add(
                     ("overrides", location, field), f"{value!r} is not in this study; {suggest_closest(value, known)}"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -253,4 +254,6 @@ def fill_placeholders(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, An
         written = raw.get("recipe")
         epochs = written.get("epochs") if isinstance(written, dict) else None
         recipe = {"epochs": epochs} if type(epochs) is int and 0 < epochs <= MOST_EPOCHS else {}
-    return {**filled, "recipe": {"epochs": 10_000, **read_recipe(recipe)}}
+    with suppress(ValueError):  # an unknown name, which the next validation reports
+        recipe = {"epochs": 10_000, **read_recipe(recipe)}
+    return {**filled, "recipe": recipe}

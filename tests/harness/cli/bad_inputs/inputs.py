@@ -36,6 +36,7 @@ class Input:
         code: the exit code.
         encoding: of the terminal.
         seconds: the longest that it may take.
+        anywhere: whether it is said in any line, not in the first.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Input:
     code: int = 2
     encoding: str = "utf-8"
     seconds: float = 5.0
+    anywhere: bool = False
 
 
 @dataclass(frozen=True)

@@ -368,6 +368,22 @@ PARTS: dict[str, dict[str, str]] = {
     },
 }
 
+SEVERAL: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a truth, and an unknown recipe": (
+        study(seeds="[true]", recipe="nonsense"),
+        ("s.yaml:3: seeds: expected a number", "s.yaml:5: recipe: unknown recipe 'nonsense'"),
+    ),
+    "a grid without a recipe, and an override": (
+        study(recipe="", grids="[{}]", overrides="[{dataset: x, recipe: {lr: 1}}]"),
+        ("s.yaml:5: grids[0]: 'recipe' is missing", "s.yaml:6: overrides[0].dataset: 'x' is not in this study"),
+    ),
+    "several truths": (
+        study(seeds="[true]", recipe="{epochs: true, lr: false}"),
+        ("seeds: expected a number", "recipe.epochs: expected a number", "recipe.lr: expected a number"),
+    ),
+}
+"""Texts with several mistakes, all of which are said."""
+
 RIGHT: dict[str, str] = {
     "a study": study(),
     "a byte order mark": "\ufeff" + study(),
@@ -406,6 +422,11 @@ STUDY_TEXTS = [
         Input(f"{part}: {value[:60] or 'null'}", says, files={"s.yaml": with_part(part, value or "null")})
         for part, values in PARTS.items()
         for value, says in values.items()
+    ),
+    *(
+        Input(f"{name}: {said}", said, files={"s.yaml": text}, anywhere=True)
+        for name, (text, says) in SEVERAL.items()
+        for said in says
     ),
     *(Input(name, "study s: ", files={"s.yaml": text}, code=0) for name, text in RIGHT.items()),
 ]
