@@ -41,6 +41,11 @@ _UNPACKED_FAMILIES = ("densenet161", "lstm")
 """Architectures with neither `width` nor `groups`."""
 
 
+_SIZE = "0|[1-9][0-9]*"
+_MOST = {"depth": 2000, "width": 1000, "alpha": 10_000, "units": 100_000}
+"""Largest sizes. Beyond them a network would take minutes to lay out, or have more weights than any memory."""
+
+
 class _SizedFamily(NamedTuple):
     """A family of architectures whose names contain sizes.
 
@@ -54,9 +59,9 @@ class _SizedFamily(NamedTuple):
 
 
 _SIZED_FAMILIES = {
-    "wrn": _SizedFamily(re.compile(r"wrn-(?P<depth>\d+)-(?P<width>\d+)"), "wrn-28-10"),
-    "pyramidnet": _SizedFamily(re.compile(r"pyramidnet-(?P<depth>\d+)-(?P<alpha>\d+)"), "pyramidnet-110-270"),
-    "lstm": _SizedFamily(re.compile(r"lstm-(?P<units>\d+)"), "lstm-500"),
+    "wrn": _SizedFamily(re.compile(rf"wrn-(?P<depth>{_SIZE})-(?P<width>{_SIZE})"), "wrn-28-10"),
+    "pyramidnet": _SizedFamily(re.compile(rf"pyramidnet-(?P<depth>{_SIZE})-(?P<alpha>{_SIZE})"), "pyramidnet-110-270"),
+    "lstm": _SizedFamily(re.compile(rf"lstm-(?P<units>{_SIZE})"), "lstm-500"),
 }
 
 
@@ -163,6 +168,9 @@ def _parse_name(architecture: str) -> tuple[str, dict[str, Any]]:
                 f"architecture {architecture!r}: {family} needs its {sizes}, "
                 f"for example {_SIZED_FAMILIES[family].example!r}"
             )
+        for size, number in match.groupdict().items():
+            if len(number) > 9 or int(number) > _MOST[size]:
+                raise ValueError(f"architecture {architecture!r}: {size} may be {_MOST[size]:,} at most")
         return family, {size: int(number) for size, number in match.groupdict().items()}
     known = [
         *MODELS,

@@ -86,10 +86,11 @@ def find_finished_runs(
         FileNotFoundError, LookupError, ValueError, ConnectionError: As `load_runs` does.
     """
     tracked = find_tracked_runs(study, uri)
-    cells = [run for run in tracked if run.data.tags.get("role") == "cell"]
-    if keys is not None:
+    if keys is None:
+        cells = [run for run in tracked if run.data.tags.get("role") == "cell"]
+    else:  # in another study of this name, a cell may only be a run that others need
         wanted = set(keys)
-        cells = [run for run in cells if run.data.tags.get("key") in wanted]
+        cells = [run for run in tracked if run.data.tags.get("key") in wanted]
     finished = [run for run in cells if run.data.tags.get("state") == "finished"]
     _refuse_duplicates(study, finished)
     done = {run.data.tags["key"] for run in finished}

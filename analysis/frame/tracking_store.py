@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote, unquote
 
 from analysis.frame.sqlite_store import SqliteStore
 
@@ -39,7 +40,7 @@ def open_store(uri: str) -> TrackingStore:
     """
     if not uri.startswith("sqlite:///"):
         return MlflowStore(uri)
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    path = Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
     if not path.is_file():  # MLflow would create an empty store
         raise FileNotFoundError(f"no tracked runs: {path} does not exist")
     file = SqliteStore(path)
@@ -50,12 +51,14 @@ def resolve_store_uri(store: str | None) -> str:
     """Return the URI of a tracking store, given its URI, the path of an SQLite file, or None for the default.
 
     The path of a file is made absolute, because MLflow caches the stores of a process by their URI, regardless of the
-    current folder.
+    current folder. In a URI, %, ? and # of a path are quoted.
     """
     uri = store or DEFAULT_STORE
     if ("://" in uri and not uri.startswith("sqlite:///")) or uri == "databricks":
         return uri
-    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    path, mark, query = uri.partition("?") if uri.startswith("sqlite:///") else (quote(uri), "", "")
+    absolute = Path(unquote(path.removeprefix("sqlite:///"))).absolute()
+    return f"sqlite:///{quote(str(absolute))}{mark}{query}"
 
 
 class MlflowStore:
@@ -114,5 +117,5 @@ def connected(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, ImportError, ValueError) as error:  # no driver; no number as the port
         raise ConnectionError(f"cannot read the tracking store {uri}: {str(error)[:300]}") from error

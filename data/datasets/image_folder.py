@@ -13,8 +13,8 @@ import torch
 
 from data.corruptions import STANDARD_CORRUPTIONS
 from data.files.decode_image import DecodeJob, decode_image_file
-from data.files.decoder_pool import usable_cpus
 from data.files.image_files import ImageFiles
+from data.files.usable_cpus import usable_cpus
 from data.tasks.image_dataset import Augmentation, ChannelStatistics, ImageDataset, Split
 from data.tasks.split_dataset import stratified_order
 
@@ -157,7 +157,7 @@ def measure_channel_statistics(files: ImageFiles) -> MeanAndDeviation:
         levels = decode_image_file(Path(file), job, None).reshape(-1, 3).astype(np.int64)
         return np.stack([levels.sum(0), (levels**2).sum(0)])
 
-    with ThreadPoolExecutor(usable_cpus()) as pool:  # Pillow releases the interpreter lock while it decodes
+    with ThreadPoolExecutor(usable_cpus().number) as pool:  # Pillow releases the interpreter lock while it decodes
         total, squares = sum(pool.map(sums, files.paths()), np.zeros((2, 3), np.int64)).tolist()
     n = len(files) * files.side**2
     # n² · variance · 255² in integers, so that it is exactly 0 for a constant channel.

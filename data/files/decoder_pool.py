@@ -1,6 +1,5 @@
 """A pool of worker processes that decode images ahead of their use."""
 
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.files.decode_image import DecodeJob, ImageError, decode_images
+from data.files.usable_cpus import usable_cpus
 
 JOBS_AHEAD = 2
 """Number of jobs that each process decodes ahead."""
@@ -36,7 +36,7 @@ class DecoderPool:
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = usable_cpus() if workers is None else workers
+        self.workers = usable_cpus().number if workers is None else workers
         if self.workers < 0:
             raise ValueError(f"the number of processes that decode images must not be negative, got {workers}")
         self._idle: dict[bool, list[_WorkerPool]] = {False: [], True: []}
@@ -127,8 +127,3 @@ def _decode_or_error(job: DecodeJob) -> Tensor | ImageError:
 def _ignore_interrupt(worker: int) -> None:
     """Ignore Ctrl-C in a worker process. The parent process handles it and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

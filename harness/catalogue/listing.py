@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from data import DATASETS, TEXTS, dataset_names
 from harness.catalogue import WIDTH
-from harness.parsing.method_expression import format_value, hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
+from harness.parsing.method_expression import format_value
 from harness.parsing.plugins import available_methods
 from harness.studies.study_files import find_study, study_names
 from harness.tuning.search_space import search_range

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from harness.cache.user_cache import entry_key, read_entry, write_entry
@@ -51,7 +50,7 @@ def list_(
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for name, description in listed:
-        table.add_row(escape(name), escape(description))
+        table.add_row(name, description)
     console.print(table)
 
 
@@ -72,6 +71,6 @@ def describe(
         return listing.LISTINGS[what.value](), [], []
     try:
         text = listing.methods_as_markdown(plugins) if format is Form.markdown else listing.methods(plugins, width)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise Refusal(str(error)) from error
     return text, source_files(plugins), absent_files(plugins)

@@ -108,7 +108,7 @@ def files(stem: str) -> dict[str, str]:
 
 def new_method(
     name: Annotated[str, typer.Argument(help="The method's name in snake_case; studies will use it.")],
-    into: Annotated[Path, typer.Option(help="The folder to write to.")] = Path(),
+    into: Annotated[Path, typer.Option(file_okay=False, help="The folder to write to.")] = Path(),
 ) -> None:
     """Write a small working method of your own, and its test, as a start."""
     try:
@@ -121,4 +121,4 @@ def new_method(
     for file, text in written.items():
         print_or_write(text, into / file)
     path = into / f"{name}.py"
-    console.print(f"try: econ check-method {path}, then econ run digits --plugin {path}", highlight=False)
+    console.print(f"try: econ check-method {path}, then econ run digits --plugin {path}")

@@ -7,15 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan, study_arguments
+from harness.cli.options import (
+    RESULTS,
+    Plugins,
+    Refusal,
+    Runs,
+    Scale,
+    Store,
+    Study,
+    Tuned,
+    console,
+    make_plan,
+    results_name,
+    study_arguments,
+)
 from harness.cli.reading import draw_figures, load_frame, refuse_errors
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from harness.planning.planned_runs import PlannedRuns, StudySummary
-
-RESULTS = Path("results")
 
 
 class PlotName(StrEnum):
@@ -42,17 +54,21 @@ def is_quadratic(plan: "PlannedRuns") -> bool:
 
 def plots_folder(plan: "PlannedRuns", output: Path | None) -> Path:
     """Return the folder for a study's plots: the one asked for, else that of the study, or of the rehearsal."""
-    return output or RESULTS / file_name(plan.study.name)
+    return output or RESULTS / results_name(plan.study.name)
 
 
-def file_name(study: str) -> str:
-    """Write a study's name so that it can be a file's."""
-    return study.replace(" · ", "-")
+def save_figure(figure: "Figure", place: Path) -> None:
+    """Save a figure in all formats, and say where."""
+    from analysis import save
+
+    with refuse_errors():
+        for path in save(figure, place):
+            console.print(f"wrote {path}")
 
 
 def plot_quadratic(plan: "PlannedRuns", study: str, output: Path, store: str) -> None:
     """Draw a study of the noisy quadratic problem."""
-    from analysis import load_settings, loss_against_members, save
+    from analysis import load_settings, loss_against_members
 
     with refuse_errors(f"simulate it with `econ run {study}`, or send its runs with `econ sync {study}`"):
         frame = load_settings(plan.study.name, store=store, keys=plan.runs.keys())
@@ -60,40 +76,32 @@ def plot_quadratic(plan: "PlannedRuns", study: str, output: Path, store: str) ->
     if frame.attrs["unfinished"]:
         console.print(f"{len(frame.attrs['unfinished'])} of {len(plan.runs)} settings are not finished: left out")
     with refuse_errors():
-        paths = save(loss_against_members(frame), output / file_name(plan.study.name))
-    for path in paths:
-        console.print(f"wrote {path}", highlight=False)
+        figure = loss_against_members(frame)
+    save_figure(figure, output / results_name(plan.study.name))
 
 
 def plot_figures(study: "StudySummary", frame: "pd.DataFrame", output: Path) -> None:
     """Draw and save the figures that a study asks for."""
-    from analysis import save
-
     failed = []
     for name, figure in draw_figures(study, frame):
         if isinstance(figure, str):
             failed.append(figure)
             continue
-        with refuse_errors():
-            for path in save(figure, output / "-".join(filter(None, [file_name(study.name), name]))):
-                console.print(f"wrote {path}", highlight=False)
+        save_figure(figure, output / "-".join(filter(None, [results_name(study.name), name])))
     if failed:
         raise Refusal("\n".join(failed))
 
 
 def plot_tuning(plan: "PlannedRuns", study: str, output: Path, store: str) -> None:
     """Draw how a study was tuned, a figure for each dataset and architecture."""
-    from analysis import load_tuning, save, tuning_history
+    from analysis import load_tuning, tuning_history
 
     name = plan.study.name.removesuffix(" · tuned")
     with refuse_errors(f"tune the study with `econ tune {study}`"):
         figures = tuning_history(load_tuning(name, store=store))
     for title, figure in figures.items():
         place = "-".join(re.findall(r"[\w.=]+", title))
-        with refuse_errors():
-            paths = save(figure, output / ("tuning" if len(figures) == 1 else f"tuning-{place}"))
-        for path in paths:
-            console.print(f"wrote {path}", highlight=False)
+        save_figure(figure, output / ("tuning" if len(figures) == 1 else f"tuning-{place}"))
 
 
 def plot(
@@ -104,6 +112,7 @@ def plot(
         typer.Option(
             "--output",
             "-o",
+            file_okay=False,
             help="The folder to write to. Default: results/STUDY; for figures that a study asks for, results.",
         ),
     ] = None,
@@ -114,11 +123,34 @@ def plot(
     scale: Scale = None,
 ) -> None:
     """Draw a study's figures (PDF, SVG, PNG) from the tracked runs; if it names none, all plots that its runs allow."""
-    from analysis import PLOTS, ranked, save
+    from harness.studies.study_files import find_study, own_results
+
+    plan = make_plan(study, plugin, tuned, scale)
+    if output:
+        draw(plan, study, study_arguments(study, tuned, scale), name, output, runs, store)
+        return
+    with refuse_errors(), own_results(RESULTS, results_name(plan.study.name), find_study(study)):
+        draw(plan, study, study_arguments(study, tuned, scale), name, None, runs, store)
+
+
+def draw(
+    plan: "PlannedRuns", study: str, arguments: str, name: PlotName, output: Path | None, runs: Path, store: str | None
+) -> None:
+    """Draw one plot of a study, or all.
+
+    Args:
+        plan: the plan of the study.
+        study: the study as the user names it.
+        arguments: the same with its options, for messages.
+        name: the plot.
+        output: the folder to write to; None for the usual one.
+        runs: the folder of run folders.
+        store: the tracking store.
+    """
+    from analysis import PLOTS, ranked
     from analysis.frame.unfinished_runs import unfinished_notes
     from harness.tracking.mlflow_store import store_uri
 
-    plan = make_plan(study, plugin, tuned, scale)
     if is_quadratic(plan):
         if name is not PlotName.all:
             raise Refusal(f"no plot {name.value!r} of study {plan.study.name}: it has one, `econ plot {study}`")
@@ -127,16 +159,16 @@ def plot(
     if name is PlotName.tuning:
         plot_tuning(plan, study, plots_folder(plan, output), store_uri(store, runs))
         return
-    frame = load_frame(plan, study_arguments(study, tuned, scale), runs, store)
+    frame = load_frame(plan, arguments, runs, store)
     for note in unfinished_notes(frame):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(note)
     if name is PlotName.all and plan.study.figures:
         plot_figures(plan.study, frame, output or RESULTS)
         return
     with refuse_errors():
         frame = ranked(frame)
     if "left_out" in frame.attrs:
-        console.print(frame.attrs["left_out"], markup=False, highlight=False, soft_wrap=True)
+        console.print(frame.attrs["left_out"])
     for chosen in PLOTS if name is PlotName.all else [name.value]:
         try:
             with refuse_errors():
@@ -144,9 +176,6 @@ def plot(
         except Refusal as error:
             if name is not PlotName.all or not isinstance(error.__cause__, LookupError):
                 raise
-            console.print(f"no plot {chosen}: {error}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"no plot {chosen}: {error}")
             continue
-        with refuse_errors():
-            paths = save(figure, plots_folder(plan, output) / chosen)
-        for path in paths:
-            console.print(f"wrote {path}", highlight=False)
+        save_figure(figure, plots_folder(plan, output) / chosen)

@@ -21,10 +21,15 @@ def refuse_errors(hint: str = "") -> Iterator[None]:
     Args:
         hint: what the user can do about them.
     """
+    from harness.parsing.yaml_errors import StudyError
+
     try:
         yield
-    except (LookupError, OSError, ValueError) as error:
+    except (LookupError, OSError, ValueError, StudyError) as error:
+        from harness.tracking.mlflow_store import missing_driver
+
         reason = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+        reason += missing_driver(error.__cause__)
         raise Refusal(f"{reason}; {hint}" if hint else reason) from error
 
 

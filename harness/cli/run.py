@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from harness.cli.options import (
     INTERRUPTED,
     Compile,
+    Downloads,
     Fuse,
     Plugins,
     Refusal,
@@ -23,10 +23,12 @@ from harness.cli.options import (
     Tuned,
     check_runs,
     console,
+    finite,
     make_plan,
     study_arguments,
 )
 from harness.cli.options.engine import (
+    MOST_AT_ONCE,
     Address,
     CpusPerRun,
     Device,
@@ -57,27 +59,33 @@ def run(
     threads: Threads = None,
     device: Device = None,
     runs: Runs = Path("runs"),
-    downloads: Annotated[Path, typer.Option(help="The folder of datasets.")] = Path("downloads"),
+    downloads: Downloads = Path("downloads"),
     store: Store = None,
     plugin: Plugins = None,
     tuned: Tuned = None,
     scale: Scale = None,
     decoders: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes a run that decode image files. Default: the cores, shared out."),
+        typer.Option(
+            min=0, max=MOST_AT_ONCE, help="Processes a run that decode image files. Default: the cores, shared out."
+        ),
     ] = None,
     ranks: Annotated[
-        int, typer.Option(min=1, help="Processes that train each run together: on so many GPUs, or on the CPU.")
+        int,
+        typer.Option(
+            min=1, max=MOST_AT_ONCE, help="Processes that train each run together: on so many GPUs, or on the CPU."
+        ),
     ] = 1,
     fuse: Fuse = "auto",
     compile: Compile = "off",
     checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
+        float, typer.Option(min=0, callback=finite, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,
     trunk_gb: Annotated[
         float,
         typer.Option(
             min=0,
+            callback=finite,
             help="Gigabytes for the states of trunks, the training that runs have in common and that is done once. "
             "0: train every run alone.",
         ),
@@ -87,14 +95,19 @@ def run(
     gpus_per_run: GpusPerRun = None,
     system_metrics: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="SECONDS", help="Track CPU, memory and GPU every so many seconds. Default: not."),
+        typer.Option(
+            min=0.1,
+            callback=finite,
+            metavar="SECONDS",
+            help="Track CPU, memory and GPU every so many seconds. Default: not.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
 ) -> None:
     """Train what is left of a study. Safe to stop and to repeat: finished runs are skipped, others resume."""
     plan = make_plan(study, plugin, tuned, scale, share=trunk_gb > 0)
     for warning in sorted({planned.warning for planned in plan.runs.values() if planned.warning}):
-        console.print(f"warning: {warning}", markup=False)
+        console.print(f"warning: {warning}")
     if dry_run:
         from harness.planning.dry_run import plan_table
 
@@ -150,9 +163,7 @@ def run(
     except EngineError as error:
         raise Refusal(f"--engine {engine.value}: {error}") from error
     except KeyboardInterrupt:
-        console.print(
-            "interrupted; finished runs are kept, and the same command goes on with the others", soft_wrap=True
-        )
+        console.print("interrupted; finished runs are kept, and the same command goes on with the others")
         raise typer.Exit(INTERRUPTED) from None
     except (StudyStoppedError, OSError) as error:
         if isinstance(error, OSError) and not describe_disk_error(error):
@@ -171,13 +182,10 @@ def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "BackgroundMirro
         console.print(
             f"the tracking store lacks {len(mirror.unsent)} of the {what}: {mirror.problem or 'it is slow to answer'}; "
             f"`econ sync {study}` sends them",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
     for key in schedule.failed.keys() - plan.without_trunks.keys():
-        console.print(f"{plan.runs[key].run} failed; runs that share it train its epochs alone: ", end="", markup=False)
-        console.print(schedule.failed[key].reason, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{plan.runs[key].run} failed; runs that share it train its epochs alone: ", end="")
+        console.print(schedule.failed[key].reason)
     if not failed:
         by_others = (
             f", {count} of them by another driver"
@@ -190,6 +198,6 @@ def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "BackgroundMirro
     for column in ("run", "state", "reason", "folder"):
         table.add_column(column, overflow="fold")
     for key, (state, reason) in failed.items():
-        table.add_row(escape(str(plan.runs[key].run)), state, escape(reason), key[:12])
+        table.add_row(str(plan.runs[key].run), state, reason, key[:12])
     console.print(table)
     raise typer.Exit(1)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from harness.cli.options import Plugins, Refusal, Runs, Scale, Study, Tuned, console, make_plan
 
 if TYPE_CHECKING:
     from harness.tracking.status import RunStatus
+
+
+DAY = 86400.0
 
 
 def status(
@@ -25,7 +27,7 @@ def status(
     tuned: Tuned = None,
     scale: Scale = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until nothing is left to do.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.2, max=DAY, help="Seconds between two looks.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for scripts.")] = False,
 ) -> None:
     """Show how far a study is: which runs are done, running (and until when), stopped, failed or to do."""
@@ -115,7 +117,7 @@ def running_table(found: "list[RunStatus]", now: float) -> Table:
                 else (format_duration(status.ends - now), format_clock(status.ends, now))
             )
             sign = "" if status.sign is None else f"{format_duration(now - status.sign)} ago"
-            table.add_row(escape(status.run), status.describe(), pace, *ends, escape(status.where), sign)
+            table.add_row(status.run, status.describe(), pace, *ends, status.where, sign)
     return table
 
 
@@ -128,7 +130,7 @@ def broken_table(found: "list[RunStatus]", now: float) -> Table:
         if status.state in ("stopped", "failed"):
             when = "" if status.sign is None else f"{format_duration(now - status.sign)} ago"
             at = status.describe() if status.stage else ""
-            table.add_row(escape(status.run), status.state, at, escape(status.where), when, escape(status.reason))
+            table.add_row(status.run, status.state, at, status.where, when, status.reason)
     return table
 
 
@@ -151,7 +153,7 @@ def methods_table(study: str, found: "list[RunStatus]") -> Table:
     for name, statuses in rows:
         numbers = [*count_states(statuses).values(), sum(status.epochs_left for status in statuses)]
         style = "bold" if statuses is runs else None
-        table.add_row(escape(name), *(f"{number:,}" if number else "" for number in numbers), style=style)
+        table.add_row(name, *(f"{number:,}" if number else "" for number in numbers), style=style)
     return table
 
 

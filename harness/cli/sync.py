@@ -19,7 +19,7 @@ def sync(
     from harness.planning.plan_cache import with_specs
     from harness.store.run_folder import RunFolder
     from harness.tracking.mlflow_mirror import Mirror
-    from harness.tracking.mlflow_store import store_uri
+    from harness.tracking.mlflow_store import hide_passwords, store_uri
 
     plan = with_specs(make_plan(study, plugin, tuned, scale, share=True))
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner)
@@ -30,4 +30,4 @@ def sync(
     if mirror.problem:
         raise Refusal(f"{mirror.problem}; {len(mirror.unsent)} of {len(started)} runs were not sent")
     sent = sum(planned.role != "trunk" for planned in started)
-    console.print(f"{sent} runs of study {plan.study.name} are in {mirror.store}", highlight=False, soft_wrap=True)
+    console.print(f"{sent} runs of study {plan.study.name} are in {hide_passwords(mirror.store)}")

@@ -16,6 +16,7 @@ from harness.cli.options import (
     Store,
     Study,
     Tuned,
+    format_by_name,
     make_plan,
     print_or_write,
     study_arguments,
@@ -30,9 +31,6 @@ class TableFormat(StrEnum):
     markdown = "markdown"
     csv = "csv"
     text = "text"
-
-
-SUFFIXES = {".tex": TableFormat.latex, ".md": TableFormat.markdown, ".csv": TableFormat.csv, ".txt": TableFormat.text}
 
 
 def table(
@@ -52,7 +50,7 @@ def table(
     from analysis import compare, document, label_of, latex, latex_comparisons, render, render_paper
     from analysis import leaderboard as rank
 
-    chosen = format or SUFFIXES.get(output.suffix if output else "", TableFormat.latex)
+    chosen = format or TableFormat(format_by_name(output) or "latex")
     if standalone and chosen is not TableFormat.latex:
         raise Refusal(f"--standalone is of LaTeX, not of {chosen.value}")
     plan = make_plan(study, plugin, tuned, scale)

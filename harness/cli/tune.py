@@ -8,11 +8,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import INTERRUPTED, Compile, Fuse, Plugins, Refusal, Runs, Store, Study, check_runs, console
-from harness.cli.options.engine import Device, EngineName, EngineOptions, Gpus, PerGpu, Threads, choose_engine
+from harness.cli.options import (
+    INTERRUPTED,
+    Compile,
+    Downloads,
+    Fuse,
+    Plugins,
+    Refusal,
+    Runs,
+    Store,
+    Study,
+    check_runs,
+    console,
+    finite,
+)
+from harness.cli.options.engine import (
+    MOST_AT_ONCE,
+    Device,
+    EngineName,
+    EngineOptions,
+    Gpus,
+    PerGpu,
+    Threads,
+    choose_engine,
+)
 
 if TYPE_CHECKING:
     from harness.engines import Engine
@@ -48,7 +69,9 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Values to try for each method.")] = 20,
     cost: Annotated[
         float | None,
-        typer.Option(min=0, help="Plain trainings that each method may use. Default: as many as trials."),
+        typer.Option(
+            min=0, callback=finite, help="Plain trainings that each method may use. Default: as many as trials."
+        ),
     ] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", help="Tune only the method of this label. Repeatable.")
@@ -60,26 +83,31 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Of tuning; none of the study's.")] = SEED,
     prune: Annotated[bool, typer.Option(help="Stop trials early that do badly.")] = True,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file of chosen values. Default: tuned/STUDY.yaml.")
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="The file of chosen values. Default: tuned/STUDY.yaml."),
     ] = None,
     engine: Annotated[
         TuningEngine | None, typer.Option(help="Where trials run. Default: inline, or processes for several workers.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Trials at once. Default: 1; processes: one a core.")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_AT_ONCE, help="Trials at once. Default: 1; processes: as for runs (econ run --help)."
+        ),
     ] = None,
     threads: Threads = None,
     device: Device = None,
     gpus: Gpus = None,
     per_gpu: PerGpu = None,
     runs: Runs = Path("runs"),
-    downloads: Annotated[Path, typer.Option(help="The folder of datasets.")] = Path("downloads"),
+    downloads: Downloads = Path("downloads"),
     store: Store = None,
     plugin: Plugins = None,
     fuse: Fuse = "auto",
     compile: Compile = "off",
     checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Least time between two checkpoints of a trial; 0: every epoch.")
+        float,
+        typer.Option(min=0, callback=finite, help="Least time between two checkpoints of a trial; 0: every epoch."),
     ] = 10.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be tried, and stop.")] = False,
 ) -> None:
@@ -97,6 +125,7 @@ def tune(
     from harness.parsing.yaml_errors import StudyError
     from harness.quadratic.quadratic_study import QuadraticStudy
     from harness.studies.study import load
+    from harness.studies.study_files import find_study
     from harness.tuning.study_searches import find_searches
     from harness.tuning.trial_budget import Budget
 
@@ -119,6 +148,7 @@ def tune(
     from harness.tracking.progress_display import StudyStoppedError
     from harness.tuning.mlflow_trials import TuningMirror
     from harness.tuning.trial_schedule import TrialSchedule
+    from harness.tuning.tuned_values_file import check_owner
 
     engine = engine or (TuningEngine.processes if (workers or 1) > 1 else TuningEngine.inline)
     chosen = choose_engine(EngineOptions(EngineName(engine.value), workers, threads, device, gpus, per_gpu))
@@ -136,11 +166,15 @@ def tune(
     )
     output = output or Path("tuned") / f"{loaded.name}.yaml"
     check_runs(runs)
-    check_output(output, loaded.name)
+    origin = find_study(study)
+    try:
+        check_owner(output, loaded.name, origin)
+    except StudyError as error:
+        raise Refusal(str(error)) from error
     mirror = BackgroundMirror(TuningMirror(store_uri(store, runs), loaded.name, runs))
     try:
         schedule = TrialSchedule(searches.searches, runs, budget, driver)
-        writer = TunedValuesWriter(schedule, output, loaded.name)
+        writer = TunedValuesWriter(schedule, output, loaded.name, origin)
         search_all(schedule, settings, mirror, chosen.engine, writer)
     except KeyboardInterrupt:
         console.print("interrupted; trials are kept, and the same command goes on with the others")
@@ -154,31 +188,19 @@ def tune(
     conclude(schedule, mirror, writer, study)
 
 
-def check_output(path: Path, study: str) -> None:
-    """Refuse a file that holds the values of another study, before anything starts."""
-    from harness.parsing.yaml_errors import StudyError
-    from harness.tuning.tuned_values_file import read_tuned_values
-
-    try:
-        found = read_tuned_values(path)[0].study if path.exists() else study
-    except StudyError as error:
-        raise Refusal(str(error)) from error
-    if found != study:
-        raise Refusal(f"--output {path}: holds the tuned values of study {found!r}")
-
-
 class TunedValuesWriter:
     """Writes the values that a search chose to the file of tuned values as soon as the search is over."""
 
-    def __init__(self, schedule: "TrialSchedule", path: Path, study: str) -> None:
+    def __init__(self, schedule: "TrialSchedule", path: Path, study: str, origin: Path) -> None:
         """Start with no search over.
 
         Args:
             schedule: the schedule of trials.
             path: the file of tuned values.
             study: the name of the study.
+            origin: the study's file.
         """
-        self.schedule, self.path, self.study = schedule, path, study
+        self.schedule, self.path, self.study, self.origin = schedule, path, study, origin
         self.kept: set[str] = set()
 
     def write(self) -> None:
@@ -192,7 +214,7 @@ class TunedValuesWriter:
         self.kept.update(over)
         if found := [entry for entry in entries if entry]:
             lock = self.schedule.folder / "tuning" / "tuned.lock"
-            update_tuned_values(self.path, self.study, found, lock)
+            update_tuned_values(self.path, self.study, self.origin, found, lock)
 
 
 def search_all(
@@ -220,9 +242,7 @@ def print_untuned(searches: "StudySearches") -> None:
     for (group, label), reason in searches.untuned.items():
         reasons.setdefault((label, reason), []).append(group)
     for (label, reason), groups in reasons.items():
-        console.print(
-            f"not tuned: {label}: {reason} ({', '.join(groups)})", markup=False, highlight=False, soft_wrap=True
-        )
+        console.print(f"not tuned: {label}: {reason} ({', '.join(groups)})")
 
 
 def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
@@ -247,7 +267,7 @@ def conclude(
         message = (
             f"the tracking store lacks {len(mirror.unsent)} of the trials and searches: {reason}; the same command"
         )
-        console.print(f"{message} sends them", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{message} sends them")
     table = Table(title=f"study {writer.study}: at most {schedule.budget.trials} trials a method")
     for column in ("method", "chosen", "validation", "as written", "trials", "cost"):
         table.add_column(column, overflow="fold")
@@ -263,10 +283,10 @@ def conclude(
         )
         if search.dataset_and_architecture != heading:
             heading = search.dataset_and_architecture
-            table.add_row(escape(heading), style="bold")
+            table.add_row(heading, style="bold")
         table.add_row(
-            escape(search.expression),
-            escape(best.user_attrs["method"]) if best else "nothing: no trial finished",
+            search.expression,
+            best.user_attrs["method"] if best else "nothing: no trial finished",
             f"{best.values[0]:.4f}" if best else "",
             f"{first[0]:.4f}" if first else "",
             counts,
@@ -275,12 +295,12 @@ def conclude(
     console.print(table)
     for failed_key, outcome in schedule.failed.items():
         name = f"{schedule.runs[failed_key].run}"
-        console.print(f"{outcome.state}: {name}: {outcome.reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{outcome.state}: {name}: {outcome.reason}")
     unfinished = [search for key, search in schedule.searches.items() if not schedule.is_complete(key)]
     for search in unfinished:
         reason = f"{search}: its trials have not all ended, and nothing was chosen; the same command goes on"
-        console.print(f"not over: {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"not over: {reason}")
     if writer.path.exists():
-        console.print(f"wrote {writer.path}; `econ run {study} --tuned {writer.path}` uses it", highlight=False)
+        console.print(f"wrote {writer.path}; `econ run {study} --tuned {writer.path}` uses it")
     if schedule.failed or empty or unfinished:
         raise typer.Exit(1)

@@ -14,7 +14,8 @@ from harness.conformance.ranks import check_division
 from harness.conformance.sharing import check_fusing, check_prediction_hyperparameters, check_prepared, check_trunk
 from harness.conformance.small_run import NETWORKS, RECIPE, Case, SmallRun, one_thread
 from harness.conformance.training import check_copies, check_criterion, check_rate, check_repetition, check_structure
-from harness.parsing.method_expression import MethodSpec, hyperparameters, parse_method
+from harness.parsing.hyperparameters import hyperparameters
+from harness.parsing.method_expression import MethodSpec, parse_method
 from harness.parsing.plugins import available_methods, load_plugin
 from methods import Method
 from methods.core.weight_averaging import AverageInVainError
@@ -140,26 +141,26 @@ def check_case(case: Case, process: FreshProcess | None = None) -> Row:
         small = case.start()
     except ValueError as error:
         return Row(expression, case.architecture, [], str(error))
-    except Exception as error:  # the user's code can raise anything
+    except (Exception, SystemExit) as error:  # the user's code can raise anything
         return Row(expression, case.architecture, [unbuilt(case, error)])
     try:
         whole = case.trained(record=True)
     except AverageInVainError as error:
         return Row(expression, case.architecture, [], str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Row(expression, case.architecture, [unbuilt(case, error)])
     findings: list[Finding] = []
     for name, check in checks_of(case, small, whole):
         try:
             findings += check
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             findings.append(Finding(name, f"the check ends with {describe_error(error)}", BROKEN))
     if process is not None:
         findings += process.compare(fingerprint(whole))
     return Row(expression, case.architecture, list(dict.fromkeys(findings)))
 
 
-def unbuilt(case: Case, error: Exception) -> Finding:
+def unbuilt(case: Case, error: Exception | SystemExit) -> Finding:
     """Return what a method is told that fails before it can be checked."""
     reason = f"it does not train on {case.architecture}: {describe_error(error)}"
     if isinstance(error, TypeError) and "argument" in str(error):

@@ -11,7 +11,7 @@ from harness.conformance.attributes import plain_attributes
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import RECIPE, Case, SmallRun, first_change, same
 from harness.costs.expected_cost import evaluate_cost_expression
-from harness.parsing.method_expression import hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
 from harness.studies import build_method
 from methods import Method
 from methods.core.wrapper import methods_within

@@ -12,7 +12,8 @@ from harness.conformance.finding import Finding
 from harness.conformance.small_run import Case, SmallRun, same
 from harness.conformance.training import first_difference
 from harness.costs.expected_cost import inner_method
-from harness.parsing.method_expression import MethodSpec, hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
+from harness.parsing.method_expression import MethodSpec
 from harness.store.checkpoint import load_optimizer_state, optimizer_state
 from methods import Method
 from methods.core.declarations import PLAIN_TRUNK

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from harness.parsing.method_expression import MethodSpec, hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
+from harness.parsing.method_expression import MethodSpec
 from methods import Method
 
 FORWARD_COST_SHARE = 1 / 3

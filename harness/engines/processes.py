@@ -22,7 +22,7 @@ from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.execute import record_dead_run
 from harness.running.settings import Settings
-from harness.running.worker_process import initialize_worker
+from harness.running.worker_process import initialize_worker, interrupts_blocked
 from harness.store.claim import free_if_owner_dead
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder
@@ -150,7 +150,8 @@ class WorkerProcess:
                 self.stop()
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(1, context, initializer=initialize_worker, initargs=(self.threads,))
-        return self.pool.submit(execute_planned, planned, settings)
+        with interrupts_blocked():
+            return self.pool.submit(execute_planned, planned, settings)
 
     def stop(self) -> None:
         """Kill the process. Work since the last checkpoint is lost."""

@@ -64,6 +64,11 @@ def count_shares(whole: float, part: float) -> int:
     return math.floor(whole / part + 1e-6)
 
 
+ANSWER_SECONDS = 8.0
+FRAME_HEAD, FRAME_TYPE, SETTINGS = 9, 3, 4
+"""The bytes of the head of an HTTP/2 frame, the place of its type, and the type of a frame of settings."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
+"""How a client begins an HTTP/2 connection: with a fixed text, and with its settings, here none."""
 GUARD = """
 cat >/dev/null
 for each in "$@"; do
@@ -150,17 +155,28 @@ def silence_worker_reports(ray: Any) -> None:
 
 
 def check_reachable(address: str) -> None:
-    """Check that an address answers. Ray itself would try for a minute and then end the process.
+    """Check that Ray may answer at an address. Ray itself would try for a minute and then end the process.
+
+    Ray speaks gRPC, whose servers begin every connection with a frame of settings. Other programs do not.
 
     Raises:
-        OSError: if it does not answer, or has no port.
+        OSError: if nothing or another program answers there, or the address has no port.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto":  # Ray finds the address, or raises at once
         return
     if not port.isdecimal():
         raise OSError("expected HOST:PORT, ray://HOST:PORT or auto")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return
+        try:
+            connection.sendall(GREETING)
+            answer = connection.makefile("rb").read(FRAME_HEAD)
+        except OSError:  # it waits, or hangs up
+            answer = b""
+    if len(answer) < FRAME_HEAD or answer[FRAME_TYPE] != SETTINGS:
+        raise OSError("another program answers there; give the port at which `ray start --head` listens")
 
 
 def runtime_environment() -> dict[str, Any]:

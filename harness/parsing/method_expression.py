@@ -1,18 +1,26 @@
 """Method expressions, as studies contain them: `swa(late_phase_bn(K=5), start=0.8)`."""
 
 import ast
-import inspect
 import keyword
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
+from harness.parsing.hyperparameters import hyperparameters
 from harness.parsing.plugins import source_digest
 from harness.parsing.yaml_errors import suggest_closest
 from methods import MakeMethod, Method
-from methods.core.recipe import FrozenModel
+from methods.core.recipe import NO_NUMBER, FrozenModel, is_boolean_for_number
+
+EXAMPLE = "swa(late_phase_bn(K=5), start=0.8)"
+COUNT_HYPERPARAMETERS = ("K", "N", "M", "checkpoints", "points")
+"""Hyperparameters that are numbers of members, samples or checkpoints."""
+MOST_MEMBERS = 1000
+"""Largest number of them."""
+MOST_CHARACTERS, MOST_LEVELS = 1000, 50
+"""Largest length and depth of an expression."""
 
 
 class MethodSpec(FrozenModel):
@@ -46,22 +54,6 @@ def format_value(value: Any) -> str:
     return str(value) if plain else repr(value)
 
 
-def hyperparameters(method: type[Method]) -> dict[str, tuple[Any, Any]]:
-    """Return the keyword hyperparameters of a method and its base classes: name → (type, default)."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for cls in method.__mro__:
-        init = vars(cls).get("__init__")
-        if init is None:
-            continue
-        signature, hints = inspect.signature(init), get_type_hints(init, include_extras=True)
-        for name, parameter in signature.parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY and name not in found:
-                found[name] = (hints.get(name, Any), parameter.default)
-        if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
-            break
-    return found
-
-
 def parse_method(text: str, methods: Mapping[str, type[Method]]) -> tuple[MethodSpec | None, list[str]]:
     """Parse a method expression and check every name and value.
 
@@ -72,13 +64,25 @@ def parse_method(text: str, methods: Mapping[str, type[Method]]) -> tuple[Method
     Returns:
         The spec (None if there are errors) and the messages of all errors.
     """
+    if len(text) > MOST_CHARACTERS:
+        return None, [f"an expression of {len(text):,} characters; it may have {MOST_CHARACTERS:,}"]
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        return None, [f"{text!r} is not a method like swa(late_phase_bn(K=5), start=0.8): {error.msg}"]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return None, [f"{text!r} is not a method like {EXAMPLE}: {getattr(error, 'msg', error)}"]
+    if depth(tree) > MOST_LEVELS:
+        return None, [f"{text[:60]!r}…: more than {MOST_LEVELS} levels inside of each other"]
     errors: list[str] = []
     spec = parse_node(tree, methods, errors)
     return (None, errors) if errors else (spec, [])
+
+
+def depth(tree: ast.AST) -> int:
+    """Return how many levels a syntax tree has, without descending into it by recursion."""
+    levels, nodes = 0, [tree]
+    while nodes:
+        levels, nodes = levels + 1, [child for node in nodes for child in ast.iter_child_nodes(node)]
+    return levels
 
 
 def parse_node(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list[str]) -> MethodSpec | None:
@@ -86,7 +90,7 @@ def parse_node(tree: ast.expr, methods: Mapping[str, type[Method]], errors: list
     call = tree if isinstance(tree, ast.Call) else None
     head = call.func if call else tree
     if not isinstance(head, ast.Name):
-        errors.append(f"{ast.unparse(tree)!r} is not a method like swa(late_phase_bn(K=5), start=0.8)")
+        errors.append(f"{ast.unparse(tree)!r} is not a method like {EXAMPLE}")
         return None
     name = head.id
     if name not in methods:
@@ -146,9 +150,17 @@ def parse_value(method: str, name: str, node: ast.expr, known: tuple[Any, Any], 
         )
         return None
     try:
+        if is_boolean_for_number(value, known[0]):
+            raise ValueError(NO_NUMBER)
+        if name in COUNT_HYPERPARAMETERS and isinstance(value, int) and value > MOST_MEMBERS:
+            raise ValueError(f"at most {MOST_MEMBERS:,}")
         config = ConfigDict(allow_inf_nan=False)
         return TypeAdapter(known[0], config=config).validate_python(value)
     except ValidationError as error:
         reasons = "; or ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
-        errors.append(f"{method}: {name} = {value!r}: {reasons}")
-        return None
+    except ValueError as error:
+        reasons = str(error)
+    except PydanticUserError:
+        reasons = f"a study cannot write a {getattr(known[0], '__name__', known[0])}; leave it out"
+    errors.append(f"{method}: {name} = {value!r}: {reasons}")
+    return None

@@ -1,6 +1,7 @@
 """Collects methods from the registry, from entry points of installed packages, and from plugin files."""
 
 import importlib.util
+import keyword
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -10,10 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from optuna.distributions import BaseDistribution
+
 import methods
 from harness.cache.user_cache import method_entry_points
+from harness.parsing.hyperparameters import check_hyperparameters
 from harness.parsing.plugin_sources import PluginSource, find_sources, forget_modules, importing_beside
-from methods import METHODS
+from harness.parsing.yaml_file import is_file
+from methods import METHODS, About
 from methods.core.method import Method
 from methods.core.random_streams import all_seeded, stream
 
@@ -80,7 +85,7 @@ def load_plugins(paths: Iterable[Path]) -> list[Plugin]:
 
 def execute_plugin(path: Path) -> tuple[ModuleType, PluginSource]:
     """Execute a Python file; return its module, and the files that it is made of."""
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(f"plugin {path}: no such file")
     if not path.stem.isidentifier():
         raise ValueError(f"plugin {path}: a study could not name it; call the file like my_method.py")
@@ -93,9 +98,10 @@ def execute_plugin(path: Path) -> tuple[ModuleType, PluginSource]:
     with importing_beside(path) as imported, all_seeded(stream(0, "global generators in the bodies of plugins")):
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             find_sources(spec, path, imported)  # says so if it imported a module other than the one beside it
-            raise ValueError(f"plugin {path}: {type(error).__name__}: {error}") from error
+            hint = "; a plugin is imported, and must not end the program" if isinstance(error, SystemExit) else ""
+            raise ValueError(f"plugin {path}: {type(error).__name__}: {error}{hint}") from error
     changed = next((name for name, value in attributes_of_ours().items() if ours.get(name, module) is not value), "")
     if changed:
         raise ValueError(
@@ -154,10 +160,41 @@ def source_digest(methods: Mapping[str, type[Method]], name: str) -> str | None:
 def load_entry_point(point: EntryPoint) -> dict[str, type[Method]]:
     """Load a method of an installed package. If that fails, warn and return no method."""
     try:
-        return {point.name: point.load()}
-    except Exception as error:  # errors of another package must not stop studies that do not use it
+        method = point.load()
+        check_declared(point.name, method)
+        return {point.name: method}
+    except (Exception, SystemExit) as error:  # errors of another package must not stop studies that do not use it
         warnings.warn(f"entry point {point.value}: {type(error).__name__}: {error}", stacklevel=2)
         return {}
+
+
+def check_declared(name: object, method: object) -> None:
+    """Refuse what no study could name or build.
+
+    Args:
+        name: the name of a method.
+        method: its class.
+
+    Raises:
+        ValueError: saying what is wrong, and what to write.
+    """
+    if not (isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)):
+        raise ValueError(f"a study could not name a method {name!r}; its name must be a text like my_method")
+    if not (isclass(method) and issubclass(method, Method)):
+        raise ValueError(f"{name!r} is not a subclass of methods.Method")
+    version: object = method.version
+    if type(version) is not int or version < 1:
+        raise ValueError(f"the version of {name} is {version!r}; it must be a whole number from 1 on")
+    if not isinstance(method.about, About):
+        raise ValueError(f"{name}.about is {method.about!r}; it must be methods.About(…)")
+    if not isinstance(method.space, dict) or not all(
+        isinstance(each, BaseDistribution) for each in method.space.values()
+    ):
+        raise ValueError(f"{name}.space must be a dict of Optuna's distributions, as in {{'K': IntDistribution(2, 9)}}")
+    try:
+        check_hyperparameters(method)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def available_methods(plugins: Iterable[Path] = ()) -> Methods:
@@ -174,8 +211,11 @@ def available_methods(plugins: Iterable[Path] = ()) -> Methods:
         for name, method in named.items():
             if name in methods:
                 raise ValueError(f"{origin}: there is a method named {name!r} already")
-            if not (isclass(method) and issubclass(method, Method)):
-                raise ValueError(f"{origin}: {name!r} is not a subclass of methods.Method")
+            if source:
+                try:
+                    check_declared(name, method)
+                except ValueError as error:
+                    raise ValueError(f"{origin}: {error}") from error
             methods[name] = method
             if source:
                 methods.sources[name] = source

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from methods.core.recipe import BOOLEAN
+
 Location = tuple[str | int, ...]
 """The path to a value in a YAML file: mapping keys and list indices."""
 
@@ -80,7 +82,8 @@ class Errors:
         """
         messages: dict[Location, list[str]] = {}
         for detail in error.errors():
-            location = existing_location(raw, detail["loc"])
+            field = (detail["ctx"]["field"],) if detail["type"] == BOOLEAN else ()
+            location = existing_location(raw, (*detail["loc"], *field))
             message = detail["msg"].removeprefix("Value error, ")
             if detail["type"] == "missing":
                 message = f"{detail['loc'][-1]!r} is missing"
@@ -129,12 +132,17 @@ class PartErrors(Errors):
 class YamlLines:
     """The line number of every location in a YAML text."""
 
-    def __init__(self, text: str) -> None:
-        """Parse the text and record all lines."""
+    def __init__(self, text: str, root: yaml.Node | None = None) -> None:
+        """Record all lines.
+
+        Args:
+            text: the text.
+            root: the root of its nodes, if it has been parsed already.
+        """
         self.lines: dict[Location, int] = {}
         self.repeated: list[Location] = []
         self.walked: set[int] = set()
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = root or yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None:
             self.walk(root, ())
 

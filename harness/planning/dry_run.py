@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from harness.planning.planned_runs import PlannedRuns
@@ -39,7 +38,7 @@ def plan_table(plan: PlannedRuns, root: Path) -> Table:
             sections.setdefault(section_name(plan, key), {}).setdefault(name, []).append((key, i))
     totals = [0] * len(COLUMNS)
     for section, methods in sections.items():
-        table.add_row(escape(section), style="bold")
+        table.add_row(section, style="bold")
         for name, listed in methods.items():
             once = [key for key, i in listed if i == 0]
             cells = [key for key, _ in listed if plan.runs[key].role == "cell"]
@@ -50,7 +49,7 @@ def plan_table(plan: PlannedRuns, root: Path) -> Table:
                 sum(key in left for key in once),
                 sum(left.get(key, 0) for key in once),
             ]
-            table.add_row(escape(name), *(f"{count:,}" if count else "" for count in counts))
+            table.add_row(name, *(f"{count:,}" if count else "" for count in counts))
             totals = [total + count for total, count in zip(totals, counts, strict=True)]
         table.add_section()
     table.add_row("total", *(f"{total:,}" for total in totals), style="bold")

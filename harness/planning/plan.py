@@ -1,6 +1,7 @@
 """From a study to its plan: which runs it takes, in which order, and what they share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -10,6 +11,7 @@ from harness.planning.planned_runs import FigureSummary, Planned, PlannedRuns, S
 from harness.planning.trunks import FOLDER, StateHashes, TrunkRun, find_trunks
 from harness.quadratic.quadratic_study import QuadraticStudy
 from harness.studies.build_method import MetaMethods, count_anchors
+from harness.studies.check_study import MOST_RUNS
 from harness.studies.run import Run
 from harness.studies.study import Study
 from methods import LatePhase, Method
@@ -51,8 +53,11 @@ class Plan(PlannedRuns):
                 labels = (label,) if known.role == "component" else (*known.labels, label)
                 self.runs[run.key] = replace(known, labels=labels, role=role)
             return run.key
+        if len(self.runs) >= MOST_RUNS:
+            raise StudyError(f"the study takes more than {MOST_RUNS:,} runs, with those that its runs need; divide it")
         method = self.meta_method(run)
-        needs, reference_runs = self.add_needs(run), self.add_reference_runs(run, method)
+        with users_code(run):
+            needs, reference_runs = self.add_needs(run), self.add_reference_runs(run, method)
         self.runs[run.key] = Planned(
             run, (label,), role, needs, method.epochs, self.warning_of(run, method), reference_runs
         )
@@ -82,7 +87,7 @@ class Plan(PlannedRuns):
                 f"{wanted_by} needs the state of {run.method} (seed {run.seed}) after {epochs} epochs, but that trains "
                 f"{method.epochs}: let the epoch of this Need be None (the finished state){others}"
             )
-        trunk = TrunkRun(run=run, epochs=epochs, history=self.histories.of(run, method)[epochs - 1])
+        trunk = TrunkRun(run=run, epochs=epochs, history=self.history(run)[epochs - 1])
         if trunk.key not in self.runs:
             needs = self.add_needs(run)
             self.runs[trunk.key] = Planned(trunk, (str(trunk),), "trunk", needs, epochs)
@@ -108,7 +113,8 @@ class Plan(PlannedRuns):
             needed = self.with_needs(key) - {key}
             states = [each for each in needed if isinstance(self.runs[each].run, TrunkRun)]
             passed = {state for other in needed for state in self.states_on_the_way(other)} if states else set()
-            if contained := tuple(state for state in self.runs if state in passed.intersection(states)):
+            passed.intersection_update(states)
+            if contained := tuple(state for state in self.runs if state in passed) if passed else ():
                 self.runs[key] = replace(planned, contained=contained)
 
     def states_on_the_way(self, key: str) -> list[str]:
@@ -116,7 +122,7 @@ class Plan(PlannedRuns):
         run, epochs = self.runs[key].run, self.runs[key].epochs
         whole = run.run if isinstance(run, TrunkRun) else run
         assert isinstance(whole, Run)
-        states = self.histories.of(whole, self.meta_method(whole))[: epochs - isinstance(run, TrunkRun)]
+        states = self.history(whole)[: epochs - isinstance(run, TrunkRun)]
         return [f"{FOLDER}/{state}" for state in states]
 
     def add_trunks(self) -> None:
@@ -127,9 +133,7 @@ class Plan(PlannedRuns):
             if planned.epochs
             and isinstance(run := planned.run.run if isinstance(planned.run, TrunkRun) else planned.run, Run)
         }
-        histories = {
-            key: self.histories.of(run, self.meta_method(run))[: self.runs[key].epochs] for key, run in trained.items()
-        }
+        histories = {key: self.history(run)[: self.runs[key].epochs] for key, run in trained.items()}
         trunk_epochs = find_trunks(histories)
         runs, self.runs = self.runs, {}
         for key, planned in runs.items():
@@ -144,6 +148,11 @@ class Plan(PlannedRuns):
                 self.runs[made.key] = known
                 trunks.insert(0, known)
             self.runs.setdefault(key, on_top(planned, trunks))
+
+    def history(self, run: Run) -> list[str]:
+        """Return the hashes of a run's state after each of its epochs."""
+        with users_code(run):
+            return self.histories.of(run, self.meta_method(run))
 
     def add_reference_runs(self, run: Run, method: Method) -> tuple[str, ...]:
         """Add the run of plain training where it is the third anchor of the run's plane."""
@@ -163,6 +172,21 @@ class Plan(PlannedRuns):
     def meta_method(self, run: Run) -> Method:
         """Build a run's method without memory, once for all seeds."""
         return self.meta_methods.build(run, shape(run))
+
+
+@contextmanager
+def users_code(run: Run) -> Iterator[None]:
+    """Name the run whose method raises an error inside a `with` block.
+
+    Raises:
+        StudyError: in the place of any other error.
+    """
+    try:
+        yield
+    except StudyError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's own method can raise anything
+        raise StudyError(f"{run} cannot be planned: {type(error).__name__}: {error}") from error
 
 
 def on_top(planned: Planned, trunks: Sequence[Planned]) -> Planned:

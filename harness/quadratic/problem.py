@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 
 VERSION = 1
 """Version of the simulation, part of a run's key. It is increased when results change."""
+MOST_MEMBERS, MOST_DIMENSIONS = 10_000, 100_000
 MEASURE_EVERY = 10
 """Iterations between two measurements of the loss. Consecutive iterations hardly differ."""
 
@@ -37,9 +38,9 @@ class Simulation(FrozenModel):
         average: number of iterations at the end over which the loss is averaged.
     """
 
-    K: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2)]
+    K: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_MEMBERS)], ...], Field(min_length=2)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2)]
-    n: Annotated[int, Field(ge=2)] = 100
+    n: Annotated[int, Field(ge=2, le=MOST_DIMENSIONS)] = 100
     iterations: Annotated[int, Field(ge=1)]
     average: Annotated[int, Field(ge=1, multiple_of=2 * MEASURE_EVERY)]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from harness.parsing.yaml_errors import Errors
 from harness.quadratic.learners import simulate
@@ -27,6 +27,7 @@ from harness.store.environment import describe_environment
 from harness.store.progress import ProgressFile
 from harness.store.run_folder import RunFolder, write_json
 from methods import Method
+from methods.core.recipe import CheckedModel
 
 STUDY_KEY = "noisy_quadratic"
 """The top-level key of such a study, which a study that trains networks does not have."""
@@ -46,10 +47,8 @@ class QuadraticGrid(Simulation):
     settings: Annotated[tuple[Setting, ...], Field(min_length=1)]
 
 
-class QuadraticFile(BaseModel):
+class QuadraticFile(CheckedModel):
     """The keys of the YAML file of such a study."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     description: str = ""
     noisy_quadratic: QuadraticGrid

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from data.files.decoder_pool import usable_cpus
+from data.files.usable_cpus import usable_cpus
 from harness.planning.trunks import TrunkRun
 from harness.quadratic.problem import QuadraticRun
 from harness.quadratic.quadratic_study import simulate_run
@@ -117,7 +117,7 @@ def finish_claimed(
             finish()
     except ClaimError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a method of the user's may end itself, but not the other runs
         outcome = outcome_of(error, settings)
         return outcome if outcome.state == "blocked" else record_failure(folder, outcome, traceback.format_exc())
     return Outcome("finished")
@@ -147,7 +147,7 @@ def finish_in_process(
         report: called at the end of every epoch.
     """
     if group.size > 1:
-        decoders = usable_cpus() if settings.decoders is None else settings.decoders
+        decoders = usable_cpus().number if settings.decoders is None else settings.decoders
         own_decoders = decoders and max(1, decoders // group.size)
         settings = replace(settings, device=rank_device(settings.device, group.rank), decoders=own_decoders)
     trained, until = (run.run, run.epochs) if isinstance(run, TrunkRun) else (run, None)
@@ -168,7 +168,7 @@ def confirm_claim_and_report(folder: RunFolder, report: Callable[[], None]) -> N
     report()
 
 
-def outcome_of(error: Exception, settings: Settings) -> Outcome:
+def outcome_of(error: Exception | SystemExit, settings: Settings) -> Outcome:
     """Return the outcome of a run that raised an error."""
     if reason := describe_disk_error(error):
         return Outcome("blocked", reason)

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
@@ -25,6 +26,22 @@ def initialize_worker(threads: int) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads)
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C in processes that are started inside a `with` block; in this process it waits for the block's end.
+
+    A process of ours would otherwise answer to it with a traceback until `initialize_worker` is called.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from data.files.usable_cpus import usable_cpus
+
 ROOT = Path(__file__).parents[2]
 COMMIT_VARIABLE = "ECON_COMMIT"
 
@@ -29,7 +31,7 @@ def git_commit() -> str:
 
 
 def describe_environment(device: torch.device) -> dict[str, str]:
-    """Return the commit, the versions of Python and torch, the device and the number of threads."""
+    """Return the commit, the versions of Python and torch, the device, and the numbers of threads and of CPUs."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "commit": git_commit(),
@@ -37,4 +39,5 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "device": f"{device.type} ({name})",
         "threads": str(torch.get_num_threads()),
+        "cpus": str(usable_cpus()),
     }

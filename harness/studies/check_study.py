@@ -1,5 +1,6 @@
 """Checks whether the parts of a study fit together, after the form of its file has been validated."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,21 @@ TEXT_PLACEHOLDER = data.DatasetShape(None, None, 205, 900_000)
 """The shape assumed for a text that could not be read, so that the rest of the study can be checked."""
 PLACEHOLDERS = {"datasets": ["digits"], "architectures": ["lenet5"], "methods": ["sgd"], "seeds": [0]}
 """Placeholders for parts of a study without any right value, so that the rest can be checked."""
+MOST_RUNS = 5000
+"""Largest number of cells of a grid, and of runs that a study takes with what they need: each is planned by itself."""
 NUMBER_WORDS = {2: "two", 3: "three"}
+
+
+def check_size(grid: Grid, errors: Errors) -> bool:
+    """Report a grid of more cells than a study may have; return whether it is small enough."""
+    counts = [len(part) for part in (grid.datasets, grid.architectures, grid.methods, grid.seeds)]
+    cells = math.prod(counts)
+    if cells > MOST_RUNS:
+        factors = " × ".join(f"{count:,}" for count in counts)
+        errors.add(
+            (), f"datasets × architectures × methods × seeds are {factors} = {cells:,} cells; at most {MOST_RUNS:,}"
+        )
+    return cells <= MOST_RUNS
 
 
 def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
@@ -60,10 +75,13 @@ def check_labels(grid: Grid, errors: Errors) -> None:
         if whole and dataset.label in datasets:
             errors.add(location, f"tables would call two datasets {dataset.label!r}")
         datasets.add(dataset.label)
-    for field, values in (("architectures", grid.architectures), ("seeds", grid.seeds)):
+    parts: dict[str, Sequence[str | int]] = {"architectures": grid.architectures, "seeds": grid.seeds}
+    for field, values in parts.items():
+        before: set[str | int] = set()
         for i, value in enumerate(values):
-            if value in values[:i]:
+            if value in before:
                 errors.add((field, errors.original_index(field, i)), f"{value!r} is listed already")
+            before.add(value)
 
 
 def check_overrides(grid: Grid, errors: Errors) -> None:
@@ -76,7 +94,7 @@ def check_overrides(grid: Grid, errors: Errors) -> None:
             ("dataset", override.dataset, datasets),
             ("architecture", override.architecture, grid.architectures),
         ):
-            replaced = known == PLACEHOLDERS[f"{field}s"] and any(gone[0] == f"{field}s" for gone in errors.removed)
+            replaced = known == PLACEHOLDERS[f"{field}s"] and any(gone[:1] == (f"{field}s",) for gone in errors.removed)
             if value is not None and value not in known and not replaced:
                 errors.add(
                     ("overrides", location, field), f"{value!r} is not in this study; {suggest_closest(value, known)}"
@@ -141,11 +159,16 @@ def check_architecture(
         plain = Run(
             dataset=dataset, architecture=architecture, method=PLAIN_TRAINING, seed=grid.seeds[0], recipe=recipe
         )
-        meta_methods.build(plain, shape)
     except ValidationError:
         return None  # an override, reported by `check_overrides`
+    try:
+        recipe.check_rates()
     except ValueError as error:
-        errors.add(("architectures", errors.original_index("architectures", j)), str(error))
+        errors.add(("recipe",), f"{dataset.label} · {architecture}: {error}")
+    try:
+        meta_methods.build(plain, shape)
+    except (ValueError, RuntimeError, OverflowError) as error:  # torch refuses sizes that no computer has
+        errors.add(("architectures", errors.original_index("architectures", j)), str(error).partition("\n")[0])
         return None
     return plain
 
@@ -173,7 +196,7 @@ def check_methods(
             for part in methods_within(method):
                 if loadable and isinstance(part, LatePhase):
                     part.check_minibatches(-(-shape.train // plain.recipe.batch_size))
-        except Exception as error:  # a user's own method can raise anything, which the user must see
+        except (Exception, SystemExit) as error:  # a user's own method can raise anything, which the user must see
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             location = ("methods", errors.original_index("methods", k))
             errors.add(location, f"{entry.method} on {plain.architecture}: {reason}")

@@ -8,6 +8,8 @@ from data.corruptions import CORRUPTIONS
 from methods.core.recipe import FrozenModel
 
 Sigma = Annotated[float, Field(ge=0)]
+MOST_POINTS, MOST_SIDE = 10_000, 200
+"""Largest number of points, draws or bins, and of points along a side of a plane: each point is a network."""
 SWITCHES = ("flatness", "path", "plane")
 """Measurements that `true` requests with default values."""
 
@@ -17,7 +19,7 @@ class FlatnessMeasurement(FrozenModel):
 
     sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1)] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
     """Standard deviations of the noise, relative to each weight. The paper does not give its values."""
-    draws: Annotated[int, Field(ge=1)] = 10
+    draws: Annotated[int, Field(ge=1, le=MOST_POINTS)] = 10
     """Number of noise samples."""
     examples: Annotated[int, Field(ge=1)] | None = None
     """Number of training examples for the loss; None for all."""
@@ -32,7 +34,7 @@ class FlatnessMeasurement(FrozenModel):
 class PathMeasurement(FrozenModel):
     """The scores along the path between a method's first two anchors (subspaces paper, Figures 4 to 6 and 18)."""
 
-    points: Annotated[int, Field(ge=2)] = 21
+    points: Annotated[int, Field(ge=2, le=MOST_POINTS)] = 21
     """Number of networks on the path, equally spaced."""
     margin: Annotated[float, Field(ge=0)] = 0.0
     """Extension of the path beyond both ends, relative to its length."""
@@ -54,7 +56,7 @@ class PathMeasurement(FrozenModel):
 class PlaneMeasurement(FrozenModel):
     """The scores on a plane through three anchors (subspaces, Figure 2; hypernetwork ensembles, Figures 3 and S2)."""
 
-    points: Annotated[int, Field(ge=2)] = 21
+    points: Annotated[int, Field(ge=2, le=MOST_SIDE)] = 21
     """Number of points along each side of the grid."""
     margin: Annotated[float, Field(ge=0)] = 0.2
     """Extension of the grid beyond the three anchors, relative to their extent."""
@@ -71,7 +73,7 @@ class ExtraMeasurements(FrozenModel):
 
     training_loss: bool = False
     """Loss and accuracy on the whole training set, not augmented (late-phase paper, Table 14)."""
-    calibration_bins: Annotated[int, Field(ge=1)] | None = None
+    calibration_bins: Annotated[int, Field(ge=1, le=MOST_POINTS)] | None = None
     """Number of bins of a second calibration error (the authors of subspaces use 20); None for no second error."""
     flatness: FlatnessMeasurement | None = None
     path: PathMeasurement | None = None

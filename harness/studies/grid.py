@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from harness.parsing.method_expression import MethodSpec, parse_method
 from harness.parsing.yaml_errors import suggest_closest
 from harness.studies.extra_measurements import ExtraMeasurements, expand_switches
 from harness.studies.run import DatasetSpec, Run
-from methods.core.recipe import FrozenModel, Recipe
+from methods.core.recipe import CheckedModel, FrozenModel, Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BASE = "base"
@@ -120,17 +120,15 @@ class CellGroup(NamedTuple):
         )
 
 
-class Grid(BaseModel):
+class Grid(CheckedModel):
     """The product of datasets, architectures, methods and seeds."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     datasets: Annotated[list[DatasetSpec], Field(min_length=1)]
     architectures: Annotated[list[str], Field(min_length=1)]
     methods: Annotated[list[Entry], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     recipe: Recipe
-    overrides: list[Override] = []
+    overrides: list[Override] = Field(default_factory=list)
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate: ExtraMeasurements = ExtraMeasurements()
 

@@ -12,7 +12,8 @@ import data
 from data.datasets.downloaded import DOWNLOADED_SHAPES
 from data.datasets.synthetic import TEXT_LENGTH, TRAIN_IMAGES
 from data.tasks.text_task import SEGMENT
-from harness.parsing.method_expression import MethodSpec, hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
+from harness.parsing.method_expression import COUNT_HYPERPARAMETERS, MethodSpec
 from harness.parsing.yaml_errors import StudyError
 from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.grid import Entry, Grid
@@ -21,8 +22,6 @@ from harness.studies.study import Study
 from methods import Method
 from methods.core.recipe import FrozenModel, Position, Recipe
 
-COUNT_HYPERPARAMETERS = ("K", "N", "M", "checkpoints", "points")
-"""Hyperparameters that are numbers of members, samples or checkpoints."""
 POSITION_TYPES = (Position, Position | None)
 """Types of hyperparameters that are positions in training, as epochs or fractions."""
 MAX_PATH_POINTS, MAX_PLANE_POINTS, MAX_NOISE_DRAWS, MAX_EXAMPLES = 5, 3, 2, 64

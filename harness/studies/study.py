@@ -2,20 +2,21 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 import data
 from harness.parsing.method_expression import MethodSpec
 from harness.parsing.plugins import available_methods
-from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
+from harness.parsing.yaml_errors import Errors, StudyError
+from harness.parsing.yaml_file import read_yaml
 from harness.quadratic.quadratic_study import STUDY_KEY, QuadraticStudy, check_quadratic
 from harness.studies.build_method import MetaMethods, without_garbage_collection
-from harness.studies.check_study import PLACEHOLDERS, check_distinct_groups, check_grid
+from harness.studies.check_study import PLACEHOLDERS, check_distinct_groups, check_grid, check_size
 from harness.studies.figures import FigureRequest, check_figures
 from harness.studies.grid import CellGroup, Grid, read_recipe
 from harness.studies.paper_matching import PaperComparison, check_paper, comparison_table
@@ -23,24 +24,23 @@ from harness.studies.paper_values import Paper
 from harness.studies.run import DatasetSpec, Run
 from harness.studies.study_files import find_study, study_name
 from methods import Method
+from methods.core.recipe import MOST_EPOCHS, CheckedModel
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class StudyFile(BaseModel):
+class StudyFile(CheckedModel):
     """The keys of a study's YAML file besides those of a grid.
 
     A file with `grids` has several grids. The grid keys at the top level are then their defaults.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
     description: str = ""
-    plugins: list[Path] = []
+    plugins: list[Path] = Field(default_factory=list)
     grids: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     paper: dict[str, Any] | None = None
-    figures: list[FigureRequest] = []
+    figures: list[FigureRequest] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
         StudyError: listing all errors, each with its line and location in the file.
     """
     path = find_study(name)
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = yaml.safe_load(text)
-        lines = YamlLines(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not readable as YAML: {error}") from error
+    text, raw, lines = read_yaml(path)
     if not isinstance(raw, dict):
         raise StudyError(
             f"{path}: expected a mapping with the keys {', '.join([*StudyFile.model_fields, *Grid.model_fields])}"
@@ -133,18 +128,19 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Study | QuadraticStudy:
     try:
         methods = available_methods(files)
         added = [name for name in methods if name not in available_methods()]
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         errors.add(("plugins",), str(error))
         methods, added, files = available_methods(), [], []
     errors.add_repeated_keys()
     file = read_file({key: value for key, value in raw.items() if key not in Grid.model_fields}, errors)
     grids, meta_methods = [], MetaMethods(methods)
     common = {key: raw[key] for key in Grid.model_fields if key in raw}
-    for i, part in enumerate(file.grids or [{}]):
+    parts = [{}] if file.grids is None else file.grids
+    for i, part in enumerate(parts):
         merged = resolve_paths(common | part, path.parent)
-        inside = errors.for_part(("grids", i), part) if file.grids else errors
-        grid = validate_grid(merged if i else add_plugin_methods(merged, added, raw), methods, inside)
-        if grid:
+        inside = errors.for_part(("grids", errors.original_index("grids", i)), part) if file.grids else errors
+        grid = validate_grid(merged if i else add_plugin_methods(merged, added, [raw, *parts]), methods, inside)
+        if grid and check_size(grid, inside):
             check_grid(grid, meta_methods, inside)
             grids.append(grid)
     errors.raise_if_any()
@@ -176,7 +172,13 @@ def read_file(raw: dict[str, Any], errors: Errors) -> StudyFile:
     try:
         return StudyFile.model_validate(raw)
     except ValidationError as error:
-        return StudyFile.model_validate(errors.add_validation_errors(raw, error))
+        rest = errors.add_validation_errors(raw, error)
+    grids = rest.pop("grids", raw.get("grids") and [])  # there may be no right one left: then none is checked
+    try:
+        file = StudyFile.model_validate(rest)
+    except ValidationError:  # what is left of a part cannot stand alone
+        file = StudyFile()
+    return file.model_copy(update={"grids": grids})
 
 
 def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -188,9 +190,17 @@ def resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(item, list):
             return [resolve(each) for each in item]
         kind, _, path = item.partition(":") if isinstance(item, str) else ("", "", "")
-        return f"{kind}:{folder / Path(path).expanduser()}" if kind in data.WITH_PATH and path else item
+        return f"{kind}:{folder / expand_home(path)}" if kind in data.WITH_PATH and path else item
 
     return {**raw, "datasets": resolve(raw["datasets"])} if "datasets" in raw else raw
+
+
+def expand_home(path: str) -> Path:
+    """Replace `~` or `~user` at the beginning of a path by a home; without such a user, the path names no file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path.cwd() / path  # absolute, so that nothing that reads it looks for a home again
 
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
@@ -205,12 +215,11 @@ def with_digest(dataset: DatasetSpec) -> DatasetSpec:
     )
 
 
-def add_plugin_methods(raw: dict[str, Any], added: Sequence[str], study: dict[str, Any]) -> dict[str, Any]:
+def add_plugin_methods(raw: dict[str, Any], added: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Add the plugin methods that no part of the study names to a grid."""
     listed = raw.get("methods")
     if not isinstance(listed, list):
         return raw
-    parts = [study, *(part for part in study.get("grids") or [] if isinstance(part, dict))]
     lists = [part["methods"] for part in parts if isinstance(part.get("methods"), list)]
     named = {name for each in lists for item in each for name in method_names_in(item)}
     return {**raw, "methods": [*listed, *(name for name in added if name not in named)]}
@@ -244,5 +253,7 @@ def fill_placeholders(rest: dict[str, Any], raw: dict[str, Any]) -> dict[str, An
     if not isinstance(recipe, (dict, str)):
         written = raw.get("recipe")
         epochs = written.get("epochs") if isinstance(written, dict) else None
-        recipe = {"epochs": epochs} if isinstance(epochs, int) and epochs > 0 else {}
-    return {**filled, "recipe": {"epochs": 10_000, **read_recipe(recipe)}}
+        recipe = {"epochs": epochs} if type(epochs) is int and 0 < epochs <= MOST_EPOCHS else {}
+    with suppress(ValueError):  # an unknown name, which the next validation reports
+        recipe = {"epochs": 10_000, **read_recipe(recipe)}
+    return {**filled, "recipe": recipe}

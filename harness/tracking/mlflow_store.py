@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from filelock import FileLock
 
@@ -23,7 +24,24 @@ def store_uri(store: str | None, runs: Path) -> str:
     store = store or os.environ.get("MLFLOW_TRACKING_URI") or str(runs / "mlflow.db")
     if ("://" in store and not store.startswith("sqlite:///")) or store == "databricks":
         return store
-    return f"sqlite:///{Path(store.removeprefix('sqlite:///')).absolute()}"
+    if not store.startswith("sqlite:///"):
+        return sqlite_uri(Path(store))
+    _, mark, query = store.partition("?")
+    return f"{sqlite_uri(sqlite_path(store))}{mark}{query}"
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of an SQLite file, in which %, ? and # of its path are quoted."""
+    return f"sqlite:///{quote(str(path.absolute()))}"
+
+
+def sqlite_path(uri: str) -> Path:
+    """Return the path of the SQLite file that a URI names."""
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
+
+
+DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""The packages of modules that SQLAlchemy imports, where they are called otherwise."""
 
 
 class TrackingError(Exception):
@@ -60,8 +78,11 @@ def open_client(store: str) -> Any:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with tracking_errors(store):
         if store.startswith("sqlite:///"):
-            create_database(Path(store.removeprefix("sqlite:///").partition("?")[0]))
-        return MlflowClient(store)
+            create_database(sqlite_path(store))
+        try:
+            return MlflowClient(store)
+        except ValueError as error:  # a port that is no number
+            raise TrackingError(hide_passwords(f"cannot use the tracking store {store}: {error}")) from error
 
 
 def create_database(path: Path) -> None:
@@ -80,7 +101,7 @@ def create_database(path: Path) -> None:
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.unlink(missing_ok=True)
             try:
-                MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+                MlflowClient(sqlite_uri(temporary)).search_experiments(max_results=1)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)  # frees its space on a full disk
@@ -104,8 +125,22 @@ def tracking_errors(store: str) -> Iterator[None]:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
         rejected = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
-        message = f"cannot use the tracking store {store}: {summarize_error(error)}"
-        raise TrackingError(message, unavailable=not rejected) from error
+        message = f"cannot use the tracking store {store}: {summarize_error(error)}{missing_driver(error)}"
+        raise TrackingError(hide_passwords(message), unavailable=not rejected) from error
+
+
+def hide_passwords(text: str) -> str:
+    """Replace the passwords and tokens of all URIs in a text by ***."""
+    text = re.sub(r"(?<=://)([^\s:/@]*):\S*(?=@)", r"\1:***", text)
+    return re.sub(r"(?i)([?&;](?:\w*(?:password|passwd|pwd|token|secret)\w*)=)[^\s&;'\"]+", r"\1***", text)
+
+
+def missing_driver(error: BaseException | None) -> str:
+    """Return what to do if a module is missing that the database needs; "" for other errors."""
+    if not isinstance(error, ImportError) or not error.name:
+        return ""
+    package = DRIVERS.get(error.name.partition(".")[0], error.name)
+    return f"; install its driver, pip install {package}, or use another store"
 
 
 def summarize_error(error: Exception) -> str:

@@ -149,7 +149,10 @@ class Search:
             run = self.run.model_copy(update={"method": method})
             build_meta_method(run, self.methods, data.dataset_shape(run.dataset.name, **run.dataset.options()))
             cost = self.expected_cost(run)
-        except Exception as error:  # a user's own method may raise anything; the user reads it as the reason
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # a user's own method may raise anything; the user reads it as the reason
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             return Proposal(values, refused=reason)
         for trial in trials:

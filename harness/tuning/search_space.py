@@ -12,7 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 
 from harness.costs.expected_cost import inner_method
-from harness.parsing.method_expression import MethodSpec, format_value, hyperparameters, parse_method
+from harness.parsing.hyperparameters import hyperparameters
+from harness.parsing.method_expression import MethodSpec, format_value, parse_method
 from methods import Method
 
 DIGITS = 4

@@ -11,18 +11,20 @@ import optuna
 import yaml
 from filelock import FileLock
 from optuna.trial import FrozenTrial
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from harness.parsing.method_expression import MethodSpec
-from harness.parsing.yaml_errors import Errors, StudyError, YamlLines
+from harness.parsing.yaml_errors import Errors, StudyError
+from harness.parsing.yaml_file import is_file, read_yaml
 from harness.store.environment import git_commit
 from harness.store.run_folder import write_atomically
 from harness.studies.run import Run
+from harness.studies.study_files import check_same_study, path_from
 from harness.tuning.search import Search
 from harness.tuning.search_space import nested_methods, search_range
 from harness.tuning.trial_budget import Budget, budget_used, default_trial
 from harness.tuning.trial_journal import Metric, trial_end
-from methods.core.recipe import FrozenModel
+from methods.core.recipe import CheckedModel, FrozenModel
 
 HEAD = "# Written by `econ tune {study}`; used by `econ run {study} --tuned {file}`.\n"
 CellName = tuple[str, str, str]
@@ -73,12 +75,12 @@ class TunedEntry(FrozenModel):
         return self.dataset, self.architecture, self.method
 
 
-class TunedFile(BaseModel):
+class TunedFile(CheckedModel):
     """The contents of a file of tuned values."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
     study: str
+    file: str = ""
+    """The path of the study's file from the folder of this one; "" in files of earlier versions."""
     tuned: list[TunedEntry] = Field(default_factory=list)
 
 
@@ -124,12 +126,13 @@ def method_versions(spec: MethodSpec, search: Search) -> dict[str, int]:
     return {each.spec.name: each.spec.version for each in nested_methods(spec, str(spec), search.methods)}
 
 
-def update_tuned_values(path: Path, study: str, entries: Sequence[TunedEntry], lock: Path) -> None:
+def update_tuned_values(path: Path, study: str, origin: Path, entries: Sequence[TunedEntry], lock: Path) -> None:
     """Add entries to a file of tuned values, and replace older entries with the same keys.
 
     Args:
         path: of the file. It is created if it does not exist.
         study: name of the tuned study.
+        origin: the study's file.
         entries: to add. An entry that differs only in the fields of `NOT_COMPARED` is not replaced.
         lock: path of a lock file, held meanwhile because another driver may write too.
 
@@ -138,9 +141,8 @@ def update_tuned_values(path: Path, study: str, entries: Sequence[TunedEntry], l
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
+        check_owner(path, study, origin)
         known = read_tuned_values(path)[0] if path.exists() else TunedFile(study=study)
-        if known.study != study:
-            raise StudyError(f"{path}: holds the tuned values of study {known.study!r}, not of {study!r}")
         found = {entry.key: entry for entry in known.tuned}
         for entry in entries:
             old = found.get(entry.key)
@@ -148,10 +150,32 @@ def update_tuned_values(path: Path, study: str, entries: Sequence[TunedEntry], l
                 found[entry.key] = entry
         listed = [entry.model_dump() for _, entry in sorted(found.items())]
         text = HEAD.format(study=study, file=path) + yaml.safe_dump(
-            {"study": study, "tuned": listed}, sort_keys=False, allow_unicode=True, width=120
+            {"study": study, "file": path_from(path.parent, origin), "tuned": listed},
+            sort_keys=False,
+            allow_unicode=True,
+            width=120,
         )
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def check_owner(path: Path, study: str, origin: Path) -> None:
+    """Refuse a file that holds the tuned values of another study.
+
+    Args:
+        path: of the file of tuned values.
+        study: name of the tuned study.
+        origin: the study's file.
+
+    Raises:
+        StudyError: if the study has another name, or is another file, which is still there.
+    """
+    if not path.exists():
+        return
+    known = read_tuned_values(path)[0]
+    if known.study != study:
+        raise StudyError(f"--output {path}: holds the tuned values of study {known.study!r}, not of {study!r}")
+    check_same_study(path.parent, known.file, origin, f"--output {path}: holds the tuned values")
 
 
 def read_tuned_values(path: Path) -> tuple[TunedFile, Errors]:
@@ -163,14 +187,10 @@ def read_tuned_values(path: Path) -> tuple[TunedFile, Errors]:
     Raises:
         StudyError: if it is not a file of tuned values, with the location of every error.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = yaml.safe_load(text)
-        errors = Errors(path, YamlLines(text))
-    except FileNotFoundError as error:
-        raise StudyError(f"{path}: no such file; `econ tune` writes it") from error
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not readable as YAML: {error}") from error
+    if not is_file(path):
+        raise StudyError(f"{path}: no such file; `econ tune` writes it")
+    _, raw, lines = read_yaml(path)
+    errors = Errors(path, lines)
     if not isinstance(raw, dict):
         raise StudyError(f"{path}: expected a mapping with the keys study, tuned; `econ tune` writes it")
     errors.add_repeated_keys()

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -170,12 +169,12 @@ def tuning_table(searches: StudySearches, budget: Budget, used: Mapping[str, int
     for search in searches.searches:
         if search.dataset_and_architecture != heading:
             heading = search.dataset_and_architecture
-            table.add_row(escape(heading), style="bold")
+            table.add_row(heading, style="bold")
         cost = search.expected_cost(search.run)
         trials = min(budget.trials, max(1, int(budget.max_cost / cost)))
         figures = [trials, used.get(search.key, 0), trials * search.run.recipe.epochs, trials * cost]
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
-        table.add_row(escape(search.expression), escape(", ".join(search.space)), *map(format_number, figures))
+        table.add_row(search.expression, ", ".join(search.space), *map(format_number, figures))
     table.add_section()
     table.add_row("total", "", *map(format_number, totals), style="bold")
     return table

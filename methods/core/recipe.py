@@ -2,12 +2,18 @@
 
 import itertools
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 from torch.nn import functional as F
 
+BOOLEAN, NO_NUMBER = "boolean", "expected a number, not true or false"
+"""The type and the message of the error for a boolean in the place of a number."""
+MOST_EPOCHS = 20_000
+"""Largest number of epochs of a training: each is planned by itself."""
 Position = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0, le=1)]
 """A position in training: an integer is an epoch, and a float is a fraction of all epochs (0.6 of 200 is 120)."""
 
@@ -55,10 +61,49 @@ def start_epoch_at(position: int | float, epochs: int) -> int:
     return epoch
 
 
-class FrozenModel(BaseModel):
-    """A pydantic model that is immutable and refuses unknown keys and infinite numbers."""
+def takes_numbers(kind: Any) -> bool:
+    """Return whether a type has numbers among its parts, and neither booleans nor anything at all."""
+    parts = list(walk_type(kind))
+    return any(part in (int, float) for part in parts) and not any(part in (bool, Any) for part in parts)
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+def walk_type(kind: Any) -> Iterator[Any]:
+    """Yield a type and the types that it is made of."""
+    yield kind
+    for part in get_args(kind):
+        yield from walk_type(part)
+
+
+def is_boolean_for_number(value: Any, kind: Any) -> bool:
+    """Return whether true or false stand in the place of a number, which pydantic would read as 1 or 0.
+
+    Args:
+        value: a value, or a list of values.
+        kind: the type that it is to have.
+    """
+    items = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(item, bool) for item in items) and takes_numbers(kind)
+
+
+class CheckedModel(BaseModel):
+    """A pydantic model that refuses unknown keys, infinite numbers, and booleans in the place of numbers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_booleans(cls, values: Any) -> Any:
+        """Refuse booleans in the place of numbers. The error's context names the field."""
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            if is_boolean_for_number(values.get(name), field.annotation):
+                raise PydanticCustomError(BOOLEAN, NO_NUMBER, {"field": name})
+        return values
+
+
+class FrozenModel(CheckedModel):
+    """An immutable pydantic model that refuses the same."""
+
+    model_config = ConfigDict(frozen=True)
 
 
 class ScheduleWithWarmUp(FrozenModel):
@@ -227,7 +272,7 @@ Schedule = Annotated[SingleSchedule | Stages, Field(discriminator="kind")]
 class Recipe(FrozenModel):
     """How a network is trained plainly; each method changes some of it."""
 
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
     batch_size: Annotated[int, Field(ge=1)] = 128
     lr: Annotated[float, Field(gt=0)] = 0.1
     schedule: Schedule = Constant()
@@ -246,6 +291,20 @@ class Recipe(FrozenModel):
         """Refuse a schedule that does not fit the number of epochs."""
         self.schedule.check(self.epochs)
         return self
+
+    def check_rates(self) -> None:
+        """Refuse learning rates that are too large for a number.
+
+        Raises:
+            ValueError: naming the first epoch with such a rate.
+        """
+        for epoch in range(self.epochs):
+            try:
+                finite = math.isfinite(self.learning_rate(epoch))
+            except OverflowError:
+                finite = False
+            if not finite:
+                raise ValueError(f"schedule: the learning rate of epoch {epoch} is infinite; take smaller ratios")
 
     def resets_optimizer(self, epoch: int) -> bool:
         """Check whether the optimizer's state (momentum) is reset at the beginning of an epoch."""

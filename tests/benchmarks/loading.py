@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from data.files.decode_image import DecodeJob, decode_images
-from data.files.decoder_pool import DecoderPool, usable_cpus
+from data.files.decoder_pool import DecoderPool
 from data.files.image_files import ImageFiles
+from data.files.usable_cpus import usable_cpus
 from data.tasks.batches import ImageBatches
 from data.tasks.file_batches import ImageFileBatches
 from data.tasks.image_dataset import Augmentation, Split
@@ -202,7 +203,10 @@ def print_loading(folder: Path) -> bool:
         compared["resnet18 on the same cores, 64 px"] = compare_speeds(
             small, make_training_step(resnet18(), device), best_shared
         )
-    print(f"{f'{usable_cpus()} decoders; images a second':45} {'loader':>7} {'device':>7} {'both':>7} {'of best':>8}")
+    print(
+        f"{f'{usable_cpus().number} decoders; images a second':45} {'loader':>7} {'device':>7} {'both':>7} "
+        f"{'of best':>8}"
+    )
     for name, (loading, alone, together, share) in compared.items():
         verdict = "" if share >= MIN_SHARE else "  below the bound"
         print(f"{name:45} {loading:7.0f} {alone:7.0f} {together:7.0f} {share:8.3f} >= {MIN_SHARE}{verdict}", flush=True)
@@ -212,7 +216,7 @@ def print_loading(folder: Path) -> bool:
 def main() -> None:
     """Print every figure with its bound. Exit with an error if a bound does not hold."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(THREADS, usable_cpus()))
+    torch.set_num_threads(min(THREADS, usable_cpus().number))
     good = True
     for cutout in (0, 16):
         found = median_batch_milliseconds(cutout)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.parsing.method_expression import hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
 from harness.running.optimizers import make_optimizer
 from methods import SGD, MakeNet, Recipe
 from methods.core.batch_norm import reestimate

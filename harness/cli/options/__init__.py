@@ -1,5 +1,6 @@
 """Options that several commands share, and the plan of the study that they name."""
 
+import math
 import os
 import socket
 import time
@@ -9,21 +10,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from harness.cli.options.plain_console import PlainConsole
 from harness.running import settings
 
 if TYPE_CHECKING:
     from harness.planning.planned_runs import PlannedRuns
 
-console = Console(soft_wrap=False)
+console = PlainConsole()
 
 Study = Annotated[str, typer.Argument(help="A study's name (see `econ list studies`), or the path of its YAML file.")]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="A Python file with methods of your own; they join the study. Repeatable."),
 ]
-Runs = Annotated[Path, typer.Option(help="The folder of run folders.")]
+
+
+def possible_folder(path: Path) -> Path:
+    """Refuse a path at which no folder can be made."""
+    try:
+        path.exists()
+        inside = next(filter(Path.is_file, path.parents), None)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(getattr(error, "strerror", error))) from error
+    if inside:
+        raise typer.BadParameter(f"{inside} is a file, in which no folder can be")
+    return path
+
+
+Runs = Annotated[Path, typer.Option(file_okay=False, callback=possible_folder, help="The folder of run folders.")]
+Downloads = Annotated[Path, typer.Option(file_okay=False, callback=possible_folder, help="The folder of datasets.")]
 Store = Annotated[
     str | None,
     typer.Option(help="MLflow tracking URI. Default: $MLFLOW_TRACKING_URI, else sqlite:///RUNS/mlflow.db."),
@@ -54,7 +70,9 @@ Compile = Annotated[
         "Takes up to some minutes a run; the same results to rounding."
     ),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write to this file instead of the terminal.")
+]
 
 
 class Format(StrEnum):
@@ -65,6 +83,10 @@ class Format(StrEnum):
     markdown = "markdown"
 
 
+RESULTS = Path("results")
+"""The folder of reports and plots."""
+SUFFIXES = {".tex": "latex", ".md": "markdown", ".csv": "csv", ".txt": "text"}
+"""The format of a file by the end of its name."""
 PROBE = 4096
 """Bytes that are written to see whether there is room."""
 INTERRUPTED = 130
@@ -143,6 +165,23 @@ def study_arguments(study: str, tuned: Path | None = None, scale: str | None = N
     return study + (f" --tuned {tuned}" if tuned else "") + (f" --scale {scale}" if scale is not None else "")
 
 
+def results_name(study: str) -> str:
+    """Return the name of a study's results in the folder `RESULTS`."""
+    return study.replace(" · ", "-")
+
+
+def format_by_name(output: Path | None) -> str | None:
+    """Return the format that the name of an output file asks for; None if it asks for none."""
+    return SUFFIXES.get(output.suffix.lower()) if output else None
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse infinity and NaN as the value of an option."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number that can be used here")
+    return value
+
+
 def print_or_write(text: str, output: Path | None) -> None:
     """Write text to a file or to the terminal."""
     if output is None:
@@ -153,7 +192,7 @@ def print_or_write(text: str, output: Path | None) -> None:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Refusal(f"--output {output}: {error.strerror}") from error
-    console.print(f"wrote {output}", highlight=False)
+    console.print(f"wrote {output}")
 
 
 def check_runs(runs: Path) -> None:

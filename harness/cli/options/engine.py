@@ -7,22 +7,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Refusal
+from harness.cli.options import Refusal, finite
 
 if TYPE_CHECKING:
     from harness.engines import Cluster, Engine
 
+MOST_AT_ONCE = 1024
+"""Largest number of threads of a run, and of runs at once: more would only fill the memory."""
 Gpus = Annotated[
     str | None, typer.Option(help="GPUs to share out among processes, as 0,1,3. Default: all that are visible.")
 ]
 PerGpu = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Runs at once on each GPU. One that runs out of memory is tried again alone on its GPU. Default: 1."
+        min=1,
+        max=MOST_AT_ONCE,
+        help="Runs at once on each GPU. One that runs out of memory is tried again alone on its GPU. Default: 1.",
     ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Runs at once on CPUs or a cluster. Default: one a core.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads a run. Default: the cores, shared out.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_AT_ONCE,
+        help="Runs at once on CPUs or a cluster. Default: as many as --threads leaves CPUs for, else one a CPU.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_AT_ONCE,
+        help="CPU threads a run. Default: $OMP_NUM_THREADS, else the CPUs shared out: $SLURM_CPUS_PER_TASK of them, "
+        "else as many as a container's quota allows, else all cores.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: cuda if there is one.")]
 
 
@@ -73,16 +92,20 @@ def choose_engine(asked: EngineOptions) -> ChosenEngine:
     """
     import torch
 
+    from data.files.usable_cpus import threads_asked_for, usable_cpus
     from harness.engines import Ray, make_engine
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        cores, threads = usable_cpus().number, asked.threads or threads_asked_for()
+    except ValueError as error:
+        raise Refusal(str(error)) from error
     if asked.engine is EngineName.ray:
         if asked.gpus is not None or asked.per_gpu or asked.ranks > 1:
             raise Refusal(
                 "--gpus, --per-gpu and --ranks are for one machine; a Ray cluster is shared by --gpus-per-run"
             )
         share = share_cluster(
-            asked.ray_address, asked.cpus_per_run, asked.gpus_per_run, asked.workers, asked.threads, asked.device, cores
+            asked.ray_address, asked.cpus_per_run, asked.gpus_per_run, asked.workers, threads, asked.device, cores
         )
         return ChosenEngine(
             Ray(share.workers, share.threads, share.cluster), share.device, max(1, int(share.cluster.cpus))
@@ -93,18 +116,19 @@ def choose_engine(asked: EngineOptions) -> ChosenEngine:
         raise Refusal(f"--workers {asked.workers}: the engine inline trains one run at a time; add --engine processes")
     if asked.cpus_per_run is not None or asked.gpus_per_run is not None:
         raise Refusal("--cpus-per-run and --gpus-per-run share a Ray cluster: add --engine ray")
-    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    devices = choose_devices(asked.engine, device, asked.workers, cores, asked.gpus, asked.per_gpu)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if asked.device is None else asked.device
+    room = max(1, cores // (threads or 1))
+    devices = choose_devices(asked.engine, device, asked.workers, room, asked.gpus, asked.per_gpu)
     check_ranks(devices[0], asked.ranks, len(devices))
     share_of_cores = max(1, cores // len(devices))
-    threads = asked.threads or share_of_cores
-    return ChosenEngine(make_engine(asked.engine.value, len(devices), threads, devices), device, share_of_cores)
+    engine = make_engine(asked.engine.value, len(devices), threads or share_of_cores, devices)
+    return ChosenEngine(engine, device, share_of_cores)
 
 
 def choose_devices(
-    engine: EngineName, device: str, workers: int | None, cores: int, gpus: str | None, per_gpu: int | None
+    engine: EngineName, device: str, workers: int | None, room: int, gpus: str | None, per_gpu: int | None
 ) -> list[str]:
-    """Return the device of each process: `workers` processes or one a core on the CPU, `per_gpu` on each GPU."""
+    """Return the device of each process: `workers` or `room` processes on the CPU, `per_gpu` on each GPU."""
     import torch
 
     from harness.engines.device_slots import gpu_slots
@@ -114,7 +138,7 @@ def choose_devices(
         check_device(device)
         if gpus is not None or per_gpu:
             raise Refusal(f"--gpus and --per-gpu share out GPUs with --engine processes, not {device} {engine.value}")
-        return [device] * (workers or cores if several else 1)
+        return [device] * (workers or room if several else 1)
     try:  # the driver itself needs no context on any of the GPUs, which costs memory
         devices = gpu_slots(device, gpus, per_gpu or 1, torch.cuda.device_count())
     except ValueError as error:
@@ -129,9 +153,11 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        there = torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise Refusal(f"--device {device}: {str(error).splitlines()[0]}") from error
+    if there.is_meta:
+        raise Refusal(f"--device {device}: nothing is computed on this device; take cpu or cuda")
 
 
 def check_ranks(device: str, ranks: int, workers: int) -> None:
@@ -159,12 +185,18 @@ Address = Annotated[
 ]
 
 
-CpusPerRun = Annotated[float | None, typer.Option(min=0.1, help="With --engine ray: CPUs a run. Default: its threads.")]
+CpusPerRun = Annotated[
+    float | None, typer.Option(min=0.1, callback=finite, help="With --engine ray: CPUs a run. Default: its threads.")
+]
 
 
 GpusPerRun = Annotated[
     float | None,
-    typer.Option(min=0, help="With --engine ray: GPUs a run; 0.25 lets four share one. Default: 1 on cuda, else 0."),
+    typer.Option(
+        min=0,
+        callback=finite,
+        help="With --engine ray: GPUs a run; 0.25 lets four share one. Default: 1 on cuda, else 0.",
+    ),
 ]
 
 

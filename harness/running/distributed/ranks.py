@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from harness.running.distributed.group import Group
-from harness.running.worker_process import initialize_worker
+from harness.running.worker_process import initialize_worker, interrupts_blocked
 
 NO_TIMEOUT = timedelta(days=365)
 """A rank waits for the others without a limit: an evaluation may be long, and `wait_for_ranks` notices deaths."""
@@ -72,7 +72,8 @@ def run_ranks(job: Job, ranks: int, device: str, report: Report) -> None:
                 receiver, sender = context.Pipe(duplex=False)
                 arguments = (job, rank, ranks, rank_device(device, rank), threads, Path(folder, "store"), sender)
                 process = context.Process(target=rank_main, args=arguments, name=f"rank {rank}")
-                process.start()
+                with interrupts_blocked():
+                    process.start()
                 processes.append(process)
                 sender.close()  # only the rank keeps it open
                 receivers.append(receiver)
@@ -169,20 +170,20 @@ def rank_main(job: Job, rank: int, ranks: int, device: str, threads: int, store:
         )
         job(group=Group(rank, ranks), report=lambda: sender.send(None))
         dist.destroy_process_group()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sender.send(make_picklable(error, f"in rank {rank} of {ranks}:\n{traceback.format_exc()}"))
         sender.close()
         sys.stdout.flush()
         os._exit(1)  # an orderly exit could hang in connections to other ranks
 
 
-def make_picklable(error: Exception, note: str) -> Exception:
+def make_picklable(error: Exception | SystemExit, note: str) -> Exception:
     """Return an error that survives pickling, with a note: the error itself, or a RuntimeError with its message."""
     try:
         same = pickle.loads(pickle.dumps(error))
     except Exception:  # an error's own class can raise anything here
         same = None
-    if type(same) is not type(error):
+    if isinstance(error, SystemExit) or type(same) is not type(error):
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(note)
     return error

@@ -129,7 +129,7 @@ def test_a_search_that_is_not_over_is_named_and_no_success(study, tmp_path, caps
         unsent: frozenset[str] = frozenset()
 
     with pytest.raises(typer.Exit) as caught:
-        conclude(trials, Mirror(), TunedValuesWriter(trials, tmp_path / "t.yaml", "s"), "s")
+        conclude(trials, Mirror(), TunedValuesWriter(trials, tmp_path / "t.yaml", "s", study), "s")
     assert caught.value.exit_code == 1
     assert "not over: late_phase_bn(K=2, start=1) · rows validation=15 · lenet5: " in capsys.readouterr().out
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness.parsing.method_expression import hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
 from harness.planning.plan import shape
 from harness.store.run_folder import RunFolder
 from harness.studies.build_method import make_method

@@ -1,5 +1,7 @@
 """Device slots: which slot a run gets, and that a device is reserved for a run that must have it alone."""
 
+import os
+
 import pytest
 
 from harness.cli.options import Refusal
@@ -99,7 +101,7 @@ def test_invalid_gpu_lists_are_refused(device, gpus, message):
         gpu_slots(device, gpus, 1, visible=4)
 
 
-GIVEN = {"engine": EngineName.processes, "device": "cuda", "workers": None, "gpus": None, "per_gpu": None, "cores": 5}
+GIVEN = {"engine": EngineName.processes, "device": "cuda", "workers": None, "gpus": None, "per_gpu": None, "room": 5}
 
 
 @pytest.fixture
@@ -162,3 +164,29 @@ def test_other_engines_ignore_a_cluster_in_the_environment(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     chosen = choose_engine(EngineOptions(EngineName.inline, threads=1, device="cpu", ray_address="head:6379"))
     assert isinstance(chosen.engine, Inline)
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked", "threads", "workers"),
+    [
+        ({}, EngineOptions(EngineName.inline, device="cpu"), 8, 1),
+        ({}, EngineOptions(EngineName.processes, device="cpu"), 1, 8),
+        ({}, EngineOptions(EngineName.processes, device="cpu", workers=4), 2, 4),
+        ({}, EngineOptions(EngineName.processes, device="cpu", threads=4), 4, 2),
+        ({"OMP_NUM_THREADS": "3"}, EngineOptions(EngineName.inline, device="cpu"), 3, 1),
+        ({"OMP_NUM_THREADS": "3"}, EngineOptions(EngineName.inline, device="cpu", threads=2), 2, 1),
+        ({"OMP_NUM_THREADS": "3"}, EngineOptions(EngineName.processes, device="cpu"), 3, 2),
+        ({"SLURM_CPUS_PER_TASK": "4"}, EngineOptions(EngineName.inline, device="cpu"), 4, 1),
+        ({"SLURM_CPUS_PER_TASK": "4"}, EngineOptions(EngineName.processes, device="cpu"), 1, 4),
+        ({"SLURM_CPUS_PER_TASK": "4", "OMP_NUM_THREADS": "2"}, EngineOptions(EngineName.inline, device="cpu"), 2, 1),
+    ],
+)
+def test_threads_by_openmp_slurm_and_cores(monkeypatch, variables, asked, threads, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("data.files.usable_cpus.cpu_quota", lambda root: None)
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    engine = choose_engine(asked).engine
+    assert (engine.threads, getattr(engine, "workers", 1)) == (threads, workers)

@@ -11,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster as Machines
 
 from harness.engines import Cluster, EngineError, Inline, Ray, ray_driver
-from harness.engines.ray_cluster import descendants
+from harness.engines.ray_cluster import check_reachable, descendants
 from harness.engines.retry_queue import MAX_ATTEMPTS
 from harness.engines.run_archive import is_run_file
 from harness.store.run_folder import RunFolder
@@ -53,6 +53,10 @@ def machines():
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+def test_a_cluster_answers_as_other_programs_do_not(machines):
+    check_reachable(machines.address)
 
 
 def check_resumed(mark, epochs):

@@ -2,7 +2,10 @@
 
 import errno
 import shutil
+import socket
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -436,3 +439,27 @@ def test_a_full_disk_of_a_machine_without_shared_storage_is_named(drive, where):
 
     _, outcomes = drive(behave, shares_storage=False)
     assert set(outcomes.values()) == {Outcome("blocked", "on far, no space is left for /tmp/spec.json: free some")}
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def test_another_program_at_the_port_is_no_cluster(answer, monkeypatch):
+    monkeypatch.setattr("harness.engines.ray_cluster.ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def serve():
+            connection, _ = server.accept()
+            if answer is None:
+                time.sleep(2.0)  # it waits for the client to go on
+            else:
+                connection.sendall(answer)
+            connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        began = time.monotonic()
+        with (
+            pytest.raises(EngineError, match=f"no connection to the Ray cluster 127.0.0.1:{port}: another program"),
+            connected(Cluster(f"127.0.0.1:{port}"), 1),
+        ):
+            pass
+        assert time.monotonic() - began < 10.0

@@ -83,3 +83,13 @@ def test_a_plugin_that_was_edited_since_the_run_was_planned_trains_nothing(tmp_p
     folder = RunFolder(settings.runs, run.key)
     assert read_json(folder.failure)["reason"] == reason
     assert not folder.source.exists() and not folder.checkpoint.exists()
+
+
+@pytest.mark.parametrize("engine", [Inline(1), pytest.param(Processes(1, 1), marks=pytest.mark.long)])
+def test_a_method_that_ends_the_program_fails_and_the_others_go_on(tmp_path, plugin, write_study, run_study, engine):
+    plugin.write_text(PLUGIN.replace("assert FACTOR == 1", "raise SystemExit(0)"))
+    study = write_study(tmp_path / "s.yaml", methods=["mine", "sgd"])
+    ran = run_study(study, tmp_path / "runs", engine, plugins=(plugin,))
+    assert sorted(ran.log.ends) == [("mine", "failed"), ("sgd", "finished")]
+    (failed,) = ran.schedule.failed.values()
+    assert failed.reason == "SystemExit: 0"

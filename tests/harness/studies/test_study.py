@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data import dataset_names
-from harness.parsing.method_expression import hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
 from harness.parsing.yaml_errors import StudyError
 from harness.studies.study import load
 from harness.studies.study_files import STUDIES, find_study, study_names
@@ -160,7 +160,7 @@ def base(**changes):
         ({"overrides": "[{recipe: {lr: 0}}]"}, ["6: overrides[0].recipe.lr: Input should be greater than 0"]),
         ({"overrides": "[{dataset: digits}]"}, ["6: overrides[0]: 'recipe' is missing"]),
         ({"precision": "float16"}, ["6: precision: Input should be 'float32' or 'bfloat16'"]),
-        ({"1": "2"}, ["1: [1]: Keys should be strings"]),
+        ({"1": "2"}, ["6: 1: unknown key"]),
     ],
 )
 def test_each_error(path, changes, expected):
@@ -201,15 +201,15 @@ def test_a_file_that_is_no_npz(path):
         ("a: 1\n\tb: 2", "not readable as YAML"),
         (
             "methods: !!python/object/apply:os.system ['touch hacked']\n",
-            "not readable as YAML: could not determine a co",
+            "1: the tag !!python/object/apply:os.system: only",
         ),
-        ("methods: !!python/name:os.system\n", "not readable as YAML: could not determine a constructor"),
+        ("methods: !!python/name:os.system\n", "1: the tag !!python/name:os.system: only plain values are read"),
         ("? [a]\n: 1\n", "not readable as YAML"),
     ],
 )
 def test_what_is_no_study(path, text, message):
     path.write_text(text)
-    with pytest.raises(StudyError, match=rf"^{path}: {message}"):
+    with pytest.raises(StudyError, match=rf"^{path}: ?{message}"):
         load(str(path))
     assert not (path.parent / "hacked").exists()
 
@@ -221,10 +221,9 @@ def test_a_file_that_is_no_text(path):
 
 
 def test_a_list_that_holds_itself(path):
-    found = errors_of(path, base(methods="&x [*x, sgd]"))
-    assert found == [
-        "5: methods[0]: expected a method like swa(late_phase_bn(K=5), start=0.8), or one pair label: method"
-    ]
+    path.write_text(base(methods="&x [*x, sgd]"))
+    with pytest.raises(StudyError, match=rf"^{path}:5: \*x stands for nothing that was written before it$"):
+        load(str(path))
 
 
 def test_unknown_studies(path):

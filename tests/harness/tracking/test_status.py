@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from harness.cli import app as cli
 from harness.cli import status as cli_status
+from harness.cli.options.plain_console import PlainConsole
 from harness.planning.plan import Plan
 from harness.running.execute import execute, record_failure
 from harness.running.settings import Settings
@@ -174,7 +174,7 @@ def test_time_left_is_unknown_where_nothing_runs_or_has_a_pace(statuses):
 
 
 def draw(found, now=0.0, width=200):
-    console = Console(width=width, file=io.StringIO())
+    console = PlainConsole(width=width, file=io.StringIO())
     console.print(cli_status.draw_status("s", found, now))
     return console.file.getvalue()
 
@@ -244,7 +244,7 @@ def test_watching_ends_with_the_study(plan, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         "harness.tracking.status.read_statuses", lambda plan, runs: [replace(new, state=state) for state in next(looks)]
     )
-    monkeypatch.setattr(cli_status, "console", Console(width=120))
+    monkeypatch.setattr(cli_status, "console", PlainConsole(width=120))
     cli_status.status(str(tmp_path / "rows.yaml"), tmp_path, None, watch=True, every=0.01, as_json=False)
     assert "1 finished, 0 running" in capsys.readouterr().out
     assert next(looks, None) is None

@@ -51,7 +51,7 @@ def entries(study, seed=1000, **chosen):
 
 def write(tmp_path, study, **chosen):
     path = tmp_path / "tuned" / "s.yaml"
-    update_tuned_values(path, study.name, entries(study, **chosen), tmp_path / "lock")
+    update_tuned_values(path, study.name, tmp_path / "s.yaml", entries(study, **chosen), tmp_path / "lock")
     return path
 
 
@@ -144,7 +144,7 @@ def test_values_for_other_training_are_refused(tmp_path, study, changes):
 def test_a_seed_of_the_study_is_refused(tmp_path, study):
     plain = study("dropout")
     path = tmp_path / "t.yaml"
-    update_tuned_values(path, "s", entries(plain, seed=5), tmp_path / "lock")
+    update_tuned_values(path, "s", tmp_path / "s.yaml", entries(plain, seed=5), tmp_path / "lock")
     apply_tuned_values(plain, path)
     with pytest.raises(
         StudyError, match=r"tuned\[0\].seed: dropout was tuned with seed 5, one of the study's own \(4, 5\)"
@@ -159,16 +159,15 @@ def test_entries_have_a_fixed_order_and_an_update_changes_one_entry_only(tmp_pat
     assert [entry["method"] for entry in yaml.safe_load(before)["tuned"]] == ["dropout", "swa"]
     assert before.startswith("# Written by `econ tune s`; used by `econ run s --tuned ")
     (dropout,) = [e for e in entries(both, dropout={"p": 0.35}) if e.method == "dropout"]
-    update_tuned_values(path, "s", [dropout], tmp_path / "lock")
+    update_tuned_values(path, "s", tmp_path / "s.yaml", [dropout], tmp_path / "lock")
     after = path.read_text()
     changed = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
     assert changed == [("    p: 0.3", "    p: 0.35")]
-    update_tuned_values(
-        path, "s", [dropout.model_copy(update={"date": "2000-01-01", "commit": "x"})], tmp_path / "lock"
-    )
+    later = dropout.model_copy(update={"date": "2000-01-01", "commit": "x"})
+    update_tuned_values(path, "s", tmp_path / "s.yaml", [later], tmp_path / "lock")
     assert path.read_text() == after, "another date alone does not change the file"
     with pytest.raises(StudyError, match=r"holds the tuned values of study 's', not of 'other'"):
-        update_tuned_values(path, "other", [dropout], tmp_path / "lock")
+        update_tuned_values(path, "other", tmp_path / "s.yaml", [dropout], tmp_path / "lock")
 
 
 def test_a_tuned_study_has_the_chosen_values_and_its_own_labels(tmp_path, study):

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from harness.parsing.method_expression import hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
 from harness.running.optimizers import make_optimizer
 from methods import (
     METHODS,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from optuna.distributions import BaseDistribution
 
-from harness.parsing.method_expression import hyperparameters
+from harness.parsing.hyperparameters import hyperparameters
 from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
 from methods import (
