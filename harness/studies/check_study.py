@@ -47,6 +47,8 @@ def check_labels(grid: Grid, errors: Errors) -> None:
     seen: set[str] = set()
     for k, entry in enumerate(grid.methods):
         location, method = ("methods", errors.original_index("methods", k)), str(entry.method)
+        if data.UNPRINTABLE.search(entry.label):
+            errors.add(location, f"the label {entry.label!a} has characters that cannot be printed")
         if labels.setdefault(entry.label, method) != method:
             errors.add(location, f"the label {entry.label!r} is that of {labels[entry.label]} already")
         elif entry.label in seen:
@@ -141,6 +143,10 @@ def check_architecture(
             dataset=dataset, architecture=architecture, method=PLAIN_TRAINING, seed=grid.seeds[0], recipe=recipe
         )
         meta_methods.build(plain, shape)
+        is_text = shape.image_size is None and shape is not TEXT_PLACEHOLDER
+        most = data.most_lanes(dataset.name, **dataset.options()) if is_text else None
+        if most is not None and recipe.batch_size > most:
+            raise ValueError(f"batch_size={recipe.batch_size}: {dataset.label} is too short, at most {most} fit")
     except ValidationError:
         return None  # an override, reported by `check_overrides`
     except ValueError as error:
