@@ -32,7 +32,7 @@ from harness.running.training_loop import train_epoch
 from harness.running.worker_process import warm_up
 from harness.store.outcome import DivergenceError
 from harness.store.progress import ProgressFile
-from harness.store.run_folder import RunFolder, read_json, write_atomically, write_json
+from harness.store.run_folder import RunFolder, write_atomically, write_json
 from harness.studies.build_method import make_method, seeded_needs
 from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.run import Run
@@ -144,7 +144,7 @@ class RunLifecycle:
             if unfinished:
                 self.state.save()
             cost, spent = self.counter.cost, self.counter.cost - self.state.inherited
-            results = [read_json(part.result) for part in parts]
+            results = [part.read_result() for part in parts]
             result = make_trunk_result(trunk, self.method, cost, spent, results, self.device, self.contained)
             result["provenance"] |= self.execution_details()
             write_json(self.folder.result, result)
@@ -290,7 +290,7 @@ class RunLifecycle:
         write_atomically(self.folder.predictions, found.save_predictions)
         if around.arrays:
             write_atomically(self.folder.arrays, around.save_arrays)
-        needed = [read_json(part.result) for part in parts]
+        needed = [part.read_result() for part in parts]
         cost, spent = self.counter.cost, self.counter.cost - self.state.inherited
         details = cost, spent, needed, self.device, self.contained
         result = make_result(self.run, self.method, found, around, *details)

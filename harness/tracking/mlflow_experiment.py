@@ -12,8 +12,8 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from harness.planning.planned_runs import Planned
-from harness.store.run_folder import RunFolder, read_json
-from harness.tracking.mlflow_store import open_client, tracking_errors
+from harness.store.run_folder import RunFolder
+from harness.tracking.mlflow_store import TrackingError, open_client, tracking_errors
 from harness.tracking.system_metrics import read_samples
 
 BATCH_SIZE = 1000
@@ -110,8 +110,9 @@ class MlflowExperiment:
             TrackingError: if the store is unavailable, or rejects a value.
         """
         folder = RunFolder(self.runs, planned.key)
-        result = read_json(folder.result)
-        failure = read_json(folder.failure)
+        result, failure = folder.read_result(), folder.read_failure()
+        if folder.result.exists() and not result:
+            raise TrackingError(f"{folder.result} is damaged: the run was not sent", unavailable=False)
         state = "finished" if result else failure["state"] if failure else "running"
         tags = {"label": planned.label, "role": planned.role, "state": state}
         if failure and not result:
