@@ -137,16 +137,20 @@ def plot(
         frame = ranked(frame)
     if "left_out" in frame.attrs:
         console.print(frame.attrs["left_out"], markup=False, highlight=False, soft_wrap=True)
+    lost = False
     for chosen in PLOTS if name is PlotName.all else [name.value]:
         try:
             with refuse_errors():
                 figure = PLOTS[chosen](frame)
         except Refusal as error:
-            if name is not PlotName.all or not isinstance(error.__cause__, LookupError):
+            if name is not PlotName.all or not isinstance(error.__cause__, LookupError | FileNotFoundError):
                 raise
+            lost |= isinstance(error.__cause__, FileNotFoundError)
             console.print(f"no plot {chosen}: {error}", markup=False, highlight=False, soft_wrap=True)
             continue
         with refuse_errors():
             paths = save(figure, plots_folder(plan, output) / chosen)
         for path in paths:
             console.print(f"wrote {path}", highlight=False)
+    if lost:
+        raise typer.Exit(1)

@@ -23,7 +23,7 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="A Python file with methods of your own; they join the study. Repeatable."),
 ]
-Runs = Annotated[Path, typer.Option(help="The folder of run folders.")]
+Runs = Annotated[Path, typer.Option(file_okay=False, help="The folder of run folders.")]
 Store = Annotated[
     str | None,
     typer.Option(help="MLflow tracking URI. Default: $MLFLOW_TRACKING_URI, else sqlite:///RUNS/mlflow.db."),
