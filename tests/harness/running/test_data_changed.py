@@ -1,13 +1,20 @@
 """What a run's key names is what it is trained on: files that change while a study runs are refused."""
 
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from data import Augmentation, ImageTask, Split
+from data.tasks.image_dataset import OfficialSets
 from harness.engines import Inline, Processes
+from harness.parsing.plugins import available_methods
 from harness.running import lifecycle, run_data
+from harness.running.distributed.group import SINGLE_PROCESS
 from harness.running.execute import execute
 from harness.running.settings import Settings
 from harness.store.damaged_files import read_json
@@ -208,10 +215,6 @@ def test_a_trunk_is_refused_too(tmp_path, write_study, run_study):
 
 def test_a_plugin_that_is_edited_after_it_was_checked(tmp_path, make_run, settings, monkeypatch):
     """Its files are checked when the run starts, and loaded again when the method is built."""
-    from dataclasses import replace
-
-    from harness.parsing.plugins import available_methods
-
     plugin = tmp_path / "mine.py"
     plugin.write_text("from methods import Method\nclass Mine(Method):\n    'Plain.'\n")
     run = make_run("mine", methods=available_methods([plugin]), epochs=1)
@@ -224,3 +227,17 @@ def test_a_plugin_that_is_edited_after_it_was_checked(tmp_path, make_run, settin
     monkeypatch.setattr(lifecycle, "load_task", edit_then_load)
     state, reason = execute(run, replace(settings, plugins=(plugin,)), [])
     assert state == "failed" and "mine: the files of its plugin were edited" in reason and str(plugin) in reason
+
+
+def test_the_official_files_are_named_in_the_result_and_checked_before_it():
+    """No key names them, because a study does not know the folder of downloads."""
+    images = Split(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    found = ["first"]
+    official = OfficialSets(lambda: iter(()), "first", lambda known: found[-1])
+    task = ImageTask("c", 1, images, None, images, (0.5,), (0.2,), Augmentation(), {}, (), official)
+    state = SimpleNamespace(task=task, group=SINGLE_PROCESS, compile="off", fuse_up_to=1)
+    assert lifecycle.RunLifecycle.execution_details(state)["official_corruptions"] == "first"
+    run_data.check_official_files(task)
+    found.append("second")
+    with pytest.raises(ValueError, match="c: the official corrupted files were changed while they were used"):
+        run_data.check_official_files(task)
