@@ -17,6 +17,8 @@ SETTLED_SECONDS = 2.0
 
 File systems keep times in steps of up to two seconds.
 """
+VERSION = 1
+"""Part of every fingerprint. It is raised when the same files get other digests, so that known ones are forgotten."""
 THREADS = 16
 """Threads that look at files or read them: they wait for the disk or a file server most of the time."""
 CHUNK = 512
@@ -93,7 +95,7 @@ def fingerprint(kind: str, paths: Sequence[str]) -> Fingerprint:
         OSError: If a file is missing.
     """
     began, newest = time.time_ns(), 0
-    found = hashlib.sha256(kind.encode())
+    found = hashlib.sha256(f"{kind} {VERSION}".encode())
     with ThreadPoolExecutor(THREADS) as pool:
         for rows, latest in pool.map(_look_at_chunk, _chunks(paths)):
             found.update(rows)

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.store.damaged_files import NUMBER
+from harness.store.damaged_files import NUMBER, say_damaged
 from harness.store.process_identity import is_process_alive, machine_id, process_start_ticks
 
 HEARTBEAT_SECONDS = 5.0
@@ -199,7 +199,11 @@ def read_claim(folder: Path) -> ClaimState:
             with claim_path(folder, number).open(
                 encoding="utf-8", errors="replace"
             ) as file:  # opening asks the file server for the newest content
-                return ClaimState(number, parse_owner(file.read()), os.fstat(file.fileno()).st_mtime_ns)
+                owner = parse_owner(file.read())
+                if owner == Owner():
+                    given_up = f"whoever holds it is given up after {HEARTBEAT_TIMEOUT:.0f} s without heartbeats"
+                    say_damaged(claim_path(folder, number), "names no owner", given_up)
+                return ClaimState(number, owner, os.fstat(file.fileno()).st_mtime_ns)
         except OSError as error:
             if error.errno not in FILE_GONE_ERRNOS:
                 raise

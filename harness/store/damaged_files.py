@@ -34,9 +34,9 @@ NAMED: set[str] = set()
 """What was said of damaged files: each is named once by a process."""
 
 
-def say_damaged(path: Path, reason: str) -> None:
-    """Say on stderr, once, that a file is damaged."""
-    line = f"{path}: {reason}; it is taken for missing"
+def say_damaged(path: Path, reason: str, consequence: str = "it is taken for missing") -> None:
+    """Say on stderr, once, that a file is damaged, and what follows."""
+    line = f"{path}: {reason}; {consequence}"
     if line not in NAMED:
         NAMED.add(line)
         print(line, file=sys.stderr)

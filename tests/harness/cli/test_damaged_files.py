@@ -115,7 +115,7 @@ NAMES = {
     "failure": ("run", "status", "status for scripts", "sync"),
     "progress": ("run", "status", "status for scripts"),
     "checkpoint": ("run",),
-    "claim": (),  # nobody can say whether its owner is dead, so that the run is waited for
+    "claim": ("run", "status", "status for scripts"),
     "predictions": ("plot",),
 }
 """The commands that read a file, and therefore name it when it is damaged."""
