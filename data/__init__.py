@@ -4,9 +4,22 @@
 """
 
 from data.datasets.ood import OOD_DATASETS, STANDARD_OOD_DATASETS
-from data.registry import DATASETS, SYNTHETIC, TEXTS, VERSIONS, WITH_PATH, dataset_names, dataset_shape, digest, load
+from data.files.digests import KnownDigests
+from data.files.image_files import ImageFiles
+from data.registry import (
+    DATASETS,
+    SYNTHETIC,
+    TEXTS,
+    VERSIONS,
+    WITH_PATH,
+    dataset_names,
+    dataset_shape,
+    digest,
+    load,
+    most_lanes,
+)
 from data.tasks.batches import ImageBatches
-from data.tasks.dataset_options import DatasetOptions
+from data.tasks.dataset_options import UNPRINTABLE, DatasetOptions
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 from data.tasks.image_task import ImageTask, normalised_batches
 from data.tasks.task import DatasetShape, Minibatches, Part, Task
@@ -18,6 +31,7 @@ __all__ = [
     "STANDARD_OOD_DATASETS",
     "SYNTHETIC",
     "TEXTS",
+    "UNPRINTABLE",
     "VERSIONS",
     "WITH_PATH",
     "Augmentation",
@@ -25,7 +39,9 @@ __all__ = [
     "DatasetShape",
     "ImageBatches",
     "ImageDataset",
+    "ImageFiles",
     "ImageTask",
+    "KnownDigests",
     "Minibatches",
     "Part",
     "Split",
@@ -35,5 +51,6 @@ __all__ = [
     "dataset_shape",
     "digest",
     "load",
+    "most_lanes",
     "normalised_batches",
 ]

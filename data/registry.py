@@ -4,7 +4,6 @@
 """
 
 import difflib
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -14,7 +13,7 @@ from typing import Unpack, cast
 from data.datasets.cifar import load_cifar10, load_cifar100
 from data.datasets.digits import load_digits
 from data.datasets.downloaded import DOWNLOADED_SHAPES
-from data.datasets.image_folder import folder_digest, load_folder
+from data.datasets.image_folder import digest_folder, load_folder
 from data.datasets.imagenet import load_imagenet
 from data.datasets.mnist import load_fashion_mnist, load_mnist
 from data.datasets.npz import load_npz
@@ -23,6 +22,7 @@ from data.datasets.ood import choose_ood_datasets
 from data.datasets.synthetic import load_synthetic, load_synthetic_text
 from data.datasets.text_files import load_enwik8, load_text
 from data.datasets.tiny_imagenet import load_tiny_imagenet
+from data.files.digests import KnownDigests, digest_file
 from data.tasks.dataset_options import (
     IMAGE_FOLDER_OPTIONS,
     IMAGE_OPTIONS,
@@ -31,6 +31,7 @@ from data.tasks.dataset_options import (
     DatasetOptions,
     check_cutout,
     check_options,
+    check_printable,
 )
 from data.tasks.image_dataset import ImageDataset
 from data.tasks.image_task import ImageTask
@@ -86,12 +87,19 @@ def dataset_names() -> list[str]:
     return [name + after.get(name, "") for name in (*DATASETS, *TEXTS)]
 
 
-def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[DatasetOptions]) -> Task:
+def load(
+    dataset: str,
+    *,
+    root: Path = Path("downloads"),
+    known: KnownDigests | None = None,
+    **options: Unpack[DatasetOptions],
+) -> Task:
     """Load a dataset as a task on the CPU.
 
     Args:
         dataset: One of `dataset_names()`. "npz:PATH" reads the user's arrays, "text:PATH" the bytes of a file.
         root: Folder for downloads. It is created by the first download.
+        known: Digests of files computed before, as for `digest`.
         options: Which examples are used, how they are changed, and what the task is tested on.
 
     Raises:
@@ -99,6 +107,7 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Data
             are wrong.
         FileNotFoundError: If a file is missing and cannot be downloaded.
     """
+    check_printable(dataset, options.get("ood"))
     name, colon, path = dataset.partition(":")
     if name not in DATASETS and name not in TEXTS:
         close = difflib.get_close_matches(name, [*DATASETS, *TEXTS], n=1)
@@ -115,10 +124,12 @@ def load(dataset: str, *, root: Path = Path("downloads"), **options: Unpack[Data
         check_official_exists(dataset)
     if name in TEXTS:
         return TEXTS[name](path, root, **{key: options.get(key) for key in ("validation", "train_size", "segment")})
-    return _images(dataset, name, path, root, options)
+    return _images(dataset, name, path, root, known, options)
 
 
-def _images(dataset: str, name: str, path: str, root: Path, options: DatasetOptions) -> ImageTask:
+def _images(
+    dataset: str, name: str, path: str, root: Path, known: KnownDigests | None, options: DatasetOptions
+) -> ImageTask:
     """Load an image dataset and return its task. The arguments are those of `load`."""
     side = options.get("image_size")
     source = load_folder(path, root, side) if side else DATASETS[name](path, root)
@@ -136,21 +147,29 @@ def _images(dataset: str, name: str, path: str, root: Path, options: DatasetOpti
     )
     if kind != "official":
         return task
-    return replace(task, official=load_official_sets(dataset, root, source.test))
+    return replace(task, official=load_official_sets(dataset, root, source.test, known))
 
 
-def digest(dataset: str) -> str:
-    """Return the SHA-256 of the files of a dataset named KIND:PATH, or "" if the dataset has no path.
+def digest(dataset: str, known: KnownDigests | None = None) -> str:
+    """Return the SHA-256 of the contents of a dataset named KIND:PATH, or "" if the dataset has no path.
 
-    For a folder of images, the digest covers the names and sizes of the files, not their contents.
+    For a folder of images, the digest covers the names and contents of all images.
+
+    Args:
+        dataset: The dataset's name, as for `load`.
+        known: Digests computed before, by the fingerprint of their files: files that have not changed since are not
+            read again. None to read them in any case.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If a folder has wrong contents.
     """
     kind, _, path = dataset.partition(":")
     if kind not in WITH_PATH:
         return ""
     if kind == "imagefolder":
-        return folder_digest(path)
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_folder(path, known)
+    return digest_file(Path(path).expanduser(), known)
 
 
 def dataset_shape(dataset: str, **options: Unpack[DatasetOptions]) -> DatasetShape:
@@ -167,22 +186,34 @@ def dataset_shape(dataset: str, **options: Unpack[DatasetOptions]) -> DatasetSha
         FileNotFoundError: If a file is missing.
     """
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return _shape(dataset, tuple(sorted(frozen.items())))
+    return _measure(dataset, tuple(sorted(frozen.items())))[0]
+
+
+def most_lanes(dataset: str, **options: Unpack[DatasetOptions]) -> int | None:
+    """Return the largest batch size for which a training text is long enough; None for images.
+
+    The arguments and errors are those of `dataset_shape`.
+    """
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return _measure(dataset, tuple(sorted(frozen.items())))[1]
 
 
 @lru_cache(maxsize=32)
-def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> DatasetShape:
+def _measure(dataset: str, frozen: tuple[tuple[str, object], ...]) -> tuple[DatasetShape, int | None]:
+    """Return what `dataset_shape` and `most_lanes` return."""
     options = cast(DatasetOptions, dict(frozen))
     if dataset not in DOWNLOADED_SHAPES:
-        return load(dataset, root=Path(), **options).shape
+        task = load(dataset, root=Path(), **options)
+        return task.shape, len(task.train) - task.segment if isinstance(task, TextTask) else None
     known = DOWNLOADED_SHAPES[dataset]
+    check_printable(dataset, options.get("ood"))
     held_out, kept = options.get("validation"), options.get("train_size")
     if known.image_size is None or known.in_channels is None:
         check_options(dataset, options, TEXT_OPTIONS)
         segment = options.get("segment") or SEGMENT
         train = count_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
         count_symbols(dataset, "validation", held_out, known.train // 18)
-        return known._replace(train=count_segments(train, segment))
+        return known._replace(train=count_segments(train, segment)), train - segment
     check_options(dataset, options, IMAGENET_OPTIONS if dataset == "imagenet" else IMAGE_OPTIONS)
     if options.get("corruptions") == "official":
         check_official_exists(dataset)
@@ -190,4 +221,4 @@ def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> DatasetShape
     check_split_sizes(dataset, known.train, held_out or 0, kept)
     check_label_noise(options.get("label_noise", 0.0))
     choose_ood_datasets(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
-    return known._replace(train=known.train - (held_out or 0) if kept is None else kept)
+    return known._replace(train=known.train - (held_out or 0) if kept is None else kept), None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pandas as pd
@@ -18,6 +23,8 @@ SERIES_PREFIXES = (
     "members/",
     "system/",
 )  # metrics with one value per step; they are not columns of the frame
+NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+"""Exceptions that NumPy raises for .npz files that are empty, cut or altered."""
 _TAG_COLUMNS = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
 
 
@@ -111,6 +118,12 @@ def find_tracked_runs(experiment: str, uri: str) -> list[Any]:
     store = open_store(uri)
     experiments = store.experiments()
     if experiment not in experiments:
+        if number := store.experiments(deleted=True).get(experiment):
+            restore = f"`mlflow experiments restore --experiment-id {number}`"
+            raise LookupError(
+                f"study {experiment!r} was deleted in {uri}: {restore} brings it back, with MLFLOW_TRACKING_URI set to "
+                "this store"
+            )
         names = sorted(name for name in experiments if name != "Default")
         raise LookupError(f"no study {experiment!r} in {uri}; there is: {', '.join(names) or 'none'}")
     return store.runs(experiments[experiment])
@@ -174,19 +187,43 @@ def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
         name: The file's name without ".npz".
 
     Raises:
-        FileNotFoundError: If the file no longer exists. The message names the run.
+        FileNotFoundError: If the file no longer exists, or is damaged. The message names the run and the remedy.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    uri = f"{str(row['artifact_uri']).rstrip('/')}/{name}.npz"
+    uri = f"{artifact_folder(row)}/{name}.npz"
+    cell = f"{row['label']} · {row['architecture']} · {row['dataset']} · seed {row['seed']}"
     try:  # a local artifact is read in place, a remote one is downloaded
         path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
+    except (OSError, MlflowException) as error:
+        raise FileNotFoundError(f"no {name} of {cell} at {uri}; `econ sync --artifacts` sends it again") from error
+    try:
         with np.load(path) as stored:
             return dict(stored)
-    except (OSError, MlflowException) as error:
-        cell = f"{row['label']} · {row['architecture']} · {row['dataset']} · seed {row['seed']}"
-        raise FileNotFoundError(f"no {name} of {cell} at {uri}") from error
+    except NPZ_ERRORS as error:
+        reason = f"{name} of {cell} at {uri} are damaged ({error})"
+        raise FileNotFoundError(f"{reason}; `econ sync --artifacts` sends the run's own again") from error
+
+
+def artifact_folder(row: dict[Any, Any]) -> str:
+    """Return the URI of a run's artifacts: where MLflow put them, or where they lie since the store was moved.
+
+    MLflow knows the artifacts of a local store by absolute paths. If nothing is there, they are looked for at the same
+    place relative to the store.
+
+    Args:
+        row: A row of `load_runs`, as a dict.
+    """
+    uri, store = str(row["artifact_uri"]).rstrip("/"), str(row["store"])
+    if not store.startswith("sqlite:///") or ("://" in uri and not uri.startswith("file:")):
+        return uri
+    known = Path(url2pathname(urlsplit(uri).path) if uri.startswith("file:") else uri)
+    if known.is_dir():
+        return uri
+    beside = Path(store.removeprefix("sqlite:///").partition("?")[0]).parent
+    moved = (beside.joinpath(*known.parts[i:]) for i in range(1, len(known.parts) - 1))  # the longest way first
+    return next((place.as_uri() for place in moved if place.is_dir()), uri)
 
 
 def _refuse_duplicates(study: str, finished: Iterable[Any]) -> None:

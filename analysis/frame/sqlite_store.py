@@ -59,14 +59,15 @@ class SqliteStore:
                 for table, columns in COLUMNS.items()
             )
 
-    def experiments(self) -> dict[str, str]:
-        """Return the active experiments: name → id.
+    def experiments(self, *, deleted: bool = False) -> dict[str, str]:
+        """Return the active experiments, or the deleted ones: name → id.
 
         Raises:
             ConnectionError: If the file cannot be read.
         """
         with opened(self.file) as database:
-            rows = database.execute("SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = 'active'")
+            stage = "deleted" if deleted else "active"
+            rows = database.execute("SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = ?", [stage])
             return {name: str(number) for name, number in rows}
 
     def runs(self, experiment_id: str) -> list[Any]:

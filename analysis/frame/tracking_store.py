@@ -18,8 +18,8 @@ _PAGE_SIZE = 1000  # runs that one search request returns
 class TrackingStore(Protocol):
     """What is asked of a store; each method raises ConnectionError if the store cannot be read."""
 
-    def experiments(self) -> dict[str, str]:
-        """Return the active experiments: name → id."""
+    def experiments(self, *, deleted: bool = False) -> dict[str, str]:
+        """Return the active experiments, or the deleted ones that can be restored: name → id."""
 
     def runs(self, experiment_id: str) -> list[Any]:
         """Return the active runs of an experiment as MLflow's runs, or objects with the same attributes."""
@@ -78,10 +78,13 @@ class MlflowStore:
         with connected(uri):
             self.client = MlflowClient(tracking_uri=uri)
 
-    def experiments(self) -> dict[str, str]:
-        """Return the active experiments: name → id."""
+    def experiments(self, *, deleted: bool = False) -> dict[str, str]:
+        """Return the active experiments, or the deleted ones: name → id."""
+        from mlflow.entities import ViewType
+
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
         with connected(self.uri):
-            return {each.name: str(each.experiment_id) for each in self.client.search_experiments()}
+            return {each.name: str(each.experiment_id) for each in self.client.search_experiments(view)}
 
     def runs(self, experiment_id: str) -> list[Any]:
         """Return the active runs of an experiment."""

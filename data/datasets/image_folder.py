@@ -1,6 +1,5 @@
 """Reads the user's own images from one folder per class. The files are listed first and decoded when needed."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import torch
 
 from data.corruptions import STANDARD_CORRUPTIONS
 from data.files.decode_image import DecodeJob, decode_image_file
+from data.files.digests import KnownDigests, digest_files
 from data.files.image_files import ImageFiles
 from data.files.usable_cpus import usable_cpus
 from data.tasks.image_dataset import Augmentation, ChannelStatistics, ImageDataset, Split
@@ -52,23 +52,30 @@ def load_folder(path: str, root: Path, image_size: int = 224) -> ImageDataset:
         FileNotFoundError: If a folder is missing.
         ValueError: If a folder has wrong contents; names up to ten problems.
     """
-    folder = Path(path).expanduser()
-    test = folder / "test" if (folder / "test").exists() else folder / "val"
-    classes = class_names(folder / "train")
-    if not test.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no folder test or val in it; expected images to test on, as {folder / 'test'}/CLASS/*.jpg"
-        )
+    classes, train, test = _list_parts(path, image_size)
     return ImageDataset(
         classes=len(classes),
-        train=in_stratified_order(files_in_class_folders(folder / "train", classes, image_size)),
-        test=files_in_class_folders(test, classes, image_size),
+        train=in_stratified_order(train),
+        test=test,
         augmentation=Augmentation(flip=True),
         validation=0,
         ood={},
         corruptions=STANDARD_CORRUPTIONS,
         statistics=lazy_channel_statistics,
     )
+
+
+def _list_parts(path: str, image_size: int = 224) -> tuple[list[str], Split, Split]:
+    """Return the classes, the training images and the test images of a folder; errors are those of `load_folder`."""
+    folder = Path(path).expanduser().absolute()
+    test = folder / "test" if (folder / "test").exists() else folder / "val"
+    classes = class_names(folder / "train")
+    if not test.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no folder test or val in it; expected images to test on, as {folder / 'test'}/CLASS/*.jpg"
+        )
+    train = files_in_class_folders(folder / "train", classes, image_size)
+    return classes, train, files_in_class_folders(test, classes, image_size)
 
 
 def files_in_class_folders(folder: Path, classes: Sequence[str], side: int = 224, *, resized: bool = True) -> Split:
@@ -166,23 +173,25 @@ def measure_channel_statistics(files: ImageFiles) -> MeanAndDeviation:
     return MeanAndDeviation(mean, tuple(value**0.5 / n / 255 if value else 1.0 for value in spread))
 
 
-def folder_digest(path: str) -> str:
-    """Return the SHA-256 of the names and sizes of all images of a folder, which stands for their contents.
+def digest_folder(path: str, known: KnownDigests | None = None) -> str:
+    """Return the SHA-256 of the names and contents of all images of a folder.
 
     Args:
         path: The folder, as for `load_folder`.
+        known: Digests computed before; see `data.files.digests`.
 
     Raises:
         FileNotFoundError: If a folder is missing.
         ValueError: If a folder has wrong contents.
     """
-    found = hashlib.sha256()
-    source = load_folder(path, Path())
-    for split in (source.train, source.test):
+    names: list[bytes] = []
+    paths: list[str] = []
+    _, *splits = _list_parts(path)
+    for part, split in zip((b"train", b"test"), splits, strict=True):
         assert isinstance(split.images, ImageFiles)
-        for name, file in zip(split.images.names.tolist(), split.images.paths(), strict=True):
-            found.update(b"%b\0%d\n" % (name, Path(file).stat().st_size))
-    return found.hexdigest()
+        names += [b"%b/%b" % (part, name) for name in split.images.names.tolist()]
+        paths += split.images.paths()
+    return digest_files(names, paths, known)
 
 
 class _LazyNumbers(Sequence[float]):

@@ -1,24 +1,24 @@
 """Reads the user's own images from a NumPy .npz file."""
 
 import re
-import zipfile
-import zlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data.corruptions import STANDARD_CORRUPTIONS
 from data.datasets.downloaded import channels_first
+from data.files.npz_arrays import Array, printable, read_npz
 from data.tasks.image_dataset import Augmentation, ImageDataset, Split
 
 _IMAGES = "uint8 images (N, H, W) or (N, H, W, C) with H = W, C 1 or 3, N at least 1"
 _PREFIX = "ood_"
-
-Array = NDArray[np.generic]
+OOD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+OOD_NAME_RULE = (
+    "an OOD dataset's name may have letters without accents, digits, '_', '.' and '-', and does not begin with a '.'"
+)
 
 
 def load_npz(path: str, root: Path) -> ImageDataset:
@@ -27,7 +27,7 @@ def load_npz(path: str, root: Path) -> ImageDataset:
     The file holds `x_train` and `x_test`, square uint8 images (N, H, W) or (N, H, W, C) with C 1 or 3, and `y_train`
     and `y_test`, integer labels (N,). The training labels are 0, 1, … without gaps. Optional arrays are `ood_NAME`,
     uint8 images of the same shape, which become the OOD dataset NAME, and `classes`, the names of the classes. Other
-    arrays are ignored. Nothing in the file is executed (`allow_pickle=False`).
+    arrays are ignored. Nothing in the file is executed.
 
     The augmentation is our choice. Colour images of 32 pixels or more are padded by 4 pixels and mirrored, like
     CIFAR's. All others are padded by an eighth of their side (at least one pixel) and not mirrored, because mirroring
@@ -42,18 +42,21 @@ def load_npz(path: str, root: Path) -> ImageDataset:
         ValueError: If it is not a .npz file or its arrays are wrong; names every problem.
     """
     file = Path(path).expanduser()
-    arrays, problems = _read_arrays(file)
+    found = read_npz(file, _is_used, "a .npz file with x_train, y_train, x_test, y_test")
+    arrays, problems = found.arrays, found.problems
     for name in ("x_train", "y_train", "x_test", "y_test"):
-        if name not in arrays and not any(problem.startswith(f"{name}:") for problem in problems):
-            problems.append(f"{name}: missing, the file holds {', '.join(arrays) or 'no arrays'}")
+        if name not in found.names:
+            problems.append(f"{name}: missing, the file holds {found.held}")
     shapes = {name: _image_shape(name, arrays, problems) for name in arrays if _is_image_array(name)}
     expected = shapes.get("x_train")
     for name, shape in shapes.items():
         if expected is not None and shape is not None and shape != expected:
-            problems.append(f"{name}: found images of shape {shape} (H, W, C), expected x_train's {expected}")
+            problems.append(
+                f"{printable(name)}: found images of shape {shape} (H, W, C), expected x_train's {expected}"
+            )
     for name in arrays:
-        if name.startswith(_PREFIX) and not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            problems.append(f"{name}: an OOD dataset's name may have letters without accents, digits, '_', '.' and '-'")
+        if name.startswith(_PREFIX) and not OOD_NAME.fullmatch(name.removeprefix(_PREFIX)):
+            problems.append(f"{printable(name)}: {OOD_NAME_RULE}")
     for part in ("train", "test"):
         _check_labels(part, arrays, problems)
     classes = _check_classes(arrays, problems)
@@ -69,18 +72,12 @@ def load_npz(path: str, root: Path) -> ImageDataset:
         augmentation=Augmentation(padding=4 if like_cifar else max(1, side // 8), flip=like_cifar),
         validation=0,
         ood={
-            name.removeprefix(_PREFIX): partial(load_npz_array, file, name)
-            for name in arrays
+            name.removeprefix(_PREFIX): partial(channels_first, images)  # read with the others: the file may change
+            for name, images in arrays.items()
             if name.startswith(_PREFIX)
         },
         corruptions=STANDARD_CORRUPTIONS,
     )
-
-
-def load_npz_array(file: Path, name: str) -> Tensor:
-    """Load one array of images from a file that was checked before: (M, C, H, W) uint8."""
-    with np.load(file, allow_pickle=False) as stored:
-        return channels_first(stored[name])
 
 
 def load_npz_ood_images(file: Path) -> Tensor:
@@ -98,54 +95,27 @@ def load_npz_ood_images(file: Path) -> Tensor:
     """
     file = file.expanduser()
     expected = "a .npz file with an array `images` or `x_test`"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, expected {expected}")
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file}: found something that is not a .npz file; write it with numpy.savez")
-    problems: list[str] = []
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            name = next((name for name in ("images", "x_test") if name in stored.files), None)
-            if name is None:
-                raise ValueError(f"{file}: holds {', '.join(stored.files) or 'no arrays'}, expected {expected}")
-            arrays: dict[str, Array] = {name: stored[name]}
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file}: cannot be read ({error}); write it again with numpy.savez") from error
-    if _image_shape(name, arrays, problems) is None:
-        raise ValueError(f"{file}: {problems[0]}")
-    return channels_first(arrays[name])
+    found = read_npz(file, lambda name: name in ("images", "x_test"), expected)
+    name = next((name for name in ("images", "x_test") if name in found.names), None)
+    if name is None:
+        raise ValueError(f"{file}: holds {found.held}, expected {expected}")
+    if name not in found.arrays or _image_shape(name, found.arrays, found.problems) is None:
+        raise ValueError(f"{file}: {next(problem for problem in found.problems if problem.startswith(f'{name}:'))}")
+    return channels_first(found.arrays[name])
+
+
+def _is_used(name: str) -> bool:
+    return _is_image_array(name) or name in ("y_train", "y_test", "classes")
 
 
 def _is_image_array(name: str) -> bool:
     return name in ("x_train", "x_test") or name.startswith(_PREFIX)
 
 
-def _read_arrays(file: Path) -> tuple[dict[str, Array], list[str]]:
-    """Read the arrays of a file that are used here. Return them, and the problems of those that cannot be read."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, expected a .npz file with x_train, y_train, x_test, y_test")
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file}: found something that is not a .npz file; write it with numpy.savez")
-    arrays: dict[str, Array] = {}
-    problems: list[str] = []
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            for name in stored.files:
-                if not (_is_image_array(name) or name in ("y_train", "y_test", "classes")):
-                    continue
-                try:
-                    arrays[name] = stored[name]
-                except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                    problems.append(f"{name}: cannot be read ({error}); expected a plain array of numbers")
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{file}: the file is damaged ({error})") from error
-    return arrays, problems
-
-
 def _image_shape(name: str, arrays: dict[str, Array], problems: list[str]) -> tuple[int, int, int] | None:
     """Return (H, W, C) of an array of images; note the problem and return None if it holds no images."""
     array = arrays[name]
-    found = f"{name}: found {array.dtype} {array.shape}"
+    found = f"{printable(name)}: found {array.dtype} {array.shape}"
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
         hint = "; scale to 0…255 and convert" if array.dtype.kind == "f" else ""
         problems.append(f"{found}, expected {_IMAGES}{hint}")

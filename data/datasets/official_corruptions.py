@@ -6,7 +6,7 @@ References:
     Hendrycks & Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,10 @@ from torch import Tensor
 
 from data.corruptions import EXTRA_CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
 from data.datasets.image_folder import class_names, files_in_class_folders
-from data.files.image_files import ImageFiles, Images
-from data.tasks.image_dataset import Split
+from data.datasets.official_checksums import OfficialPart, count_blank_files, count_blank_images, pin
+from data.files.digests import KnownDigests, digest_file, digest_files
+from data.files.image_files import ImageFiles
+from data.tasks.image_dataset import OfficialSets, Split
 
 
 @dataclass(frozen=True)
@@ -97,36 +99,79 @@ def read_official_cifar(
     return _read(name, root, labels, corruptions, _IMAGES)
 
 
-def load_official_sets(dataset: str, root: Path, test: Split) -> Callable[[], Iterator[tuple[str, int, Images]]]:
-    """Check the official corrupted test sets of a dataset, and return a function that yields them.
+def load_official_sets(dataset: str, root: Path, test: Split, known: KnownDigests | None = None) -> OfficialSets:
+    """Check the official corrupted test sets of a dataset, and return them.
+
+    At their first use the files are read from end to end: see `data.datasets.official_checksums`.
 
     Args:
         dataset: "cifar10", "cifar100" or "imagenet".
         root: Folder with `CIFAR-10-C`, `CIFAR-100-C` or `ImageNet-C`.
         test: The uncorrupted test images.
-
-    Returns:
-        A function that yields, for each corruption and severity, the corruption's name, its severity (1 to 5) and the
-        images, (N, 3, S, S) uint8 or files, in the order of the test images.
+        known: Digests computed before; see `data.files.digests`.
 
     Raises:
         FileNotFoundError: If a folder or a file is missing.
-        ValueError: If the dataset has no such sets, a file is damaged, or the labels differ from the stored ones.
+        ValueError: If the dataset has no such sets, a file is damaged, blank or another one than at its first use, or
+            the labels differ from the stored ones.
     """
     check_official_exists(dataset)
+    folder = root.expanduser() / OFFICIAL[dataset].folder
     if isinstance(test.images, Tensor):
         check_official_cifar(dataset, root, test.labels)
-        return partial(read_official_cifar, dataset, root, test.labels)
+        parts = partial(_cifar_parts, dataset, root, len(test.labels))
+        digest = pin(folder, parts(known))
+        read = partial(read_official_cifar, dataset, root, test.labels)
+        return OfficialSets(read, digest, lambda known: pin(folder, parts(known)))
     classes = class_names(root.expanduser() / "imagenet" / "train")
-    listed = [
-        (
-            name,
-            severity,
-            _in_test_order(folder, classes, test.images, test.labels, OFFICIAL[dataset].remedy(root, name)),
-        )
-        for name, severity, folder in find_official_imagenet(root, classes)
+    found = find_official_imagenet(root, classes)
+    side, remedy = test.images.side, OFFICIAL[dataset].remedy
+    files = [
+        (name, severity, files_in_class_folders(place.absolute(), classes, side, resized=False))
+        for name, severity, place in found
     ]
-    return lambda: iter(listed)
+    listed = [
+        (name, severity, _in_test_order(split, test.images, test.labels, remedy(root, name)))
+        for name, severity, split in files
+    ]
+
+    def digest_all(known: KnownDigests | None) -> str:
+        return pin(
+            folder,
+            (_imagenet_part(name, severity, split, remedy(root, name), known) for name, severity, split in files),
+        )
+
+    return OfficialSets(lambda: iter(listed), digest_all(known), digest_all)
+
+
+def _cifar_parts(name: str, root: Path, count: int, known: KnownDigests | None) -> Iterator[OfficialPart]:
+    """Yield the files of CIFAR-10-C or CIFAR-100-C, in which all severities of a corruption follow each other."""
+    folder = root.expanduser() / OFFICIAL[name].folder
+
+    def count_blank(file: Path) -> list[tuple[int, int]]:
+        stored = open_memmap(file, mode="r")
+        blocks = (stored[(severity - 1) * count : severity * count] for severity in SEVERITIES)
+        return [(count_blank_images(block), count) for block in blocks]
+
+    for corruption in STANDARD_CORRUPTIONS:
+        file, remedy = folder / f"{corruption}.npy", OFFICIAL[name].remedy(root, corruption)
+        yield OfficialPart(file.name, remedy, partial(digest_file, file, known), partial(count_blank, file))
+    labels, remedy = folder / "labels.npy", OFFICIAL[name].remedy(root, *STANDARD_CORRUPTIONS)
+    yield OfficialPart(labels.name, remedy, partial(digest_file, labels, known), list)
+
+
+def _imagenet_part(
+    corruption: str, severity: int, split: Split, remedy: str, known: KnownDigests | None
+) -> OfficialPart:
+    """Return the images of ImageNet-C of one corruption and severity."""
+    files = split.images
+    assert isinstance(files, ImageFiles)
+    return OfficialPart(
+        f"{corruption}/{severity}",
+        remedy,
+        lambda: digest_files(files.names.tolist(), files.paths(), known),
+        lambda: [count_blank_files(files)],
+    )
 
 
 def check_official_exists(dataset: str) -> None:
@@ -141,10 +186,10 @@ def check_official_exists(dataset: str) -> None:
         )
 
 
-def _in_test_order(folder: Path, classes: Sequence[str], test: ImageFiles, labels: Tensor, remedy: str) -> ImageFiles:
+def _in_test_order(split: Split, test: ImageFiles, labels: Tensor, remedy: str) -> ImageFiles:
     """Return a folder's corrupted images in the order of the test images, which have the same file names."""
-    split = files_in_class_folders(folder, classes, test.side, resized=False)
     assert isinstance(split.images, ImageFiles)
+    folder = split.images.folder
     places = {name.rpartition(b"/")[2]: i for i, name in enumerate(split.images.names.tolist())}
     order = [places.get(name.rpartition(b"/")[2], -1) for name in test.names.tolist()]
     if missing := order.count(-1):

@@ -1,7 +1,6 @@
 """Out-of-distribution (OOD) datasets: images of unknown classes, on which a network should be uncertain."""
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from data.datasets.cifar import load_cifar10_test, load_cifar100_test
 from data.datasets.mnist import load_emnist_letters_test, load_fashion_mnist_test, load_kmnist_test, load_mnist_test
-from data.datasets.npz import load_npz_ood_images
+from data.datasets.npz import OOD_NAME, OOD_NAME_RULE, load_npz_ood_images
 from data.datasets.resized_ood import load_lsun_resize, load_tiny_imagenet_resize
 from data.datasets.svhn import load_svhn_test
 from data.files.image_files import Images
@@ -117,12 +116,12 @@ def _find_npz_ood_dataset(dataset: str, like: tuple[int, int], name: str) -> tup
     file = Path(name.removeprefix("npz:"))
     label = file.name.removesuffix(".npz")
     try:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", label):
-            raise ValueError("a file's name may have letters without accents, digits, '_', '.' and '-'")
-        _check(load_npz_ood_images(file), like)
+        if not OOD_NAME.fullmatch(label):
+            raise ValueError(OOD_NAME_RULE)
+        images = _check(load_npz_ood_images(file), like)
     except ValueError as error:
         raise ValueError(f"{dataset}: OOD dataset {name!r}: {error}") from error
-    return label, partial(load_npz_ood_images, file)
+    return label, lambda: images  # kept in memory: the file may change until they are evaluated
 
 
 def _load(dataset: str, like: tuple[int, int], name: str, load: Callable[[], Images], others: list[str]) -> Images:

@@ -1,5 +1,6 @@
 """Options of a dataset: how many examples are used, how they are changed, and what the task is tested on."""
 
+import re
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
@@ -8,6 +9,9 @@ IMAGENET_OPTIONS = ("label_noise", "ood", "corruptions")
 IMAGE_FOLDER_OPTIONS = (*IMAGENET_OPTIONS, "image_size")
 TEXT_OPTIONS = ("segment",)
 """Options of each kind of dataset, besides `validation` and `train_size`."""
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters that no name may have: control characters, line ends, and what stands for bytes that are no text."""
 
 
 class DatasetOptions(TypedDict, total=False):
@@ -39,6 +43,17 @@ class DatasetOptions(TypedDict, total=False):
     corruptions: Literal["generated", "official", "none"]
     image_size: int | None
     segment: int | None
+
+
+def check_printable(dataset: str, ood: Sequence[str] | None) -> None:
+    """Check that the names of a dataset and its OOD datasets can be printed and stored.
+
+    Raises:
+        ValueError: If one has control characters, or bytes that are no text.
+    """
+    for name in (dataset, *(ood or ())):
+        if UNPRINTABLE.search(name):
+            raise ValueError(f"{name!a}: has control characters, or bytes that are no text; rename the file or folder")
 
 
 def check_options(dataset: str, options: DatasetOptions, allowed: Sequence[str]) -> None:

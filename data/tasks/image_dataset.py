@@ -1,11 +1,12 @@
 """An image dataset as it is stored: images with labels, their augmentation, OOD datasets and corruptions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from data.files.digests import KnownDigests
 from data.files.image_files import ImageFiles, Images
 
 ChannelStatistics = tuple[Sequence[float], Sequence[float]]
@@ -88,3 +89,19 @@ class ImageDataset:
     ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
     statistics: Callable[[ImageFiles], ChannelStatistics] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class OfficialSets:
+    """The official corrupted test sets of a dataset.
+
+    Attributes:
+        read: Yields for each corruption and severity (1 to 5) their names and the images, (N, C, H, W) uint8 or files,
+            in the order of the test images.
+        digest: The SHA-256 of their files when they were loaded.
+        compute_digest: Returns the SHA-256 of the files that lie there now, given digests computed before.
+    """
+
+    read: Callable[[], Iterator[tuple[str, int, Images]]]
+    digest: str
+    compute_digest: Callable[[KnownDigests | None], str]

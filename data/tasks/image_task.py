@@ -12,7 +12,7 @@ from data.files.decoder_pool import DecoderPool
 from data.files.image_files import Images
 from data.tasks.batches import ImageBatches, normalisation_constants, normalise
 from data.tasks.file_batches import ImageFileBatches, decode_batches
-from data.tasks.image_dataset import Augmentation, Split
+from data.tasks.image_dataset import Augmentation, OfficialSets, Split
 from data.tasks.task import DatasetShape, Part, Task
 
 CACHED_VALUES_LIMIT = 2**18
@@ -37,8 +37,7 @@ class ImageTask(Task):
         augmentation: How training images are augmented.
         ood: Name of each OOD dataset -> function that loads its images, (M, C, H, W) uint8 or files.
         corruptions: Names of the corruptions generated from the test images; empty for none.
-        official: Yields the official corrupted test sets, which replace generated ones: the corruption's name, its
-            severity and the images, in the order of the test images. None if they are not used.
+        official: The official corrupted test sets, which replace generated ones; None if they are not used.
         decoder: Decodes the images that are files.
     """
 
@@ -52,7 +51,7 @@ class ImageTask(Task):
     augmentation: Augmentation
     ood: Mapping[str, Callable[[], Images]]
     corruptions: tuple[str, ...]
-    official: Callable[[], Iterator[tuple[str, int, Images]]] | None = None
+    official: OfficialSets | None = None
     decoder: DecoderPool = field(default_factory=DecoderPool)
     _cache: dict[tuple[str, int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -136,7 +135,7 @@ class ImageTask(Task):
             the corrupted images (B, C, H, W) uint8 on the task's device.
         """
         if self.official:
-            for name, severity, images in self.official():
+            for name, severity, images in self.official.read():
                 for i, batch in enumerate(self.in_batches(images, batch_size)):
                     yield name, severity, i * batch_size, batch
             return
@@ -158,7 +157,7 @@ class ImageTask(Task):
         """
         images: Images = self.test.images
         if self.official:
-            found = [each for *which, each in self.official() if which == [name, severity]]
+            found = [each for *which, each in self.official.read() if which == [name, severity]]
             if not found:
                 raise ValueError(f"{self.name}: no official test set {name}, severity {severity}")
             images = found[0]

@@ -234,6 +234,8 @@ def count_symbols(name: str, what: str, asked: int | None, available: int, least
     if asked is not None and asked > available:
         raise ValueError(f"{name}: cannot take {what}={asked} symbols; that part of the text has {available}")
     taken = available if asked is None else asked
+    if asked is None and taken < least:
+        raise ValueError(f"{name}: the text is too short: that part has {taken} symbols, at least {least} are needed")
     if 0 < taken < least:
         raise ValueError(f"{name}: {what}={taken} symbols are too few, at least {least} are needed")
     return taken

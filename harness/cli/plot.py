@@ -169,13 +169,17 @@ def draw(
         frame = ranked(frame)
     if "left_out" in frame.attrs:
         console.print(frame.attrs["left_out"])
+    lost = False
     for chosen in PLOTS if name is PlotName.all else [name.value]:
         try:
             with refuse_errors():
                 figure = PLOTS[chosen](frame)
         except Refusal as error:
-            if name is not PlotName.all or not isinstance(error.__cause__, LookupError):
+            if name is not PlotName.all or not isinstance(error.__cause__, LookupError | FileNotFoundError):
                 raise
+            lost |= isinstance(error.__cause__, FileNotFoundError)
             console.print(f"no plot {chosen}: {error}")
             continue
         save_figure(figure, plots_folder(plan, output) / chosen)
+    if lost:
+        raise typer.Exit(1)

@@ -1,6 +1,9 @@
 """`econ sync`: sends run folders to MLflow."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from harness.cli.options import Plugins, Refusal, Runs, Scale, Store, Study, Tuned, console, make_plan
 
@@ -12,6 +15,10 @@ def sync(
     plugin: Plugins = None,
     tuned: Tuned = None,
     scale: Scale = None,
+    artifacts: Annotated[
+        bool,
+        typer.Option("--artifacts", help="Send the files of finished runs again, too: those of the store are lost."),
+    ] = False,
 ) -> None:
     """Send to MLflow what it does not have of a study's run folders."""
     from rich.progress import track
@@ -23,6 +30,7 @@ def sync(
 
     plan = with_specs(make_plan(study, plugin, tuned, scale, share=True))
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner)
+    mirror.resend_artifacts = artifacts
     mirror.open()
     started = [planned for key, planned in plan.runs.items() if RunFolder(runs, key).spec.exists()]
     for planned in track(started, "sending", console=console, disable=not console.is_terminal):

@@ -147,6 +147,7 @@ def tune(
     from harness.tracking.mlflow_store import store_uri
     from harness.tracking.progress_display import StudyStoppedError
     from harness.tuning.mlflow_trials import TuningMirror
+    from harness.tuning.trial_journal import JournalError
     from harness.tuning.trial_schedule import TrialSchedule
     from harness.tuning.tuned_values_file import check_owner
 
@@ -179,7 +180,7 @@ def tune(
     except KeyboardInterrupt:
         console.print("interrupted; trials are kept, and the same command goes on with the others")
         raise typer.Exit(INTERRUPTED) from None
-    except (StudyStoppedError, OSError) as error:
+    except (StudyStoppedError, JournalError, OSError) as error:
         reason = describe_disk_error(error) if isinstance(error, OSError) else str(error)
         if not reason:
             raise
@@ -248,10 +249,15 @@ def print_untuned(searches: "StudySearches") -> None:
 def show_plan(searches: "StudySearches", budget: "Budget", runs: Path) -> None:
     """Print how many trials tuning would take."""
     from harness.tuning.trial_budget import budget_used
-    from harness.tuning.trial_journal import read_trials
+    from harness.tuning.trial_journal import JournalError, read_trials
     from harness.tuning.tuning_display import tuning_table
 
-    used = {search.key: budget_used(read_trials(runs, search.key)).counted for search in searches.searches}
+    used = {}
+    for search in searches.searches:
+        try:
+            used[search.key] = budget_used(read_trials(runs, search.key)).counted
+        except JournalError as error:
+            raise Refusal(str(error)) from error
     console.print(tuning_table(searches, budget, used))
 
 
@@ -296,11 +302,13 @@ def conclude(
     for failed_key, outcome in schedule.failed.items():
         name = f"{schedule.runs[failed_key].run}"
         console.print(f"{outcome.state}: {name}: {outcome.reason}")
+    for name, problem in schedule.damaged.items():
+        console.print(f"not searched: {name}: {problem}")
     unfinished = [search for key, search in schedule.searches.items() if not schedule.is_complete(key)]
     for search in unfinished:
         reason = f"{search}: its trials have not all ended, and nothing was chosen; the same command goes on"
         console.print(f"not over: {reason}")
     if writer.path.exists():
         console.print(f"wrote {writer.path}; `econ run {study} --tuned {writer.path}` uses it")
-    if schedule.failed or empty or unfinished:
+    if schedule.failed or schedule.damaged or empty or unfinished:
         raise typer.Exit(1)

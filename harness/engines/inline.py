@@ -13,7 +13,7 @@ from harness.engines.engine import (
 )
 from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
-from harness.running.run_data import load_task
+from harness.running.run_data import load_cached_task
 from harness.running.settings import Settings
 from harness.running.worker_process import free_memory, keep_freed_memory
 from harness.store.outcome import Outcome
@@ -45,6 +45,6 @@ class Inline:
         outcome = execute_planned(planned, settings, observer.tick)
         if outcome.state != "out of memory":
             return outcome
-        load_task.cache_clear()
+        load_cached_task.cache_clear()
         free_memory()
         return execute_planned(planned, replace(settings, alone=True), observer.tick)

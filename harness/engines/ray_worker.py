@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import data
+from harness.cache.user_cache import DigestCache
 from harness.engines.engine import execute_planned
 from harness.engines.run_archive import Archive, pack, unpack
 from harness.planning.planned_runs import Planned
@@ -161,7 +162,7 @@ def find_problem(dataset: str, digest: str) -> str:
     """Return what is wrong with a dataset that is given by a path, or "" if its content is that of the driver's."""
     path = Path(dataset.partition(":")[2]).absolute()
     try:
-        if data.digest(dataset) == digest:
+        if data.digest(dataset, DigestCache()) == digest:
             return ""
     except (OSError, ValueError) as error:
         return f"{path} cannot be read ({error}); copy it there, or to storage that all machines share"

@@ -88,6 +88,7 @@ def evaluate(method: Method, task: ImageTask, counter: CostCounter, bins: int | 
     start = time.perf_counter()
     logits = member_logits(method, (x for x, _ in test))
     seconds = 1000 * (time.perf_counter() - start) / len(y)
+    check_shape(method, logits, len(y), task.shape.classes)
     log_p = metrics.ensemble(logits)
     found = prediction_metrics(log_p, y, bins) | {"members": float(len(logits))}
     singles = [prediction_metrics(metrics.ensemble(single[None]), y) for single in logits]
@@ -150,6 +151,25 @@ def forwards_per_example(method: Method, x: Tensor, counter: CostCounter) -> flo
 def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:
     """Predict in batches and return the members' logits, (K, N, C), on the CPU."""
     return torch.cat([method.predict(x).cpu() for x in batches], dim=1)
+
+
+def check_shape(method: Method, logits: Tensor, count: int, classes: int) -> None:
+    """Check that a method predicts each example, and each class of the dataset.
+
+    Args:
+        method: the method.
+        logits: what it predicts, which should be (K, N, C).
+        count: number of examples, N.
+        classes: number of classes, C.
+
+    Raises:
+        ValueError: naming the method, with both shapes.
+    """
+    if logits.dim() != 3 or logits.shape[1:] != (count, classes):
+        raise ValueError(
+            f"{type(method).__name__}.predict returns logits of shape {tuple(logits.shape)} for {count} examples, "
+            f"expected (members, {count}, {classes}): the dataset has {classes} classes"
+        )
 
 
 def temperature_scaled_metrics(

@@ -111,7 +111,8 @@ def last_change(path: Path) -> float:
     """Return when a file, or any file below a folder, was last changed; infinity if that cannot be seen."""
     try:
         inside = path.rglob("*") if path.is_dir() else ()
-        return float(max(file.stat().st_mtime for file in (path, *inside)))
+        found = [file.stat() for file in (path, *inside)]
+        return float(max(max(each.st_mtime, each.st_ctime) for each in found))
     except OSError:
         return math.inf
 

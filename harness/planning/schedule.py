@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.planning.planned_runs import Planned
 from harness.store.claim import ClaimObserver
 from harness.store.outcome import ALREADY_FINISHED, Outcome
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.run_folder import RunFolder
 
 CHECK_SECONDS = 1.0
 """Seconds between two checks of the runs that other drivers work on."""
@@ -119,7 +119,7 @@ def read_outcome(folder: RunFolder, free: bool) -> Outcome | None:
     """
     if folder.finished:
         return Outcome("finished", "by another driver")
-    failure = read_json(folder.failure) if free else {}
+    failure = folder.read_failure() if free else {}
     if failure and failure["state"] != "out of memory":  # such a run is tried again, by the first driver to take it
         return Outcome(failure["state"], f"{failure['reason']} (another driver tried it)")
     return None

@@ -20,7 +20,7 @@ from harness.running.out_of_memory import advice, ran_out_of_memory
 from harness.running.settings import Settings
 from harness.store.claim import ClaimError, check_still_owner
 from harness.store.outcome import ALREADY_FINISHED, DivergenceError, Outcome
-from harness.store.run_folder import RunFolder, describe_disk_error, read_json, write_json
+from harness.store.run_folder import RunFolder, describe_disk_error, write_json
 from harness.store.source_archive import save_sources
 from harness.studies.run import Run
 from harness.tracking.system_metrics import sampling
@@ -104,7 +104,7 @@ def finish_claimed(
     """
     if is_done(run, folder):  # another process finished it just before the claim
         return Outcome("finished", ALREADY_FINISHED)
-    failure = read_json(folder.failure)
+    failure = folder.read_failure()
     if failure.get("time", 0.0) > settings.began and failure["state"] != "out of memory":
         return Outcome(failure["state"], f"{failure['reason']} (another driver tried it)")
     try:

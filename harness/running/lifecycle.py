@@ -25,14 +25,15 @@ from harness.running.distributed.group import SINGLE_PROCESS, Group
 from harness.running.method_setup import example_inputs, set_up_method
 from harness.running.needed_runs import NeededRunError, find_finished, load_finished
 from harness.running.result import make_result, make_trunk_result
-from harness.running.run_data import RunData, load_task
+from harness.running.run_data import RunData, check_files_in_training, check_official_files, load_task
 from harness.running.run_state import RunState
 from harness.running.settings import Settings
 from harness.running.training_loop import train_epoch
 from harness.running.worker_process import warm_up
 from harness.store.outcome import DivergenceError
 from harness.store.progress import ProgressFile
-from harness.store.run_folder import RunFolder, read_json, write_atomically, write_json
+from harness.store.run_folder import RunFolder, write_atomically, write_json
+from harness.store.source_archive import check_sources
 from harness.studies.build_method import make_method, seeded_needs
 from harness.studies.extra_measurements import ExtraMeasurements
 from harness.studies.run import Run
@@ -76,6 +77,7 @@ class RunLifecycle:
         warm_up(self.device)
         self.memory, self.counter = PeakMemory(self.device), CostCounter()
         self.methods = available_methods(settings.plugins)
+        check_sources(run.method, self.methods)
         setup = set_up_method(run, settings, self.task, self.counter, group, self.methods)
         self.method, self.optimizer, self.compile, self.fuse_up_to = setup
         self.state = RunState(
@@ -143,8 +145,9 @@ class RunLifecycle:
         if not self.group.rank:
             if unfinished:
                 self.state.save()
+            self.check_data()
             cost, spent = self.counter.cost, self.counter.cost - self.state.inherited
-            results = [read_json(part.result) for part in parts]
+            results = [part.read_result() for part in parts]
             result = make_trunk_result(trunk, self.method, cost, spent, results, self.device, self.contained)
             result["provenance"] |= self.execution_details()
             write_json(self.folder.result, result)
@@ -284,20 +287,36 @@ class RunLifecycle:
             found = evaluate_text(self.method, self.task, self.counter, self.run.evaluate.calibration_bins)
         if not found.forwards_per_example:
             raise ValueError(f"{self.run.method} predicts without a network that make_net drew: no work is counted")
+        self.check_data()
         bad = [name for name, value in {**found.metrics, **around.metrics}.items() if not math.isfinite(value)]
         if bad:
             raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
         write_atomically(self.folder.predictions, found.save_predictions)
         if around.arrays:
             write_atomically(self.folder.arrays, around.save_arrays)
-        needed = [read_json(part.result) for part in parts]
+        needed = [part.read_result() for part in parts]
         cost, spent = self.counter.cost, self.counter.cost - self.state.inherited
         details = cost, spent, needed, self.device, self.contained
         result = make_result(self.run, self.method, found, around, *details)
         result["provenance"] |= self.execution_details()
         write_json(self.folder.result, result)
 
+    def check_data(self) -> None:
+        """Check the files that were read until now, before a result is written.
+
+        Raises:
+            ValueError: naming what was changed meanwhile. The checkpoint is removed if it may have been trained on it.
+        """
+        check_official_files(self.task)
+        try:
+            check_files_in_training(self.run.dataset, self.task)
+        except ValueError:
+            self.folder.checkpoint.unlink(missing_ok=True)
+            raise
+
     def execution_details(self) -> dict[str, str]:
-        """Return how the run was computed, where that may affect rounding: compilation, fusing, number of ranks."""
+        """Return how the run was computed, where that may affect rounding, and on which official corrupted files."""
         ranks = {"ranks": str(self.group.size)} if self.group.size > 1 else {}
-        return {"compile": self.compile, "fuse_up_to": str(self.fuse_up_to), **ranks}
+        official = self.task.official if isinstance(self.task, ImageTask) else None
+        files = {"official_corruptions": official.digest} if official else {}
+        return {"compile": self.compile, "fuse_up_to": str(self.fuse_up_to), **ranks, **files}

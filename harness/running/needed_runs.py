@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.store import checkpoint as checkpoints
 from harness.store.checkpoint import CheckpointError
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.run_folder import RunFolder
 
 
 class NeededRunError(Exception):
@@ -26,7 +26,7 @@ def find_finished(root: Path, keys: Sequence[str]) -> list[RunFolder]:
     folders = [RunFolder(root, key) for key in keys]
     for folder in folders:
         if not folder.finished:
-            reason = read_json(folder.failure).get("reason", "it was not run")
+            reason = folder.read_failure().get("reason", "it was not run")
             kind, _, digits = folder.key.rpartition("/")
             what = "trunk" if kind else "run"
             raise NeededRunError(f"it needs the {what} {digits[:12]}, which did not finish: {reason}")

@@ -7,11 +7,16 @@ from pathlib import Path
 import torch
 
 import data
-from data import ImageTask, Minibatches, Part, Task
+from data import ImageFiles, ImageTask, Minibatches, Part, Task
+from harness.cache.user_cache import DigestCache
 from harness.evaluation.evaluate import evaluation_batch_size
 from harness.running.distributed.group import Group
 from harness.studies.run import DatasetSpec, Run
 from methods.core.random_streams import stream
+
+START_AGAIN = "start the command again"
+PLAN_ANEW = f"it would not give the run that its key stands for: {START_AGAIN}, which plans it anew"
+"""What to do about a file that is not what a run was planned with."""
 
 
 class RunData:
@@ -67,7 +72,6 @@ class RunData:
         return passes
 
 
-@lru_cache(maxsize=2)
 def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decoders: int | None = None) -> Task:
     """Load a dataset to the device. A process keeps the last two datasets.
 
@@ -76,11 +80,72 @@ def load_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decod
         downloads: the folder of datasets.
         device: the device.
         decoders: processes that decode image files; None for one per CPU, 0 to decode in this process.
+
+    Raises:
+        ValueError: if its files are not those that the run was planned with.
     """
-    loaded = data.load(dataset.name, root=downloads, **dataset.options())
+    task = load_cached_task(dataset, downloads, device, decoders)
+    try:
+        check_files(dataset, task)  # after loading: a file may have been replaced meanwhile
+    except (ValueError, OSError):
+        load_cached_task.cache_clear()  # the task may hold what the files held for a moment
+        raise
+    return task
+
+
+@lru_cache(maxsize=2)
+def load_cached_task(dataset: DatasetSpec, downloads: Path, device: torch.device, decoders: int | None) -> Task:
+    """Do the work of `load_task`, which checks the files."""
+    loaded = data.load(dataset.name, root=downloads, known=DigestCache(), **dataset.options())
     if isinstance(loaded, ImageTask):
         for load in loaded.ood.values():
             load()  # loads or downloads before training starts what evaluation needs
         loaded = loaded.with_decoder_workers(decoders)
         loaded.mean[0]  # the first use measures it; that must not count as a run's time
     return loaded.to(device)
+
+
+def check_files(dataset: DatasetSpec, task: Task) -> None:
+    """Check that the files of a dataset are those that a run's key stands for, and those that its task was loaded from.
+
+    Raises:
+        ValueError: naming the file that was changed.
+    """
+    check_digest(dataset.name, dataset.digest)
+    for name, digest in zip(dataset.ood or (), dataset.ood_digests, strict=False):
+        check_digest(name, digest)
+    check_official_files(task)
+
+
+def check_files_in_training(dataset: DatasetSpec, task: Task) -> None:
+    """Check image files, which training reads until its end. All others were read when the task was loaded.
+
+    Raises:
+        ValueError: naming the folder that was changed.
+    """
+    if isinstance(task, ImageTask) and isinstance(task.train.images, ImageFiles):
+        check_digest(dataset.name, dataset.digest)
+
+
+def check_digest(name: str, digest: str | None) -> None:
+    """Check that a dataset that is given by a path has the content with this digest; None or "" for no check."""
+    if not digest:
+        return
+    path = Path(name.partition(":")[2]).absolute()
+    try:
+        found = data.digest(name, DigestCache())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read any more ({error}); {PLAN_ANEW}") from error
+    if found != digest:
+        raise ValueError(f"{path}: was changed after this run was planned; {PLAN_ANEW}")
+
+
+def check_official_files(task: Task) -> None:
+    """Check that the official corrupted test sets of a task are those that were loaded; no key names them.
+
+    Raises:
+        ValueError: naming the file that was changed.
+    """
+    official = task.official if isinstance(task, ImageTask) else None
+    if official and official.compute_digest(DigestCache()) != official.digest:
+        raise ValueError(f"{task.name}: the official corrupted files were changed while they were used; {START_AGAIN}")

@@ -12,7 +12,7 @@ from harness.costs.peak_memory import PeakMemory
 from harness.store import checkpoint as checkpoints
 from harness.store.checkpoint import Checkpoint, CheckpointError
 from harness.store.outcome import DivergenceError
-from harness.store.run_folder import RunFolder, read_json, write_json_lines
+from harness.store.run_folder import RunFolder, write_json_lines
 from methods import Method
 from methods.core.forking import fork, fork_state
 
@@ -81,7 +81,8 @@ class RunState:
     def resume(self, name: str) -> bool:
         """Restore the run's own checkpoint, if it exists; return whether it is the finished state.
 
-        An unreadable checkpoint is renamed to checkpoint.corrupt.pt, and the run starts again.
+        A checkpoint that cannot be read, or does not fit the method, is renamed to checkpoint.corrupt.pt, and the run
+        starts again.
 
         Args:
             name: the run's name, for messages.
@@ -90,7 +91,7 @@ class RunState:
         if not path.exists():
             return False
         try:
-            saved = checkpoints.load(path, self.folder.key)
+            saved = self.load(self.folder)
         except CheckpointError as error:
             aside = path.with_name("checkpoint.corrupt.pt")
             path.replace(aside)
@@ -111,12 +112,12 @@ class RunState:
             DivergenceError: if a trunk diverged, because this run would diverge, too.
         """
         for folder in trunks:
-            failure = read_json(folder.failure)
+            failure = folder.read_failure()
             if failure.get("state") == "diverged":
                 raise DivergenceError(f"{failure['reason']} (in the trunk that it goes on from)")
             try:
                 if folder.finished:
-                    saved = checkpoints.load(folder.checkpoint, folder.key)
+                    saved = self.load(folder)
                     self.restore(saved)
                     self.inherited = saved.cost
                     return
@@ -125,6 +126,19 @@ class RunState:
             except CheckpointError as error:
                 folder.checkpoint.unlink(missing_ok=True)  # so that the trunk is trained again if that pays
                 print(f"{error}; {name} trains these epochs itself", file=sys.stderr)
+
+    def load(self, folder: RunFolder) -> Checkpoint:
+        """Load the checkpoint of the run, or of a trunk, which is sure to fit the method.
+
+        Raises:
+            CheckpointError: if it cannot be read, or does not fit.
+        """
+        saved = checkpoints.load(folder.checkpoint, folder.key)
+        if not saved.trunk <= saved.epoch <= self.method.epochs:  # a trunk has an epoch at least
+            raise CheckpointError(f"{folder.checkpoint}: of epoch {saved.epoch}, of {self.method.epochs}")
+        state = fork_state(self.method, saved.epoch) if saved.trunk else self.method.state_dict()
+        checkpoints.check_fits(saved, folder.checkpoint, state, self.optimizer)
+        return saved
 
     def restore(self, saved: Checkpoint) -> None:
         """Load a checkpoint of the run, or the state of a trunk, which has only a part of the method's state."""

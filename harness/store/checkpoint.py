@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,42 @@ def load(path: Path, key: str) -> Checkpoint:
     except Exception as error:  # corrupt bytes can raise almost any exception
         raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     if found != FORMAT or checkpoint.key != key:
-        raise CheckpointError(f"{path}: of format {found} and run {checkpoint.key[:8]}, not {FORMAT} and {key[:8]}")
+        raise CheckpointError(
+            f"{path}: of format {found} and run {str(checkpoint.key)[:8]}, not {FORMAT} and {key[:8]}"
+        )
+    kinds = {"epoch": int, "prepared": bool, "method": dict, "optimizer": dict, "history": list, "trunk": bool}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(checkpoint, name), kind)]:
+        raise CheckpointError(f"{path}: not a checkpoint: {', '.join(wrong)} of another kind")
     return checkpoint
+
+
+def check_fits(saved: Checkpoint, path: Path, state: Mapping[str, Any], optimizer: Optimizer | None) -> None:
+    """Check that a checkpoint can be loaded completely, before anything of it is.
+
+    Args:
+        saved: the checkpoint.
+        path: where it lies, for messages.
+        state: the state that it replaces: the method's, or the part of it that a trunk has.
+        optimizer: the method's optimizer; None if it trains nothing.
+
+    Raises:
+        CheckpointError: saying what does not fit.
+    """
+    for name in sorted(state.keys() ^ saved.method.keys()):
+        raise CheckpointError(f"{path}: only {'the method' if name in state else 'the file'} has a state {name}")
+    for name, value in state.items():
+        if isinstance(value, Tensor) and shape_of(value) != shape_of(saved.method[name]):
+            raise CheckpointError(f"{path}: {name} is {shape_of(saved.method[name])}, not {shape_of(value)}")
+    parameters = parameters_by_name(optimizer) if optimizer else {}
+    for name, values in saved.optimizer.items() if optimizer else ():
+        shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.dim()}
+        if name not in parameters or shapes - {parameters[name].shape}:
+            raise CheckpointError(f"{path}: the optimizer's state of {name} is that of another parameter")
+
+
+def shape_of(value: Any) -> str:
+    """Return the shape of a tensor, or the type of what is no tensor, for messages."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"no tensor but {type(value).__name__}"
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:

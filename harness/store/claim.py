@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.store.damaged_files import NUMBER, say_damaged
 from harness.store.process_identity import is_process_alive, machine_id, process_start_ticks
 
 HEARTBEAT_SECONDS = 5.0
@@ -195,8 +196,14 @@ def read_claim(folder: Path) -> ClaimState:
     """Read the valid claim of a folder."""
     while number := max(claim_numbers(folder), default=0):
         try:
-            with claim_path(folder, number).open() as file:  # opening asks the file server for the newest content
-                return ClaimState(number, parse_owner(file.read()), os.fstat(file.fileno()).st_mtime_ns)
+            with claim_path(folder, number).open(
+                encoding="utf-8", errors="replace"
+            ) as file:  # opening asks the file server for the newest content
+                owner = parse_owner(file.read())
+                if owner == Owner():
+                    given_up = f"whoever holds it is given up after {HEARTBEAT_TIMEOUT:.0f} s without heartbeats"
+                    say_damaged(claim_path(folder, number), "names no owner", given_up)
+                return ClaimState(number, owner, os.fstat(file.fileno()).st_mtime_ns)
         except OSError as error:
             if error.errno not in FILE_GONE_ERRNOS:
                 raise
@@ -209,9 +216,11 @@ def parse_owner(text: str) -> Owner | None:
     if not text:
         return None
     try:
-        return Owner(**json.loads(text))
-    except (ValueError, TypeError):
+        owner = Owner(**json.loads(text))
+    except (ValueError, TypeError, RecursionError):
         return Owner()
+    sound = isinstance(owner.process, int) and isinstance(owner.started, int | None) and isinstance(owner.since, NUMBER)
+    return owner if sound else Owner()
 
 
 def write_claim(folder: Path, number: int, text: str) -> bool:
@@ -311,4 +320,4 @@ def claim_path(folder: Path, number: int) -> Path:
 
 def claim_numbers(folder: Path) -> set[int]:
     """Return the numbers of a folder's claim files."""
-    return {int(path.suffix[1:]) for path in folder.glob("claim.*") if path.suffix[1:].isdigit()}
+    return {int(path.suffix[1:]) for path in folder.glob("claim.*") if path.suffix[1:].isdecimal()}

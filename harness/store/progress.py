@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.store.run_folder import read_json, write_json
+from harness.store.damaged_files import progress_problem, read_checked
+from harness.store.run_folder import write_json
 
 Stage = Literal["starting", "training", "preparing", "evaluating"]
 """Stages of a run.
@@ -34,7 +35,7 @@ class ProgressFile:
             unit: what is counted, such as "epoch".
         """
         self.path, self.before = path, 0
-        earlier = read_json(path) if path else {}
+        earlier = read_checked(path, progress_problem) if path else {}
         self.state: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "device": device, "unit": unit}
         self.state |= {name: earlier.get(name, 0) for name in ("epoch", "epochs")}
         self.enter_stage("starting")

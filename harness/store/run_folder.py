@@ -10,6 +10,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.store.claim import Owner, acquire_claim, check_still_owner, read_claim
+from harness.store.damaged_files import (
+    EPOCH_PARTS,
+    FAILURE_PARTS,
+    missing_parts,
+    progress_problem,
+    read_checked,
+    read_json_lines,
+    result_problem,
+)
 
 DISK_ERROR_REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "no space is left for {file}: free some",
@@ -52,8 +61,8 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether result.json exists and is complete."""
-        return bool(read_json(self.result))
+        """Whether result.json exists and is whole."""
+        return bool(self.read_result())
 
     @contextmanager
     def claim(self, driver: str = "") -> Iterator[None]:
@@ -98,19 +107,21 @@ class RunFolder:
         """Return whether some process works on the run now."""
         return self.owner() is not None
 
+    def read_result(self) -> dict[str, Any]:
+        """Read result.json; {} if there is none, or if it is damaged or another run's, which is said on stderr."""
+        return read_checked(self.result, lambda result: result_problem(result, self.key))
+
+    def read_failure(self) -> dict[str, Any]:
+        """Read failure.json; {} if there is none, or if it is damaged, which is said on stderr."""
+        return read_checked(self.failure, lambda failure: missing_parts(failure, FAILURE_PARTS))
+
+    def read_progress(self) -> dict[str, Any]:
+        """Read progress.json; {} if there is none, or if it is damaged, which is said on stderr."""
+        return read_checked(self.progress, progress_problem)
+
     def read_epochs(self) -> list[dict[str, Any]]:
-        """Read the lines of metrics.jsonl."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; {} if the file is missing or corrupt."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return {}
+        """Read the lines of metrics.jsonl; damaged ones are left out, which is said on stderr."""
+        return list(read_json_lines(self.metrics, EPOCH_PARTS))
 
 
 def write_atomically(path: Path, save: Callable[[BinaryIO], object], *, durable: bool = True) -> None:

@@ -6,8 +6,9 @@ from typing import BinaryIO
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from harness.parsing.method_expression import MethodSpec
-from harness.parsing.plugins import available_methods, source_digest
+from harness.parsing.plugins import Methods, available_methods, source_digest
 from harness.store.run_folder import RunFolder, write_atomically
+from methods import Method
 
 
 def save_sources(folder: RunFolder, method: MethodSpec, plugins: Sequence[Path]) -> None:
@@ -21,18 +22,33 @@ def save_sources(folder: RunFolder, method: MethodSpec, plugins: Sequence[Path])
     Raises:
         ValueError: if the files are not those that the run was planned with.
     """
-    named = {part.name: part for part in methods_inside(method) if part.source}
+    named = {part.name for part in methods_inside(method) if part.source}
     if not named:
         return
     methods = available_methods(plugins)
-    for name, part in named.items():
-        if part.source != source_digest(methods, name):
-            raise ValueError(
-                f"{name}: the files of its plugin were edited after this run was planned, and would not give the run "
-                "that its key stands for; start the command again, which plans it anew"
-            )
+    check_sources(method, methods)
     files = {f"{name}/{file}": content for name in named for file, content in methods.sources[name].files.items()}
     write_atomically(folder.source, lambda file: write_zip(files, file))
+
+
+def check_sources(method: MethodSpec, methods: Mapping[str, type[Method]]) -> None:
+    """Check that a run's method, and the methods inside it, are loaded from the files that the run was planned with.
+
+    Args:
+        method: the run's method.
+        methods: the methods that were loaded.
+
+    Raises:
+        ValueError: naming the method whose plugin was edited, and its files.
+    """
+    sources = methods.sources if isinstance(methods, Methods) else {}
+    for part in methods_inside(method):
+        if part.source and part.source != source_digest(methods, part.name):
+            paths = ", ".join(map(str, sources[part.name].paths)) if part.name in sources else "none names it any more"
+            raise ValueError(
+                f"{part.name}: the files of its plugin were edited after this run was planned ({paths}), and would not "
+                "give the run that its key stands for; start the command again, which plans it anew"
+            )
 
 
 def methods_inside(method: MethodSpec) -> Iterator[MethodSpec]:

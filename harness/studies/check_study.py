@@ -63,6 +63,8 @@ def check_labels(grid: Grid, errors: Errors) -> None:
     seen: set[str] = set()
     for k, entry in enumerate(grid.methods):
         location, method = ("methods", errors.original_index("methods", k)), str(entry.method)
+        if data.UNPRINTABLE.search(entry.label):
+            errors.add(location, f"the label {entry.label!a} has characters that cannot be printed")
         if labels.setdefault(entry.label, method) != method:
             errors.add(location, f"the label {entry.label!r} is that of {labels[entry.label]} already")
         elif entry.label in seen:
@@ -167,6 +169,10 @@ def check_architecture(
         errors.add(("recipe",), f"{dataset.label} · {architecture}: {error}")
     try:
         meta_methods.build(plain, shape)
+        is_text = shape.image_size is None and shape is not TEXT_PLACEHOLDER
+        most = data.most_lanes(dataset.name, **dataset.options()) if is_text else None
+        if most is not None and recipe.batch_size > most:
+            raise ValueError(f"batch_size={recipe.batch_size}: {dataset.label} is too short, at most {most} fit")
     except (ValueError, RuntimeError, OverflowError) as error:  # torch refuses sizes that no computer has
         errors.add(("architectures", errors.original_index("architectures", j)), str(error).partition("\n")[0])
         return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError
 
 import data
+from harness.cache.user_cache import DigestCache
 from harness.parsing.method_expression import MethodSpec
 from harness.parsing.plugins import available_methods
 from harness.parsing.yaml_errors import Errors, StudyError
@@ -205,10 +206,11 @@ def expand_home(path: str) -> Path:
 
 def with_digest(dataset: DatasetSpec) -> DatasetSpec:
     """Add the dataset's version and the digests of its files and OOD datasets. If they change, so do the run keys."""
-    ood_digests = tuple(data.digest(name) for name in dataset.ood or ())
+    known = DigestCache()
+    ood_digests = tuple(data.digest(name, known) for name in dataset.ood or ())
     return dataset.model_copy(
         update={
-            "digest": data.digest(dataset.name) or None,
+            "digest": data.digest(dataset.name, known) or None,
             "ood_digests": ood_digests if any(ood_digests) else (),
             "version": data.VERSIONS.get(dataset.name.partition(":")[0], 1),
         }

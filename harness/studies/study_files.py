@@ -9,7 +9,8 @@ from pathlib import Path
 
 from harness.parsing.yaml_errors import StudyError, suggest_closest
 from harness.parsing.yaml_file import is_file
-from harness.store.run_folder import read_json, write_atomically
+from harness.store.damaged_files import read_json
+from harness.store.run_folder import write_atomically
 
 STUDIES = Path(__file__).parent
 RECORD = ".studies.json"

@@ -12,8 +12,8 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from harness.planning.planned_runs import Planned
-from harness.store.run_folder import RunFolder, read_json
-from harness.tracking.mlflow_store import open_client, tracking_errors
+from harness.store.run_folder import RunFolder
+from harness.tracking.mlflow_store import TrackingError, follow_move, open_client, tracking_errors
 from harness.tracking.system_metrics import read_samples
 
 BATCH_SIZE = 1000
@@ -30,6 +30,7 @@ class MlflowExperiment:
 
     Attributes:
         client: MLflow's client; None until `connect`.
+        resend_artifacts: whether the files of runs are written that the store has already, too.
         known: run ids and tags of the experiment's MLflow runs, by the run's key.
         sent: how many epochs of each run this process has written, by the run's key.
         sent_samples: how many samples of system metrics, likewise.
@@ -46,6 +47,7 @@ class MlflowExperiment:
         """
         self.store, self.study, self.runs, self.banner = store, study, runs, banner
         self.client: Any = None
+        self.resend_artifacts = False
         self.known: dict[str, tuple[str, dict[str, str]]] = {}
         self.sent: dict[str, int] = {}
         self.sent_samples: dict[str, int] = {}
@@ -69,15 +71,27 @@ class MlflowExperiment:
         from mlflow.exceptions import MlflowException
 
         if experiment := client.get_experiment_by_name(self.study):
+            if experiment.lifecycle_stage == "deleted":
+                raise TrackingError(
+                    f"cannot use the tracking store {self.store}: its experiment {self.study!r} was deleted; "
+                    f"`mlflow experiments restore --experiment-id {experiment.experiment_id}` brings it back, with "
+                    "MLFLOW_TRACKING_URI set to this store"
+                )
+            follow_move(self.store, experiment, self.artifacts)
             return str(experiment.experiment_id)
         local = not self.store.startswith(("http:", "https:", "databricks"))
-        artifacts = (self.runs.absolute() / "artifacts" / self.study).as_uri() if local else None
+        artifacts = self.artifacts.as_uri() if local else None
         try:
             return str(client.create_experiment(self.study, artifact_location=artifacts))
         except MlflowException:
             if experiment := client.get_experiment_by_name(self.study):  # another driver created it meanwhile
                 return str(experiment.experiment_id)
             raise
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of the experiment's artifacts in a local store."""
+        return self.runs.absolute() / "artifacts" / self.study
 
     def refresh_known_runs(self) -> None:
         """Read again which runs the experiment has, with their tags.
@@ -110,8 +124,9 @@ class MlflowExperiment:
             TrackingError: if the store is unavailable, or rejects a value.
         """
         folder = RunFolder(self.runs, planned.key)
-        result = read_json(folder.result)
-        failure = read_json(folder.failure)
+        result, failure = folder.read_result(), folder.read_failure()
+        if folder.result.exists() and not result:
+            raise TrackingError(f"{folder.result} is damaged: the run was not sent", unavailable=False)
         state = "finished" if result else failure["state"] if failure else "running"
         tags = {"label": planned.label, "role": planned.role, "state": state}
         if failure and not result:
@@ -129,6 +144,8 @@ class MlflowExperiment:
                     tags |= {name: result[name] for name in ("evaluated_on", "chosen_on") if name in result}
                     tags |= {"arrays": " ".join(result["arrays"])} if "arrays" in result else {}
                     self.send_result(run_id, folder, result)
+            elif result and self.resend_artifacts:
+                self.send_artifacts(run_id, folder, result)
             if old.get("state") != state and state != "running":
                 end = int(1000 * result["timing"]["finished"]) if result else None
                 self.client.set_terminated(run_id, "FINISHED" if result else "FAILED", end)
@@ -197,6 +214,10 @@ class MlflowExperiment:
     def send_result(self, run_id: str, folder: RunFolder, result: Mapping[str, Any]) -> None:
         """Write the metrics and the files of a finished run."""
         self.log(run_id, result_points(result))
+        self.send_artifacts(run_id, folder, result)
+
+    def send_artifacts(self, run_id: str, folder: RunFolder, result: Mapping[str, Any]) -> None:
+        """Write the files of a finished run."""
         arrays = [folder.arrays] if "arrays" in result else []
         for path in filter(Path.exists, (folder.result, folder.predictions, folder.source, *arrays)):
             self.client.log_artifact(run_id, str(path))

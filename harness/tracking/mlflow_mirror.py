@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.planning.planned_runs import Planned
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.run_folder import RunFolder
 from harness.tracking.mlflow_experiment import MlflowExperiment
 from harness.tracking.mlflow_store import TrackingError
 
@@ -85,7 +85,7 @@ class Mirror(MlflowExperiment):
     def is_up_to_date(self, planned: Planned) -> bool:
         """Return whether the store has the final state of a run, as far as this process has read the store."""
         folder = RunFolder(self.runs, planned.key)
-        state = "finished" if folder.finished else read_json(folder.failure).get("state")
+        state = "finished" if folder.finished else folder.read_failure().get("state")
         return planned.key in self.known and self.known[planned.key][1].get("state") == state
 
     def use_store(self, action: Callable[[], None], key: str = "") -> None:

@@ -3,11 +3,13 @@
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
@@ -107,6 +109,33 @@ def create_database(path: Path) -> None:
                 temporary.unlink(missing_ok=True)  # frees its space on a full disk
 
 
+def follow_move(store: str, experiment: Any, artifacts: Path) -> None:
+    """Tell a local database where the artifacts of an experiment lie since the folder of runs was moved.
+
+    MLflow keeps absolute paths, and would write the artifacts of new runs to the old place.
+
+    Args:
+        store: MLflow's tracking URI.
+        experiment: MLflow's experiment.
+        artifacts: where its artifacts belong.
+    """
+    old, new = str(experiment.artifact_location), artifacts.as_uri()
+    if old == new or not store.startswith("sqlite:///") or not old.startswith("file:"):
+        return
+    database = Path(store.removeprefix("sqlite:///").partition("?")[0])
+    moved_with_it = artifacts.is_dir() or database.parent in artifacts.parents
+    if Path(url2pathname(urlsplit(old).path)).exists() or not moved_with_it:
+        return
+    with closing(sqlite3.connect(database, timeout=30.0)) as connection, connection:
+        values = {"old": old, "new": new, "length": len(old), "id": experiment.experiment_id}
+        connection.execute("UPDATE experiments SET artifact_location = :new WHERE experiment_id = :id", values)
+        connection.execute(
+            "UPDATE runs SET artifact_uri = :new || substr(artifact_uri, :length + 1) "
+            "WHERE experiment_id = :id AND substr(artifact_uri, 1, :length) = :old",
+            values,
+        )
+
+
 @contextmanager
 def tracking_errors(store: str) -> Iterator[None]:
     """Convert every error of a store into a `TrackingError` that names the store.
@@ -123,7 +152,7 @@ def tracking_errors(store: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
+    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         rejected = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
         message = f"cannot use the tracking store {store}: {summarize_error(error)}{missing_driver(error)}"
         raise TrackingError(hide_passwords(message), unavailable=not rejected) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.planning.planned_runs import Planned, PlannedRuns
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.run_folder import RunFolder
 
 State = Literal["finished", "running", "stopped", "failed", "to do"]
 STATES: tuple[State, ...] = ("finished", "running", "stopped", "failed", "to do")
@@ -93,7 +93,7 @@ def read_status(status: RunStatus, root: Path, state: State | None = None) -> Ru
     if state == "finished":
         return replace(status, state="finished", epoch=status.epochs)
     folder = RunFolder(root, status.key)
-    progress = read_json(folder.progress)
+    progress = folder.read_progress()
     state, reason = (state, "") if state else read_state(folder, begun=bool(progress))
     known: dict[str, Any] = {name: progress[name] for name in COPIED_FIELDS if name in progress}
     known["epochs"] = progress.get("epochs") or status.epochs
@@ -117,7 +117,7 @@ def read_state(folder: RunFolder, *, begun: bool) -> tuple[State, str]:
         return "to do", ""
     if folder.is_claimed():
         return "running", ""
-    if failure := read_json(folder.failure):
+    if failure := folder.read_failure():
         retried = failure["state"] == "out of memory"  # such a run is tried again, alone on its device
         return "stopped" if retried else "failed", str(failure["reason"])
     return "stopped" if begun or folder.checkpoint.exists() else "to do", ""

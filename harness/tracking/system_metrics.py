@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from harness.store.damaged_files import NUMBER, missing_parts, not_numbers
+
 MEGABYTE = 1e6
 Sample = dict[str, float]
 
@@ -155,8 +157,10 @@ def read_samples(path: Path) -> list[Mapping[str, float]]:
     """Return the samples of a run; lines that are incomplete or damaged are left out. Without a file, return none."""
     if not path.exists():
         return []
-    samples = []
+    samples: list[Mapping[str, float]] = []
     for line in path.read_bytes().splitlines(keepends=True):
-        with suppress(ValueError):
-            samples += [json.loads(line)] if line.endswith(b"\n") else []
+        with suppress(ValueError, RecursionError):
+            sample: Any = json.loads(line) if line.endswith(b"\n") else None
+            if not (missing_parts(sample, {"time": NUMBER}) or not_numbers(sample)):
+                samples.append(sample)
     return samples

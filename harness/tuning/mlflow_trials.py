@@ -14,7 +14,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial
 
 from harness.planning.planned_runs import Planned
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.run_folder import RunFolder
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.mlflow_store import tracking_errors
 from harness.tuning.search import Search
@@ -124,7 +124,7 @@ class TuningMirror(Mirror):
         if old.get("state") in (None, "running"):
             if folder:
                 self.send_epochs_of(run_id, folder)
-            result = read_json(folder.result) if folder and trial.state.is_finished() else {}
+            result = folder.read_result() if folder and trial.state.is_finished() else {}
             if result:
                 self.send_trial(run_id, result)
                 tags |= result["provenance"]

@@ -148,6 +148,7 @@ class TrialExecution(RunLifecycle):
 
     def write_end(self, state: EndState, score: dict[str, float], reason: str = "") -> None:
         """Write the epochs, then the result: how the trial ended, its score and its cost."""
+        self.check_data()
         write_json_lines(self.folder.metrics, self.history)
         cost = self.counter.cost
         plain = (1 + 2) * self.data.augmented.examples * self.run.recipe.epochs

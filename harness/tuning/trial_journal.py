@@ -64,6 +64,10 @@ def delay_interrupts() -> Iterator[None]:
             handler(*caught[0])
 
 
+class JournalError(Exception):
+    """A journal is damaged, so that its search cannot go on."""
+
+
 class AtomicJournalFile(JournalFileBackend):  # type: ignore[misc]  # Optuna's types are not read
     """Optuna's journal file, with appends that are complete or have no effect.
 
@@ -74,6 +78,24 @@ class AtomicJournalFile(JournalFileBackend):  # type: ignore[misc]  # Optuna's t
         """Open the file, or create it."""
         self.path, self.lock = path, JournalFileSymlinkLock(str(path))
         super().__init__(str(path), self.lock)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield the complete lines from a number on.
+
+        Raises:
+            JournalError: naming the file and the first damaged line. Optuna counts trials by their lines, so that none
+                can be left out.
+        """
+        number = log_number_from
+        try:
+            for log in super().read_logs(log_number_from):
+                if not isinstance(log, dict) or "op_code" not in log:
+                    raise ValueError("it is no entry of a journal")
+                number += 1
+                yield log
+        except ValueError as error:
+            reason = f"line {number + 1} is damaged ({error}), and its search cannot go on"
+            raise JournalError(f"{self.path}: {reason}; restore the file, or remove {self.path.parent}") from error
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append all the lines, or none of them, after the last complete line.

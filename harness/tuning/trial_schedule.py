@@ -9,12 +9,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.planning.schedule import Schedule
 from harness.store.outcome import Outcome
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.run_folder import RunFolder
 from harness.tuning.search import Search
 from harness.tuning.search_space import with_values
 from harness.tuning.trial import PlannedTrial
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_journal import Journal, search_folder, trial_owner
+from harness.tuning.trial_journal import Journal, JournalError, search_folder, trial_owner
 
 START_TIMEOUT = 60.0
 """Seconds after which a trial that another driver began and did not claim is abandoned, by this machine's clock."""
@@ -39,9 +39,17 @@ class TrialSchedule(Schedule):
         super().__init__({}, set(), driver)
         self.folder, self.budget = runs, budget
         self.runs: dict[str, PlannedTrial] = {}
-        self.searches = {search.key: search for search in searches}
-        self.journals = {search.key: Journal(runs, search.key, search.metric, driver) for search in searches}
-        self.trials_at_launch = {key: len(self.trials(key)) for key in self.searches}
+        self.searches: dict[str, Search] = {}
+        self.journals: dict[str, Journal] = {}
+        self.trials_at_launch: dict[str, int] = {}
+        self.damaged: dict[str, str] = {}  # by search, what is wrong with its journal; the others go on without it
+        for search in searches:
+            try:
+                self.journals[search.key] = Journal(runs, search.key, search.metric, driver)
+                self.trials_at_launch[search.key] = len(self.trials(search.key))
+                self.searches[search.key] = search
+            except JournalError as error:
+                self.damaged[str(search)] = str(error)
         self.unclaimed_since: dict[str, float] = {}  # by the token of the trial's owner
 
     def trials(self, search: str) -> list[FrozenTrial]:
@@ -86,7 +94,7 @@ class TrialSchedule(Schedule):
             del self.runs[key]
         elif outcome.state == "finished":
             self.finished.add(key)
-            end = read_json(RunFolder(self.folder, key).result)
+            end = RunFolder(self.folder, key).read_result()
             recorded = end["state"], end["value"], end["reason"], end["plain_trainings"]
             self.journals[planned.search].tell(planned.number, *recorded)
         else:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.planning.planned_runs import Planned
 from harness.store.outcome import Outcome
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.run_folder import RunFolder
 from harness.tracking.background_mirror import BackgroundMirror
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.progress_display import REFRESH_SECONDS, StudyStoppedError
@@ -92,7 +92,7 @@ class TuningDisplay:
         seconds = time.monotonic() - self.started_at[planned.key]
         if planned.key in self.bar_of:
             self.bars.remove_task(self.bar_of.pop(planned.key))
-        end = read_json(RunFolder(self.mirror.runs, planned.key).result) if outcome.state == "finished" else {}
+        end = RunFolder(self.mirror.runs, planned.key).read_result() if outcome.state == "finished" else {}
         state, reason = (end["state"], end["reason"]) if end else outcome
         metric = f": {planned.metric} {end['value']:.4f}" if end and end["value"] is not None else ""
         used = budget_used(self.trials.trials(planned.search))
@@ -117,7 +117,7 @@ class TuningDisplay:
         for key in self.bar_of.keys() - self.trials.running:  # another driver has taken them over
             self.bars.remove_task(self.bar_of.pop(key))
         for key in list(self.trials.running):
-            progress = read_json(RunFolder(self.mirror.runs, key).progress)
+            progress = RunFolder(self.mirror.runs, key).read_progress()
             if progress and key in self.bar_of:
                 self.bars.update(self.bar_of[key], completed=progress["epoch"])
                 planned = self.trials.runs[key]

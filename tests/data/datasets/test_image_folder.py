@@ -9,8 +9,8 @@ import torch
 from data.datasets import image_folder as folders
 from data.datasets.image_folder import (
     class_names,
+    digest_folder,
     files_in_class_folders,
-    folder_digest,
     load_folder,
     measure_channel_statistics,
 )
@@ -241,13 +241,23 @@ def test_statistics_are_measured_once_when_they_are_needed_and_on_some_images(fo
     assert first[0] == pytest.approx(chosen.mean((0, 1, 2)) / 255)
 
 
-def test_the_digest_changes_with_names_and_sizes_only(folder, tmp_path_factory):
-    known = folder_digest(str(folder))
+def test_the_digest_changes_with_names_and_contents_only(folder, tmp_path_factory):
+    first = digest_folder(str(folder))
     copy = shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "folder")
     (copy / "notes.txt").write_text("not an image to train or test on")
-    os.utime(copy / "train" / "a" / "0.png", (0, 0))
-    assert folder_digest(str(copy)) == known
-    (copy / "train" / "a" / "0.png").rename(copy / "train" / "a" / "00.png")
-    renamed = folder_digest(str(copy))
-    write_image(copy / "test" / "a" / "0.png")
-    assert len({known, renamed, folder_digest(str(copy))}) == 3
+    image = copy / "train" / "a" / "0.png"
+    os.utime(image, (0, 0))
+    assert digest_folder(str(copy)) == first
+    before = image.read_bytes()
+    image.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))  # of the same size
+    edited = digest_folder(str(copy))
+    image.rename(image.with_name("00.png"))
+    renamed = digest_folder(str(copy))
+    (copy / "test" / "a" / "0.png").rename(copy / "train" / "a" / "0.png")
+    assert len({first, edited, renamed, digest_folder(str(copy))}) == 4
+
+
+def test_the_digest_does_not_depend_on_the_name_of_the_test_folder(folder):
+    first = digest_folder(str(folder))
+    (folder / "test").rename(folder / "val")
+    assert digest_folder(str(folder)) == first

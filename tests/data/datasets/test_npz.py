@@ -1,9 +1,13 @@
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 
 from data import Augmentation, load
 from data.corruptions import STANDARD_CORRUPTIONS
+from data.files import npz_arrays
 
 
 def arrays(n=12, size=8, channels=None, classes=3):
@@ -163,3 +167,110 @@ def test_a_damaged_file(tmp_path):
     file.write_bytes(contents)
     with pytest.raises(ValueError, match="x_train: cannot be read"):
         load(f"npz:{file}")
+
+
+def replace_member(file, name, content, compression=zipfile.ZIP_STORED):
+    """Write one member of an archive again, with any bytes."""
+    with zipfile.ZipFile(file) as archive:
+        members = {each: archive.read(each) for each in archive.namelist()}
+    members.pop(f"{name}.npy")
+    with zipfile.ZipFile(file, "w") as archive:
+        for each, kept in members.items():
+            archive.writestr(each, kept)
+        archive.writestr(f"{name}.npy", content, compression)
+
+
+def npy(shape, descr="|u1", payload=b"", version=b"\x01\x00"):
+    """Return a .npy file with any header."""
+    header = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + payload
+
+
+def patch(file, signature, offset, value):
+    """Overwrite two bytes in every header of an archive that begins with a signature."""
+    content, start = bytearray(file.read_bytes()), 0
+    while (start := content.find(signature, start)) >= 0:
+        content[start + offset : start + offset + 2] = struct.pack("<H", value)
+        start += 4
+    file.write_bytes(content)
+
+
+UNUSABLE = {
+    "encrypted": r"x_train: cannot be read \(.*encrypted",
+    "compressed in another way": r"x_train: cannot be read \(.*compression",
+    "no array": r"x_train: cannot be read \(it is not an array in the .npy format\)",
+    "empty": r"x_train: cannot be read \(it is not an array in the .npy format\)",
+    "a later format": r"x_train: cannot be read \(it is not an array in the .npy format\)",
+    "10^10 pixels": r"x_train: cannot be read \(it holds 0 bytes, and its header describes another number",
+    "a negative size": r"x_train: cannot be read \(it holds 8 bytes, and its header describes another number",
+    "a number of 4,000 digits": r"x_train: cannot be read \(it holds 0 bytes, and its header describes another number",
+    "objects": r"x_train: cannot be read \(it holds Python objects\)",
+    "another header": r"x_train: cannot be read \(",
+    "cut": r"x_train: cannot be read \(it holds 5 bytes, and its header describes another number",
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_arrays_that_cannot_be_used(write, kind, tmp_path):
+    name, file = write(arrays()), tmp_path / "images.npz"
+    whole = npy((12, 8, 8), payload=bytes(12 * 64))
+    content = {
+        "no array": b"<html>",
+        "empty": b"",
+        "a later format": npy((12, 8, 8), payload=bytes(12 * 64), version=b"\x09\x00"),
+        "10^10 pixels": npy((10_000, 1000, 1000)),
+        "a negative size": npy((-2, -2, 2), payload=bytes(8)),
+        "a number of 4,000 digits": npy((10**3999, 8, 8)),
+        "objects": npy((12,), descr="|O", payload=bytes(96)),
+        "another header": b"\x93NUMPY\x01\x00\x02\x00{]",
+        "cut": npy((12, 8, 8), payload=bytes(5)),
+    }.get(kind, whole)
+    replace_member(file, "x_train", content)
+    if kind == "encrypted":
+        patch(file, b"PK\x01\x02", 8, 1)
+        patch(file, b"PK\x03\x04", 6, 1)
+    if kind == "compressed in another way":
+        patch(file, b"PK\x01\x02", 10, 97)  # WavPack
+        patch(file, b"PK\x03\x04", 8, 97)
+    with pytest.raises(ValueError, match=UNUSABLE[kind]) as error:
+        load(name)
+    assert str(error.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_that_python_can_read(write, tmp_path, compression):
+    name, contents = write(arrays()), arrays()
+    replace_member(
+        tmp_path / "images.npz", "x_train", npy((12, 8, 8), payload=contents["x_train"].tobytes()), compression
+    )
+    assert torch.equal(load(name).train.images[:, 0], torch.from_numpy(contents["x_train"]))
+
+
+def test_arrays_that_fill_the_memory_are_not_read(write, monkeypatch):
+    monkeypatch.setattr(npz_arrays, "MOST_BYTES", 2**10)
+    monkeypatch.setattr(npz_arrays.npy, "read_array", lambda *arguments, **options: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=r"images\.npz: its arrays have more than .* imagefolder:PATH"):
+        load(write(arrays()))
+
+
+def test_an_array_that_stands_in_the_file_twice(write, tmp_path):
+    name = write(arrays())
+    with zipfile.ZipFile(tmp_path / "images.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("x_test.npy", npy((5, 8, 8), payload=bytes(320)))
+    with pytest.raises(ValueError, match="x_test: stands in the file twice"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", ".x", "é", "a b", "a\n", "a\x1b[31m"])
+def test_names_of_ood_datasets_that_cannot_stand_in_tables(write, name):
+    with pytest.raises(ValueError, match="an OOD dataset's name may have letters") as error:
+        load(write(arrays(), **{f"ood_{name}": np.zeros((2, 8, 8), np.uint8)}))
+    assert "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["images\x1b[31m.npz", "im\udce9.npz", "two\nlines.npz", "nul\0.npz"])
+def test_names_of_files_that_cannot_be_printed(tmp_path, name):
+    for dataset, ood in ((f"npz:{tmp_path}/{name}", None), ("digits", [f"npz:{tmp_path}/{name}"])):
+        with pytest.raises(ValueError, match=r"has control characters, or bytes that are no text; rename") as error:
+            load(dataset, ood=ood)
+        assert str(error.value).isprintable()

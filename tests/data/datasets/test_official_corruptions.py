@@ -1,12 +1,15 @@
+import errno
+import hashlib
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.corruptions import EXTRA_CORRUPTIONS, STANDARD_CORRUPTIONS
-from data.datasets import official_corruptions
+from data.datasets import official_checksums, official_corruptions
 from data.datasets.official_corruptions import (
     OFFICIAL,
     check_official_cifar,
@@ -224,13 +227,16 @@ def imagenet_c(tmp_path):
         for i, (corruption, severity) in enumerate((c, s) for c in STANDARD_CORRUPTIONS for s in range(1, 6)):
             for image in images:
                 level = 3 * i + int(image[4])
-                write_level(tmp_path / "ImageNet-C" / corruption / str(severity) / wnid / image, level, 8, 8)
+                file = tmp_path / "ImageNet-C" / corruption / str(severity) / wnid / image
+                with Image.open(write_level(file, level, 8, 8)) as plain:
+                    plain.putpixel((0, 0), (level + 24,) * 3)  # it is not blank
+                    plain.save(file)
     order = np.array([b"val_1.JPEG", b"val_2.JPEG", b"val_3.JPEG", b"val_4.JPEG"])
     return Split(ImageFiles(tmp_path / "imagenet" / "val", order, 8), torch.tensor([0, 1, 0, 1]))
 
 
 def test_imagenet_c_in_the_order_of_the_test_images(imagenet_c, tmp_path):
-    listed = list(load_official_sets("imagenet", tmp_path, imagenet_c)())
+    listed = list(load_official_sets("imagenet", tmp_path, imagenet_c).read())
     assert len(listed) == 75
     for i, (_, _, files) in enumerate(listed):
         assert [path.rpartition("/")[2] for path in files.paths()] == [f"val_{k}.JPEG" for k in (1, 2, 3, 4)]
@@ -246,4 +252,84 @@ def test_imagenet_c_with_a_missing_or_misplaced_image(imagenet_c, tmp_path):
     folder = tmp_path / "ImageNet-C" / "fog" / "2" / "n01"
     (folder / "val_1.JPEG").rename(folder / "val_9.JPEG")
     with pytest.raises(ValueError, match=r"fog/2: 1 of 4 test images are not there; get weather.tar"):
+        load_official_sets("imagenet", tmp_path, imagenet_c)
+
+
+def cifar_sets(tmp_path, labels):
+    """Load the official sets as a task does; their files are those of `write`."""
+    test = Split(torch.zeros(N, 3, 32, 32, dtype=torch.uint8), labels)
+    return load_official_sets("cifar10", tmp_path, test)
+
+
+def test_the_files_are_pinned_at_their_first_use(small, tmp_path, labels, capsys):
+    folder, _ = write(tmp_path, labels)
+    first = cifar_sets(tmp_path, labels)
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    assert [line.split("  ")[1] for line in lines] == sorted(
+        f"{name}.npy" for name in (*STANDARD_CORRUPTIONS, "labels")
+    )
+    assert f"{hashlib.sha256((folder / 'fog.npy').read_bytes()).hexdigest()}  fog.npy" in lines
+    assert f"{folder}: read once from end to end" in capsys.readouterr().err
+    again = cifar_sets(tmp_path, labels)
+    assert again.digest == first.digest == first.compute_digest(None)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_changed_since_its_first_use_is_refused(small, tmp_path, labels):
+    folder, images = write(tmp_path, labels)
+    loaded = cifar_sets(tmp_path, labels)
+    images["fog"][0, 0, 0, 0] ^= 1
+    np.save(folder / "fog.npy", images["fog"])
+    message = (
+        r"/fog\.npy: its SHA-256 is [0-9a-f]{64}, not [0-9a-f]{64} as at its first use; get CIFAR-10-C\.tar .*SUMS"
+    )
+    with pytest.raises(ValueError, match=message):
+        cifar_sets(tmp_path, labels)
+    with pytest.raises(ValueError, match=message):
+        loaded.compute_digest({})
+    (folder / "SHA256SUMS").unlink()
+    assert cifar_sets(tmp_path, labels).digest != loaded.digest
+
+
+@pytest.mark.parametrize("severities", [(1, 2, 3, 4, 5), (5,)])
+def test_blank_images_are_refused(small, tmp_path, labels, severities):
+    folder, images = write(tmp_path, labels)
+    for severity in severities:
+        images["snow"][(severity - 1) * N : severity * N] = (1, 2, 3)
+    np.save(folder / "snow.npy", images["snow"])
+    with pytest.raises(
+        ValueError, match=r"/snow\.npy: 7 of 7 images are blank, all pixels the same; get CIFAR-10-C\.tar"
+    ):
+        cifar_sets(tmp_path, labels)
+    assert not (folder / "SHA256SUMS").exists()
+
+
+def test_damaged_checksums_are_named(small, tmp_path, labels):
+    folder, _ = write(tmp_path, labels)
+    (folder / "SHA256SUMS").write_text("what is this\n")
+    with pytest.raises(ValueError, match=r"SHA256SUMS: line 1 is not a SHA-256 and a path"):
+        cifar_sets(tmp_path, labels)
+
+
+def test_a_folder_that_cannot_be_written_to_is_used_without_pinning(small, tmp_path, labels, monkeypatch, capsys):
+    write(tmp_path, labels)
+
+    def refuse(file, doing):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(official_checksums, "hold_lock", refuse)
+    assert len(cifar_sets(tmp_path, labels).digest) == 64
+    assert "SHA256SUMS: cannot be written (Permission denied)" in capsys.readouterr().err
+
+
+def test_imagenet_c_is_pinned_and_blank_folders_are_refused(imagenet_c, tmp_path):
+    first = load_official_sets("imagenet", tmp_path, imagenet_c)
+    sums = tmp_path / "ImageNet-C" / "SHA256SUMS"
+    assert len(sums.read_text().splitlines()) == 75 and "  fog/3\n" in sums.read_text()
+    file = tmp_path / "ImageNet-C" / "fog" / "3" / "n01" / "val_1.JPEG"
+    write_level(file, 77, 8, 8)
+    with pytest.raises(ValueError, match=r"/fog/3: its SHA-256 is"):
+        first.compute_digest(None)
+    sums.unlink()
+    with pytest.raises(ValueError, match=r"/fog/3: 1 of 4 images are blank, .*; get weather\.tar"):
         load_official_sets("imagenet", tmp_path, imagenet_c)

@@ -48,3 +48,28 @@ def test_a_folder_with_a_dangling_link_is_still_looked_at(tmp_path, cache):
     assert user_cache.read_entry("plan-0") == 1
     (folder / "a.png").write_bytes(b"22")
     assert user_cache.read_entry("plan-0") is None
+
+
+def test_digests_are_kept_and_damaged_ones_are_not_believed(cache):
+    known = user_cache.DigestCache()
+    assert known.get("f" * 64) is None
+    known["f" * 64] = "0" * 64
+    assert known.get("f" * 64) == "0" * 64
+    (entry,) = cache.glob("digest-*.json")
+    for damaged in ("", '{"value": 1, "files": {}}', '{"value": "00", "files": {}}'):
+        entry.write_text(damaged)
+        assert known.get("f" * 64) is None
+
+
+@pytest.mark.parametrize("size", [1, 2 << 20])
+def test_a_file_that_is_replaced_by_an_older_one_of_its_size_is_another(tmp_path, cache, size):
+    path, other = tmp_path / "data.npz", tmp_path / "other.npz"
+    path.write_bytes(bytes(size))
+    os.utime(path, (1, 1))
+    user_cache.write_entry("plan-0", 1, [path])
+    assert user_cache.read_entry("plan-0") == 1
+    other.write_bytes(b"1" * size)
+    os.utime(other, (1, 1))
+    path.write_bytes(other.read_bytes())
+    os.utime(path, (1, 1))
+    assert user_cache.read_entry("plan-0") is None

@@ -331,3 +331,19 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path, econ, envir
     assert "study s: all 1 runs are finished" in done.stdout
     assert before.read_text().startswith(trained), "it went on from where it stood"
     assert len(before.read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("command", ["run", "status", "sync", "leaderboard", "table", "report", "plot", "tune"])
+def test_a_file_in_the_place_of_the_folder_of_runs(tmp_path, write_study, run_here, command):
+    study, file = write_study(tmp_path / "s.yaml"), tmp_path / "file"
+    file.write_text("not a folder")
+    code, out, err = run_here(command, study, "--runs", file)
+    said = " ".join((out + err).split())
+    assert code == 2 and "Invalid value for '--runs'" in said and "Traceback" not in said
+
+
+def test_a_folder_of_runs_below_a_file(tmp_path, write_study, run_here):
+    study = write_study(tmp_path / "s.yaml")
+    assert run_here("status", study, "--runs", study / "runs")[0] == 0
+    code, _, err = run_here("run", study, "--runs", study / "runs")
+    assert code == 2 and err.startswith(f"error: --runs {study}/runs: ") and "Not a directory" in err

@@ -22,6 +22,7 @@ from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.progress_display import ProgressDisplay
+from tests.harness.made_up import made_up_progress, made_up_result
 
 COUNTED = """
 import time
@@ -167,7 +168,7 @@ def take_elsewhere(schedule, root):
 
 def test_a_result_of_another_driver_counts_as_finished(tmp_path, schedule):
     key, folder = take_elsewhere(schedule, tmp_path)
-    write_json(folder.result, {"key": key})
+    write_json(folder.result, made_up_result(key))
     assert list(schedule.check_elsewhere(tmp_path)) == [(key, Outcome("finished", "by another driver"))]
     assert (schedule.elsewhere, schedule.finished, schedule.by_others) == (set(), {key}, {key})
 
@@ -223,7 +224,7 @@ def test_runs_of_another_driver_are_not_sent(tmp_path, plan, schedule):
     theirs = '{"machine": "another machine", "driver": "another"}'
     write_claim(RunFolder(tmp_path, busy).path, 1, theirs)  # and no worker of this driver has started it yet
     for key in (mine, busy, other):
-        write_json(RunFolder(tmp_path, key).progress, {"epoch": 2})
+        write_json(RunFolder(tmp_path, key).progress, made_up_progress(epoch=2))
     show.refreshed = show.searched_elsewhere = 0.0
     with RunFolder(tmp_path, mine).claim(schedule.driver):
         show.tick()
@@ -234,7 +235,7 @@ def test_runs_of_another_driver_are_not_sent(tmp_path, plan, schedule):
     schedule.end(busy, Outcome("elsewhere"))
     show.refreshed = 0.0
     show.tick()
-    write_json(folder.result, {"key": other})
+    write_json(folder.result, made_up_result(other))
     for key, outcome in schedule.check_elsewhere(tmp_path):
         show.ended(plan.runs[key], outcome)
     assert sent == [(mine, True), (mine, False)]
@@ -247,7 +248,7 @@ def test_runs_of_another_driver_are_not_sent(tmp_path, plan, schedule):
 
 def test_runs_of_other_drivers_are_checked_at_intervals(tmp_path, schedule, monkeypatch):
     key, folder = take_elsewhere(schedule, tmp_path)
-    write_json(folder.result, {"key": key})
+    write_json(folder.result, made_up_result(key))
     monkeypatch.setattr(scheduling, "CHECK_SECONDS", 60.0)
     assert list(schedule.check_elsewhere(tmp_path)) == []
 

@@ -11,7 +11,8 @@ from harness.running.execute import execute
 from harness.running.lifecycle import RunLifecycle
 from harness.running.settings import Settings
 from harness.store import checkpoint as checkpoints
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.damaged_files import read_json
+from harness.store.run_folder import RunFolder
 from harness.studies.extra_measurements import ExtraMeasurements, FlatnessMeasurement, PathMeasurement, PlaneMeasurement
 
 EACH_EPOCH = ExtraMeasurements(each_epoch=("distances", "test"))

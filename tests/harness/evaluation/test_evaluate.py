@@ -300,3 +300,18 @@ def test_relative_change():
     assert relative_change(50.0, 60.0) == pytest.approx(0.2)
     assert relative_change(50.0, 0.0) == -1.0
     assert math.isnan(relative_change(0.0, 10.0))
+
+
+@pytest.mark.parametrize("shape", [(K, 3, C + 1), (K, 3, C - 1), (3, C), (K, 3, C, 1)])
+def test_a_prediction_of_other_classes_is_refused(shape):
+    logits = torch.zeros(shape)
+    with pytest.raises(ValueError, match=rf"Fixed.predict returns logits of shape .*, expected \(members, 3, {C}\)"):
+        evaluating.check_shape(make_method(CostCounter()), logits, 3, C)
+
+
+def test_evaluation_refuses_a_class_that_the_dataset_does_not_have():
+    counter = CostCounter()
+    method = make_method(counter)
+    method.table = torch.cat([method.table, method.table[:, :, :1]], 2)
+    with pytest.raises(ValueError, match=f"the dataset has {C} classes"):
+        evaluate(method, make_task(), counter)

@@ -17,6 +17,7 @@ from harness.store.run_folder import RunFolder, write_json
 from harness.studies.build_method import build_meta_method
 from harness.studies.study import load
 from harness.tracking.status import read_statuses
+from tests.harness.made_up import made_up_result
 from tests.harness.tails import Tail
 
 
@@ -34,7 +35,7 @@ def plan_of(monkeypatch, write_study, tmp_path):
 def finish(root, planned, *, state=True):
     """Write what a finished run leaves in its folder, as far as plans look at it."""
     folder = RunFolder(root, planned.key)
-    write_json(folder.result, {"made": "up"})
+    write_json(folder.result, made_up_result(planned.key))
     if state:
         folder.checkpoint.touch()
 
@@ -151,7 +152,7 @@ def test_a_needed_state_is_kept_until_the_last_run_has_started_from_it(plan_of, 
     state = next(iter(plan.runs))
     RunFolder(tmp_path, state).path.mkdir(parents=True)
     RunFolder(tmp_path, state).checkpoint.write_bytes(bytes(100))
-    write_json(RunFolder(tmp_path, state).result, {"made": "up"})
+    write_json(RunFolder(tmp_path, state).result, made_up_result(state))
     for _ in range(3):
         assert needed_trunks(schedule) == {state}
         assert limit_trunk_storage(tmp_path, 0, needed_trunks(schedule)) == []

@@ -15,6 +15,7 @@ from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
 from methods import Method
+from tests.harness.made_up import made_up_result
 
 
 def plan_of(write_study, tmp_path, **changes):
@@ -190,7 +191,7 @@ def test_the_table_counts_epochs_as_written_and_left(write_study, tmp_path):
     plan = plan_of(write_study, tmp_path, methods=methods, seeds=[0, 1])
     runs = by_name(plan)
     for name in ("sgd 0", "sgd 2"):
-        write_json(RunFolder(tmp_path, runs[name].key).result, {"made": "up"})
+        write_json(RunFolder(tmp_path, runs[name].key).result, made_up_result(runs[name].key))
     console = Console(width=200, file=StringIO())
     console.print(plan_table(plan, tmp_path))
     lines = console.file.getvalue().replace("│", " ").splitlines()

@@ -14,10 +14,11 @@ from harness.planning.schedule import Schedule
 from harness.planning.trunk_storage import limit_trunk_storage, needed_trunks
 from harness.planning.trunks import StateHashes, TrunkRun, find_trunks
 from harness.store.outcome import Outcome
-from harness.store.run_folder import RunFolder
+from harness.store.run_folder import RunFolder, write_json
 from harness.studies.build_method import MetaMethods
 from harness.studies.study import load
 from methods import METHODS
+from tests.harness.made_up import made_up_result
 
 EPOCHS = 8
 METHODS_OF_STUDY = [
@@ -184,7 +185,7 @@ def test_a_trunk_that_one_run_waits_for_is_not_trained(write_study, tmp_path, ru
     four, six = (next(p.key for p in plan.runs.values() if p.role == "trunk" and p.epochs == e) for e in (4, 6))
     assert plan.left(runs) == {four: 4, six: 2, sgd: 2, late: 4, later: 2}
     RunFolder(runs, sgd).path.mkdir(parents=True)
-    RunFolder(runs, sgd).result.write_text('{"made": "up"}')
+    write_json(RunFolder(runs, sgd).result, made_up_result(sgd))
     assert plan.left(runs) == {four: 4, late: 4, later: 4}, "of the trunk of six epochs one run is left: it trains them"
     RunFolder(runs, late).checkpoint.parent.mkdir()
     RunFolder(runs, late).checkpoint.touch()
@@ -343,7 +344,7 @@ def state(root, name, size, age):
     folder = RunFolder(root, f"trunks/{name}")
     folder.path.mkdir(parents=True)
     folder.checkpoint.write_bytes(bytes(size))
-    folder.result.write_text('{"made": "up"}')
+    write_json(folder.result, made_up_result(folder.key))
     os.utime(folder.checkpoint, (1e9 - age, 1e9 - age))
     return folder
 

@@ -18,7 +18,8 @@ from harness.running.distributed.ranks import RankError, make_picklable, rank_de
 from harness.running.execute import execute
 from harness.running.settings import Settings
 from harness.store import checkpoint as checkpoints
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.damaged_files import read_json
+from harness.store.run_folder import RunFolder
 from harness.studies.run import DatasetSpec
 from harness.studies.study import with_digest
 from methods import METHODS, SGD, Line, Recipe

@@ -10,7 +10,8 @@ import torch
 
 from harness.engines import Inline, Processes
 from harness.running.out_of_memory import advice, ran_out_of_memory
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.damaged_files import read_json
+from harness.store.run_folder import RunFolder
 
 
 def raised(action):

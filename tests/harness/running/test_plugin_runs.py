@@ -8,7 +8,8 @@ from harness.engines import Inline, Processes
 from harness.parsing.plugins import available_methods
 from harness.running.execute import execute
 from harness.running.settings import Settings
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.damaged_files import read_json
+from harness.store.run_folder import RunFolder
 
 PLUGIN = """
 from methods import Method

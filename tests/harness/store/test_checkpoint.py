@@ -8,8 +8,10 @@ from functools import partial
 import pytest
 import torch
 
-from harness.costs.cost import Cost
+from harness.costs.cost import Cost, CostCounter
+from harness.costs.peak_memory import PeakMemory
 from harness.running.optimizers import make_optimizer
+from harness.running.run_state import RunState
 from harness.store import checkpoint as checkpoints
 from harness.store.checkpoint import (
     Checkpoint,
@@ -19,6 +21,7 @@ from harness.store.checkpoint import (
     load_optimizer_state,
     optimizer_state,
 )
+from harness.store.run_folder import RunFolder
 from methods import SGD, SWA, LatePhaseBatchNorm, Recipe
 from tests.conftest import build, separable
 
@@ -160,3 +163,45 @@ def test_names_must_be_unique():
     with pytest.raises(ValueError, match=r"^Twice.param_groups: 'net.conv.weight' appears twice$"):
         check_parameter_names(build(Twice, Recipe(epochs=1)))
     check_parameter_names(build(partial(SWA, start=0), Recipe(epochs=1)))
+
+
+SPOILT = {
+    "a tensor of another shape": lambda content, name: content["method"].update({name: torch.zeros(7)}),
+    "no tensor": lambda content, name: content["method"].update({name: "text"}),
+    "a tensor is missing": lambda content, name: content["method"].pop(name),
+    "a tensor too many": lambda content, name: content["method"].update(more=torch.zeros(1)),
+    "no method": lambda content, name: content.update(method=None),
+    "an epoch too late": lambda content, name: content.update(epoch=5),
+    "an epoch too early": lambda content, name: content.update(epoch=-1),
+    "an epoch that is no number": lambda content, name: content.update(epoch="two"),
+    "a key that is no text": lambda content, name: content.update(key=3),
+    "momentum of another shape": lambda content, name: content["optimizer"].update({name: {"m": torch.zeros(7)}}),
+    "momentum of another parameter": lambda content, name: content["optimizer"].update(more={"m": torch.zeros(1)}),
+    "no history": lambda content, name: content.update(history=3),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_checkpoint_with_wrong_contents_is_put_aside_before_anything_is_loaded(tmp_path, capsys, spoil):
+    def make():
+        method = build(SGD, Recipe(epochs=4))
+        optimizer = make_optimizer(method, method.recipe)
+        counter, folder = CostCounter(), RunFolder(tmp_path, KEY)
+        peak = PeakMemory(torch.device("cpu"))
+        return RunState(method, optimizer, counter, peak, folder, is_trunk=False, is_writer=True)
+
+    first = make()
+    first.method.update([separable(8)], first.optimizer)
+    first.epoch, first.history = 1, [{"epoch": 1, "time": 1.0}]
+    first.save()
+    assert make().resume("it") is False
+    content = torch.load(first.folder.checkpoint, weights_only=True)
+    SPOILT[spoil](content, "net.conv.weight")
+    torch.save(content, first.folder.checkpoint)
+    state = make()
+    before = copy.deepcopy(state.method.state_dict())
+    assert state.resume("it") is False and state.epoch == 0
+    assert "put aside as checkpoint.corrupt.pt, it starts anew" in capsys.readouterr().err
+    assert not first.folder.checkpoint.exists()
+    for name, value in state.method.state_dict().items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, before[name])

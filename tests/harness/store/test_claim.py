@@ -26,6 +26,7 @@ from harness.store.claim import (
     acquire_claim,
     check_still_owner,
     claim_numbers,
+    claim_path,
     free_if_owner_dead,
     read_claim,
     write_claim,
@@ -322,16 +323,21 @@ def test_only_a_dead_owner_of_this_machine_is_freed_at_once(tmp_path):
     assert read_claim(folder).owner.host == "far"
 
 
-@pytest.mark.parametrize("spoilt", ["{", "null", '{"colour": "red"}', "\0\0\0"])
-def test_a_corrupt_claim_is_released_only_after_the_timeout(tmp_path, spoilt):
+@pytest.mark.parametrize(
+    "spoilt", ["{", "null", '{"colour": "red"}', "\0\0\0", "[1]", '{"process": "x"}', "[" * 10**5, b"\xff\xfe"]
+)
+def test_a_corrupt_claim_is_released_only_after_the_timeout(tmp_path, spoilt, capsys):
     folder = tmp_path / "k"
-    write_claim(folder, 1, spoilt)
+    write_claim(folder, 1, "free")
+    claim_path(folder, 1).write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
+    (folder / "claim.\N{SUPERSCRIPT TWO}").touch()  # a digit, but no number
     observer = ClaimObserver(timeout=0.01)
     with pytest.raises(AlreadyClaimedError, match="an unknown machine"):
         acquire_claim(folder)
     assert not observer.is_free(folder)
     time.sleep(0.02)
     assert observer.is_free(folder)
+    assert capsys.readouterr().err.startswith(f"{folder}/claim.1: names no owner; whoever holds it is given up after")
 
 
 def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch):

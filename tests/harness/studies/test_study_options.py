@@ -1,5 +1,7 @@
 """Tests of the dataset options of a study, and of the values that are refused before anything starts."""
 
+from pathlib import Path
+
 import pytest
 
 import data
@@ -18,6 +20,7 @@ recipe: {{epochs: 2, batch_size: 16{recipe}}}
 @pytest.fixture
 def study(tmp_path):
     (tmp_path / "poem.txt").write_bytes(b"roses are red " * 400)
+    (tmp_path / "short.txt").write_bytes(b"roses are r" * 10)
 
     def write(dataset, architecture="lenet5", recipe="", more=""):
         path = tmp_path / "s.yaml"
@@ -41,10 +44,17 @@ def study(tmp_path):
         ("{name: cifar10, label_noise: 1.5}", "lenet5", "less than or equal to 1"),
         ("{name: cifar10, digest: abc}", "lenet5", "digest: computed from the files; leave it out"),
         ("{name: enwik8, label_noise: 0.5}", "lstm-8", "enwik8 has no option label_noise (=0.5)"),
-        ("{name: enwik8, segment: 90000000}", "lstm-8", "train_size=90000000 symbols are too few"),
+        ("{name: enwik8, segment: 90000000}", "lstm-8", "the text is too short: that part has 90000000 symbols"),
         ("{name: 'text:poem.txt', cutout: 4}", "lstm-8", "poem.txt has no option cutout (=4)"),
         ("{name: 'text:poem.txt', train_size: 50}", "lstm-8", "train_size=50 symbols are too few, at least 101"),
         ("{name: 'text:poem.txt', validation: 1}", "lstm-8", "validation=1 symbols are too few, at least 2"),
+        (
+            "{name: 'text:short.txt'}",
+            "lstm-8",
+            "the text is too short: that part has 99 symbols, at least 101 are needed",
+        ),
+        ("{name: 'text:short.txt', segment: 97}", "lstm-8", "batch_size=16: short segment=97 is too short, at most 2"),
+        ("{name: enwik8, train_size: 105}", "lstm-8", "batch_size=16: enwik8 train=105 is too short, at most 5 fit"),
         ("{name: 'text:nowhere.txt'}", "lstm-8", "nowhere.txt: no such file, expected a text"),
         ("{name: 'text:poem.txt'}", "wrn-10-1", "wrn-10-1 reads images; the data are text"),
         ("digits", "lstm-8", "lstm-8 reads text, rows of symbols; the data are images of 8 x 8 pixels"),
@@ -64,6 +74,16 @@ def test_pretrained_weights_for_the_wrong_data_are_one_error(study):
         load(study("digits", "resnet18", ", initial: imagenet1k_v1"))
     assert "for 3 channels and 1000 classes, the data have 1 and 10" in str(caught.value)
     assert str(caught.value).startswith("1 error in the study")
+
+
+@pytest.mark.parametrize("label", [r"\e[31mred", r"nul\0", r"two\nlines", r"\u2028"])
+def test_labels_that_cannot_be_printed(study, label):
+    path = study("digits")
+    text = Path(path).read_text().replace("methods: [sgd]", f'methods: [{{"{label}": sgd}}]')
+    Path(path).write_text(text)
+    with pytest.raises(StudyError, match="has characters that cannot be printed") as caught:
+        load(path)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_measures_are_a_mapping(study):

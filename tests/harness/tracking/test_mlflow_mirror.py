@@ -12,8 +12,9 @@ from mlflow import MlflowClient
 
 from harness.planning.plan import Plan
 from harness.running.execute import record_failure
+from harness.store.damaged_files import read_json
 from harness.store.outcome import Outcome
-from harness.store.run_folder import RunFolder, read_json, write_json, write_json_lines
+from harness.store.run_folder import RunFolder, write_json, write_json_lines
 from harness.studies.study import load
 from harness.tracking import mlflow_mirror
 from harness.tracking.mlflow_experiment import flatten

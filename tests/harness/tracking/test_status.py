@@ -19,9 +19,10 @@ from harness.planning.plan import Plan
 from harness.running.execute import execute, record_failure
 from harness.running.settings import Settings
 from harness.store import progress
+from harness.store.damaged_files import read_json
 from harness.store.outcome import Outcome
 from harness.store.progress import ProgressFile
-from harness.store.run_folder import RunFolder, read_json, write_json
+from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
 from harness.tracking.status import (
     RunStatus,

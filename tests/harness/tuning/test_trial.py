@@ -171,7 +171,7 @@ def test_the_test_set_is_never_opened(begin, monkeypatch):
                 raise AttributeError(name)
             closed()
 
-    load_task = run_data.load_task.__wrapped__
+    load_task = run_data.load_cached_task.__wrapped__
 
     def without_test(*arguments):
         task = load_task(*arguments)
@@ -329,3 +329,13 @@ def test_the_folder_of_a_trial_is_inside_that_of_its_search(begin):
     _, (planned,), _ = begin("dropout")
     assert isinstance(planned, PlannedTrial)
     assert planned.key == f"tuning/{planned.search}/{planned.run.key}"
+
+
+def test_a_trial_whose_data_were_replaced_is_refused(begin, npz, held_out, tmp_path):
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(npz.read_bytes())
+    held_out[0]["name"] = f"npz:{copy}"
+    _, (planned,), settings = begin("dropout")
+    copy.write_bytes(npz.read_bytes() + b"more")
+    state, reason = execute_trial(planned, settings, ignore)
+    assert state == "failed" and f"{copy}: was changed after this run was planned" in reason

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from harness.store.claim import Owner
 from harness.store.run_folder import describe_disk_error
-from harness.tuning.trial_journal import Journal, read_trials, trial_end, trial_owner
+from harness.tuning.trial_journal import Journal, JournalError, read_trials, trial_end, trial_owner
 
 SPACE = {"p": FloatDistribution(0.0, 1.0), "q": FloatDistribution(0.0, 1.0)}
 
@@ -186,3 +186,13 @@ def test_owners_are_described_as_in_claims(tmp_path):
         assert owner.keys() == vars(here).keys()
         journal.storage.set_trial_user_attr(journal.storage_id(0), "owner", owner)
         assert trial_owner(journal.trials()[0]).is_dead() == dead
+
+
+@pytest.mark.parametrize("damage", [b"\xff\n", b"{\n", b"[1]\n", b"{}\n"])
+def test_a_damaged_line_is_named(journal, tmp_path, damage):
+    begin(journal)
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join([lines[0], damage, *lines[1:]]))
+    for read in (lambda: Journal(tmp_path, "k" * 64, "nll"), lambda: read_trials(tmp_path, "k" * 64)):
+        with pytest.raises(JournalError, match=r"journal\.log: line 2 is damaged \(.*remove .*/k+$"):
+            read()

@@ -17,8 +17,9 @@ from harness.studies.study import load
 from harness.tuning import trial_schedule
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
-from harness.tuning.trial_journal import trial_end
+from harness.tuning.trial_journal import journal_path, trial_end
 from harness.tuning.trial_schedule import TrialSchedule
+from tests.harness.made_up import made_up_result
 
 
 class EndRecorder:
@@ -57,7 +58,8 @@ def make_schedule(*arguments):
 def finish(trials, key, state="finished", value=1.0, cost=1.0):
     """Write the result of a trial and end it, as a worker would."""
     folder = RunFolder(trials.folder, trials.runs[key].key)
-    write_json(folder.result, {"state": state, "value": value, "reason": "", "plain_trainings": cost})
+    end = {"state": state, "value": value, "reason": "", "plain_trainings": cost}
+    write_json(folder.result, made_up_result(key, **end))
     trials.end(key, Outcome("finished"))
 
 
@@ -300,3 +302,13 @@ def test_a_trial_that_always_kills_its_worker_fails_and_others_do_not(tmp_path, 
     assert "its worker process died 3 times" in trial_end(trials.trials(key)[0])["reason"]
     failure = RunFolder(tmp_path / "runs", trials.plan_trial(trials.searches[key], trials.trials(key)[0]).key).failure
     assert json.loads(failure.read_text())["state"] == "failed"
+
+
+def test_a_damaged_journal_stops_its_search_alone(searches, tmp_path):
+    damaged, sound = searches("dropout", "late_phase_bn(K=2, start=1)")
+    journal_path(tmp_path, damaged.key).parent.mkdir(parents=True)
+    journal_path(tmp_path, damaged.key).write_bytes(b"\xff\n")
+    trials = make_schedule([damaged, sound], tmp_path, Budget(2, 9.0))
+    assert list(trials.searches) == [sound.key] and trials.waiting
+    assert trials.damaged.keys() == {str(damaged)}
+    assert "journal.log: line 1 is damaged" in trials.damaged[str(damaged)]
