@@ -135,7 +135,7 @@ def _images(dataset: str, name: str, path: str, root: Path, options: DatasetOpti
         dataset, source, options.get("validation"), options.get("train_size"), options.get("label_noise", 0.0)
     )
     if kind != "official":
-        return task
+        return replace(task, corruption_folder=root / "generated_corruptions")
     return replace(task, official=load_official_sets(dataset, root, source.test))
 
 
