@@ -29,6 +29,7 @@ from harness.cli.options import (
 from harness.cli.options.engine import (
     Address,
     CpusPerRun,
+    Deterministic,
     Device,
     EngineName,
     EngineOptions,
@@ -71,6 +72,7 @@ def run(
     ] = 1,
     fuse: Fuse = "auto",
     compile: Compile = "off",
+    deterministic: Deterministic = False,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,
@@ -129,6 +131,7 @@ def run(
         ranks=ranks,
         fuse=fuse,
         compile=compile,
+        deterministic=deterministic,
         driver=driver,
         began=time.time(),
         system_metrics=system_metrics,
@@ -174,6 +177,8 @@ def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "BackgroundMirro
             soft_wrap=True,
         )
     for key in schedule.failed.keys() - plan.without_trunks.keys():
+        if schedule.failed[key].state == "diverged":
+            continue  # the runs that go on from it diverge too, and say so below
         console.print(f"{plan.runs[key].run} failed; runs that share it train its epochs alone: ", end="", markup=False)
         console.print(schedule.failed[key].reason, markup=False, highlight=False, soft_wrap=True)
     if not failed:

@@ -12,7 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli.options import INTERRUPTED, Compile, Fuse, Plugins, Refusal, Runs, Store, Study, check_runs, console
-from harness.cli.options.engine import Device, EngineName, EngineOptions, Gpus, PerGpu, Threads, choose_engine
+from harness.cli.options.engine import (
+    Deterministic,
+    Device,
+    EngineName,
+    EngineOptions,
+    Gpus,
+    PerGpu,
+    Threads,
+    choose_engine,
+)
 
 if TYPE_CHECKING:
     from harness.engines import Engine
@@ -78,6 +87,7 @@ def tune(
     plugin: Plugins = None,
     fuse: Fuse = "auto",
     compile: Compile = "off",
+    deterministic: Deterministic = False,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Least time between two checkpoints of a trial; 0: every epoch.")
     ] = 10.0,
@@ -133,6 +143,7 @@ def tune(
         driver=driver,
         fuse=fuse,
         compile=compile,
+        deterministic=deterministic,
     )
     output = output or Path("tuned") / f"{loaded.name}.yaml"
     check_runs(runs)

@@ -4,6 +4,7 @@ import itertools
 import math
 from typing import Annotated, Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
@@ -230,6 +231,11 @@ class Recipe(FrozenModel):
             logits: (B, C).
             y: (B,), the class of each example.
         """
+        if logits.dim() > 2 and logits.is_cuda and torch.are_deterministic_algorithms_enabled():
+            logits, y = (
+                logits.movedim(1, -1).flatten(0, -2),
+                y.flatten(),
+            )  # on a GPU torch has no such algorithm for text
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
     def count_examples(self, x: Tensor) -> int:
