@@ -8,7 +8,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup leaderboard test test-more test-all lint format docs benchmark benchmark-gpu benchmark-loading benchmark-engines benchmark-peers clean
+.PHONY: setup leaderboard test test-more test-all lint format docs benchmark benchmark-gpu check-gpu benchmark-loading benchmark-engines benchmark-peers clean
 
 setup: .venv/installed
 
@@ -63,6 +63,10 @@ benchmark: setup
 
 benchmark-gpu: setup
 	$(BIN)/python -m tests.benchmarks.gpu
+
+# Tests that need a GPU, all methods in real runs on it, and measurements: each stage has a limit and a file of its own.
+check-gpu: setup
+	$(BIN)/python -m tests.benchmarks.gpu_checks
 
 benchmark-loading: setup
 	$(BIN)/python -m tests.benchmarks.loading

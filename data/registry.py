@@ -146,7 +146,7 @@ def _images(
         dataset, source, options.get("validation"), options.get("train_size"), options.get("label_noise", 0.0)
     )
     if kind != "official":
-        return task
+        return replace(task, corruption_folder=root / "generated_corruptions")
     return replace(task, official=load_official_sets(dataset, root, source.test, known))
 
 

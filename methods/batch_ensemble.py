@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from methods.core.batch_norm import reestimate
 from methods.core.declarations import About, Batch, Weights
-from methods.core.layers import WEIGHTED, Weighted
+from methods.core.layers import WEIGHTED, Weighted, check_untied
 from methods.core.method import Method
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Recipe
@@ -142,6 +142,8 @@ class BatchEnsemble(Method):
         self.layers = [name for name, layer in self.net.named_modules() if type(layer) in WEIGHTED]
         if not self.layers:
             raise ValueError("BatchEnsemble needs an architecture with linear layers or convolutions")
+        changed = [f"{name}.{key}" for name in self.layers for key in ("weight", "bias")]
+        check_untied(self.net, changed, "BatchEnsemble gives each layer factors and biases of its own")
         self.fast = nn.ModuleList(FastWeights(layer, K) for layer in self.plain_layers())
         for layer, fast in self.layers_with_fast_weights():
             layer.register_forward_pre_hook(fast.scale_input)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.core.batch_norm import reestimate_each
 from methods.core.declarations import About, Batch, Sharing
 from methods.core.late_phase import LATE_PHASE_SHARING
-from methods.core.layers import NamedBuffers
+from methods.core.layers import NamedBuffers, sum_in_layout
 from methods.core.random_streams import MakeNet
 from methods.core.recipe import Position, Recipe
 from methods.late_phase_full import LatePhaseFull
@@ -103,9 +103,7 @@ class Branched(LatePhaseFull):
             if scope not in coefficients:
                 draws = torch.empty(self.K, *shape).exponential_(generator=generator)
                 coefficients[scope] = draws / draws.sum(0)
-            mixed[name] = torch.stack(
-                [a * run[name] for a, run in zip(coefficients[scope].to(p), runs, strict=True)]
-            ).sum(0)
+            mixed[name] = sum_in_layout([run[name] * a for a, run in zip(coefficients[scope].to(p), runs, strict=True)])
         return {**mixed, **self.mixtures[i].named()}  # type: ignore[operator]
 
     def prepare(self, batches: Iterable[Batch]) -> None:

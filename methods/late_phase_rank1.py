@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from methods.core.declarations import About, Sharing, Trunk
 from methods.core.fused_members import LayerForward, Rank1ScaledLayer
 from methods.core.late_phase import LATE_PHASE_ABOUT, LATE_PHASE_SHARING, LatePhase
-from methods.core.layers import Weighted, weight_matrices
+from methods.core.layers import Weighted, check_untied, weight_matrices
 from methods.core.layers import last_layer as name_of_last_layer
 from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Recipe
@@ -94,6 +94,7 @@ class LatePhaseRank1(LatePhase):
         last = [name_of_last_layer(self.net)] if (not only_recurrent if last_layer is None else last_layer) else []
         candidates = recurrent if only_recurrent else weight_matrices(self.net)
         self.matrices = [name for name in candidates if name.rpartition(".")[0] not in last]
+        check_untied(self.net, self.matrices, "rank-1 factors change each matrix by itself")
         with seeded(self.generator("rank-1 factors")):
             factors = [RankOne(self.net.get_parameter(name)) for name in self.matrices]
         self.replicate(last, factors)

@@ -59,6 +59,7 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
         *_seed_notes(board),
         *filter(None, [tuning]),
         *board.attrs.get("notes", []),
+        *_device_notes(runs),
         *unfinished_notes(frame),
     ]
     partial, left_out = board.attrs["partial"], board.attrs.get("left_out", "")
@@ -103,6 +104,18 @@ def _assign_ranks(order: pd.DataFrame) -> dict[int, int | None]:
             ranks[int(index)] = None if pd.isna(first) else rank
             previous = current
     return ranks
+
+
+def _device_notes(runs: pd.DataFrame) -> list[str]:
+    """Return notes on runs that different devices computed, or the same ones with and without TF32."""
+    notes = []
+    if "device" in runs and len(counts := runs["device"].replace("", "unknown").value_counts(sort=False)) > 1:
+        listed = " and ".join(f"{count} on {device}" for device, count in counts.sort_index().items())
+        notes.append(f"Different devices: {listed}. Seconds do not compare, and results differ by rounding.")
+    if "tf32" in runs and len(counts := runs["tf32"].replace("", "unknown").value_counts(sort=False)) > 1:
+        listed = " and ".join(f"{count} with {kind}" for kind, count in counts.sort_index().items())
+        notes.append(f"Different rounding: float32 arithmetic in TF32: {listed}.")
+    return notes
 
 
 def _seed_notes(board: pd.DataFrame) -> list[str]:

@@ -25,7 +25,18 @@ SERIES_PREFIXES = (
 )  # metrics with one value per step; they are not columns of the frame
 NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 """Exceptions that NumPy raises for .npz files that are empty, cut or altered."""
-_TAG_COLUMNS = ("label", "method", "architecture", "dataset", "evaluated_on", "chosen_on", "arrays", "key")
+_TAG_COLUMNS = (
+    "label",
+    "method",
+    "architecture",
+    "dataset",
+    "evaluated_on",
+    "chosen_on",
+    "arrays",
+    "key",
+    "device",
+    "tf32",
+)
 
 
 def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | None = None) -> pd.DataFrame:
@@ -37,6 +48,8 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
       `dataset`, `seed` (int), `evaluated_on` ("test" or "validation"), `chosen_on` ("test" for a run whose weights were
       chosen on test data, else ""; `ranked` leaves these runs out)
     - `arrays` (the arrays that `load_arrays` can load for the run, as in "path plane"; "" for none)
+    - `device` (what computed the run, as in "cuda (NVIDIA H200)"), `tf32` (which of its float32 arithmetic was rounded
+      to TF32: "none", "convolutions" …); "" for runs that do not say so
     - `key` (SHA-256 of the cell's specification), `run_id`, `artifact_uri`, `study`, `store`
     - every final metric as a float under its tracked name, NaN where it is not defined:
       `accuracy`, `corruption_error` (`generated/…` for corruptions that were generated locally) and `single/accuracy`

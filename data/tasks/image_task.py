@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Generator, Tensor
 
 from data.corruptions import SEVERITIES, corrupt
+from data.corruptions.stored import StoredCorruptions
 from data.files.decoder_pool import DecoderPool
 from data.files.image_files import Images
 from data.tasks.batches import ImageBatches, normalisation_constants, normalise
@@ -39,6 +42,7 @@ class ImageTask(Task):
         corruptions: Names of the corruptions generated from the test images; empty for none.
         official: The official corrupted test sets, which replace generated ones; None if they are not used.
         decoder: Decodes the images that are files.
+        corruption_folder: Folder in which generated corruptions are kept; None to generate them again at each call.
     """
 
     name: str
@@ -53,6 +57,7 @@ class ImageTask(Task):
     corruptions: tuple[str, ...]
     official: OfficialSets | None = None
     decoder: DecoderPool = field(default_factory=DecoderPool)
+    corruption_folder: Path | None = None
     _cache: dict[tuple[str, int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -69,6 +74,14 @@ class ImageTask(Task):
             validation=None if self.validation is None else self.validation.to(device),
             test=self.test.to(device),
         )
+
+    @cached_property
+    def _stored(self) -> StoredCorruptions | None:
+        """The corrupted test images on disk; None if they are not kept."""
+        images = self.test.images
+        if self.corruption_folder is None or not isinstance(images, Tensor) or not StoredCorruptions.fits(images):
+            return None
+        return StoredCorruptions(self.corruption_folder, images)
 
     @property
     def device(self) -> torch.device:
@@ -168,9 +181,11 @@ class ImageTask(Task):
             yield x, self.test.labels[start : start + len(x)]
 
     def _corrupt(self, images: Tensor, name: str, severity: int, start: int) -> Tensor:
-        """Return a corruption of some test images, from the cache if the test set is small."""
+        """Return a corruption of some test images: from memory if there are few, from disk unless there are many."""
         if self.test.images.shape.numel() > CACHED_VALUES_LIMIT:
-            return corrupt(images, name, severity, start=start)
+            if self._stored is None:
+                return corrupt(images, name, severity, start=start)
+            return self._stored.part(name, severity, start, start + len(images))
         key = (name, severity, start, len(images))
         if key not in self._cache:
             self._cache[key] = corrupt(images, name, severity, start=start)

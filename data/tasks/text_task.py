@@ -41,12 +41,7 @@ class TextSegments:
     """
 
     def __init__(self, text: Tensor, lanes: int, segment: int, stream: Callable[[], Generator]) -> None:
-        self.length = (len(text) - segment) // lanes  # of a lane, the same for every beginning of a pass
-        if self.length < 1:
-            raise ValueError(
-                f"a text of {len(text)} symbols is too short for {lanes} lanes, one a row of a minibatch, and segments "
-                f"of {segment} symbols"
-            )
+        self.length = check_text_length(len(text), lanes, segment)
         self._text, self._lanes, self._segment, self._stream = text, lanes, segment, stream
         self._rows = (0, lanes)
 
@@ -83,6 +78,21 @@ class TextSegments:
         own = slice(*self._rows)
         for x, y in zip(torch.split(lanes, self._segment, 1), torch.split(following, self._segment, 1), strict=True):
             yield x[own].long(), y[own].long()
+
+
+def check_text_length(symbols: int, lanes: int, segment: int) -> int:
+    """Return the number of symbols in each lane of a training text, the same for every beginning of a pass.
+
+    Raises:
+        ValueError: If the text is too short for one symbol a lane.
+    """
+    length = (symbols - segment) // lanes
+    if length < 1:
+        raise ValueError(
+            f"a text of {symbols} symbols is too short for {lanes} lanes, one a row of a minibatch, and segments of "
+            f"{segment} symbols"
+        )
+    return length
 
 
 class TextWindows:

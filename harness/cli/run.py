@@ -31,6 +31,7 @@ from harness.cli.options.engine import (
     MOST_AT_ONCE,
     Address,
     CpusPerRun,
+    Deterministic,
     Device,
     EngineName,
     EngineOptions,
@@ -78,6 +79,7 @@ def run(
     ] = 1,
     fuse: Fuse = "auto",
     compile: Compile = "off",
+    deterministic: Deterministic = False,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, callback=finite, help="Least time between two checkpoints of a run; 0: every epoch.")
     ] = 10.0,
@@ -144,6 +146,7 @@ def run(
         ranks=ranks,
         fuse=fuse,
         compile=compile,
+        deterministic=deterministic,
         driver=driver,
         began=time.time(),
         system_metrics=system_metrics,
@@ -184,6 +187,8 @@ def conclude(plan: "PlannedRuns", schedule: "Schedule", mirror: "BackgroundMirro
             f"`econ sync {study}` sends them",
         )
     for key in schedule.failed.keys() - plan.without_trunks.keys():
+        if schedule.failed[key].state == "diverged":
+            continue  # the runs that go on from it diverge too, and say so below
         console.print(f"{plan.runs[key].run} failed; runs that share it train its epochs alone: ", end="")
         console.print(schedule.failed[key].reason)
     if not failed:

@@ -26,6 +26,7 @@ from harness.cli.options import (
 )
 from harness.cli.options.engine import (
     MOST_AT_ONCE,
+    Deterministic,
     Device,
     EngineName,
     EngineOptions,
@@ -105,6 +106,7 @@ def tune(
     plugin: Plugins = None,
     fuse: Fuse = "auto",
     compile: Compile = "off",
+    deterministic: Deterministic = False,
     checkpoint_seconds: Annotated[
         float,
         typer.Option(min=0, callback=finite, help="Least time between two checkpoints of a trial; 0: every epoch."),
@@ -164,6 +166,7 @@ def tune(
         driver=driver,
         fuse=fuse,
         compile=compile,
+        deterministic=deterministic,
     )
     output = output or Path("tuned") / f"{loaded.name}.yaml"
     check_runs(runs)

@@ -1,4 +1,4 @@
-"""The engine that executes one run after another in the driver's own process."""
+"""The engine that executes one run after another, on the CPU in the driver's own process."""
 
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from harness.engines.engine import (
     record_ends_elsewhere,
     wait_for_other_drivers,
 )
+from harness.engines.processes import Processes
 from harness.planning.planned_runs import Planned
 from harness.planning.schedule import Schedule
 from harness.running.run_data import load_cached_task
@@ -20,14 +21,21 @@ from harness.store.outcome import Outcome
 
 
 class Inline:
-    """Executes one run after another in this process."""
+    """Executes one run after another, on the CPU in this process."""
 
     def __init__(self, threads: int) -> None:
         """Configure the number of CPU threads."""
         self.threads = threads
 
     def run(self, schedule: Schedule, settings: Settings, observer: RunObserver) -> None:
-        """Execute runs until the schedule has none left. Wait for runs of other drivers last."""
+        """Execute runs until the schedule has none left. Wait for runs of other drivers last.
+
+        On a GPU, runs are executed in one process beside this one, because some errors leave a process that cannot use
+        its GPU any more: it is replaced then.
+        """
+        if torch.device(settings.device).type == "cuda":
+            Processes(1, self.threads, [settings.device]).run(schedule, settings, observer)
+            return
         torch.set_num_threads(self.threads)
         keep_freed_memory()
         while schedule.left:

@@ -1,14 +1,13 @@
 """Measurements after each epoch. They use a copy of the method, so that training stays bit-identical."""
 
-import math
 from collections.abc import Collection, Iterable
-from copy import deepcopy
 
 import torch
 
 from harness.evaluation.weight_space import accuracy_and_nll, anchor_distances
-from harness.store.outcome import DivergenceError
+from harness.store.outcome import check_finite
 from methods import Batch, Method, prepare_for_prediction
+from methods.core.layers import copy_module
 
 
 class EpochEvaluator:
@@ -26,7 +25,7 @@ class EpochEvaluator:
             training: the data with which the method prepares, as before the final prediction.
         """
         self.asked, self.examples, self.training = asked, examples, training
-        self.copy = deepcopy(method)
+        self.copy = copy_module(method)
 
     @torch.no_grad()
     def measure(self, method: Method) -> dict[str, float]:
@@ -49,7 +48,5 @@ class EpochEvaluator:
             for scored in {"test", "validation"}.intersection(self.asked):
                 prepare_for_prediction(self.copy, self.training)
                 found |= accuracy_and_nll(self.copy.predict, self.examples).as_metrics(scored)
-        bad = [name for name, value in found.items() if not math.isfinite(value)]
-        if bad:
-            raise DivergenceError(f"not a number after epoch {method.epoch + 1}: {', '.join(bad)}")
+        check_finite(found, f"after epoch {method.epoch + 1}")
         return found

@@ -21,6 +21,7 @@ from harness.evaluation.ood_detection import detection_metrics
 from harness.evaluation.temperature_scaling import fit_temperature, scale_by_temperature
 from harness.evaluation.weight_space import flat_vector, weights_without_batch_norm
 from methods import Method
+from methods.core.random_streams import all_seeded, stream
 
 MAX_BATCH_SIZE = 1024
 """Largest number of examples in an evaluation batch."""
@@ -85,6 +86,7 @@ def evaluate(method: Method, task: ImageTask, counter: CostCounter, bins: int | 
     x = next(iter(test))[0]
     kept = parameters_kept(method, x[:2])
     passes = forwards_per_example(method, x, counter)
+    warm_up_predictions(method, [x, resize_batch(x, test.examples - len(x) * (len(test) - 1))])
     start = time.perf_counter()
     logits = member_logits(method, (x for x, _ in test))
     seconds = 1000 * (time.perf_counter() - start) / len(y)
@@ -146,6 +148,26 @@ def forwards_per_example(method: Method, x: Tensor, counter: CostCounter) -> flo
     method.predict(x)
     count, counter.cost, counter.counting = counter.cost.forward_examples, kept, False
     return count / len(x)
+
+
+def warm_up_predictions(method: Method, batches: Iterable[Tensor]) -> None:
+    """Predict one batch of each shape on a GPU, so that its search for algorithms is no part of the seconds to come.
+
+    A CPU searches nothing.
+
+    Args:
+        method: prepared for prediction; random numbers that it draws here are drawn again later.
+        batches: batches (B, …) of the shapes to come.
+    """
+    shapes = {x.shape: x for x in batches if x.is_cuda}
+    for x in shapes.values():
+        with all_seeded(stream(method.seed, "warm-up"), x.device):
+            method.predict(x)
+
+
+def resize_batch(values: Tensor, rows: int) -> Tensor:
+    """Return the first rows of a batch, or rows again if there are too few; at most twice as many as it has."""
+    return values[:rows] if rows <= len(values) else torch.cat([values, values])[:rows]
 
 
 def member_logits(method: Method, batches: Iterable[Tensor]) -> Tensor:

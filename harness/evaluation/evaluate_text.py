@@ -17,6 +17,7 @@ from harness.evaluation.evaluate import (
     check_shape,
     forwards_per_example,
     mean,
+    warm_up_predictions,
     weight_vectors,
 )
 from harness.evaluation.streaming_metrics import StreamingMetrics
@@ -117,6 +118,7 @@ def evaluate_text(method: Method, task: TextTask, counter: CostCounter, bins: in
     x = next(iter(test))[0]
     kept = parameters_kept(method, x[:2])
     passes = forwards_per_example(method, x[:2], counter)
+    warm_up_predictions(method, (x for x, _ in test))
     scores = TextScores(None if held_out is None else fit_text_temperature(method, held_out), bins)
     seconds = 0.0
     for logits, y, spent in predict_windows(method, test):

@@ -312,4 +312,6 @@ def measure_flatness(method: Method, asked: FlatnessMeasurement, train: Minibatc
                     if sigma
                     else own
                 )
-    return {"sigma": np.array(asked.sigmas), "loss": np.array([loss]) / members, "increase": (losses - loss) / members}
+    with np.errstate(invalid="ignore"):  # of an infinite loss there is no increase, and the evaluation says so
+        increase = (losses - loss) / members
+    return {"sigma": np.array(asked.sigmas), "loss": np.array([loss]) / members, "increase": increase}

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.evaluation.metrics import apply_in_chunks, check_predictions, ensemble
+from harness.store.outcome import DivergenceError
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 100.0
 """Bounds of the temperature. Values beyond them are no calibration: held-out data without errors would make predictions
@@ -33,7 +34,8 @@ def fit_temperature(logits: Tensor, y: Tensor, average: Literal["probabilities",
         if the temperature has no effect, because there is one class or all classes are equally likely.
 
     Raises:
-        ValueError: if a logit is not finite, or labels do not fit.
+        DivergenceError: if a logit is not finite.
+        ValueError: if labels do not fit.
 
     References:
         Guo et al., On calibration of modern neural networks, ICML 2017, section 4.2, for one network. Rahaman &
@@ -43,7 +45,9 @@ def fit_temperature(logits: Tensor, y: Tensor, average: Literal["probabilities",
     """
     check_predictions(logits[0], y)
     if not all(extreme.isfinite() for extreme in logits.aminmax()):
-        raise ValueError("a temperature cannot be fitted: some logits of the held-out data are not finite")
+        raise DivergenceError(
+            "not a number at evaluation: some logits of the held-out data, to which a temperature is fitted"
+        )
     log_p = ensemble(logits, average)
     if (log_p == log_p[:, :1]).all():
         return 1.0

@@ -11,6 +11,7 @@ from data import Minibatches
 from harness.evaluation import metrics
 from methods import Anchor, Batch, Method
 from methods.core.batch_norm import batch_norms, reestimate
+from methods.core.layers import sum_in_layout
 
 
 class AnchorCombinations:
@@ -51,9 +52,7 @@ class AnchorCombinations:
             coefficients: coefficients of the first anchors, which sum to one. Further anchors have the coefficient 0.
         """
         parts = [(share, weights) for share, weights in zip(coefficients, self.weights, strict=False) if share]
-        point = {
-            name: torch.stack([share * weights[name] for share, weights in parts]).sum(0) for name in self.weights[0]
-        }
+        point = {name: sum_in_layout([share * weights[name] for share, weights in parts]) for name in self.weights[0]}
         point |= {name: value.clone() for name, value in self.buffers.items()}
         if not self.shared_statistics:
             reestimate(self.method, self.training, point)

@@ -1,6 +1,7 @@
 """Compiles networks by `torch.compile`, for the minibatches of training."""
 
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -26,22 +27,24 @@ class CompiledForward:
             net: the network.
             run: the forward of its class, compiled.
         """
-        self.net, self.run = net, run
+        self.net, self.run = ref(net), run  # the network holds this object: it must be free to go
         self.programs: dict[bool, tuple[FusedForwards | None, torch.Size]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledForward":
         """Return the forward of the copied network, which shares the program."""
-        return CompiledForward(memo[id(self.net)], self.run)
+        return CompiledForward(memo[id(self.net())], self.run)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the network, compiled if this is the size and cycle for which it is compiled."""
-        forward = type(self.net).forward
-        forwards = current_forwards(self.net)
-        if self.net.training and torch.is_grad_enabled() and (forwards is None or forwards.worth_compiling):
+        net = self.net()
+        assert net is not None
+        forward = type(net).forward
+        forwards = current_forwards(net)
+        if net.training and torch.is_grad_enabled() and (forwards is None or forwards.worth_compiling):
             asked = (forwards, x.shape)
             if self.programs.setdefault(forwards is not None, asked) == asked:
                 forward = self.run
-        return forward(self.net, x)  # type: ignore[no-any-return]
+        return forward(net, x)  # type: ignore[no-any-return]
 
 
 def compile_forward(net: nn.Module, mode: str) -> None:

@@ -3,7 +3,6 @@
 The result is written last. A run is finished if and only if its result exists.
 """
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -28,9 +27,10 @@ from harness.running.result import make_result, make_trunk_result
 from harness.running.run_data import RunData, check_files_in_training, check_official_files, load_task
 from harness.running.run_state import RunState
 from harness.running.settings import Settings
-from harness.running.training_loop import train_epoch
-from harness.running.worker_process import warm_up
-from harness.store.outcome import DivergenceError
+from harness.running.training_loop import train_epoch, warm_up_epoch
+from harness.running.worker_process import set_up_device
+from harness.store.checkpoint import CheckpointTimer
+from harness.store.outcome import check_finite
 from harness.store.progress import ProgressFile
 from harness.store.run_folder import RunFolder, write_atomically, write_json
 from harness.store.source_archive import check_sources
@@ -40,6 +40,7 @@ from harness.studies.run import Run
 from methods import Anchor, Batch, PreparationData, prepare_for_prediction
 from methods.core.random_streams import all_seeded, stream
 from methods.core.weight_averaging import check_averages
+from methods.core.wrapper import methods_within
 
 
 class RunLifecycle:
@@ -73,8 +74,8 @@ class RunLifecycle:
         self.trunks, self.contained = trunks, contained
         self.progress = ProgressFile(None if group.rank else folder.progress, settings.device)
         self.device = torch.device(settings.device)
+        set_up_device(self.device, deterministic=settings.deterministic)
         self.task = load_task(run.dataset, settings.downloads, self.device, settings.decoders)
-        warm_up(self.device)
         self.memory, self.counter = PeakMemory(self.device), CostCounter()
         self.methods = available_methods(settings.plugins)
         check_sources(run.method, self.methods)
@@ -90,7 +91,8 @@ class RunLifecycle:
             is_writer=not group.rank,
         )
         self.epochs = self.method.epochs if until is None else until
-        self.data = RunData(self.task, run, group, lambda: self.epoch)
+        state = self.state  # not `self`, which would never be freed by itself: it would refer to itself
+        self.data = RunData(self.task, run, group, lambda: state.epoch)
 
     @property
     def epoch(self) -> int:
@@ -193,9 +195,12 @@ class RunLifecycle:
         with self.memory.excluding():
             each_epoch = self.each_epoch()
         self.progress.begin_training(self.epoch, self.epochs)
-        saved = time.monotonic()
+        self.first_epoch = self.epoch
+        timer = CheckpointTimer(self.settings.checkpoint_seconds)
         for epoch in range(self.epoch, self.epochs):
             assert self.optimizer is not None
+            if self.sees_new_shapes(epoch):
+                self.warm_up(epoch)
             with self.group.joint_training(self.counter), self.counter.training(self.device):
                 loss, rate = train_epoch(self.method, self.optimizer, self.data.training, epoch, self.group.mean)
                 if held_out:
@@ -210,11 +215,31 @@ class RunLifecycle:
                 measured = each_epoch.measure(self.method) if each_epoch else {}
             line = {"epoch": self.epoch, "time": time.time(), "train/loss": loss, "train/lr": rate, **measured}
             self.history.append(line)
-            if time.monotonic() - saved >= self.settings.checkpoint_seconds:
-                self.state.save()
-                saved = time.monotonic()
+            if timer.is_due():
+                with timer.saving():
+                    self.state.save()
             self.progress.complete_epoch(self.epoch, line)
-            self.report()
+            self.end_epoch()
+
+    def sees_new_shapes(self, epoch: int) -> bool:
+        """Return whether an epoch is the first of its kind here, on a GPU, which then searches for algorithms.
+
+        The seconds of a compiled network contain its compilation, and with it this search.
+        """
+        if self.device.type != "cuda" or self.compile != "off":
+            return False
+        return epoch == self.first_epoch or epoch in {part.start_epoch for part in methods_within(self.method)}
+
+    def warm_up(self, epoch: int) -> None:
+        """Let the device see all shapes of an epoch before its seconds are counted."""
+        watches = self.method.watches
+        watched = (self.data.held_out(watches), self.data.for_statistics("watch")) if watches else ()
+        with self.memory.excluding(), self.seeded("warm-up"):
+            warm_up_epoch(self.method, self.data.training, epoch, watched)
+
+    def end_epoch(self) -> None:
+        """Report the end of an epoch."""
+        self.report()
 
     def held_out(self) -> Iterable[Batch] | None:
         """Return the held-out data that the method asks for by `watches`; None if it asks for none."""
@@ -288,9 +313,7 @@ class RunLifecycle:
         if not found.forwards_per_example:
             raise ValueError(f"{self.run.method} predicts without a network that make_net drew: no work is counted")
         self.check_data()
-        bad = [name for name, value in {**found.metrics, **around.metrics}.items() if not math.isfinite(value)]
-        if bad:
-            raise DivergenceError(f"not a number at evaluation: {', '.join(bad)}")
+        check_finite({**found.metrics, **around.metrics}, "at evaluation")
         write_atomically(self.folder.predictions, found.save_predictions)
         if around.arrays:
             write_atomically(self.folder.arrays, around.save_arrays)

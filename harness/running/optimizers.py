@@ -45,7 +45,7 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     optimizer = made[0] if len(made) == 1 else CombinedOptimizer(made, positions)
     if any(group["momentum"] for group in sgd):
         parameters = sum(len(group["params"]) for group in optimizer.param_groups)
-        made[0].register_step_pre_hook(partial(create_momentum_buffers, optimizer, parameters))
+        made[0].register_step_pre_hook(partial(create_momentum_buffers, parameters))
     return optimizer
 
 
@@ -75,22 +75,19 @@ class CombinedOptimizer(Optimizer):
             part.step()
 
 
-def create_momentum_buffers(
-    whole: Optimizer, parameters: int, optimizer: Optimizer, args: object, kwargs: object
-) -> None:
+def create_momentum_buffers(parameters: int, optimizer: Optimizer, args: object, kwargs: object) -> None:
     """Create a zero momentum buffer for each parameter that has its first gradient.
 
     torch's fused SGD fails if only some parameters of a group have had a gradient so far. This happens to late-phase
     members in a short cycle.
 
     Args:
-        whole: the optimizer that holds the state of all parameters.
-        parameters: the number of parameter tensors.
+        parameters: the number of parameter tensors, also of other optimizers whose state it shares.
         optimizer: the SGD optimizer that is about to step.
         args: the arguments of the step.
         kwargs: the keyword arguments of the step.
     """
-    if len(whole.state) == parameters:
+    if len(optimizer.state) == parameters:
         return
     for group in optimizer.param_groups:
         if not group["momentum"]:

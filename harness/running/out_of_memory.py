@@ -1,16 +1,37 @@
 """Recognizes errors of runs that ran out of memory, and advises what to do about them."""
 
+import re
+
 import torch
 
 OUT_OF_MEMORY_TEXTS = (
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUFFT_ALLOC_FAILED",
-    "DefaultCPUAllocator",
+    "CUDA out of memory",  # torch's allocator
+    "CUDA ran out of memory outside PyTorch's allocator",  # torch, on behalf of cuDNN
+    "CUDA error: out of memory",  # the CUDA runtime, in C10_CUDA_CHECK
+    "CUDA driver error: out of memory",  # the driver, in C10_CUDA_DRIVER_CHECK: segments that expand
+    "DefaultCPUAllocator",  # torch's allocator on the CPU
+    "CUBLAS_STATUS_ALLOC_FAILED",  # cublas_api.h
+    "CUSOLVER_STATUS_ALLOC_FAILED",  # cusolver_common.h
+    "CUSPARSE_STATUS_ALLOC_FAILED",  # cusparse.h
+    "CUFFT_ALLOC_FAILED",  # cufft.h
+    "CURAND_STATUS_ALLOCATION_FAILED",  # curand.h
+    "CUDNN_STATUS_ALLOC_FAILED",  # cuDNN 8
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",  # cudnn_graph.h, cuDNN 9
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",  # cudnn_graph.h, cuDNN 9
+    # For a convolution, torch tries all engines of cuDNN and drops their reasons, often that memory is missing
+    # (pytorch/pytorch issue 108645). A run that no engine can compute is tried twice, then, and fails with this text.
+    "unable to find an engine to execute this computation",
+    # A library that has no memory for its handle says no more than that it is not initialized.
+    r"CUBLAS_STATUS_NOT_INITIALIZED when calling `cublas(?:Lt)?Create",
+    r"CUSOLVER_STATUS_NOT_INITIALIZED, when calling `cusolver\w*Create",
+    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+    r"Failed to CUDA (?:c|m)alloc(?: async)? \d+ bytes",  # NCCL, include/alloc.h
+    r"Cuda failure (?:\d+ )?'out of memory'",  # NCCL, include/checks.h
 )
-"""Texts in a RuntimeError of PyTorch which say that a library, a driver or the system had no memory left."""
+"""Patterns of texts in a RuntimeError of PyTorch which say that a library, a driver or the system had no memory left.
+
+They stand in torch 2.14 and the libraries that it brings: cuDNN 9, cuBLAS and others of CUDA 13, NCCL 2."""
+OUT_OF_MEMORY = re.compile("|".join(OUT_OF_MEMORY_TEXTS))
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
@@ -18,7 +39,7 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True
-        if isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
+        if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
             return True
         error = error.__cause__
     return False

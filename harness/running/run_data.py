@@ -36,9 +36,12 @@ class RunData:
 
     def batches(self, purpose: str, *, augmented: bool = True) -> Minibatches:
         """Return the training data in the order of a purpose, whole minibatches on every rank."""
-        return self.task.training(
-            self.run.recipe.batch_size, lambda: stream(self.run.seed, purpose, self.epoch()), augmented=augmented
-        )
+        return self.task.training(self.run.recipe.batch_size, self.stream(purpose), augmented=augmented)
+
+    def stream(self, purpose: str) -> Callable[[], torch.Generator]:
+        """Return a function that returns a purpose's generator of the current epoch."""
+        seed, epoch = self.run.seed, self.epoch  # not `self`, which holds minibatches that hold this function
+        return lambda: stream(seed, purpose, epoch())
 
     def training(self, order: int) -> Minibatches:
         """Return this rank's part of the training data in one of its orders; order 0 is that of plain training."""
@@ -46,7 +49,7 @@ class RunData:
 
     def shuffled(self, purpose: str) -> Minibatches:
         """Return the augmented training data in the order of a purpose."""
-        return self.augmented.with_stream(lambda: stream(self.run.seed, purpose, self.epoch()))
+        return self.augmented.with_stream(self.stream(purpose))
 
     def for_statistics(self, purpose: str) -> Minibatches:
         """Return the training data on which running statistics are re-estimated, augmented or plain by the recipe."""

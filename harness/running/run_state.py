@@ -16,6 +16,9 @@ from harness.store.run_folder import RunFolder, write_json_lines
 from methods import Method
 from methods.core.forking import fork, fork_state
 
+IN_TRUNK = " (in the trunk that it goes on from)"
+"""What the message of a run says whose trunk diverged, or a trunk of the trunk."""
+
 
 class RunState:
     """The state of a run's training: everything that a checkpoint holds.
@@ -114,7 +117,7 @@ class RunState:
         for folder in trunks:
             failure = folder.read_failure()
             if failure.get("state") == "diverged":
-                raise DivergenceError(f"{failure['reason']} (in the trunk that it goes on from)")
+                raise DivergenceError(f"{failure['reason'].removesuffix(IN_TRUNK)}{IN_TRUNK}")
             try:
                 if folder.finished:
                     saved = self.load(folder)

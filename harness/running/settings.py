@@ -17,7 +17,8 @@ class Settings:
         runs: the folder of run folders.
         downloads: the folder of datasets.
         device: "cpu", "cuda", "cuda:1" …
-        checkpoint_seconds: the least seconds between two checkpoints of a run; 0 to save one every epoch.
+        checkpoint_seconds: the least seconds between two checkpoints of a run, which are further apart where saving one
+            takes long (`CheckpointTimer`); 0 to save one every epoch.
         plugins: files of the user's own methods.
         decoders: processes that decode image files for a run; None for one per CPU, 0 to decode in the run's process.
         ranks: processes that train a run together, on the CPU or on the CUDA devices from `device` on.
@@ -26,6 +27,7 @@ class Settings:
         began: when the driver began, in seconds since 1970. A run that another driver failed since is not tried again.
         fuse: whether members that share most of their weights are run as one batch; "auto" if that is faster.
         compile: how torch compiles networks for training; "reduce-overhead" uses CUDA graphs.
+        deterministic: whether a GPU computes the same bits at every repetition, which may be slower.
         system_metrics: seconds between two samples of system metrics; None to sample none.
     """
 
@@ -41,4 +43,5 @@ class Settings:
     began: float = math.inf
     fuse: Fuse = "auto"
     compile: Compile = "off"
+    deterministic: bool = False
     system_metrics: float | None = None

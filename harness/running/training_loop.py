@@ -1,16 +1,19 @@
 """The training loop. It is the same for all methods and names none of them."""
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from data import Minibatches
+from harness.evaluation.evaluate import resize_batch
+from harness.running.optimizers import make_optimizer
 from harness.store.outcome import DivergenceError
 from methods import Batch, Method
+from methods.core.layers import copy_module
 from methods.core.random_streams import seed_all, stream
 
 
@@ -59,6 +62,44 @@ def train_epoch(
         raise DivergenceError(f"the training loss became {loss} in epoch {epoch + 1} at learning rate {rate:.3g}")
     method.end_epoch(epoch)
     return loss, rate
+
+
+def warm_up_epoch(
+    method: Method, data: Callable[[int], Minibatches], epoch: int, watched: Sequence[Minibatches] = ()
+) -> None:
+    """Take every kind of update of an epoch once, with a copy of the method.
+
+    cuDNN searches for the fastest algorithm of a convolution when it first meets its shapes. Afterwards it meets no new
+    ones in this epoch, so that the search is not part of the seconds of training.
+
+    Args:
+        method: the method at the beginning of the epoch; it is not changed.
+        data: see `train_epoch`.
+        epoch: the epoch, counted from 0.
+        watched: what `Method.watch` receives; empty if it is not called.
+    """
+    copy = copy_module(method)
+    optimizer = make_optimizer(copy, copy.recipe)
+    copy.begin_epoch(epoch)
+    copy.train()
+    minibatches = data(0)
+    first, last = first_and_last(minibatches)
+    batches = chain(repeat(first, len(minibatches) * copy.data_orders() - 1), [last])
+    seen = set()
+    for group in group_batches(batches, copy.batches_per_update):
+        shapes = tuple(len(labels) for _, labels in group)
+        if shapes not in seen:
+            copy.update(group, optimizer)
+            seen.add(shapes)
+    if watched:
+        copy.watch(*map(first_and_last, watched))
+
+
+def first_and_last(minibatches: Minibatches) -> list[Batch]:
+    """Return the first minibatch of a pass, and rows of it in the number of those of the last one."""
+    x, y = next(iter(minibatches))
+    last = minibatches.examples - len(x) * (len(minibatches) - 1)
+    return [(x, y), (resize_batch(x, last), resize_batch(y, last))]
 
 
 def group_batches(batches: Iterator[Batch], size: Callable[[], int]) -> Iterator[list[Batch]]:

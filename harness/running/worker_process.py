@@ -13,6 +13,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 
 import torch
+import torch._dynamo  # the first optimizer imports it, in a way that keeps what its callers hold
 from torch import nn
 
 
@@ -52,11 +53,34 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def set_up_device(device: torch.device, *, deterministic: bool) -> None:
+    """Make a run's device the current one of this process, choose its algorithms, and warm it up.
+
+    Args:
+        device: the device.
+        deterministic: whether only algorithms may be used that give the same bits at every repetition. An operation
+            that has none raises an error. Otherwise cuDNN measures which algorithm of a convolution is fastest; which
+            one it takes, and so the last bits, may differ from process to process. A CPU has no such algorithms.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if deterministic:
+        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")  # cuBLAS reads it when it is first used
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call takes seconds, for what it imports
+        torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # takes time
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic  # shapes stay the same for a whole run
+    warm_up(device)
+
+
 @cache
 def warm_up(device: torch.device) -> None:
     """Initialize a device with a throw-away training step, so that no run's seconds include this one-time work."""
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).to(device)
-    torch.backends.cudnn.benchmark = True  # shapes stay the same for a whole run: let cuDNN find its fastest algorithm
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
     for _ in range(2):
         net(torch.zeros(2, 1, 8, 8, device=device)).sum().backward()

@@ -1,8 +1,10 @@
 """Checkpoints of runs. State is saved by parameter name, so that an equally built method can load it."""
 
 import io
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from harness.store.run_folder import write_atomically
 from methods import Method
 
 FORMAT = 2
+LARGEST_SHARE = 0.05
+"""The largest share of the time that a run spends saving checkpoints."""
 
 
 class CheckpointError(Exception):
@@ -55,6 +59,39 @@ class Checkpoint:
         buffer = io.BytesIO()  # writing to the file directly would hide a full disk behind an error of torch's own
         torch.save(content, buffer)
         write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+class CheckpointTimer:
+    """Decides when the next checkpoint of a run is due.
+
+    Checkpoints are some seconds apart, and further where saving one takes long: all of them together take at most
+    `LARGEST_SHARE` of the time. The first one is an exception, because nobody knows yet how long it takes.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Begin to measure time.
+
+        Args:
+            seconds: the least seconds between two checkpoints; 0 for one at every opportunity, whatever that costs.
+        """
+        self.seconds = seconds
+        self.began = self.saved = time.monotonic()
+        self.last = self.total = 0.0  # seconds of saving
+
+    def is_due(self) -> bool:
+        """Return whether a checkpoint is due now."""
+        now = time.monotonic()
+        affordable = self.total + self.last <= LARGEST_SHARE * (now - self.began)
+        return not self.seconds or (now - self.saved >= self.seconds and affordable)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure how long a checkpoint takes that is saved inside a `with` block."""
+        start = time.monotonic()
+        yield
+        self.saved = time.monotonic()
+        self.last = self.saved - start
+        self.total += self.last
 
 
 def load(path: Path, key: str) -> Checkpoint:

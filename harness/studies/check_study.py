@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
+from torch import nn
 
 import data
 from data import TEXTS
 from data.datasets.downloaded import DOWNLOADED_SHAPES
+from data.tasks.text_task import SEGMENT, TextTask, check_text_length
 from harness.parsing.method_expression import MethodSpec
 from harness.parsing.yaml_errors import Errors, suggest_closest
 from harness.studies.build_method import MetaMethods, count_anchors
 from harness.studies.grid import Grid
 from harness.studies.run import DatasetSpec, Run
+from methods.core.batch_norm import batch_norms
 from methods.core.late_phase import LatePhase
 from methods.core.recipe import Recipe
 from methods.core.wrapper import methods_within
@@ -168,7 +171,7 @@ def check_architecture(
     except ValueError as error:
         errors.add(("recipe",), f"{dataset.label} · {architecture}: {error}")
     try:
-        meta_methods.build(plain, shape)
+        check_minibatches(meta_methods.build(plain, shape).net, plain, shape)
         is_text = shape.image_size is None and shape is not TEXT_PLACEHOLDER
         most = data.most_lanes(dataset.name, **dataset.options()) if is_text else None
         if most is not None and recipe.batch_size > most:
@@ -177,6 +180,35 @@ def check_architecture(
         errors.add(("architectures", errors.original_index("architectures", j)), str(error).partition("\n")[0])
         return None
     return plain
+
+
+def check_minibatches(net: nn.Module, plain: Run, shape: data.DatasetShape) -> None:
+    """Refuse minibatches that a network cannot be trained on.
+
+    Args:
+        net: the network.
+        plain: run of plain training on the dataset and architecture to check.
+        shape: shape of its data.
+
+    Raises:
+        ValueError: for BatchNorm and minibatches of one example, and for a text of fewer symbols than rows.
+    """
+    rows = plain.recipe.batch_size
+    if min(rows, shape.train) == 1 and batch_norms(net):
+        reason = "batch_size: 1" if rows == 1 else f"{plain.dataset.label} has one training example"
+        raise ValueError(
+            f"{plain.architecture} has BatchNorm layers, which normalise over a minibatch and so cannot be trained on "
+            f"single examples ({reason})"
+        )
+    dataset, symbols = plain.dataset, plain.dataset.train_size
+    if dataset.name.partition(":")[0] not in TEXTS or shape is TEXT_PLACEHOLDER:
+        return
+    if symbols is None and dataset.name not in DOWNLOADED_SHAPES:
+        task = data.load(dataset.name, root=Path(), **dataset.options())
+        assert isinstance(task, TextTask)
+        symbols = len(task.train)
+    if symbols is not None:  # a whole downloaded text is long enough
+        check_text_length(symbols, rows, dataset.segment or SEGMENT)
 
 
 def check_methods(

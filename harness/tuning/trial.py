@@ -1,6 +1,5 @@
 """Execution of one trial: a run that is scored on validation data after every epoch, and may be pruned."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from harness.running.lifecycle import RunLifecycle
 from harness.running.result import COUNTED_COSTS, TIMED_COSTS, select_costs
 from harness.running.settings import Settings
 from harness.store.environment import describe_environment
-from harness.store.outcome import DivergenceError, Outcome
+from harness.store.outcome import DivergenceError, Outcome, check_finite
 from harness.store.run_folder import RunFolder, write_json, write_json_lines
 from harness.studies.run import Run
 from harness.tuning.pruning import REDUCTION_FACTOR, departure_epoch, rungs, survives_rung
@@ -79,9 +78,9 @@ class TrialExecution(RunLifecycle):
         self, planned: PlannedTrial, settings: Settings, folder: RunFolder, report: Callable[[], None]
     ) -> None:
         """Load the data, build the method and open the journal."""
-        self.planned, self.on_epoch_end = planned, report
+        self.planned = planned
         self.journal = Journal(settings.runs, planned.search, planned.metric)
-        super().__init__(planned.run, settings, folder, self.end_epoch)
+        super().__init__(planned.run, settings, folder, report)
 
     def each_epoch(self) -> EpochEvaluator:
         """Score every epoch on validation data."""
@@ -109,7 +108,7 @@ class TrialExecution(RunLifecycle):
 
     def end_epoch(self) -> None:
         """Report the end of an epoch, then decide whether to continue."""
-        self.on_epoch_end()
+        super().end_epoch()
         self.prune_if_worse()
 
     def prune_if_worse(self) -> None:
@@ -142,8 +141,7 @@ class TrialExecution(RunLifecycle):
         """Score the finished method on validation data."""
         self.method.eval()
         score = accuracy_and_nll(self.method.predict, self.data.held_out("validation")).as_metrics("validation")
-        if bad := [name for name, value in score.items() if not math.isfinite(value)]:
-            raise DivergenceError(f"not a number at the end: {', '.join(bad)}")
+        check_finite(score, "at the end")
         self.write_end("finished", score)
 
     def write_end(self, state: EndState, score: dict[str, float], reason: str = "") -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from methods.core.batch_norm import batch_norms
 from methods.core.declarations import Anchor, Trunk
 from methods.core.late_phase import LATE_PHASE_SHARING, LatePhase
+from methods.core.layers import check_untied
 from methods.core.layers import last_layer as name_of_last_layer
 from methods.core.random_streams import MakeNet, seeded
 from methods.core.recipe import Recipe
@@ -154,6 +155,9 @@ class Hypernetwork(LatePhase):
         convolutions.pop(last, None)
         if not convolutions:
             raise ValueError("a hypernetwork needs an architecture with convolutions, which it generates")
+        check_untied(
+            self.net, [f"{name}.weight" for name in convolutions], "a hypernetwork generates each kernel by itself"
+        )
         self.groups = group_layers({n: tuple(c.weight.shape) for n, c in convolutions.items()}, D, D_irregular)
         with seeded(self.generator("hypernetwork")):
             device = next(self.net.parameters()).device

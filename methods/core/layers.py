@@ -1,11 +1,12 @@
 """Find layers and weights in a network: the last layer, weight matrices, recurrent state."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from types import NoneType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,52 @@ def carries_state(net: nn.Module) -> bool:
     return any(getattr(module, "carries_state", False) for module in net.modules())
 
 
+TIED_WEIGHTS: WeakKeyDictionary[nn.Module, list[list[str]]] = WeakKeyDictionary()
+"""What `find_tied_weights` found for networks that have run with other weights than their own."""
+
+
+def find_tied_weights(net: nn.Module) -> list[list[str]]:
+    """Return all names of each weight that several layers have in common, such as an embedding and the last layer."""
+    names: dict[int, list[str]] = {}
+    for layer_name, layer in net.named_modules():  # each layer once, also one that stands at several places
+        for name, p in layer.named_parameters(recurse=False):
+            names.setdefault(id(p), []).append(f"{layer_name}.{name}".lstrip("."))
+    return [places for places in names.values() if len(places) > 1]
+
+
+def tie_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights by name, in which tied weights stand under all their names; of several values, the first counts.
+
+    Args:
+        net: the network. Its layers keep the weights that they have in common.
+        weights: weights to run it with, by its names; of tied weights, one name is enough.
+    """
+    if net not in TIED_WEIGHTS:
+        TIED_WEIGHTS[net] = find_tied_weights(net)
+    tied = dict(weights)
+    for names in TIED_WEIGHTS[net]:
+        given = [tied[name] for name in names if name in tied]
+        tied.update(dict.fromkeys(names, given[0]) if given else {})
+    return tied
+
+
+def check_untied(net: nn.Module, weights: Iterable[str], what: str) -> None:
+    """Refuse to change weights one by one that layers have in common.
+
+    Args:
+        net: the network.
+        weights: the names of the weights that are to be changed.
+        what: what changes them, for the message.
+
+    Raises:
+        ValueError: naming the first of them that has several names.
+    """
+    changed = set(weights)
+    for names in find_tied_weights(net):
+        if changed.intersection(names):
+            raise ValueError(f"{what}, and would tell {' and '.join(names)} apart, which are one weight (tied)")
+
+
 Copied = TypeVar("Copied", bound=nn.Module)
 PLAIN_STATE = (nn.Module.__setstate__, nn.Conv2d.__setstate__)
 """The ways in which modules take their state that leave a whole one as it is."""
@@ -91,7 +138,10 @@ def copy_part(module: Copied, memo: dict[int, Any]) -> Copied:
     """
     cls = type(module)
     if id(module) in memo or hasattr(cls, "__deepcopy__") or cls.__setstate__ not in PLAIN_STATE:
-        return deepcopy(module, memo)
+        other = deepcopy(module, memo)
+        if isinstance(other, nn.RNNBase):
+            other.flatten_parameters()  # cuDNN wants its weights in one piece of memory; on a CPU nothing happens
+        return other
     copied = cls.__new__(cls)
     memo[id(module)] = copied
     state = module.__getstate__()  # type: ignore[no-untyped-call]
@@ -119,6 +169,11 @@ def copy_value(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = nn.Parameter(copied, value.requires_grad) if kind is nn.Parameter else copied
         return memo[id(value)]
     return copy_part(value, memo) if isinstance(value, nn.Module) else deepcopy(value, memo)
+
+
+def sum_in_layout(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of tensors of one shape in the memory layout of the first; stacking alone would lose it."""
+    return torch.empty_like(tensors[0]).copy_(torch.stack(list(tensors)).sum(0))
 
 
 class NamedBuffers(nn.Module):

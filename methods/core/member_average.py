@@ -33,7 +33,11 @@ def average_members(
             sums[name] = sums[name].add_(value) if name in sums else value.to(torch.float64, copy=True)
         if not layers:
             like = dict(member)
-            layers = {name: [] for name in batch_norms(net) if f"{name}.weight" in member}
+            parts = (
+                "weight",
+                "running_var",
+            )  # without running statistics, a layer's outputs are not affine in its input
+            layers = {name: [] for name in batch_norms(net) if all(f"{name}.{part}" in member for part in parts)}
         for name, found in layers.items():
             found.append(layer_tensors(member, name))
     mean = {name: (total / count).to(like[name]) for name, total in sums.items()}

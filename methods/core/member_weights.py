@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from methods.core.batch_norm import batch_norms
 from methods.core.declarations import Weights
-from methods.core.layers import NamedBuffers, copy_module
+from methods.core.layers import NamedBuffers, check_untied, copy_module
 from methods.core.method import Method
 
 
@@ -61,6 +61,11 @@ class MemberWeights(Method):
                 but members lack the layers that it applies to.
         """
         self.names, self.factors, self.late_factors = list(names), nn.ModuleList(factors), late_factors
+        layers = ((name, self.net.get_submodule(name)) for name in self.names)
+        owned = [
+            f"{name}.{key}".lstrip(".") for name, layer in layers for key, _ in layer.named_parameters(recurse=False)
+        ]
+        check_untied(self.net, owned, "each member gets a copy of whole layers")
         if self.start_epoch == self.epochs and not self.factors:
             raise ValueError("start=None: without a late phase this is plain training, sgd")
         if not self.names and self.member_weight_decay != self.recipe.weight_decay:
@@ -86,7 +91,7 @@ class MemberWeights(Method):
     @property
     def own_statistics(self) -> bool:
         """Whether each member has BatchNorm running statistics of its own."""
-        return not batch_norms(self.net).keys().isdisjoint(self.names)
+        return any(layer.track_running_stats and name in self.names for name, layer in batch_norms(self.net).items())
 
     @property
     def shared_norms(self) -> set[str]:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from methods.core.batch_norm import reestimate_each
 from methods.core.declarations import SHARES_NOTHING, About, Anchor, Batch, Need, PreparationData, Sharing, Weights
+from methods.core.layers import tie_weights
 from methods.core.random_streams import MakeNet, stream
 from methods.core.recipe import Recipe
 
@@ -204,14 +205,14 @@ class Method(nn.Module):
         Args:
             x: (B, …).
             weights: parameters and buffers by the network's names, used in place of the network's own. In training
-                mode, BatchNorm buffers among them are updated in place.
+                mode, BatchNorm buffers among them are updated in place. Weights that layers have in common stay tied.
 
         Returns:
             Logits, (B, C).
         """
         if weights is None:
             return self.net(x)  # type: ignore[no-any-return]
-        return functional_call(self.net, dict(weights), (x,), tie_weights=False)  # type: ignore[no-any-return]
+        return functional_call(self.net, tie_weights(self.net, weights), (x,), tie_weights=False)  # type: ignore[no-any-return]
 
     def loss(self, x: Tensor, y: Tensor, weights: Weights | None = None) -> Tensor:
         """Return the training loss on one minibatch, a scalar.

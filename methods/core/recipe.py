@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, get_args
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
@@ -335,6 +336,11 @@ class Recipe(FrozenModel):
             logits: (B, C).
             y: (B,), the class of each example.
         """
+        if logits.dim() > 2 and logits.is_cuda and torch.are_deterministic_algorithms_enabled():
+            logits, y = (
+                logits.movedim(1, -1).flatten(0, -2),
+                y.flatten(),
+            )  # on a GPU torch has no such algorithm for text
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
     def count_examples(self, x: Tensor) -> int:

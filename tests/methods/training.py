@@ -6,7 +6,7 @@ import torch
 
 from harness.running.optimizers import make_optimizer
 from harness.running.training_loop import train_epoch
-from methods import Method
+from methods import MakeNet, Method
 from methods.core.method import prepare_for_prediction
 from tests.conftest import build, separable
 
@@ -44,6 +44,13 @@ def finish(method: Method, batches) -> Method:
 
 def trained(make, recipe, batches, seed: int = 0, net: str = "tiny") -> Method:
     method = build(make, recipe, seed, net)
+    train_epochs(method, make_optimizer(method, recipe), batches)
+    return finish(method, batches)
+
+
+def trained_on(net, make, recipe, batches) -> Method:
+    """Train and finish a method on networks of a class."""
+    method = make(MakeNet(net, seed=0), recipe)
     train_epochs(method, make_optimizer(method, recipe), batches)
     return finish(method, batches)
 

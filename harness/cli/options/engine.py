@@ -1,8 +1,10 @@
 """The options of engines, and the engine and devices that they choose."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,6 +45,13 @@ Threads = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: cuda if there is one.")]
+
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="The same bits at every repetition, on a GPU too, which may be slower there."),
+]
+CUDA_WARNING = "CUDA initialization: "
+"""How the warnings of torch begin that say why there are no GPUs."""
 
 
 class EngineName(StrEnum):
@@ -90,8 +99,6 @@ def choose_engine(asked: EngineOptions) -> ChosenEngine:
     Raises:
         Refusal: if options contradict each other, or ask for what is not there.
     """
-    import torch
-
     from data.files.usable_cpus import threads_asked_for, usable_cpus
     from harness.engines import Ray, make_engine
 
@@ -116,7 +123,7 @@ def choose_engine(asked: EngineOptions) -> ChosenEngine:
         raise Refusal(f"--workers {asked.workers}: the engine inline trains one run at a time; add --engine processes")
     if asked.cpus_per_run is not None or asked.gpus_per_run is not None:
         raise Refusal("--cpus-per-run and --gpus-per-run share a Ray cluster: add --engine ray")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if asked.device is None else asked.device
+    device = asked.device or ("cuda" if count_gpus() else "cpu")
     room = max(1, cores // (threads or 1))
     devices = choose_devices(asked.engine, device, asked.workers, room, asked.gpus, asked.per_gpu)
     check_ranks(devices[0], asked.ranks, len(devices))
@@ -148,16 +155,45 @@ def choose_devices(
     return devices
 
 
+@cache
+def unusable_gpus() -> str:
+    """Return why torch cannot use this machine's GPUs, such as a driver that is too old; "" if it can or has none."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.is_available()  # torch only warns, once a process, and says that there are no GPUs
+    reasons = [str(warning.message) for warning in caught if str(warning.message).startswith(CUDA_WARNING)]
+    return reasons[0].removeprefix(CUDA_WARNING).partition(" (Triggered internally")[0] if reasons else ""
+
+
+def count_gpus() -> int:
+    """Return the number of GPUs.
+
+    Raises:
+        Refusal: if there are GPUs that torch cannot use: training on the CPU instead is a choice of the user's.
+    """
+    import torch
+
+    if reason := unusable_gpus():
+        raise Refusal(f"this machine's GPUs cannot be used: {reason} To train on the CPU, add --device cpu")
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def check_device(device: str) -> None:
-    """Refuse a device that is not there."""
+    """Refuse a device that is not there, or of a kind that runs do not compute on."""
     import torch
 
     try:
-        there = torch.empty(1, device=device)
+        wanted = torch.device(device)
+        if wanted.type != "cuda" or not count_gpus():
+            torch.empty(1, device=device)  # its error says what is missing
     except (RuntimeError, AssertionError, ValueError) as error:
         raise Refusal(f"--device {device}: {str(error).splitlines()[0]}") from error
-    if there.is_meta:
-        raise Refusal(f"--device {device}: nothing is computed on this device; take cpu or cuda")
+    if wanted.type not in ("cpu", "cuda"):
+        raise Refusal(f"--device {device}: runs compute on cpu or cuda; nobody has tried {wanted.type}")
+    if wanted.type == "cuda" and (wanted.index or 0) >= count_gpus():  # no context on a GPU, which would take memory
+        raise Refusal(f"--device {device}: {count_gpus()} GPUs are visible, counted from 0")
 
 
 def check_ranks(device: str, ranks: int, workers: int) -> None:
@@ -245,6 +281,8 @@ def share_cluster(
     from harness.engines import Cluster
 
     here = torch.cuda.device_count()
+    if device is None and gpus is None and Cluster(address).local:
+        here = count_gpus()
     if not here and device is None and gpus is None and not Cluster(address).local:
         raise Refusal("the cluster's GPUs are not seen from here: add --gpus-per-run 1 (or 0.25, …), or --device cpu")
     device = device or ("cuda" if (here if gpus is None else gpus) else "cpu")

@@ -43,3 +43,21 @@ def test_notes_count_what_is_missing(runs):
     failed = next(note for note in notes if "failed" in note)
     assert failed.startswith("Not shown, failed: 7 runs (swa · x · y · seed 0: b; ")
     assert failed.endswith("seed 4: b; and 2 more).")
+
+
+def test_notes_say_where_devices_or_their_rounding_differ(runs):
+    cpu, gpu = "cpu (x86_64)", "cuda (NVIDIA H200)"
+    machines = [(cpu, "none"), (gpu, "convolutions"), (gpu, "convolutions"), ("", "")]
+    rows = [{"label": str(i), "accuracy": 90.0, "device": d, "tf32": t} for i, (d, t) in enumerate(machines)]
+
+    def device_notes(rows):
+        return [note for note in leaderboard(runs(*rows)).attrs["notes"] if note.startswith("Different")]
+
+    assert device_notes(rows[:3]) == [
+        f"Different devices: 1 on {cpu} and 2 on {gpu}. Seconds do not compare, and results differ by rounding.",
+        "Different rounding: float32 arithmetic in TF32: 2 with convolutions and 1 with none.",
+    ]
+    assert "1 on unknown" in device_notes(rows[2:])[0]
+    assert device_notes(rows[1:3]) == device_notes(rows[:1]) == []
+    rows[2]["tf32"] = "none"
+    assert [note.split(":")[0] for note in device_notes(rows[1:3])] == ["Different rounding"]

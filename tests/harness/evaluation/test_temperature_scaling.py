@@ -20,6 +20,7 @@ from harness.evaluation.temperature_scaling import (
     fit_temperature,
     scale_by_temperature,
 )
+from harness.store.outcome import DivergenceError
 
 
 def random_case(seed: int, K: int = 1, n: int = 300, C: int = 4, scale: float = 3.0):
@@ -138,7 +139,7 @@ def test_where_no_temperature_matters_it_is_one():
 def test_logits_that_are_not_finite_are_refused(bad):
     logits, y = random_case(0, K=2)
     logits[1, 7, 2] = bad
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(DivergenceError, match="not a number at evaluation: some logits of the held-out data"):
         fit_temperature(logits, y)
 
 

@@ -319,6 +319,15 @@ def test_a_run_whose_trunk_diverged_diverged(write_study, tmp_path, run_study):
         assert reason.endswith("(in the trunk that it goes on from)") == (key in done.plan.without_trunks)
 
 
+def test_a_diverged_trunk_is_named_once_also_where_a_trunk_goes_on_from_it(write_study, tmp_path, run_study):
+    recipe = {"epochs": EPOCHS, "batch_size": 16, "lr": 1e30}
+    methods = ["sgd", "late_phase_bn(K=2, start=2)", "late_phase_bn(K=2, start=4)"]
+    done = run_study(study_of(write_study, tmp_path, methods=methods, recipe=recipe), tmp_path / "runs", share=True)
+    reasons = [outcome.reason for outcome in done.schedule.failed.values()]
+    assert len(reasons) == len(done.plan.runs) >= 5, "trunks of 2 and of 4 epochs"
+    assert {reason.count("in the trunk that it goes on from") for reason in reasons} == {0, 1}
+
+
 def test_the_same_state_whichever_run_trains_it(write_study, tmp_path, run_study):
     """A trunk's file is that of a study in which another method comes first."""
     found = []

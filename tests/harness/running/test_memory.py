@@ -36,11 +36,37 @@ def test_errors_of_a_system_without_memory(action):
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
+        *map(
+            RuntimeError,
+            [
+                "CUDA out of memory. Tried to allocate",
+                "CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes, cuDNN",
+                "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+                "CUDA driver error: out of memory",
+                "GET was unable to find an engine to execute this computation",
+                "FIND was unable to find an engine to execute this computation",
+                "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+                "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+                "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+                "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+                "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasLtCreate(&handle)`",
+                "CUDA error: CUSOLVER_STATUS_ALLOC_FAILED",
+                "cusolver error: CUSOLVER_STATUS_NOT_INITIALIZED, when calling `cusolverDnCreate(handle)`. If you keep",
+                "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(&handle)`",
+                "cuFFT error: CUFFT_ALLOC_FAILED",
+                "curand error: CURAND_STATUS_ALLOCATION_FAILED",
+                "Failed to CUDA calloc async 608 bytes",
+                "NCCL error in: NCCL.cpp:36, unhandled cuda error\nLast error:\nFailed to CUDA calloc 64 bytes",
+                "Failed to CUDA malloc 536870912 bytes",
+                "NCCL error: Cuda failure 2 'out of memory'",
+                "NCCL WARN Cuda failure 'out of memory'",
+            ],
+        ),
     ],
+    ids=str,
 )
 def test_errors_of_a_gpu_without_memory(error):
     assert ran_out_of_memory(error)
@@ -50,7 +76,32 @@ def test_errors_of_a_gpu_without_memory(error):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("CUDA out of memory"), OSError(28)]
+    "error",
+    [
+        ValueError("CUDA out of memory"),
+        OSError(28),
+        *map(
+            RuntimeError,
+            [
+                "mat1 and mat2 shapes cannot be multiplied",
+                "CUDA error: an illegal memory access was encountered",
+                "CUDA error: device-side assert triggered",
+                "CUDA error: unspecified launch failure",
+                "CUDA driver error: invalid argument",
+                "Found no NVIDIA driver on your system.",
+                "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous",
+                "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+                "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+                "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k)`",
+                "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm( handle, opa, opb, m, n, k)`",
+                "cusolver error: CUSOLVER_STATUS_EXECUTION_FAILED, when calling `cusolverDnCreate(handle)`",
+                "NCCL error: unhandled cuda error, Cuda failure 'peer access is not supported between two'",
+                "Expected all tensors to be on the same device",
+                "unable to find a valid batch; the data ran out of examples",
+            ],
+        ),
+    ],
+    ids=str,
 )
 def test_other_errors(error):
     assert not ran_out_of_memory(error)

@@ -11,6 +11,7 @@ from harness.running.execute import execute
 from harness.running.precision import use_bfloat16
 from harness.running.settings import Settings
 from harness.store.run_folder import RunFolder
+from tests.conftest import separable
 
 
 class TypeRecorder(nn.Module):
@@ -91,3 +92,47 @@ def test_a_run_in_bfloat16_has_another_key(make_run, tmp_path, method):
     assert {v.dtype for v in state.values() if isinstance(v, torch.Tensor) and v.is_floating_point()} == {torch.float32}
     result = json.loads(RunFolder(tmp_path, run.key).result.read_text())
     assert result["spec"]["precision"] == "bfloat16"
+
+
+class Recurrent(nn.Module):
+    """A convolution, a recurrent layer that reads rows, and a classifier."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.conv = nn.Conv1d(6, 6, 3, padding=1)
+        self.layer = getattr(nn, kind)(6, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = self.conv(x.flatten(1, 2).mT).mT  # bfloat16
+        states, _ = self.layer(y)
+        return self.head(states[:, -1])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_compute_in_float32(kind):
+    """cuDNN's would compute in float16, and those of a CPU cannot at all."""
+    net = Recurrent(kind)
+    use_bfloat16(net, "cpu")
+    x, y = separable(16)
+    for _ in range(2):
+        logits = net(x)
+    assert logits.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+    nn.functional.cross_entropy(logits, y).backward()
+    gradients = [p.grad for p in net.layer.parameters()]
+    assert all(g.dtype == torch.float32 and g.isfinite().all() and g.any() for g in gradients)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden, _ = net.layer(net.conv(x.flatten(1, 2).mT).mT)
+        assert hidden.dtype == torch.float32
+        assert net.head(hidden).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("method", ["sgd", "late_phase_rank1(K=2, start=1, prediction=members)"])
+def test_a_language_model_in_bfloat16(tmp_path, write_study, run_study, method):
+    (tmp_path / "t.txt").write_text("the quick brown fox jumps over the lazy dog. " * 30)
+    dataset = {"name": f"text:{tmp_path / 't.txt'}", "segment": 12, "validation": 60}
+    recipe = {"epochs": 2, "batch_size": 16, "lr": 0.05}
+    options = {"datasets": [dataset], "architectures": ["lstm-8"], "precision": "bfloat16", "recipe": recipe}
+    done = run_study(write_study(tmp_path / "s.yaml", methods=[method], **options), tmp_path / "runs")
+    assert done.schedule.failed == {}

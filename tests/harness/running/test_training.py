@@ -270,8 +270,8 @@ def test_the_result(make_run, tmp_path):
     assert result["metrics"]["members"] == 2.0
     assert {name: len(curve) for name, curve in result["members"].items()} == {"accuracy": 2, "nll": 2, "ece": 2}
     assert result["metrics"]["accuracy"] == result["members"]["accuracy"][-1]
-    known = {"commit", "python", "torch", "device", "threads", "cpus", "fuse_up_to", "compile"}
-    assert set(result["provenance"]) == known
+    machine = {"commit", "python", "torch", "device", "threads", "cpus", "tf32", "deterministic"}
+    assert set(result["provenance"]) == {*machine, "fuse_up_to", "compile"}
     epochs = folder.read_epochs()
     assert [line["epoch"] for line in epochs] == [1, 2, 3]
     assert all(a["time"] <= b["time"] for a, b in pairwise(epochs))

@@ -1,9 +1,11 @@
 """Tests that checkpoints are saved and loaded, and that other files are refused."""
 
 import copy
+import itertools
 import pickle
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from harness.store import checkpoint as checkpoints
 from harness.store.checkpoint import (
     Checkpoint,
     CheckpointError,
+    CheckpointTimer,
     check_parameter_names,
     load,
     load_optimizer_state,
@@ -205,3 +208,41 @@ def test_a_checkpoint_with_wrong_contents_is_put_aside_before_anything_is_loaded
     assert not first.folder.checkpoint.exists()
     for name, value in state.method.state_dict().items():
         assert not isinstance(value, torch.Tensor) or torch.equal(value, before[name])
+
+
+# --- when a checkpoint is due ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of which the hand is moved by the test."""
+    hand = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: hand.seconds)
+    return hand
+
+
+def save_over(clock, timer, hours, epoch_seconds, saving_seconds):
+    """Train for hours; return at which seconds a checkpoint was saved."""
+    saved = []
+    while clock.seconds < 3600 * hours:
+        clock.seconds += epoch_seconds
+        if timer.is_due():
+            with timer.saving():
+                clock.seconds += saving_seconds
+            saved.append(clock.seconds)
+    return saved
+
+
+@pytest.mark.parametrize("saving_seconds", [0.0, 0.01, 1.0, 30.0, 300.0])
+def test_checkpoints_take_at_most_a_twentieth_of_the_time(clock, saving_seconds):
+    saved = save_over(clock, CheckpointTimer(10.0), 10, 7.0, saving_seconds)
+    assert saving_seconds * len(saved) <= 0.05 * clock.seconds
+    pauses = [later - earlier for earlier, later in itertools.pairwise([0.0, *saved])]
+    assert min(pauses) >= 10.0
+    if saving_seconds <= 0.01:
+        assert max(pauses) < 15.0, "no further apart than that"
+    assert len(saved) > 3
+
+
+def test_zero_seconds_mean_every_epoch_whatever_it_takes(clock):
+    assert len(save_over(clock, CheckpointTimer(0.0), 1, 10.0, 50.0)) == 60

@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+import torch
 
 from harness.store import environment as provenance
 
@@ -34,3 +35,23 @@ def test_installed_inside_of_another_checkout_the_commit_is_unknown(monkeypatch,
     provenance.git_commit.cache_clear()
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert provenance.git_commit() != "unknown"
+
+
+def test_what_decides_the_last_bits_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
+    found = provenance.describe_environment(torch.device("cuda"))
+    assert (found["device"], found["cudnn"]) == ("cuda (NVIDIA H200)", "91300")
+    assert found["cuda"] == str(torch.version.cuda)
+    assert (found["tf32"], found["deterministic"]) == ("convolutions", "no"), "torch's defaults"
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    found = provenance.describe_environment(torch.device("cuda"))
+    assert (found["tf32"], found["deterministic"]) == ("none", "yes")
+
+
+def test_a_cpu_gives_the_same_bits_again():
+    found = provenance.describe_environment(torch.device("cpu"))
+    assert (found["tf32"], found["deterministic"]) == ("none", "yes")
+    assert not {"cudnn", "cuda"} & found.keys()

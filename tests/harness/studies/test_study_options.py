@@ -117,3 +117,37 @@ def test_paths_are_not_in_the_key_and_contents_are(study, tmp_path):
     assert key() != first
     (tmp_path / "poem.txt").write_bytes(b"roses are red " * 400)
     assert key() == first
+
+
+@pytest.mark.parametrize(
+    ("dataset", "architecture", "batch_size", "reason"),
+    [
+        ("digits", "lenet5", 1, "lenet5 has BatchNorm layers, which normalise over a minibatch"),
+        ("digits", "wrn-10-1", 1, "single examples (batch_size: 1)"),
+        ("cifar10", "cresnet20", 1, "single examples (batch_size: 1)"),
+        ("{name: 'text:poem.txt'}", "lstm-8", 5000, "a text of 5040 symbols is too short for 5000 lanes"),
+        ("{name: 'text:poem.txt', train_size: 120}", "lstm-8", 30, "a text of 120 symbols is too short for 30 lanes"),
+        ("{name: enwik8, train_size: 120}", "lstm-8", 30, "a text of 120 symbols is too short for 30 lanes"),
+        ("{name: 'text:poem.txt', segment: 5000}", "lstm-8", 41, "and segments of 5000 symbols"),
+    ],
+)
+def test_minibatches_that_nothing_can_be_trained_on(study, dataset, architecture, batch_size, reason):
+    path = study(dataset, architecture)
+    text = Path(path).read_text().replace("batch_size: 16", f"batch_size: {batch_size}")
+    Path(path).write_text(text)
+    with pytest.raises(StudyError) as caught:
+        load(path)
+    head, *errors = str(caught.value).splitlines()
+    assert head.startswith("1 error in the study"), errors
+    assert "architectures[0]: " in errors[0]
+    assert reason in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "architecture", "batch_size"),
+    [("digits", "lenet5", 2), ("{name: 'text:poem.txt'}", "lstm-8", 1), ("{name: 'text:poem.txt'}", "lstm-8", 4940)],
+)
+def test_the_smallest_and_the_largest_minibatches(study, dataset, architecture, batch_size):
+    path = study(dataset, architecture)
+    Path(path).write_text(Path(path).read_text().replace("batch_size: 16", f"batch_size: {batch_size}"))
+    assert load(path)
