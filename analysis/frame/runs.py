@@ -210,13 +210,15 @@ def read_npz(row: dict[Any, Any], name: str) -> dict[str, np.ndarray]:
     try:  # a local artifact is read in place, a remote one is downloaded
         path = download_artifacts(artifact_uri=uri, tracking_uri=row["store"])
     except (OSError, MlflowException) as error:
-        raise FileNotFoundError(f"no {name} of {cell} at {uri}; `econ sync --artifacts` sends it again") from error
+        raise FileNotFoundError(
+            f"no {name} of {cell} at {uri}; `econ sync STUDY --artifacts` sends it again"
+        ) from error
     try:
         with np.load(path) as stored:
             return dict(stored)
     except NPZ_ERRORS as error:
         reason = f"{name} of {cell} at {uri} are damaged ({error})"
-        raise FileNotFoundError(f"{reason}; `econ sync --artifacts` sends the run's own again") from error
+        raise FileNotFoundError(f"{reason}; `econ sync STUDY --artifacts` sends the run's own again") from error
 
 
 def artifact_folder(row: dict[Any, Any]) -> str:

@@ -55,7 +55,7 @@ def test_a_place_that_is_still_there_stays(project, moved_project, run_here):
 
 def test_lost_artifacts_are_sent_again(project, run_here):
     shutil.rmtree("runs/artifacts")
-    with pytest.raises(FileNotFoundError, match=r"no predictions of .*; `econ sync --artifacts` sends it again"):
+    with pytest.raises(FileNotFoundError, match=r"no predictions of .*; `econ sync STUDY --artifacts` sends it again"):
         load_predictions(load_runs("s"))
     assert run_here("sync", "s.yaml")[0] == 0
     assert not list(Path("runs/artifacts").glob("s/*/artifacts/predictions.npz"))
