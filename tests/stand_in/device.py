@@ -86,6 +86,11 @@ HOOKS = (
 """The functions by whose names places are reported: hooks of methods, and steps of a run."""
 
 
+def is_own(file: str) -> bool:
+    """Return whether a file belongs to the project or to a plugin, not to Python, a package or this stand-in."""
+    return file != __file__ and not any(part in file for part in ("/site-packages/", "/lib/python", "<"))
+
+
 class Watch:
     """What was seen.
 
@@ -110,12 +115,12 @@ class Watch:
         self.convolutions: set[tuple[object, ...]] = set()
 
     def place(self) -> tuple[str, str]:
-        """Return the hook in which the program is, and the innermost line of the project."""
+        """Return the hook in which the program is, and the innermost line of the project or of a plugin."""
         frame: FrameType | None = sys._getframe(2)
         line = hook = ""
         while frame is not None and not hook:
             code = frame.f_code
-            if code.co_filename.startswith(ROOT) and "/.venv/" not in code.co_filename and code.co_filename != __file__:
+            if is_own(code.co_filename):
                 line = line or f"{code.co_filename.removeprefix(ROOT)}:{frame.f_lineno}"
                 hook = code.co_name if code.co_name in HOOKS else ""
             frame = frame.f_back

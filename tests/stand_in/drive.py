@@ -1,6 +1,6 @@
 """Drives runs through all their phases on the stand-in device, and writes what was seen, one line of JSON a run.
 
-    python -m tests.stand_in.drive [--only PATTERN] [--quick] [--plugin FILE --method NAME]
+    python -m tests.stand_in.drive [--only PATTERN] [--quick] [--plugin FILE …]
     python -m tests.stand_in.drive --real     # the same runs on a GPU; nothing is watched then
 
 Each run is trained once from beginning to end, and once interrupted after each epoch; the states must have equal bits.
@@ -145,8 +145,7 @@ def different_entries(one: dict[str, torch.Tensor], other: dict[str, torch.Tenso
 
 def describe(error: BaseException) -> str:
     """Describe an error in one line, with the last line of the project that it passed through."""
-    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(device.ROOT)]
-    lines = [f for f in lines if "/.venv/" not in f.filename and f.filename != device.__file__]
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if device.is_own(f.filename)]
     at = f"{lines[-1].filename.removeprefix(device.ROOT)}:{lines[-1].lineno}" if lines else "?"
     return f"{type(error).__name__}: {error} at {at}"
 
@@ -214,8 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="*", help="a pattern of cases")
     parser.add_argument("--quick", action="store_true", help="some fifteen cases")
-    parser.add_argument("--plugin", type=Path, help="a file with a method, which is the only case")
-    parser.add_argument("--method", help="the expression of that method; several are separated by semicolons")
+    parser.add_argument("--plugin", type=Path, nargs="*", help="files with a method each, which are the only cases")
     parser.add_argument("--real", action="store_true", help="on a GPU")
     parser.add_argument("--device", default="cuda")
     asked = parser.parse_args()
@@ -224,7 +222,7 @@ def main() -> None:
     watch_timed_parts()
     cases = {name: CASES[name] for name in QUICK} if asked.quick else CASES
     if asked.plugin:
-        cases = {name: {"method": name, "plugins": [asked.plugin]} for name in asked.method.split(";")}
+        cases = {path.stem: {"method": path.stem, "plugins": [path]} for path in asked.plugin}
     failed = False
     with tempfile.TemporaryDirectory() as temporary:
         data = make_data(Path(temporary))

@@ -15,38 +15,31 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     not (sys.platform == "linux" and (shutil.which("cc") or shutil.which("gcc"))), reason="needs Linux and a C compiler"
 )
-DEFECTS = """
-import torch
-from methods import Method
-
-class Mixing(Method):
+DEFECTS = {
+    "mixing": """
     def update(self, batches, optimizer):
         return super().update(batches, optimizer) * torch.ones(1)
-
-class Waiting(Method):
+""",
+    "waiting": """
     def update(self, batches, optimizer):
         loss = super().update(batches, optimizer)
         self.last = loss.item()
         return loss
-
-class LosingLayout(Method):
-    def update(self, batches, optimizer):
-        for p in self.parameters():
-            p.data = p.data.contiguous()
-        return super().update(batches, optimizer)
-
-class Forgetting(Method):
-    def __init__(self, make_net, recipe):
-        super().__init__(make_net, recipe)
-        self.epochs_seen = 0
+""",
+    "losing_layout": """
+    def loss(self, x, y, weights=None):
+        return super().loss(x, y, {name: p.contiguous() for name, p in self.net.named_parameters()})
+""",
+    "forgetting": """
+    epochs_seen = 0
     def begin_epoch(self, epoch):
         super().begin_epoch(epoch)
         self.epochs_seen += 1
     def lr(self, epoch):
         return super().lr(epoch) / self.epochs_seen
-
-METHODS = {"mixing": Mixing, "waiting": Waiting, "losing_layout": LosingLayout, "forgetting": Forgetting}
-"""
+""",
+}
+"""Methods of a user's that work on a CPU."""
 
 
 def drive(*arguments, timeout=3600):
@@ -97,9 +90,10 @@ def test_every_run(everything, name):
 
 @pytest.mark.long
 def test_planted_defects_are_found(tmp_path):
-    (tmp_path / "defects.py").write_text(DEFECTS)
-    names = ["mixing", "waiting", "losing_layout", "forgetting"]
-    seen = drive("--plugin", tmp_path / "defects.py", "--method", ";".join(names))
+    files = [tmp_path / f"{name}.py" for name in DEFECTS]
+    for path, body in zip(files, DEFECTS.values(), strict=True):
+        path.write_text(f"import torch\nfrom methods import Method\n\nclass Planted(Method):{body}")
+    seen = drive("--plugin", *files)
     assert "MixedDevicesError: Expected all tensors to be on the same device" in seen["mixing"]["error"]
     assert [(hook, reason) for hook, _, reason in seen["waiting"]["waits"]] == [("update", "item")]
     assert ["update", "weight not channels last"] in [
