@@ -16,7 +16,6 @@ from data.registry import (
     dataset_shape,
     digest,
     load,
-    most_lanes,
 )
 from data.tasks.batches import ImageBatches
 from data.tasks.dataset_options import UNPRINTABLE, DatasetOptions
@@ -51,6 +50,5 @@ __all__ = [
     "dataset_shape",
     "digest",
     "load",
-    "most_lanes",
     "normalised_batches",
 ]

@@ -186,25 +186,15 @@ def dataset_shape(dataset: str, **options: Unpack[DatasetOptions]) -> DatasetSha
         FileNotFoundError: If a file is missing.
     """
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return _measure(dataset, tuple(sorted(frozen.items())))[0]
-
-
-def most_lanes(dataset: str, **options: Unpack[DatasetOptions]) -> int | None:
-    """Return the largest batch size for which a training text is long enough; None for images.
-
-    The arguments and errors are those of `dataset_shape`.
-    """
-    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return _measure(dataset, tuple(sorted(frozen.items())))[1]
+    return _shape(dataset, tuple(sorted(frozen.items())))
 
 
 @lru_cache(maxsize=32)
-def _measure(dataset: str, frozen: tuple[tuple[str, object], ...]) -> tuple[DatasetShape, int | None]:
-    """Return what `dataset_shape` and `most_lanes` return."""
+def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> DatasetShape:
+    """Do the work of `dataset_shape`."""
     options = cast(DatasetOptions, dict(frozen))
     if dataset not in DOWNLOADED_SHAPES:
-        task = load(dataset, root=Path(), **options)
-        return task.shape, len(task.train) - task.segment if isinstance(task, TextTask) else None
+        return load(dataset, root=Path(), **options).shape
     known = DOWNLOADED_SHAPES[dataset]
     check_printable(dataset, options.get("ood"))
     held_out, kept = options.get("validation"), options.get("train_size")
@@ -213,7 +203,7 @@ def _measure(dataset: str, frozen: tuple[tuple[str, object], ...]) -> tuple[Data
         segment = options.get("segment") or SEGMENT
         train = count_symbols(dataset, "train_size", kept, known.train, least=segment + 1)
         count_symbols(dataset, "validation", held_out, known.train // 18)
-        return known._replace(train=count_segments(train, segment)), train - segment
+        return known._replace(train=count_segments(train, segment))
     check_options(dataset, options, IMAGENET_OPTIONS if dataset == "imagenet" else IMAGE_OPTIONS)
     if options.get("corruptions") == "official":
         check_official_exists(dataset)
@@ -221,4 +211,4 @@ def _measure(dataset: str, frozen: tuple[tuple[str, object], ...]) -> tuple[Data
     check_split_sizes(dataset, known.train, held_out or 0, kept)
     check_label_noise(options.get("label_noise", 0.0))
     choose_ood_datasets(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
-    return known._replace(train=known.train - (held_out or 0) if kept is None else kept), None
+    return known._replace(train=known.train - (held_out or 0) if kept is None else kept)

@@ -172,10 +172,6 @@ def check_architecture(
         errors.add(("recipe",), f"{dataset.label} · {architecture}: {error}")
     try:
         check_minibatches(meta_methods.build(plain, shape).net, plain, shape)
-        is_text = shape.image_size is None and shape is not TEXT_PLACEHOLDER
-        most = data.most_lanes(dataset.name, **dataset.options()) if is_text else None
-        if most is not None and recipe.batch_size > most:
-            raise ValueError(f"batch_size={recipe.batch_size}: {dataset.label} is too short, at most {most} fit")
     except (ValueError, RuntimeError, OverflowError) as error:  # torch refuses sizes that no computer has
         errors.add(("architectures", errors.original_index("architectures", j)), str(error).partition("\n")[0])
         return None

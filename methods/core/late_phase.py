@@ -170,35 +170,6 @@ class LatePhase(MemberWeights):
         """Return the number of minibatches left in the cycle: one a member, less those carried over."""
         return self.batches_in_cycle() - self.carried_minibatches if self.begun else 1
 
-    @property
-    def carried_minibatches(self) -> int:
-        """How many minibatches of the cycle the epoch before had."""
-        return self.cycle_position if self.leftover == "carry" else 0
-
-    def member_for(self, i: int) -> int:
-        """Return which member sees minibatch i of the update: the next one in turn, also over the end of an epoch.
-
-        With leftover=drop each epoch begins with the first member.
-        """
-        return (self.cycle_position + i) % self.K
-
-    def check_minibatches(self, per_epoch: int) -> None:
-        """Check that every member gets a minibatch.
-
-        Args:
-            per_epoch: minibatches of an epoch, in one order of the data.
-
-        Raises:
-            ValueError: if some member would never be trained.
-        """
-        late = per_epoch if self.leftover == "drop" else per_epoch * (self.epochs - self.start_epoch)
-        if 0 < late < self.batches_in_cycle():
-            where = "an epoch" if self.leftover == "drop" else f"training from epoch {self.start_epoch} on"
-            raise ValueError(
-                f"{where} has {late} minibatches, fewer than the {self.K} of a cycle, one for each member: some would "
-                "never be trained; it needs fewer members, an earlier start, smaller minibatches or leftover=carry"
-            )
-
     def update(self, batches: Sequence[Batch], optimizer: Optimizer) -> Tensor:
         """Run a cycle: a backward pass for each minibatch, then one step of the optimizer."""
         if not self.begun:

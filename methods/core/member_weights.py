@@ -28,6 +28,7 @@ class MemberWeights(Method):
         member_weight_decay: weight decay of the members' layers.
         member_lr: factor on the members' learning rate.
         member_optimizer: the members' optimizer, as in "optimizer" of `param_groups`.
+        cycle_position: the position in the cycle at which the next update begins.
         frozen_base, leftover, prediction, statistics: see `LatePhase`.
 
     References:
@@ -44,6 +45,7 @@ class MemberWeights(Method):
     member_schedule: str
     member_optimizer: str
     frozen_base: bool
+    cycle_position: int
     leftover: str
     prediction: str
     statistics: str
@@ -87,6 +89,35 @@ class MemberWeights(Method):
     def batches_in_cycle(self) -> int:
         """Return how many minibatches make a full cycle."""
         return self.K
+
+    @property
+    def carried_minibatches(self) -> int:
+        """How many minibatches of the cycle the epoch before had."""
+        return self.cycle_position if self.leftover == "carry" else 0
+
+    def member_for(self, i: int) -> int:
+        """Return which member sees minibatch i of the update: the next one in turn, also over the end of an epoch.
+
+        With leftover=drop each epoch begins with the first member.
+        """
+        return (self.cycle_position + i) % self.K
+
+    def check_minibatches(self, per_epoch: int) -> None:
+        """Check that every member gets a minibatch.
+
+        Args:
+            per_epoch: minibatches of an epoch, in one order of the data.
+
+        Raises:
+            ValueError: if some member would never be trained.
+        """
+        late = per_epoch if self.leftover == "drop" else per_epoch * (self.epochs - self.start_epoch)
+        if 0 < late < self.batches_in_cycle():
+            where = "an epoch" if self.leftover == "drop" else f"training from epoch {self.start_epoch} on"
+            raise ValueError(
+                f"{where} has {late} minibatches, fewer than the {self.K} of a cycle, one for each member: some would "
+                "never be trained; it needs fewer members, an earlier start, smaller minibatches or leftover=carry"
+            )
 
     @property
     def own_statistics(self) -> bool:

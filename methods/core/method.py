@@ -177,10 +177,7 @@ class Method(nn.Module):
         return self.recipe.learning_rate(epoch)
 
     def resets_optimizer(self, epoch: int) -> bool:
-        """Return whether the optimizer's state is cleared before an epoch, where a stage of the recipe begins.
-
-        A method whose learning rate is not the recipe's in that epoch returns False.
-        """
+        """Return whether the optimizer's state is cleared before an epoch; no, if its rate is not that of a stage."""
         return self.recipe.resets_optimizer(epoch)
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -188,9 +185,8 @@ class Method(nn.Module):
 
         Returns:
             One dict a group: "params", a list of (name, parameter); "weight_decay"; "lr_scale", a factor on the
-            learning rate; and optionally "optimizer": "sgd" (without momentum), "nesterov", "adam", or "recipe" for the
-            recipe's; and "schedule": "constant" for the recipe's highest rate throughout, "recipe" for `lr`. Optimizer
-            state is saved by these names, so each must be unique.
+            learning rate; and optionally "optimizer": "sgd" (without momentum), "nesterov", "adam", or the "recipe"'s;
+            and "schedule": "constant" for the recipe's highest rate. State is saved by these names: each is unique.
         """
         return [self.group(self.named_parameters(), self.recipe.weight_decay)]
 
@@ -287,13 +283,7 @@ class Method(nn.Module):
             reestimate_each(self, batches, self.members())
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return the logits of every member, (K, B, C), also if K is 1; the method is in evaluation mode.
-
-        By default, `predict_with` for each of `members()`.
-
-        Args:
-            x: (B, …).
-        """
+        """Return the logits of every member for x, (B, …), as (K, B, C): of `predict_with` for each of `members()`."""
         return torch.cat([self.predict_with(x, weights) for weights in self.members()])
 
     def predict_with(self, x: Tensor, weights: Weights | None = None) -> Tensor:

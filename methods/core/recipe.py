@@ -312,9 +312,7 @@ class Recipe(FrozenModel):
         return isinstance(self.schedule, Stages) and epoch in self.schedule.new_optimizer_epochs()
 
     def learning_rate(self, epoch: float) -> float:
-        """Return the learning rate at a position in training.
-
-        It is constant within an epoch, as in all three papers, but for a warm-up by minibatches.
+        """Return the learning rate, constant within an epoch as in all three papers but for a warm-up by minibatches.
 
         Args:
             epoch: whole epochs since the start of training, plus the fraction of the current one.

@@ -53,8 +53,6 @@ def study(tmp_path):
             "lstm-8",
             "the text is too short: that part has 99 symbols, at least 101 are needed",
         ),
-        ("{name: 'text:short.txt', segment: 97}", "lstm-8", "batch_size=16: short segment=97 is too short, at most 2"),
-        ("{name: enwik8, train_size: 105}", "lstm-8", "batch_size=16: enwik8 train=105 is too short, at most 5 fit"),
         ("{name: 'text:nowhere.txt'}", "lstm-8", "nowhere.txt: no such file, expected a text"),
         ("{name: 'text:poem.txt'}", "wrn-10-1", "wrn-10-1 reads images; the data are text"),
         ("digits", "lstm-8", "lstm-8 reads text, rows of symbols; the data are images of 8 x 8 pixels"),
