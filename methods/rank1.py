@@ -18,7 +18,7 @@ class Rank1(LatePhaseRank1):
     """
 
     about: ClassVar[About] = About("plain training", "von Oswald et al. 2021")
-    sharing: ClassVar[Sharing] = RANK1_SHARING
+    sharing: ClassVar[Sharing] = RANK1_SHARING._replace(prediction=frozenset())
     space: ClassVar[dict[str, BaseDistribution]] = {}
     version: ClassVar[int] = 1
     divisible = True

@@ -15,6 +15,7 @@ from harness.conformance.small_run import DATASET, NETWORKS, Case, SmallRun
 from harness.costs.cost import Cost
 from harness.costs.expected_cost import evaluate_cost_expression
 from methods import prepare_for_prediction
+from methods.core.random_streams import DRAWN
 
 UNCOUNTED = 0.1
 """The largest share of operations, of those of the counted passes, that a method may do besides them, unnoticed."""
@@ -71,19 +72,27 @@ def measure(small: SmallRun, work: Callable[[], object]) -> Work:
     return Work(counter.operations, done)
 
 
-def operations_of_passes(net: nn.Module, x: Tensor) -> tuple[float, float]:
-    """Return the operations of a forward and of a backward pass through a network, for one example.
+def operations_of_passes(whole: SmallRun, x: Tensor) -> tuple[float, float]:
+    """Return the operations of a forward and of a backward pass through the method's network, for one example.
 
     Args:
-        net: the network.
+        whole: the run of the method.
         x: examples, (B, …).
     """
-    net = deepcopy(net).requires_grad_(True).train()
+    shapes: list[torch.Size] = []  # of what the network gets: a method may join several inputs
+    nets = [module for module in whole.method.modules() if getattr(module, DRAWN, False)]
+    handles = [net.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape)) for net in nets]
+    whole.predict(x)
+    for handle in handles:
+        handle.remove()
+    inputs = torch.zeros(shapes[0] if shapes else x.shape)
+    method = deepcopy(whole.method).requires_grad_(True).train()
+    bare = any(not hasattr(layer, "weight") for layer in method.net.modules() if isinstance(layer, nn.Conv2d))
     with OperationCounter() as forward:
-        logits = net(x)
+        logits = method(inputs) if bare else method.net(inputs)  # the method generates the weights of a bare network
     with OperationCounter() as backward:
         logits.sum().backward()
-    return forward.operations / len(x), backward.operations / len(x)
+    return forward.operations / len(inputs), backward.operations / len(inputs)
 
 
 def excess(work: Work, forward: float, backward: float) -> float:
@@ -96,7 +105,7 @@ def check_counted_work(case: Case, whole: SmallRun) -> Iterator[Finding]:
     if case.architecture == NETWORKS[0]:  # it has too few operations to tell
         return
     x, _ = whole.test_batch()
-    forward, backward = operations_of_passes(whole.method.net, x)
+    forward, backward = operations_of_passes(whole, x)
     few, many = (measure(whole, partial(whole.predict, x[:rows])) for rows in (6, 12))
     yield from judge("predict", few, many, forward, 0.0)
     small, last = case.start(), whole.method.epochs - 1

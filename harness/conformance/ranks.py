@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from threading import Barrier
+from unittest.mock import patch
 
 import torch
+from pydantic import PrivateAttr
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
@@ -71,7 +74,7 @@ def check_divided_preparation(case: Case, trained: SmallRun) -> Iterator[Finding
         small.method.eval()
         data = small.preparation_data()
         own = replace(data, training=[(x[rows], y[rows]) for x, y in data.training])
-        with small.seeded("prepare"):
+        with small.seeded("prepare"), patch.object(_BatchNorm, "forward", normalise):
             prepare_for_prediction(small.method, own)
         found.append(small.method.state_dict())
     for name, value in found[0].items():
@@ -101,21 +104,30 @@ def update(case: Case, saved: Saved, epoch: int, rows: Sequence[slice]) -> list[
     return [job.result() for job in jobs]
 
 
+def normalise(layer: _BatchNorm, x: Tensor) -> Tensor:
+    """Run a BatchNorm layer without moving its running statistics, which ranks estimate together."""
+    return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps)
+
+
 class PartOfRecipe(Recipe):
     """A recipe whose criterion is weighted by the size of a rank's part of a minibatch, as `--ranks` does."""
 
+    _share: float = PrivateAttr(default=1.0)
+
     @classmethod
-    def of(cls, recipe: Recipe) -> Recipe:
-        """Return a recipe's version for one of two ranks."""
-        return cls(**recipe.model_dump())
+    def of(cls, recipe: Recipe, share: float) -> Recipe:
+        """Return a recipe's version for one of two ranks, which has a share of each minibatch."""
+        made = cls(**recipe.model_dump())
+        made._share = share
+        return made
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the loss of the rank's rows. Its mean over ranks is the loss of the whole minibatch."""
-        return super().criterion(logits, y) * len(PARTS) * len(y) / self.count_examples(y)
+        return super().criterion(logits, y) * len(PARTS) * self._share
 
     def count_examples(self, x: Tensor) -> int:
         """Return the number of examples of the whole minibatch."""
-        return WHOLE[0].stop
+        return round(len(x) / self._share)
 
 
 class Ranks:
@@ -135,9 +147,10 @@ class Ranks:
         for module in small.method.modules():
             if isinstance(module, SYNCHRONIZED):
                 module.eval()
+        shares = [(rows.stop - rows.start) / WHOLE[0].stop for rows in PARTS]
         if len(self.gradients) > 1:
             for part in methods_within(small.method):
-                part.recipe = PartOfRecipe.of(part.recipe)
+                part.recipe = PartOfRecipe.of(part.recipe, shares[rank])
         assert small.optimizer is not None
         small.optimizer.state.clear()  # its momenta are in float32
         small.optimizer.register_step_pre_hook(partial(self.average, rank))

@@ -32,10 +32,11 @@ def check_trunk(case: Case, whole: SmallRun) -> Iterator[Finding]:
     if trunk is None or not trunk.epochs:
         return
     inner = inner_method(case.spec, case.methods) if isinstance(trunk.of, Method) else None
+    recipe = trunk.of.recipe if isinstance(trunk.of, Method) else method.recipe
     if isinstance(trunk.of, str) and trunk.of != PLAIN_TRUNK:
         return  # the trunk of a method of the project's own, which its tests look at
     epochs = min(trunk.epochs, method.epochs)
-    other, forked = replace(case, spec=inner or MethodSpec(name="sgd")).start(), case.start()
+    other, forked = replace(case, spec=inner or MethodSpec(name="sgd"), recipe=recipe).start(), case.start()
     other.method.lr = method.lr  # type: ignore[method-assign]
     other.method.resets_optimizer = method.resets_optimizer  # type: ignore[method-assign]
     other.train(epochs)

@@ -59,16 +59,18 @@ class Case:
         methods: all methods by name.
         architecture: the network.
         states: states of finished runs that methods start from, by key and epoch; cases may share them.
+        recipe: how a network is trained plainly.
     """
 
     spec: MethodSpec
     methods: Mapping[str, type[Method]]
     architecture: str
     states: dict[tuple[str, int | None], dict[str, Any]] = field(default_factory=dict)
+    recipe: Recipe = RECIPE
 
     def run(self, seed: int = 0) -> Run:
         """Return the spec of the run of a seed."""
-        return Run(dataset=DATASET, architecture=self.architecture, method=self.spec, seed=seed, recipe=RECIPE)
+        return Run(dataset=DATASET, architecture=self.architecture, method=self.spec, seed=seed, recipe=self.recipe)
 
     def start(self, seed: int = 0, *, moved: int | None = None) -> "SmallRun":
         """Build the method, and give it the states that it starts from.
