@@ -3,9 +3,9 @@
 from io import StringIO
 
 import pytest
-from rich.console import Console
 
 import methods
+from harness.cli.options.plain_console import PlainConsole
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.dry_run import plan_table
 from harness.planning.plan import Plan, shape
@@ -57,7 +57,7 @@ def test_what_several_parts_need_counts_once(plan_of, tmp_path):
     plan = plan_of("deep_ensemble(tail, K=2)")
     state, tail, _, ensemble = plan.runs
     assert [plan.epochs_as_written(key) for key in (state, tail, ensemble)] == [2, 2 + 3, 2 + 2 * 3]
-    console = Console(width=200, file=StringIO())
+    console = PlainConsole(width=200, file=StringIO())
     console.print(plan_table(plan, tmp_path))
     rows = [line.split() for line in console.file.getvalue().replace("│", " ").splitlines()]
     # cells, epochs as written, after sharing, runs left, epochs left; nothing is written for 0

@@ -3,9 +3,9 @@
 from io import StringIO
 
 import pytest
-from rich.console import Console
 
 import methods
+from harness.cli.options.plain_console import PlainConsole
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.dry_run import plan_table
 from harness.planning.plan import Plan
@@ -49,7 +49,7 @@ def test_a_method_under_several_labels_is_one_run_and_counts_as_often_as_it_is_w
     plan = plan_of(write_study, tmp_path, methods=["swa", {"start 0.8": "swa(sgd, start=0.8)"}])
     (planned,) = plan.runs.values()
     assert planned.labels == ("swa", "start 0.8")
-    console = Console(width=200, file=StringIO())
+    console = PlainConsole(width=200, file=StringIO())
     console.print(plan_table(plan, tmp_path))
     rows = [line.split() for line in console.file.getvalue().replace("│", " ").splitlines()]
     assert ["swa", "1", "3", "3", "1", "3"] in rows
@@ -192,7 +192,7 @@ def test_the_table_counts_epochs_as_written_and_left(write_study, tmp_path):
     runs = by_name(plan)
     for name in ("sgd 0", "sgd 2"):
         write_json(RunFolder(tmp_path, runs[name].key).result, made_up_result(runs[name].key))
-    console = Console(width=200, file=StringIO())
+    console = PlainConsole(width=200, file=StringIO())
     console.print(plan_table(plan, tmp_path))
     lines = console.file.getvalue().replace("│", " ").splitlines()
     rows = [line.split() for line in lines]

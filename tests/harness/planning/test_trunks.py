@@ -5,8 +5,8 @@ from io import StringIO
 
 import pytest
 import torch
-from rich.console import Console
 
+from harness.cli.options.plain_console import PlainConsole
 from harness.engines import Inline, Processes
 from harness.planning.dry_run import plan_table
 from harness.planning.plan import Plan
@@ -163,7 +163,7 @@ def test_epochs_before_and_after_sharing(write_study, tmp_path):
     # seed 0: plain training to its end, late phases of 4 (K = 2), 4 (K = 3, one training for two cells) and 2, an
     # average of 2, one training with dropout for two cells; seed 1: plain training, for the deep ensemble
     assert sum(left.values()) == 8 + 4 + 4 + 2 + 2 + 8 + 8
-    console = Console(width=200, file=StringIO())
+    console = PlainConsole(width=200, file=StringIO())
     console.print(plan_table(plan, tmp_path / "runs"))
     assert "after sharing: 36 of 80 epochs as written, 45.0 %" in console.file.getvalue()
 

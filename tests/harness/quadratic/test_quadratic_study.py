@@ -208,7 +208,7 @@ def test_from_run_to_plot(call, path):
     assert (code, err) == (2, "error: no plot 'cost' of study s: it has one, `econ plot s.yaml`\n")
     code, out, err = call("plot", "s.yaml")
     assert code == 0, err
-    assert {file.name for file in (path.parent / "results").iterdir()} == {"s.pdf", "s.svg", "s.png"}
+    assert {file.name for file in (path.parent / "results").iterdir()} == {"s.pdf", "s.svg", "s.png", ".studies.json"}
 
 
 def check_mirror(results):

@@ -4,8 +4,8 @@ import shutil
 import threading
 
 import pytest
-from rich.console import Console
 
+from harness.cli.options.plain_console import PlainConsole
 from harness.engines import Inline
 from harness.parsing import plugin_sources
 from harness.running.settings import Settings
@@ -57,7 +57,7 @@ def tuning(tmp_path, write_study, npz):
         schedule = TrialSchedule(searches, tmp_path / "runs", Budget(trials, float(trials)))
         schedule.ensure_waiting()
         mirror = before(TuningMirror(store, "odd", tmp_path / "runs"))
-        with TuningDisplay(schedule, mirror, Console(width=200)) as show:
+        with TuningDisplay(schedule, mirror, PlainConsole(width=200)) as show:
             Inline(1).run(schedule, settings, show)
         return schedule, mirror
 
@@ -162,7 +162,7 @@ def test_a_retried_trial_is_a_run_of_its_own(tmp_path, write_study, npz, store):
         schedule = TrialSchedule(searches, tmp_path / "runs", Budget(1, 1.0))
         schedule.ensure_waiting()
         mirror = TuningMirror(store, "odd", tmp_path / "runs")
-        with TuningDisplay(schedule, mirror, Console(width=200)) as show:
+        with TuningDisplay(schedule, mirror, PlainConsole(width=200)) as show:
             Inline(1).run(schedule, Settings(tmp_path / "runs", plugins=study.plugins), show)
     client, runs = read(store)
     (key,) = schedule.searches
