@@ -217,7 +217,7 @@ def share_gradients(group: Group, maker: Callable[..., Method], recipe: Recipe, 
 def execute_run(group: Group, run: Run, settings: Settings, needed: list[str]) -> None:
     """Execute a run without recording failures."""
     folder = RunFolder(settings.runs, run.key)
-    finish_in_process(run, settings, folder, needed, (), group=group, report=lambda: None)
+    finish_in_process(run, settings, folder, needed, (), (), group=group, report=lambda: None)
 
 
 def state_names(group: Group, run: Run, methods: Any, shape: Any) -> list[str]:
