@@ -123,7 +123,7 @@ def choose_engine(asked: EngineOptions) -> ChosenEngine:
         raise Refusal(f"--workers {asked.workers}: the engine inline trains one run at a time; add --engine processes")
     if asked.cpus_per_run is not None or asked.gpus_per_run is not None:
         raise Refusal("--cpus-per-run and --gpus-per-run share a Ray cluster: add --engine ray")
-    device = asked.device or ("cuda" if count_gpus() else "cpu")
+    device = ("cuda" if count_gpus() else "cpu") if asked.device is None else asked.device
     room = max(1, cores // (threads or 1))
     devices = choose_devices(asked.engine, device, asked.workers, room, asked.gpus, asked.per_gpu)
     check_ranks(devices[0], asked.ranks, len(devices))

@@ -78,8 +78,8 @@ from harness.cli.app import app as commands
 
 @commands.command("wait")
 def wait():
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print("ending", flush=True)

@@ -149,6 +149,7 @@ def resolve(*arguments, gpus=0):
 )
 def test_the_meaning_of_options(monkeypatch, here, arguments, meant):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here > 0)
     assert resolve(*arguments) == meant
 
 

@@ -9,7 +9,8 @@ from harness.running import worker_process
 from harness.running.execute import execute
 from harness.running.settings import Settings
 from harness.running.worker_process import CUBLAS_WORKSPACE, set_up_device
-from harness.store.run_folder import RunFolder, read_json
+from harness.store.damaged_files import read_json
+from harness.store.run_folder import RunFolder
 from methods import Recipe
 
 CPU = torch.device("cpu")

@@ -70,7 +70,7 @@ def test_an_entry_has_the_chosen_values_and_how_they_were_found(study):
     assert (entry.finished, entry.pruned, entry.failed, entry.refused) == (2, 1, 2, 1)
     assert (entry.cost, entry.trials, entry.trainings, entry.seed) == (6.0, 20, 20.0, 1000)
     assert entry.space["late_phase_bn.sigma0"] == "0.0 to 0.5"
-    assert entry.versions == {"swa": 1, "late_phase_bn": 2}
+    assert entry.versions == {"swa": 2, "late_phase_bn": 3}
     assert entry.recipe == search.run.key[:12]
     assert entry.date == max(t.datetime_complete for t in trials).date().isoformat()
     assert tuned_entry(search, [trial(search, 0, "failed")], BUDGET) is None

@@ -38,7 +38,7 @@ REFUSED: list[tuple[str, tuple[str, ...], str]] = [
     ("system metrics of infinity", (*CHECK, "--system-metrics", "inf"), "Invalid value for '--system-metrics'"),
     ("an unknown device", ("run", "s.yaml", "--device", "tpu9"), "--device tpu9: "),
     ("no device", ("run", "s.yaml", "--device", ""), "--device : "),
-    ("the meta device", ("run", "s.yaml", "--device", "meta"), "--device meta: nothing is computed on this device"),
+    ("the meta device", ("run", "s.yaml", "--device", "meta"), "--device meta: runs compute on cpu or cuda"),
     ("a device of markup", ("run", "s.yaml", "--device", "[/red]"), "--device [/red]: "),
     ("a device of many digits", ("run", "s.yaml", "--device", "cuda:" + "9" * 30), "--device cuda:999"),
     ("GPUs of a CPU", ("run", "s.yaml", "--device", "cpu", "--gpus", "0"), "--gpus and --per-gpu share out GPUs"),

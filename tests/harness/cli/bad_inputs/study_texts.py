@@ -406,7 +406,7 @@ RIGHT: dict[str, str] = {
     "grids of nothing": study(grids="[{}]"),
     "a grid that is empty": study() + "grids:\n",
     "plugins of nothing": study(plugins="[]"),
-    "1,000 members": study(recipe="{epochs: 9}", methods="['late_phase_bn(K=1000, start=1)']"),
+    "1,000 members": study(recipe="{epochs: 300}", methods="['late_phase_bn(K=1000, start=1)']"),
 }
 
 
