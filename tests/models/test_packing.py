@@ -49,6 +49,7 @@ def subnetwork(net, k, name, width, groups):
     return alone
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "width", "groups"), PACKED)
 def test_a_packed_network_is_its_subnetworks_side_by_side(name, width, groups):
     net = make(name, width, groups)

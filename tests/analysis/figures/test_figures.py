@@ -50,6 +50,7 @@ def test_the_same_figure_is_the_same_file(frame, tmp_path):
     assert first == [file.read_bytes() for file in save(accuracy_against_cost(frame), tmp_path / "two")]
 
 
+@pytest.mark.long
 def test_no_text_is_cut_off_or_overlaps_the_legend(drawn):
     for _, figure in drawn:
         figure.draw_without_rendering()

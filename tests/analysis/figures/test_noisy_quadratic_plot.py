@@ -37,6 +37,7 @@ def test_the_figure_shows_the_losses(settings):
     assert [ax.get_title() for ax in figure.axes] == ["η = 0.1, B = $10^{8}$", "η = 0.1, B = 1000", "η = 0.5, B = 100"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("banner", [None, "Rehearsal: 400 iterations of 40,000, so that these slopes mean nothing"])
 def test_nothing_is_cut_off_or_overlaps(settings, tmp_path, banner):
     settings = settings.copy()

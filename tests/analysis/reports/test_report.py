@@ -145,6 +145,7 @@ def test_cells_are_sorted_by_their_number(text, value):
     assert leading_number(text) == pytest.approx(value, nan_ok=True)
 
 
+@pytest.mark.long
 def test_a_papers_values_stand_in_the_report(frame):
     paper = pd.DataFrame(
         [

@@ -52,7 +52,9 @@ def test_the_help_of_every_command_needs_no_heavy_import(environment):
 
 
 def test_a_dry_run_starts_nothing(call, tmp_path, write_study):
-    study = write_study(tmp_path / "s.yaml", methods=["sgd", "late_phase_bn(K=5, start=1, leftover=step)", "deep_ensemble(K=2)"])
+    study = write_study(
+        tmp_path / "s.yaml", methods=["sgd", "late_phase_bn(K=5, start=1, leftover=step)", "deep_ensemble(K=2)"]
+    )
     code, out, err = call("run", study, "--dry-run")
     assert (code, err) == (0, "")
     assert "warning: late_phase_bn(K=5, start=1, leftover=step) on rows: an epoch has 4 minibatches" in out
@@ -90,6 +92,7 @@ def test_run_status_sync_and_leaderboard(call, tmp_path, write_study, store):
     assert r"\toprule" in (tmp_path / "deep" / "t.tex").read_text()
 
 
+@pytest.mark.long
 def test_plots_of_another_study_or_of_a_rehearsal_lie_elsewhere(call, tmp_path, write_study, store):
     study = write_study(tmp_path / "s.yaml", methods=["sgd"], recipe={"epochs": 2})
     other = write_study(tmp_path / "t.yaml", methods=["sgd"], recipe={"epochs": 1})

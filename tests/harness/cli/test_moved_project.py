@@ -42,6 +42,7 @@ def test_new_runs_are_stored_in_the_new_place(project, moved_project, run_here, 
     assert not moved_project.with_name("first").exists()
 
 
+@pytest.mark.long
 def test_a_place_that_is_still_there_stays(project, moved_project, run_here):
     old = moved_project.with_name("first")
     (old / "runs" / "artifacts" / "s").mkdir(parents=True)
@@ -53,6 +54,7 @@ def test_a_place_that_is_still_there_stays(project, moved_project, run_here):
         shutil.rmtree(old)
 
 
+@pytest.mark.long
 def test_lost_artifacts_are_sent_again(project, run_here):
     shutil.rmtree("runs/artifacts")
     with pytest.raises(FileNotFoundError, match=r"no predictions of .*; `econ sync STUDY --artifacts` sends it again"):

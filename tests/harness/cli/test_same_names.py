@@ -21,6 +21,7 @@ def call(run_here, monkeypatch, tmp_path, empty_store, write_study):
     return run_here
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [("report",), ("plot",)])
 def test_reports_and_plots(call, tmp_path, command):
     command, *rest = command

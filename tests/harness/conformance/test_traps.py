@@ -30,7 +30,22 @@ def check(tmp_path):
     return check
 
 
-@pytest.mark.parametrize("name", TRAPS)
+QUICK = (
+    "a counter of steps",
+    "an unseeded generator of NumPy",
+    "a network of its own beside",
+    "noise of each rank",
+    "a fitted number",
+    "prediction in training mode",
+    "parameters made late",
+    "a preparation that trains",
+)
+"""Traps that the quick tests try: one for most of the checks."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in TRAPS]
+)
 def test_a_trap_is_found(name, check):
     body, kind, reason = TRAPS[name]
     network = "wrn-10-1" if kind == "costs" else "lenet5"
@@ -42,6 +57,7 @@ def test_a_trap_is_found(name, check):
     assert all(each.remedy for each in found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMPOSED)
 def test_a_trap_of_compositions_and_declarations_is_found(name, check):
     body, expression, kind, reason = COMPOSED[name]
@@ -94,6 +110,7 @@ WARNED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", WARNED)
 def test_what_does_not_follow_the_seed_is_warned_of(name, check):
     body, reason = WARNED[name]
@@ -138,6 +155,7 @@ HONEST = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HONEST)
 def test_what_changes_nothing_is_no_failure(name, check):
     row = check(HEAD.format(divisible=True) + HONEST[name], "lenet5")
@@ -159,6 +177,7 @@ def test_a_network_that_make_net_did_not_draw_is_refused(check):
     assert "is not a network that make_net drew" in check(HEAD.format(divisible=False) + body).refused
 
 
+@pytest.mark.long
 def test_a_new_layer_with_default_initialisation_is_seeded(check):
     body = """
     def __init__(self, make_net, recipe):
@@ -182,6 +201,7 @@ def test_an_error_names_the_line(check):
     assert "trap.py, line" in finding.reason
 
 
+@pytest.mark.long
 def test_a_gradient_by_the_inputs_is_no_failure(check):
     body = """
     about = About("adversarial training", "Goodfellow et al. 2015", training="2")
@@ -220,6 +240,7 @@ def test_a_bug_is_no_refusal(check):
     assert "ValueError" in finding.reason
 
 
+@pytest.mark.long
 def test_a_generator_that_repeats_its_numbers_is_warned_of(check):
     body = NOISE.format(noise="torch.randn(x.shape, generator=self.generator('mix')).to(x)")
     row = check(HEAD.format(divisible=False) + body, "lenet5")
@@ -228,6 +249,7 @@ def test_a_generator_that_repeats_its_numbers_is_warned_of(check):
     assert failures(row.findings) == []
 
 
+@pytest.mark.long
 def test_random_numbers_of_a_plugins_body_are_the_same_everywhere(check):
     row = check(
         "import torch\nDRAW = float(torch.rand(()))\n" + HEAD.format(divisible=False) + NOISE.format(noise="DRAW"),
@@ -237,6 +259,7 @@ def test_random_numbers_of_a_plugins_body_are_the_same_everywhere(check):
     assert failures(row.findings) == []
 
 
+@pytest.mark.long
 def test_a_wrapper_may_take_the_step_itself(check):
     body = """
     pass

@@ -155,6 +155,7 @@ def race(folder, barrier, won, number):
     time.sleep(60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("abandoned", [False, True])
 @pytest.mark.parametrize("number", [None, 2])
 def test_of_many_who_try_at_once_one_wins(tmp_path, abandoned, number):
