@@ -43,11 +43,11 @@ def check_size(grid: Grid, errors: Errors) -> bool:
     return cells <= MOST_RUNS
 
 
-def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
-    """Report parts of a grid that do not fit together."""
+def check_grid(grid: Grid, meta_methods: MetaMethods, errors: Errors, *, rehearsal: bool = False) -> None:
+    """Report parts of a grid that do not fit together; in a rehearsal, some members may get no minibatch."""
     check_labels(grid, errors)
     check_overrides(grid, errors)
-    check_builds(grid, meta_methods, errors)
+    check_builds(grid, meta_methods, errors, rehearsal=rehearsal)
     check_measures(grid, meta_methods, errors)
 
 
@@ -111,7 +111,7 @@ def check_overrides(grid: Grid, errors: Errors) -> None:
             grid.overrides[i] = override.model_copy(update={"recipe": rest})
 
 
-def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
+def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors, *, rehearsal: bool) -> None:
     """Report datasets, architectures and methods that cannot be built together, for the first seed.
 
     If no dataset or no architecture is right, a placeholder allows the rest to be checked.
@@ -133,7 +133,7 @@ def check_builds(grid: Grid, meta_methods: MetaMethods, errors: Errors) -> None:
             architecture = "wrn-10-1" if shape.image_size else "lstm-8"
             built = [Run(dataset=dataset, architecture=architecture, method=PLAIN_TRAINING, seed=seed, recipe=recipe)]
         for plain in built:
-            check_methods(grid, meta_methods, errors, plain, shape, loadable=bool(found))
+            check_methods(grid, meta_methods, errors, plain, shape, loadable=bool(found), rehearsal=rehearsal)
 
 
 def check_datasets(grid: Grid, errors: Errors) -> list[tuple[DatasetSpec, data.DatasetShape]]:
@@ -208,7 +208,14 @@ def check_minibatches(net: nn.Module, plain: Run, shape: data.DatasetShape) -> N
 
 
 def check_methods(
-    grid: Grid, meta_methods: MetaMethods, errors: Errors, plain: Run, shape: data.DatasetShape, *, loadable: bool
+    grid: Grid,
+    meta_methods: MetaMethods,
+    errors: Errors,
+    plain: Run,
+    shape: data.DatasetShape,
+    *,
+    loadable: bool,
+    rehearsal: bool,
 ) -> None:
     """Report methods that cannot be built, that watch validation data although none is held out, or lack minibatches.
 
@@ -219,6 +226,7 @@ def check_methods(
         plain: run of plain training on the dataset and architecture to check.
         shape: shape of its data.
         loadable: whether the dataset could be found.
+        rehearsal: whether some members may get no minibatch.
     """
     for k, entry in enumerate(grid.methods):
         try:
@@ -228,7 +236,7 @@ def check_methods(
                 reason = f"it watches validation data, but {plain.dataset.label} holds none out"
                 raise ValueError(f"{reason}: give the dataset a number of examples, `validation`")
             for part in methods_within(method):
-                if loadable and isinstance(part, LatePhase):
+                if loadable and not rehearsal and isinstance(part, LatePhase):
                     part.check_minibatches(-(-shape.train // plain.recipe.batch_size))
         except (Exception, SystemExit) as error:  # a user's own method can raise anything, which the user must see
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -28,7 +28,7 @@ def rehearse(study: Study, scale: Scale) -> Study:
         grids = scale_grids(study, small)
         errors, meta_methods = Errors(Path(f"--scale {small}"), YamlLines("")), MetaMethods(study.methods)
         for grid in grids:
-            check_grid(grid, meta_methods, errors)
+            check_grid(grid, meta_methods, errors, rehearsal=True)
         if not errors.messages:
             break
     if errors.messages:
