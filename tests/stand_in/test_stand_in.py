@@ -36,7 +36,7 @@ DEFECTS = {
         super().begin_epoch(epoch)
         self.epochs_seen += 1
     def lr(self, epoch):
-        return super().lr(epoch) / self.epochs_seen
+        return super().lr(epoch) / max(self.epochs_seen, 1)
 """,
 }
 """Methods of a user's that work on a CPU."""
