@@ -19,7 +19,7 @@ class GradientAccumulation(LatePhase):
     """
 
     about: ClassVar[About] = About("plain training", "von Oswald et al. 2021")
-    sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
+    sharing: ClassVar[Sharing] = LATE_PHASE_SHARING._replace(prediction=frozenset())
     fusible: ClassVar[bool] = True
     space: ClassVar[dict[str, BaseDistribution]] = {
         name: LatePhase.space[name] for name in ("K", "start", "gamma_theta")
