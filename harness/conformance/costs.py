@@ -153,7 +153,11 @@ def judge(hook: str, few: Work, many: Work, forward: float, backward: float) -> 
     growing = 2 * (excess(many, forward, backward) - excess(few, forward, backward))
     fixed = excess(many, forward, backward) - growing  # which a usual minibatch shares out
     examples = many.cost.forward_examples or 1
-    share = (growing + max(fixed, 0.0) * min(examples / USUAL_BATCH, 1.0)) / passes if passes else 0.0
+    besides = growing + max(fixed, 0.0) * min(examples / USUAL_BATCH, 1.0)
+    if not passes and besides > 0:
+        yield Finding("costs", f"`{hook}` does work, and no pass of it is counted", REMEDY)
+        return
+    share = besides / passes if passes else 0.0
     if share > UNCOUNTED:
         yield Finding(
             "costs",

@@ -113,6 +113,16 @@ TRAPS = {
         "costs",
         "`update` does",
     ),
+    "a prediction by layers that are called one by one": (
+        """
+    def predict(self, x):
+        for layer in self.net.children():
+            x = layer(x.mean((2, 3)) if isinstance(layer, nn.Linear) else x)
+        return x[None]
+""",
+        "costs",
+        "`predict` does work, and no pass of it is counted",
+    ),
     "two passes that it does not declare": (
         """
     def loss(self, x, y, weights=None):
