@@ -10,8 +10,6 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from methods.core.recipe import BOOLEAN
-
 Location = tuple[str | int, ...]
 """The path to a value in a YAML file: mapping keys and list indices."""
 
@@ -82,7 +80,7 @@ class Errors:
         """
         messages: dict[Location, list[str]] = {}
         for detail in error.errors():
-            field = (detail["ctx"]["field"],) if detail["type"] == BOOLEAN else ()
+            field = [name for key, name in detail.get("ctx", {}).items() if key == "field"]  # of `CheckedModel`
             location = existing_location(raw, (*detail["loc"], *field))
             message = detail["msg"].removeprefix("Value error, ")
             if detail["type"] == "missing":

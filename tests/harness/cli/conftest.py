@@ -1,11 +1,13 @@
 """A study with its tracked runs, trained once for the tests of what happens to such folders later."""
 
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking._tracking_service import utils as mlflow_service
 
 from harness.store import damaged_files
 
@@ -34,4 +36,6 @@ def project(moved_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     shutil.copytree(moved_project, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     damaged_files.NAMED.clear()
+    # MLflow keeps for the life of a process where the artifacts of a run are, and the copies hold the same runs.
+    monkeypatch.setattr(mlflow_service, "_artifact_repos_cache", OrderedDict())
     return tmp_path / "project"

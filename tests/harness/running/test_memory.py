@@ -258,6 +258,7 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+libc.malloc_trim(0)  # what imports have freed at the end of the heap would hold a part of the blocks
 begin = libc.sbrk(0)
 def heap():
     return (libc.sbrk(0) - begin) // 2**20
