@@ -20,7 +20,7 @@ from harness.parsing.plugins import available_methods, load_plugin
 from methods import Method
 from methods.core.weight_averaging import AverageInVainError
 
-AROUND = ("swa({})", "swag({}, start=0.5)", "snapshot({}, M=2)", "early_stopping({})", "deep_ensemble({}, K=2)")
+AROUND = ("swa({})", "swag({}, start=0.5, N=3)", "snapshot({}, M=2)", "early_stopping({})", "deep_ensemble({}, K=2)")
 """Compositions with which a method that trains is checked."""
 INSIDE = ("late_phase_bn(K=2, start=0.5)", "swa", "early_stopping", "deep_ensemble(K=2)")
 """Methods inside of which a wrapper is checked, besides its default."""

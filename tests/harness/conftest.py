@@ -1,6 +1,7 @@
 """Fixtures: a tiny dataset, studies on it, and functions that run them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from harness.studies.run import DatasetSpec, Run
 from harness.studies.study import load, with_digest
 from methods import METHODS, Recipe
 
+os.environ["RAY_worker_niceness"] = "0"  # at Ray's default, 15, its workers would starve beside other tests
 RECIPE = {"epochs": 3, "batch_size": 16, "lr": 0.05}
 N_TRAIN, N_TEST = 60, 24
 
@@ -210,8 +212,6 @@ def project() -> Path:
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """Return environment variables: one thread, wide lines, no tracking server, and the packages on the path."""
-    import os
-
     kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(project())}
 

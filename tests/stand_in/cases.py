@@ -98,5 +98,7 @@ for each in ("sgd", f"late_phase_rank1({MEMBERS})"):
     add(each, f"text: {each} bfloat16", data="text", precision="bfloat16")
 add("sgd", "files: sgd", data="files", decoders=0)
 add("sgd", "files: sgd, 2 decoders", data="files", decoders=2)
-for each in ("pyramidnet-20-16", "cresnet20", "resnet18", "densenet161", "wrn-10-1"):
+for each in ("pyramidnet-20-16", "cresnet20", "wrn-10-1"):
     add("sgd", f"sgd {each}", architecture=each, data="colour")
+for each in ("resnet18", "densenet161"):
+    add("sgd", f"sgd {each}", architecture=each, data="colour", recipe={"epochs": 1})

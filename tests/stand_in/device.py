@@ -74,7 +74,6 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils._mode_utils import no_dispatch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
 aten = torch.ops.aten
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -206,6 +205,20 @@ class StandIn(Tensor):
         return f"StandIn({self.elem!r}, device=cuda:0)"
 
 
+def flatten(values):
+    """Yield the values that an operation takes or returns, which may be lists of tensors."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from value
+        else:
+            yield value
+
+
+def apply(change, value):
+    """Change a value that an operation takes or returns, or each of a list."""
+    return type(value)(map(change, value)) if isinstance(value, list | tuple) else change(value)
+
+
 def plain(value):
     """Return the CPU tensor inside of one that claims to lie on the device."""
     return value.elem if isinstance(value, StandIn) else value
@@ -227,7 +240,7 @@ FUSED_STEPS = {aten._fused_sgd_.default, aten._fused_adam_.default, aten._fused_
 
 def check_devices(func, args, kwargs):
     """Refuse tensors of both devices, but for CPU scalars in pointwise operations, and indices."""
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors = [t for t in flatten((*args, *kwargs.values())) if isinstance(t, Tensor)]
     others = [t for t in tensors if not isinstance(t, StandIn)]
     if len(others) in (0, len(tensors)) or func in (aten.copy_.default, aten._to_copy.default):
         return
@@ -304,7 +317,7 @@ def is_cuda(device) -> bool:
 def run(func, args, kwargs):
     """Do an operation that has to do with the device."""
     kwargs = dict(kwargs)
-    known = {id(t.elem): t for t in tree_leaves((args, kwargs)) if isinstance(t, StandIn)}
+    known = {id(t.elem): t for t in flatten((*args, *kwargs.values())) if isinstance(t, StandIn)}
     if func is aten._to_copy.default:
         return move(func, args, kwargs)
     if func is aten.copy_.default and isinstance(args[0], StandIn) != isinstance(args[1], StandIn):
@@ -325,13 +338,13 @@ def run(func, args, kwargs):
     kwargs.pop("pin_memory", None)
     draws = torch.Tag.nondeterministic_seeded in func.tags
     with drawing(func, kwargs) if draws else contextlib.nullcontext():
-        out = func(*tree_map(plain, args), **tree_map(plain, kwargs))
+        out = func(*(apply(plain, a) for a in args), **{name: apply(plain, a) for name, a in kwargs.items()})
     if wanted is not None and not is_cuda(wanted):
         return out
     if torch.Tag.inplace_view in func.tags:
         reshape_wrapper(func, args, kwargs)
     observe(func, args)
-    return tree_map(lambda t: known[id(t)] if id(t) in known else StandIn(t) if isinstance(t, Tensor) else t, out)
+    return apply(lambda t: known[id(t)] if id(t) in known else StandIn(t) if isinstance(t, Tensor) else t, out)
 
 
 def move(func, args, kwargs):
@@ -365,7 +378,8 @@ class Mode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if is_cuda(kwargs.get("device")) or any(isinstance(t, StandIn) for t in tree_leaves((args, kwargs))):
+        own = any(isinstance(t, StandIn) for t in flatten((*args, *kwargs.values())))
+        if own or is_cuda(kwargs.get("device")):
             return run(func, args, kwargs)
         return func(*args, **kwargs)
 

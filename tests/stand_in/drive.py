@@ -1,6 +1,6 @@
 """Drives runs through all their phases on the stand-in device, and writes what was seen, one line of JSON a run.
 
-    python -m tests.stand_in.drive [--only PATTERN] [--quick] [--plugin FILE …]
+    python -m tests.stand_in.drive [--only PATTERN] [--quick | --long] [--plugin FILE …]
     python -m tests.stand_in.drive --real     # the same runs on a GPU; nothing is watched then
 
 Each run is trained once from beginning to end, and once interrupted after each epoch; the states must have equal bits.
@@ -212,7 +212,9 @@ def main() -> None:
     """Run the cases that are asked for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="*", help="a pattern of cases")
-    parser.add_argument("--quick", action="store_true", help="some fifteen cases")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="the cases of `make test`")
+    which.add_argument("--long", action="store_true", help="the others")
     parser.add_argument("--plugin", type=Path, nargs="*", help="files with a method each, which are the only cases")
     parser.add_argument("--real", action="store_true", help="on a GPU")
     parser.add_argument("--device", default="cuda")
@@ -221,6 +223,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     watch_timed_parts()
     cases = {name: CASES[name] for name in QUICK} if asked.quick else CASES
+    if asked.long:
+        cases = {name: case for name, case in CASES.items() if name not in QUICK}
     if asked.plugin:
         cases = {path.stem: {"method": path.stem, "plugins": [path]} for path in asked.plugin}
     failed = False

@@ -78,14 +78,14 @@ def test_recurrent_weights_lie_in_one_piece_also_in_copies(quick):
 
 
 @pytest.fixture(scope="module")
-def everything():
-    return drive()
+def others():
+    return drive("--long")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in CASES if name not in QUICK])
-def test_every_run(everything, name):
-    check(everything[name])
+def test_every_other_run(others, name):
+    check(others[name])
 
 
 @pytest.mark.long

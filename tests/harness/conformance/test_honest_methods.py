@@ -49,15 +49,15 @@ def test_plugins_pass(plugin):
 
 COMPOSITIONS = [
     ("ema", "swa(ema)"),
-    ("ema", "swag(ema, start=0.5)"),
+    ("ema", "swag(ema, start=0.5, N=3)"),
     ("laplace", "swa(laplace)"),
-    ("mimo", "swag(mimo, start=0.5)"),
+    ("mimo", "swag(mimo, start=0.5, N=3)"),
     ("packed_ensemble", "early_stopping(packed_ensemble)"),
     ("csgmcmc", "snapshot(csgmcmc, M=2)"),
     ("soup", "soup(tail, K=2)"),
     ("soup", "deep_ensemble(tail, K=2)"),
     ("temperature", "temperature(deep_ensemble(K=2))"),
-    ("temperature", "swag(temperature, start=0.5)"),
+    ("temperature", "swag(temperature, start=0.5, N=3)"),
     ("tta", "tta(swa)"),
 ]
 
@@ -81,7 +81,7 @@ def test_a_whole_check_of_a_plugin(tmp_path):
         ("ema(decay=0.8)", "wrn-10-1"),
         ("ema(decay=0.8)", "cresnet20"),
         ("swa(ema(decay=0.8))", "wrn-10-1"),
-        ("swag(ema(decay=0.8), start=0.5)", "wrn-10-1"),
+        ("swag(ema(decay=0.8), start=0.5, N=3)", "wrn-10-1"),
         ("snapshot(ema(decay=0.8), M=2)", "wrn-10-1"),
         ("early_stopping(ema(decay=0.8))", "wrn-10-1"),
         ("deep_ensemble(ema(decay=0.8), K=2)", "wrn-10-1"),
