@@ -27,7 +27,7 @@ from harness.studies.run import DatasetSpec, Run
 from harness.studies.study import load, with_digest
 from methods import METHODS, Recipe
 
-os.environ["RAY_worker_niceness"] = "0"  # at Ray's default, 15, its workers would starve beside other tests
+os.environ |= {"RAY_worker_niceness": "0"}  # at Ray's default, 15, its workers would starve beside other tests
 RECIPE = {"epochs": 3, "batch_size": 16, "lr": 0.05}
 N_TRAIN, N_TEST = 60, 24
 
