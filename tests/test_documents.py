@@ -92,6 +92,8 @@ def call(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "path", [*sys.path])  # to which the folders of plugins are added
     monkeypatch.setattr("harness.conformance.check_method.NETWORKS", ("lenet5",))  # of three, for time
     monkeypatch.setattr("harness.conformance.check_method.COMPOSED_ON", "lenet5")
+    monkeypatch.setattr("harness.conformance.check_method.AROUND", ("swa({})",))  # of five
+    monkeypatch.setattr("harness.conformance.check_method.INSIDE", ("swa",))  # of four
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     try:
         main()

@@ -3,7 +3,6 @@
 import math
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 
@@ -35,6 +34,8 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
         outside: scores of examples out of distribution, (M,).
     """
     check_scores(inside, outside)
+    from scipy.stats import rankdata  # takes half a second
+
     ranks = rankdata(torch.cat([inside, outside]).numpy())
     n, m = len(inside), len(outside)
     return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
-from scipy.integrate import solve_ivp
 
 from harness.store.run_folder import spec_key
 from methods.core.recipe import FrozenModel
@@ -161,6 +160,8 @@ def mean_square_late_weight(run: QuadraticRun, K: int, iterations: Sequence[floa
         return np.asarray((hold - noise * fourth) / (fourth + length))
 
     times = run.eta**2 / run.B * np.asarray(iterations, float)
+    from scipy.integrate import solve_ivp  # takes half a second
+
     solved = solve_ivp(rate, (0.0, float(times[-1])), [0.0], method="LSODA", t_eval=times, rtol=1e-9, atol=1e-9)
     return np.asarray(np.exp(solved.y[0]))
 

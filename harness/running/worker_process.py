@@ -13,7 +13,6 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 
 import torch
-import torch._dynamo  # the first optimizer imports it, in a way that keeps what its callers hold
 from torch import nn
 
 
@@ -80,6 +79,8 @@ def set_up_device(device: torch.device, *, deterministic: bool) -> None:
 @cache
 def warm_up(device: torch.device) -> None:
     """Initialize a device with a throw-away training step, so that no run's seconds include this one-time work."""
+    import torch._dynamo  # takes a second; the first optimizer would import it, and keep what its callers hold
+
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
     for _ in range(2):

@@ -51,6 +51,19 @@ def test_paths_stay_whole_in_a_pipe(run_here, monkeypatch, tmp_path):
     assert (code, out.splitlines()[0]) == (0, f"wrote {folder}/mine.py")
 
 
+FOUR = """
+import sys
+from harness.cli import app
+for command in ("run s.yaml", "status s.yaml", "leaderboard s.yaml", "list methods"):
+    sys.argv = ["econ", *command.split()]
+    try:
+        app.main()
+    except SystemExit as end:
+        print("ended with", end.code)
+"""
+"""Four commands of a process."""
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "variables",
@@ -61,14 +74,14 @@ def test_paths_stay_whole_in_a_pipe(run_here, monkeypatch, tmp_path):
         {"PYTHONIOENCODING": "utf-16"},
     ],
 )
-def test_a_process_without_utf_8_prints_replaced_characters(econ, environment, tmp_path, write_study, variables):
+def test_a_process_without_utf_8_prints_replaced_characters(environment, tmp_path, write_study, variables):
     write_study(tmp_path / "s.yaml", methods=[{"η → 漢字": "sgd"}], recipe={"epochs": 1})
-    for arguments in (("run", "s.yaml"), ("status", "s.yaml"), ("leaderboard", "s.yaml"), ("list", "methods")):
-        done = subprocess.run(
-            [*econ, *arguments], cwd=tmp_path, env=environment | variables, capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert b"Traceback" not in done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", FOUR], cwd=tmp_path, env=environment | variables, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b""), done.stdout + done.stderr
+    assert done.stdout.decode("utf-16" if "utf-16" in variables.values() else "utf-8").count("ended with 0") == 4
+    assert b"Traceback" not in done.stdout
 
 
 TWICE = """

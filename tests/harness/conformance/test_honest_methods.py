@@ -81,7 +81,7 @@ def test_a_whole_check_of_a_plugin(tmp_path):
         ("ema(decay=0.8)", "wrn-10-1"),
         ("ema(decay=0.8)", "cresnet20"),
         ("swa(ema(decay=0.8))", "wrn-10-1"),
-        ("swag(ema(decay=0.8), start=0.5, N=3)", "wrn-10-1"),
+        ("swag(ema(decay=0.8), N=3, start=0.5)", "wrn-10-1"),
         ("snapshot(ema(decay=0.8), M=2)", "wrn-10-1"),
         ("early_stopping(ema(decay=0.8))", "wrn-10-1"),
         ("deep_ensemble(ema(decay=0.8), K=2)", "wrn-10-1"),

@@ -23,7 +23,7 @@ from harness.studies.study import load
 STUDY = {
     "datasets": [{"name": "digits", "train_size": 200, "corruptions": "none", "ood": []}],
     "architectures": ["lenet5"],
-    "seeds": [0, 1, 2, 3, 4],
+    "seeds": [0, 1, 2],
     "recipe": {"epochs": 6, "batch_size": 16, "lr": 0.05},
     "methods": [
         "sgd",
@@ -33,8 +33,8 @@ STUDY = {
         "deep_ensemble(K=2)",
     ],
 }
-RUNS = 30
-"""Number of runs. Five of them are seeds of plain training that only the ensembles need."""
+RUNS = 18
+"""Number of runs. Three of them are seeds of plain training that only the ensembles need."""
 OPTIONS = {"processes": ["--workers", "2"], "ray": ["--workers", "2"]}
 """Options that start two workers, for each engine."""
 WORKER_COMMAND = {"processes": b"spawn_main", "ray": b"ray::Worker"}
