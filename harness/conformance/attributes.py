@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.cache.user_cache import PACKAGES
-from harness.conformance.finding import is_users
+from harness.parsing.plugin_sources import is_users_file
 from methods import Method
 from methods.core.random_streams import DRAWN
 
@@ -89,7 +89,7 @@ def comparable(value: Any, inside: tuple[int, ...] = ()) -> Any:
 def is_of_users(cls: type) -> bool:
     """Return whether the user's own code defines a class whose instances have attributes."""
     module = sys.modules.get(cls.__module__)
-    return hasattr(cls, "__dict__") and is_users(getattr(module, "__file__", None) or "")
+    return hasattr(cls, "__dict__") and is_users_file(getattr(module, "__file__", None) or "")
 
 
 def changed(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import methods
-from harness.cache.user_cache import PACKAGES
-from harness.parsing.plugin_sources import installed
+from harness.parsing.plugin_sources import is_users_file
 
 
 class Finding(NamedTuple):
@@ -29,17 +27,9 @@ class Finding(NamedTuple):
 
 def describe_error(error: BaseException) -> str:
     """Describe an error, with the last line of the user's own code that it passed through."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{where}"
-
-
-def is_users(file: str) -> bool:
-    """Return whether a file of source code is neither the project's nor that of an installed package."""
-    project = Path(methods.__file__).parents[1]
-    path = Path(file)
-    ours = any(path.is_relative_to(project / name) for name in PACKAGES)
-    return path.is_file() and not ours and not installed(path)
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from harness.conformance.attributes import is_of_users
-from harness.conformance.finding import Finding, is_users
+from harness.conformance.finding import Finding
 from harness.conformance.small_run import Case
+from harness.parsing.plugin_sources import is_users_file
 from methods import Method
 from methods.core.wrapper import Wrapper, methods_within
 
@@ -92,7 +93,7 @@ def overrides(part: Method, hook: str) -> bool:
     """Return whether a class of the user's overrides a hook."""
     owner = next(cls for cls in type(part).__mro__ if hook in vars(cls))
     code = getattr(unwrap(vars(owner)[hook]), "__code__", None)  # also of a decorated one
-    return code is not None and is_users(code.co_filename)
+    return code is not None and is_users_file(code.co_filename)
 
 
 def count_generators(part: Method, asked: Counter[tuple[int, str]]) -> None:

@@ -21,7 +21,7 @@ from inspect import isclass, isfunction, ismodule, isroutine
 from itertools import chain
 from pathlib import Path
 
-from harness.cache.user_cache import PACKAGES
+from harness.cache.user_cache import PACKAGES, ROOT
 
 INTERFACE = 3
 """Part of the keys of all runs of plugin methods. It is raised when the harness changes what such methods compute."""
@@ -89,7 +89,7 @@ def importing_beside(plugin: Path) -> Iterator[set[str]]:
     try:
         yield imported
     finally:
-        imported |= {name for name in sys.modules.keys() - before if is_users(locate(name))}
+        imported |= {name for name in sys.modules.keys() - before if is_users_module(locate(name))}
         IMPORTED.update(imported)
 
 
@@ -113,7 +113,7 @@ def find_sources(plugin: ModuleSpec, path: Path, imported: Iterable[str]) -> Plu
         spec = locate(name)
         if spec is None:
             absent.update(would_lie_at(name))
-        if name in found or spec is None or spec.origin is None or not (spec is plugin or is_users(spec)):
+        if name in found or spec is None or spec.origin is None or not (spec is plugin or is_users_module(spec)):
             continue
         file = found[name] = Path(spec.origin)
         folders = spec.parent.split(".") if spec.parent else []
@@ -148,11 +148,16 @@ def locate(name: str) -> ModuleSpec | None:
     return None if folders is None else PathFinder.find_spec(name, folders)
 
 
-def is_users(spec: ModuleSpec | None) -> bool:
-    """Return whether a module is a file that is neither part of Python, nor installed, nor one of our packages'."""
-    if spec is None or not spec.has_location or spec.origin is None or spec.name.partition(".")[0] in PACKAGES:
-        return False
-    return not installed(Path(spec.origin))
+def is_users_module(spec: ModuleSpec | None) -> bool:
+    """Return whether a module is a file of the user's."""
+    return spec is not None and spec.has_location and spec.origin is not None and is_users_file(spec.origin)
+
+
+def is_users_file(file: str | Path) -> bool:
+    """Return whether a file is neither part of Python, nor installed, nor one of our packages'."""
+    path = Path(file)
+    ours = any(path.is_relative_to(ROOT / name) for name in PACKAGES)
+    return path.is_file() and not ours and not installed(path)
 
 
 def would_lie_at(name: str) -> Iterator[Path]:
@@ -160,7 +165,7 @@ def would_lie_at(name: str) -> Iterator[Path]:
     parent, _, last = name.rpartition(".")
     above = locate(parent) if parent else None
     if parent:
-        folders = (above.submodule_search_locations or []) if above and is_users(above) else []
+        folders = (above.submodule_search_locations or []) if above and is_users_module(above) else []
     else:
         folders = [folder for folder in sys.path if not installed(Path(folder))]
     for folder in folders:
@@ -216,7 +221,7 @@ def loaded_by_path(namespaces: list[dict[str, object]]) -> list[Path]:
     for namespace in namespaces:  # which grows meanwhile
         for other in chain.from_iterable(map(global_names_behind, list(namespace.values()))):
             file = other.get("__file__") if id(other) not in known else None
-            if isinstance(file, str) and Path(file).is_file() and not installed(Path(file)):
+            if isinstance(file, str) and is_users_file(file):
                 known.add(id(other))
                 namespaces.append(other)
                 found.append(Path(file))

@@ -319,8 +319,7 @@ class RunLifecycle:
             write_atomically(self.folder.arrays, around.save_arrays)
         needed = [part.read_result() for part in parts]
         cost, spent = self.counter.cost, self.counter.cost - self.state.inherited
-        details = cost, spent, needed, self.device, self.contained
-        result = make_result(self.run, self.method, found, around, *details)
+        result = make_result(self.run, self.method, found, around, cost, spent, needed, self.device, self.contained)
         result["provenance"] |= self.execution_details()
         write_json(self.folder.result, result)
 
