@@ -34,7 +34,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ECON_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-torch.set_num_threads(1)  # with such small networks, more threads would only wait for each other
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Compute with one thread, whatever engines were set to before: with such small networks more would only wait."""
+    torch.set_num_threads(1)
+
+
 settings.register_profile("loaded machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded machine")
 

@@ -5,14 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from harness.cli import app as cli
@@ -30,15 +29,6 @@ from methods import METHODS, Recipe
 os.environ |= {"RAY_worker_niceness": "0"}  # at Ray's default, 15, its workers would starve beside other tests
 RECIPE = {"epochs": 3, "batch_size": 16, "lr": 0.05}
 N_TRAIN, N_TEST = 60, 24
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, as a worker does."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
