@@ -8,6 +8,7 @@ import torch
 from optuna.distributions import BaseDistribution
 from torch import Tensor
 
+from harness.conformance.attributes import is_of_users
 from harness.conformance.finding import Finding
 from harness.conformance.small_run import Case, SmallRun, same
 from harness.conformance.training import first_difference
@@ -102,7 +103,7 @@ def check_prediction_hyperparameters(case: Case, whole: SmallRun) -> Iterator[Fi
                     f"leave {name} out of `prediction`",
                 )
                 break
-        if not tried:
+        if not tried and is_of_users(type(whole.method)):
             yield Finding(
                 "sharing",
                 f"`sharing` declares that {name} changes nothing before `prepare`, and there is no other value to try",

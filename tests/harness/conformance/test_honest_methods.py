@@ -87,6 +87,7 @@ def test_a_whole_check_of_a_plugin(tmp_path):
         ("deep_ensemble(ema(decay=0.8), K=2)", "wrn-10-1"),
     ]
     assert not any(failures(row.findings) or row.refused for row in rows)
+    assert not [found for row in rows for found in row.findings if found.check == "sharing"], "of our own wrappers"
 
 
 def test_compositions_of_a_wrapper_hold_other_methods():
