@@ -209,6 +209,8 @@ def _shape(dataset: str, frozen: tuple[tuple[str, object], ...]) -> DatasetShape
         check_official_exists(dataset)
     check_cutout(dataset, options, known.image_size)
     check_split_sizes(dataset, known.train, held_out or 0, kept)
+    if kept is not None and kept < known.classes:
+        raise ValueError(f"{dataset}: train_size={kept} leaves no image of some of the {known.classes} classes")
     check_label_noise(options.get("label_noise", 0.0))
     choose_ood_datasets(dataset, (known.in_channels, known.image_size), {}, options.get("ood"), Path())
     return known._replace(train=known.train - (held_out or 0) if kept is None else kept)

@@ -27,6 +27,7 @@ from analysis.frame.runs import ranked
 
 BINS = 15
 _DIAGRAMS_PER_ROW = 3  # reliability diagrams side by side
+_ROUNDING = 1e-6  # of probabilities stored in float32
 _MIN_BIN_EXAMPLES = 10  # minimum examples of a bin that is drawn
 
 
@@ -79,7 +80,8 @@ def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int = BI
         One row per bin that is not empty: confidence and accuracy (means, 0 to 1), share (of the examples).
     """
     confidence = probabilities.max(axis=1).astype(float)
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    inside = (confidence - _ROUNDING) * bins  # so that 8 of 15 votes are in the bin that ends there
+    index = np.clip(np.ceil(inside).astype(int) - 1, 0, bins - 1)
     correct = (probabilities.argmax(axis=1) == labels).astype(float)
     table = pd.DataFrame({"bin": index, "confidence": confidence, "accuracy": correct})
     out = table.groupby("bin").agg(

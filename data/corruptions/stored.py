@@ -22,8 +22,8 @@ class StoredCorruptions:
     """The corrupted test sets of a dataset, in a folder of their own: one file a corruption and severity.
 
     The folder's name is the hash of the images, of the programs here, and of the kind of device, because rounding may
-    differ by one level between kinds. So a file is never stale. A file that is missing or damaged is made by whoever
-    needs it first; other processes wait for it.
+    differ by one level between kinds. So a file is never stale. Beside each lies the SHA-256 of its contents. A file
+    that is missing or damaged is made by whoever needs it first; other processes wait for it.
     """
 
     def __init__(self, folder: Path, images: Tensor) -> None:
@@ -36,6 +36,7 @@ class StoredCorruptions:
         content = hashlib.sha256(images.cpu().contiguous().numpy().tobytes())
         content.update(f"{tuple(images.shape)} {images.device.type} {programs()}".encode())
         self.folder, self.images = folder / content.hexdigest()[:32], images
+        self.checked: set[Path] = set()
 
     @staticmethod
     def fits(images: Tensor) -> bool:
@@ -72,15 +73,37 @@ class StoredCorruptions:
             stored: np.ndarray = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return None
-        return stored if stored.shape == tuple(self.images.shape) and stored.dtype == np.uint8 else None
+        if stored.shape != tuple(self.images.shape) or stored.dtype != np.uint8:
+            return None
+        if path not in self.checked and not has_its_digest(path):
+            return None
+        self.checked.add(path)
+        return stored
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_its_digest(path: Path) -> bool:
+    """Return whether the contents of a file are those that were written."""
+    try:
+        return path.with_suffix(".sha256").read_text(encoding="utf-8") == digest_file(path)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def write(path: Path, images: np.ndarray) -> None:
-    """Write images to a file, which is whole as soon as it has its name."""
+    """Write images to a file, which is whole as soon as it has its name, and the digest of its contents beside it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             np.save(file, images)
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(".sha256").write_text(digest_file(temporary), encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -108,6 +108,7 @@ def top_k_accuracy(log_p: Tensor, y: Tensor, k: int = 5) -> float:
         raise ValueError(f"the {k} likeliest of {classes} classes cannot be given: k must be from 1 to {classes}")
 
     def right(log_p: Tensor, y: Tensor) -> Tensor:
+        log_p = log_p.round(decimals=DECIMALS)  # equally likely classes tie, whatever the order of the members
         own = log_p.gather(1, y[:, None])
         later = torch.arange(classes, device=y.device) > y[:, None]
         behind = (log_p < own) | ((log_p == own) & later)  # none are behind a NaN
@@ -119,7 +120,7 @@ def top_k_accuracy(log_p: Tensor, y: Tensor, k: int = 5) -> float:
 def nll(log_p: Tensor, y: Tensor) -> float:
     """Return the mean negative log-likelihood, in nats an example. It is infinite if a true class has probability 0."""
     check_predictions(log_p, y)
-    return -log_p.gather(1, y[:, None]).double().mean().item()
+    return -log_p.gather(1, y[:, None]).double().mean().item() + 0.0  # never -0.0
 
 
 def bits_per_character(nll: float) -> float:
@@ -197,6 +198,7 @@ def adaptive_ece(log_p: Tensor, y: Tensor, bins: int = CALIBRATION_BINS) -> floa
     """
     check_bins(bins)
     confidence, right = confidences(log_p, y)
+    confidence = confidence.round(decimals=DECIMALS)  # equal votes tie, whatever the order of the members
     _, same = torch.unique(confidence, return_inverse=True)
     right = (torch.bincount(same, weights=right.double()) / torch.bincount(same))[same]
     order = confidence.argsort()

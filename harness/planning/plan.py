@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 import data
+from data.tasks.batches import batch_bounds
 from harness.parsing.yaml_errors import StudyError
 from harness.planning.planned_runs import FigureSummary, Planned, PlannedRuns, StudySummary
 from harness.planning.trunks import FOLDER, StateHashes, TrunkRun, find_trunks
@@ -227,7 +228,7 @@ def warning(run: Run, method: Method) -> str:
     """Warn of cycles that no epoch is long enough for."""
     for part in methods_within(method):  # a wrapper's inner method has an epoch of its own
         part.epoch = max(part.epochs - 1, 0)
-    batches = method.data_orders() * -(-shape(run).train // run.recipe.batch_size)
+    batches = method.data_orders() * len(batch_bounds(shape(run).train, run.recipe.batch_size))
     cycle = method.batches_per_update()
     carried = any(isinstance(part, LatePhase) and part.leftover == "carry" for part in methods_within(method))
     if cycle <= batches or carried:

@@ -1,5 +1,6 @@
 """Recognizes errors of runs that ran out of memory, and advises what to do about them."""
 
+import errno
 import re
 
 import torch
@@ -27,6 +28,8 @@ OUT_OF_MEMORY_TEXTS = (
     "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
     r"Failed to CUDA (?:c|m)alloc(?: async)? \d+ bytes",  # NCCL, include/alloc.h
     r"Cuda failure (?:\d+ )?'out of memory'",  # NCCL, include/checks.h
+    r"Triton Error \[CUDA\]: out of memory",  # Triton's launcher, of compiled networks
+    r"Cannot allocate memory \(12\)",  # torch, of memory that processes share
 )
 """Patterns of texts in a RuntimeError of PyTorch which say that a library, a driver or the system had no memory left.
 
@@ -38,6 +41,8 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
     """Return whether an error, or the error that caused it, says that there was no memory left."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
         if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
             return True

@@ -10,6 +10,7 @@ from torch import nn
 import data
 from data import TEXTS
 from data.datasets.downloaded import DOWNLOADED_SHAPES
+from data.tasks.batches import batch_bounds
 from data.tasks.text_task import SEGMENT, TextTask, check_text_length
 from harness.parsing.method_expression import MethodSpec
 from harness.parsing.yaml_errors import Errors, suggest_closest
@@ -237,7 +238,7 @@ def check_methods(
                 raise ValueError(f"{reason}: give the dataset a number of examples, `validation`")
             for part in methods_within(method):
                 if loadable and not rehearsal and isinstance(part, LatePhase):
-                    part.check_minibatches(-(-shape.train // plain.recipe.batch_size))
+                    part.check_minibatches(len(batch_bounds(shape.train, plain.recipe.batch_size)))
         except (Exception, SystemExit) as error:  # a user's own method can raise anything, which the user must see
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             location = ("methods", errors.original_index("methods", k))

@@ -24,6 +24,8 @@ from methods.core.recipe import FrozenModel, Position, Recipe
 
 POSITION_TYPES = (Position, Position | None)
 """Types of hyperparameters that are positions in training, as epochs or fractions."""
+EPOCH_LISTS = {"ends"}
+"""Hyperparameters that list the epochs in which something happens. Without them it happens evenly."""
 MAX_PATH_POINTS, MAX_PLANE_POINTS, MAX_NOISE_DRAWS, MAX_EXAMPLES = 5, 3, 2, 64
 """Limits of extra measurements: points on a path and along a plane's side, noise samples, and examples."""
 KEPT_SEVERITY = 3
@@ -152,7 +154,8 @@ def scale_dataset(dataset: DatasetSpec, scale: Scale) -> DatasetSpec:
         (TEXT_LENGTH * 90 // 100, TEXT_LENGTH * 5 // 100) if text else (TRAIN_IMAGES, TRAIN_IMAGES // 4)
     )  # of synthetic data
     changes: dict[str, Any] = synthetic_changes(dataset, text) if scale.data else {}
-    limits = [scale.subset * ((dataset.segment or SEGMENT) if text else 1)] if scale.subset else []
+    least = 0 if text or scale.data else known.classes  # real images of all classes; synthetic ones are drawn evenly
+    limits = [max(scale.subset * ((dataset.segment or SEGMENT) if text else 1), least)] if scale.subset else []
     apart = dataset.validation or 0  # images: taken from the training examples; a text has a separate part
     had = dataset.train_size or known.train - (0 if text else apart)
     if apart:
@@ -243,10 +246,12 @@ def scale_entry(entry: Entry, epochs: int, scale: Scale, methods: Mapping[str, t
 
 
 def scale_method(spec: MethodSpec, epochs: int, scale: Scale, methods: Mapping[str, type[Method]]) -> MethodSpec:
-    """Convert a method's epochs to fractions of training, and reduce its number of members."""
+    """Convert a method's epochs to fractions of training, leave out lists of them, and reduce its number of members."""
     values = {}
     for name, (kind, default) in hyperparameters(methods[spec.name]).items():
         value = spec.hyperparameters.get(name, default)
+        if name in EPOCH_LISTS and (scale.epochs or scale.members):
+            continue
         if scale.epochs and kind in POSITION_TYPES and isinstance(value, int):
             value = value / epochs
         counted = name in COUNT_HYPERPARAMETERS and (

@@ -111,12 +111,14 @@ class MemberWeights(Method):
         Raises:
             ValueError: if some member would never be trained.
         """
-        late = per_epoch if self.leftover == "drop" else per_epoch * (self.epochs - self.start_epoch)
+        epochs = self.epochs - self.start_epoch
+        late = min(per_epoch, per_epoch * epochs) if self.leftover == "drop" else per_epoch * epochs
         if 0 < late < self.batches_in_cycle():
             where = "an epoch" if self.leftover == "drop" else f"training from epoch {self.start_epoch} on"
+            carry = " or leftover=carry" if self.leftover == "drop" else ""
             raise ValueError(
                 f"{where} has {late} minibatches, fewer than the {self.K} of a cycle, one for each member: some would "
-                "never be trained; it needs fewer members, an earlier start, smaller minibatches or leftover=carry"
+                f"never be trained; it needs fewer members, an earlier start, smaller minibatches{carry}"
             )
 
     @property

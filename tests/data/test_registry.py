@@ -32,6 +32,7 @@ def test_downloaded_sets_are_known_without_files():
         (50_000, None, "there are 50000"),
         (None, 0, "train_size=0"),
         (None, -5, "train_size=-5"),
+        (None, 9, "train_size=9 leaves no image of some of the 10 classes"),
         (5000, 45_001, "there are 45000"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis import reliability
 from analysis.figures.reliability_plot import bin_confidence
@@ -16,6 +17,13 @@ def test_reliability_plot(frame):
     assert len(figure.axes) == 4  # a diagram a method
     assert legend(figure) == ["cifar10 · resnet20", "digits · lenet"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.0100", "0.0300"]  # ECE, from below
+
+
+@pytest.mark.parametrize("votes", range(1, 16))
+def test_votes_fall_into_the_bin_that_ends_with_their_share(votes):
+    """Probabilities are stored in float32, in which 8/15 is more than 8/15."""
+    mixed = np.array([[votes / 15, 0.0], [(votes - 0.5) / 15, 0.0]]).astype(np.float32)
+    assert len(bin_confidence(mixed, np.array([0, 0]))) == 1
 
 
 def test_bins():

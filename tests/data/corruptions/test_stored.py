@@ -51,6 +51,16 @@ def test_a_damaged_file_is_made_again(tmp_path, images, made, damage):
     assert path.read_bytes() == content
 
 
+def test_a_file_with_other_contents_is_made_again(tmp_path, images, made):
+    """A disk that lost its contents leaves the header, and images of zeros."""
+    before = StoredCorruptions(tmp_path, images).part("contrast", 1, 0, 40)
+    (path,) = tmp_path.glob("*/contrast_1.npy")
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + bytes(len(content) - 128))
+    assert torch.equal(StoredCorruptions(tmp_path, images).part("contrast", 1, 0, 40), before)
+    assert len(made) == 2
+
+
 def test_other_images_and_other_programs_have_other_folders(tmp_path, images, monkeypatch):
     other = images.clone()
     other[0, 0, 0, 0] += 1

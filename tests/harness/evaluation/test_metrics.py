@@ -137,6 +137,29 @@ def test_equal_predictions_have_equal_entropies_in_any_order():
     assert math.copysign(1, certain.item()) == 1, "no negative zero"
 
 
+def test_equal_predictions_tie_in_any_order_of_the_members():
+    """60 examples with the same predictions of fifteen members, whose orders differ."""
+    logits = 3 * torch.randn(15, 1, 4, generator=torch.Generator().manual_seed(1))
+    orders = [torch.randperm(15, generator=torch.Generator().manual_seed(i)) for i in range(60)]
+    log_p = metrics.ensemble(torch.cat([logits[order] for order in orders], dim=1))
+    best = int(log_p[0].argmax())
+    y = torch.tensor([best] * 20 + [(best + 1) % 4] * 40)
+    assert len(log_p[:, best].unique()) > 1, "not by themselves"
+    confidence = float(log_p[0, best].exp())
+    assert metrics.adaptive_ece(log_p, y) == pytest.approx(abs(confidence - 1 / 3), abs=1e-9)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]])
+def test_of_equally_likely_classes_the_first_counts_in_any_order_of_the_members(order):
+    p = torch.tensor([[0.1, 0.2, 0.7], [0.2, 0.1, 0.7], [0.7, 0.3, 0.0], [0.3, 0.7, 0.0]], dtype=torch.float64)
+    log_p = metrics.ensemble(p.log()[order][:, None])
+    assert metrics.accuracy(log_p[:, :2], torch.tensor([0])) == 100
+
+
+def test_certain_predictions_have_no_negative_zeros():
+    assert math.copysign(1, metrics.nll(torch.tensor([[0.0, -math.inf]], dtype=torch.float64), torch.tensor([0]))) == 1
+
+
 def test_a_confidence_that_is_rounded_to_more_than_one_is_in_the_last_bin():
     assert metrics.equal_width_bins(torch.tensor([1 + 2**-52], dtype=torch.float64), 15).tolist() == [14]
 

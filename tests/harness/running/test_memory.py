@@ -1,5 +1,6 @@
 """Runs that run out of memory: how that is recognized, and that they are tried again once, alone on their device."""
 
+import errno
 import gc
 import platform
 import subprocess
@@ -37,6 +38,7 @@ def test_errors_of_a_system_without_memory(action):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
         *map(
             RuntimeError,
             [
@@ -63,6 +65,8 @@ def test_errors_of_a_system_without_memory(action):
                 "Failed to CUDA malloc 536870912 bytes",
                 "NCCL error: Cuda failure 2 'out of memory'",
                 "NCCL WARN Cuda failure 'out of memory'",
+                "Triton Error [CUDA]: out of memory",
+                "unable to mmap 1000 bytes from file <filename not specified>: Cannot allocate memory (12)",
             ],
         ),
     ],

@@ -8,7 +8,8 @@ from harness.parsing.yaml_errors import StudyError
 from harness.planning.plan import Plan
 from harness.studies.grid import load_recipes
 from harness.studies.rehearsal import rehearse, rehearse_quadratic
-from harness.studies.scale import TINY, Scale, read_scale, scale_recipe
+from harness.studies.run import DatasetSpec
+from harness.studies.scale import TINY, Scale, read_scale, scale_dataset, scale_recipe
 from harness.studies.study import load
 from methods.core.recipe import Recipe
 
@@ -93,6 +94,21 @@ def test_whole_epochs_become_fractions(tmp_path):
     assert (str(a.run.method), str(b.run.method)) == ("late_phase_last_layer(K=2)", "swa(branched)")
     plan = Plan(rehearse(load(str(path)), Scale(epochs=10)), share=True)
     assert {planned.epochs for planned in plan.runs.values() if planned.role == "trunk"} >= {5}
+
+
+def test_lists_of_epochs_become_even(tmp_path):
+    path = tmp_path / "s.yaml"
+    text = "datasets: [digits]\narchitectures: [lenet5]\nseeds: [0]\nrecipe: late-phase/sgd\nmethods:\n"
+    path.write_text(text + "  - snapshot(M=3, ends=[100, 120, 200])\n")
+    (cell,) = rehearse(load(str(path)), TINY).cells()
+    assert str(cell.run.method) == "snapshot(M=3)"
+
+
+def test_real_images_of_every_class_stay():
+    small = scale_dataset(DatasetSpec(name="cifar100", corruptions="none"), Scale(subset=64))
+    assert small.train_size == 100
+    small = scale_dataset(DatasetSpec(name="cifar10", corruptions="none"), Scale(subset=64))
+    assert small.train_size == 64
 
 
 @pytest.mark.parametrize("name", sorted(load_recipes()))

@@ -152,8 +152,11 @@ def test_too_few_minibatches_for_the_members_are_refused(leftover, per_epoch, ri
     if right:
         method.check_minibatches(per_epoch)
         return
-    with pytest.raises(ValueError, match="fewer than the 5 of a cycle, one for each member: some would never be"):
+    with pytest.raises(
+        ValueError, match="fewer than the 5 of a cycle, one for each member: some would never be"
+    ) as error:
         method.check_minibatches(per_epoch)
+    assert ("leftover=carry" in str(error.value)) == (leftover == "drop")
 
 
 def test_members_can_keep_the_highest_rate(batches):
