@@ -33,7 +33,7 @@ class FGE(Collector):
         "snapshots", "Garipov et al. 2018", prediction="((1 - start) * epochs + cycle / 2 + 0.5) // cycle"
     )
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     divisible = True
 
     def __init__(
@@ -55,8 +55,8 @@ class FGE(Collector):
             of: the method that is trained; until `start` it keeps its own learning rate.
             start: an epoch, or a fraction of all epochs.
             cycle: the length of a cycle in epochs, an even number.
-            ratio: the learning rate at the ends of a cycle, relative to the recipe's.
-            low: the learning rate in the middle of a cycle, relative to the recipe's.
+            ratio: the learning rate at the ends of a cycle, relative to the recipe's highest.
+            low: the learning rate in the middle of a cycle, relative to the recipe's highest.
 
         Raises:
             ValueError: if training ends before the middle of the first cycle, or if `low` is above `ratio`.
@@ -70,13 +70,14 @@ class FGE(Collector):
             raise ValueError(f"low={low}, the lowest rate of a cycle, is above ratio={ratio}, its highest")
         self.set_cycles(ends, first_epoch=self.start_epoch)
         self.cycle, self.ratio, self.low = cycle, ratio, low
+        self.highest_rate = self.recipe.highest_rate
 
     def lr(self, epoch: float) -> float:
         """Return a rate that falls linearly to the middle of each cycle and rises again, minibatch by minibatch."""
         if self.follows_inner(epoch):
             return self.inner.lr(epoch)
         t = (epoch - self.start_epoch) % self.cycle / self.cycle
-        own = self.recipe.lr * (self.low + (self.ratio - self.low) * abs(1 - 2 * t))
+        own = self.highest_rate * (self.low + (self.ratio - self.low) * abs(1 - 2 * t))
         return self.recipe.warmup_factor(epoch) * own
 
     def follows_inner(self, epoch: float) -> bool:

@@ -24,7 +24,7 @@ class GradientAccumulation(LatePhase):
     space: ClassVar[dict[str, BaseDistribution]] = {
         name: LatePhase.space[name] for name in ("K", "start", "gamma_theta")
     }
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     divisible = True
 
     def __init__(

@@ -24,7 +24,7 @@ class HypernetEnsemble(Hypernetwork):
     about: ClassVar[About] = About("economical hypernetwork ensembles", "Sacramento et al. 2020", prediction="K")
     sharing: ClassVar[Sharing] = HYPERNETWORK_SHARING
     fusible: ClassVar[bool] = True
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     space: ClassVar[dict[str, BaseDistribution]] = {
         "K": IntDistribution(2, 20),
         "start": FloatDistribution(0.0, 0.9),

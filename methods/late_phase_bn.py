@@ -22,7 +22,7 @@ class LatePhaseBatchNorm(LatePhase):
     about: ClassVar[About] = LATE_PHASE_ABOUT
     sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     fusible: ClassVar[bool] = True
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     divisible = True
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, *, last_layer: bool = True, **hyperparameters: Any) -> None:

@@ -25,7 +25,7 @@ class LatePhaseFull(LatePhase):
     )
     sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     space: ClassVar[dict[str, BaseDistribution]] = {name: LatePhase.space[name] for name in ("K", "start", "sigma0")}
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     divisible = True
 
     def __init__(

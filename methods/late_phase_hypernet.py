@@ -17,5 +17,5 @@ class LatePhaseHypernet(Hypernetwork):
     about: ClassVar[About] = LATE_PHASE_ABOUT
     sharing: ClassVar[Sharing] = HYPERNETWORK_SHARING
     fusible: ClassVar[bool] = True
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     divisible = True

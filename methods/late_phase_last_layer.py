@@ -19,7 +19,7 @@ class LatePhaseLastLayer(LatePhase):
     about: ClassVar[About] = LATE_PHASE_ABOUT
     sharing: ClassVar[Sharing] = LATE_PHASE_SHARING
     fusible: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     divisible = True
 
     def __init__(self, make_net: MakeNet, recipe: Recipe, **hyperparameters: Any) -> None:

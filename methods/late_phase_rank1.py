@@ -57,7 +57,7 @@ class LatePhaseRank1(LatePhase):
     about: ClassVar[About] = LATE_PHASE_ABOUT
     sharing: ClassVar[Sharing] = RANK1_SHARING
     fusible: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     divisible = True
 
     def __init__(

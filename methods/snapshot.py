@@ -29,7 +29,7 @@ class Snapshot(Collector):
     }
     about: ClassVar[About] = About("snapshots", "Huang et al. 2017", prediction="M")
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     divisible = True
 
     def __init__(
@@ -52,7 +52,7 @@ class Snapshot(Collector):
             of: the method of which snapshots are taken.
             M: the number of cycles.
             ends: for each cycle, after how many epochs it ends. None: all cycles have the same length.
-            ratio: the learning rate at each restart, relative to the recipe's.
+            ratio: the learning rate at each restart, relative to the recipe's highest.
             start: the epoch in which the first cycle begins, or a fraction of all epochs. Until then the rate is that
                 of the inner method.
             rate: "cosine" restarts in every cycle. "inner" uses the inner method's rate throughout.
@@ -72,6 +72,7 @@ class Snapshot(Collector):
         self.set_cycles(ends, first_epoch=first)
         self.start_epoch = self.cycle_ends[0] - 1
         self.ratio, self.rate = ratio, rate
+        self.highest_rate = self.recipe.highest_rate
 
     def lr(self, epoch: float) -> float:
         """Return a rate that falls along half a cosine in every cycle, minibatch by minibatch (Equation 2).
@@ -81,7 +82,7 @@ class Snapshot(Collector):
         if self.follows_inner(epoch):
             return self.inner.lr(epoch)
         cosine = math.cos(math.pi * self.cycle_progress(epoch))
-        return self.recipe.warmup_factor(epoch) * (self.ratio * self.recipe.lr / 2 * (cosine + 1))
+        return self.recipe.warmup_factor(epoch) * (self.ratio * self.highest_rate / 2 * (cosine + 1))
 
     def follows_inner(self, epoch: float) -> bool:
         """Return whether the rate at a position in training is that of the inner method."""

@@ -41,7 +41,7 @@ class SWA(WeightAveraging):
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START._replace(
         prediction=frozenset({"points", "alpha"}), prepared=("statistics",)
     )
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     divisible = True
 
     def __init__(

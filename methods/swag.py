@@ -47,7 +47,7 @@ class SWAG(WeightAveraging):
     sharing: ClassVar[Sharing] = SHARED_UNTIL_START._replace(
         prediction=frozenset({"N", "scale"}), prepared=("statistics",)
     )
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     divisible = True
 
     variance: Tensor

@@ -59,7 +59,7 @@ def leaderboard(frame: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
         *_seed_notes(board),
         *filter(None, [tuning]),
         *board.attrs.get("notes", []),
-        *_device_notes(runs),
+        *_machine_notes(runs),
         *unfinished_notes(frame),
     ]
     partial, left_out = board.attrs["partial"], board.attrs.get("left_out", "")
@@ -106,8 +106,8 @@ def _assign_ranks(order: pd.DataFrame) -> dict[int, int | None]:
     return ranks
 
 
-def _device_notes(runs: pd.DataFrame) -> list[str]:
-    """Return notes on runs that different devices computed, or the same ones with and without TF32."""
+def _machine_notes(runs: pd.DataFrame) -> list[str]:
+    """Return notes on runs of different devices, with and without TF32, or on different official corrupted files."""
     notes = []
     if "device" in runs and len(counts := runs["device"].replace("", "unknown").value_counts(sort=False)) > 1:
         listed = " and ".join(f"{count} on {device}" for device, count in counts.sort_index().items())
@@ -115,6 +115,10 @@ def _device_notes(runs: pd.DataFrame) -> list[str]:
     if "tf32" in runs and len(counts := runs["tf32"].replace("", "unknown").value_counts(sort=False)) > 1:
         listed = " and ".join(f"{count} with {kind}" for kind, count in counts.sort_index().items())
         notes.append(f"Different rounding: float32 arithmetic in TF32: {listed}.")
+    for dataset, rows in runs.groupby("dataset") if "official_corruptions" in runs else ():
+        if len(counts := rows["official_corruptions"].replace("", "no digest").value_counts(sort=False)) > 1:
+            listed = " and ".join(f"{count} of {str(digest)[:12]}" for digest, count in counts.sort_index().items())
+            notes.append(f"Different official corrupted files of {dataset}: {listed}. Scores on them do not compare.")
     return notes
 
 

@@ -36,6 +36,7 @@ _TAG_COLUMNS = (
     "key",
     "device",
     "tf32",
+    "official_corruptions",
 )
 
 
@@ -49,7 +50,8 @@ def load_runs(study: str, *, store: str | None = None, keys: Collection[str] | N
       chosen on test data, else ""; `ranked` leaves these runs out)
     - `arrays` (the arrays that `load_arrays` can load for the run, as in "path plane"; "" for none)
     - `device` (what computed the run, as in "cuda (NVIDIA H200)"), `tf32` (which of its float32 arithmetic was rounded
-      to TF32: "none", "convolutions" …); "" for runs that do not say so
+      to TF32: "none", "convolutions" …), `official_corruptions` (the digest of the official corrupted files that it
+      was evaluated on); "" for runs that do not say so
     - `key` (SHA-256 of the cell's specification), `run_id`, `artifact_uri`, `study`, `store`
     - every final metric as a float under its tracked name, NaN where it is not defined:
       `accuracy`, `corruption_error` (`generated/…` for corruptions that were generated locally) and `single/accuracy`

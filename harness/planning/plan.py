@@ -16,7 +16,6 @@ from harness.studies.check_study import MOST_RUNS
 from harness.studies.run import Run
 from harness.studies.study import Study
 from methods import LatePhase, Method
-from methods.core.recipe import Constant
 from methods.core.wrapper import methods_within
 
 
@@ -99,8 +98,6 @@ class Plan(PlannedRuns):
         found: dict[int, list[str]] = {}
         for run, label in ((planned.run, planned.label) for planned in self.runs.values() if planned.role == "cell"):
             assert isinstance(run, Run)
-            if run.recipe.schedule == Constant():
-                continue
             method = self.meta_method(run)
             first = next((e for e in range(method.epochs) if method.lr(e) != run.recipe.learning_rate(e)), None)
             if first is not None and label not in found.setdefault(first, []):

@@ -48,11 +48,13 @@ def train_epoch(
     minibatches = chain.from_iterable(zip(*passes, strict=True))  # one of each order in turn
     total, done = sum(map(len, passes)), 0
     losses, sizes = [], []
+    highest = method.recipe.highest_rate
     for batches in group_batches(minibatches, method.batches_per_update):
         rate = method.lr(epoch + done / total)
+        constant_rate = highest * method.recipe.warmup_factor(epoch + done / total)
         for group in optimizer.param_groups:
             constant = group.get("schedule") == "constant"
-            group["lr"] = (method.recipe.lr if constant else rate) * group["lr_scale"]
+            group["lr"] = (constant_rate if constant else rate) * group["lr_scale"]
         losses.append(method.update(batches, optimizer))
         sizes.append(len(batches))
         done += len(batches)
@@ -67,10 +69,10 @@ def train_epoch(
 def warm_up_epoch(
     method: Method, data: Callable[[int], Minibatches], epoch: int, watched: Sequence[Minibatches] = ()
 ) -> None:
-    """Take every kind of update of an epoch once, with a copy of the method.
+    """Take every kind of update of an epoch, and of those after it, at least once, with a copy of the method.
 
     cuDNN searches for the fastest algorithm of a convolution when it first meets its shapes. Afterwards it meets no new
-    ones in this epoch, so that the search is not part of the seconds of training.
+    ones until a method within this one starts, so that the search is not part of the seconds of training.
 
     Args:
         method: the method at the beginning of the epoch; it is not changed.
@@ -84,13 +86,17 @@ def warm_up_epoch(
     copy.train()
     minibatches = data(0)
     first, last = first_and_last(minibatches)
-    batches = chain(repeat(first, len(minibatches) * copy.data_orders() - 1), [last])
-    seen = set()
-    for group in group_batches(batches, copy.batches_per_update):
-        shapes = tuple(len(labels) for _, labels in group)
-        if shapes not in seen:
-            copy.update(group, optimizer)
-            seen.add(shapes)
+    seen, begun_with = set(), set()
+    while copy.batches_per_update() not in begun_with:  # epochs in which each begins where a cycle is cut differently
+        begun_with.add(copy.batches_per_update())
+        left = len(minibatches) * copy.data_orders()
+        batches = chain(repeat(first, left - 1), [last])
+        for group in group_batches(batches, copy.batches_per_update):
+            left -= len(group)
+            shapes = tuple(len(labels) for _, labels in group)
+            if shapes not in seen or not left:
+                copy.update(group, optimizer)
+                seen.add(shapes)
     if watched:
         copy.watch(*map(first_and_last, watched))
 

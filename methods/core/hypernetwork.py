@@ -89,7 +89,7 @@ class Embedding(nn.Module):
         self.e = nn.Parameter(vectors.clone())
 
 
-TRUNK_VERSION = 3
+TRUNK_VERSION = 4
 """The version of `LatePhaseHypernet`, which both methods name in their common trunk."""
 HYPERNETWORK_SHARING = LATE_PHASE_SHARING._replace(
     trunk=lambda method: Trunk(f"hypernetwork {TRUNK_VERSION}: {method.groups}", method.start_epoch),

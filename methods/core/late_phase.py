@@ -9,7 +9,7 @@ no step.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -104,7 +104,7 @@ class LatePhase(MemberWeights):
                 "adam", or the optimizer of the "recipe".
             member_lr: factor on the learning rate of the members.
             member_schedule: whether the members' rate follows that of the base weights ("recipe"), or stays at the
-                recipe's highest ("constant").
+                recipe's highest ("constant"), but for the warm-up.
             member_momentum: the members' optimizer state at T0: "fresh" (empty, as in the authors' code) or a "copy" of
                 that of φ0.
             leftover: what happens to the base weights when the minibatches at the end of an epoch do not fill a cycle.
@@ -145,6 +145,7 @@ class LatePhase(MemberWeights):
         self.prediction, self.statistics = prediction, statistics
         self.redrawn: set[str] = set()  # names of the layers that members draw anew at T0
         self.cycle_position = 0
+        self.carrying: list[str] = []  # names of the base weights of which a sum of gradients is carried
         self.fused_forwards: dict[tuple[int, ...], FusedForwards] = {}
 
     # --- training --------------------------------------------------------------------------------------------
@@ -239,7 +240,8 @@ class LatePhase(MemberWeights):
     def finish_base_gradients(self, minibatches: int) -> None:
         """Scale the base weights' summed gradient by γ_θ, or carry or drop it; a gradient of None means no step.
 
-        The sum has `minibatches` minibatches besides those carried over.
+        A weight has none if no minibatch of the whole cycle used it. The sum has `minibatches` minibatches besides
+        those carried over.
         """
         before = self.carried_minibatches
         used = before + minibatches
@@ -252,15 +254,18 @@ class LatePhase(MemberWeights):
         stop = self.frozen_base or (not complete and self.leftover != "step")
         if not stop and scale == 1.0 and (self.leftover != "carry" or (complete and not before)):
             return
-        carried = self.carried.named()
+        sums, carrying = self.carried.named(), []
         for name, p in self.shared_weights():
+            if name in self.carrying:
+                p.grad = sums[name].clone() if p.grad is None else p.grad.add_(sums[name])
+                sums[name].zero_()
             if p.grad is None:
                 continue
-            if name in carried:
-                if before:
-                    p.grad.add_(carried[name])
-                carried[name].copy_(torch.zeros_like(p) if complete else p.grad)
+            if name in sums and not complete:
+                sums[name].copy_(p.grad)
+                carrying.append(name)
             p.grad = None if stop else p.grad.mul_(scale)
+        self.carrying = carrying
 
     def gradient_sums(self) -> list[Tensor]:
         """List the gradient sums that are carried into the next epoch."""
@@ -331,11 +336,12 @@ class LatePhase(MemberWeights):
 
     # --- state -----------------------------------------------------------------------------------------------
 
-    def get_extra_state(self) -> dict[str, int]:
-        """Return the epoch and the position in the cycle at which the next update begins."""
-        return {**super().get_extra_state(), "cycle_position": self.cycle_position}
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the epoch, the position in the cycle at which the next update begins, and what is carried to it."""
+        return {**super().get_extra_state(), "cycle_position": self.cycle_position, "carrying": self.carrying}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Load what `get_extra_state` returned."""
         super().set_extra_state(state)
-        self.cycle_position = state.get("cycle_position", 0)  # the state of a plain trunk has none
+        self.cycle_position = state.get("cycle_position", 0)  # the state of a plain trunk has neither
+        self.carrying = list(state.get("carrying", []))

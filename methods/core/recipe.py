@@ -143,6 +143,10 @@ class ScheduleWithWarmUp(FrozenModel):
         """Return the factor on the learning rate in an epoch, without the warm-up."""
         return 1.0
 
+    def highest(self, epochs: int) -> float:
+        """Return the largest factor on the learning rate in any epoch, without the warm-up."""
+        return max(self.value(epoch, epochs) for epoch in range(epochs))
+
 
 class Constant(ScheduleWithWarmUp):
     """A schedule that keeps the learning rate constant."""
@@ -262,9 +266,12 @@ class Stages(FrozenModel):
         return stage.ratio * stage.schedule.factor(position, stage.epochs)
 
     def warmup_factor(self, position: float) -> float:
-        """Return the factor of the stage's warm-up alone."""
-        stage, position = self.stage_at(position)
-        return stage.schedule.warmup_factor(position)
+        """Return the factor of the warm-up of the first stage alone: that of training."""
+        return self.stages[0].schedule.warmup_factor(position)
+
+    def highest(self, epochs: int) -> float:
+        """Return the largest factor on the learning rate in any epoch, without warm-ups."""
+        return max(stage.ratio * stage.schedule.highest(stage.epochs) for stage in self.stages)
 
 
 Schedule = Annotated[SingleSchedule | Stages, Field(discriminator="kind")]
@@ -319,8 +326,13 @@ class Recipe(FrozenModel):
         """
         return self.lr * self.schedule.factor(epoch, self.epochs)
 
+    @property
+    def highest_rate(self) -> float:
+        """The highest learning rate of any epoch, without warm-ups: of it, methods with schedules of their own."""
+        return self.lr * self.schedule.highest(self.epochs)
+
     def warmup_factor(self, epoch: float) -> float:
-        """Return the factor of the warm-up on the learning rate; methods with a schedule of their own keep it.
+        """Return the factor of the first warm-up on the learning rate; methods with a schedule of their own keep it.
 
         Args:
             epoch: whole epochs since the start of training, plus the fraction of the current one.

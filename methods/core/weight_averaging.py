@@ -57,12 +57,12 @@ class WeightAveraging(Collector):
             recipe: how a network is trained plainly.
             of: the method whose weights are averaged.
             start: an epoch, or a fraction of all epochs.
-            ratio: the learning rate while averaging, relative to the recipe's. None: the rate of the inner method,
-                throughout.
+            ratio: the learning rate while averaging, relative to the recipe's highest. None: the rate of the inner
+                method, throughout.
             rate: "high" keeps that rate from `start` on. "cyclic" lets it fall linearly, minibatch by minibatch, to
                 `low` before each collected state, and then start again.
-            low: the lowest rate of a cycle, relative to the recipe's. None: 0.1, our choice, as in fast geometric
-                ensembles of wide ResNets.
+            low: the lowest rate of a cycle, relative to the recipe's highest. None: 0.1, our choice, as in fast
+                geometric ensembles of wide ResNets.
             checkpoints: how many states are collected, equally spaced (to a whole epoch), the last one at the end of
                 training. None: the state at the end of each epoch. All states count equally.
             before: the rate before `start`. "own": a schedule of averaging replaces the recipe's, but for its warm-up:
@@ -101,6 +101,7 @@ class WeightAveraging(Collector):
         if anneal is not None and (before == "own" or rate == "cyclic"):
             raise ValueError(f"anneal={anneal} leads from the recipe's rate to a high one: before=recipe, rate=high")
         self.before, self.anneal = before, 10 if anneal is None else anneal
+        self.highest_rate = self.recipe.highest_rate
         count = self.epochs - self.start_epoch if checkpoints is None else checkpoints
         ends = equal_cycle_ends(count, f"{count} checkpoints", first=self.start_epoch, epochs=self.epochs)
         self.set_cycles(ends, first_epoch=self.start_epoch, keep_snapshots=False)
@@ -121,26 +122,30 @@ class WeightAveraging(Collector):
         """Return the rate before `start`, then `ratio` of the recipe's, which stays or cycles; warm-up is kept."""
         if self.follows_inner(epoch):
             return self.inner.lr(epoch)
-        return self.recipe.warmup_factor(epoch) * self.own_rate(epoch)
+        own, share = self.recipe.warmup_factor(epoch) * self.own_rate(epoch), self.annealed(epoch)
+        return own if share == 1.0 else share * own + (1.0 - share) * self.inner.lr(self.start_epoch)
 
     def follows_inner(self, epoch: float) -> bool:
         """Return whether the rate at a position in training is that of the inner method."""
         return self.ratio is None or (self.before == "recipe" and epoch < self.start_epoch)
 
+    def annealed(self, epoch: float) -> float:
+        """Return how far the rate is from the inner method's at `start` to that of averaging, from 0 to 1."""
+        if self.before == "own" or self.rate == "cyclic" or not self.anneal:
+            return 1.0
+        return 0.5 * (1.0 - math.cos(math.pi * min((int(epoch) - self.start_epoch) / self.anneal, 1.0)))
+
     def own_rate(self, epoch: float) -> float:
         """Return the rate of the schedule of averaging, without warm-up."""
         assert self.ratio is not None
-        if self.rate == "cyclic" and epoch >= self.start_epoch:
+        if epoch >= self.start_epoch:
             # Deviation: the first minibatch of a cycle has the highest rate. In the paper (section 3.1) it is one step
             # lower, and the last minibatch has the lowest rate itself.
-            return self.recipe.lr * (self.ratio + (self.low - self.ratio) * self.cycle_progress(epoch))
-        if self.before == "recipe":
-            done = min((int(epoch) - self.start_epoch) / self.anneal, 1.0) if self.anneal else 1.0
-            share = 0.5 * (1.0 - math.cos(math.pi * done))
-            return share * self.ratio * self.recipe.lr + (1.0 - share) * self.inner.lr(self.start_epoch)
+            fallen = self.cycle_progress(epoch) if self.rate == "cyclic" else 0.0
+            return self.highest_rate * (self.ratio + (self.low - self.ratio) * fallen)
         start, end = 0.5 * self.start_epoch, 0.9 * self.start_epoch
-        progress = 1.0 if end <= start else min(max((int(epoch) - start) / (end - start), 0.0), 1.0)
-        return self.recipe.lr * (1.0 + (self.ratio - 1.0) * progress)
+        progress = min(max((int(epoch) - start) / (end - start), 0.0), 1.0)
+        return self.highest_rate * (1.0 + (self.ratio - 1.0) * progress)
 
     def collect(self, i: int) -> None:
         """Add the state at the end of cycle i to the average."""

@@ -69,6 +69,7 @@ for each in (
 for each in ("late_phase_bn", "late_phase_rank1", "late_phase_last_layer"):
     add(f"{each}({MEMBERS})", f"{each}({MEMBERS}) fused", fuse="always")
 add(f"gradient_accumulation({LATE})", f"gradient_accumulation({LATE}) fused", fuse="always")
+add("late_phase_bn(K=4, start=1, prediction=members)", "cycles cut anew fused", fuse="always", recipe={"epochs": 8})
 for each in (
     "sgd", f"late_phase_bn({MEMBERS})", f"late_phase_rank1({LATE})", f"hypernet_ensemble({LATE})",
     "batch_ensemble(K=2)", "line", "swag(start=0.25, N=2, rank=2)", "integral", "mc_dropout(K=2)",

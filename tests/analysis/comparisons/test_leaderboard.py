@@ -61,3 +61,15 @@ def test_notes_say_where_devices_or_their_rounding_differ(runs):
     assert device_notes(rows[1:3]) == device_notes(rows[:1]) == []
     rows[2]["tf32"] = "none"
     assert [note.split(":")[0] for note in device_notes(rows[1:3])] == ["Different rounding"]
+
+
+def test_notes_say_where_official_corrupted_files_differ(runs):
+    rows = [
+        {"label": str(i), "dataset": f"c{i // 3}", "accuracy": 90.0, "official_corruptions": digest}
+        for i, digest in enumerate(["a" * 64, "b" * 64, "a" * 64, "", ""])
+    ]
+    notes = [note for note in leaderboard(runs(*rows)).attrs["notes"] if note.startswith("Different")]
+    assert notes == [
+        "Different official corrupted files of c0: 2 of aaaaaaaaaaaa and 1 of bbbbbbbbbbbb. Scores on them do not "
+        "compare."
+    ]

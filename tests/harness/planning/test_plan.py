@@ -107,7 +107,10 @@ def test_methods_whose_rates_replace_the_recipes_are_named(write_study, tmp_path
         "fge(start=2); from epoch 3 on swa(before=recipe, anneal=0)."
     )
     recipe["schedule"] = {"kind": "constant"}
-    assert plan_of(write_study, tmp_path, methods=["swa"], recipe=recipe).study.caption == ""
+    assert plan_of(write_study, tmp_path, methods=["sgd", "swa"], recipe=recipe).study.caption == (
+        "Learning rates of their own in place of the recipe's: from epoch 2 on swa."
+    )
+    assert plan_of(write_study, tmp_path, methods=["sgd"], recipe=recipe).study.caption == ""
 
 
 def test_a_cycle_may_be_as_long_as_all_orders_of_an_epoch(write_study, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from harness.running.optimizers import make_optimizer
 from harness.store import checkpoint
-from methods import SGD, LatePhaseBatchNorm, Line, MakeNet, Recipe
+from methods import SGD, HypernetEnsemble, LatePhaseBatchNorm, Line, MakeNet, Recipe
 from methods.core.batch_norm import reestimate
 from tests.conftest import TinyNet, build, separable
 from tests.methods.training import assert_close, finish, train_epochs
@@ -159,6 +159,11 @@ def test_too_few_minibatches_for_the_members_are_refused(leftover, per_epoch, ri
     assert ("leftover=carry" in str(error.value)) == (leftover == "drop")
 
 
+@pytest.mark.parametrize("leftover", ["carry", "step", "drop"])
+def test_one_specialist_throughout_needs_no_cycle_of_many(leftover):
+    build(HypernetEnsemble, Recipe(epochs=4), K=5, start=None, leftover=leftover).check_minibatches(1)
+
+
 def test_members_can_keep_the_highest_rate(batches):
     recipe = Recipe(epochs=4, lr=0.1, schedule={"kind": "step", "milestones": [2], "ratio": 0.1})
     method = build(LatePhaseBatchNorm, recipe, K=2, start=1, member_schedule="constant", member_lr=0.5)
@@ -166,6 +171,18 @@ def test_members_can_keep_the_highest_rate(batches):
     for epoch, base in enumerate((0.1, 0.1, 0.01, 0.01)):
         train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([base, 0.05])
+
+
+def test_members_that_keep_the_highest_rate_are_warmed_up(batches):
+    stages = [{"epochs": 4, "ratio": 0.1, "schedule": {"kind": "cosine", "warmup": 2}}, {"epochs": 2, "ratio": 0.01}]
+    recipe = Recipe(epochs=6, lr=1.0, schedule={"kind": "stages", "stages": stages})
+    method = build(LatePhaseBatchNorm, recipe, K=2, start=0, member_schedule="constant", member_lr=0.5)
+    optimizer = make_optimizer(method, recipe)
+    rates = []
+    for epoch in range(6):
+        train_epochs(method, optimizer, batches, first=epoch, last=epoch + 1)
+        rates.append([group["lr"] for group in optimizer.param_groups][1])
+    assert rates == pytest.approx([0.025, 0.05, 0.05, 0.05, 0.05, 0.05])
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])

@@ -52,6 +52,42 @@ def test_a_high_rate_may_go_on_from_the_recipes_as_in_torch():
         scheduler.step()
 
 
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    ("schedule", "highest"),
+    [
+        ({"kind": "stages", "stages": [{"epochs": 6, "ratio": 0.1}, {"epochs": 4, "ratio": 0.01}]}, 0.1),
+        ({"kind": "stages", "stages": [{"epochs": 5}, {"epochs": 5, "ratio": 2.0}]}, 2.0),
+        ({"kind": "step", "milestones": [8], "ratio": 3.0}, 3.0),
+    ],
+)
+def test_rates_are_relative_to_the_recipes_highest(name, schedule, highest):
+    recipe = Recipe(epochs=10, lr=0.1, schedule=schedule)
+    assert recipe.highest_rate == pytest.approx(0.1 * highest)
+    method = build(OWN[name], recipe)
+    constant = build(OWN[name], Recipe(epochs=10, lr=0.1 * highest))
+    own = [epoch for epoch in range(10) if not method.follows_inner(epoch)]
+    assert [method.lr(e) for e in own] == pytest.approx([constant.lr(e) for e in own])
+
+
+def test_a_later_stages_warm_up_leaves_schedules_alone_that_ignore_stages():
+    stages = [{"epochs": 5}, {"epochs": 5, "schedule": {"kind": "constant", "warmup": 3}}]
+    recipe = Recipe(epochs=10, lr=0.1, schedule={"kind": "stages", "stages": stages})
+    plain = Recipe(epochs=10, lr=0.1)
+    for make in (partial(SWA, start=9), partial(Snapshot, M=2)):
+        method, same = build(make, recipe), build(make, plain)
+        assert [method.lr(e) for e in range(10)] == [same.lr(e) for e in range(10)]
+
+
+@pytest.mark.parametrize("start", [3, 4])
+def test_a_rate_that_goes_on_from_the_recipes_is_warmed_up_once(start):
+    """Averaging begins within a warm-up of six epochs: its first rate is the recipe's, not that times 5/6 again."""
+    recipe = Recipe(epochs=12, lr=1.0, schedule={"kind": "cosine", "warmup": 6})
+    method = build(SWA, recipe, start=start, before="recipe", anneal=2)
+    assert method.lr(start) == pytest.approx(recipe.learning_rate(start)) == pytest.approx((start + 1) / 6)
+    assert method.lr(6) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
