@@ -86,7 +86,7 @@ def measure_small(sizes: Sizes, report: Report) -> None:
     epochs = {"sequential": harness_epoch(setup, make), "fused": harness_epoch(fused, make)}
     gains = time_in_turns(epochs, setup.device, sizes.rounds).ratios("sequential", "fused")
     report.add(f"{name}, K = 10: sequential / fused, eager", Measurement.of(gains, 3, at_least=True))
-    for size in (setup.batch_size, 1024):
+    for size in (setup.batch_size, sizes.predicted):
         gain = Measurement.of(time_prediction(setup, size, sizes.rounds).ratios("passes", "one"), 2, at_least=True)
         report.add(f"{name}, 10 passes / one pass, {size} images predicted", gain)
     del epochs

@@ -26,6 +26,7 @@ class Sizes:
         packed_modes: modes of torch.compile for these processes.
         seconds: for which these processes train.
         side: number of rows of the matrices that measure the peak speed; 0 for a size that keeps the device busy.
+        predicted: the number of images of a large minibatch of predictions.
     """
 
     large: TrainingSetup
@@ -38,6 +39,7 @@ class Sizes:
     packed_modes: tuple[str, ...] = ("off", "reduce-overhead")
     seconds: float = 6.0
     side: int = 0
+    predicted: int = 1024
 
 
 def full_sizes() -> Sizes:
@@ -55,11 +57,13 @@ def full_sizes() -> Sizes:
 
 def rehearsal_sizes() -> Sizes:
     """Return sizes that take less than a minute on a CPU."""
-    large = TrainingSetup("wrn-10-1", batch_size=16, channels=1, side=8, precision="bfloat16")
-    small = replace(large, batch_size=32, precision="float32")
+    large = TrainingSetup("wrn-10-1", batch_size=8, minibatches=3, channels=1, side=8, precision="bfloat16")
+    small = replace(large, precision="float32")
     loops = [replace(small, architecture="lenet5")]
     modes = ("off",)
-    return Sizes(large, small, loops, small, modes, 3, packed=(1, 2), packed_modes=modes, seconds=0.5, side=256)
+    return Sizes(
+        large, small, loops, small, modes, 3, packed=(1, 2), packed_modes=modes, seconds=0.5, side=256, predicted=32
+    )
 
 
 @dataclass
