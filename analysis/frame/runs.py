@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
@@ -238,7 +238,7 @@ def artifact_folder(row: dict[Any, Any]) -> str:
     known = Path(url2pathname(urlsplit(uri).path) if uri.startswith("file:") else uri)
     if known.is_dir():
         return uri
-    beside = Path(store.removeprefix("sqlite:///").partition("?")[0]).parent
+    beside = Path(unquote(store.removeprefix("sqlite:///").partition("?")[0])).parent
     moved = (beside.joinpath(*known.parts[i:]) for i in range(1, len(known.parts) - 1))  # the longest way first
     return next((place.as_uri() for place in moved if place.is_dir()), uri)
 

@@ -23,6 +23,8 @@ from methods.core.method import Method
 from methods.core.random_streams import all_seeded, stream
 
 MODULE_PREFIX = "economical_ensembles_plugin_"
+MOST_VERSIONS = 1_000_000
+"""The largest version of a method."""
 
 
 class Methods(dict[str, type[Method]]):
@@ -98,10 +100,12 @@ def execute_plugin(path: Path) -> tuple[ModuleType, PluginSource]:
     with importing_beside(path) as imported, all_seeded(stream(0, "global generators in the bodies of plugins")):
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything
             find_sources(spec, path, imported)  # says so if it imported a module other than the one beside it
             hint = "; a plugin is imported, and must not end the program" if isinstance(error, SystemExit) else ""
-            raise ValueError(f"plugin {path}: {type(error).__name__}: {error}{hint}") from error
+            raise ValueError(f"plugin {path}: {describe_error(error)}{hint}") from error
     changed = next((name for name, value in attributes_of_ours().items() if ours.get(name, module) is not value), "")
     if changed:
         raise ValueError(
@@ -109,6 +113,15 @@ def execute_plugin(path: Path) -> tuple[ModuleType, PluginSource]:
             "override it in a class of your own"
         )
     return module, find_sources(spec, path, imported)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type and the text of an error, if it has one."""
+    try:
+        text = str(error)
+    except Exception:  # of a class whose texts fail
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def attributes_of_ours() -> dict[str, object]:
@@ -123,7 +136,7 @@ def named_methods(module: ModuleType, path: Path) -> dict[str, type[Method]]:
     Raises:
         ValueError: if it contains no method, or several without names.
     """
-    named = getattr(module, "METHODS", METHODS)
+    named = vars(module).get("METHODS", METHODS)
     if named is not METHODS:
         if not isinstance(named, dict):
             raise ValueError(f'plugin {path}: METHODS must be a dict {{"name": Class}}, not a {type(named).__name__}')
@@ -183,8 +196,9 @@ def check_declared(name: object, method: object) -> None:
     if not (isclass(method) and issubclass(method, Method)):
         raise ValueError(f"{name!r} is not a subclass of methods.Method")
     version: object = method.version
-    if type(version) is not int or version < 1:
-        raise ValueError(f"the version of {name} is {version!r}; it must be a whole number from 1 on")
+    if type(version) is not int or not 1 <= version <= MOST_VERSIONS:
+        shown = "larger" if type(version) is int and version > MOST_VERSIONS else repr(version)
+        raise ValueError(f"the version of {name} is {shown}; it must be a whole number from 1 to {MOST_VERSIONS:,}")
     if not isinstance(method.about, About):
         raise ValueError(f"{name}.about is {method.about!r}; it must be methods.About(…)")
     if not isinstance(method.space, dict) or not all(

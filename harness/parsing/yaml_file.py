@@ -42,7 +42,19 @@ class PlainLoader(yaml.SafeLoader):
             found[str(key.value)] = self.construct_object(value, deep=True)
         return found
 
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number.
 
+        Raises:
+            ConstructorError: for one without digits, such as 0x_.
+        """
+        try:
+            return int(self.construct_yaml_int(node))
+        except ValueError as error:
+            raise ConstructorError(None, None, f"{node.value} is no whole number", node.start_mark) from error
+
+
+PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_number)
 PlainLoader.yaml_implicit_resolvers = {}
 for name, pattern, first in (
     ("bool", "yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),

@@ -99,7 +99,8 @@ class Plan(PlannedRuns):
         for run, label in ((planned.run, planned.label) for planned in self.runs.values() if planned.role == "cell"):
             assert isinstance(run, Run)
             method = self.meta_method(run)
-            first = next((e for e in range(method.epochs) if method.lr(e) != run.recipe.learning_rate(e)), None)
+            with users_code(run):
+                first = next((e for e in range(method.epochs) if method.lr(e) != run.recipe.learning_rate(e)), None)
             if first is not None and label not in found.setdefault(first, []):
                 found[first].append(label)
         listed = "; ".join(f"from epoch {first} on {', '.join(labels)}" for first, labels in sorted(found.items()))

@@ -25,6 +25,9 @@ from harness.store.source_archive import save_sources
 from harness.studies.run import Run
 from harness.tracking.system_metrics import sampling
 
+DYING_SECONDS = 2.0
+"""How long a process that was killed may still be there."""
+
 
 def execute(
     run: Run | QuadraticRun | TrunkRun,
@@ -192,6 +195,13 @@ def record_failure(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outc
     return outcome
 
 
+def wait_for_death(folder: RunFolder, driver: str) -> None:
+    """Wait a moment for a process of this driver that holds the claim of a run: a killed one may not be gone yet."""
+    end = time.monotonic() + DYING_SECONDS
+    while (owner := folder.owner()) and owner.driver == driver and time.monotonic() < end:
+        time.sleep(0.02)
+
+
 def record_dead_run(folder: RunFolder, reason: str, settings: Settings) -> Outcome:
     """Record the failure of a run whose process has died.
 
@@ -204,6 +214,7 @@ def record_dead_run(folder: RunFolder, reason: str, settings: Settings) -> Outco
         The run's outcome: failed, unless it is finished after all, or another driver has taken it over.
     """
     try:
+        wait_for_death(folder, settings.driver)
         with folder.claim(settings.driver):
             return Outcome("finished") if folder.finished else record_failure(folder, Outcome("failed", reason))
     except ClaimError as error:

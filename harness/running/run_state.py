@@ -97,6 +97,8 @@ class RunState:
             saved = self.load(self.folder)
         except CheckpointError as error:
             aside = path.with_name("checkpoint.corrupt.pt")
+            if aside.is_dir():  # of which nobody knows what it holds
+                aside = path.with_name("checkpoint.corrupt-file.pt")
             path.replace(aside)
             print(f"{error}; put aside as {aside.name}, {name} starts anew", file=sys.stderr)
             return False

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from harness.costs.cost import Cost
+from harness.store.damaged_files import NUMBER
 from harness.store.run_folder import write_atomically
 from methods import Method
 
@@ -121,7 +122,12 @@ def load(path: Path, key: str) -> Checkpoint:
             f"{path}: of format {found} and run {str(checkpoint.key)[:8]}, not {FORMAT} and {key[:8]}"
         )
     kinds = {"epoch": int, "prepared": bool, "method": dict, "optimizer": dict, "history": list, "trunk": bool}
-    if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(checkpoint, name), kind)]:
+    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(checkpoint, name), kind)]
+    for name, cost in costs.items():
+        wrong += [f"{name}.{part}" for part, value in cost.as_dict().items() if not isinstance(value, NUMBER)]
+    if "history" not in wrong and not all(isinstance(line, dict) for line in checkpoint.history):
+        wrong.append("history")
+    if wrong:
         raise CheckpointError(f"{path}: not a checkpoint: {', '.join(wrong)} of another kind")
     return checkpoint
 
@@ -141,8 +147,8 @@ def check_fits(saved: Checkpoint, path: Path, state: Mapping[str, Any], optimize
     for name in sorted(state.keys() ^ saved.method.keys()):
         raise CheckpointError(f"{path}: only {'the method' if name in state else 'the file'} has a state {name}")
     for name, value in state.items():
-        if isinstance(value, Tensor) and shape_of(value) != shape_of(saved.method[name]):
-            raise CheckpointError(f"{path}: {name} is {shape_of(saved.method[name])}, not {shape_of(value)}")
+        if kind_of(value) != kind_of(saved.method[name]):
+            raise CheckpointError(f"{path}: {name} is {kind_of(saved.method[name])}, not {kind_of(value)}")
     parameters = parameters_by_name(optimizer) if optimizer else {}
     for name, values in saved.optimizer.items() if optimizer else ():
         shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.dim()}
@@ -150,9 +156,11 @@ def check_fits(saved: Checkpoint, path: Path, state: Mapping[str, Any], optimize
             raise CheckpointError(f"{path}: the optimizer's state of {name} is that of another parameter")
 
 
-def shape_of(value: Any) -> str:
-    """Return the shape of a tensor, or the type of what is no tensor, for messages."""
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"no tensor but {type(value).__name__}"
+def kind_of(value: Any) -> str:
+    """Return the shape and type of a tensor, or the type of what is no tensor, for messages."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return f"no tensor but {type(value).__name__}"
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:

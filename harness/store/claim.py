@@ -16,6 +16,7 @@ its spec.
 import errno
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -36,6 +37,7 @@ HEARTBEAT_TIMEOUT = 60.0
 The timeout is needed for owners on other machines and for suspended processes. An ended process on the same machine
 is detected at once. The timeout spans many heartbeats, because a file server may hang and a busy process may be late.
 """
+CLAIM_NUMBER = re.compile("[1-9][0-9]{0,8}")
 FILE_GONE_ERRNOS = (errno.ENOENT, errno.ESTALE)
 """Error numbers of a file that was removed, by this machine or by another one."""
 
@@ -185,6 +187,7 @@ def acquire_claim(folder: Path, driver: str = "") -> Claim:
         OSError: if the folder cannot be written, or its file system has no hard links.
     """
     while True:
+        refuse_obstacles(folder)
         seen = read_claim(folder)
         if seen.owner and not seen.owner.is_dead() and claim_path(folder, seen.number) not in UNRELEASED_FILES:
             raise AlreadyClaimedError(f"{seen.owner} works on it")
@@ -320,4 +323,30 @@ def claim_path(folder: Path, number: int) -> Path:
 
 def claim_numbers(folder: Path) -> set[int]:
     """Return the numbers of a folder's claim files."""
-    return {int(path.suffix[1:]) for path in folder.glob("claim.*") if path.suffix[1:].isdecimal()}
+    return {number for number, is_ours in find_claims(folder) if is_ours}
+
+
+def find_claims(folder: Path) -> list[tuple[int, bool]]:
+    """Return the numbers of what has the name of a claim, and whether it is a file of ours, no folder and no link."""
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                (int(number), entry.is_file(follow_symlinks=False))
+                for entry in entries
+                if (number := entry.name.removeprefix("claim.")) != entry.name and CLAIM_NUMBER.fullmatch(number)
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def refuse_obstacles(folder: Path) -> None:
+    """Refuse folders and links that have the name of a claim: no claim could take their number.
+
+    Raises:
+        OSError: naming the first of them, and what to do.
+    """
+    for number, is_ours in find_claims(folder):
+        if not is_ours:
+            raise OSError(
+                errno.EEXIST, "is in the way of a claim, and no file of ours: remove it", claim_path(folder, number)
+            )

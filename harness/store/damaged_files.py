@@ -28,6 +28,10 @@ PROGRESS_PARTS: Parts = {
     **{"host": str, "pid": int, "device": str, "unit": str, "pace": NUMBER},
 }
 EPOCH_PARTS: Parts = {"epoch": int, "time": NUMBER}
+LARGEST = 1e15
+"""The largest number that a file may need, such as a time in seconds, or bytes."""
+FLOAT_BITS = 1000
+"""Bits of a whole number that is never too large for a float."""
 TRIALS = "tuning/"
 """How the keys of trials begin."""
 NAMED: set[str] = set()
@@ -48,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, RecursionError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         say_damaged(path, f"cannot be read as JSON ({error})")
         return {}
     if not isinstance(found, dict):
@@ -84,7 +88,7 @@ def read_json_lines(path: Path, parts: Parts) -> Iterator[dict[str, Any]]:
         lines = path.read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         say_damaged(path, f"cannot be read ({error})")
         return
     for number, line in enumerate(lines, start=1):
@@ -103,8 +107,17 @@ def missing_parts(found: Any, parts: Parts) -> str:
     """Return which parts are missing or of a wrong type, as a phrase; "" for none."""
     if not isinstance(found, dict):
         return "holds no JSON object"
-    bad = [name for name, kind in parts.items() if name not in found or not isinstance(found[name], kind)]
+    bad = [
+        name
+        for name, kind in parts.items()
+        if name not in found or not isinstance(found[name], kind) or is_out_of_range(found[name])
+    ]
     return f"lacks {', '.join(bad)}" if bad else ""
+
+
+def is_out_of_range(value: Any) -> bool:
+    """Return whether a value is a number that nothing here can be, such as a time at the end of all time."""
+    return isinstance(value, NUMBER) and not abs(value) < LARGEST
 
 
 def not_numbers(found: Mapping[str, Any], also: tuple[type, ...] = ()) -> str:
@@ -114,7 +127,11 @@ def not_numbers(found: Mapping[str, Any], also: tuple[type, ...] = ()) -> str:
         found: values by name.
         also: other types that are allowed.
     """
-    bad = [name for name, value in found.items() if not isinstance(value, (*NUMBER, *also))]
+    bad = [
+        str(name)
+        for name, value in found.items()
+        if not isinstance(value, (*NUMBER, *also)) or (isinstance(value, int) and value.bit_length() > FLOAT_BITS)
+    ]
     return f"has no number for {', '.join(bad)}" if bad else ""
 
 
@@ -136,13 +153,18 @@ def result_problem(result: Mapping[str, Any], key: str) -> str:
         return problem
     if not trial and result["key"] != key:
         return f"is the result of another run, {result['key'][:12]}"
-    if not isinstance(result["timing"].get("finished"), NUMBER):
+    if missing_parts(result["timing"], {"finished": NUMBER}):
         return "lacks timing/finished"
+    if not all(isinstance(result.get(name, ""), str) for name in ("evaluated_on", "chosen_on")):
+        return "has no text that says on what it was evaluated"
+    arrays = result.get("arrays", [])
+    if not isinstance(arrays, list) or not all(isinstance(name, str) for name in arrays):
+        return "has no list of names of arrays"
     if not all(isinstance(value, str) for value in result["provenance"].values()):
         return "has a provenance that is no text"
     numbers = [result["metrics"], result["cost"], result.get("spent", {})]
     curves = [dict(enumerate(c)) if isinstance(c, list) else c for c in result.get("members", {}).values()]
-    if not all(isinstance(curve, dict) for curve in curves):
+    if not all(isinstance(curve, dict) and all(str(k).isdecimal() for k in curve) for curve in curves):
         return "has curves over members that are no lists"
     problems = [not_numbers(values) for values in (*numbers, *curves)]
     return next(filter(None, [*problems, not_numbers(result["timing"], (type(None),))]), "")

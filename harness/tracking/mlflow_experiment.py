@@ -127,6 +127,23 @@ class MlflowExperiment:
         result, failure = folder.read_result(), folder.read_failure()
         if folder.result.exists() and not result:
             raise TrackingError(f"{folder.result} is damaged: the run was not sent", unavailable=False)
+        try:
+            self.send_run(planned, folder, result, failure)
+        except TrackingError as error:
+            if error.unavailable:
+                raise
+            raise TrackingError(f"{folder.path}: {error}", unavailable=False) from error
+        except (ValueError, OverflowError) as error:  # a value that a damaged file holds
+            reason = f"{folder.path}: the run was not sent ({type(error).__name__}: {error})"
+            raise TrackingError(reason, unavailable=False) from error
+
+    def send_run(self, planned: Planned, folder: RunFolder, result: dict[str, Any], failure: dict[str, Any]) -> None:
+        """Write to MLflow what is new in a run's folder, whose result and failure were read.
+
+        Raises:
+            TrackingError: if the store is unavailable, or rejects a value.
+            ValueError, OverflowError: for a value that no store can hold.
+        """
         state = "finished" if result else failure["state"] if failure else "running"
         tags = {"label": planned.label, "role": planned.role, "state": state}
         if failure and not result:
@@ -240,7 +257,8 @@ class MlflowExperiment:
         """Set tags of a run."""
         from mlflow.entities import RunTag
 
-        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        texts = {name: value.encode("utf-8", "replace").decode() for name, value in tags.items()}
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in texts.items()])
 
 
 def result_points(result: Mapping[str, Any]) -> list[Point]:

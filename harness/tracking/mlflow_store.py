@@ -122,7 +122,7 @@ def follow_move(store: str, experiment: Any, artifacts: Path) -> None:
     old, new = str(experiment.artifact_location), artifacts.as_uri()
     if old == new or not store.startswith("sqlite:///") or not old.startswith("file:"):
         return
-    database = Path(store.removeprefix("sqlite:///").partition("?")[0])
+    database = sqlite_path(store)
     moved_with_it = artifacts.is_dir() or database.parent in artifacts.parents
     if Path(url2pathname(urlsplit(old).path)).exists() or not moved_with_it:
         return
@@ -158,10 +158,15 @@ def tracking_errors(store: str) -> Iterator[None]:
         raise TrackingError(hide_passwords(message), unavailable=not rejected) from error
 
 
+SECRET_WORDS = "pass|pwd|token|secret|key|auth|options"
+"""Parts of the names of a URI's parameters that may hold a password."""
+
+
 def hide_passwords(text: str) -> str:
     """Replace the passwords and tokens of all URIs in a text by ***."""
-    text = re.sub(r"(?<=://)([^\s:/@]*):\S*(?=@)", r"\1:***", text)
-    return re.sub(r"(?i)([?&;](?:\w*(?:password|passwd|pwd|token|secret)\w*)=)[^\s&;'\"]+", r"\1***", text)
+    text = re.sub(r"(?<=://)([^\s:/@]*):(?:\S*|[^\n@]*)(?=@)", r"\1:***", text)
+    text = re.sub(r"(?<=://)[^\s:/@]+(?=@)", "***", text)  # a token in the place of a user
+    return re.sub(rf"(?i)([?&;](?:[\w-]*(?:{SECRET_WORDS})\w*)=)[^&;'\"\n]+", r"\1***", text)
 
 
 def missing_driver(error: BaseException | None) -> str:

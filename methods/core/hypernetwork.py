@@ -155,6 +155,12 @@ class Hypernetwork(LatePhase):
         convolutions.pop(last, None)
         if not convolutions:
             raise ValueError("a hypernetwork needs an architecture with convolutions, which it generates")
+        for name, layer in convolutions.items():
+            if "weight" not in layer._parameters or not layer.weight.requires_grad:
+                raise ValueError(
+                    f"a hypernetwork generates kernels that are trained, and that of {name} is computed from others "
+                    "(such as by weight_norm) or frozen"
+                )
         check_untied(
             self.net, [f"{name}.weight" for name in convolutions], "a hypernetwork generates each kernel by itself"
         )

@@ -70,6 +70,22 @@ def find_tied_weights(net: nn.Module) -> list[list[str]]:
     return [places for places in names.values() if len(places) > 1]
 
 
+def check_own_buffers(net: nn.Module) -> None:
+    """Refuse a network whose layers share a buffer, such as the running mean of two BatchNorm layers.
+
+    Raises:
+        ValueError: naming the buffer.
+    """
+    names: dict[int, str] = {}
+    for layer_name, layer in net.named_modules():
+        for name, buffer in layer.named_buffers(recurse=False):
+            found = f"{layer_name}.{name}".lstrip(".")
+            if (first := names.setdefault(id(buffer), found)) != found:
+                raise ValueError(
+                    f"{first} and {found} are one buffer; use one layer at both places, or give each its own"
+                )
+
+
 def tie_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights by name, in which tied weights stand under all their names; of several values, the first counts.
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from methods.core.declarations import DataSizes
+from methods.core.layers import check_own_buffers
 
 CPU = torch.device("cpu")
 DRAWN = "_drawn_by_make_net"
@@ -115,6 +116,7 @@ class MakeNet:
         """
         with seeded(stream(self.seed, f"weights {next(self.numbers)}")):
             net = self.build(**(self.options | options))
+        check_own_buffers(net)
         setattr(net, DRAWN, True)
         return net
 

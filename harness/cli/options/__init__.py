@@ -171,8 +171,17 @@ def results_name(study: str) -> str:
 
 
 def format_by_name(output: Path | None) -> str | None:
-    """Return the format that the name of an output file asks for; None if it asks for none."""
-    return SUFFIXES.get(output.suffix.lower()) if output else None
+    """Return the format that the name of an output file asks for; None if it asks for none.
+
+    Raises:
+        Refusal: for the ending of a format that nothing here writes.
+    """
+    if output is None or not output.suffix:
+        return None
+    if output.suffix.lower() not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise Refusal(f"{output}: no format ends in {output.suffix}; there are {known} (--format says it otherwise)")
+    return SUFFIXES[output.suffix.lower()]
 
 
 def finite(value: float | None) -> float | None:

@@ -33,9 +33,10 @@ def moved_project(
 @pytest.fixture
 def project(moved_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy that folder; the copy is the current folder."""
-    shutil.copytree(moved_project, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
+    folder = tmp_path / "a 50% prüfung?"  # a store's URI must quote it
+    shutil.copytree(moved_project, folder)
+    monkeypatch.chdir(folder)
     damaged_files.NAMED.clear()
     # MLflow keeps for the life of a process where the artifacts of a run are, and the copies hold the same runs.
     monkeypatch.setattr(mlflow_service, "_artifact_repos_cache", OrderedDict())
-    return tmp_path / "project"
+    return folder

@@ -159,12 +159,27 @@ def test_a_damaged_file_blocks_nothing(project, run_here, empty_store, damage, c
         assert (project / "plots" / "reliability.pdf").exists() == (kind != "predictions")
 
 
-def test_the_other_runs_are_sent(project, run_here, empty_store):
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (replace("result.json", b"{"), "result.json is damaged: the run was not sent; 1 of 2 runs were not sent"),
+        (edit(lambda result: result["provenance"].update({"a/../b": "x"})), "1 of 2 runs were not sent"),
+    ],
+)
+def test_the_other_runs_are_sent(project, run_here, empty_store, damage, said):
     from analysis import load_runs
 
     shutil.copy(empty_store, project / "new.db")
     folder, _ = folders(project)
-    folder.result.write_bytes(b"{")
+    damage(folder, None)
     code, _, err = run_here("sync", "s.yaml", "--store", "new.db")
-    assert code == 2 and "result.json is damaged: the run was not sent; 1 of 2 runs were not sent" in err
+    assert code == 2 and said in err and folder.key in err
     assert list(load_runs("s", store="new.db")["label"]) == ["sgd"]
+
+
+def test_a_reason_that_is_no_text_is_sent(project, run_here, empty_store):
+    shutil.copy(empty_store, project / "new.db")
+    folder, _ = folders(project)
+    folder.result.unlink()
+    folder.failure.write_text('{"state": "failed", "reason": "\\ud800", "time": 1}')
+    assert run_here("sync", "s.yaml", "--store", "new.db")[0] == 0

@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis import load_predictions, load_runs
+from harness.tracking.mlflow_store import sqlite_uri
 
 
 def places(project):
@@ -19,7 +20,7 @@ def places(project):
 
 def test_arrays_are_found_beside_the_store(project):
     assert load_predictions(load_runs("s"))
-    assert load_predictions(load_runs("s", store=f"sqlite:///{project}/runs/mlflow.db"))
+    assert load_predictions(load_runs("s", store=sqlite_uri(project / "runs" / "mlflow.db")))
 
 
 def test_sync_tells_mlflow_where_the_artifacts_lie(project, moved_project, run_here):
@@ -29,7 +30,7 @@ def test_sync_tells_mlflow_where_the_artifacts_lie(project, moved_project, run_h
     assert study == (project / "runs" / "artifacts" / "s").as_uri()
     for run in runs:
         assert run.startswith(study + "/") and run.endswith("/artifacts")
-        assert MlflowClient(f"sqlite:///{project}/runs/mlflow.db").list_artifacts(run.split("/")[-2])
+        assert MlflowClient(sqlite_uri(project / "runs" / "mlflow.db")).list_artifacts(run.split("/")[-2])
     assert not moved_project.with_name("first").exists()
 
 
@@ -74,7 +75,7 @@ def test_plot_draws_what_it_can(project, run_here):
 
 
 def test_a_deleted_experiment_is_named_with_the_way_back(project, run_here):
-    client = MlflowClient(f"sqlite:///{project}/runs/mlflow.db")
+    client = MlflowClient(sqlite_uri(project / "runs" / "mlflow.db"))
     number = client.get_experiment_by_name("s").experiment_id
     client.delete_experiment(number)
     restore = f"`mlflow experiments restore --experiment-id {number}` brings it back"

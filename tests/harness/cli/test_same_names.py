@@ -76,3 +76,6 @@ def test_the_end_of_a_file_name_chooses_the_format(call, tmp_path):
     for command in ("leaderboard", "table"):
         assert call(command, "a/s.yaml", "-o", "t.CSV")[0] == 0
         assert len((tmp_path / "t.CSV").read_text().splitlines()[0].split(",")) > 3
+        code, _, err = call(command, "a/s.yaml", "-o", "t.json")
+        assert code == 2 and "t.json: no format ends in .json; there are .tex, .md, .csv, .txt" in err
+        assert not (tmp_path / "t.json").exists()

@@ -181,6 +181,11 @@ SPOILT = {
     "momentum of another shape": lambda content, name: content["optimizer"].update({name: {"m": torch.zeros(7)}}),
     "momentum of another parameter": lambda content, name: content["optimizer"].update(more={"m": torch.zeros(1)}),
     "no history": lambda content, name: content.update(history=3),
+    "lines of history that are none": lambda content, name: content.update(history=["x", 1]),
+    "costs that are no numbers": lambda content, name: content["cost"].update(forward_examples="x"),
+    "complex weights": lambda content, name: content["method"].update({name: content["method"][name] * 1j}),
+    "whole numbers for weights": lambda content, name: content["method"].update({name: content["method"][name].int()}),
+    "an epoch of the method that is text": lambda content, name: content["method"].update(_extra_state="text"),
 }
 
 

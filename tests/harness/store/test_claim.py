@@ -378,6 +378,33 @@ def test_a_run_that_is_claimed_is_elsewhere_and_left_alone(tmp_path, make_run, h
     assert not RunFolder(tmp_path, run.key).failure.exists()
 
 
+def test_a_worker_that_was_killed_may_take_a_moment_to_be_gone(tmp_path, make_run, holder):
+    """Its run has failed, and is not taken for one that another driver executes."""
+    run = make_run()
+    folder = RunFolder(tmp_path, run.key)
+    (tmp_path / "k").rename(folder.path)
+    timer = threading.Timer(0.3, lambda: (holder.kill(), holder.join()))
+    timer.start()
+    assert record_dead_run(folder, "killed", Settings(tmp_path, driver="a driver")) == ("failed", "killed")
+    timer.join()
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to("nowhere")])
+def test_what_lies_where_a_claim_would_is_named(tmp_path, make):
+    folder = tmp_path / "k"
+    acquire_claim(folder).release()
+    for name in ("claim.007", "claim.\u0663", "claim.0", "claim.x"):
+        (folder / name).touch()
+    obstacle = claim_path(folder, 9)
+    make(obstacle)
+    assert claim_numbers(folder) == {1}
+    assert read_claim(folder).owner is None
+    with pytest.raises(FileExistsError, match=r"is in the way of a claim, and no file of ours: remove it: .*claim\.9"):
+        acquire_claim(folder)
+    obstacle.rmdir() if obstacle.is_dir() else obstacle.unlink()
+    acquire_claim(folder).release()
+
+
 @pytest.mark.parametrize("after", ["an epoch", "an error"])
 def test_a_run_that_was_taken_over_is_elsewhere_and_no_failure(tmp_path, make_run, after, read_result):
     """Another process takes over after an epoch. This process continues until its next write, or fails before."""

@@ -38,6 +38,13 @@ def test_options_of_a_uri_stay(monkeypatch, tmp_path):
         ("https://host/?access_token=secret", "https://host/?access_token=***"),
         ("sqlite:////a/b@c.db", "sqlite:////a/b@c.db"),
         ("nothing: to@hide", "nothing: to@hide"),
+        ("cannot use postgresql://u:p w@h/d: no", "cannot use postgresql://u:***@h/d: no"),
+        ("http://tok3n@h/ refused", "http://***@h/ refused"),
+        (
+            "postgresql://h/d?passphrase=a&api_key=b&options=-cpassword%3Dc",
+            "postgresql://h/d?passphrase=***&api_key=***&options=***",
+        ),
+        ("http://localhost:5000 gave nothing", "http://localhost:5000 gave nothing"),
     ],
 )
 def test_passwords_are_hidden(text, shown):

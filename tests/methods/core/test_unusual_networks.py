@@ -156,3 +156,31 @@ def test_layers_that_are_never_used(name, recipe, batches):
     method = trained_on(UnusedLayers, MAKERS[name], recipe, batches)
     with torch.no_grad():
         assert method.predict(separable(9, seed=5)[0]).isfinite().all()
+
+
+def test_layers_that_share_statistics_are_refused():
+    """Their mean would be written twice; an average and its statistics know one name only."""
+
+    class SharedStatistics(TinyNet):
+        def __init__(self, dropout=0.0):
+            super().__init__(dropout)
+            self.other = nn.BatchNorm2d(4)
+            self.other.running_mean = self.norm.running_mean
+
+    with pytest.raises(ValueError, match=r"norm\.running_mean and other\.running_mean are one buffer; use one layer"):
+        MakeNet(SharedStatistics, 0)()
+
+
+@pytest.mark.parametrize("kind", ["computed", "frozen"])
+@pytest.mark.parametrize("name", ["late_phase_hypernet", "hypernet_ensemble"])
+def test_a_hypernetwork_generates_no_kernel_that_is_computed_or_frozen(name, kind, recipe):
+    def make_net(dropout=0.0):
+        net = TinyNet(dropout)
+        if kind == "computed":
+            nn.utils.parametrizations.weight_norm(net.conv)
+        else:
+            net.conv.requires_grad_(False)
+        return net
+
+    with pytest.raises(ValueError, match="that of conv is computed from others"):
+        MAKERS[name](MakeNet(make_net, 0), recipe)

@@ -20,6 +20,19 @@ REFUSED: dict[str, tuple[str, str]] = {
     "an error": ("1 / 0\n", "plugin mine.py: ZeroDivisionError"),
     "sys.exit": ("import sys\nsys.exit()\n", "plugin mine.py: SystemExit"),
     "sys.exit(0)": ("import sys\nsys.exit(0)\n", "plugin mine.py: SystemExit: 0"),
+    "GeneratorExit": ("raise GeneratorExit\n", "plugin mine.py: GeneratorExit"),
+    "an error of no class that is known": (
+        "class Odd(BaseException):\n    def __str__(self):\n        return 3\n\nraise Odd\n",
+        "plugin mine.py: Odd",
+    ),
+    "a __getattr__ that fails": (
+        method() + "def __getattr__(name):\n    raise RuntimeError(name)\nMETHODS = {'mine': 3}\n",
+        "'mine' is not a subclass of methods.Method",
+    ),
+    "a version of 5,000 digits": (
+        method(body="    version = 10**5000\n"),
+        "the version of mine is larger; it must be a whole number from 1 to 1,000,000",
+    ),
     "exit with words": ("raise SystemExit('[red]bye[/red]')\n", "plugin mine.py: SystemExit: [red]bye[/red]"),
     "a module that is not there": ("import nowhere_at_all\n", "plugin mine.py: ModuleNotFoundError"),
     "METHODS of a list": (method() + "METHODS = [Mine]\n", "METHODS must be a dict"),

@@ -66,6 +66,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "a megabyte of comments": ("# a\n" * 250_000, "has 1,000,000 bytes, and at most 500,000 are read"),
     "5,000 digits": (study(seeds=f"[{LONG}]"), "s.yaml:3: a number of 5,000 digits"),
     "5,000 negative digits": (study(seeds=f"[-{LONG}]"), "s.yaml:3: a number of 5,000 digits"),
+    "no hexadecimal digits": (study(seeds="[0x_]"), "0x_ is no whole number"),
     "5,000 hexadecimal digits": (study(seeds=f"[0x{LONG}]"), "s.yaml:3: a number of 5,002 digits"),
     "5,000 digits and a point": (study(recipe=f"{{epochs: 1, lr: {LONG}.0}}"), "recipe.lr: Input should be a finite"),
     "5,000 digits in quotes": (study(seeds=f"['{LONG}']"), "s.yaml:3: seeds[0]: "),
