@@ -195,5 +195,19 @@ def check_declared_costs(case: Case, whole: SmallRun) -> Iterator[Finding]:
             yield Finding(
                 "costs",
                 f"{name}.about declares {field} = {declared:.3g}, and {value:.3g} is counted",
-                f'set {field}="…" in `about`; plans and forecasts use it',
+                f"{suggest(field, value, method.epochs)} in `about`; plans and forecasts use it",
             )
+
+
+def suggest(field: str, value: float, epochs: int) -> str:
+    """Return how `about` may declare a cost that was counted.
+
+    Args:
+        field: the name of the cost.
+        value: what was counted.
+        epochs: the epochs of the training. Passes that come in each of them are declared by it.
+    """
+    each = value / epochs
+    if field == "passes" and each >= 1 and each == int(each):
+        return f'set passes="{int(each)} * epochs" (passes without a backward one count, those in training, too)'
+    return f'set {field}="…", an expression of hyperparameters and `epochs` that gives {value:.3g} here,'

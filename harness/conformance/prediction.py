@@ -62,7 +62,7 @@ def check_rows(whole: SmallRun, x: Tensor, logits: Tensor) -> Iterator[Finding]:
         yield Finding(
             "predict",
             "the prediction of an example depends on the other examples of its batch",
-            "run the network in evaluation mode",
+            "leave the network in evaluation mode, and compare or centre no examples of a batch",
         )
 
 
@@ -98,8 +98,16 @@ def check_members(case: Case, whole: SmallRun) -> Iterator[Finding]:
         )
         return
     with torch.no_grad(), whole.seeded("predict"):
+        drawn = not torch.equal(method.predict(x), method.predict(x))
         reason = differs_from_prediction(method, [whole.test_batch()])
-    if reason:
+    if drawn:
+        yield Finding(
+            "members",
+            "its prediction draws random numbers: the run predicts with one draw, and landscapes are left out",
+            "nothing, if that is the method, as in MC dropout; otherwise leave its layers in evaluation mode",
+            "note",
+        )
+    elif reason:
         yield Finding(
             "members",
             f"{reason}: landscapes are left out",

@@ -64,7 +64,7 @@ def check_repetition(case: Case, whole: SmallRun) -> Iterator[Finding]:
             "seed",
             f"two trainings with one seed differ in {name}",
             "draw random numbers from `generator(purpose)` or from the global generators, never from the clock or an "
-            "unseeded generator",
+            "unseeded generator; and let `predict` change no state",
         )
         return
     if epochs := whole.method.epochs:

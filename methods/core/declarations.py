@@ -98,7 +98,8 @@ class About(NamedTuple):
         family: the group of methods under which it is listed.
         paper: author and year.
         training: examples passed forward and backward, relative to plain training.
-        passes: forward passes over the training data between training and the first prediction.
+        passes: forward passes over the training data without a backward one, in training ("epochs" for one in each
+            epoch) and before the first prediction.
         prediction: forward passes per example.
     """
 

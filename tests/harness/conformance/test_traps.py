@@ -279,3 +279,55 @@ METHODS = {"trap": Trap}
     row = check(HEAD.format(divisible=False) + body, "lenet5")
     assert failures(row.findings) == []
     assert not row.refused
+
+
+LATE_BUFFER = """
+    def update(self, batches, optimizer):
+        loss = super().update(batches, optimizer)
+        self.register_buffer("seen", loss)
+        return loss
+"""
+
+
+def test_what_is_made_late_is_said_once(check):
+    """No checkpoint fits it, which ten other checks would say in their words."""
+    row = check(HEAD.format(divisible=False) + LATE_BUFFER, "lenet5")
+    assert [(found.check, found.reason) for found in failures(row.findings)] == [
+        ("structure", "training adds ['seen'] and removes [] of the state")
+    ]
+
+
+TEACHER = """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net, recipe)
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+    def loss(self, x, y, weights=None):
+        with torch.no_grad():
+            target = self.teacher(x).softmax(-1)
+        return super().loss(x, y, weights) + F.cross_entropy(self(x, weights), target)
+"""
+
+
+@pytest.mark.long
+def test_passes_in_every_epoch_are_declared_by_it(check):
+    row = check(HEAD.format(divisible=False) + TEACHER, "lenet5")
+    assert any(found.remedy.startswith('set passes="1 * epochs"') for found in failures(row.findings)), row
+
+
+DRAWN = """
+    def __init__(self, make_net, recipe):
+        super().__init__(make_net.replace(dropout=0.3), recipe)
+    def predict_with(self, x, weights=None):
+        for layer in self.net.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.train()
+        return super().predict_with(x, weights)
+"""
+
+
+@pytest.mark.long
+def test_a_prediction_that_draws_random_numbers_is_noted(check):
+    row = check(HEAD.format(divisible=False) + DRAWN, "lenet5")
+    assert [found.remedy for found in row.findings if "draws random numbers" in found.reason] == [
+        "nothing, if that is the method, as in MC dropout; otherwise leave its layers in evaluation mode"
+    ]
