@@ -11,6 +11,7 @@ from harness.tuning.apply_tuned_values import apply_tuned_values
 from harness.tuning.study_searches import find_searches
 from harness.tuning.trial_budget import Budget
 from harness.tuning.tuned_values_file import read_tuned_values, tuned_entry, update_tuned_values
+from methods import METHODS
 
 BUDGET = Budget(20, 20.0)
 LATE = "late_phase_bn(K=2)"
@@ -70,7 +71,7 @@ def test_an_entry_has_the_chosen_values_and_how_they_were_found(study):
     assert (entry.finished, entry.pruned, entry.failed, entry.refused) == (2, 1, 2, 1)
     assert (entry.cost, entry.trials, entry.trainings, entry.seed) == (6.0, 20, 20.0, 1000)
     assert entry.space["late_phase_bn.sigma0"] == "0.0 to 0.5"
-    assert entry.versions == {"swa": 2, "late_phase_bn": 3}
+    assert entry.versions == {name: METHODS[name].version for name in ("swa", "late_phase_bn")}
     assert entry.recipe == search.run.key[:12]
     assert entry.date == max(t.datetime_complete for t in trials).date().isoformat()
     assert tuned_entry(search, [trial(search, 0, "failed")], BUDGET) is None
