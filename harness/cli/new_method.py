@@ -80,7 +80,7 @@ def test_noise_changes_the_loss_and_comes_back_with_the_epoch() -> None:
 
 
 def test_it_keeps_what_methods_must() -> None:
-    """It resumes, follows its seed, is counted and saved, alone and inside of other methods; takes about a minute."""
+    """It resumes, follows its seed, is counted and saved, alone and inside of others; takes half a minute."""
     assert check_plugin(Path(__file__).with_name("{stem}.py")) == []
 '''
 

@@ -26,7 +26,7 @@ def sync(
     from harness.planning.plan_cache import with_specs
     from harness.store.run_folder import RunFolder
     from harness.tracking.mlflow_mirror import Mirror
-    from harness.tracking.mlflow_store import hide_passwords, store_uri
+    from harness.tracking.mlflow_store import store_uri, without_secrets
 
     plan = with_specs(make_plan(study, plugin, tuned, scale, share=True))
     mirror = Mirror(store_uri(store, runs), plan.study.name, runs, plan.study.banner)
@@ -38,4 +38,4 @@ def sync(
     if mirror.problem:
         raise Refusal(f"{mirror.problem}; {len(mirror.unsent)} of {len(started)} runs were not sent")
     sent = sum(planned.role != "trunk" for planned in started)
-    console.print(f"{sent} runs of study {plan.study.name} are in {hide_passwords(mirror.store)}")
+    console.print(f"{sent} runs of study {plan.study.name} are in {without_secrets(mirror.store)}")

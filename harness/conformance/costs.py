@@ -181,6 +181,7 @@ def check_declared_costs(case: Case, whole: SmallRun) -> Iterator[Finding]:
         "training": training.backward_examples / (examples * method.epochs),
         "passes": (cost.forward_examples - cost.backward_examples) / examples,
     }
+    in_training = (training.forward_examples - training.backward_examples) / examples
     x, _ = whole.test_batch()
     before, whole.counter.counting = cost.forward_examples, True
     whole.predict(x)
@@ -195,19 +196,21 @@ def check_declared_costs(case: Case, whole: SmallRun) -> Iterator[Finding]:
             yield Finding(
                 "costs",
                 f"{name}.about declares {field} = {declared:.3g}, and {value:.3g} is counted",
-                f"{suggest(field, value, method.epochs)} in `about`; plans and forecasts use it",
+                f"{suggest(field, value, in_training, method.epochs)} in `about`; plans and forecasts use it",
             )
 
 
-def suggest(field: str, value: float, epochs: int) -> str:
+def suggest(field: str, value: float, in_training: float, epochs: int) -> str:
     """Return how `about` may declare a cost that was counted.
 
     Args:
         field: the name of the cost.
         value: what was counted.
-        epochs: the epochs of the training. Passes that come in each of them are declared by it.
+        in_training: how many passes without a backward one came in training.
+        epochs: the epochs of the training.
     """
-    each = value / epochs
+    each, after = in_training / epochs, value - in_training
     if field == "passes" and each >= 1 and each == int(each):
-        return f'set passes="{int(each)} * epochs" (passes without a backward one count, those in training, too)'
+        later = f" + {after:g}" if after else ""
+        return f'set passes="{int(each)} * epochs{later}" (passes without a backward one count, those in training, too)'
     return f'set {field}="…", an expression of hyperparameters and `epochs` that gives {value:.3g} here,'

@@ -1,5 +1,6 @@
 """From a study to its plan: which runs it takes, in which order, and what they share."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -100,7 +101,10 @@ class Plan(PlannedRuns):
             assert isinstance(run, Run)
             method = self.meta_method(run)
             with users_code(run):
-                first = next((e for e in range(method.epochs) if method.lr(e) != run.recipe.learning_rate(e)), None)
+                rates = ((method.lr(epoch), run.recipe.learning_rate(epoch)) for epoch in range(method.epochs))
+                first = next(
+                    (epoch for epoch, pair in enumerate(rates) if not math.isclose(*pair, abs_tol=1e-300)), None
+                )
             if first is not None and label not in found.setdefault(first, []):
                 found[first].append(label)
         listed = "; ".join(f"from epoch {first} on {', '.join(labels)}" for first, labels in sorted(found.items()))

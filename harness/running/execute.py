@@ -20,6 +20,7 @@ from harness.running.out_of_memory import advice, ran_out_of_memory
 from harness.running.settings import Settings
 from harness.store.claim import ClaimError, check_still_owner
 from harness.store.outcome import ALREADY_FINISHED, DivergenceError, Outcome
+from harness.store.process_identity import machine_id
 from harness.store.run_folder import RunFolder, describe_disk_error, write_json
 from harness.store.source_archive import save_sources
 from harness.studies.run import Run
@@ -196,9 +197,11 @@ def record_failure(folder: RunFolder, outcome: Outcome, trace: str = "") -> Outc
 
 
 def wait_for_death(folder: RunFolder, driver: str) -> None:
-    """Wait a moment for a process of this driver that holds the claim of a run: a killed one may not be gone yet."""
+    """Wait a moment for a process of this driver and machine that holds the claim: a killed one may not be gone yet."""
     end = time.monotonic() + DYING_SECONDS
-    while (owner := folder.owner()) and owner.driver == driver and time.monotonic() < end:
+    while (owner := folder.owner()) and (owner.driver, owner.machine) == (driver, machine_id()):
+        if time.monotonic() > end:
+            return
         time.sleep(0.02)
 
 

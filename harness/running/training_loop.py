@@ -87,9 +87,10 @@ def warm_up_epoch(
     minibatches = data(0)
     first, last = first_and_last(minibatches)
     seen, begun_with = set(), set()
-    while copy.batches_per_update() not in begun_with:  # epochs in which each begins where a cycle is cut differently
-        begun_with.add(copy.batches_per_update())
-        left = len(minibatches) * copy.data_orders()
+    total = len(minibatches) * copy.data_orders()
+    while (size := min(copy.batches_per_update(), total)) not in begun_with:  # epochs, each cutting cycles otherwise
+        begun_with.add(size)
+        left = total
         batches = chain(repeat(first, left - 1), [last])
         for group in group_batches(batches, copy.batches_per_update):
             left -= len(group)

@@ -157,10 +157,14 @@ def check_fits(saved: Checkpoint, path: Path, state: Mapping[str, Any], optimize
 
 
 def kind_of(value: Any) -> str:
-    """Return the shape and type of a tensor, or the type of what is no tensor, for messages."""
+    """Return the shape and the kind of numbers of a tensor; of what is no tensor, whether it is a mapping.
+
+    Loading converts numbers of one kind: a buffer may become float64 in training.
+    """
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"no tensor but {type(value).__name__}"
+        kind = "complex" if value.is_complex() else "floating" if value.is_floating_point() else "whole"
+        return f"{kind} numbers {tuple(value.shape)}"
+    return "a mapping" if isinstance(value, dict) else "no tensor"
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -37,7 +38,7 @@ HEARTBEAT_TIMEOUT = 60.0
 The timeout is needed for owners on other machines and for suspended processes. An ended process on the same machine
 is detected at once. The timeout spans many heartbeats, because a file server may hang and a busy process may be late.
 """
-CLAIM_NUMBER = re.compile("[1-9][0-9]{0,8}")
+CLAIM_NUMBER = re.compile("[1-9][0-9]{0,17}")
 FILE_GONE_ERRNOS = (errno.ENOENT, errno.ESTALE)
 """Error numbers of a file that was removed, by this machine or by another one."""
 
@@ -330,13 +331,26 @@ def find_claims(folder: Path) -> list[tuple[int, bool]]:
     """Return the numbers of what has the name of a claim, and whether it is a file of ours, no folder and no link."""
     try:
         with os.scandir(folder) as entries:
+            named = [(entry, entry.name.removeprefix("claim.")) for entry in entries if "claim." in entry.name]
             return [
-                (int(number), entry.is_file(follow_symlinks=False))
-                for entry in entries
-                if (number := entry.name.removeprefix("claim.")) != entry.name and CLAIM_NUMBER.fullmatch(number)
+                (int(number), kind)
+                for entry, number in named
+                if number != entry.name
+                and CLAIM_NUMBER.fullmatch(number)
+                and (kind := is_claim_file(entry)) is not None
             ]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def is_claim_file(entry: "os.DirEntry[str]") -> bool | None:
+    """Return whether an entry of a folder is a file, no folder and no link; None if it was removed meanwhile."""
+    try:
+        return stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
+    except OSError as error:
+        if error.errno not in FILE_GONE_ERRNOS:
+            raise
+        return None
 
 
 def refuse_obstacles(folder: Path) -> None:

@@ -4,6 +4,7 @@ Files are written atomically, but disks fail, files are copied in part, and peop
 keep a command from all other runs.
 """
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ PROGRESS_PARTS: Parts = {
     **{"host": str, "pid": int, "device": str, "unit": str, "pace": NUMBER},
 }
 EPOCH_PARTS: Parts = {"epoch": int, "time": NUMBER}
+UNREADABLE = (errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+"""Error numbers of what no second try can read: folders, links to themselves, files of others."""
 LARGEST = 1e15
 """The largest number that a file may need, such as a time in seconds, or bytes."""
 FLOAT_BITS = 1000
@@ -52,13 +55,23 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError) as error:
         say_damaged(path, f"cannot be read as JSON ({error})")
+        return {}
+    except OSError as error:
+        refuse_to_guess(error)
+        say_damaged(path, f"cannot be read ({error})")
         return {}
     if not isinstance(found, dict):
         say_damaged(path, "holds no JSON object")
         return {}
     return found
+
+
+def refuse_to_guess(error: OSError) -> None:
+    """Raise an error again that may pass, such as that of a disk or of a file server: the file may be sound."""
+    if error.errno not in UNREADABLE:
+        raise error
 
 
 def read_checked(path: Path, problem: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
@@ -89,6 +102,7 @@ def read_json_lines(path: Path, parts: Parts) -> Iterator[dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
+        refuse_to_guess(error)
         say_damaged(path, f"cannot be read ({error})")
         return
     for number, line in enumerate(lines, start=1):

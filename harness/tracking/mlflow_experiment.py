@@ -133,16 +133,12 @@ class MlflowExperiment:
             if error.unavailable:
                 raise
             raise TrackingError(f"{folder.path}: {error}", unavailable=False) from error
-        except (ValueError, OverflowError) as error:  # a value that a damaged file holds
-            reason = f"{folder.path}: the run was not sent ({type(error).__name__}: {error})"
-            raise TrackingError(reason, unavailable=False) from error
 
     def send_run(self, planned: Planned, folder: RunFolder, result: dict[str, Any], failure: dict[str, Any]) -> None:
         """Write to MLflow what is new in a run's folder, whose result and failure were read.
 
         Raises:
             TrackingError: if the store is unavailable, or rejects a value.
-            ValueError, OverflowError: for a value that no store can hold.
         """
         state = "finished" if result else failure["state"] if failure else "running"
         tags = {"label": planned.label, "role": planned.role, "state": state}

@@ -84,7 +84,7 @@ def open_client(store: str) -> Any:
         try:
             return MlflowClient(store)
         except ValueError as error:  # a port that is no number
-            raise TrackingError(hide_passwords(f"cannot use the tracking store {store}: {error}")) from error
+            raise TrackingError(f"cannot use the tracking store {without_secrets(store)}: {error}") from error
 
 
 def create_database(path: Path) -> None:
@@ -154,8 +154,9 @@ def tracking_errors(store: str) -> Iterator[None]:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         rejected = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
-        message = f"cannot use the tracking store {store}: {summarize_error(error)}{missing_driver(error)}"
-        raise TrackingError(hide_passwords(message), unavailable=not rejected) from error
+        reason = f"{summarize_error(error)}{missing_driver(error)}".replace(store, without_secrets(store))
+        message = f"cannot use the tracking store {without_secrets(store)}: {hide_passwords(reason)}"
+        raise TrackingError(message, unavailable=not rejected) from error
 
 
 SECRET_WORDS = "pass|pwd|token|secret|key|auth|options"
@@ -164,9 +165,15 @@ SECRET_WORDS = "pass|pwd|token|secret|key|auth|options"
 
 def hide_passwords(text: str) -> str:
     """Replace the passwords and tokens of all URIs in a text by ***."""
-    text = re.sub(r"(?<=://)([^\s:/@]*):(?:\S*|[^\n@]*)(?=@)", r"\1:***", text)
+    text = re.sub(r"(?<=://)([^\s:/@]*):\S*(?=@)", r"\1:***", text)
     text = re.sub(r"(?<=://)[^\s:/@]+(?=@)", "***", text)  # a token in the place of a user
-    return re.sub(rf"(?i)([?&;](?:[\w-]*(?:{SECRET_WORDS})\w*)=)[^&;'\"\n]+", r"\1***", text)
+    return re.sub(rf"(?i)([?&;][\w-]*(?:{SECRET_WORDS})[\w-]*=)[^\s&;'\"]+", r"\1***", text)
+
+
+def without_secrets(uri: str) -> str:
+    """Return a URI without its password and tokens, which may contain spaces: nothing else follows it."""
+    uri = re.sub(r"(?s)(?<=://)([^:/@]*):.*(?=@)", r"\1:***", uri)
+    return hide_passwords(re.sub(rf"(?si)([?&;][\w-]*(?:{SECRET_WORDS})[\w-]*=)[^&;]+", r"\1***", uri))
 
 
 def missing_driver(error: BaseException | None) -> str:

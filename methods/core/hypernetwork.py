@@ -159,7 +159,7 @@ class Hypernetwork(LatePhase):
             if "weight" not in layer._parameters or not layer.weight.requires_grad:
                 raise ValueError(
                     f"a hypernetwork generates kernels that are trained, and that of {name} is computed from others "
-                    "(such as by weight_norm) or frozen"
+                    "(such as by weight_norm) or frozen; let it be an ordinary parameter, or take another method"
                 )
         check_untied(
             self.net, [f"{name}.weight" for name in convolutions], "a hypernetwork generates each kernel by itself"

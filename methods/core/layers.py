@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -71,13 +72,14 @@ def find_tied_weights(net: nn.Module) -> list[list[str]]:
 
 
 def check_own_buffers(net: nn.Module) -> None:
-    """Refuse a network whose layers share a buffer, such as the running mean of two BatchNorm layers.
+    """Refuse a network in which BatchNorm layers share running statistics: they would be written twice.
 
     Raises:
         ValueError: naming the buffer.
     """
     names: dict[int, str] = {}
-    for layer_name, layer in net.named_modules():
+    norms = ((name, layer) for name, layer in net.named_modules() if isinstance(layer, _BatchNorm))
+    for layer_name, layer in norms:
         for name, buffer in layer.named_buffers(recurse=False):
             found = f"{layer_name}.{name}".lstrip(".")
             if (first := names.setdefault(id(buffer), found)) != found:

@@ -215,6 +215,14 @@ def test_a_checkpoint_with_wrong_contents_is_put_aside_before_anything_is_loaded
         assert not isinstance(value, torch.Tensor) or torch.equal(value, before[name])
 
 
+def test_numbers_of_one_kind_and_extra_states_may_change_in_training():
+    state = {"best": None, "total": torch.zeros(2), "extra": {"epoch": 0}}
+    saved = some(method={"best": 0.83, "total": torch.zeros(2).double(), "extra": {"epoch": 3}}, optimizer={})
+    checkpoints.check_fits(saved, "c.pt", state, None)
+    with pytest.raises(CheckpointError, match=r"total is whole numbers \(2,\), not floating numbers \(2,\)"):
+        checkpoints.check_fits(some(method=saved.method | {"total": torch.zeros(2).int()}), "c.pt", state, None)
+
+
 # --- when a checkpoint is due ---------------------------------------------------------------------------------------
 
 

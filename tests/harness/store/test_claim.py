@@ -405,6 +405,16 @@ def test_what_lies_where_a_claim_would_is_named(tmp_path, make):
     acquire_claim(folder).release()
 
 
+def test_a_claim_that_is_removed_meanwhile_is_in_nobodys_way():
+    class Removed:
+        name = "claim.3"
+
+        def stat(self, *, follow_symlinks):
+            raise FileNotFoundError(errno.ENOENT, "gone")
+
+    assert claims.is_claim_file(Removed()) is None
+
+
 @pytest.mark.parametrize("after", ["an epoch", "an error"])
 def test_a_run_that_was_taken_over_is_elsewhere_and_no_failure(tmp_path, make_run, after, read_result):
     """Another process takes over after an epoch. This process continues until its next write, or fails before."""

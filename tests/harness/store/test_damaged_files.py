@@ -1,7 +1,9 @@
 """What counts as damage of a file: values that no run writes, and that nothing could use."""
 
+import errno
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +76,17 @@ def test_a_link_to_itself_is_damaged(tmp_path, capsys):
     path.unlink()
     path.write_text(json.dumps({"a": 1}))
     assert read_json(path) == {"a": 1}
+
+
+def test_an_error_that_may_pass_makes_no_file_missing(tmp_path, monkeypatch):
+    """A result that is taken for missing is removed, and the run trained again."""
+
+    def fail(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_json(tmp_path / "result.json")
+    with pytest.raises(OSError, match="Input/output error"):
+        list(read_json_lines(tmp_path / "metrics.jsonl", EPOCH_PARTS))

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from analysis.frame.tracking_store import resolve_store_uri
-from harness.tracking.mlflow_store import hide_passwords, sqlite_path, sqlite_uri, store_uri
+from harness.tracking.mlflow_store import (
+    TrackingError,
+    hide_passwords,
+    sqlite_path,
+    sqlite_uri,
+    store_uri,
+    tracking_errors,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -38,7 +45,9 @@ def test_options_of_a_uri_stay(monkeypatch, tmp_path):
         ("https://host/?access_token=secret", "https://host/?access_token=***"),
         ("sqlite:////a/b@c.db", "sqlite:////a/b@c.db"),
         ("nothing: to@hide", "nothing: to@hide"),
-        ("cannot use postgresql://u:p w@h/d: no", "cannot use postgresql://u:***@h/d: no"),
+        ("http://h?api-key-id=a b", "http://h?api-key-id=*** b"),
+        ("postgresql://h/d?password=x: connection refused", "postgresql://h/d?password=*** connection refused"),
+        ("http://localhost:5000: no such user me@x", "http://localhost:5000: no such user me@x"),
         ("http://tok3n@h/ refused", "http://***@h/ refused"),
         (
             "postgresql://h/d?passphrase=a&api_key=b&options=-cpassword%3Dc",
@@ -49,6 +58,20 @@ def test_options_of_a_uri_stay(monkeypatch, tmp_path):
 )
 def test_passwords_are_hidden(text, shown):
     assert hide_passwords(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://u:p w@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://u:p w@x@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://h/d?password=a b&x=1", "postgresql://h/d?password=***&x=1"),
+    ],
+)
+def test_the_store_is_shown_without_what_is_secret_and_the_reason_stays(uri, shown):
+    with pytest.raises(TrackingError) as error, tracking_errors(uri):
+        raise OSError(f"{uri}: connection refused")
+    assert str(error.value) == f"cannot use the tracking store {shown}: {shown}: connection refused"
 
 
 def test_runs_at_a_path_that_a_uri_must_quote(run_here, monkeypatch, tmp_path, write_study, empty_store):

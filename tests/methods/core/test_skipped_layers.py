@@ -37,3 +37,14 @@ def test_a_carried_sum_is_stepped_on_where_the_rest_of_the_cycle_does_not_use_th
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert not torch.equal(cut["a.weight"], plain["a.weight"])
     assert torch.equal(cut["c.weight"], plain["c.weight"]), "no weight decay of what is never used"
+
+
+def test_a_checkpoint_that_does_not_name_what_is_carried_carries_all():
+    """As before versions named it."""
+    method = GradientAccumulation(MakeNet(Skipping, 0), Recipe(epochs=2), K=2, start=0)
+    state = method.get_extra_state()
+    del state["carrying"]
+    method.set_extra_state(state)
+    assert method.carrying == [], "at the beginning of a cycle there is nothing"
+    method.set_extra_state(state | {"cycle_position": 1})
+    assert method.carrying == list(method.carried.named()) != []

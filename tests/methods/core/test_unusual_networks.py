@@ -171,6 +171,16 @@ def test_layers_that_share_statistics_are_refused():
         MakeNet(SharedStatistics, 0)()
 
 
+def test_layers_may_share_a_constant():
+    class SharedMask(TinyNet):
+        def __init__(self, dropout=0.0):
+            super().__init__(dropout)
+            self.register_buffer("mask", torch.ones(3))
+            self.head.register_buffer("mask", self.mask)
+
+    assert MakeNet(SharedMask, 0)().mask.sum() == 3
+
+
 @pytest.mark.parametrize("kind", ["computed", "frozen"])
 @pytest.mark.parametrize("name", ["late_phase_hypernet", "hypernet_ensemble"])
 def test_a_hypernetwork_generates_no_kernel_that_is_computed_or_frozen(name, kind, recipe):
