@@ -33,9 +33,9 @@ test: setup
 	$(BIN)/python -m pytest -m 'not slow and not long and not alone' $(BESIDE)
 
 # What is long by nature: chaos, kills, compilers, ranks, Ray clusters, rehearsals, whole grids of methods; then `alone`.
-# Long tests often wait, so that there is room for more processes. The longest file comes first.
+# Long tests often wait, so that there is room for one more process. The longest file comes first.
 test-more: setup
-	$(BIN)/python -m pytest -m 'long and not slow and not alone' $(BESIDE) --numprocesses $$(($(WORKERS) + 2)) tests/stand_in tests
+	$(BIN)/python -m pytest -m 'long and not slow and not alone' $(BESIDE) --numprocesses $$(($(WORKERS) + 1)) tests/stand_in tests
 	$(BIN)/python -m pytest -m 'alone and not slow'
 
 test-all: setup

@@ -39,7 +39,7 @@ OPTIONS = {"processes": ["--workers", "2"], "ray": ["--workers", "2"]}
 """Options that start two workers, for each engine."""
 WORKER_COMMAND = {"processes": b"spawn_main", "ray": b"ray::Worker"}
 """Text in the command line of a worker, but not of the other descendants of the driver."""
-DRIVER_KILLS = {"processes": 3, "ray": 2}
+DRIVER_KILLS = {"processes": 2, "ray": 2}
 """How many drivers are killed: at least two, one alone and one with its workers. Ray takes long to start one."""
 WORKER_KILLS = 2
 """How many workers of each driver are killed before the driver. A run that loses three workers of a driver fails."""
