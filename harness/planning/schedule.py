@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.planning.planned_runs import Planned
-from harness.store.claim import ClaimObserver
+from harness.store.claim_observer import ClaimObserver
 from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder
 

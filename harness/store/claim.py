@@ -6,7 +6,7 @@ hard link. The file system lets only one process create it. A used number never 
 over an abandoned claim cannot overwrite a later claim.
 
 An owner sends heartbeats: it updates the modification time of its claim file. Clocks of machines differ. Therefore an
-observer only checks whether the time *changes*, and measures the seconds on its own clock (`ClaimObserver`).
+observer only checks whether the time *changes*, and measures the seconds on its own clock (`claim_observer`).
 
 A process that was suspended for a long time may have lost its claim. It checks this before it replaces a file of the
 folder (`check_still_owner`). A loss between the check and the write is harmless, because a run's files depend only on
@@ -287,34 +287,6 @@ def free_if_owner_dead(folder: Path) -> None:
     seen = read_claim(folder)
     if seen.owner and seen.owner.is_dead():
         write_claim(folder, seen.number + 1, "")
-
-
-class ClaimObserver:
-    """Observes the claims of other processes, and releases those whose owner is dead or sends no heartbeats."""
-
-    def __init__(self, timeout: float | None = None) -> None:
-        """Start without observations.
-
-        Args:
-            timeout: seconds without a heartbeat after which an owner is considered dead; None for `HEARTBEAT_TIMEOUT`.
-        """
-        self.timeout = HEARTBEAT_TIMEOUT if timeout is None else timeout
-        self.last_states: dict[Path, tuple[ClaimState, float]] = {}
-
-    def is_free(self, folder: Path) -> bool:
-        """Return whether the run can be claimed now. The caller asks repeatedly."""
-        found, now = read_claim(folder), time.monotonic()
-        if found.owner is None or found.owner.is_dead():
-            self.last_states.pop(folder, None)
-            return True
-        before, since = self.last_states.setdefault(folder, (found, now))
-        if found != before:
-            self.last_states[folder] = (found, now)
-        elif now - since >= self.timeout:
-            del self.last_states[folder]
-            write_claim(folder, found.number + 1, "")  # if another observer came first, it is free as well
-            return True
-        return False
 
 
 def claim_path(folder: Path, number: int) -> Path:

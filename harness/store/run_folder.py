@@ -98,7 +98,7 @@ class RunFolder:
         """Return the owner of the run; None if there is none, or if the owner is known to be dead.
 
         An owner on another machine, or from before a reboot of this machine, is never known to be dead. A
-        `harness.store.claim.ClaimObserver` detects that by missing heartbeats.
+        `harness.store.claim_observer` detects that by missing heartbeats.
         """
         owner = read_claim(self.path).owner
         return None if owner is None or owner.is_dead() else owner

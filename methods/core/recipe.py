@@ -20,25 +20,15 @@ Position = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=
 
 
 def epoch_at(position: int | float, epochs: int) -> int:
-    """Return the epoch of a position, counted from 0.
-
-    Args:
-        position: an epoch (int), or a fraction of all epochs (float in [0, 1]).
-        epochs: the number of epochs of training.
-    """
+    """Return the epoch of a `Position` in a training of so many epochs, counted from 0."""
     return position if isinstance(position, int) else round(position * epochs)
 
 
 def check_position(position: int | float, epochs: int, name: str) -> None:
-    """Check that a position lies within training.
-
-    Args:
-        position: an epoch (int), or a fraction of all epochs (float in [0, 1]).
-        epochs: the number of epochs of training.
-        name: the position's name for the error message.
+    """Check that a `Position` lies within a training of so many epochs.
 
     Raises:
-        ValueError: if it lies beyond the end.
+        ValueError: if it lies beyond the end; the message calls it `name`.
     """
     if not 0 <= epoch_at(position, epochs) <= epochs:
         raise ValueError(f"{name} {position} is beyond the {epochs} epochs of training")
@@ -347,10 +337,7 @@ class Recipe(FrozenModel):
             y: (B,), the class of each example.
         """
         if logits.dim() > 2 and logits.is_cuda and torch.are_deterministic_algorithms_enabled():
-            logits, y = (
-                logits.movedim(1, -1).flatten(0, -2),
-                y.flatten(),
-            )  # on a GPU torch has no such algorithm for text
+            logits, y = logits.movedim(1, -1).flatten(0, -2), y.flatten()  # torch has no such algorithm for text
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
     def count_examples(self, x: Tensor) -> int:

@@ -21,7 +21,6 @@ from harness.store import process_identity
 from harness.store.claim import (
     AlreadyClaimedError,
     ClaimLostError,
-    ClaimObserver,
     Owner,
     acquire_claim,
     check_still_owner,
@@ -31,6 +30,7 @@ from harness.store.claim import (
     read_claim,
     write_claim,
 )
+from harness.store.claim_observer import ClaimObserver
 from harness.store.outcome import ALREADY_FINISHED, Outcome
 from harness.store.run_folder import RunFolder, write_json
 

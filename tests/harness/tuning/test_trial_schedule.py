@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 
 from harness.engines import Inline, Processes
 from harness.running.settings import Settings
-from harness.store.claim import ClaimObserver, Owner, write_claim
+from harness.store.claim import Owner, write_claim
+from harness.store.claim_observer import ClaimObserver
 from harness.store.outcome import Outcome
 from harness.store.run_folder import RunFolder, write_json
 from harness.studies.study import load
