@@ -303,26 +303,26 @@ def find_claims(folder: Path) -> list[tuple[int, bool]]:
     """Return the numbers of what has the name of a claim, and whether it is a file of ours, no folder and no link."""
     try:
         with os.scandir(folder) as entries:
-            named = [(entry, entry.name.removeprefix("claim.")) for entry in entries if "claim." in entry.name]
             return [
-                (int(number), kind)
-                for entry, number in named
-                if number != entry.name
-                and CLAIM_NUMBER.fullmatch(number)
-                and (kind := is_claim_file(entry)) is not None
+                (int(number), is_claim_file(entry))
+                for entry in list(entries)
+                if (number := entry.name.removeprefix("claim.")) != entry.name and CLAIM_NUMBER.fullmatch(number)
             ]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def is_claim_file(entry: "os.DirEntry[str]") -> bool | None:
-    """Return whether an entry of a folder is a file, no folder and no link; None if it was removed meanwhile."""
+def is_claim_file(entry: "os.DirEntry[str]") -> bool:
+    """Return whether an entry of a folder is a file, no folder and no link.
+
+    One that was removed meanwhile counts as such: a higher number took its place, and a reader must look again.
+    """
     try:
         return stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
     except OSError as error:
         if error.errno not in FILE_GONE_ERRNOS:
             raise
-        return None
+        return True
 
 
 def refuse_obstacles(folder: Path) -> None:
