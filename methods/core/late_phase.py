@@ -344,7 +344,5 @@ class LatePhase(MemberWeights):
         """Load what `get_extra_state` returned."""
         super().set_extra_state(state)
         self.cycle_position = state.get("cycle_position", 0)  # the state of a plain trunk has neither
-        before = (
-            list(self.carried.named()) if self.carried_minibatches else []
-        )  # of a checkpoint that does not name them
-        self.carrying = list(state.get("carrying", before))
+        unnamed = self.carried.named() if self.carried_minibatches else ()  # in a checkpoint of an earlier version
+        self.carrying = list(state.get("carrying", unnamed))
